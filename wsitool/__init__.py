@@ -1,0 +1,34 @@
+"""Whole-slide images to patch stores, self-supervised encoders and few-label classifiers.
+
+The names below are the public interface; they are imported on first use, so that `import wsitool` costs
+nothing and the tiling half never loads torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version as _version
+from typing import Any
+
+_HOME = {
+    "Slide": "wsitool.slide",
+    "SlideInfo": "wsitool.slide",
+    "open_slide": "wsitool.slide",
+    "PatchStore": "wsitool.store.schema",
+    "StoreMeta": "wsitool.store.schema",
+    "open_store": "wsitool.store",
+    "WsitoolError": "wsitool.errors",
+}
+
+__all__ = sorted(_HOME)
+__version__ = _version("wsitool")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'wsitool' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,63 @@
+"""The command line: a table of commands, each imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import click
+
+from wsitool import __version__
+
+__all__ = ["COMMANDS", "main"]
+
+# name -> (module, one line of help). The help is repeated here so that `wsitool --help` imports no command.
+COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "tile": ("wsitool.cli.tile", "Cut slides into patch stores."),
+        "import": ("wsitool.cli.import_", "Bring ready-made patch images into patch stores."),
+        "info": ("wsitool.cli.info", "Show what a slide, store, collection or run is."),
+        "methods": ("wsitool.cli.methods", "List the installed self-supervised methods."),
+        "pretrain": ("wsitool.cli.pretrain", "Pretrain an encoder on unlabelled patches."),
+        "classify": ("wsitool.cli.classify", "Train and judge a classifier from few labels."),
+        "demo": ("wsitool.cli.demo", "Run everything on synthetic slides drawn on the spot."),
+    }
+)
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[name][0]).command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from difflib import get_close_matches
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else " See 'wsitool --help'."
+            raise click.UsageError(f"There is no command '{args[0]}'.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help) for name, (_, help) in COMMANDS.items()])
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Start with 'wsitool demo', or 'wsitool tile SLIDES --out DIR'.",
+)
+@click.version_option(__version__, prog_name="wsitool")
+def main(**_: Any) -> None:
+    """Whole-slide images to patch stores, self-supervised encoders and few-label classifiers."""

@@ -1,0 +1,55 @@
+"""How every command ends: its result, or one sentence and the exit code DESIGN.md promises."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from wsitool.errors import WsitoolError
+
+__all__ = ["SOME_FAILED", "Command"]
+
+SOME_FAILED = 1
+_DEBUG = "wsitool.debug"
+
+
+class Command(click.Command):
+    """A click command that turns a WsitoolError into one sentence on stderr, unless --debug is given.
+
+    Pass `examples` (lines of shell) to show them at the end of the help.
+    """
+
+    def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = [line.strip() for line in examples.strip().splitlines()]
+        self.params.append(
+            click.Option(
+                ["--debug"],
+                is_flag=True,
+                expose_value=False,
+                callback=_remember_debug,
+                help="Show the traceback of an error.",
+            )
+        )
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except WsitoolError as error:
+            if ctx.meta.get(_DEBUG):
+                raise
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(error.exit_code)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples:
+                    formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+
+
+def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta[_DEBUG] = value

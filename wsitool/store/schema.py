@@ -1,0 +1,185 @@
+"""The patch store, schema 1: what one file or folder per slide holds, and how it is read and written.
+
+Axis order: patches are (N, P, P, 3) uint8 RGB, coords are (N, 2) int64 level-0 (x, y) of the top-left corner.
+Rows are sorted by (y, x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "UNLABELLED",
+    "Candidates",
+    "Codec",
+    "Failure",
+    "PatchStore",
+    "Rows",
+    "StoreMeta",
+    "StoreWriter",
+]
+
+SCHEMA_VERSION = 1
+UNLABELLED = -1
+
+Codec = Literal["jpeg", "raw"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """One patch that was left out because its pixels could not be read."""
+
+    x0: int
+    y0: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreMeta:
+    """The attributes of a store: where the patches come from and how they were cut.
+
+    Lengths are pixels; `mpp_*` are um/px, None where the slide states no resolution. `params` holds every
+    option of the run that wrote the store, so that it can be repeated. `stride` is in pixels of the patch,
+    `patch_size_level0` and `stride_level0` in level-0 pixels.
+    """
+
+    name: str
+    group: str
+    source: str
+    fingerprint: str
+    level0_width: int
+    level0_height: int
+    patch_size: int
+    patch_size_level0: float
+    stride: int
+    stride_level0: float
+    level: int
+    mpp_level0: float | None
+    mpp_requested: float | None
+    mpp_effective: float | None
+    level0_magnification: float | None
+    target_magnification: float | None
+    codec: Codec
+    quality: int | None
+    reader: str
+    classes: tuple[str, ...] = ()
+    params: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+    wsitool_version: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Some consecutive rows to append, in (y, x) order.
+
+    `patches` is (B, P, P, 3) uint8, or B JPEG byte strings where the store's codec is "jpeg" and the caller
+    encoded already. `labels` (B,) int16 indexes `StoreMeta.classes`, -1 = unlabelled. `sources` names the
+    image each patch was cut from, where a store holds more than one.
+    """
+
+    patches: NDArray[np.uint8] | Sequence[bytes]
+    coords: NDArray[np.int64]
+    tissue: NDArray[np.float32]
+    labels: NDArray[np.int16] | None = None
+    sources: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Every grid position considered, kept or not.
+
+    `coords` (M, 2) int64, `tissue` (M,) float32, `reason` (M,) uint8 indexing `reasons`; reason 0 is "kept".
+    `scores` holds further (M,) float32 columns by name (sharpness, pen, ...).
+    """
+
+    coords: NDArray[np.int64]
+    tissue: NDArray[np.float32]
+    reason: NDArray[np.uint8]
+    reasons: tuple[str, ...] = ("kept",)
+    scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+class PatchStore(Protocol):
+    """A finished store, open for reading; safe to read from many threads at once."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def meta(self) -> StoreMeta: ...
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over coords, labels and stored patch bytes; the same however many workers wrote it."""
+        ...
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What happened to the candidates: {"kept": ..., "low tissue": ..., "unreadable": ...}."""
+        ...
+
+    @property
+    def failures(self) -> tuple[Failure, ...]: ...
+
+    @property
+    def coords(self) -> NDArray[np.int64]: ...
+
+    @property
+    def tissue(self) -> NDArray[np.float32]: ...
+
+    @property
+    def labels(self) -> NDArray[np.int16] | None: ...
+
+    @property
+    def sources(self) -> NDArray[np.str_] | None:
+        """(N,) source image names, where the store holds patches of several images."""
+        ...
+
+    @property
+    def candidates(self) -> Candidates: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """Patches at `indices`, in the order asked, duplicates allowed: (B, P, P, 3) uint8.
+
+        Raises IndexError for an index out of range and CorruptStoreError if bytes cannot be decoded.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class StoreWriter(Protocol):
+    """A store being written under a temporary name.
+
+    `finish` makes it durable and renames it into place; leaving the `with` block without `finish` removes it.
+    """
+
+    def append(self, rows: Rows) -> None: ...
+
+    def finish(
+        self, candidates: Candidates, *, counts: dict[str, int], failures: Sequence[Failure] = ()
+    ) -> str:
+        """Complete the store and return its content hash."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
