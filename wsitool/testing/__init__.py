@@ -1,1 +1,21 @@
+"""What tests of wsitool and of its plugins share: synthetic slides and conformance checks."""
 
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# Imported on first use: drawing a slide must not load torch, which the method checks need.
+_HOME = {
+    "KINDS": "wsitool.testing.synthetic",
+    "draw_tissue": "wsitool.testing.synthetic",
+    "synthetic_slide": "wsitool.testing.synthetic",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'wsitool.testing' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
