@@ -1,0 +1,118 @@
+"""The rules of the architecture, each checked on the source tree itself."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+import wsitool
+
+ROOT = Path(wsitool.__file__).parent.parent
+PLUGINS = ROOT / "plugins" / "wsitool_plugins"
+MODULES = sorted((ROOT / "wsitool").rglob("*.py"))
+PLUGIN_MODULES = sorted(PLUGINS.rglob("*.py"))
+TORCH_FAMILY = {"torch", "torchvision", "torchmetrics", "pytorch_lightning", "timm"}
+MAY_USE_TORCH = ("api", "augment", "backbones", "loading", "training", "classify", "testing")
+
+
+def _name(path: Path) -> str:
+    base = PLUGINS.parent if PLUGINS in path.parents else ROOT
+    parts = path.relative_to(base).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Every module a file imports, also inside functions; a name from a package counts as its module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", PLUGIN_MODULES, ids=_name)
+def test_plugins_import_only_the_api(path: Path) -> None:
+    used = {name for name in _imports(path) if name.split(".")[0] == "wsitool"}
+    assert all(name == "wsitool.api" or name.startswith("wsitool.api.") for name in used), used
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_torch_is_imported_only_where_it_belongs(path: Path) -> None:
+    part = [*_name(path).split("."), ""][1]
+    if part not in MAY_USE_TORCH:
+        assert not {name.split(".")[0] for name in _imports(path)} & TORCH_FAMILY
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if "cli" not in p.parts] + PLUGIN_MODULES, ids=_name)
+def test_nobody_imports_the_command_line(path: Path) -> None:
+    assert not [name for name in _imports(path) if name.startswith("wsitool.cli")]
+
+
+@pytest.mark.parametrize("path", MODULES + PLUGIN_MODULES, ids=_name)
+def test_every_module_states_its_public_names(path: Path) -> None:
+    if not path.read_text().strip() or path.name == "__main__.py":
+        return
+    module = importlib.import_module(_name(path))
+    assert hasattr(module, "__all__"), f"{path} has no __all__"
+    assert not [name for name in module.__all__ if not hasattr(module, name)]
+
+
+def test_public_names_come_from_their_home() -> None:
+    assert wsitool.__all__ == sorted(wsitool._HOME)
+    for name, home in wsitool._HOME.items():
+        assert name in importlib.import_module(home).__all__
+        assert getattr(wsitool, name) is getattr(importlib.import_module(home), name)
+    assert set(wsitool.__all__) <= set(dir(wsitool))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = wsitool.no_such_name
+
+
+def _loaded_after(code: str) -> set[str]:
+    """Top-level modules in a fresh interpreter after running `code`."""
+    script = f"import sys\n{code}\nprint('LOADED', *{{m.split('.')[0] for m in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.rsplit("LOADED", 1)[1].split())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    loaded = _loaded_after("from wsitool.cli import main\nmain(['--help'], standalone_mode=False)")
+    assert "click" in loaded
+    heavy = {"numpy", "h5py", "zarr", "skimage", "matplotlib", "openslide", "rich"}
+    assert not loaded & (TORCH_FAMILY | heavy)
+
+
+def test_tiling_half_runs_where_torch_is_forbidden(tmp_path: Path) -> None:
+    code = f"""
+for name in {sorted(TORCH_FAMILY)!r}: sys.modules[name] = None
+from wsitool.cli import main
+from wsitool.testing import synthetic_slide
+folder = {str(tmp_path)!r}
+synthetic_slide(folder + '/s.svs', size=(600, 600), glass=0.1)
+try: main(['tile', folder + '/s.svs', '--out', folder + '/o', '--level', '0', '--patch-size', '128'])
+except SystemExit as end: assert end.code in (0, None), end.code
+import wsitool
+assert len(wsitool.open_store(folder + '/o/s.h5')) > 4
+"""
+    assert "h5py" in _loaded_after(code)
+
+
+def test_wheel_holds_exactly_the_tree(tmp_path: Path) -> None:
+    wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    source = {
+        str(path.relative_to(base))
+        for base, top in ((ROOT, ROOT / "wsitool"), (PLUGINS.parent, PLUGINS))
+        for path in top.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert packed == source

@@ -1,0 +1,52 @@
+"""`wsitool info`: what a path is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsitool.cli.command import Command
+from wsitool.cli.options import json_option
+
+__all__ = ["command"]
+
+
+@click.command(
+    "info",
+    cls=Command,
+    examples="""
+    wsitool info slide.svs
+    wsitool info patches/slide.h5
+    wsitool info patches --json
+    wsitool info run/encoder.safetensors
+    """,
+)
+@click.argument("path", type=click.Path(path_type=Path))
+@json_option
+def command(path: Path, as_json: bool) -> None:
+    """Show what a slide, store, collection or run is."""
+    from wsitool.describe import describe
+
+    found = describe(path)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
+        return
+    click.echo(f"{found.path}: {found.kind}")
+    for name, value in _flat(found.facts):
+        click.echo(f"  {name:<26} {value}")
+
+
+def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Names and printable values; nested ones get dotted names, empty ones are left out."""
+    rows: list[tuple[str, str]] = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{name}.")
+        elif value not in (None, [], (), ""):
+            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            rows.append((f"{prefix}{name}".replace("_", " "), text))
+    return rows
