@@ -30,7 +30,7 @@ class Description:
 
 
 def describe(path: str | Path) -> Description:
-    """Find out what `path` is; UsageError if there is nothing, else the errors of the reader it belongs to."""
+    """Find out what `path` is; UsageError if nothing is there, else what its reader raises."""
     path = Path(path)
     if not path.exists():
         raise UsageError(f"There is no file or folder '{path}': check the spelling.")
