@@ -1,0 +1,176 @@
+"""Reader over OpenSlide, for every format the direct TIFF reader leaves alone (MRXS, NDPI, DICOM, ...)."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from pathlib import Path
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+
+from wsitool.errors import RegionReadError, UnsupportedSlideError
+from wsitool.readers.resolution import resolve_mpp
+from wsitool.readers.source import file_name, fingerprint, is_url, open_bytes
+from wsitool.readers.tiles import TiledSlide
+from wsitool.slide import Level, SlideInfo
+
+__all__ = ["OpenSlideSlide", "open_openslide"]
+
+RgbArray = NDArray[np.uint8]
+_TILE = 512
+_LARGEST_NATIVE_TILE = 1024
+_OWN_ERRORS = (openslide.OpenSlideError, OSError, ValueError)
+
+
+class _Handles:
+    """One OpenSlide handle per thread, all sharing a cache.
+
+    OpenSlide's error state is sticky: after one bad read every later one fails, so a handle that raised is
+    dropped and a new one opened; with a handle per thread no other reader notices.
+    """
+
+    def __init__(self, path: Path, first: openslide.OpenSlide) -> None:
+        self._path = path
+        width = first.dimensions[0]
+        # One row of 512-px BGRA tiles over the slide, so that the next row of patches finds them.
+        self._cache = openslide.OpenSlideCache(min(512, max(64, width * _TILE * 4 >> 20)) << 20)
+        self._local = threading.local()
+        self._all: list[openslide.OpenSlide] = []
+        self._lock = threading.Lock()
+        self._adopt(first)
+
+    def _adopt(self, handle: openslide.OpenSlide) -> openslide.OpenSlide:
+        with contextlib.suppress(openslide.OpenSlideVersionError):
+            handle.set_cache(self._cache)
+        self._local.handle = handle
+        with self._lock:
+            self._all.append(handle)
+        return handle
+
+    def read(self, x0: int, y0: int, level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """(h, w, 4) RGBA; raises one of OpenSlide's errors and leaves a usable state."""
+        handle = getattr(self._local, "handle", None) or self._adopt(openslide.OpenSlide(self._path))
+        try:
+            return np.asarray(handle.read_region((x0, y0), level, size))
+        except _OWN_ERRORS:
+            self._local.handle = None
+            with self._lock:
+                self._all.remove(handle)
+            handle.close()
+            raise
+
+    def close(self) -> None:
+        with self._lock:
+            for handle in self._all:
+                handle.close()
+            self._all.clear()
+
+
+class _OpenSlideLevel:
+    shrinks: tuple[int, ...] = ()
+    passthrough = False
+
+    def __init__(
+        self, handles: _Handles, index: int, level: Level, base: Level, tile: tuple[int, int]
+    ) -> None:
+        self._handles, self._index = handles, index
+        self.width, self.height = level.width, level.height
+        self.tile_width, self.tile_height = tile
+        self._scale = level.downsample
+        self._base = base
+
+    def decode(self, column: int, row: int, *, shrink: int = 1) -> RgbArray:
+        x, y = column * self.tile_width, row * self.tile_height
+        size = (min(self.tile_width, self.width - x), min(self.tile_height, self.height - y))
+        return self.read(round(x * self._scale), round(y * self._scale), size)
+
+    def jpeg(self, column: int, row: int) -> bytes:
+        raise RegionReadError("OpenSlide gives no JPEG tiles")
+
+    def read(self, x0: int, y0: int, size: tuple[int, int]) -> RgbArray:
+        try:
+            rgba = self._handles.read(x0, y0, self._index, size)
+        except _OWN_ERRORS as error:
+            where = f"{size[0]}x{size[1]} pixels at ({x0}, {y0}) of level {self._index}"
+            raise RegionReadError(f"{where} cannot be read: {error}") from error
+        rgb = np.array(rgba[..., :3])
+        rgb[rgba[..., 3] == 0] = 255
+        return rgb
+
+
+class OpenSlideSlide(TiledSlide):
+    """An open slide of any format OpenSlide knows; pixels it has none for are white."""
+
+    def __init__(self, info: SlideInfo, levels: tuple[_OpenSlideLevel, ...], handles: _Handles) -> None:
+        super().__init__(info, levels)
+        self._regions = levels
+        self._handles = handles
+
+    def read_region(self, x0: int, y0: int, level: int, width: int, height: int) -> RgbArray:
+        return self._regions[level].read(x0, y0, (width, height))
+
+    def close(self) -> None:
+        super().close()
+        self._handles.close()
+
+
+def open_openslide(path: str | Path, *, default_mpp: float | None = None) -> OpenSlideSlide:
+    """Open a slide through OpenSlide; UnsupportedSlideError if it does not know the format or refuses it."""
+    if is_url(path):
+        raise UnsupportedSlideError("OpenSlide reads local files only.")
+    open_bytes(path).close()
+    try:
+        handle = openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        raise UnsupportedSlideError("OpenSlide does not know this format.") from error
+    except _OWN_ERRORS as error:
+        raise UnsupportedSlideError(f"OpenSlide refuses it: {error}.") from error
+    properties = dict(handle.properties)
+    levels = tuple(
+        Level(width=width, height=height, downsample=downsample)
+        for (width, height), downsample in zip(handle.level_dimensions, handle.level_downsamples, strict=True)
+    )
+    handles = _Handles(Path(path), handle)
+    tiled = tuple(
+        _OpenSlideLevel(handles, i, level, levels[0], _tile_size(properties, i))
+        for i, level in enumerate(levels)
+    )
+    return OpenSlideSlide(_info(path, properties, levels, default_mpp), tiled, handles)
+
+
+def _info(
+    path: str | Path, properties: dict[str, str], levels: tuple[Level, ...], default_mpp: float | None
+) -> SlideInfo:
+    power = _float(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
+    mpp, source = resolve_mpp(_float(properties.get(openslide.PROPERTY_NAME_MPP_X)), power, default_mpp)
+    name = file_name(path)
+    return SlideInfo(
+        path=str(path),
+        name=name.rsplit(".", 1)[0] if "." in name else name,
+        reader="openslide",
+        format=properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown"),
+        levels=levels,
+        mpp=mpp,
+        mpp_source=source,
+        objective_power=power,
+        fingerprint=fingerprint(path),
+        properties=properties,
+    )
+
+
+def _tile_size(properties: dict[str, str], level: int) -> tuple[int, int]:
+    """The file's own tile size where it is sensible: then a damaged tile costs no patch beside its own."""
+    sides = [_float(properties.get(f"openslide.level[{level}].tile-{side}")) for side in ("width", "height")]
+    if all(side and 64 <= side <= _LARGEST_NATIVE_TILE for side in sides):
+        return int(sides[0] or 0), int(sides[1] or 0)
+    return _TILE, _TILE
+
+
+def _float(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if value > 0 else None
