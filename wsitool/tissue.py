@@ -141,7 +141,7 @@ def detect_tissue(
 
 
 def area_mean(block: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
-    """Mean of every `step` x `step` cell of (h, w, 3) uint8, rounded; cells cut by the edge average what is there."""
+    """Rounded mean of every `step` x `step` cell of (h, w, 3) uint8, over what a cell at the edge has."""
     height, width = block.shape[:2]
     padded_h, padded_w = -(-height // step) * step, -(-width // step) * step
     if step == 1:
@@ -154,14 +154,14 @@ def area_mean(block: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
     rows = np.minimum(step, height - np.arange(0, height, step))
     columns = np.minimum(step, width - np.arange(0, width, step))
     counts = np.outer(rows, columns)[..., None]
-    return ((sums + counts // 2) // counts).astype(np.uint8)
+    return np.asarray((sums + counts // 2) // counts, np.uint8)
 
 
 def _chroma(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     low, high = rgb.min(axis=2), rgb.max(axis=2)
     glass = (low >= _GLASS_MIN) & (high - low <= _GLASS_CHROMA)
     if glass.mean() < _GLASS_SHARE:
-        return (high - low).astype(np.float32)
+        return np.asarray(high - low, np.float32)
     white = np.percentile(rgb[glass], _GLASS_PERCENTILE, axis=0)  # (3,): pale tissue lies below it
     table = np.minimum(np.arange(256)[:, None] * (255.0 / white), 255.0).astype(np.float32)  # (256, 3)
     balanced = [table[rgb[..., c], c] for c in range(3)]
@@ -210,7 +210,7 @@ def _read_into(
     corner: tuple[int, int],
     size: tuple[int, int],
 ) -> RegionReadError | None:
-    """Average one block of a level into the thumbnail; a block that cannot be read is quartered and retried."""
+    """Average one block of a level into the thumbnail; quarter a block that cannot be read and retry."""
     (x, y), (width, height) = corner, size
     scale = slide.info.levels[index].downsample
     cells = (

@@ -1,0 +1,95 @@
+"""A picture of what tiling decided: the grid over the slide's thumbnail, kept and rejected patches apart."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from wsitool.report.files import replace_file
+from wsitool.store.schema import Candidates
+from wsitool.tissue import TissueMask
+
+__all__ = ["draw_preview", "preview_jpeg"]
+
+_LONGEST_SIDE = (1000, 1800)
+_KEPT = (0, 122, 92)
+_LOW_TISSUE = (176, 176, 184)
+# Colours of the other reasons, apart from each other for colour-blind eyes (Okabe and Ito's palette).
+_OTHERS = ((213, 94, 0), (0, 114, 178), (230, 159, 0), (86, 180, 233), (204, 121, 167), (90, 90, 90))
+_MARGIN, _SWATCH, _FONT_SIZE = 12, 14, 16
+
+
+def preview_jpeg(
+    path: Path, mask: TissueMask, candidates: Candidates, size_level0: float | tuple[float, float]
+) -> None:
+    """Write the preview of one slide as JPEG; `size_level0` is a patch's side in level-0 pixels."""
+    buffer = io.BytesIO()
+    draw_preview(mask, candidates, size_level0).save(buffer, format="JPEG", quality=88)
+    replace_file(path, buffer.getvalue())
+
+
+def draw_preview(
+    mask: TissueMask, candidates: Candidates, size_level0: float | tuple[float, float]
+) -> Image.Image:
+    """Draw the thumbnail, the grid (rejected below, kept on top) and a legend with counts."""
+    height, width = mask.thumbnail.shape[:2]
+    small, large = _LONGEST_SIDE
+    zoom = min(max(1.0, small / max(height, width)), large / max(height, width))
+    size = (max(1, round(width * zoom)), max(1, round(height * zoom)))
+    picture = Image.fromarray(mask.thumbnail).resize(size, Image.Resampling.LANCZOS)
+    colors = _colors(candidates.reasons)
+    sides = size_level0 if isinstance(size_level0, tuple) else (size_level0, size_level0)
+    scale = np.array([size[0] / width / mask.downsample[0], size[1] / height / mask.downsample[1]])
+    cell = np.array(sides) * scale
+    draw = ImageDraw.Draw(picture)
+    for index in reversed(range(len(candidates.reasons))):
+        line = 2 if index == 0 and cell.min() >= 8 else 1
+        for x, y in candidates.coords[candidates.reason == index] * scale:
+            right, bottom = max(x, x + cell[0] - 1), max(y, y + cell[1] - 1)
+            draw.rectangle((x, y, right, bottom), outline=colors[index], width=line)
+    return _with_legend(picture, candidates, colors)
+
+
+def _colors(reasons: Sequence[str]) -> list[tuple[int, int, int]]:
+    colors = [_KEPT]
+    others = 0
+    for reason in reasons[1:]:
+        if reason == "low tissue":
+            colors.append(_LOW_TISSUE)
+        else:
+            colors.append(_OTHERS[others % len(_OTHERS)])
+            others += 1
+    return colors
+
+
+def _with_legend(
+    picture: Image.Image, candidates: Candidates, colors: Sequence[tuple[int, int, int]]
+) -> Image.Image:
+    """Add a white strip below with one swatch, name and count for each reason that occurs."""
+    counts = np.bincount(candidates.reason, minlength=len(candidates.reasons))
+    entries = [
+        (colors[i], f"{name} {counts[i]:,}")
+        for i, name in enumerate(candidates.reasons)
+        if i == 0 or counts[i]
+    ]
+    font = ImageFont.load_default(size=_FONT_SIZE)
+    places: list[tuple[int, int]] = []
+    x, y = _MARGIN, picture.height + _MARGIN
+    width = max(picture.width, 320)
+    for _, text in entries:
+        length = _SWATCH + 6 + round(font.getlength(text))
+        if x > _MARGIN and x + length > width - _MARGIN:
+            x, y = _MARGIN, y + _FONT_SIZE + 8
+        places.append((x, y))
+        x += length + 2 * _MARGIN
+    canvas = Image.new("RGB", (width, y + _FONT_SIZE + _MARGIN), "white")
+    canvas.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    for (color, text), (left, top) in zip(entries, places, strict=True):
+        draw.rectangle((left, top + 2, left + _SWATCH, top + 2 + _SWATCH), fill=color)
+        draw.text((left + _SWATCH + 6, top), text, fill="black", font=font)
+    return canvas
