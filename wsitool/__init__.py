@@ -16,6 +16,10 @@ _HOME = {
     "open_slide": "wsitool.slide",
     "PatchStore": "wsitool.store.schema",
     "StoreMeta": "wsitool.store.schema",
+    "Collection": "wsitool.store",
+    "create_store": "wsitool.store",
+    "find_stores": "wsitool.store",
+    "open_collection": "wsitool.store",
     "open_store": "wsitool.store",
     "WsitoolError": "wsitool.errors",
 }

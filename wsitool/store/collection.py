@@ -1,0 +1,207 @@
+"""A collection: the patches of many stores as one sequence; a folder of stores is one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.errors import StoreError
+from wsitool.store.opening import find_stores, open_store
+from wsitool.store.reader import Reader, Tally
+from wsitool.store.schema import UNLABELLED
+
+__all__ = ["Collection", "open_collection"]
+
+
+class Collection:
+    """Patches of `stores`, all of one patch size; 14 bytes of index a patch beside the stores' own.
+
+    `store_index` (N,) int32 and `row` (N,) int32 say where patch i is; `labels` (N,) int16 index `classes`,
+    -1 = unlabelled; `group_index` (N,) int32 indexes `groups`, the patients.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[Reader],
+        *,
+        store_index: NDArray[np.int32],
+        row: NDArray[np.int32],
+        labels: NDArray[np.int16],
+        classes: tuple[str, ...],
+    ) -> None:
+        self.stores = tuple(stores)
+        self.store_index, self.row = store_index, row
+        self.labels, self.classes = labels, classes
+        self.groups = tuple(dict.fromkeys(store.meta.group for store in self.stores))
+        number = {group: index for index, group in enumerate(self.groups)}
+        self._group_of_store = np.array([number[store.meta.group] for store in self.stores], dtype=np.int32)
+
+    @classmethod
+    def of(cls, stores: Sequence[Reader]) -> Self:
+        """All patches of `stores`, in order; StoreError if patch sizes differ or there is none."""
+        _check_sizes(stores)
+        classes = tuple(dict.fromkeys(name for store in stores for name in store.meta.classes))
+        lengths = [len(store) for store in stores]
+        labels = [_labels(store, classes) for store in stores]
+        return cls(
+            stores,
+            store_index=np.repeat(np.arange(len(stores), dtype=np.int32), lengths),
+            row=np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
+            labels=np.concatenate(labels),
+            classes=classes,
+        )
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def __repr__(self) -> str:
+        return f"<collection: {len(self)} patches of {self.patch_size} px in {len(self.stores)} stores>"
+
+    @property
+    def patch_size(self) -> int:
+        """Side of every patch in pixels."""
+        return self.stores[0].meta.patch_size
+
+    @property
+    def mpp(self) -> float | None:
+        """um/px of the patches, None where a store states none or they differ by more than 5 %."""
+        found = [store.meta.mpp_effective for store in self.stores]
+        known = [mpp for mpp in found if mpp is not None]
+        if len(known) < len(found) or max(known) > 1.05 * min(known):
+            return None
+        return float(np.mean(known))
+
+    @property
+    def group_index(self) -> NDArray[np.int32]:
+        return self._group_of_store[self.store_index]
+
+    @property
+    def sources(self) -> NDArray[np.str_]:
+        """(N,) name of the image each patch was cut from: the source column, else the slide's name."""
+        names = np.empty(len(self), dtype=object)
+        for number, store in enumerate(self.stores):
+            chosen = np.flatnonzero(self.store_index == number)
+            column = store.sources
+            names[chosen] = store.meta.name if column is None else column[self.row[chosen]]
+        return names.astype(np.str_)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the stores' content hashes and which of their patches are in the collection."""
+        whole = hashlib.sha256()
+        for store in self.stores:
+            whole.update(f"{store.meta.name}\0{store.content_hash}\0".encode())
+        whole.update(self.store_index.tobytes())
+        whole.update(self.row.tobytes())
+        return whole.hexdigest()
+
+    def read(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """Patches at `indices`, in the order asked, duplicates allowed: (B, P, P, 3) uint8."""
+        out = np.empty((len(indices), self.patch_size, self.patch_size, 3), dtype=np.uint8)
+        self.read_into(indices, out)
+        return out
+
+    def read_into(
+        self,
+        indices: Sequence[int] | NDArray[np.integer[Any]],
+        out: NDArray[np.uint8],
+        *,
+        tally: Tally | None = None,
+    ) -> None:
+        """Read into `out`, C-contiguous (B, P, P, 3) uint8; bad patches as in `Reader.read_into`."""
+        wanted = np.asarray(indices, dtype=np.int64)
+        numbers, rows = self.store_index[wanted], self.row[wanted]
+        order = np.argsort(numbers, kind="stable")
+        edges = np.flatnonzero(np.diff(numbers[order])) + 1
+        for chosen in np.split(order, edges):
+            if len(chosen):
+                self.stores[numbers[chosen[0]]].read_into(rows[chosen], out, rows=chosen, tally=tally)
+
+    def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Collection:
+        """Only the patches at `indices`, in that order; stores, classes and groups stay as they are."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return Collection(
+            self.stores,
+            store_index=self.store_index[chosen],
+            row=self.row[chosen],
+            labels=self.labels[chosen],
+            classes=self.classes,
+        )
+
+    def with_labels(self, labels: NDArray[np.integer[Any]], classes: Sequence[str]) -> Collection:
+        """The same patches with other labels: (N,) indices into `classes`, -1 = unlabelled."""
+        if len(labels) != len(self):
+            raise StoreError(f"{len(self)} patches need as many labels, got {len(labels)}.")
+        return Collection(
+            self.stores,
+            store_index=self.store_index,
+            row=self.row,
+            labels=np.asarray(labels, dtype=np.int16),
+            classes=tuple(classes),
+        )
+
+    def capped(self, per_store: int, *, seed: int = 0) -> Collection:
+        """At most `per_store` patches of each store, drawn by `seed`; the order of rows is kept."""
+        if per_store < 1:
+            raise StoreError(f"The cap per slide must be at least 1, got {per_store}.")
+        rng = np.random.default_rng(seed)
+        shuffled = rng.permutation(len(self))
+        by_store = shuffled[np.argsort(self.store_index[shuffled], kind="stable")]
+        numbers = self.store_index[by_store]
+        first = np.searchsorted(numbers, numbers, side="left")
+        return self.subset(np.sort(by_store[np.arange(len(self)) - first < per_store]))
+
+    def check(self) -> None:
+        """Raise CorruptStoreError if any store was deleted, replaced or changed since it was opened."""
+        for store in self.stores:
+            store.check()
+
+    def close(self) -> None:
+        for store in self.stores:
+            store.close()
+
+
+def open_collection(paths: str | Path | Sequence[str | Path]) -> Collection:
+    """Open stores and folders of stores as one collection, in the order given and by name within a folder.
+
+    Raises StoreError if a path holds no store, or if the stores' patch sizes differ.
+    """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    found: list[Path] = []
+    for path in given:
+        stores = find_stores(path)
+        if not stores:
+            raise StoreError(
+                f"{path} holds no patch store (.h5 or .zarr): give a store, a folder of stores, "
+                "or write some with 'wsitool tile' or 'wsitool import'."
+            )
+        found += stores
+    return Collection.of([open_store(path) for path in dict.fromkeys(found)])
+
+
+def _check_sizes(stores: Sequence[Reader]) -> None:
+    if not stores:
+        raise StoreError("A collection needs at least one patch store, got none.")
+    first = stores[0]
+    for store in stores:
+        if store.meta.patch_size != first.meta.patch_size:
+            raise StoreError(
+                f"Stores of one collection need one patch size, but {first.path} has "
+                f"{first.meta.patch_size} px and {store.path} has {store.meta.patch_size} px: tile them with the same --patch-size."
+            )
+
+
+def _labels(store: Reader, classes: tuple[str, ...]) -> NDArray[np.int16]:
+    """A store's labels as indices into the collection's classes."""
+    own = store.labels
+    if own is None:
+        return np.full(len(store), UNLABELLED, dtype=np.int16)
+    # the extra last entry maps -1 to -1
+    new = np.array([*(classes.index(name) for name in store.meta.classes), UNLABELLED], dtype=np.int16)
+    return new[own]

@@ -1,0 +1,175 @@
+"""Files on disk: complete or absent when written, known and shared when read."""
+
+from __future__ import annotations
+
+import os
+import resource
+import secrets
+import shutil
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsitool.errors import CorruptStoreError, StoreError
+
+__all__ = ["KnownFile", "OpenFiles", "Pending", "open_files"]
+
+_PARTIAL = ".partial"
+
+
+class Pending:
+    """A file or folder being written under a hidden temporary name beside its final one."""
+
+    def __init__(self, path: Path, *, overwrite: bool) -> None:
+        if path.exists() and not overwrite:
+            raise StoreError(f"{path} exists already: pass overwrite (--overwrite) to replace it.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.final = path
+        self.temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
+
+    def commit(self) -> None:
+        """Make everything durable, then take the final name in one step."""
+        _sync_tree(self.temporary)
+        if self.final.is_dir() and not self.final.is_symlink():
+            # A folder cannot be renamed over a full one: the old steps aside under a hidden name first.
+            aside = self.final.with_name(f".{self.final.name}.{secrets.token_hex(4)}{_PARTIAL}")
+            self.final.rename(aside)
+            self.temporary.rename(self.final)
+            shutil.rmtree(aside)
+        else:
+            self.temporary.replace(self.final)
+        _sync(self.final.parent)
+
+    def discard(self) -> None:
+        """Remove what was written; nothing to do after `commit`."""
+        if self.temporary.is_dir():
+            shutil.rmtree(self.temporary)
+        else:
+            self.temporary.unlink(missing_ok=True)
+
+
+def _sync_tree(path: Path) -> None:
+    if path.is_dir():
+        for folder, _, names in os.walk(path):
+            for name in names:
+                _sync(Path(folder, name))
+            _sync(Path(folder))
+    else:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A file as it was when its store was opened, so that a later change is noticed."""
+
+    path: str
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, path: str | Path) -> KnownFile:
+        return cls._from(str(path), Path(path).stat())
+
+    @classmethod
+    def _from(cls, path: str, stat: os.stat_result) -> KnownFile:
+        return cls(path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+    def check(self, descriptor: int | None = None) -> None:
+        """Raise CorruptStoreError if the path (or the open `descriptor`) is no longer this very file."""
+        try:
+            now = self._from(
+                self.path, os.fstat(descriptor) if descriptor is not None else Path(self.path).stat()
+            )
+        except FileNotFoundError:
+            raise CorruptStoreError(
+                f"{self.path} was deleted or moved while it was in use: bring it back and resume the run."
+            ) from None
+        if now != self:
+            raise CorruptStoreError(
+                f"{self.path} was replaced or changed while it was in use: "
+                "open the store again to use the new one."
+            )
+
+
+@dataclass
+class _Open:
+    descriptor: int
+    users: int = 0
+
+
+class OpenFiles:
+    """Read-only descriptors shared by all stores and threads; the least recently used are closed.
+
+    A collection may have more files than a process may hold open, hence the limit.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._open: OrderedDict[KnownFile, _Open] = OrderedDict()
+
+    @contextmanager
+    def lease(self, file: KnownFile) -> Iterator[int]:
+        """A descriptor of `file` that stays open for the length of the block; read it by position only."""
+        with self._lock:
+            entry = self._open.get(file)
+            if entry is None:
+                entry = self._open[file] = _Open(_open_known(file))
+            self._open.move_to_end(file)
+            entry.users += 1
+            if len(self._open) > self._limit:
+                self._close_idle()
+        try:
+            yield entry.descriptor
+        finally:
+            with self._lock:
+                entry.users -= 1
+
+    def _close_idle(self) -> None:
+        idle = [file for file, entry in self._open.items() if entry.users == 0]
+        for file in idle[: len(self._open) - self._limit]:
+            os.close(self._open.pop(file).descriptor)
+
+    def forget(self, file: KnownFile) -> None:
+        """Close the descriptor of `file` if nobody reads from it."""
+        with self._lock:
+            entry = self._open.get(file)
+            if entry is not None and entry.users == 0:
+                os.close(self._open.pop(file).descriptor)
+
+    def renew_lock(self) -> None:
+        """In a forked child: another thread of the parent may have held the lock at the fork."""
+        self._lock = threading.Lock()
+        for entry in self._open.values():
+            entry.users = 0
+
+
+def _open_known(file: KnownFile) -> int:
+    try:
+        descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        file.check()
+        raise
+    try:
+        file.check(descriptor)
+    except CorruptStoreError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+open_files = OpenFiles(limit=min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+os.register_at_fork(after_in_child=open_files.renew_lock)

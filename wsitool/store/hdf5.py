@@ -1,0 +1,212 @@
+"""The HDF5 form of a store: one file that plain h5py reads.
+
+Patches are chunks of one patch without filter (raw), or one byte string per patch in `encoded/blob` (jpeg).
+`chunk_offsets` holds the place of every chunk in the file, as asking HDF5 for 150,000 of them takes long;
+a sample is compared with HDF5's own index at each opening, and a repacked file is indexed anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.errors import CorruptStoreError
+from wsitool.store.attributes import Summary, coords_attributes, from_attributes, to_attributes
+from wsitool.store.files import KnownFile
+from wsitool.store.reader import Reader, Segments
+from wsitool.store.schema import Candidates, StoreMeta
+from wsitool.store.writer import Columns, Writer
+
+__all__ = ["Hdf5Writer", "open_hdf5"]
+
+_BLOB_CHUNK = 1 << 19  # fits HDF5's default chunk cache, so that plain h5py reads neighbours from memory
+_OFFSETS = "chunk_offsets"
+
+
+class Hdf5Writer(Writer):
+    """Writes a store as one HDF5 file."""
+
+    def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool) -> None:
+        super().__init__(path, meta, overwrite=overwrite)
+        self._file = h5py.File(self._pending.temporary, "w")
+        size = meta.patch_size
+        if meta.codec == "raw":
+            shape: tuple[int, ...] = (size, size, 3)
+            self._data = self._create("patches", shape, chunk=(1, *shape))
+        else:
+            self._data = self._create("encoded/blob", (), chunk=(_BLOB_CHUNK,))
+        self._ends: list[int] = [0]
+        self._tail = bytearray()
+
+    def _create(self, name: str, shape: tuple[int, ...], *, chunk: tuple[int, ...]) -> Any:
+        return self._file.create_dataset(
+            name, shape=(0, *shape), maxshape=(None, *shape), chunks=chunk, dtype=np.uint8, fill_time="never"
+        )
+
+    def _write_patches(self, patches: Sequence[bytes | memoryview]) -> None:
+        if self._meta.codec == "raw":
+            self._data.resize(self._patches + len(patches), axis=0)
+            for row, patch in enumerate(patches, self._patches):
+                self._data.id.write_direct_chunk((row, 0, 0, 0), patch)
+            return
+        for patch in patches:
+            self._tail += patch
+            self._ends.append(self._ends[-1] + len(patch))
+        while len(self._tail) >= _BLOB_CHUNK:
+            self._write_blob_chunk(bytes(self._tail[:_BLOB_CHUNK]))
+            del self._tail[:_BLOB_CHUNK]
+
+    def _write_blob_chunk(self, chunk: bytes) -> None:
+        at = self._data.shape[0]
+        self._data.resize(at + _BLOB_CHUNK, axis=0)
+        self._data.id.write_direct_chunk((at,), chunk)
+
+    def _write_columns(self, columns: Columns, summary: Summary) -> None:
+        if self._meta.codec == "jpeg":
+            if self._tail:
+                self._write_blob_chunk(bytes(self._tail).ljust(_BLOB_CHUNK, b"\0"))
+            self._data.resize(self._ends[-1], axis=0)
+            self._file["encoded/offsets"] = np.array(self._ends, dtype=np.uint64)
+        for name, array in columns.arrays().items():
+            self._file[name] = array
+        for name, texts in columns.texts().items():
+            self._file.create_dataset(name, data=list(texts), dtype=h5py.string_dtype())
+        self._file["candidates/reason"].attrs["reasons"] = list(columns.candidates.reasons)
+        if "label" in self._file:
+            self._file["label"].attrs["classes"] = list(self._meta.classes)
+        self._file["coords"].attrs.update(
+            coords_attributes(self._meta, self._pending.final.parent.absolute())
+        )
+        self._file[_OFFSETS] = _chunk_offsets(self._data)
+        self._file.attrs.update(to_attributes(self._meta, summary))
+
+    def _close(self) -> None:
+        self._file.close()
+
+
+def _chunk_offsets(data: Any) -> NDArray[np.int64]:
+    """Byte offset in the file of each chunk along axis 0, from HDF5's own index."""
+    step = data.chunks[0]
+    offsets = np.full(-(-data.shape[0] // step), -1, dtype=np.int64)
+
+    def note(chunk: Any) -> None:
+        offsets[chunk.chunk_offset[0] // step] = chunk.byte_offset
+
+    data.id.chunk_iter(note)
+    return offsets
+
+
+def open_hdf5(path: Path) -> Reader:
+    """Open an HDF5 store; CorruptStoreError if it is truncated or was rewritten in another layout."""
+    known = KnownFile.of(path)
+    try:
+        with h5py.File(path, "r") as file:
+            meta, summary = from_attributes(path, file.attrs)
+            layout: _RawLayout | _JpegLayout
+            if meta.codec == "raw":
+                offsets = _verified_offsets(path, file["patches"], file, known.size)
+                layout = _RawLayout(known, offsets, meta.patch_size**2 * 3)
+            else:
+                offsets = _verified_offsets(path, file["encoded/blob"], file, known.size)
+                step = file["encoded/blob"].chunks[0]
+                layout = _JpegLayout(known, offsets, step, file["encoded/offsets"][:].astype(np.int64))
+    except (OSError, KeyError) as error:
+        raise CorruptStoreError(
+            f"{path} is not a complete HDF5 patch store ({error}): it was truncated or is another kind of "
+            "file; write it again."
+        ) from error
+    if layout.rows != summary.patches:
+        raise CorruptStoreError(
+            f"{path} states {summary.patches} patches and holds {layout.rows}: write the store again."
+        )
+    return Reader(path, meta, summary, layout)
+
+
+def _verified_offsets(path: Path, data: Any, file: Any, size: int) -> NDArray[np.int64]:
+    if data.chunks is None or data.compression is not None or (data.ndim == 4 and data.chunks[0] != 1):
+        raise CorruptStoreError(
+            f"{path} was rewritten by another program (its patches are no longer unfiltered chunks): "
+            "write the store again with wsitool."
+        )
+    step, length = data.chunks[0], int(np.prod(data.chunks))
+    number = -(-data.shape[0] // step)
+    offsets: NDArray[np.int64] = file[_OFFSETS][:] if _OFFSETS in file else np.empty(0, dtype=np.int64)
+    rest = (0,) * (data.ndim - 1)
+    sample = {0, number // 3, number // 2, number - 1} if number else set()
+    if len(offsets) != number or any(
+        data.id.get_chunk_info_by_coord((chunk * step, *rest)).byte_offset != offsets[chunk]
+        for chunk in sample
+    ):
+        offsets = _chunk_offsets(data)
+    if number and (offsets.min() < 0 or offsets.max() + length > size):
+        raise CorruptStoreError(
+            f"{path} is shorter than its own index says: it was truncated; write it again."
+        )
+    return offsets
+
+
+class _Columns:
+    """Columns of an HDF5 store, read when asked for: an open store holds no h5py object."""
+
+    def __init__(self, file: KnownFile) -> None:
+        self.files = (file,)
+
+    def column(self, name: str) -> NDArray[Any] | None:
+        self.files[0].check()
+        with h5py.File(self.files[0].path, "r") as file:
+            if name not in file:
+                return None
+            data = file[name]
+            if h5py.check_string_dtype(data.dtype):
+                return np.array(data.asstr()[:], dtype=np.str_)
+            array: NDArray[Any] = data[:]
+            return array
+
+    def candidates(self) -> Candidates:
+        self.files[0].check()
+        with h5py.File(self.files[0].path, "r") as file:
+            group = file["candidates"]
+            fixed = ("x", "y", "tissue", "reason")
+            return Candidates(
+                coords=np.stack([group["x"][:], group["y"][:]], axis=1).astype(np.int64),
+                tissue=group["tissue"][:],
+                reason=group["reason"][:],
+                reasons=tuple(str(reason) for reason in group["reason"].attrs["reasons"]),
+                scores={name: group[name][:] for name in group if name not in fixed},
+            )
+
+
+class _RawLayout(_Columns):
+    def __init__(self, file: KnownFile, offsets: NDArray[np.int64], length: int) -> None:
+        super().__init__(file)
+        self._offsets, self._length = offsets, length
+        self.rows = len(offsets)
+
+    def locate(self, indices: NDArray[np.int64]) -> Segments:
+        rows = np.arange(len(indices))
+        return Segments(rows, np.zeros_like(rows), self._offsets[indices], np.full_like(rows, self._length))
+
+
+class _JpegLayout(_Columns):
+    def __init__(
+        self, file: KnownFile, chunks: NDArray[np.int64], step: int, ends: NDArray[np.int64]
+    ) -> None:
+        super().__init__(file)
+        self._chunks, self._step, self._ends = chunks, step, ends
+        self.rows = len(ends) - 1
+
+    def locate(self, indices: NDArray[np.int64]) -> Segments:
+        starts, ends = self._ends[indices], self._ends[indices + 1]
+        first, last = starts // self._step, np.maximum(ends - 1, starts) // self._step
+        pieces = last - first + 1
+        rows = np.repeat(np.arange(len(indices)), pieces)
+        chunk = first[rows] + np.arange(len(rows)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        begin = np.maximum(starts[rows], chunk * self._step)
+        end = np.minimum(ends[rows], (chunk + 1) * self._step)
+        place = self._chunks[chunk] + begin - chunk * self._step
+        return Segments(rows, np.zeros_like(rows), place, end - begin)

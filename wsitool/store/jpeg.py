@@ -1,0 +1,37 @@
+"""JPEG as the stores keep it: baseline, 4:2:0, one complete stream per patch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+__all__ = ["decode", "decode_into", "encode"]
+
+
+def encode(patch: NDArray[np.uint8], quality: int) -> bytes:
+    """Encode (H, W, 3) uint8 RGB as a JPEG of `quality` 1-100 with 4:2:0 colour; releases the GIL."""
+    encoded: bytes = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(patch), quality=quality, colorspace="RGB", colorsubsampling="420"
+    )
+    return encoded
+
+
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """Decode a JPEG to (H, W, 3) uint8 RGB; ValueError if it is damaged."""
+    image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    return image
+
+
+def decode_into(data: bytes, out: NDArray[np.uint8]) -> None:
+    """Decode a JPEG straight into `out`, C-contiguous (H, W, 3) uint8; releases the GIL.
+
+    Raises ValueError if the stream is damaged or its size is not that of `out`.
+    """
+    image: NDArray[Any] = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out)
+    if image.shape != out.shape:
+        raise ValueError(
+            f"JPEG of {image.shape[1]} x {image.shape[0]} pixels, not {out.shape[1]} x {out.shape[0]}"
+        )

@@ -1,0 +1,56 @@
+"""Creating, opening and finding stores, whatever their format: the suffix says which."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from wsitool import __version__
+from wsitool.errors import StoreError, UsageError
+from wsitool.store.hdf5 import Hdf5Writer, open_hdf5
+from wsitool.store.reader import Reader
+from wsitool.store.schema import StoreMeta, StoreWriter
+from wsitool.store.zarr import ZarrWriter, open_zarr
+
+__all__ = ["SUFFIXES", "create_store", "find_stores", "open_store"]
+
+SUFFIXES = (".h5", ".zarr")
+
+
+def create_store(path: str | Path, meta: StoreMeta, *, overwrite: bool = False) -> StoreWriter:
+    """Begin a store at `path`, HDF5 or zarr by its suffix; nothing appears there before `finish`.
+
+    Raises StoreError if the path exists and `overwrite` is false, UsageError for another suffix.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"A store's name ends in .h5 or .zarr, got '{path.name}'.")
+    if meta.codec == "jpeg" and not 1 <= (meta.quality or 0) <= 100:
+        raise UsageError(f"A store of codec 'jpeg' needs a quality of 1 to 100, got {meta.quality!r}.")
+    meta = replace(meta, wsitool_version=meta.wsitool_version or __version__)
+    writer = Hdf5Writer if path.suffix == ".h5" else ZarrWriter
+    return writer(path, meta, overwrite=overwrite)
+
+
+def open_store(path: str | Path) -> Reader:
+    """Open a finished store; StoreError if there is none, CorruptStoreError if it is damaged."""
+    path = Path(path)
+    if not path.exists():
+        raise StoreError(
+            f"There is no patch store at {path}: check the path, or write one with 'wsitool tile'."
+        )
+    if path.suffix not in SUFFIXES:
+        raise StoreError(f"{path} is no patch store: expected a name that ends in .h5 or .zarr.")
+    return open_hdf5(path) if path.suffix == ".h5" else open_zarr(path)
+
+
+def find_stores(path: str | Path) -> list[Path]:
+    """The store at `path`, or the stores directly in that folder, sorted by name; hidden names are none."""
+    path = Path(path)
+    if path.suffix in SUFFIXES:
+        return [path] if path.exists() else []
+    if not path.is_dir():
+        return []
+    return sorted(
+        entry for entry in path.iterdir() if entry.suffix in SUFFIXES and not entry.name.startswith(".")
+    )

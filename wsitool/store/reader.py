@@ -1,0 +1,315 @@
+"""Reading patches at disk speed: where each one's bytes are is known, so that a positional read fetches them.
+
+No lock of h5py or zarr is held while reading: any number of threads read one store at once.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.errors import CorruptStoreError
+from wsitool.store import jpeg
+from wsitool.store.attributes import Summary
+from wsitool.store.files import KnownFile, open_files
+from wsitool.store.hashing import ContentHash
+from wsitool.store.schema import Candidates, Failure, StoreMeta
+
+__all__ = ["Layout", "Reader", "Segments", "Tally", "content_hash"]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Byte ranges to read, in the order of the rows asked for; a row may need two of them.
+
+    `row` (S,) is the position in the request, `file` (S,) the file's number, `start` and `length` (S,) bytes.
+    """
+
+    row: NDArray[np.int64]
+    file: NDArray[np.int64]
+    start: NDArray[np.int64]
+    length: NDArray[np.int64]
+
+
+class Layout(Protocol):
+    """What a format knows: its files, where patches lie in them, and its columns."""
+
+    @property
+    def files(self) -> tuple[KnownFile, ...]: ...
+
+    def locate(self, indices: NDArray[np.int64]) -> Segments: ...
+
+    def column(self, name: str) -> NDArray[Any] | None:
+        """A whole column by its schema name ("coords", "candidates/x"), None where the store has none."""
+        ...
+
+    def candidates(self) -> Candidates: ...
+
+
+@dataclass
+class Tally:
+    """What reading cost, and which rows were bad; one per thread, or per batch."""
+
+    read_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    bytes_read: int = 0
+    bad: list[tuple[int, str]] = field(default_factory=list)
+
+
+class Reader:
+    """A finished store of either format, as `PatchStore` describes it."""
+
+    def __init__(self, path: Path, meta: StoreMeta, summary: Summary, layout: Layout) -> None:
+        self._path, self._meta, self._summary, self._layout = path, meta, summary, layout
+        self._patch_bytes = meta.patch_size * meta.patch_size * 3
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    @property
+    def meta(self) -> StoreMeta:
+        return self._meta
+
+    @property
+    def content_hash(self) -> str:
+        return self._summary.content_hash
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(self._summary.counts)
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        coords = self._layout.column("failures/coords")
+        reasons = self._layout.column("failures/reason")
+        if coords is None or reasons is None:
+            return ()
+        return tuple(
+            Failure(x0=int(x), y0=int(y), reason=str(reason))
+            for (x, y), reason in zip(coords, reasons, strict=True)
+        )
+
+    @property
+    def coords(self) -> NDArray[np.int64]:
+        return self._column("coords")
+
+    @property
+    def tissue(self) -> NDArray[np.float32]:
+        return self._column("tissue")
+
+    @cached_property
+    def labels(self) -> NDArray[np.int16] | None:
+        return self._layout.column("label")
+
+    @property
+    def sources(self) -> NDArray[np.str_] | None:
+        return self._layout.column("source")
+
+    @property
+    def candidates(self) -> Candidates:
+        return self._layout.candidates()
+
+    def _column(self, name: str) -> NDArray[Any]:
+        column = self._layout.column(name)
+        if column is None:
+            raise CorruptStoreError(f"{self._path} has no column '{name}': write the store again.")
+        return column
+
+    def __len__(self) -> int:
+        return self._summary.patches
+
+    def read(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        size = self._meta.patch_size
+        out = np.empty((len(indices), size, size, 3), dtype=np.uint8)
+        self.read_into(indices, out)
+        return out
+
+    def read_into(
+        self,
+        indices: Sequence[int] | NDArray[np.integer[Any]],
+        out: NDArray[np.uint8],
+        *,
+        rows: NDArray[np.int64] | None = None,
+        tally: Tally | None = None,
+    ) -> None:
+        """Read patches into `out[rows]` (all of `out` by default), C-contiguous (B, P, P, 3) uint8.
+
+        With a `tally`, a patch that cannot be read or decoded is noted there as (row of `out`, reason)
+        and its pixels are undefined; without one it raises CorruptStoreError.
+        """
+        wanted = self._checked(indices)
+        targets = np.arange(len(wanted)) if rows is None else rows
+        if self._meta.codec == "raw":
+            self._read_raw(wanted, out, targets, tally)
+        else:
+            self._read_jpeg(wanted, out, targets, tally)
+
+    def encoded(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> list[bytes]:
+        """The stored bytes of patches: JPEG streams, or P*P*3 bytes of raw pixels."""
+        wanted = self._checked(indices)
+        fetched = dict(self._fetch(wanted))
+        for row, data in fetched.items():
+            if isinstance(data, str):
+                raise self._corrupt(int(wanted[row]), data)
+        return [fetched[row] for row in range(len(wanted))]  # type: ignore[misc]
+
+    def check(self) -> None:
+        """Raise CorruptStoreError if a file of the store was deleted, replaced or changed since opening."""
+        for file in self._layout.files:
+            file.check()
+
+    def close(self) -> None:
+        """Give the descriptors back; reading again opens them again."""
+        for file in self._layout.files:
+            open_files.forget(file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from wsitool.store import open_store
+
+        return open_store, (self._path,)
+
+    def __repr__(self) -> str:
+        size, codec = self._meta.patch_size, self._meta.codec
+        return f"<store {self._path.name}: {len(self)} patches of {size} px, {codec}>"
+
+    def _checked(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        wanted = np.asarray(indices, dtype=np.int64)
+        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self)):
+            raise IndexError(f"{self._path} has {len(self)} patches; index out of range in the request.")
+        return wanted
+
+    def _corrupt(self, index: int, reason: str) -> CorruptStoreError:
+        return CorruptStoreError(
+            f"{self._path}: patch {index} cannot be read ({reason}): write the store again."
+        )
+
+    def _read_raw(
+        self,
+        wanted: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        targets: NDArray[np.int64],
+        tally: Tally | None,
+    ) -> None:
+        began = time.perf_counter()
+        segments = self._layout.locate(wanted)
+        flat = out.data.cast("B")
+        size = self._patch_bytes
+        for file, begin, end in _runs_by_file(segments, targets[segments.row]):
+            with open_files.lease(self._layout.files[file]) as descriptor:
+                for first, last in zip(begin.tolist(), end.tolist(), strict=True):
+                    at = int(targets[segments.row[first]]) * size
+                    length = (last - first) * size
+                    got = os.preadv(descriptor, [flat[at : at + length]], int(segments.start[first]))
+                    if got != length:
+                        self._short(wanted, segments, targets, first + got // size, last, tally)
+        if tally is not None:
+            tally.read_seconds += time.perf_counter() - began
+            tally.bytes_read += len(wanted) * size
+
+    def _short(
+        self,
+        wanted: NDArray[np.int64],
+        segments: Segments,
+        targets: NDArray[np.int64],
+        first: int,
+        last: int,
+        tally: Tally | None,
+    ) -> None:
+        reason = "the file ends before its bytes"
+        if tally is None:
+            raise self._corrupt(int(wanted[segments.row[first]]), reason)
+        tally.bad += [(int(targets[segments.row[position]]), reason) for position in range(first, last)]
+
+    def _read_jpeg(
+        self,
+        wanted: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        targets: NDArray[np.int64],
+        tally: Tally | None,
+    ) -> None:
+        began = time.perf_counter()
+        fetched = list(self._fetch(wanted))
+        read = time.perf_counter()
+        for row, data in fetched:
+            reason = data if isinstance(data, str) else _decode(data, out[targets[row]])
+            if reason and tally is None:
+                raise self._corrupt(int(wanted[row]), reason)
+            if reason and tally is not None:
+                tally.bad.append((int(targets[row]), reason))
+        if tally is not None:
+            tally.read_seconds += read - began
+            tally.decode_seconds += time.perf_counter() - read
+            tally.bytes_read += sum(len(data) for _, data in fetched)
+
+    def _fetch(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, bytes | str]]:
+        """Yield (row, stored bytes), or (row, reason) where the file is too short, in some order."""
+        segments = self._layout.locate(wanted)
+        pieces: dict[int, list[bytes]] = {}
+        short: set[int] = set()
+        for file in np.unique(segments.file).tolist():
+            chosen = np.flatnonzero(segments.file == file)
+            columns = (segments.row[chosen], segments.start[chosen], segments.length[chosen])
+            with open_files.lease(self._layout.files[file]) as descriptor:
+                for row, start, length in zip(*(column.tolist() for column in columns), strict=True):
+                    data = os.pread(descriptor, length, start)
+                    pieces.setdefault(row, []).append(data)
+                    if len(data) != length:
+                        short.add(row)
+        for row, parts in pieces.items():
+            yield row, "the file ends before its bytes" if row in short else b"".join(parts)
+
+
+def _decode(data: bytes, out: NDArray[np.uint8]) -> str:
+    """Decode, or say why not; "" is success."""
+    try:
+        jpeg.decode_into(data, out)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _runs_by_file(
+    segments: Segments, targets: NDArray[np.int64]
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+    """Runs of segments that lie side by side both in one file and in the output: one read serves each."""
+    if not len(segments.start):
+        return
+    breaks = (
+        (np.diff(segments.file) != 0)
+        | (np.diff(segments.start) != segments.length[:-1])
+        | (np.diff(targets) != 1)
+    )
+    begin = np.concatenate([[0], np.flatnonzero(breaks) + 1])
+    end = np.append(begin[1:], len(segments.start))
+    run_file = segments.file[begin]
+    for file in np.unique(run_file).tolist():
+        chosen = run_file == file
+        yield file, begin[chosen], end[chosen]
+
+
+def content_hash(store: Reader) -> str:
+    """Compute the content hash of what is on disk, to compare with `store.content_hash`."""
+    hashing = ContentHash()
+    for first in range(0, len(store), 256):
+        hashing.add_patches(store.encoded(range(first, min(first + 256, len(store)))))
+    sources = store.sources
+    hashing.add_rows(store.coords, store.labels, None if sources is None else sources.tolist())
+    return hashing.hexdigest()

@@ -1,0 +1,166 @@
+"""What both formats do alike while a store is written: check rows, encode, collect columns, hash, commit."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.errors import StoreError
+from wsitool.store import jpeg
+from wsitool.store.attributes import Summary
+from wsitool.store.files import Pending
+from wsitool.store.hashing import ContentHash
+from wsitool.store.schema import Candidates, Failure, Rows, StoreMeta
+
+__all__ = ["Columns", "Writer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Everything but the patches, complete; names as in the schema."""
+
+    coords: NDArray[np.int64]
+    tissue: NDArray[np.float32]
+    label: NDArray[np.int16] | None
+    source: tuple[str, ...] | None
+    candidates: Candidates
+    failures: tuple[Failure, ...]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The numeric columns by schema name."""
+        found = self.candidates
+        arrays: dict[str, NDArray[Any]] = {
+            "coords": self.coords,
+            "tissue": self.tissue,
+            "candidates/x": found.coords[:, 0],
+            "candidates/y": found.coords[:, 1],
+            "candidates/tissue": found.tissue,
+            "candidates/reason": found.reason,
+        }
+        arrays |= {f"candidates/{name}": scores for name, scores in found.scores.items()}
+        if self.label is not None:
+            arrays["label"] = self.label
+        if self.failures:
+            arrays["failures/coords"] = np.array([(f.x0, f.y0) for f in self.failures], dtype=np.int64)
+        return arrays
+
+    def texts(self) -> dict[str, tuple[str, ...]]:
+        """The text columns by schema name."""
+        texts = {} if self.source is None else {"source": self.source}
+        if self.failures:
+            texts["failures/reason"] = tuple(failure.reason for failure in self.failures)
+        return texts
+
+
+class Writer(ABC):
+    """A store being written; formats say how patches and columns reach the disk."""
+
+    def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool) -> None:
+        self._meta = meta
+        self._pending = Pending(path, overwrite=overwrite)
+        self._hash = ContentHash()
+        self._coords: list[NDArray[np.int64]] = []
+        self._tissue: list[NDArray[np.float32]] = []
+        self._labels: list[NDArray[np.int16]] = []
+        self._sources: list[str] = []
+        self._patches = 0
+
+    @abstractmethod
+    def _write_patches(self, patches: Sequence[bytes | memoryview]) -> None:
+        """Append stored patches; `self._patches` is the row of the first."""
+
+    @abstractmethod
+    def _write_columns(self, columns: Columns, summary: Summary) -> None:
+        """Write all the rest and close the files."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Let go of the files, complete or not; may be called twice."""
+
+    def append(self, rows: Rows) -> None:
+        """Append rows; StoreError if they do not fit the store or each other."""
+        self._check(rows)
+        stored = self._stored(rows.patches)
+        self._write_patches(stored)
+        self._hash.add_patches(stored)
+        self._hash.add_rows(rows.coords, rows.labels, rows.sources)
+        self._patches += len(stored)
+        self._coords.append(np.array(rows.coords, dtype=np.int64))
+        self._tissue.append(np.array(rows.tissue, dtype=np.float32))
+        if rows.labels is not None:
+            self._labels.append(np.array(rows.labels, dtype=np.int16))
+        if rows.sources is not None:
+            self._sources += rows.sources
+
+    def finish(
+        self, candidates: Candidates, *, counts: dict[str, int], failures: Sequence[Failure] = ()
+    ) -> str:
+        """Complete the store, make it durable, give it its name; returns the content hash."""
+        if not self._patches:
+            raise StoreError(
+                f"{self._pending.final} would hold no patch: append at least one before finishing."
+            )
+        columns = Columns(
+            coords=np.concatenate(self._coords),
+            tissue=np.concatenate(self._tissue),
+            label=np.concatenate(self._labels) if self._labels else None,
+            source=tuple(self._sources) if self._sources else None,
+            candidates=candidates,
+            failures=tuple(failures),
+        )
+        digest = self._hash.hexdigest()
+        self._write_columns(columns, Summary(patches=self._patches, counts=counts, content_hash=digest))
+        self._close()
+        self._pending.commit()
+        return digest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+        self._pending.discard()
+
+    def _check(self, rows: Rows) -> None:
+        size, number = self._meta.patch_size, len(rows.patches)
+        if isinstance(rows.patches, np.ndarray) and (
+            rows.patches.shape[1:] != (size, size, 3) or rows.patches.dtype != np.uint8
+        ):
+            raise StoreError(
+                f"{self._pending.final} takes uint8 patches of shape (B, {size}, {size}, 3), "
+                f"got {rows.patches.dtype} {rows.patches.shape}."
+            )
+        columns = {
+            "coords": rows.coords,
+            "tissue": rows.tissue,
+            "labels": rows.labels,
+            "sources": rows.sources,
+        }
+        for name, column in columns.items():
+            if column is not None and len(column) != number:
+                raise StoreError(f"{number} patches came with {len(column)} {name}: pass one for each patch.")
+        for name, seen in (("labels", self._labels), ("sources", self._sources)):
+            if self._patches and (columns[name] is None) == bool(seen):
+                raise StoreError(f"Some rows came with {name} and some without: pass {name} always or never.")
+
+    def _stored(self, patches: NDArray[np.uint8] | Sequence[bytes]) -> Sequence[bytes | memoryview]:
+        if isinstance(patches, np.ndarray):
+            if self._meta.codec == "raw":
+                whole = np.ascontiguousarray(patches)
+                return [memoryview(patch).cast("B") for patch in whole]
+            quality = self._meta.quality
+            if quality is None:
+                raise StoreError("A store of codec 'jpeg' needs StoreMeta.quality to encode patches.")
+            return [jpeg.encode(patch, quality) for patch in patches]
+        if self._meta.codec == "raw":
+            raise StoreError("A store of codec 'raw' takes pixel arrays, got encoded bytes.")
+        return patches
