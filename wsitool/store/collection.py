@@ -193,7 +193,8 @@ def _check_sizes(stores: Sequence[Reader]) -> None:
         if store.meta.patch_size != first.meta.patch_size:
             raise StoreError(
                 f"Stores of one collection need one patch size, but {first.path} has "
-                f"{first.meta.patch_size} px and {store.path} has {store.meta.patch_size} px: tile them with the same --patch-size."
+                f"{first.meta.patch_size} px and {store.path} has {store.meta.patch_size} px: "
+                "tile them with the same --patch-size."
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -139,7 +139,7 @@ class Writer(ABC):
                 f"{self._pending.final} takes uint8 patches of shape (B, {size}, {size}, 3), "
                 f"got {rows.patches.dtype} {rows.patches.shape}."
             )
-        columns = {
+        columns: dict[str, Sized | None] = {
             "coords": rows.coords,
             "tissue": rows.tissue,
             "labels": rows.labels,

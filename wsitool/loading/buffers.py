@@ -1,0 +1,54 @@
+"""Reusable batch memory: fresh pages cost as much as reading from the page cache does."""
+
+from __future__ import annotations
+
+import sys
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["PinnedRing", "SharedBuffers"]
+
+
+class SharedBuffers:
+    """Arrays handed out as tensors and taken back once nobody holds a tensor on them any more.
+
+    A batch the caller keeps is never overwritten: its buffer is not free. One thread takes.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        self._buffers: list[NDArray[np.uint8]] = []
+        # What the interpreter counts for an array that only a list holds; measured, as CPython may change.
+        holder = [np.empty(0)]
+        self._idle = sys.getrefcount(holder[0])
+
+    def take(self) -> NDArray[np.uint8]:
+        """An array nobody uses, of the shape given; its content is undefined."""
+        for number in range(len(self._buffers)):
+            if sys.getrefcount(self._buffers[number]) <= self._idle:
+                return self._buffers[number]
+        self._buffers.append(np.empty(self._shape, dtype=np.uint8))
+        return self._buffers[-1]
+
+    def __len__(self) -> int:
+        return len(self._buffers)
+
+
+class PinnedRing:
+    """Page-locked host buffers and the side stream for copies to a CUDA device; `release` a copied buffer."""
+
+    def __init__(self, shape: tuple[int, ...], number: int, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's, unannotated
+        self._free: SimpleQueue[Tensor] = SimpleQueue()
+        for _ in range(number):
+            self._free.put(torch.empty(shape, dtype=torch.uint8, pin_memory=True))
+
+    def take(self) -> Tensor:
+        return self._free.get()
+
+    def release(self, buffer: Tensor) -> None:
+        self._free.put(buffer)

@@ -1,0 +1,237 @@
+"""The loader: threads read ahead into reusable memory, in an order anyone can recompute."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wsitool.errors import CorruptStoreError, UsageError
+from wsitool.loading.buffers import PinnedRing, SharedBuffers
+from wsitool.loading.order import Balance, Plan, balanced_order, shuffled_order
+from wsitool.loading.stats import BadPatch, LoaderStats
+from wsitool.store import Collection, Tally
+
+__all__ = ["Batch", "PatchLoader"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One batch on its device.
+
+    `patches` uint8 (B, 3, P, P) in channels-last memory, `indices` (B,) int64 into the collection,
+    `labels` (B,) int64 into its classes, -1 = unlabelled.
+    """
+
+    patches: Tensor
+    indices: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Patches on their device, (B, P, P, 3), and their indices; `copied` is recorded on the side stream."""
+
+    patches: Tensor
+    indices: NDArray[np.int64]
+    copied: torch.cuda.Event | None = None
+
+
+class PatchLoader:
+    """Iterates `Batch`es of a collection, once per epoch, each rank its own part.
+
+    Every epoch covers every patch exactly once over all ranks (unless `drop_last`, or `balance="slides"`), in
+    an order that depends on (seed, epoch) only. Iterating advances the epoch; `set_epoch` chooses it.
+    `block` shuffles runs of neighbours, for network disks. A patch that cannot be decoded is skipped, noted in
+    `stats.bad`; more than `max_bad_share` of the collection is a CorruptStoreError, as is a store that was
+    deleted or replaced. Works wherever an iterable with a length does, Lightning included.
+    """
+
+    def __init__(
+        self,
+        collection: Collection,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        threads: int = 2,
+        drop_last: bool = False,
+        device: str | torch.device = "cpu",
+        balance: Balance = "patches",
+        block: int | None = None,
+        max_bad_share: float = 0.01,
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise UsageError(f"The rank must be at least 0 and less than {world_size}, got {rank}.")
+        if threads < 1:
+            raise UsageError(f"The loader needs at least 1 reader thread, got {threads}.")
+        self.collection = collection
+        self.plan = Plan(n=len(collection), batch_size=batch_size, world_size=world_size, drop_last=drop_last)
+        self.stats = LoaderStats()
+        self._seed, self._shuffle, self._balance, self._block = seed, shuffle, balance, block
+        self._rank, self._threads, self._device = rank, threads, torch.device(device)
+        self._bad_allowed = max(1, int(max_bad_share * len(collection)))
+        self._epoch, self._step, self._start = 0, 0, 0
+        shape = (batch_size, collection.patch_size, collection.patch_size, 3)
+        self._buffers = SharedBuffers(shape)
+        self._ring = PinnedRing(shape, threads + 1, self._device) if self._device.type == "cuda" else None
+
+    @property
+    def batch_size(self) -> int:
+        return self.plan.batch_size
+
+    @property
+    def epoch(self) -> int:
+        """The epoch the next batch belongs to."""
+        return self._epoch
+
+    def __len__(self) -> int:
+        """Batches per epoch, the same on every rank."""
+        return len(self.plan)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration; a position restored within this very epoch is kept."""
+        if epoch != self._epoch:
+            self._epoch, self._step, self._start = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands: batches already handed out are not read again after `load_state_dict`."""
+        return {"epoch": self._epoch, "step": self._step, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken; UsageError if data, seed, batch size or ranks are not the same."""
+        own = self._identity()
+        for name, value in own.items():
+            if state.get(name) != value:
+                raise UsageError(
+                    f"The loader cannot go on from a state with {name} {state.get(name)!r}: now it is {value!r}; "
+                    "resume with the same data and settings, or start anew."
+                )
+        self._epoch, self._step = int(state["epoch"]), int(state["step"])
+        self._start = self._step
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "seed": self._seed,
+            "shuffle": self._shuffle,
+            "balance": self._balance,
+            "block": self._block,
+            "batch_size": self.plan.batch_size,
+            "world_size": self.plan.world_size,
+            "drop_last": self.plan.drop_last,
+            "collection": self.collection.fingerprint,
+        }
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Indices into the collection in the order of `epoch`, all ranks together."""
+        if not self._shuffle:
+            return np.arange(self.plan.n)
+        if self._balance == "slides":
+            return balanced_order(self.collection.store_index, seed=self._seed, epoch=epoch)
+        return shuffled_order(self.plan.n, seed=self._seed, epoch=epoch, block=self._block)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.collection.check()
+        order = self.order(self._epoch)
+        epoch, steps = self._epoch, range(self._start, len(self.plan))
+        self._step, self._start = self._start, 0
+        jobs = (order[self.plan.positions(step, self._rank)] for step in steps)
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="wsitool-read") as pool:
+            ahead: deque[Future[_Read]] = deque()
+            try:
+                for step, read in zip(steps, self._read_ahead(pool, jobs, ahead), strict=True):
+                    # counted before it is handed out: a state saved while the batch is used is past it
+                    self._step = step + 1
+                    yield self._batch(read)
+                if self._epoch == epoch:
+                    self._epoch, self._step = epoch + 1, 0
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _read_ahead(
+        self, pool: ThreadPoolExecutor, jobs: Iterator[NDArray[np.int64]], ahead: deque[Future[_Read]]
+    ) -> Iterator[_Read]:
+        for indices in jobs:
+            ahead.append(self._submit(pool, indices))
+            if len(ahead) > self._threads:
+                yield self._waited(ahead.popleft())
+        while ahead:
+            yield self._waited(ahead.popleft())
+
+    def _submit(self, pool: ThreadPoolExecutor, indices: NDArray[np.int64]) -> Future[_Read]:
+        if self._ring is not None:
+            return pool.submit(self._read_to_cuda, indices, self._ring)
+        return pool.submit(self._read_to_host, indices, self._buffers.take())
+
+    def _read_to_host(self, indices: NDArray[np.int64], buffer: NDArray[np.uint8]) -> _Read:
+        good = self._fill(indices, buffer)
+        return _Read(torch.from_numpy(buffer[: len(good)]), good)
+
+    def _read_to_cuda(self, indices: NDArray[np.int64], ring: PinnedRing) -> _Read:
+        """Read into page-locked memory and copy it on the side stream, ahead of the step."""
+        pinned = ring.take()
+        try:
+            good = self._fill(indices, pinned.numpy())
+            with torch.cuda.stream(ring.stream):
+                patches = pinned[: len(good)].to(self._device, non_blocking=True)
+                copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's, unannotated
+                copied.record(ring.stream)
+            copied.synchronize()  # this thread waits, not the trainer
+        finally:
+            ring.release(pinned)
+        return _Read(patches, good, copied)
+
+    def _fill(self, indices: NDArray[np.int64], buffer: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Read into the first rows of `buffer`; returns the indices of the good ones, moved together."""
+        tally = Tally()
+        self.collection.read_into(indices, buffer[: len(indices)], tally=tally)
+        self.stats.add(tally)
+        if not tally.bad:
+            return indices
+        self.stats.add_bad([BadPatch(int(indices[row]), reason) for row, reason in tally.bad])
+        good = np.setdiff1d(np.arange(len(indices)), [row for row, _ in tally.bad])
+        if len(self.stats.bad) > self._bad_allowed or len(good) < min(2, len(indices)):
+            raise self._too_bad(int(indices[tally.bad[0][0]]), tally.bad[0][1])
+        buffer[: len(good)] = buffer[good]
+        kept: NDArray[np.int64] = indices[good]
+        return kept
+
+    def _too_bad(self, index: int, reason: str) -> CorruptStoreError:
+        store = self.collection.stores[self.collection.store_index[index]]
+        return CorruptStoreError(
+            f"{len(self.stats.bad)} of {len(self.collection)} patches cannot be read and {self._bad_allowed} "
+            f"may be skipped; one is patch {self.collection.row[index]} of {store.path} ({reason}): "
+            "write that store again."
+        )
+
+    def _waited(self, future: Future[_Read]) -> _Read:
+        began = time.perf_counter()
+        read = future.result()
+        self.stats.wait_seconds += time.perf_counter() - began
+        return read
+
+    def _batch(self, read: _Read) -> Batch:
+        if read.copied is not None:
+            stream = torch.cuda.current_stream(self._device)
+            stream.wait_event(read.copied)
+            read.patches.record_stream(stream)
+        self.stats.batches += 1
+        self.stats.patches += len(read.indices)
+        patches = read.patches.to(self._device)
+        indices = torch.from_numpy(read.indices).to(self._device)
+        labels = torch.from_numpy(self.collection.labels[read.indices].astype(np.int64)).to(self._device)
+        return Batch(patches=patches.permute(0, 3, 1, 2), indices=indices, labels=labels)

@@ -1,0 +1,114 @@
+"""Which patch is read when: an order from (seed, epoch), cut into steps and shared among ranks.
+
+Everything is a function of its arguments, so that a run can stop after any batch and go on with the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.errors import UsageError
+
+__all__ = ["Balance", "Plan", "balanced_order", "shuffled_order"]
+
+Balance = Literal["patches", "slides"]
+
+_BLOCKS_AT_ONCE = 16
+
+
+def shuffled_order(n: int, *, seed: int, epoch: int, block: int | None = None) -> NDArray[np.int64]:
+    """A permutation of range(n) from (seed, epoch).
+
+    With `block`, runs of that many neighbours are permuted and patches only shuffled within 16 such runs: a
+    slow disk then reads near places together, at the price of a weaker shuffle.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    if block is None or block >= n:
+        return rng.permutation(n)
+    starts = rng.permutation(-(-n // block)) * block
+    order = (starts[:, None] + np.arange(block)).reshape(-1)
+    order = order[order < n]
+    window = block * _BLOCKS_AT_ONCE
+    for first in range(0, n, window):
+        rng.shuffle(order[first : first + window])
+    return order
+
+
+def balanced_order(store_index: NDArray[np.int32], *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """As many draws as patches, every store drawn equally often (to one draw), whatever its size.
+
+    Within a store no patch comes twice before all have come once. A small store's patches come more often
+    than once an epoch and a large store's not all: sampling uniform over slides, not an exact cover.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    n = len(store_index)
+    by_store = np.argsort(store_index, kind="stable")
+    members = np.split(by_store, np.flatnonzero(np.diff(store_index[by_store])) + 1)
+    share, rest = divmod(n, len(members))
+    extra = set(rng.permutation(len(members))[:rest].tolist())
+    draws = [_repeat(rows, share + (number in extra), rng) for number, rows in enumerate(members)]
+    return rng.permutation(np.concatenate(draws))
+
+
+def _repeat(rows: NDArray[np.int64], number: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    rounds = -(-number // len(rows))
+    return np.concatenate([rng.permutation(rows) for _ in range(rounds)] or [rows[:0]])[:number]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How `n` positions of an order become steps of up to `batch_size` patches on each of `world_size` ranks.
+
+    Every position is in exactly one batch of one rank, and every rank has as many steps. Where the rest of
+    the division would leave a rank fewer than two patches, it is shared with the step before, as batch
+    normalisation cannot train on one. With `drop_last` the rest is left out.
+    """
+
+    n: int
+    batch_size: int
+    world_size: int = 1
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.world_size < 1:
+            raise UsageError(
+                f"The batch size and the number of ranks must be at least 1, got {self.batch_size} "
+                f"and {self.world_size}."
+            )
+        need = self.world_size * (self.batch_size if self.drop_last else min(2, self.batch_size))
+        if self.n < need:
+            raise UsageError(
+                f"{self.n} patches are too few for {self.world_size} rank(s) with batches of "
+                f"{self.batch_size}: at least {need} are needed; use fewer ranks, a smaller batch, or more patches."
+            )
+
+    @property
+    def _step_size(self) -> int:
+        return self.batch_size * self.world_size
+
+    def __len__(self) -> int:
+        """Steps per epoch, the same on every rank."""
+        return self.n // self._step_size if self.drop_last else -(-self.n // self._step_size)
+
+    def _bounds(self, step: int) -> tuple[int, int]:
+        begin, end = step * self._step_size, min((step + 1) * self._step_size, self.n)
+        rest = self.n - (len(self) - 1) * self._step_size
+        if not self.drop_last and len(self) > 1 and rest < 2 * self.world_size and self.batch_size > 1:
+            middle = (len(self) - 2) * self._step_size + (self._step_size + rest + 1) // 2
+            if step == len(self) - 2:
+                return begin, middle
+            if step == len(self) - 1:
+                return middle, self.n
+        return begin, end
+
+    def positions(self, step: int, rank: int) -> slice:
+        """The part of the order that `rank` reads in `step`; the parts differ in length by at most one."""
+        begin, end = self._bounds(step)
+        return slice(
+            begin + (end - begin) * rank // self.world_size,
+            begin + (end - begin) * (rank + 1) // self.world_size,
+        )
