@@ -13,9 +13,43 @@ from typing import ClassVar, Generic, TypeVar
 
 from torch import Generator, Tensor, nn
 
+from wsitool import augment
+from wsitool.augment import (
+    color_jitter,
+    flip_rotate,
+    gaussian_blur,
+    hed_jitter,
+    normalize,
+    random_d4,
+    random_grayscale,
+    random_hflip,
+    random_resized_crop,
+    random_vflip,
+    resize,
+    to_float,
+)
 from wsitool.params import Params, hparam
 
-__all__ = ["API_VERSION", "Method", "Params", "Step", "hparam"]
+__all__ = [
+    "API_VERSION",
+    "Method",
+    "Params",
+    "Step",
+    "augment",
+    "color_jitter",
+    "flip_rotate",
+    "gaussian_blur",
+    "hed_jitter",
+    "hparam",
+    "normalize",
+    "random_d4",
+    "random_grayscale",
+    "random_hflip",
+    "random_resized_crop",
+    "random_vflip",
+    "resize",
+    "to_float",
+]
 
 API_VERSION = 1
 

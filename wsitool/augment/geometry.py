@@ -1,0 +1,181 @@
+"""Crops, resizing, flips and rotations."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from wsitool.augment.draw import as_float, chosen, uniform
+
+__all__ = [
+    "crop_boxes",
+    "flip_rotate",
+    "random_d4",
+    "random_hflip",
+    "random_resized_crop",
+    "random_vflip",
+    "resize",
+    "resized_crop",
+    "to_float",
+]
+
+_ATTEMPTS = 10
+
+
+def to_float(patches: Tensor) -> Tensor:
+    """uint8 (B, 3, H, W) as float32 in [0, 1]; float images are returned as they are."""
+    return as_float(patches)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resize to (size, size) with antialiased bilinear interpolation, as torchvision's `resize` does."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+
+
+def crop_boxes(
+    rng: Generator,
+    count: int,
+    height: int,
+    width: int,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Tensor:
+    """Draw `count` boxes (top, left, height, width), (count, 4) int64, of random area share and aspect.
+
+    The distribution is that of torchvision's RandomResizedCrop: ten attempts, else the largest central box
+    of a permitted aspect.
+    """
+    area = height * width * uniform(rng, (count, _ATTEMPTS), *scale)
+    aspect = uniform(rng, (count, _ATTEMPTS), math.log(ratio[0]), math.log(ratio[1])).exp()
+    widths = (area * aspect).sqrt().round().long()
+    heights = (area / aspect).sqrt().round().long()
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first = fits.float().argmax(dim=1, keepdim=True)
+    none_fits = ~fits.any(dim=1)
+    central_height, central_width = _central_box(height, width, ratio)
+    box_width = widths.gather(1, first).squeeze(1).masked_fill(none_fits, central_width)
+    box_height = heights.gather(1, first).squeeze(1).masked_fill(none_fits, central_height)
+    # floor(u * n) with u < 1 is uniform over 0..n-1; float32 u is fine for any patch size.
+    place = torch.rand((2, count), device=rng.device, generator=rng)
+    top = (place[0] * (height - box_height + 1)).long().clamp_(max=height - 1)
+    left = (place[1] * (width - box_width + 1)).long().clamp_(max=width - 1)
+    top = torch.where(none_fits, (height - box_height) // 2, torch.minimum(top, height - box_height))
+    left = torch.where(none_fits, (width - box_width) // 2, torch.minimum(left, width - box_width))
+    return torch.stack((top, left, box_height, box_width), dim=1)
+
+
+def _central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
+    if width / height < ratio[0]:
+        return round(width / ratio[0]), width
+    if width / height > ratio[1]:
+        return height, round(height * ratio[1])
+    return height, width
+
+
+def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Crop each image to its own box (B, 4) top, left, height, width and resize it to (size, size).
+
+    Antialiased bilinear, dtype kept. On the CPU this is torchvision's `resized_crop` bit for bit; elsewhere
+    the same weights are applied to the whole batch at once as two matrix products, equal within 1/255.
+    """
+    if images.device.type == "cpu":
+        return _crop_one_by_one(images, boxes, size)
+    return _crop_by_matrices(images, boxes, size)
+
+
+def _crop_one_by_one(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    # uint8 interpolation is several times faster when the channels lie together, as they do in a store.
+    layout = torch.channels_last if images.dtype == torch.uint8 else torch.contiguous_format
+    out = torch.empty((len(images), images.shape[1], size, size), dtype=images.dtype, memory_format=layout)
+    images = images.contiguous(memory_format=layout)
+    for index, (top, left, height, width) in enumerate(boxes.tolist()):
+        part = images[index : index + 1, :, top : top + height, left : left + width]
+        out[index] = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)[0]
+    return out
+
+
+def _crop_by_matrices(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    boxes = boxes.to(images.device, torch.float32, non_blocking=True)
+    rows = _triangle_weights(boxes[:, 0], boxes[:, 2], images.shape[-2], size)  # (B, size, H)
+    columns = _triangle_weights(boxes[:, 1], boxes[:, 3], images.shape[-1], size)  # (B, size, W)
+    values = images.float()  # uint8 stays in its own range here
+    out = rows[:, None] @ values @ columns[:, None].transpose(-1, -2)
+    if images.dtype == torch.uint8:
+        return out.round_().clamp_(0, 255).to(torch.uint8)
+    return out.to(images.dtype)
+
+
+def _triangle_weights(start: Tensor, length: Tensor, extent: int, size: int) -> Tensor:
+    """Weights (B, size, extent) of antialiased bilinear resampling of [start, start + length) to `size`."""
+    scale = (length / size)[:, None, None]
+    support = scale.clamp(min=1.0)
+    out_index = torch.arange(size, device=start.device, dtype=torch.float32)[None, :, None]
+    in_index = torch.arange(extent, device=start.device, dtype=torch.float32)[None, None, :]
+    begin = start[:, None, None]
+    centre = begin + (out_index + 0.5) * scale
+    weights = (1 - ((in_index + 0.5 - centre) / support).abs()).clamp_(min=0)
+    inside = (in_index >= begin) & (in_index < begin + length[:, None, None])
+    weights = weights * inside
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def random_resized_crop(
+    patches: Tensor,
+    rng: Generator,
+    *,
+    size: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Tensor:
+    """Crop every patch at random and resize to (size, size): (B, 3, size, size), dtype kept."""
+    boxes = crop_boxes(rng, len(patches), *patches.shape[-2:], scale=scale, ratio=ratio)
+    return resized_crop(patches, boxes, size)
+
+
+def flip_rotate(images: Tensor, element: Tensor) -> Tensor:
+    """Apply one symmetry of the square to each image: `element` (B,) int64 in 0..7.
+
+    Element e is `torch.rot90(x, e % 4, (-2, -1))`, mirrored left-right before it where e >= 4.
+    Square images only (ValueError).
+    """
+    if images.shape[-1] != images.shape[-2]:
+        raise ValueError(f"Rotations need square images, got {images.shape[-2]}x{images.shape[-1]}.")
+    out = torch.empty_like(images)
+    for e in range(8):
+        index = (element == e).nonzero().squeeze(1).to(images.device)
+        if len(index):
+            picked = images[index]
+            picked = picked.flip(-1) if e >= 4 else picked
+            out[index] = torch.rot90(picked, e % 4, (-2, -1))
+    return out
+
+
+def random_d4(images: Tensor, rng: Generator) -> Tensor:
+    """One of the eight flips and quarter turns for each image: tissue has no up or down."""
+    element = torch.randint(0, 8, (len(images),), device=rng.device, generator=rng)
+    return flip_rotate(images, element)
+
+
+def random_hflip(images: Tensor, rng: Generator, p: float = 0.5) -> Tensor:
+    """Mirror each image left to right with probability `p`."""
+    return _flip(images, chosen(rng, len(images), p), -1)
+
+
+def random_vflip(images: Tensor, rng: Generator, p: float = 0.5) -> Tensor:
+    """Mirror each image top to bottom with probability `p`."""
+    return _flip(images, chosen(rng, len(images), p), -2)
+
+
+def _flip(images: Tensor, which: Tensor, dim: int) -> Tensor:
+    if images.device.type != "cpu":
+        return torch.where(which.to(images.device)[:, None, None, None], images.flip(dim), images)
+    out = images.clone()
+    for index in which.nonzero().squeeze(1).tolist():
+        out[index] = images[index].flip(dim)
+    return out

@@ -1,0 +1,52 @@
+"""Stain: haematoxylin, eosin and residual, separated, jittered and put together again."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from wsitool.augment.draw import as_float, chosen, pieces, uniform
+
+__all__ = ["hed_jitter", "shift_hed"]
+
+# Rows: optical density of haematoxylin, eosin and DAB in R, G, B (Ruifrok & Johnston 2001), as scikit-image.
+_RGB_FROM_HED = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
+_DARKEST = 1e-6
+
+
+def hed_jitter(
+    images: Tensor, rng: Generator, *, sigma: float = 0.05, bias: float = 0.01, p: float = 1.0
+) -> Tensor:
+    """Vary how strongly each image is stained (Tellez et al. 2018, doi:10.1109/TMI.2018.2820199).
+
+    Each stain's concentration is multiplied by 1 + U(-sigma, sigma) and shifted by U(-bias, bias), with
+    probability `p` for an image. Returns float (B, 3, H, W) in [0, 1].
+    """
+    count = len(images)
+    which = chosen(rng, count, p)[:, None]
+    alpha = torch.where(which, uniform(rng, (count, 3), 1 - sigma, 1 + sigma), 1.0)
+    beta = torch.where(which, uniform(rng, (count, 3), -bias, bias), 0.0)
+    return shift_hed(images, alpha, beta)
+
+
+def shift_hed(images: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """Scale each image's stain concentrations by `alpha` (B, 3) and add `beta` (B, 3).
+
+    Concentrations are those of scikit-image's `rgb2hed`, without its cut at zero, so that alpha = 1 and
+    beta = 0 give the image back. Returns float (B, 3, H, W).
+    """
+    rgb_from_hed = torch.tensor(_RGB_FROM_HED, dtype=torch.float64)
+    hed_from_rgb = torch.linalg.inv(rgb_from_hed)
+    # As rows, density' = density @ hed_from_rgb @ diag(alpha) @ rgb_from_hed + beta @ rgb_from_hed / scale;
+    # transposed here, because channels come before pixels.
+    mix = (hed_from_rgb @ torch.diag_embed(alpha.cpu().double()) @ rgb_from_hed).transpose(1, 2)
+    shift = (beta.cpu().double() @ rgb_from_hed)[:, :, None]
+    darkest = torch.tensor(_DARKEST, dtype=torch.float64)
+    shift = shift * -darkest.log()  # scikit-image measures density in units of -log(1e-6)
+    out = torch.empty(images.shape, dtype=as_float(images[:0]).dtype, device=images.device)
+    for piece in pieces(images):
+        part = as_float(images[piece])
+        density = part.clamp(min=_DARKEST).log_().neg_().flatten(2)  # (b, 3, H W)
+        mixed = torch.baddbmm(shift[piece].to(part), mix[piece].to(part), density)
+        out[piece] = mixed.neg_().exp_().clamp_(0, 1).view_as(part)
+    return out
