@@ -67,7 +67,7 @@ class Hdf5Writer(Writer):
         self._data.id.write_direct_chunk((at,), chunk)
 
     def _write_columns(self, columns: Columns, summary: Summary) -> None:
-        if self._meta.codec == "jpeg":
+        if self._meta.codec != "raw":
             if self._tail:
                 self._write_blob_chunk(bytes(self._tail).ljust(_BLOB_CHUNK, b"\0"))
             self._data.resize(self._ends[-1], axis=0)

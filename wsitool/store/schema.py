@@ -30,7 +30,7 @@ __all__ = [
 SCHEMA_VERSION = 1
 UNLABELLED = -1
 
-Codec = Literal["jpeg", "raw"]
+Codec = Literal["jpeg", "raw", "native"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,165 @@
+"""`wsitool tile`: slides in, patch stores out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from wsitool.cli.command import SOME_FAILED, Command
+from wsitool.cli.console import console_reporter
+from wsitool.cli.options import json_option, out_option
+from wsitool.grid import Resample, TileSpec
+from wsitool.readers import READERS
+from wsitool.store.schema import Codec
+from wsitool.tiling import RunResult, SlideResult, tile_slides
+
+__all__ = ["command", "summary"]
+
+_EXAMPLES = """
+wsitool tile slide.svs --out stores
+wsitool tile slides/ --out stores --mpp 0.5 --patch-size 224 --group-regex '^[^_]+'
+wsitool tile slides.csv --out stores --level 0 --codec raw --format zarr
+"""
+
+
+@click.command("tile", cls=Command, examples=_EXAMPLES, help="Cut slides into patch stores.")
+@click.argument("slides", nargs=-1, required=True, type=click.Path())
+@out_option
+@click.option("--patch-size", default=224, show_default=True, help="Side of a patch in pixels.")
+@click.option("--mpp", type=float, help="Resolution of the patches in um per pixel.  [default: 0.5]")
+@click.option("--magnification", type=float, help="Resolution as an objective power, as in 20.")
+@click.option("--level", type=int, help="Take this level's pixels as they are (0 is the finest).")
+@click.option("--stride", type=int, help="Distance of patches in pixels.  [default: the patch size]")
+@click.option("--min-tissue", default=0.5, show_default=True, help="Least share of tissue in a patch.")
+@click.option(
+    "--mpp-tolerance",
+    default=0.02,
+    show_default=True,
+    help="A level this near (relative) to --mpp is taken as it is, not resampled.",
+)
+@click.option(
+    "--resample",
+    type=click.Choice(get_args(Resample)),
+    default="auto",
+    show_default=True,
+    help="Exact area mean, or the JPEG decoder's own 1/2, 1/4, 1/8; auto: fast where above 45 dB.",
+)
+@click.option(
+    "--format", type=click.Choice(["hdf5", "zarr"]), default="hdf5", show_default=True, help="Of stores."
+)
+@click.option(
+    "--codec",
+    type=click.Choice(get_args(Codec)),
+    default="jpeg",
+    show_default=True,
+    help="jpeg: small, lossy; raw: exact; native: the slide's own JPEG tiles, exact and small.",
+)
+@click.option("--quality", default=90, show_default=True, help="JPEG quality, 1 to 100.")
+@click.option(
+    "--reader", type=click.Choice(READERS), default="auto", show_default=True, help="What reads the slides."
+)
+@click.option("--default-mpp", type=float, help="um per level-0 pixel of slides that do not state it.")
+@click.option("--group-regex", help="Takes the patient from the slide's name: first group, or whole match.")
+@click.option("--workers", type=int, help="Slides tiled at once, each in its own process.")
+@click.option("--overwrite", is_flag=True, help="Replace stores that exist.")
+@click.option("--max-failures", type=int, help="Give a slide up after this many unreadable patches.")
+@json_option
+def command(
+    slides: tuple[str, ...],
+    out: Path,
+    patch_size: int,
+    mpp: float | None,
+    magnification: float | None,
+    level: int | None,
+    stride: int | None,
+    min_tissue: float,
+    mpp_tolerance: float,
+    resample: Resample,
+    format: Any,
+    codec: Codec,
+    quality: int,
+    reader: str,
+    default_mpp: float | None,
+    group_regex: str | None,
+    workers: int | None,
+    overwrite: bool,
+    max_failures: int | None,
+    as_json: bool,
+) -> None:
+    """See the help; SLIDES are files, folders, or a CSV with path and optional mpp, group, label columns."""
+    spec = TileSpec(
+        patch_size=patch_size,
+        mpp=mpp,
+        magnification=magnification,
+        level=level,
+        stride=stride,
+        min_tissue=min_tissue,
+        mpp_tolerance=mpp_tolerance,
+        resample=resample,
+        codec=codec,
+        quality=quality,
+    )
+    result = tile_slides(
+        slides,
+        out,
+        spec,
+        format=format,
+        reader=reader,
+        default_mpp=default_mpp,
+        group_regex=group_regex,
+        workers=workers,
+        overwrite=overwrite,
+        max_failures=max_failures,
+        reporter=console_reporter(quiet=as_json),
+    )
+    click.echo(json.dumps(result.to_dict(), indent=2) if as_json else summary(result))
+    if result.failed:
+        sys.exit(SOME_FAILED)
+
+
+def summary(result: RunResult) -> str:
+    """The closing table: a line per slide, totals, and what a newcomer should know of the stores."""
+    slides = result.slides
+    width = max(5, *(len(slide.name) for slide in slides))
+    head = f"{'slide':<{width}}  {'status':<8} {'kept':>8} {'of':>8} {'um/px':>7} {'size':>9} {'seconds':>8}"
+    lines = [head, "-" * len(head)]
+    lines += [_line(slide, width) for slide in slides]
+    stored = [slide for slide in slides if not slide.failed]
+    total = sum(slide.bytes for slide in stored)
+    lines += [
+        "-" * len(head),
+        f"{result.kept:,} patches of {len(stored)} slide(s) in {result.out_dir}, {_size(total)}.",
+    ]
+    raw = sum(slide.raw_bytes for slide in stored)
+    if total and any(slide.codec == "jpeg" for slide in stored):
+        lines.append(
+            f"Patches are stored as JPEG, which is lossy, in 1/{raw / total:.1f} of the raw size; "
+            "--codec raw keeps exact pixels."
+        )
+    lines += [f"Note on {slide.name}: {slide.reason}." for slide in stored if slide.reason]
+    if result.failed:
+        lines.append(f"{len(result.failed)} slide(s) failed, see {Path(result.out_dir, 'slides.csv')}:")
+        lines += [f"  {slide.name}: {slide.reason}" for slide in result.failed]
+    return "\n".join(lines)
+
+
+def _line(slide: SlideResult, width: int) -> str:
+    mpp = "?" if slide.mpp_effective is None else f"{slide.mpp_effective:.3f}"
+    if slide.failed:
+        return f"{slide.name:<{width}}  {slide.status:<8} {'-':>8} {'-':>8} {'-':>7} {'-':>9} {'-':>8}"
+    return (
+        f"{slide.name:<{width}}  {slide.status:<8} {slide.kept:>8,} {slide.candidates:>8,} {mpp:>7} "
+        f"{_size(slide.bytes):>9} {slide.seconds:>8.1f}"
+    )
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

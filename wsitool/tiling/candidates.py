@@ -1,0 +1,67 @@
+"""Which grid positions become patches, and why the others do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.errors import NoTissueError
+from wsitool.grid import Limit, TileGrid, TileSpec, decide
+from wsitool.readers import TiledSlide
+from wsitool.store.schema import Candidates
+from wsitool.tissue import TissueMask
+
+__all__ = ["UNREADABLE", "count_reasons", "find_candidates", "nothing_left", "with_unreadable"]
+
+UNREADABLE = "unreadable"
+
+
+def find_candidates(slide: TiledSlide, grid: TileGrid, mask: TissueMask, spec: TileSpec) -> Candidates:
+    """Score every grid position and decide on it by the limits of `spec`."""
+    size = grid.patch_size_level0
+    scores: dict[str, NDArray[np.float32]] = {"tissue": mask.fraction(grid.coords, size)}
+    reason, reasons = decide(scores, spec.all_limits)
+    tissue = scores.pop("tissue")
+    return Candidates(coords=grid.coords, tissue=tissue, reason=reason, reasons=reasons, scores=scores)
+
+
+def with_unreadable(candidates: Candidates, indices: NDArray[np.int64]) -> Candidates:
+    """The same candidates with those at `indices` rejected as unreadable."""
+    reason = candidates.reason.copy()
+    reason[indices] = len(candidates.reasons)
+    return Candidates(
+        coords=candidates.coords,
+        tissue=candidates.tissue,
+        reason=reason,
+        reasons=(*candidates.reasons, UNREADABLE),
+        scores=candidates.scores,
+    )
+
+
+def count_reasons(candidates: Candidates) -> dict[str, int]:
+    """How many candidates met each reason."""
+    counts = np.bincount(candidates.reason, minlength=len(candidates.reasons))
+    return {name: int(count) for name, count in zip(candidates.reasons, counts, strict=True)}
+
+
+def nothing_left(name: str, candidates: Candidates, limits: tuple[Limit, ...]) -> NoTissueError:
+    """The error that says which threshold removed every candidate, and how far the best one was from it."""
+    counts = count_reasons(candidates)
+    values: Mapping[str, NDArray[np.float32]] = {"tissue": candidates.tissue, **candidates.scores}
+    parts = []
+    for limit in limits:
+        if not counts.get(limit.reason):
+            continue
+        if limit.at_least is not None:
+            extreme = values[limit.score].max()
+            best = f"needs {limit.score} of at least {limit.at_least:g}, the best has {extreme:.2g}"
+        else:
+            extreme = values[limit.score].min()
+            best = f"allows {limit.score} up to {limit.at_most:g}, the best has {extreme:.2g}"
+        parts.append(f"{counts[limit.reason]} {limit.reason} ({best})")
+    return NoTissueError(
+        f"None of the {len(candidates.reason)} grid positions of '{name}' is left: {'; '.join(parts)}: "
+        "lower the threshold, or leave the slide out."
+    )

@@ -1,0 +1,72 @@
+"""Codec "native": the scanner's own JPEG tiles become the patches, neither decoded nor compressed again."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.errors import RegionReadError, SlideError
+from wsitool.grid import TileGrid
+from wsitool.readers.tiles import TileLevel
+from wsitool.tiling.cutter import Block, Executor
+
+__all__ = ["check_passthrough", "pass_tiles"]
+
+_BLOCK = 128
+
+
+def check_passthrough(name: str, tiles: TileLevel, grid: TileGrid) -> None:
+    """Raise SlideError, saying what would fit, unless every patch of the grid is one native JPEG tile."""
+    if not tiles.passthrough:
+        raise SlideError(
+            f"--codec native needs JPEG tiles, and '{name}' has none here: take --codec jpeg or raw."
+        )
+    if grid.plan.whole_factor != 1:
+        raise SlideError(
+            f"--codec native takes a level of '{name}' as it is, and the resolution asked for is none of "
+            "its levels: take --level, or --codec jpeg."
+        )
+    size = (tiles.tile_width, tiles.tile_height)
+    if size != (grid.patch_size, grid.patch_size) or grid.stride % grid.patch_size:
+        hint = (
+            f"--patch-size {size[0]} (without --stride)"
+            if size[0] == size[1]
+            else "--codec jpeg or raw instead"
+        )
+        raise SlideError(
+            f"--codec native needs patches that are native tiles; those of '{name}' are "
+            f"{size[0]}x{size[1]} px: take {hint}."
+        )
+
+
+def pass_tiles(tiles: TileLevel, places: NDArray[np.int64], *, pool: Executor) -> Iterator[Block[Any]]:
+    """The JPEG streams of the tiles at `places` (N, 2) column, row, in blocks, in order."""
+    running: deque[tuple[int, int, Future[tuple[list[bytes], dict[int, str]]]]] = deque()
+
+    def read(start: int, stop: int) -> tuple[list[bytes], dict[int, str]]:
+        streams, failures = [], {}
+        for index, (column, row) in enumerate(places[start:stop].tolist(), start):
+            try:
+                streams.append(tiles.jpeg(column, row))
+            except RegionReadError as error:
+                failures[index] = str(error)
+        return streams, failures
+
+    def oldest() -> Block[Any]:
+        start, stop, future = running.popleft()
+        streams, failures = future.result()
+        return Block(start=start, stop=stop, failures=failures, payload=streams or None)
+
+    for start in range(0, len(places), _BLOCK):
+        stop = min(start + _BLOCK, len(places))
+        running.append((start, stop, pool.submit(partial(read, start, stop))))
+        if len(running) > 2 * pool.threads:
+            yield oldest()
+    while running:
+        yield oldest()
