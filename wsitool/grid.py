@@ -206,7 +206,8 @@ def _wanted_downsample(info: SlideInfo, spec: TileSpec) -> tuple[float, float | 
     if info.mpp is None:
         raise MissingMppError(
             f"'{info.name}' states no resolution (mpp) and no objective power, so {asked} cannot be met: "
-            "give the slide's own um per pixel with --default-mpp, or take its pixels as they are with --level 0."
+            "give the slide's own um per pixel with --default-mpp, or take its pixels as they are with "
+            "--level 0."
         )
     return target / info.mpp, target
 

@@ -13,10 +13,9 @@ from wsitool.readers.source import file_name, is_url
 
 __all__ = ["SLIDE_SUFFIXES", "SlideInput", "find_slides", "slide_name"]
 
-SLIDE_SUFFIXES = frozenset(
-    (".svs", ".tif", ".tiff", ".btf", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm")
-    + (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-)
+_WHOLE_SLIDE = (".svs", ".tif", ".tiff", ".btf", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".svslide", ".dcm")
+_PICTURE = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SLIDE_SUFFIXES = frozenset((*_WHOLE_SLIDE, *_PICTURE))
 _COLUMNS = ("path", "mpp", "group", "label")
 
 

@@ -1,0 +1,229 @@
+"""Stored patches against OpenSlide's pixels, tifffile's pixels, and slow transcriptions of the resampling."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import h5py
+import numpy as np
+import openslide
+import pytest
+import simplejpeg
+import tifffile
+from numpy.typing import NDArray
+
+from wsitool.grid import TileSpec
+from wsitool.slide import open_slide
+from wsitool.store import open_store
+from wsitool.testing.synthetic import write_pyramid
+from wsitool.tiling import tile_slide
+
+_REAL = [
+    ("CMU-1-Small-Region.svs", 0),
+    ("breast_her2st_B4.tiff", 0),
+    ("breast_her2st_B4.tiff", 1),
+    ("breast_her2st_B4.tiff", 2),
+    ("breast_her2st_B4.tiff", 3),
+    ("tcga-cr-7395-01a-01-ts1.svs", 0),
+    ("tcga-cr-7395-01a-01-ts1.svs", 1),
+]
+
+
+def openslide_level(path: Path, level: int) -> NDArray[np.uint8]:
+    """The whole level as OpenSlide shows it, read only at places where it does not interpolate.
+
+    Pieces larger than 4096 px are cut by OpenSlide itself at places between pixels, hence the limit.
+    """
+    with openslide.OpenSlide(path) as slide:
+        width, height = slide.level_dimensions[level]
+        if level == 0:
+            whole = np.empty((height, width, 3), np.uint8)
+            for y, x in itertools.product(range(0, height, 2048), range(0, width, 2048)):
+                size = (min(2048, width - x), min(2048, height - y))
+                whole[y : y + size[1], x : x + size[0]] = np.asarray(slide.read_region((x, y), 0, size))[
+                    ..., :3
+                ]
+            return whole
+        size = (min(width, 4096), min(height, 4096))
+        return np.asarray(slide.read_region((0, 0), level, size))[..., :3]
+
+
+@pytest.mark.parametrize(("name", "level"), _REAL)
+def test_raw_patches_equal_openslide(real_data: Path, tmp_path: Path, name: str, level: int) -> None:
+    path = real_data / "slides" / name
+    result = tile_slide(path, tmp_path, TileSpec(level=level, codec="raw", min_tissue=0.1))
+    truth = openslide_level(path, level)
+    compared = 0
+    with open_store(result.store) as store, openslide.OpenSlide(path) as slide:
+        factor = np.array(slide.dimensions) / np.array(slide.level_dimensions[level])
+        corners = np.rint(store.coords / factor).astype(int)
+        assert (corners % 224 == 0).all(), "level-0 corners must lead back to the grid of the level"
+        for patch, (x, y) in zip(store.read(range(len(store))), corners, strict=True):
+            if x + 224 <= truth.shape[1] and y + 224 <= truth.shape[0]:
+                assert np.array_equal(patch, truth[y : y + 224, x : x + 224])
+                compared += 1
+    assert compared >= 0.7 * result.kept > 0
+    assert result.decoded_tiles == result.needed_tiles > 0
+
+
+@pytest.mark.parametrize("format", ["hdf5", "zarr"])
+@pytest.mark.parametrize(("name", "size"), [("CMU-1-Small-Region.svs", 240), ("breast_her2st_B4.tiff", 256)])
+def test_native_patches_decode_to_openslide_pixels(
+    real_data: Path, tmp_path: Path, name: str, size: int, format: str
+) -> None:
+    path = real_data / "slides" / name
+    spec = TileSpec(level=0, codec="native", patch_size=size)
+    result = tile_slide(path, tmp_path, spec, format=format)  # type: ignore[arg-type]
+    assert result.decoded_tiles == 0
+    with open_store(result.store) as store, openslide.OpenSlide(path) as slide:
+        for patch, (x, y) in zip(store.read(range(len(store))), store.coords.tolist(), strict=True):
+            assert np.array_equal(patch, np.asarray(slide.read_region((x, y), 0, (size, size)))[..., :3])
+
+
+def test_native_streams_are_complete_jpegs_for_any_decoder(real_data: Path, tmp_path: Path) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    path = real_data / "slides" / "CMU-1-Small-Region.svs"  # RGB JPEG without Adobe marker
+    result = tile_slide(path, tmp_path, TileSpec(level=0, codec="native", patch_size=240))
+    with h5py.File(result.store) as file, openslide.OpenSlide(path) as slide:
+        ends, (x, y) = file["encoded/offsets"][:2], file["coords"][0].tolist()
+        stream = file["encoded/blob"][ends[0] : ends[1]].tobytes()
+        truth = np.asarray(slide.read_region((x, y), 0, (240, 240)))[..., :3]
+    assert np.array_equal(np.asarray(Image.open(BytesIO(stream))), truth)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("stride", [224, 100, 300])
+def test_any_stride_and_thread_count_give_the_same_store(
+    real_data: Path, tmp_path: Path, stride: int, threads: int
+) -> None:
+    path = real_data / "slides" / "CMU-1-Small-Region.svs"
+    spec = TileSpec(level=0, codec="raw", stride=stride, min_tissue=0.2)
+    result = tile_slide(path, tmp_path, spec, threads=threads)
+    truth = openslide_level(path, 0)
+    with open_store(result.store) as store:
+        x, y = store.coords.T
+        assert (np.lexsort((x, y)) == np.arange(len(store))).all()
+        for patch, (x0, y0) in zip(store.read(range(len(store))), store.coords.tolist(), strict=True):
+            assert np.array_equal(patch, truth[y0 : y0 + 224, x0 : x0 + 224])
+    assert result.decoded_tiles == len(_tiles_under(store.coords, 224, 240))
+    again = tile_slide(path, tmp_path / "again", spec, threads=3)
+    assert again.content_hash == result.content_hash
+
+
+def _tiles_under(coords: NDArray[np.int64], size: int, tile: int) -> set[tuple[int, int]]:
+    return {
+        (column, row)
+        for x, y in coords.tolist()
+        for column in range(x // tile, (x + size - 1) // tile + 1)
+        for row in range(y // tile, (y + size - 1) // tile + 1)
+    }
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NDArray[np.uint8]]:
+    """A slide of one uncompressed level, 0.25 um/px, of coloured noise: every misplaced pixel shows."""
+    pixels = np.random.default_rng(3).integers(0, 256, (1000, 1400, 3), np.uint8)
+    path = tmp_path_factory.mktemp("noise") / "noise.svs"
+    write_pyramid(path, pixels, mpp=0.25, compression="none", levels=(1,), tile=128)
+    return path, pixels
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_whole_factors_are_block_means(
+    noise: tuple[Path, NDArray[np.uint8]], tmp_path: Path, factor: int
+) -> None:
+    path, pixels = noise
+    spec = TileSpec(mpp=0.25 * factor, patch_size=50, codec="raw", min_tissue=0)
+    result = tile_slide(path, tmp_path, spec)
+    height, width = (side // factor * factor for side in pixels.shape[:2])
+    blocks = pixels[:height, :width].reshape(height // factor, factor, width // factor, factor, 3)
+    truth = blocks.mean(axis=(1, 3))
+    with open_store(result.store) as store:
+        assert len(store) == (width // factor // 50) * (height // factor // 50)
+        for patch, (x, y) in zip(
+            store.read(range(len(store))), (store.coords // factor).tolist(), strict=True
+        ):
+            assert np.abs(patch - truth[y : y + 50, x : x + 50]).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("mpp", [0.3, 0.437, 0.9])
+def test_other_factors_are_area_means_without_drift(
+    noise: tuple[Path, NDArray[np.uint8]], tmp_path: Path, mpp: float
+) -> None:
+    path, pixels = noise
+    result = tile_slide(path, tmp_path, TileSpec(mpp=mpp, patch_size=64, codec="raw", min_tissue=0))
+    factor = mpp / 0.25
+    truth = _area_mean(_area_mean(pixels.astype(float), factor).transpose(1, 0, 2), factor).transpose(1, 0, 2)
+    with open_store(result.store) as store:
+        rows, columns = truth.shape[0] // 64, truth.shape[1] // 64
+        assert len(store) == rows * columns
+        for i, patch in enumerate(store.read(range(len(store)))):
+            y, x = i // columns * 64, i % columns * 64
+            assert np.abs(patch - truth[y : y + 64, x : x + 64]).max() <= 0.51
+        assert np.abs(store.coords - _grid(rows, columns, 64) * factor).max() <= 0.5
+        assert store.meta.mpp_effective == pytest.approx(mpp)
+
+
+def _area_mean(pixels: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
+    """Along axis 0 by the integral of the piecewise constant picture."""
+    total = np.concatenate([np.zeros((1, *pixels.shape[1:])), np.cumsum(pixels, axis=0)])
+    at = np.arange(int(len(pixels) / factor) + 1) * factor
+    low = np.minimum(at.astype(int), len(pixels) - 1)
+    integral = total[low] + (at - low)[:, None, None] * (total[low + 1] - total[low])
+    return np.asarray(np.diff(integral, axis=0) / factor)
+
+
+def _grid(rows: int, columns: int, step: int) -> NDArray[np.int64]:
+    return np.array([(x * step, y * step) for y in range(rows) for x in range(columns)])
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_fast_shrink_is_the_decoders_and_close_to_the_mean(
+    real_data: Path, tmp_path: Path, factor: int
+) -> None:
+    path = real_data / "slides" / "CMU-1-Small-Region.svs"
+    spec = {"mpp": 0.499 * factor, "patch_size": 64, "codec": "raw", "min_tissue": 0.1}
+    fast = tile_slide(path, tmp_path / "fast", TileSpec(**spec))  # type: ignore[arg-type]
+    exact = tile_slide(path, tmp_path / "exact", TileSpec(**spec, resample="exact"))  # type: ignore[arg-type]
+    assert (
+        fast.resampling.startswith(f"decoder's 1/{factor}") and exact.resampling == f"{factor}x{factor} mean"
+    )
+    assert fast.decoded_tiles == fast.needed_tiles == exact.decoded_tiles
+    with open_store(fast.store) as a, open_store(exact.store) as b:
+        assert np.array_equal(a.coords, b.coords)
+        error = a.read(range(len(a))).astype(float) - b.read(range(len(b)))
+    assert 10 * np.log10(255**2 / (error**2).mean()) > 45
+
+
+def test_fast_shrink_is_refused_where_it_is_far_from_the_mean(tmp_path: Path) -> None:
+    # Saturated colour noise: the decoder clips after shrinking, the mean clips before.
+    pixels = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (512, 512, 3))
+    path = write_pyramid(tmp_path / "n.svs", pixels, mpp=0.25, levels=(1,), tile=256, quality=20)
+    result = tile_slide(path, tmp_path, TileSpec(mpp=0.5, patch_size=64, codec="raw", min_tissue=0))
+    assert result.resampling == "2x2 mean"
+
+
+def test_jpeg_patches_are_encoded_once_from_exact_pixels(real_data: Path, tmp_path: Path) -> None:
+    path = real_data / "slides" / "CMU-1-Small-Region.svs"
+    result = tile_slide(path, tmp_path, TileSpec(level=0, quality=80))
+    with open_store(result.store) as store, openslide.OpenSlide(path) as slide:
+        x, y = store.coords[7].tolist()
+        truth = np.asarray(slide.read_region((x, y), 0, (224, 224)))[..., :3]
+        encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(truth), quality=80, colorsubsampling="420")
+        assert np.array_equal(store.read([7])[0], simplejpeg.decode_jpeg(encoded))
+
+
+@pytest.mark.parametrize("reader", ["openslide", "tiff"])
+def test_readers_agree(real_data: Path, tmp_path: Path, reader: str) -> None:
+    path = real_data / "slides" / "CMU-1-Small-Region.svs"
+    result = tile_slide(path, tmp_path, TileSpec(level=0, codec="raw"), reader=reader)
+    with open_store(result.store) as store:
+        truth = tifffile.imread(path)
+        for patch, (x, y) in zip(store.read(range(len(store))), store.coords.tolist(), strict=True):
+            assert np.array_equal(patch, truth[y : y + 224, x : x + 224])
+    with open_slide(path, reader=reader) as slide:
+        assert slide.info.reader == reader
