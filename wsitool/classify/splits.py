@@ -1,0 +1,123 @@
+"""Splitting labelled patches so that no patient is on both sides, with the classes in proportion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.errors import LabelError, UsageError
+
+__all__ = ["Split", "SplitBy", "group_folds", "holdout"]
+
+SplitBy = Literal["group", "patch"]
+Indices = NDArray[np.int64]
+_EXHAUSTIVE_GROUPS = 12  # 4,095 subsets; more groups than that are tried in random order
+_RANDOM_TRIES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Two disjoint, sorted index arrays, how they were parted, and what the user must be told (or "")."""
+
+    train: Indices
+    held_out: Indices
+    by: SplitBy
+    warning: str = ""
+
+
+def holdout(
+    labels: NDArray[np.integer],
+    groups: NDArray[np.integer],
+    *,
+    share: float = 0.2,
+    seed: int = 0,
+    by: SplitBy = "group",
+) -> Split:
+    """Hold out about `share` of the patches, whole groups together, every class on both sides.
+
+    `labels` (N,) >= 0 and `groups` (N,) are integers. Where no choice of whole groups leaves every class on
+    both sides the split falls back to patches and `warning` says so. LabelError if a class has one patch.
+    """
+    if not 0 < share < 1:
+        raise UsageError(f"The held-out share must be between 0 and 1, got {share:g}.")
+    classes, labels = np.unique(labels, return_inverse=True)
+    if np.bincount(labels).min() < 2:
+        raise LabelError(
+            "Every class needs at least 2 labelled patches, one to train on and one to validate with: "
+            "use a larger fraction, or label more patches."
+        )
+    if by == "patch":
+        return _by_patch(labels, share, seed, "")
+    names, groups = np.unique(groups, return_inverse=True)
+    counts = np.zeros((len(names), len(classes)), np.int64)
+    np.add.at(counts, (groups, labels), 1)
+    chosen = _choose_groups(counts, share, np.random.default_rng((seed, 0x5911)))
+    if chosen is None:
+        warning = (
+            f"{len(names)} group(s) are too few to hold out whole groups with every class on both sides, so "
+            "patches of one group are on both sides and the validation figures are optimistic."
+        )
+        return _by_patch(labels, share, seed, warning)
+    held = np.isin(groups, chosen)
+    return Split(train=np.flatnonzero(~held), held_out=np.flatnonzero(held), by="group")
+
+
+def group_folds(
+    labels: NDArray[np.integer], groups: NDArray[np.integer], *, folds: int, seed: int = 0
+) -> NDArray[np.int64]:
+    """Give each patch a fold number in [0, folds), whole groups together: (N,) int64.
+
+    Folds are filled by scikit-learn's StratifiedGroupKFold, shuffled by `seed`. UsageError for fewer groups
+    than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    available = len(np.unique(groups))
+    if not 2 <= folds <= available:
+        raise UsageError(
+            f"The number of folds must be between 2 and the number of groups, {available}; got {folds}."
+        )
+    fold_of = np.zeros(len(labels), np.int64)
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    for fold, (_, held) in enumerate(splitter.split(labels, labels, groups)):
+        fold_of[held] = fold
+    return fold_of
+
+
+def _by_patch(labels: NDArray[np.integer], share: float, seed: int, warning: str) -> Split:
+    held: list[Indices] = []
+    for index in range(int(labels.max()) + 1):
+        members = np.random.default_rng((seed, 0x9A7C, index)).permutation(np.flatnonzero(labels == index))
+        held.append(members[: min(max(1, round(share * len(members))), len(members) - 1)])
+    held_out = np.sort(np.concatenate(held))
+    train = np.setdiff1d(np.arange(len(labels)), held_out)
+    return Split(train=train, held_out=held_out, by="patch", warning=warning)
+
+
+def _choose_groups(counts: Indices, share: float, rng: np.random.Generator) -> Indices | None:
+    """The groups to hold out whose class counts are nearest to `share` of each class; ties by chance."""
+    total = counts.sum(axis=0)
+    best: tuple[float, Indices] | None = None
+    for candidate in _candidates(len(counts), share, rng):
+        held = counts[candidate].sum(axis=0)
+        if (held == 0).any() or (held == total).any():
+            continue
+        distance = float(np.abs(held / total - share).sum())
+        if best is None or distance < best[0]:
+            best = (distance, candidate)
+    return None if best is None else best[1]
+
+
+def _candidates(groups: int, share: float, rng: np.random.Generator) -> list[Indices]:
+    order = rng.permutation(groups)
+    if groups <= _EXHAUSTIVE_GROUPS:
+        return [
+            order[list(chosen)] for size in range(1, groups) for chosen in combinations(range(groups), size)
+        ]
+    expected = max(1, round(share * groups))
+    sizes = rng.integers(max(1, expected // 2), min(groups, 2 * expected), size=_RANDOM_TRIES)
+    return [rng.permutation(groups)[:size] for size in sizes]

@@ -1,0 +1,54 @@
+"""A confusion matrix as a picture: shares of each true class as colour, counts as text."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from wsitool.report.files import replace_file
+
+__all__ = ["draw_confusion"]
+
+_TEXT_LIMIT = 0.55  # cells darker than this carry white text
+
+
+def draw_confusion(
+    path: str | Path, counts: NDArray[np.integer], classes: Sequence[str], *, title: str = ""
+) -> None:
+    """Write a PNG of `counts` (K, K), row = true class, column = predicted class."""
+    size = 2.6 + 0.85 * len(classes)
+    figure = Figure(figsize=(size + 0.6, size), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    total = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
+    axes.imshow(share, cmap="PuRd", vmin=0, vmax=1)
+    for row, column in np.ndindex(*counts.shape):
+        axes.text(
+            column,
+            row,
+            f"{counts[row, column]:,}\n{share[row, column]:.0%}",
+            ha="center",
+            va="center",
+            color="white" if share[row, column] > _TEXT_LIMIT else "#23202a",
+        )
+    axes.set_xticks(range(len(classes)), classes, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_xticks(np.arange(len(classes) - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(len(classes) - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    if title:
+        axes.set_title(title, fontsize=11)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    replace_file(Path(path), buffer.getvalue())
