@@ -38,6 +38,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def to(self, device: str | torch.device) -> Batch:
+        """The batch on `device`; Lightning and others move what has this method."""
+        return Batch(
+            patches=self.patches.to(device), indices=self.indices.to(device), labels=self.labels.to(device)
+        )
+
 
 @dataclass(frozen=True)
 class _Read:
@@ -53,9 +59,9 @@ class PatchLoader:
 
     Every epoch covers every patch exactly once over all ranks (unless `drop_last`, or `balance="slides"`), in
     an order that depends on (seed, epoch) only. Iterating advances the epoch; `set_epoch` chooses it.
-    `block` shuffles runs of neighbours, for network disks. A patch that cannot be decoded is skipped, noted in
-    `stats.bad`; more than `max_bad_share` of the collection is a CorruptStoreError, as is a store that was
-    deleted or replaced. Works wherever an iterable with a length does, Lightning included.
+    `block` shuffles runs of neighbours, for network disks. A patch that cannot be decoded is skipped and
+    noted in `stats.bad`; more than `max_bad_share` of the collection is a CorruptStoreError, as is a store
+    that was deleted or replaced. Works wherever an iterable with a length does, Lightning included.
     """
 
     def __init__(
@@ -85,7 +91,7 @@ class PatchLoader:
         self._rank, self._threads, self._device = rank, threads, torch.device(device)
         self._bad_allowed = max(1, int(max_bad_share * len(collection)))
         self._epoch, self._step, self._start = 0, 0, 0
-        shape = (batch_size, collection.patch_size, collection.patch_size, 3)
+        shape = (self.plan.largest_batch, collection.patch_size, collection.patch_size, 3)
         self._buffers = SharedBuffers(shape)
         self._ring = PinnedRing(shape, threads + 1, self._device) if self._device.type == "cuda" else None
 
@@ -115,9 +121,10 @@ class PatchLoader:
         """Go on where `state` was taken; UsageError if data, seed, batch size or ranks are not the same."""
         own = self._identity()
         for name, value in own.items():
-            if state.get(name) != value:
+            was = state.get(name)
+            if was != value:
                 raise UsageError(
-                    f"The loader cannot go on from a state with {name} {state.get(name)!r}: now it is {value!r}; "
+                    f"The loader cannot go on from a state with {name} {was!r}, as it is now {value!r}: "
                     "resume with the same data and settings, or start anew."
                 )
         self._epoch, self._step = int(state["epoch"]), int(state["step"])

@@ -64,8 +64,9 @@ class Plan:
     """How `n` positions of an order become steps of up to `batch_size` patches on each of `world_size` ranks.
 
     Every position is in exactly one batch of one rank, and every rank has as many steps. Where the rest of
-    the division would leave a rank fewer than two patches, it is shared with the step before, as batch
-    normalisation cannot train on one. With `drop_last` the rest is left out.
+    the division would leave a rank fewer than two patches, the last two steps are divided anew (of batches
+    below 4, the last takes the rest in), as batch normalisation cannot train on one. With `drop_last`
+    the rest is left out.
     """
 
     n: int
@@ -83,26 +84,41 @@ class Plan:
         if self.n < need:
             raise UsageError(
                 f"{self.n} patches are too few for {self.world_size} rank(s) with batches of "
-                f"{self.batch_size}: at least {need} are needed; use fewer ranks, a smaller batch, or more patches."
+                f"{self.batch_size}: at least {need} are needed; "
+                "use fewer ranks, a smaller batch, or more patches."
             )
 
     @property
     def _step_size(self) -> int:
         return self.batch_size * self.world_size
 
+    @property
+    def _rest_is_too_small(self) -> bool:
+        full, rest = divmod(self.n, self._step_size)
+        return not self.drop_last and full > 0 and 0 < rest < min(2, self.batch_size) * self.world_size
+
+    @property
+    def largest_batch(self) -> int:
+        """Upper bound of a batch: `batch_size`, or two more where that is below 4 and takes a rest in."""
+        return self.batch_size if self.batch_size >= 4 else self.batch_size + 2
+
     def __len__(self) -> int:
         """Steps per epoch, the same on every rank."""
-        return self.n // self._step_size if self.drop_last else -(-self.n // self._step_size)
+        full, rest = divmod(self.n, self._step_size)
+        if self.drop_last or rest == 0 or (self._rest_is_too_small and self.batch_size < 4):
+            return full
+        return full + 1
 
     def _bounds(self, step: int) -> tuple[int, int]:
-        begin, end = step * self._step_size, min((step + 1) * self._step_size, self.n)
-        rest = self.n - (len(self) - 1) * self._step_size
-        if not self.drop_last and len(self) > 1 and rest < 2 * self.world_size and self.batch_size > 1:
-            middle = (len(self) - 2) * self._step_size + (self._step_size + rest + 1) // 2
+        begin, end = step * self._step_size, (step + 1) * self._step_size
+        if not self.drop_last and step == len(self) - 1:
+            end = self.n
+        if self._rest_is_too_small and self.batch_size >= 4:  # the last two steps share what is left
+            middle = ((len(self) - 2) * self._step_size + self.n) // 2
             if step == len(self) - 2:
-                return begin, middle
-            if step == len(self) - 1:
-                return middle, self.n
+                end = middle
+            elif step == len(self) - 1:
+                begin = middle
         return begin, end
 
     def positions(self, step: int, rank: int) -> slice:

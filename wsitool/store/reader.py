@@ -148,6 +148,8 @@ class Reader:
         and its pixels are undefined; without one it raises CorruptStoreError.
         """
         wanted = self._checked(indices)
+        if not len(wanted):
+            return
         targets = np.arange(len(wanted)) if rows is None else rows
         if self._meta.codec == "raw":
             self._read_raw(wanted, out, targets, tally)
