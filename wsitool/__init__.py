@@ -13,6 +13,9 @@ from typing import Any
 _HOME = {
     "Slide": "wsitool.slide",
     "SlideInfo": "wsitool.slide",
+    "TissueMask": "wsitool.tissue",
+    "import_images": "wsitool.importing",
+    "tissue_mask": "wsitool.tissue",
     "open_slide": "wsitool.slide",
     "TileSpec": "wsitool.grid",
     "RunResult": "wsitool.tiling",

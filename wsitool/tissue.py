@@ -31,7 +31,7 @@ _SMALLEST_BLOCK = 256
 # tissue, above the upper one a picture full of tissue would be split into dark and pale tissue.
 _CHROMA_GUARD = (8.0, 20.0)
 # Glass is bright and nearly neutral; its tint is measured only where it covers at least this share.
-_GLASS_MIN, _GLASS_CHROMA, _GLASS_SHARE, _GLASS_PERCENTILE = 170, 40, 0.005, 80
+_GLASS_MIN, _GLASS_CHROMA, _GLASS_SHARE, _GLASS_PERCENTILE = 190, 30, 0.005, 80
 
 
 @dataclass(frozen=True, kw_only=True)
