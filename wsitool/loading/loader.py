@@ -160,11 +160,10 @@ class PatchLoader:
             ahead: deque[Future[_Read]] = deque()
             try:
                 for step, read in zip(steps, self._read_ahead(pool, jobs, ahead), strict=True):
-                    # counted before it is handed out: a state saved while the batch is used is past it
-                    self._step = step + 1
+                    # Counted before it is handed out: a state saved while the batch is used is past it, and a
+                    # trainer that stops asking after the last batch has ended the epoch.
+                    self._epoch, self._step = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
                     yield self._batch(read)
-                if self._epoch == epoch:
-                    self._epoch, self._step = epoch + 1, 0
             finally:
                 for future in ahead:
                     future.cancel()

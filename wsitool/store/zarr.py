@@ -27,6 +27,7 @@ from wsitool.store.writer import Columns, Writer
 __all__ = ["ZarrWriter", "open_zarr"]
 
 _SHARD_BYTES = 1 << 28  # of decoded pixels: 1,783 patches of 224 px, so 85 files for 150,000
+_SHARD_ROWS = 4096  # the index of a shard is stored in full, however few patches it has
 _ABSENT = 2**64 - 1  # in both fields of an index entry whose chunk was never written
 
 
@@ -35,7 +36,7 @@ class ZarrWriter(Writer):
 
     def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool) -> None:
         super().__init__(path, meta, overwrite=overwrite)
-        self._rows_per_shard = max(1, _SHARD_BYTES // (meta.patch_size**2 * 3))
+        self._rows_per_shard = min(_SHARD_ROWS, max(1, _SHARD_BYTES // (meta.patch_size**2 * 3)))
         self._shard: BinaryIO | None = None
         self._index = np.full((self._rows_per_shard, 2), _ABSENT, dtype="<u8")
         (self._pending.temporary / "patches" / "c").mkdir(parents=True)
