@@ -11,7 +11,10 @@ from importlib.metadata import version as _version
 from typing import Any
 
 _HOME = {
+    "pretrain": "wsitool.training",
+    "PretrainResult": "wsitool.training",
     "Slide": "wsitool.slide",
+    "QualityThresholds": "wsitool.quality",
     "SlideInfo": "wsitool.slide",
     "TissueMask": "wsitool.tissue",
     "import_images": "wsitool.importing",

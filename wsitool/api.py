@@ -7,16 +7,18 @@ says what views are made of a batch of patches and what the loss on them is.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
+import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
-from wsitool import augment
 from wsitool.augment import (
+    ViewParams,
     color_jitter,
-    flip_rotate,
     gaussian_blur,
     hed_jitter,
     normalize,
@@ -27,6 +29,7 @@ from wsitool.augment import (
     random_vflip,
     resize,
     to_float,
+    two_views,
 )
 from wsitool.params import Params, hparam
 
@@ -35,9 +38,11 @@ __all__ = [
     "Method",
     "Params",
     "Step",
-    "augment",
+    "ViewParams",
+    "all_gather",
     "color_jitter",
-    "flip_rotate",
+    "ema_update",
+    "frozen_copy",
     "gaussian_blur",
     "hed_jitter",
     "hparam",
@@ -47,8 +52,11 @@ __all__ = [
     "random_hflip",
     "random_resized_crop",
     "random_vflip",
+    "rank",
     "resize",
     "to_float",
+    "two_views",
+    "world_size",
 ]
 
 API_VERSION = 1
@@ -84,7 +92,7 @@ class Method(nn.Module, ABC, Generic[P]):
     def views(self, patches: Tensor, rng: Generator) -> dict[str, Tensor]:
         """Make named views of uint8 (B, 3, H, W) `patches` on their device, with randomness from `rng` only.
 
-        Called without gradient; must not modify `patches`.
+        Called without gradient; must not modify `patches`. `rng` lives on the CPU whatever the device is.
         """
 
     @abstractmethod
@@ -94,3 +102,57 @@ class Method(nn.Module, ABC, Generic[P]):
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step with the share of training done in [0, 1]: teachers, queues."""
         return
+
+
+def frozen_copy(student: nn.Module) -> nn.Module:
+    """A copy of `student` without gradients: the start of a momentum teacher."""
+    return copy.deepcopy(student).requires_grad_(False)
+
+
+@torch.no_grad()
+def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Set each parameter of `teacher` to momentum * itself + (1 - momentum) * the student's.
+
+    Buffers are left alone: a teacher in training mode keeps its own batch-norm statistics.
+    """
+    for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
+        slow.lerp_(fast, 1 - momentum)
+
+
+def world_size() -> int:
+    """How many processes train together; 1 where training is not distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number among `world_size()`."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def all_gather(local: Tensor) -> Tensor:
+    """Concatenate `local` (n, ...) of all ranks, in rank order, as (world_size * n, ...).
+
+    n must be the same on every rank. Gradient flows back to every rank's part, summed over the ranks, so that
+    the mean over ranks of a loss on gathered tensors has the gradients of one process with the whole batch.
+    """
+    return local if world_size() == 1 else _gather(local)
+
+
+def _gather(local: Tensor) -> Tensor:
+    gathered: Tensor = _AllGather.apply(local)
+    return gathered
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        parts = [torch.empty_like(local) for _ in range(world_size())]
+        dist.all_gather(parts, local.contiguous())
+        ctx.rows = len(local)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]

@@ -7,7 +7,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from wsitool.errors import UsageError
 
@@ -84,7 +84,10 @@ class Params:
     """Base of a method's parameters; derive a `@dataclass(frozen=True, kw_only=True)` with `hparam` fields.
 
     Values are checked once, when the object is made; UsageError names the field, its bounds and the value.
+    `presets` names sets of values that replace the defaults; "paper" is the defaults themselves.
     """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __post_init__(self) -> None:
         for spec in self.hparams():
@@ -95,6 +98,14 @@ class Params:
         """The declared parameters in order; TypeError if a field was declared without `hparam`."""
         hints = typing.get_type_hints(cls)
         return tuple(_describe(cls, field, hints[field.name]) for field in dataclasses.fields(cls))
+
+    @classmethod
+    def from_preset(cls, preset: str, values: Mapping[str, Any]) -> Self:
+        """The preset's values, with the given ones on top; every method has "paper" and "histology"."""
+        known: dict[str, Mapping[str, Any]] = {"paper": {}, "histology": {}, **cls.presets}
+        if preset not in known:
+            raise UsageError(f"There is no preset '{preset}': this method has {', '.join(known)}.")
+        return cls.from_dict({**known[preset], **values})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -1,0 +1,16 @@
+"""Backbones by name, their weights from anywhere, and the encoder file others can load."""
+
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.card import EncoderCard, LineageStep, read_card
+from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.files import encoder_file, save_encoder
+
+__all__ = [
+    "Encoder",
+    "EncoderCard",
+    "LineageStep",
+    "build_backbone",
+    "encoder_file",
+    "read_card",
+    "save_encoder",
+]

@@ -1,0 +1,101 @@
+"""What an encoder file says about itself: how it was made, from what, and what input it expects."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from safetensors import SafetensorError, safe_open
+
+from wsitool.errors import EncoderError
+
+__all__ = ["METADATA_KEY", "EncoderCard", "LineageStep", "read_card"]
+
+METADATA_KEY = "wsitool"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineageStep:
+    """One stage of an encoder's life.
+
+    `kind` is "imagenet", "random", "file" or "pretrain"; `name` is what a reader would call it (the weights'
+    name, or the folder of stores). The rest is set for "pretrain". `groups` are the patients it has seen.
+    """
+
+    kind: str
+    name: str
+    method: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    epochs: int | None = None
+    seed: int | None = None
+    patches: int | None = None
+    fingerprint: str | None = None
+    slides: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderCard:
+    """The metadata of an encoder file; sizes in pixels, `mpp` in um/px (None where it is not known)."""
+
+    backbone: str
+    feature_dim: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    image_size: int | None = None
+    patch_size: int | None = None
+    mpp: float | None = None
+    lineage: tuple[LineageStep, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def chain(self) -> str:
+        """The lineage as one line: "imagenet -> kidney -> breast"."""
+        return " -> ".join(step.name for step in self.lineage)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Every group (patient) any stage was trained on."""
+        return tuple(sorted({group for step in self.lineage for group in step.groups}))
+
+    @property
+    def slides(self) -> tuple[str, ...]:
+        """Every slide any stage was trained on."""
+        return tuple(sorted({slide for step in self.lineage for slide in step.slides}))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`; ValueError, TypeError or KeyError for anything else."""
+        values = json.loads(text)
+        values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
+        values["lineage"] = tuple(
+            LineageStep(**{**step, "slides": tuple(step["slides"]), "groups": tuple(step["groups"])})
+            for step in values["lineage"]
+        )
+        return cls(**values)
+
+
+def read_card(path: str | Path) -> EncoderCard | None:
+    """The card of a safetensors file; None where the file was not written by wsitool.
+
+    Raises EncoderError if the file cannot be read or its card is damaged.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+    except (SafetensorError, OSError) as error:
+        raise EncoderError(f"'{path}' is not a readable safetensors file ({error}).") from None
+    if text is None:
+        return None
+    try:
+        return EncoderCard.from_json(text)
+    except (ValueError, TypeError, KeyError) as error:
+        raise EncoderError(
+            f"The card of '{path}' is not one this wsitool reads ({error}): upgrade wsitool, or export the "
+            "encoder again."
+        ) from None

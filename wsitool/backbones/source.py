@@ -1,0 +1,153 @@
+"""Where networks come from: torchvision by bare name, timm behind the prefix `timm:`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from wsitool.errors import EncoderError, UsageError
+
+__all__ = ["Network", "make_network"]
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_TIMM = "timm:"
+_CLASSES = 1000
+_SECONDS = 20.0
+# Two networks have a second output, which is training's alone, and weights made for a shifted input.
+_SINGLE_OUTPUT = {"aux_logits": False, "init_weights": True, "transform_input": True}
+_OPTIONS = {"inception_v3": _SINGLE_OUTPUT, "googlenet": _SINGLE_OUTPUT}
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network without its classifier.
+
+    `ignored` are the prefixes of keys that files of the whole network have and the trunk has not.
+    `imagenet` fetches (name, state) of ImageNet weights, or raises EncoderError.
+    """
+
+    name: str
+    trunk: nn.Module
+    feature_dim: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    ignored: tuple[str, ...]
+    imagenet: Callable[[], tuple[str, State]]
+
+
+def make_network(name: str) -> Network:
+    """Build `name` with fresh weights drawn from torch's global generator; UsageError for an unknown name."""
+    return _from_timm(name) if name.startswith(_TIMM) else _from_torchvision(name)
+
+
+def _from_torchvision(name: str) -> Network:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "any classification network of torchvision will do"
+        raise UsageError(f"There is no backbone '{name}': {hint} (for timm's networks write 'timm:NAME').")
+    trunk = torchvision.models.get_model(name, weights=None, **_OPTIONS.get(name, {}))
+    head, feature_dim = _remove_classifier(trunk)
+    return Network(
+        name=name,
+        trunk=trunk,
+        feature_dim=feature_dim,
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        ignored=(f"{head}.", "aux1.", "aux2.", "AuxLogits."),
+        imagenet=lambda: _torchvision_weights(name),
+    )
+
+
+def _remove_classifier(network: nn.Module) -> tuple[str, int]:
+    """Replace the last layer that makes class scores by identity; its name and its input width.
+
+    That one rule fits ResNet's fc, VGG's third and MaxViT's second linear layer, SqueezeNet's convolution.
+    """
+    for name, layer in reversed(list(network.named_modules())):
+        width = None
+        if isinstance(layer, nn.Linear) and layer.out_features == _CLASSES:
+            width = layer.in_features
+        if isinstance(layer, nn.Conv2d) and layer.out_channels == _CLASSES:
+            width = layer.in_channels
+        if width is not None:
+            parent, _, attribute = name.rpartition(".")
+            setattr(network.get_submodule(parent), attribute, nn.Identity())
+            return name, width
+    raise EncoderError(f"{type(network).__name__} has no layer of {_CLASSES} classes: use another backbone.")
+
+
+def _torchvision_weights(name: str) -> tuple[str, State]:
+    weights: Any = torchvision.models.get_model_weights(name).DEFAULT
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+    try:
+        with _patience(_SECONDS):
+            state: State = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise EncoderError(
+            f"The ImageNet weights of {name} are not at {file} and cannot be downloaded ({error}): "
+            f"put the file {file.name} there, or pass --init FILE."
+        ) from None
+    return f"imagenet ({weights})", state
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _from_timm(name: str) -> Network:
+    if importlib.util.find_spec("timm") is None:
+        raise UsageError(f"The backbone '{name}' needs timm: install wsitool[timm].")
+    import timm
+
+    plain = name.removeprefix(_TIMM)
+    if not timm.is_model(plain):
+        near = difflib.get_close_matches(plain, timm.list_models(), n=1)
+        hint = f": did you mean 'timm:{near[0]}'?" if near else "; see timm.list_models()."
+        raise UsageError(f"timm has no network '{plain}'{hint}")
+    trunk: Any = timm.create_model(plain, pretrained=False, num_classes=0)
+    if hasattr(trunk, "dynamic_img_size"):  # a transformer that can take other sizes than it was made for
+        trunk = timm.create_model(plain, pretrained=False, num_classes=0, dynamic_img_size=True)
+    config = trunk.pretrained_cfg
+    heads: str | tuple[str, ...] = config.get("classifier") or ()
+    return Network(
+        name=name,
+        trunk=trunk,
+        feature_dim=trunk.num_features if not hasattr(trunk, "head_hidden_size") else trunk.head_hidden_size,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        ignored=tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads)),
+        imagenet=lambda: _timm_weights(plain),
+    )
+
+
+def _timm_weights(plain: str) -> tuple[str, State]:
+    import timm
+
+    try:
+        network: Any = timm.create_model(plain, pretrained=True, num_classes=0)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise EncoderError(
+            f"The pretrained weights of timm's {plain} cannot be downloaded ({reason}): pass --init FILE, "
+            "a .safetensors or .pth file of timm's keys."
+        ) from None
+    state: State = network.state_dict()
+    return f"imagenet (timm {plain}.{network.pretrained_cfg.get('tag') or 'default'})", state

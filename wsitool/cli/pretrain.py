@@ -1,0 +1,186 @@
+"""`wsitool pretrain`: the engine's options, and those of the method that was chosen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsitool.cli.command import Command
+from wsitool.cli.console import console_reporter
+from wsitool.cli.options import json_option, out_option, seed_option
+from wsitool.errors import UsageError, WsitoolError
+from wsitool.params import HParam
+
+__all__ = ["command"]
+
+_PARAMS = "wsitool.method_params"
+_PREFIX = "method."
+
+
+class _MethodOption(click.Option):
+    """An option that belongs to the method, shown in its own section of the help."""
+
+
+class _PretrainCommand(Command):
+    """Adds the chosen method's parameters, which are known only once --method has been read."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        name = _peek(args, "--method")
+        if name is not None:
+            try:
+                ctx.meta[_PARAMS] = (name, self._method_options(name))
+            except WsitoolError as error:
+                if "--debug" in args:
+                    raise
+                # not click.UsageError: its line of usage says nothing about the plugin
+                click.echo(f"Error: {error}", err=True)
+                ctx.exit(error.exit_code)
+        return super().parse_args(ctx, args)
+
+    def _method_options(self, name: str) -> list[click.Option]:
+        from wsitool.plugins import load_method
+
+        taken = {option for parameter in self.params for option in parameter.opts}
+        options = [_option(spec) for spec in load_method(name).params_type.hparams()]
+        for option in options:
+            if taken & set(option.opts):
+                raise UsageError(
+                    f"The method '{name}' has a parameter {option.opts[0]}, which is the engine's own: "
+                    "its author must rename it."
+                )
+        return list(options)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        _, options = ctx.meta.get(_PARAMS, ("", []))
+        return [*super().get_params(ctx), *options]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        name, _ = ctx.meta.get(_PARAMS, ("", []))
+        own: list[tuple[str, str]] = []
+        engine: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                (own if isinstance(parameter, _MethodOption) else engine).append(record)
+        if name:
+            with formatter.section(f"Options of {name}"):
+                formatter.write_dl(own or [("(none)", "This method has nothing to set.")])
+        with formatter.section("Options"):
+            formatter.write_dl(engine)
+        if not name:
+            with formatter.section("Options of the method"):
+                formatter.write_text(
+                    "Add --method NAME before --help to see them; 'wsitool methods' lists names."
+                )
+
+
+def _peek(args: Sequence[str], option: str) -> str | None:
+    for index, word in enumerate(args):
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+        if word == option and index + 1 < len(args):
+            return args[index + 1]
+    return None
+
+
+def _option(spec: HParam) -> _MethodOption:
+    flag = spec.name.replace("_", "-")
+    declaration = f"--{flag}/--no-{flag}" if spec.type is bool else f"--{flag}"
+    bounds = spec.bounds_text() if spec.choices is None else ""
+    return _MethodOption(
+        [declaration, f"{_PREFIX}{spec.name}"],
+        type=click.Choice([str(choice) for choice in spec.choices]) if spec.choices else spec.type,
+        default=None,  # so that a preset knows what was given
+        show_default=False if spec.default is None else _shown(spec),
+        help=spec.help + (f"  [{bounds}]" if bounds else ""),
+    )
+
+
+def _shown(spec: HParam) -> str:
+    if spec.type is bool:
+        flag = spec.name.replace("_", "-")
+        return flag if spec.default else f"no-{flag}"
+    return str(spec.default)
+
+
+@click.command(
+    "pretrain",
+    cls=_PretrainCommand,
+    help="Pretrain an encoder on unlabelled patches.\n\nSTORES are patch stores or folders of them.",
+    examples="""
+    wsitool pretrain kidney --method simclr --out encoder-kidney
+    wsitool pretrain breast --method simclr --init encoder-kidney --out encoder-breast
+    wsitool pretrain breast --method simclr --preset histology --temperature 0.1 --out run
+    wsitool pretrain --method simclr --help
+    """,
+)
+@click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
+@click.option("--method", required=True, metavar="NAME", help="SSL method; see 'wsitool methods'.")
+@out_option
+@click.option("--preset", default="paper", show_default=True, help="Method defaults: paper or histology.")
+@click.option(
+    "--backbone",
+    help="Network, e.g. resnet18 or timm:vit_small_patch16_224.  [default: --init's, else resnet50]",
+)
+@click.option(
+    "--init", default="imagenet", show_default=True, help="imagenet, random, a run folder, or a weights file."
+)
+@click.option("--epochs", default=100, show_default=True, help="Times every patch is seen.")
+@click.option("--batch-size", default=64, show_default=True, help="Patches per step and device.")
+@click.option(
+    "--accumulate", default=1, show_default=True, help="Batches per optimiser step; adds no negatives."
+)
+@click.option("--image-size", type=int, help="Pixels the patches are resized to.  [default: their own size]")
+@click.option("--optimizer", default="adam", show_default=True, help="adam, adamw, sgd or lars.")
+@click.option("--lr", default=3e-4, show_default=True, help="Highest learning rate.")
+@click.option("--schedule", default="cosine", show_default=True, help="cosine or constant.")
+@click.option(
+    "--warmup", default=0.0, show_default=True, help="Share of the steps with a rising learning rate."
+)
+@click.option("--weight-decay", default=1e-6, show_default=True, help="Not applied to biases and norms.")
+@click.option("--precision", default="32", show_default=True, help="32, bf16 or 16 (mixed).")
+@click.option(
+    "--accelerator", default="auto", show_default=True, help="auto, cpu, gpu, ... (Lightning's names)."
+)
+@click.option("--devices", default=1, show_default=True, help="Devices per node.")
+@click.option("--num-nodes", default=1, show_default=True, help="Machines.")
+@click.option("--strategy", default="auto", show_default=True, help="Lightning's name, e.g. ddp.")
+@click.option("--threads", default=2, show_default=True, help="Reader threads.")
+@click.option(
+    "--save-every", type=int, help="Steps between checkpoints.  [default: each epoch, and every 10 minutes]"
+)
+@seed_option
+@click.option("--resume", is_flag=True, help="Go on from OUT/last.ckpt, bit for bit.")
+@click.option("--overwrite", is_flag=True, help="Replace a run in OUT.")
+@json_option
+def command(stores: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
+    from wsitool.training import pretrain
+
+    own = {name.removeprefix(_PREFIX) for name in options if name.startswith(_PREFIX)}
+    params = {name: options.pop(_PREFIX + name) for name in own}
+    params = {name: value for name, value in params.items() if value is not None}
+    result = pretrain(stores, out=out, params=params, reporter=console_reporter(quiet=as_json), **options)
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "out": str(result.out),
+                    "encoder": str(result.encoder),
+                    "lineage": result.card.chain,
+                    "steps": result.steps,
+                    "loss": result.loss,
+                    "seconds": result.seconds,
+                    "images_per_second": result.images_per_second,
+                }
+            )
+        )
+        return
+    click.echo(
+        f"{result.encoder}: {result.card.backbone}, {result.card.chain}; {result.steps} steps in "
+        f"{result.seconds:.0f} s ({result.images_per_second:.0f} images/s), "
+        f"last epoch's loss {result.loss:.4f}."
+    )

@@ -1,0 +1,76 @@
+"""Learning curves as one picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from wsitool.report.files import replace_file
+
+__all__ = ["Curve", "Panel", "save_curves"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """`y` over `x`; `smooth` also draws a moving average, for curves of single steps."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    smooth: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """Curves that share an axis; `chance` is drawn as the line of a model that learned nothing."""
+
+    title: str
+    curves: Sequence[Curve]
+    chance: float | None = None
+    log: bool = False
+
+
+def save_curves(path: Path, panels: Sequence[Panel], *, x_label: str = "step") -> None:
+    """Draw `panels` side by side into a PNG file, complete or not at all."""
+    figure = Figure(figsize=(4.6 * len(panels), 3.2), dpi=110, layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, panel in zip(axes, panels, strict=True):
+        _draw(axis, panel)
+        axis.set_xlabel(x_label)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    replace_file(path, picture.getvalue())
+
+
+def _draw(axis: Axes, panel: Panel) -> None:
+    for index, curve in enumerate(panel.curves):
+        colour = f"C{index}"
+        if curve.smooth and len(curve.y) > 20:
+            axis.plot(curve.x, curve.y, color=colour, alpha=0.25, linewidth=0.8)
+            axis.plot(curve.x, _moving_average(curve.y), color=colour, label=curve.label)
+        else:
+            marker = "o" if len(curve.y) < 20 else None
+            axis.plot(curve.x, curve.y, color=colour, label=curve.label, marker=marker, markersize=3)
+    if panel.chance is not None:
+        axis.axhline(panel.chance, color="grey", linestyle=":", linewidth=1, label="chance")
+    if panel.log:
+        axis.set_yscale("log")
+    axis.set_title(panel.title, fontsize=10)
+    axis.grid(alpha=0.3)
+    if len(panel.curves) > 1 or panel.chance is not None:
+        axis.legend(fontsize=8)
+
+
+def _moving_average(values: Sequence[float]) -> list[float]:
+    """Exponential, with the start's bias removed; about a twentieth of the curve wide."""
+    keep = 1 - 1 / max(2.0, len(values) / 20)
+    total, weight, smooth = 0.0, 0.0, []
+    for value in values:
+        total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+        smooth.append(total / weight)
+    return smooth

@@ -1,0 +1,74 @@
+"""Every option of a pretraining run, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from wsitool.errors import UsageError
+
+__all__ = ["OPTIMIZERS", "PRECISIONS", "SCHEDULES", "PretrainConfig"]
+
+OPTIMIZERS = ("adam", "adamw", "sgd", "lars")
+SCHEDULES = ("cosine", "constant")
+PRECISIONS = ("32", "bf16", "16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """How to train; `batch_size` is per process and step, `warmup` a share of all steps in [0, 1).
+
+    `image_size` None trains at the patches' own size. UsageError for a value out of bounds.
+    """
+
+    method: str
+    params: dict[str, Any] = field(default_factory=dict)
+    preset: str = "paper"
+    backbone: str | None = None
+    init: str = "imagenet"
+    epochs: int = 100
+    batch_size: int = 64
+    lr: float = 3e-4
+    image_size: int | None = None
+    seed: int = 0
+    optimizer: str = "adam"
+    weight_decay: float = 1e-6
+    schedule: str = "cosine"
+    warmup: float = 0.0
+    accumulate: int = 1
+    precision: str = "32"
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    threads: int = 2
+    save_every: int | None = None
+
+    def __post_init__(self) -> None:
+        self._check(self.epochs >= 1, "epochs", "at least 1")
+        self._check(self.batch_size >= 2, "batch size", "at least 2 (batch norm and contrast need company)")
+        self._check(self.lr > 0, "lr", "more than 0")
+        self._check(self.image_size is None or self.image_size >= 16, "image size", "at least 16 px")
+        self._check(self.weight_decay >= 0, "weight decay", "at least 0")
+        self._check(0 <= self.warmup < 1, "warmup", "at least 0 and less than 1")
+        self._check(self.accumulate >= 1, "accumulate", "at least 1")
+        self._check(self.devices >= 1, "devices", "at least 1")
+        self._check(self.num_nodes >= 1, "num nodes", "at least 1")
+        self._check(self.threads >= 1, "threads", "at least 1")
+        self._check(self.save_every is None or self.save_every >= 1, "save every", "at least 1 step")
+        self._choose(self.optimizer, "optimizer", OPTIMIZERS)
+        self._choose(self.schedule, "schedule", SCHEDULES)
+        self._choose(self.precision, "precision", PRECISIONS)
+
+    def _check(self, good: bool, name: str, need: str) -> None:
+        if not good:
+            value = getattr(self, name.replace(" ", "_"))
+            raise UsageError(f"The {name} must be {need}, got {value}.")
+
+    def _choose(self, value: str, name: str, choices: tuple[str, ...]) -> None:
+        if value not in choices:
+            raise UsageError(f"The {name} must be one of {', '.join(choices)}, got {value!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as JSON can hold them."""
+        return asdict(self)

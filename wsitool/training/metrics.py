@@ -1,0 +1,76 @@
+"""metrics.csv: one row per optimiser step, written as training goes, cut back exactly on resume."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from wsitool.report.curves import Curve, Panel, save_curves
+from wsitool.report.files import replace_file
+
+__all__ = ["MetricsFile", "draw_curves", "read_metrics"]
+
+Row = Mapping[str, float | int]
+
+
+class MetricsFile:
+    """Appends rows; the first one decides the columns, later values of other names are left out."""
+
+    def __init__(self, path: Path, *, keep: int = 0) -> None:
+        """Start the file, or go on after its rows of the first `keep` steps."""
+        self._path = path
+        rows = [row for row in read_metrics(path) if row["step"] <= keep] if keep and path.is_file() else []
+        self._columns: list[str] = []
+        replace_file(path, b"")
+        if rows:
+            self.append(rows)
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Write `rows` and hand them to the operating system."""
+        if not rows:
+            return
+        text = io.StringIO(newline="")
+        if not self._columns:
+            self._columns = list(rows[0])
+            csv.writer(text).writerow(self._columns)
+        writer = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore")
+        writer.writerows(rows)
+        with self._path.open("a", newline="") as file:
+            file.write(text.getvalue())
+
+
+def read_metrics(path: Path) -> list[dict[str, float | int]]:
+    """The rows of a metrics file; absent values are left out, a line cut short by a crash is dropped."""
+    with path.open(newline="") as file:
+        lines = file.read().split("\n")[:-1]  # what follows the last line feed is incomplete
+    return [
+        {name: _number(value) for name, value in row.items() if value not in ("", None)}
+        for row in csv.DictReader(lines)
+    ]
+
+
+def _number(text: str) -> float | int:
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+def draw_curves(rows: Sequence[Row], path: Path) -> None:
+    """Loss, the method's own metrics, and the learning rate over the steps."""
+    own = [name for name in rows[0] if name not in _COMMON and not name.startswith("val_")] if rows else []
+    varying = [name for name in own if len({row.get(name) for row in rows}) > 1]
+    losses = [_curve(rows, name) for name in ("loss", "val_loss")]
+    panels = [Panel(title="loss", curves=[curve for curve in losses if curve.y])]
+    panels += [Panel(title=name.replace("_", " "), curves=[_curve(rows, name)]) for name in varying[:2]]
+    panels.append(Panel(title="learning rate", curves=[_curve(rows, "lr")]))
+    save_curves(path, panels)
+
+
+_COMMON = ("step", "epoch", "loss", "lr", "images_per_s", "wait_share")
+
+
+def _curve(rows: Sequence[Row], name: str) -> Curve:
+    points = [(row["step"], row[name]) for row in rows if name in row]
+    return Curve(
+        label=name, x=[x for x, _ in points], y=[y for _, y in points], smooth=name not in ("lr", "val_loss")
+    )

@@ -1,0 +1,100 @@
+"""The method as Lightning sees it: one step, one optimiser, nothing of its own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from wsitool.api import Method, Step, rank, resize
+from wsitool.errors import PluginError
+from wsitool.training.config import PretrainConfig
+from wsitool.training.optim import learning_rate, make_optimizer
+from wsitool.training.seeding import seed_of, step_generator
+from wsitool.training.stream import BatchStream, Item
+
+__all__ = ["PretrainModule", "Schedule", "compute_step"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Batches per epoch and in all, and how many of them make one optimiser step."""
+
+    per_epoch: int
+    epochs: int
+    accumulate: int = 1
+
+    @property
+    def batches(self) -> int:
+        return self.per_epoch * self.epochs
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all; the last may be of fewer batches."""
+        return math.ceil(self.batches / self.accumulate)
+
+    def is_step(self, batch: int) -> bool:
+        """Whether the optimiser steps after batch number `batch`."""
+        return (batch + 1) % self.accumulate == 0 or batch + 1 == self.batches
+
+
+def compute_step(method: Method[Any], patches: Tensor, config: PretrainConfig, step: int) -> Step:
+    """Views and loss of batch number `step`; all randomness follows from (seed, step, rank).
+
+    `patches` uint8 (B, 3, P, P) are resized to the run's image size first.
+    """
+    torch.manual_seed(seed_of(config.seed, step, rank(), 1))  # dropout and the like inside the networks
+    with torch.no_grad(), torch.autocast(patches.device.type, enabled=False):
+        if config.image_size is not None:
+            patches = resize(patches, config.image_size)
+        views = method.views(patches, step_generator(config.seed, step, rank()))
+    return method.loss(views)
+
+
+class PretrainModule(LightningModule):
+    """Trains `method` on a stream of batches by the schedule of `config`."""
+
+    def __init__(self, method: Method[Any], config: PretrainConfig, schedule: Schedule) -> None:
+        super().__init__()
+        self.method = method
+        self.config = config
+        self.schedule = schedule
+        self.stream: BatchStream | None = None
+        self.last: Step | None = None
+        self._batch = 0
+
+    def train_dataloader(self) -> Any:
+        return self.stream
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch  # the loader has put it there, ahead of the step
+
+    def configure_optimizers(self) -> Optimizer:
+        return make_optimizer(self.method, self.config)
+
+    def on_train_batch_start(self, batch: Item, batch_idx: int) -> None:
+        self._batch = batch["step"]
+        step = batch["step"] // self.schedule.accumulate
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = learning_rate(self.config, step, self.schedule.steps)
+
+    def training_step(self, batch: Item, batch_idx: int) -> Tensor:
+        self.last = compute_step(self.method, batch["patches"], self.config, batch["step"])
+        _check_loss(self.last.loss, self.config.method)
+        return self.last.loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Here and not after the batch: a checkpoint saved then must hold the updated teacher or queue.
+        with torch.no_grad():
+            self.method.after_step((self._batch + 1) / self.schedule.batches)
+
+
+def _check_loss(loss: object, name: str) -> None:
+    if not (isinstance(loss, Tensor) and loss.ndim == 0 and loss.requires_grad):
+        raise PluginError(f"The loss of method '{name}' must be a scalar tensor with gradient, got {loss!r}.")

@@ -1,0 +1,55 @@
+"""Lightning without its chatter: our reporter says what there is to say."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from lightning_fabric.utilities.warnings import PossibleUserWarning
+from pytorch_lightning import Callback, Trainer
+
+__all__ = ["is_first_process", "make_trainer", "quiet_lightning"]
+
+_LOGGERS = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric")
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Within the block Lightning logs errors only, and its hints about how to write training code are off."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=PossibleUserWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def make_trainer(out: Path, callbacks: list[Callback], **options: Any) -> Trainer:
+    """A trainer of one (long) epoch that writes nothing by itself."""
+    return Trainer(
+        default_root_dir=out,
+        max_epochs=1,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes files, known before training starts."""
+    return getattr(rank_zero_only, "rank", 0) == 0

@@ -1,0 +1,18 @@
+"""Randomness as a function of (seed, step, rank), so that any step can be repeated on its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+__all__ = ["seed_of", "step_generator"]
+
+
+def seed_of(*parts: int) -> int:
+    """Mix numbers into one 63-bit seed; neighbouring inputs give unrelated seeds."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
+    """The generator of one step's views. It lives on the CPU: the same numbers on every device."""
+    return torch.Generator().manual_seed(seed_of(seed, step, rank))

@@ -1,0 +1,50 @@
+"""The whole training as one stream of batches that can start anywhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TypedDict
+
+from torch import Tensor
+
+from wsitool.loading import PatchLoader
+
+__all__ = ["BatchStream", "Item"]
+
+
+class Item(TypedDict):
+    """One batch and its number counted from the start of training."""
+
+    step: int
+    patches: Tensor  # (B, 3, P, P) uint8
+    indices: Tensor  # (B,) int64
+    labels: Tensor  # (B,) int64
+
+
+class BatchStream:
+    """Batches `start` to `total` of all epochs, one after another; Lightning sees a single epoch.
+
+    A position is one number, so resuming is the same as starting elsewhere. `wait_seconds` is how long the
+    consumer stood still for data.
+    """
+
+    def __init__(self, loader: PatchLoader, *, total: int, start: int = 0) -> None:
+        self.loader, self.total, self.start = loader, total, start
+        self.wait_seconds = 0.0
+
+    def __len__(self) -> int:
+        return self.total - self.start
+
+    def __iter__(self) -> Iterator[Item]:
+        step = self.start
+        while step < self.total:
+            epoch, inner = divmod(step, len(self.loader))
+            self.loader.load_state_dict(self.loader.state_dict() | {"epoch": epoch, "step": inner})
+            batches = iter(self.loader)
+            while step < (epoch + 1) * len(self.loader):
+                began = time.perf_counter()
+                batch = next(batches)
+                self.wait_seconds += time.perf_counter() - began
+                yield Item(step=step, patches=batch.patches, indices=batch.indices, labels=batch.labels)
+                step += 1
