@@ -16,7 +16,15 @@ from skimage.measure import label as connected_components
 from wsitool.errors import RegionReadError
 from wsitool.slide import Slide
 
-__all__ = ["INK_LIMIT", "TissueMask", "area_mean", "detect_tissue", "tissue_mask", "tissue_mask_of_image"]
+__all__ = [
+    "INK_LIMIT",
+    "TissueMask",
+    "area_mean",
+    "detect_tissue",
+    "tissue_mask",
+    "tissue_mask_of_image",
+    "white_balance",
+]
 
 INK_LIMIT = 215
 """A pixel of a ready-made image counts as tissue where min(R, G, B) is below this."""
@@ -128,7 +136,9 @@ def detect_tissue(
     (doi:10.1109/TSMC.1979.4310076) is held between two absolute guards. Components smaller than `speck_px`
     pixels go; holes stay unless smaller than a quarter of that. `ignore` marks pixels without data.
     """
-    chroma = gaussian(_chroma(rgb), sigma=1.0, mode="nearest", preserve_range=True)
+    balanced = white_balance(rgb)
+    chroma = (balanced.max(axis=2) - balanced.min(axis=2)).astype(np.float32)
+    chroma = gaussian(chroma, sigma=1.0, mode="nearest", preserve_range=True)
     if ignore is None or not ignore.any():
         ignore = np.zeros(rgb.shape[:2], bool)
     seen = chroma[~ignore]
@@ -157,15 +167,15 @@ def area_mean(block: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
     return np.asarray((sums + counts // 2) // counts, np.uint8)
 
 
-def _chroma(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+def white_balance(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Divide the tint of the glass out of (h, w, 3) uint8; a picture that shows no glass stays as it is."""
     low, high = rgb.min(axis=2), rgb.max(axis=2)
     glass = (low >= _GLASS_MIN) & (high - low <= _GLASS_CHROMA)
     if glass.mean() < _GLASS_SHARE:
-        return np.asarray(high - low, np.float32)
+        return rgb
     white = np.percentile(rgb[glass], _GLASS_PERCENTILE, axis=0)  # (3,): pale tissue lies below it
-    table = np.minimum(np.arange(256)[:, None] * (255.0 / white), 255.0).astype(np.float32)  # (256, 3)
-    balanced = [table[rgb[..., c], c] for c in range(3)]
-    return np.asarray(np.maximum.reduce(balanced) - np.minimum.reduce(balanced))
+    table = np.minimum(np.rint(np.arange(256)[:, None] * (255.0 / white)), 255).astype(np.uint8)  # (256, 3)
+    return np.stack([table[rgb[..., c], c] for c in range(3)], axis=2)
 
 
 def _without_small(mask: NDArray[np.bool_], size_px: int) -> NDArray[np.bool_]:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
-__all__ = ["json_option", "out_option", "seed_option"]
+__all__ = ["json_option", "out_option", "quality_options", "seed_option"]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 out_option = click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write."
 )
 seed_option = click.option("--seed", default=0, show_default=True, help="Seed of all randomness.")
+
+_QUALITY = (
+    ("--min-sharpness", None, "Least variance of the Laplacian at 2 um/px; depends on the scanner."),
+    ("--max-pen", 0.1, "Largest share of pen ink; 1 switches it off, as below."),
+    ("--max-fold", 0.5, "Largest share of dark tissue folds."),
+    ("--max-white", 0.95, "Largest share of nearly white pixels."),
+    ("--max-black", 0.3, "Largest share of nearly black pixels."),
+)
+
+
+def quality_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The limits of `wsitool.quality.QualityThresholds` as options, with its defaults (tested)."""
+    for name, default, text in reversed(_QUALITY):
+        option = click.option(name, type=float, default=default, show_default=default is not None, help=text)
+        command = option(command)
+    return command

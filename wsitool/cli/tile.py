@@ -11,8 +11,9 @@ import click
 
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
-from wsitool.cli.options import json_option, out_option
+from wsitool.cli.options import json_option, out_option, quality_options
 from wsitool.grid import Resample, TileSpec
+from wsitool.quality import QualityThresholds
 from wsitool.readers import READERS
 from wsitool.store.schema import Codec
 from wsitool.tiling import RunResult, SlideResult, tile_slides
@@ -35,6 +36,7 @@ wsitool tile slides.csv --out stores --level 0 --codec raw --format zarr
 @click.option("--level", type=int, help="Take this level's pixels as they are (0 is the finest).")
 @click.option("--stride", type=int, help="Distance of patches in pixels.  [default: the patch size]")
 @click.option("--min-tissue", default=0.5, show_default=True, help="Least share of tissue in a patch.")
+@quality_options
 @click.option(
     "--mpp-tolerance",
     default=0.02,
@@ -77,6 +79,11 @@ def command(
     level: int | None,
     stride: int | None,
     min_tissue: float,
+    min_sharpness: float | None,
+    max_pen: float,
+    max_fold: float,
+    max_white: float,
+    max_black: float,
     mpp_tolerance: float,
     resample: Resample,
     format: Any,
@@ -91,6 +98,13 @@ def command(
     as_json: bool,
 ) -> None:
     """See the help; SLIDES are files, folders, or a CSV with path and optional mpp, group, label columns."""
+    thresholds = QualityThresholds(
+        min_sharpness=min_sharpness,
+        max_pen=max_pen,
+        max_fold=max_fold,
+        max_white=max_white,
+        max_black=max_black,
+    )
     spec = TileSpec(
         patch_size=patch_size,
         mpp=mpp,
@@ -102,6 +116,7 @@ def command(
         resample=resample,
         codec=codec,
         quality=quality,
+        limits=thresholds.limits,
     )
     result = tile_slides(
         slides,

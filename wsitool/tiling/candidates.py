@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from wsitool.errors import NoTissueError
 from wsitool.grid import Limit, TileGrid, TileSpec, decide
+from wsitool.quality import score_candidates
 from wsitool.readers import TiledSlide
 from wsitool.store.schema import Candidates
 from wsitool.tissue import TissueMask
@@ -22,6 +23,8 @@ def find_candidates(slide: TiledSlide, grid: TileGrid, mask: TissueMask, spec: T
     """Score every grid position and decide on it by the limits of `spec`."""
     size = grid.patch_size_level0
     scores: dict[str, NDArray[np.float32]] = {"tissue": mask.fraction(grid.coords, size)}
+    sharpness = any(limit.score == "sharpness" for limit in spec.limits)
+    scores |= score_candidates(slide, mask, grid.coords, size, sharpness=sharpness)
     reason, reasons = decide(scores, spec.all_limits)
     tissue = scores.pop("tissue")
     return Candidates(coords=grid.coords, tissue=tissue, reason=reason, reasons=reasons, scores=scores)
