@@ -21,8 +21,10 @@ from wsitool.augment.geometry import (
     to_float,
 )
 from wsitool.augment.stain import hed_jitter, shift_hed
+from wsitool.augment.two_views import ViewParams, two_views
 
 __all__ = [
+    "ViewParams",
     "adjust_colour",
     "blur",
     "color_jitter",
@@ -41,4 +43,5 @@ __all__ = [
     "resized_crop",
     "shift_hed",
     "to_float",
+    "two_views",
 ]
