@@ -164,7 +164,13 @@ def _level_pages(tiff: tifffile.TiffFile, *, strips: bool) -> list[tifffile.Tiff
     for kind in ("ndpi", "scn", "bif", "qpi", "vsi"):
         if getattr(tiff, f"is_{kind}", False):
             raise UnsupportedSlideError(f"{kind.upper()} files are read by OpenSlide.")
-    pages = [level.keyframe for level in tiff.series[0].levels]
+    if tiff.is_svs:
+        # tifffile takes the second page for the thumbnail even where there is none; as OpenSlide does,
+        # tell levels from thumbnail, label and macro by their tiles.
+        whole = [page.aspage() for page in tiff.pages]
+        pages = [page for page in whole if page.is_tiled] or whole[:1]
+    else:
+        pages = [level.keyframe for level in tiff.series[0].levels]
     base = pages[0]
     kept = [base]
     for page in pages[1:]:
