@@ -214,13 +214,14 @@ class Reader:
         segments = self._layout.locate(wanted)
         flat = out.data.cast("B")
         size = self._patch_bytes
-        for file, begin, end in _runs_by_file(segments, targets[segments.row]):
+        rows = targets[segments.row]
+        for file, begin, end in _runs_by_file(segments, rows):
+            # lists, as taking numbers out of arrays one by one would cost as much as the reading
+            columns = (begin, end, rows[begin] * size, rows[end - 1] * size + size, segments.start[begin])
             with open_files.lease(self._layout.files[file]) as descriptor:
-                for first, last in zip(begin.tolist(), end.tolist(), strict=True):
-                    at = int(targets[segments.row[first]]) * size
-                    length = (last - first) * size
-                    got = os.preadv(descriptor, [flat[at : at + length]], int(segments.start[first]))
-                    if got != length:
+                for first, last, at, to, start in zip(*(column.tolist() for column in columns), strict=True):
+                    got = os.preadv(descriptor, [flat[at:to]], start)
+                    if got != to - at:
                         self._short(wanted, segments, targets, first + got // size, last, tally)
         if tally is not None:
             tally.read_seconds += time.perf_counter() - began

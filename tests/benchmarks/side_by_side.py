@@ -1,0 +1,86 @@
+"""Measuring candidates in turn in one run, so that their ratios hold on a machine whose speed drifts."""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool import open_slide
+from wsitool.testing import draw_tissue
+
+__all__ = ["Claim", "measure", "peer_version", "print_table", "tissue_patches"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """`ours` must be at least `factor` times as fast as `peer`."""
+
+    ours: str
+    peer: str
+    factor: float
+
+
+def peer_version(distribution: str) -> str | None:
+    """The installed version, None where it is not installed: the row is then left out."""
+    try:
+        return f"{distribution} {version(distribution)}"
+    except PackageNotFoundError:
+        return None
+
+
+def measure(candidates: Mapping[str, Callable[[], int]], *, rounds: int) -> dict[str, float]:
+    """Items per second of each candidate, which returns how many it processed: median of `rounds` rounds.
+
+    Every round runs all candidates once, in turn, after one run of each that does not count.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(rounds + 1):
+        for name, run in candidates.items():
+            gc.collect()
+            began = time.perf_counter()
+            items = run()
+            if number:
+                rates[name].append(items / (time.perf_counter() - began))
+    return {name: statistics.median(own) for name, own in rates.items()}
+
+
+def print_table(
+    title: str, rates: Mapping[str, float], claims: list[Claim], *, unit: str = "patches/s"
+) -> None:
+    """Print rates, and what each claim promises beside what was measured."""
+    print(f"\n{title}")
+    for name, rate in rates.items():
+        print(f"  {name:<58}{rate:>12,.1f} {unit}")
+    for claim in claims:
+        if claim.ours in rates and claim.peer in rates:
+            ratio = rates[claim.ours] / rates[claim.peer]
+            verdict = "met" if ratio >= claim.factor else "NOT MET"
+            print(f"  {claim.ours} / {claim.peer}: {ratio:.2f} (at least {claim.factor:g}: {verdict})")
+        else:
+            missing = claim.ours if claim.ours not in rates else claim.peer
+            print(f"  {claim.ours} / {claim.peer}: left out, {missing} is not installed")
+
+
+def tissue_patches(number: int, size: int = 224, *, seed: int = 0) -> NDArray[np.uint8]:
+    """(number, size, size, 3) uint8: windows of a real slide, or of a drawn one where that is absent."""
+    data = Path(os.environ.get("WSITOOL_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+    slide = data / "slides" / "CMU-1-Small-Region.svs"
+    if slide.exists():
+        with open_slide(slide) as opened:
+            tissue = opened.read_region(0, 0, 0, 2000, 2000)
+    else:
+        tissue = draw_tissue(2000, 2000, kind="adh", seed=seed, glass=0.1)
+    rng = np.random.default_rng(seed)
+    out = np.empty((number, size, size, 3), dtype=np.uint8)
+    for row, (y, x) in enumerate(rng.integers(0, 2000 - size, (number, 2))):
+        out[row] = tissue[y : y + size, x : x + size]
+    return out
