@@ -11,6 +11,9 @@ from importlib.metadata import version as _version
 from typing import Any
 
 _HOME = {
+    "Classifier": "wsitool.classify",
+    "ClassifyResult": "wsitool.classify",
+    "load_classifier": "wsitool.classify",
     "pretrain": "wsitool.training",
     "PretrainResult": "wsitool.training",
     "Slide": "wsitool.slide",

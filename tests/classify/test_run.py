@@ -1,0 +1,221 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from classify_stores import CLASSES, labelled_store
+from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
+
+from wsitool.backbones import build_backbone, save_encoder
+from wsitool.backbones.card import EncoderCard, LineageStep
+from wsitool.classify import Settings, classify, load_classifier
+from wsitool.classify.features import predict_logits
+from wsitool.errors import LabelError, UsageError
+from wsitool.store.collection import open_collection
+
+QUICK = Settings(epochs=3, batch_size=16, lr=1e-3, device="cpu")
+
+
+class Heard:
+    """A reporter that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def task(self, description, *, total, unit="it"):
+        from wsitool.progress import SILENT
+
+        return SILENT.task(description, total=total, unit=unit)
+
+    def say(self, message: str) -> None:
+        pass
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stores")
+    for number in range(6):
+        part = "test" if number >= 4 else "train"
+        labelled_store(folder / part / f"p{number}.h5", seed=number)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(stores: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "a"
+    classify(
+        stores / "train",
+        out=out,
+        encoder="random",
+        backbone="resnet18",
+        fraction=0.5,
+        test=stores / "test",
+        settings=QUICK,
+    )
+    return out
+
+
+def _predictions(out: Path) -> list[dict[str, str]]:
+    with (out / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_everything_promised_is_there(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == {
+        "classifier.safetensors",
+        "confusion.png",
+        "curves.png",
+        "manifest.json",
+        "metrics.csv",
+        "metrics.json",
+        "predictions.csv",
+        "run.json",
+    }
+
+
+def test_metrics_equal_scikit_learn_on_the_predictions_file(finished: Path) -> None:
+    found = json.loads((finished / "metrics.json").read_text())["test"]
+    rows = [row for row in _predictions(finished) if row["part"] == "test"]
+    p = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in rows])
+    p /= p.sum(1, keepdims=True)
+    y = np.array([CLASSES.index(row["label"]) for row in rows])
+    assert len(rows) == 48
+    assert found["accuracy"] == pytest.approx(accuracy_score(y, p.argmax(1)))
+    assert found["macro_f1"] == pytest.approx(f1_score(y, p.argmax(1), average="macro"))
+    assert found["auroc"] == pytest.approx(roc_auc_score(y, p, multi_class="ovr"), abs=2e-3)
+    assert found["loss"] == pytest.approx(log_loss(y, p), abs=1e-4)
+
+
+def test_subset_is_balanced_and_patients_are_apart(finished: Path) -> None:
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["subset"]["per_class"] == dict.fromkeys(CLASSES, 16)  # half of 4 patients x 8
+    train, validation, test = (set(manifest[part]["groups"]) for part in ("train", "validation", "test"))
+    assert not train & validation and not (train | validation) & test
+    assert manifest["train"]["patches"] + manifest["validation"]["patches"] == 48
+
+
+def test_lowest_validation_loss_is_kept(finished: Path) -> None:
+    with (finished / "metrics.csv").open() as file:
+        losses = [float(row["validation_loss"]) for row in csv.DictReader(file)]
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert len(losses) == 3
+    assert metrics["validation"]["loss"] == pytest.approx(min(losses), abs=1e-5)
+
+
+def test_saved_classifier_gives_the_same_predictions(finished: Path, stores: Path) -> None:
+    classifier = load_classifier(finished)
+    logits = predict_logits(classifier, open_collection(stores / "test"), device="cpu")
+    rows = [row for row in _predictions(finished) if row["part"] == "test"]
+    expected = [[float(row[f"p_{name}"]) for name in CLASSES] for row in rows]
+    found = torch.softmax(torch.from_numpy(logits), 1).numpy()
+    assert np.abs(found - expected).max() < 1e-5
+
+
+def test_same_seed_same_numbers_and_same_subset_for_every_arm(stores: Path, tmp_path: Path) -> None:
+    def run(name: str, head: str, seed: int) -> Path:
+        classify(
+            stores / "train",
+            out=tmp_path / name,
+            encoder="random",
+            backbone="resnet18",
+            fraction=0.5,
+            settings=Settings(epochs=1, batch_size=16, head=head, device="cpu"),  # type: ignore[arg-type]
+            seed=seed,
+        )
+        return tmp_path / name
+
+    first, again, linear, other = (
+        run("1", "finetune", 0),
+        run("2", "finetune", 0),
+        run("3", "linear", 0),
+        run("4", "linear", 1),
+    )
+    assert (first / "metrics.json").read_text() == (again / "metrics.json").read_text()
+    hashes = [
+        json.loads((out / "manifest.json").read_text())["subset"]["hash"] for out in (first, linear, other)
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_without_test_the_validation_is_named(stores: Path, tmp_path: Path) -> None:
+    heard = Heard()
+    result = classify(
+        stores / "train",
+        out=tmp_path / "r",
+        encoder="random",
+        backbone="resnet18",
+        settings=Settings(head="linear", device="cpu"),
+        reporter=heard,
+    )
+    assert result.judged_on == "validation" and "test" not in result.metrics
+    assert any("validation patches" in warning and "optimistic" in warning for warning in heard.warnings)
+
+
+@pytest.mark.parametrize("head", ["linear", "knn"])
+def test_folds_judge_every_patch_by_others(stores: Path, tmp_path: Path, head: str) -> None:
+    result = classify(
+        [stores / "train", stores / "test"],
+        out=tmp_path / "r",
+        encoder="random",
+        backbone="resnet18",
+        folds=3,
+        settings=Settings(head=head, c=0.01, validation=0, device="cpu"),  # type: ignore[arg-type]
+        cache=tmp_path / "cache",
+    )
+    assert result.scores["patches"] == 144 and result.scores["accuracy"] > 0.8
+    folds = {}
+    for row in _predictions(tmp_path / "r"):
+        folds.setdefault(row["group"], set()).add(row["part"])
+    assert len(folds) == 6 and all(len(parts) == 1 for parts in folds.values())
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_leaks_are_refused_by_name(stores: Path, tmp_path: Path) -> None:
+    encoder = build_backbone("resnet18", init="random")
+    step = LineageStep(kind="pretrain", name="breast", groups=("p5", "q"))
+    card = EncoderCard(backbone="resnet18", feature_dim=512, mean=(0.5,) * 3, std=(0.5,) * 3, lineage=(step,))
+    save_encoder(encoder, tmp_path / "e.safetensors", card)
+    common = {"out": tmp_path / "r", "settings": Settings(head="linear", device="cpu")}
+    with pytest.raises(UsageError, match=r"pretrained on 1 group\(s\) of the test data \(p5\)"):
+        classify(stores / "train", test=stores / "test", encoder=tmp_path / "e.safetensors", **common)
+    with pytest.raises(UsageError, match=r"in both the training and the test data \(p4, p5\)"):
+        classify(
+            [stores / "train", stores / "test"],
+            test=stores / "test",
+            encoder="random",
+            backbone="resnet18",
+            **common,
+        )
+    assert not (tmp_path / "r").exists()
+    heard = Heard()
+    result = classify(
+        stores / "train",
+        test=stores / "test",
+        encoder=tmp_path / "e.safetensors",
+        allow_transductive=True,
+        reporter=heard,
+        **common,
+    )
+    assert result.metrics["transductive_groups"] == ["p5"]
+    assert any(warning.startswith("Transductive") for warning in heard.warnings)
+
+
+def test_what_cannot_work_fails_before_anything_is_written(
+    stores: Path, tmp_path: Path, finished: Path
+) -> None:
+    common = {"encoder": "random", "backbone": "resnet18"}
+    with pytest.raises(LabelError, match="leaves no sample of class"):
+        classify(stores / "train", out=tmp_path / "r", fraction=0.01, **common)
+    with pytest.raises(UsageError, match="holds a finished run"):
+        classify(stores / "train", out=finished, **common)
+    with pytest.raises(UsageError, match="either --test or --folds"):
+        classify(stores / "train", out=tmp_path / "r", test=stores / "test", folds=2, **common)
+    labelled_store(tmp_path / "other.h5", classes=("plain", "ghost"))
+    with pytest.raises(LabelError, match="Unknown class ghost"):
+        classify(stores / "train", out=tmp_path / "r", test=tmp_path / "other.h5", **common)
+    assert not (tmp_path / "r").exists()

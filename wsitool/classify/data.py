@@ -1,0 +1,80 @@
+"""What a classifier is trained and tested on: opened, labelled, checked for leaks before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsitool.classify.labels import LabelledPatches, check_table, label_patches, read_label_table
+from wsitool.classify.leakage import check_separate, shared_groups
+from wsitool.classify.splits import SplitBy
+from wsitool.errors import LabelError, UsageError
+from wsitool.progress import Reporter
+from wsitool.store.collection import Collection, open_collection
+
+__all__ = ["Paths", "TrainTest", "open_train_test"]
+
+Paths = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTest:
+    """Labelled training patches and, where there are any, test patches with the same classes."""
+
+    train: LabelledPatches
+    test: LabelledPatches | None
+
+
+def open_train_test(
+    train: Paths, test: Paths | None, *, labels: str | Path | None, split: SplitBy, reporter: Reporter
+) -> TrainTest:
+    """Open and label both; refuse groups on both sides unless the split is by patch.
+
+    Raises StoreError, LabelError or UsageError, each naming what does not fit.
+    """
+    train_stores = open_collection(train)
+    test_stores = None if test is None else open_collection(test)
+    table = None
+    if labels is not None:
+        table = read_label_table(labels)
+        check_table(table, [train_stores, *([test_stores] if test_stores is not None else [])])
+    training = label_patches(train_stores, table=table)
+    if len(training.classes) < 2:
+        raise LabelError(
+            f"A classifier needs at least two classes, and all labelled patches are {training.classes[0]}."
+        )
+    _say_left_out(training, train_stores, "training", reporter)
+    if test_stores is None:
+        return TrainTest(train=training, test=None)
+    testing = label_patches(test_stores, table=table, classes=training.classes)
+    _say_left_out(testing, test_stores, "test", reporter)
+    if testing.collection.patch_size != training.collection.patch_size:
+        raise UsageError(
+            f"Training patches are {training.collection.patch_size} px and test patches "
+            f"{testing.collection.patch_size} px: tile both with the same --patch-size."
+        )
+    _check_groups(training, testing, split, reporter)
+    return TrainTest(train=training, test=testing)
+
+
+def _check_groups(train: LabelledPatches, test: LabelledPatches, split: SplitBy, reporter: Reporter) -> None:
+    if split == "group":
+        check_separate(train.groups.tolist(), test.groups.tolist())
+        return
+    shared = shared_groups(train.groups.tolist(), test.groups.tolist())
+    same = set(train.identities()) & set(test.identities())
+    if same:
+        raise UsageError(
+            f"{len(same)} of the test patches are training patches too: pass other stores to --test."
+        )
+    reporter.warn(
+        f"--split patch leaks: {len(shared)} group(s) are in both training and test data, so the figures say "
+        "little about new patients."
+    )
+
+
+def _say_left_out(patches: LabelledPatches, whole: Collection, what: str, reporter: Reporter) -> None:
+    left = len(whole) - len(patches)
+    if left:
+        reporter.say(f"{left} of {len(whole)} {what} patches have no label and are left out.")

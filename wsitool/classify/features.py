@@ -1,0 +1,117 @@
+"""Running a network over a whole collection: features or logits, row for row, each computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wsitool.backbones import Encoder
+from wsitool.classify.model import Classifier, as_images
+from wsitool.errors import CorruptStoreError
+from wsitool.loading import PatchLoader
+from wsitool.progress import SILENT, Reporter
+from wsitool.report.files import replace_file
+from wsitool.store.collection import Collection
+
+__all__ = ["choose_device", "encode", "encoder_digest", "predict_logits"]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def predict_logits(
+    classifier: Classifier,
+    collection: Collection,
+    *,
+    batch_size: int = 64,
+    device: str = "auto",
+    reporter: Reporter = SILENT,
+) -> NDArray[np.float64]:
+    """Logits (N, K) of every patch of `collection`, in its order."""
+    return _run(
+        classifier, classifier.logits, collection, batch_size, choose_device(device), reporter, "predict"
+    ).astype(np.float64)
+
+
+def encode(
+    encoder: Encoder,
+    collection: Collection,
+    *,
+    image_size: int,
+    batch_size: int = 64,
+    device: str = "auto",
+    cache: Path | None = None,
+    reporter: Reporter = SILENT,
+) -> NDArray[np.float32]:
+    """Features (N, D) of every patch of `collection`, in its order.
+
+    With a folder `cache` they are kept there under a name that encoder, patches and size decide.
+    """
+    if cache is not None:
+        key = f"{encoder_digest(encoder)}:{collection.fingerprint}:{image_size}"
+        cache = cache / f"features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+        if cache.is_file():
+            kept: NDArray[np.float32] = np.load(cache, allow_pickle=False)
+            return kept
+
+    def step(patches: Tensor) -> Tensor:
+        features: Tensor = encoder(as_images(patches, image_size))
+        return features
+
+    features = _run(encoder, step, collection, batch_size, choose_device(device), reporter, "features")
+    if cache is not None:
+        buffer = io.BytesIO()
+        np.save(buffer, features)
+        replace_file(cache, buffer.getvalue())
+    return features
+
+
+def encoder_digest(encoder: Encoder) -> str:
+    """SHA-256 over the weights and the normalisation: what decides the features."""
+    whole = hashlib.sha256(f"{encoder.name}:{encoder.card.mean}:{encoder.card.std}".encode())
+    for name, value in sorted(encoder.state_dict().items()):
+        whole.update(name.encode())
+        whole.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
+@torch.no_grad()
+def _run(
+    module: nn.Module,
+    step: Callable[[Tensor], Tensor],
+    collection: Collection,
+    batch_size: int,
+    device: torch.device,
+    reporter: Reporter,
+    what: str,
+) -> NDArray[np.float32]:
+    module.to(device).eval()
+    rows: NDArray[np.float32] | None = None
+    seen = np.zeros(len(collection), np.bool_)
+    loader = PatchLoader(collection, batch_size=batch_size, shuffle=False, device=device)
+    with reporter.task(what, total=len(collection), unit="patches") as task:
+        for batch in loader:
+            found = step(batch.patches).float().cpu().numpy()
+            index = batch.indices.cpu().numpy()
+            if rows is None:
+                rows = np.empty((len(collection), found.shape[1]), np.float32)
+            rows[index] = found
+            seen[index] = True
+            task.advance(len(index))
+    if rows is None or not seen.all():
+        # A row that is missing would shift every label after it: better to stop.
+        raise CorruptStoreError(
+            f"{int((~seen).sum())} of {len(collection)} patches cannot be read: write their stores again."
+        )
+    return rows

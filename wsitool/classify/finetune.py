@@ -1,0 +1,150 @@
+"""Fine-tuning: encoder and linear layer together, the epoch of lowest validation loss kept.
+
+A plain loop, not the pretraining engine: that one serves methods without labels over long distributed runs;
+here epochs are short, choosing one needs the validation loss each time, and the best weights stay in memory.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsitool.augment import random_d4
+from wsitool.classify.features import choose_device, predict_logits
+from wsitool.classify.labels import LabelledPatches
+from wsitool.classify.model import Classifier, as_images
+from wsitool.classify.settings import Settings
+from wsitool.errors import TrainingError
+from wsitool.loading import PatchLoader
+from wsitool.progress import SILENT, Reporter
+
+__all__ = ["Epoch", "finetune"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One line of metrics.csv; losses are means per patch."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+
+
+def finetune(
+    classifier: Classifier,
+    train: LabelledPatches,
+    validation: LabelledPatches,
+    settings: Settings,
+    *,
+    seed: int,
+    reporter: Reporter = SILENT,
+) -> list[Epoch]:
+    """Train `classifier` in place with Adam; leave it at the (earliest) epoch of lowest validation loss.
+
+    Raises TrainingError if the loss stops being a number.
+    """
+    device = choose_device(settings.device)
+    classifier.to(device)
+    optimizer = torch.optim.Adam(
+        [
+            {"params": classifier.encoder.parameters(), "lr": settings.lr},
+            {"params": classifier.head.parameters(), "lr": settings.head_lr or settings.lr},
+        ]
+    )
+    weights = _class_weights(train, device) if settings.class_weights else None
+    loader = _loader(train, settings, device, seed)
+    labels = torch.from_numpy(train.labels).to(device)
+    rng = torch.Generator().manual_seed(seed)
+    history: list[Epoch] = []
+    best: tuple[float, dict[str, Tensor]] | None = None
+    with reporter.task("fine-tune", total=settings.epochs, unit="epochs") as task, _seeded(seed):
+        for epoch in range(settings.epochs):
+            loader.set_epoch(epoch)
+            train_loss = _train_epoch(classifier, optimizer, loader, labels, weights, settings, rng)
+            line = _validate(classifier, validation, settings, epoch, train_loss)
+            history.append(line)
+            task.advance(1, note=f"validation loss {line.validation_loss:.4f}")
+            if best is None or line.validation_loss < best[0]:
+                best = (line.validation_loss, copy.deepcopy(classifier.state_dict()))
+                kept = epoch
+            elif settings.patience is not None and epoch - kept >= settings.patience:
+                break
+    if best is not None:
+        classifier.load_state_dict(best[1])
+    classifier.eval()
+    return history
+
+
+def _loader(train: LabelledPatches, settings: Settings, device: torch.device, seed: int) -> PatchLoader:
+    size = min(settings.batch_size, len(train))
+    # Batch normalisation cannot work on a last batch of one patch: leave that one out, another each epoch.
+    return PatchLoader(
+        train.collection, batch_size=size, seed=seed, device=device, drop_last=len(train) % size == 1
+    )
+
+
+def _train_epoch(
+    classifier: Classifier,
+    optimizer: torch.optim.Optimizer,
+    loader: PatchLoader,
+    labels: Tensor,
+    weights: Tensor | None,
+    settings: Settings,
+    rng: torch.Generator,
+) -> float:
+    classifier.train()
+    total, count = 0.0, 0
+    for batch in loader:
+        images = as_images(batch.patches, classifier.card.image_size)
+        if settings.augment:
+            images = random_d4(images, rng)
+        loss = nn.functional.cross_entropy(classifier(images), labels[batch.indices], weight=weights)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's, unannotated
+        optimizer.step()
+        value = float(loss.detach())  # waits for the device, once a batch: the epochs are short
+        if not np.isfinite(value):
+            raise TrainingError(f"The training loss became {value}: use a lower --lr than {settings.lr:g}.")
+        total, count = total + value * len(batch), count + len(batch)
+    return total / count
+
+
+def _validate(
+    classifier: Classifier, validation: LabelledPatches, settings: Settings, epoch: int, train_loss: float
+) -> Epoch:
+    logits = torch.from_numpy(
+        predict_logits(
+            classifier, validation.collection, batch_size=settings.batch_size, device=settings.device
+        )
+    )
+    labels = torch.from_numpy(validation.labels)
+    return Epoch(
+        epoch=epoch,
+        train_loss=train_loss,
+        validation_loss=float(nn.functional.cross_entropy(logits, labels)),
+        validation_accuracy=float((logits.argmax(1) == labels).double().mean()),
+    )
+
+
+def _class_weights(train: LabelledPatches, device: torch.device) -> Tensor:
+    counts = np.bincount(train.labels, minlength=len(train.classes))
+    weights = len(train) / (len(train.classes) * np.maximum(counts, 1))
+    return torch.from_numpy(weights).float().to(device)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draws inside the backbone (dropout, stochastic depth) come from `seed`; the caller's state is kept."""
+    before = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)

@@ -1,0 +1,134 @@
+"""From labelled patches and an encoder to a classifier, whichever the head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from wsitool.backbones import Encoder
+from wsitool.classify.calibration import fit_temperature
+from wsitool.classify.features import encode, predict_logits
+from wsitool.classify.finetune import Epoch, finetune
+from wsitool.classify.heads import PENALTIES, NeighbourHead, fit_linear, fit_neighbours
+from wsitool.classify.labels import LabelledPatches
+from wsitool.classify.model import Classifier, ClassifierCard
+from wsitool.classify.settings import Settings
+from wsitool.classify.splits import Split, holdout
+from wsitool.progress import SILENT, Reporter
+
+__all__ = ["Fitted", "fit_classifier", "head_logits"]
+
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A trained classifier and how it came about.
+
+    `split` indexes the labelled subset; `validation_logits` (V, K) belong to its `held_out` and are None
+    where nothing was held out. `history` is empty for frozen heads; `c` is the linear head's penalty.
+    """
+
+    classifier: Classifier
+    split: Split
+    validation_logits: NDArray[np.float64] | None
+    history: tuple[Epoch, ...]
+    c: float | None
+
+
+def fit_classifier(
+    subset: LabelledPatches,
+    encoder: Encoder,
+    settings: Settings,
+    *,
+    image_size: int,
+    seed: int,
+    features: Features | None = None,
+    reporter: Reporter = SILENT,
+) -> Fitted:
+    """Train on `subset` (8:2 inside it, by `settings`); `encoder` is changed in place by fine-tuning.
+
+    `features` (N, D) of the subset spare computing them again where the encoder stays frozen.
+    """
+    split = _split(subset, settings, seed)
+    card = ClassifierCard(
+        classes=subset.classes,
+        head=settings.head,
+        image_size=image_size,
+        patch_size=subset.collection.patch_size,
+        mpp=subset.collection.mpp,
+        temperature=1.0,
+        groups=tuple(sorted(set(subset.groups.tolist()))),
+        encoder=encoder.card,
+    )
+    if settings.frozen:
+        if features is None:
+            features = encode(
+                encoder,
+                subset.collection,
+                image_size=image_size,
+                batch_size=settings.batch_size,
+                device=settings.device,
+                reporter=reporter,
+            )
+        head, c = _fit_head(features, subset, split, settings)
+        if isinstance(head, NeighbourHead):
+            card = replace(card, neighbours=head.neighbours, bank=len(head.bank))
+        classifier, history = Classifier(encoder, head, card), []
+        logits = head_logits(head, features[split.held_out]) if len(split.held_out) else None
+    else:
+        classifier = Classifier(encoder, _fresh_layer(encoder.feature_dim, len(subset.classes), seed), card)
+        validation = subset.subset(split.held_out)
+        train = subset.subset(split.train)
+        history = finetune(classifier, train, validation, settings, seed=seed, reporter=reporter)
+        c, logits = None, predict_logits(classifier, validation.collection, device=settings.device)
+    if logits is not None:
+        temperature = fit_temperature(logits, subset.labels[split.held_out])
+        classifier.card = replace(card, temperature=temperature)
+    classifier.eval()
+    return Fitted(classifier=classifier, split=split, validation_logits=logits, history=tuple(history), c=c)
+
+
+@torch.no_grad()
+def head_logits(head: nn.Module, features: Features) -> NDArray[np.float64]:
+    """Logits (N, K) of features (N, D)."""
+    logits: NDArray[np.float64] = head.cpu()(torch.from_numpy(features)).double().numpy()
+    return logits
+
+
+def _split(subset: LabelledPatches, settings: Settings, seed: int) -> Split:
+    if settings.validation == 0:
+        nothing = np.zeros(0, np.int64)
+        return Split(train=np.arange(len(subset)), held_out=nothing, by=settings.split)
+    return holdout(subset.labels, subset.group_index, share=settings.validation, seed=seed, by=settings.split)
+
+
+def _fit_head(
+    features: Features, subset: LabelledPatches, split: Split, settings: Settings
+) -> tuple[nn.Linear | NeighbourHead, float | None]:
+    x, y = features[split.train], subset.labels[split.train]
+    if settings.head == "knn":
+        return fit_neighbours(x, y, len(subset.classes), neighbours=settings.neighbours), None
+    held = split.held_out
+    return fit_linear(
+        x,
+        y,
+        len(subset.classes),
+        penalties=PENALTIES if settings.c is None else [settings.c],
+        validation=(features[held], subset.labels[held]) if len(held) else None,
+        balanced=settings.class_weights,
+    )
+
+
+def _fresh_layer(feature_dim: int, classes: int, seed: int) -> nn.Linear:
+    """A linear layer drawn from `seed`; a small start keeps the first steps from disturbing the encoder."""
+    layer = nn.Linear(feature_dim, classes)
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        layer.weight.normal_(0, 0.01, generator=rng)
+        layer.bias.zero_()
+    return layer

@@ -1,0 +1,111 @@
+"""Heads on frozen features: logistic regression and nearest neighbours, each an `nn.Module` giving logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+__all__ = ["PENALTIES", "NeighbourHead", "fit_linear", "fit_neighbours"]
+
+Floats = NDArray[np.float32]
+PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
+_LEAST_SPREAD = 1e-6
+_TEMPERATURE = 0.07  # of the neighbours' votes, as in arXiv:1805.01978
+
+
+class NeighbourHead(nn.Module):
+    """Weighted vote of the k most similar training patches (cosine), as log-probabilities (B, K).
+
+    Weights are exp(similarity / 0.07) (arXiv:1805.01978); one pseudo-count over all classes keeps a unanimous
+    vote from claiming certainty.
+    """
+
+    bank: Tensor
+    one_hot: Tensor
+
+    def __init__(self, size: int, feature_dim: int, classes: int, neighbours: int) -> None:
+        super().__init__()
+        self.neighbours = neighbours
+        self.register_buffer("bank", torch.zeros(size, feature_dim))
+        self.register_buffer("one_hot", torch.zeros(size, classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Log-probabilities (B, K) of features (B, D)."""
+        similarity = nn.functional.normalize(features, dim=1) @ self.bank.T  # (B, size)
+        near, index = similarity.topk(min(self.neighbours, len(self.bank)), dim=1)
+        weights = ((near - near[:, :1]) / _TEMPERATURE).exp()
+        votes = (weights.unsqueeze(2) * self.one_hot[index]).sum(1)
+        votes = votes + 1 / votes.shape[1]
+        log_probabilities: Tensor = (votes / votes.sum(1, keepdim=True)).log()
+        return log_probabilities
+
+
+def fit_neighbours(
+    features: Floats, labels: NDArray[np.integer], classes: int, *, neighbours: int
+) -> NeighbourHead:
+    """Keep features (N, D) and labels (N,) as the bank of a `NeighbourHead`."""
+    head = NeighbourHead(len(features), features.shape[1], classes, neighbours)
+    head.bank.copy_(nn.functional.normalize(torch.from_numpy(features), dim=1))
+    head.one_hot.copy_(nn.functional.one_hot(torch.from_numpy(labels).long(), classes))
+    return head
+
+
+def fit_linear(
+    features: Floats,
+    labels: NDArray[np.integer],
+    classes: int,
+    *,
+    penalties: Sequence[float],
+    validation: tuple[Floats, NDArray[np.integer]] | None = None,
+    balanced: bool = False,
+) -> tuple[nn.Linear, float]:
+    """Logistic regression (scikit-learn, L-BFGS) on standardised features, as one linear layer on raw ones.
+
+    Returns the layer and the penalty C used: the one of `penalties` with the lowest loss on `validation`
+    (ties: the smallest); with no validation `penalties` must hold one value.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    mean, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
+    spread = np.where(spread < _LEAST_SPREAD, 1.0, spread)
+    standard = (features - mean) / spread
+    best: tuple[float, float, nn.Linear] | None = None
+    for c in sorted(penalties):
+        weight = "balanced" if balanced else None
+        model = LogisticRegression(C=c, max_iter=1000, class_weight=weight).fit(standard, labels)
+        layer = _layer(model.coef_, model.intercept_, mean, spread, classes)
+        loss = 0.0 if validation is None else _loss(layer, *validation)
+        if best is None or loss < best[0]:
+            best = (loss, c, layer)
+    if best is None:
+        raise ValueError("At least one penalty is needed.")
+    return best[2], best[1]
+
+
+def _layer(
+    coef: NDArray[np.float64],
+    intercept: NDArray[np.float64],
+    mean: NDArray[np.float64],
+    spread: NDArray[np.float64],
+    classes: int,
+) -> nn.Linear:
+    """Fold the standardisation into the weights: w.(x - mean)/spread + b = (w/spread).x + b'."""
+    weight = coef / spread
+    bias = intercept - weight @ mean
+    if classes == 2:  # one row, the log-odds of the second class
+        weight, bias = np.concatenate([np.zeros_like(weight), weight]), np.concatenate([[0.0], bias])
+    layer = nn.Linear(weight.shape[1], classes)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+        layer.bias.copy_(torch.from_numpy(bias))
+    return layer
+
+
+def _loss(layer: nn.Linear, features: Floats, labels: NDArray[np.integer]) -> float:
+    with torch.no_grad():
+        logits = layer(torch.from_numpy(features)).double()
+    return float(nn.functional.cross_entropy(logits, torch.from_numpy(labels).long()))

@@ -1,0 +1,132 @@
+"""The classifier: an encoder, a head, and a card that says what it may be used on; one file holds them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from wsitool.augment import resize, to_float
+from wsitool.backbones import Encoder, EncoderCard, build_backbone
+from wsitool.classify.heads import NeighbourHead
+from wsitool.classify.settings import Head
+from wsitool.errors import EncoderError
+from wsitool.report.files import replace_file
+
+__all__ = ["CLASSIFIER_FILE", "Classifier", "ClassifierCard", "load_classifier", "save_classifier"]
+
+CLASSIFIER_FILE = "classifier.safetensors"
+_KEY = "wsitool_classifier"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierCard:
+    """What a classifier is and has seen; sizes in pixels, `mpp` in um/px (None where not known).
+
+    Patches of `patch_size` are resized to `image_size`. `groups` are the patients of the labelled patches it
+    was trained and validated on; `temperature` divides the logits for calibrated probabilities.
+    """
+
+    classes: tuple[str, ...]
+    head: Head
+    image_size: int
+    patch_size: int
+    mpp: float | None
+    temperature: float
+    groups: tuple[str, ...]
+    encoder: EncoderCard
+    neighbours: int | None = None
+    bank: int | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`; ValueError, TypeError or KeyError for anything else."""
+        values: dict[str, Any] = json.loads(text)
+        values["classes"], values["groups"] = tuple(values["classes"]), tuple(values["groups"])
+        values["encoder"] = EncoderCard.from_json(json.dumps(values["encoder"]))
+        return cls(**values)
+
+
+class Classifier(nn.Module):
+    """Float images (B, 3, S, S) in [0, 1] to logits (B, K)."""
+
+    def __init__(self, encoder: Encoder, head: nn.Linear | NeighbourHead, card: ClassifierCard) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.card = card
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.encoder(images))
+        return logits
+
+    def logits(self, patches: Tensor) -> Tensor:
+        """Logits (B, K) of uint8 patches (B, 3, P, P), brought to the card's `image_size`."""
+        logits: Tensor = self(as_images(patches, self.card.image_size))
+        return logits
+
+
+def as_images(patches: Tensor, image_size: int) -> Tensor:
+    """Uint8 patches (B, 3, P, P) as float images (B, 3, S, S) in [0, 1]."""
+    if patches.device.type == "cpu":
+        return to_float(resize(patches, image_size))  # several times faster on bytes than on floats
+    return resize(to_float(patches), image_size)  # devices interpolate floats only
+
+
+def save_classifier(classifier: Classifier, path: Path) -> None:
+    """Write weights and card to one safetensors file, complete or not at all."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in classifier.state_dict().items()}
+    replace_file(path, safetensors.torch.save(tensors, {"format": "pt", _KEY: classifier.card.to_json()}))
+
+
+def load_classifier(path: str | Path) -> Classifier:
+    """Load a classifier from its file or run folder, ready for inference.
+
+    EncoderError if there is none, if the file is not one, or if its weights do not fit its card.
+    """
+    path = Path(path)
+    file = path / CLASSIFIER_FILE if path.is_dir() else path
+    try:
+        with safe_open(file, framework="pt") as opened:
+            text = (opened.metadata() or {}).get(_KEY)
+        if text is None:
+            raise EncoderError(
+                f"{file} is not a classifier of wsitool: pass the run folder of 'wsitool classify'."
+            )
+        card = ClassifierCard.from_json(text)
+        tensors = safetensors.torch.load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise EncoderError(f"{file} cannot be read as a classifier ({error}).") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise EncoderError(
+            f"The card of {file} is not one this wsitool reads ({error}): upgrade wsitool."
+        ) from None
+    classifier = Classifier(_encoder(card.encoder), _head(card), card)
+    try:
+        classifier.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise EncoderError(
+            f"{file} does not fit its own card: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    return classifier.eval()
+
+
+def _encoder(card: EncoderCard) -> Encoder:
+    # Any weights will do: all of them are about to be replaced.
+    return Encoder(build_backbone(card.backbone, init="random").trunk, card)
+
+
+def _head(card: ClassifierCard) -> nn.Linear | NeighbourHead:
+    if card.head == "knn":
+        return NeighbourHead(
+            card.bank or 0, card.encoder.feature_dim, len(card.classes), card.neighbours or 1
+        )
+    return nn.Linear(card.encoder.feature_dim, len(card.classes))

@@ -1,0 +1,136 @@
+"""The files of a classification run, each complete or not there; `run.json` comes last."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.classify.calibration import softmax
+from wsitool.classify.fit import Fitted
+from wsitool.classify.labels import LabelledPatches
+from wsitool.classify.model import CLASSIFIER_FILE, save_classifier
+from wsitool.classify.subsets import subset_hash
+from wsitool.report.confusion import draw_confusion
+from wsitool.report.curves import Curve, Panel, save_curves
+from wsitool.report.files import replace_file, write_json
+
+__all__ = ["Part", "describe_patches", "write_predictions", "write_run"]
+
+
+_COLUMNS = ("part", "slide", "group", "image", "row", "x", "y", "label", "predicted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Predictions for some patches: `name` is "test", "validation" or "fold 3"."""
+
+    name: str
+    patches: LabelledPatches
+    logits: NDArray[np.float64]
+
+
+def write_run(
+    out: Path,
+    fitted: Fitted,
+    *,
+    parts: Sequence[Part],
+    metrics: dict[str, Any],
+    judged: str,
+    manifest: dict[str, Any],
+    run: dict[str, Any],
+) -> None:
+    """Write everything of a run into `out`; `judged` names the part of `metrics` the pictures show."""
+    classes = fitted.classifier.card.classes
+    save_classifier(fitted.classifier, out / CLASSIFIER_FILE)
+    write_json(out / "metrics.json", metrics)
+    write_json(out / "manifest.json", manifest)
+    write_predictions(out / "predictions.csv", parts)
+    counts = np.array(metrics[judged]["confusion"])
+    accuracy = metrics[judged]["accuracy"]
+    draw_confusion(
+        out / "confusion.png", counts, classes, title=f"{judged}: {accuracy:.1%} of {counts.sum():,} patches"
+    )
+    if fitted.history:
+        _write_history(out, fitted)
+    write_json(out / "run.json", run)
+
+
+def write_predictions(path: Path, parts: Sequence[Part]) -> None:
+    """One row per patch: where it is, what it is, what it was taken for, the probability of each class."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    classes = parts[0].patches.classes
+    writer.writerow([*_COLUMNS, *(f"p_{name}" for name in classes)])
+    for part in parts:
+        probabilities = softmax(part.logits)
+        called = probabilities.argmax(axis=1)
+        for index, place in enumerate(_places(part.patches)):
+            writer.writerow(
+                [
+                    part.name,
+                    *place,
+                    classes[part.patches.labels[index]],
+                    classes[called[index]],
+                    *(f"{value:.6f}" for value in probabilities[index]),
+                ]
+            )
+    replace_file(path, buffer.getvalue().encode())
+
+
+def describe_patches(patches: LabelledPatches) -> dict[str, Any]:
+    """What a manifest says of some patches: counts, patients, a hash of their identities, rows by store."""
+    collection = patches.collection
+    stores = []
+    for number, store in enumerate(collection.stores):
+        rows = np.sort(collection.row[collection.store_index == number])
+        if len(rows):
+            stores.append(
+                {"name": store.meta.name, "content_hash": store.content_hash, "rows": rows.tolist()}
+            )
+    counts = np.bincount(patches.labels, minlength=len(patches.classes))
+    return {
+        "patches": len(patches),
+        "per_class": {name: int(count) for name, count in zip(patches.classes, counts, strict=True)},
+        "groups": sorted(set(patches.groups.tolist())),
+        "hash": subset_hash(patches.identities()),
+        "stores": stores,
+    }
+
+
+def _places(patches: LabelledPatches) -> list[tuple[Any, ...]]:
+    collection = patches.collection
+    rows = []
+    for index, (number, row) in enumerate(zip(collection.store_index, collection.row, strict=True)):
+        store = collection.stores[number]
+        x0, y0 = store.coords[row]
+        rows.append((store.meta.name, patches.groups[index], patches.images[index], row, x0, y0))
+    return rows
+
+
+def _write_history(out: Path, fitted: Fitted) -> None:
+    buffer = io.StringIO()
+    lines = [asdict(epoch) for epoch in fitted.history]
+    writer = csv.DictWriter(buffer, lines[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    replace_file(out / "metrics.csv", buffer.getvalue().encode())
+    epochs = [epoch.epoch for epoch in fitted.history]
+    losses = (
+        Curve(label="training", x=epochs, y=[epoch.train_loss for epoch in fitted.history]),
+        Curve(label="validation", x=epochs, y=[epoch.validation_loss for epoch in fitted.history]),
+    )
+    accuracy = [epoch.validation_accuracy for epoch in fitted.history]
+    panels = (
+        Panel(title="loss per patch", curves=losses),
+        Panel(
+            title="validation accuracy", curves=(Curve(label="validation accuracy", x=epochs, y=accuracy),)
+        ),
+    )
+    save_curves(out / "curves.png", panels, x_label="epoch")
