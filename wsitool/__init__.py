@@ -20,6 +20,7 @@ _HOME = {
     "QualityThresholds": "wsitool.quality",
     "SlideInfo": "wsitool.slide",
     "TissueMask": "wsitool.tissue",
+    "read_annotations": "wsitool.annotations",
     "import_images": "wsitool.importing",
     "tissue_mask": "wsitool.tissue",
     "open_slide": "wsitool.slide",
