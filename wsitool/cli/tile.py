@@ -67,8 +67,11 @@ wsitool tile slides.csv --out stores --level 0 --codec raw --format zarr
 @click.option("--default-mpp", type=float, help="um per level-0 pixel of slides that do not state it.")
 @click.option("--group-regex", help="Takes the patient from the slide's name: first group, or whole match.")
 @click.option("--workers", type=int, help="Slides tiled at once, each in its own process.")
+@click.option("--shard", metavar="i/N", help="Tile the i-th of N parts of the list, as in a SLURM array.")
+@click.option("--dask", metavar="ADDRESS", help="Tile on the dask cluster with this scheduler.")
 @click.option("--overwrite", is_flag=True, help="Replace stores that exist.")
 @click.option("--max-failures", type=int, help="Give a slide up after this many unreadable patches.")
+@click.option("--dry-run", is_flag=True, help="Say what would be kept; write nothing.")
 @json_option
 def command(
     slides: tuple[str, ...],
@@ -93,8 +96,11 @@ def command(
     default_mpp: float | None,
     group_regex: str | None,
     workers: int | None,
+    shard: str | None,
+    dask: str | None,
     overwrite: bool,
     max_failures: int | None,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """See the help; SLIDES are files, folders, or a CSV with path and optional mpp, group, label columns."""
@@ -127,8 +133,11 @@ def command(
         default_mpp=default_mpp,
         group_regex=group_regex,
         workers=workers,
+        shard=shard,
+        dask=dask,
         overwrite=overwrite,
         max_failures=max_failures,
+        dry_run=dry_run,
         reporter=console_reporter(quiet=as_json),
     )
     click.echo(json.dumps(result.to_dict(), indent=2) if as_json else summary(result))
@@ -144,6 +153,8 @@ def summary(result: RunResult) -> str:
     lines = [head, "-" * len(head)]
     lines += [_line(slide, width) for slide in slides]
     stored = [slide for slide in slides if not slide.failed]
+    if any(slide.status == "planned" for slide in stored):
+        return "\n".join(lines + _plan(result))
     total = sum(slide.bytes for slide in stored)
     lines += [
         "-" * len(head),
@@ -160,6 +171,14 @@ def summary(result: RunResult) -> str:
         lines.append(f"{len(result.failed)} slide(s) failed, see {Path(result.out_dir, 'slides.csv')}:")
         lines += [f"  {slide.name}: {slide.reason}" for slide in result.failed]
     return "\n".join(lines)
+
+
+def _plan(result: RunResult) -> list[str]:
+    lines = [f"{result.kept:,} patches would be kept; nothing was written."]
+    for slide in result.slides:
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in slide.counts.items() if count)
+        lines.append(f"  {slide.name}: {slide.reason or counts}")
+    return lines
 
 
 def _line(slide: SlideResult, width: int) -> str:

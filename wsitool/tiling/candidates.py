@@ -58,10 +58,10 @@ def nothing_left(name: str, candidates: Candidates, limits: tuple[Limit, ...]) -
         if not counts.get(limit.reason):
             continue
         if limit.at_least is not None:
-            extreme = values[limit.score].max()
+            extreme = np.nanmax(values[limit.score])
             best = f"needs {limit.score} of at least {limit.at_least:g}, the best has {extreme:.2g}"
         else:
-            extreme = values[limit.score].min()
+            extreme = np.nanmin(values[limit.score])
             best = f"allows {limit.score} up to {limit.at_most:g}, the best has {extreme:.2g}"
         parts.append(f"{counts[limit.reason]} {limit.reason} ({best})")
     return NoTissueError(

@@ -23,6 +23,8 @@ RgbArray = NDArray[np.uint8]
 T = TypeVar("T")
 _BLOCK = 32
 _TILES_PER_TASK = 8
+# Enough that the threads do not run dry while the caller writes a block to disk.
+_TASKS_AHEAD, _BLOCKS_AHEAD = 12, 2
 
 
 class TileSource(Protocol):
@@ -142,7 +144,7 @@ def cut(
     cutter = _Cutter(tiles, corners, size, finish, pool, counts)
     for task in cutter.tasks():
         cutter.begin(task)
-        while len(cutter.running) > 2 * pool.threads:
+        while len(cutter.running) > _TASKS_AHEAD * (pool.threads - 1):
             cutter.settle()
             yield from cutter.ready(wait=False)
     while cutter.running:
@@ -313,7 +315,7 @@ class _Cutter(Generic[T]):
         """The blocks whose payload is there, in order; with `wait` all, else those needed to bound memory."""
         while self._finishing:
             block, future = self._finishing[0]
-            crowded = len(self._finishing) > 2 * self._pool.threads
+            crowded = len(self._finishing) > _BLOCKS_AHEAD * self._pool.threads
             if future is not None and not (wait or crowded or future.done()):
                 return
             self._finishing.popleft()

@@ -91,7 +91,8 @@ class RunResult:
 def merge_slides_csv(folder: Path, results: Sequence[SlideResult]) -> None:
     """Bring `results` into `folder`/slides.csv: one row per slide, earlier runs' other slides kept.
 
-    The file is replaced as a whole, so a reader never sees half of it. A skipped slide keeps its row.
+    The file is replaced as a whole, so a reader never sees half of it. A slide whose finished store was left
+    alone, because it was skipped or because the run refused to replace it, keeps its row.
     """
     path = folder / SLIDES_CSV
     rows: dict[str, dict[str, str]] = {}
@@ -99,7 +100,9 @@ def merge_slides_csv(folder: Path, results: Sequence[SlideResult]) -> None:
         with path.open(newline="", encoding="utf-8") as file:
             rows = {row["name"]: row for row in csv.DictReader(file) if row.get("name")}
     for result in results:
-        if result.status != "skipped" or result.name not in rows:
+        old = rows.get(result.name, {})
+        untouched = result.status == "skipped" or (result.failed and old.get("status") == "done")
+        if not (untouched and old.get("store") and Path(old["store"]).exists()):
             rows[result.name] = result.to_row()
     columns = [column.name for column in fields(SlideResult)]
     lines: list[str] = []

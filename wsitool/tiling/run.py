@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-from wsitool.errors import UsageError, WsitoolError
+from wsitool.errors import UsageError
 from wsitool.grid import TileSpec
 from wsitool.progress import SILENT, Reporter
+from wsitool.tiling.guarded import run_guarded, run_locked
 from wsitool.tiling.inputs import SlideInput, find_slides
-from wsitool.tiling.results import RunResult, SlideResult, merge_slides_csv
-from wsitool.tiling.slide_task import Format, SlideTask, available_threads, run_task
+from wsitool.tiling.lock import locked
+from wsitool.tiling.processes import run_in_processes
+from wsitool.tiling.results import SLIDES_CSV, RunResult, SlideResult, merge_slides_csv
+from wsitool.tiling.slide_task import Format, SlideTask, available_threads
 
 __all__ = ["tile_slide", "tile_slides"]
+
+_CSV_PATIENCE_SECONDS = 120.0
 
 
 def tile_slide(
@@ -31,8 +38,9 @@ def tile_slide(
 ) -> SlideResult:
     """Cut one slide into `out_dir`/<slide>.h5 or .zarr and draw its preview.
 
-    Raises SlideError (or a kind of it) where it cannot be tiled and StoreError where the store exists and
-    `overwrite` is false; nothing half-written is left. slides.csv is `tile_slides`' business.
+    A store that is complete and was made in the same way is left alone. Raises SlideError (or a kind of it)
+    where the slide cannot be tiled and StoreError where a store made otherwise is in the way and `overwrite`
+    is false, or another process writes it; nothing half-written is left. slides.csv is `tile_slides`' business.
     """
     task = SlideTask(
         slide=SlideInput(path=str(path), group=group),
@@ -45,7 +53,7 @@ def tile_slide(
         overwrite=overwrite,
         max_failures=max_failures,
     )
-    return run_task(task, reporter)
+    return run_locked(task, reporter)
 
 
 def tile_slides(
@@ -58,40 +66,80 @@ def tile_slides(
     default_mpp: float | None = None,
     group_regex: str | None = None,
     workers: int | None = None,
+    shard: str | None = None,
+    dask: str | None = None,
     overwrite: bool = False,
     max_failures: int | None = None,
+    dry_run: bool = False,
     reporter: Reporter = SILENT,
 ) -> RunResult:
     """Cut slides (files, folders, URLs, CSVs, or `SlideInput`s) into stores, and list them in slides.csv.
 
-    A slide that fails is reported in its result and in slides.csv, the others are complete. Raises UsageError
-    for inputs that cannot work together.
+    Several slides are tiled in `workers` processes (default: one per processor), a single one in this
+    process; with `dask` (a scheduler's address) all on that cluster. `shard` "i/N" takes the i-th of N
+    parts of the list. A slide whose store is complete and was made in the same way is skipped; one that fails
+    is reported in its result and in slides.csv, the others are complete. `dry_run` writes nothing, and
+    decodes nothing at full resolution. Raises UsageError for inputs that cannot work together.
     """
     given = [item for item in slides if isinstance(item, SlideInput)]
     named = [item for item in slides if not isinstance(item, SlideInput)]
     found = (*given, *(find_slides(named, group_regex=group_regex) if named or not given else ()))
     classes = tuple(sorted({slide.label for slide in found if slide.label is not None}))
+    chosen = _shard(found, shard)
     folder = Path(out_dir)
-    _make_folder(folder)
-    results: list[SlideResult] = []
-    with reporter.task("slides", total=len(found), unit="slides") as progress:
-        for slide in found:
-            task = SlideTask(
-                slide=slide,
-                out_dir=folder,
-                spec=spec or TileSpec(),
-                format=format,
-                reader=reader,
-                default_mpp=default_mpp,
-                classes=classes,
-                threads=available_threads(),
-                overwrite=overwrite,
-                max_failures=max_failures,
-            )
-            results.append(_try(task, reporter))
-            merge_slides_csv(folder, results[-1:])
-            progress.advance(note=slide.name)
-    return RunResult(out_dir=str(folder), slides=tuple(results))
+    if not dry_run:
+        _make_folder(folder)
+    processes = min(workers or available_threads(), max(1, len(chosen)))
+    tasks = [
+        SlideTask(
+            slide=slide,
+            out_dir=folder,
+            spec=spec or TileSpec(),
+            format=format,
+            reader=reader,
+            default_mpp=default_mpp,
+            classes=classes,
+            threads=max(1, available_threads() // processes),
+            overwrite=overwrite,
+            max_failures=max_failures,
+            dry_run=dry_run,
+        )
+        for slide in chosen
+    ]
+    results: dict[int, SlideResult] = {}
+    bar = reporter.task("slides", total=len(tasks), unit="slides") if len(tasks) > 1 else nullcontext()
+    with bar as progress:
+        for index, result in _run(tasks, processes, dask, reporter):
+            results[index] = result
+            if not dry_run:
+                with locked(folder / SLIDES_CSV, what="slides.csv", wait_seconds=_CSV_PATIENCE_SECONDS):
+                    merge_slides_csv(folder, [result])
+            if progress is not None:
+                progress.advance(note=result.name)
+    return RunResult(out_dir=str(folder), slides=tuple(results[i] for i in range(len(tasks))))
+
+
+def _run(
+    tasks: Sequence[SlideTask], processes: int, dask: str | None, reporter: Reporter
+) -> Iterator[tuple[int, SlideResult]]:
+    if dask is not None:
+        from wsitool.tiling.cluster import run_on_cluster
+
+        return run_on_cluster(tasks, address=dask)
+    if len(tasks) > 1:
+        return run_in_processes(tasks, workers=processes, reporter=reporter)
+    return ((index, run_guarded(task, reporter)) for index, task in enumerate(tasks))
+
+
+def _shard(slides: Sequence[SlideInput], shard: str | None) -> Sequence[SlideInput]:
+    """Every N-th slide, so that a list sorted by size or date is dealt out evenly."""
+    if shard is None:
+        return slides
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", shard)
+    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= part <= parts:
+        raise UsageError(f"--shard must be i/N with i from 1 to N, as in 2/8, got '{shard}'.")
+    return slides[part - 1 :: parts]
 
 
 def _make_folder(folder: Path) -> None:
@@ -99,20 +147,3 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"The folder '{folder}' cannot be made: {error.strerror or error}.") from error
-
-
-def _try(task: SlideTask, reporter: Reporter) -> SlideResult:
-    try:
-        return run_task(task, reporter)
-    except UsageError:
-        raise
-    except (WsitoolError, OSError, MemoryError) as error:
-        reporter.warn(f"{task.slide.name} failed: {error}")
-        return SlideResult(
-            name=task.slide.name,
-            path=task.slide.path,
-            status="failed",
-            reason=str(error) or type(error).__name__,
-            group=task.slide.group or task.slide.name,
-            label=task.slide.label or "",
-        )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import RegionReadError, SlideError, UsageError
-from wsitool.grid import TileGrid, TileSpec, plan_grid
+from wsitool.grid import Limit, TileGrid, TileSpec, plan_grid
 from wsitool.progress import SILENT, Reporter
 from wsitool.readers import TiledSlide, open_with
 from wsitool.report.preview import preview_jpeg
@@ -27,7 +28,7 @@ from wsitool.tiling.passthrough import check_passthrough, pass_tiles
 from wsitool.tiling.results import SlideResult
 from wsitool.tissue import TissueMask, tissue_mask
 
-__all__ = ["Format", "SlideTask", "available_threads", "run_task"]
+__all__ = ["Format", "SlideTask", "available_threads", "run_task", "store_bytes"]
 
 Format = Literal["hdf5", "zarr"]
 SUFFIX: dict[Format, str] = {"hdf5": ".h5", "zarr": ".zarr"}
@@ -48,6 +49,7 @@ class SlideTask:
     threads: int = 1
     overwrite: bool = False
     max_failures: int | None = None
+    dry_run: bool = False
 
     @property
     def store(self) -> Path:
@@ -63,6 +65,26 @@ class SlideTask:
             "label": self.slide.label,
             "classes": list(self.classes),
         }
+
+    def to_json(self) -> str:
+        """The task as text, for another process."""
+        return json.dumps(asdict(self) | {"out_dir": str(self.out_dir)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`."""
+        values = json.loads(text)
+        spec = values["spec"]
+        limits = tuple(Limit(**limit) for limit in spec.pop("limits"))
+        return cls(
+            **values
+            | {
+                "slide": SlideInput(**values["slide"]),
+                "out_dir": Path(values["out_dir"]),
+                "spec": TileSpec(**spec, limits=limits),
+                "classes": tuple(values["classes"]),
+            }
+        )
 
 
 def available_threads() -> int:
@@ -103,14 +125,18 @@ class _Cutting:
         self._counts = CutCounts()
         self._failures: list[Failure] = []
         self._failed: list[int] = []
+        self._hash = ""
 
     def run(self, began: float) -> SlideResult:
         mask = tissue_mask(self._slide)
         candidates = find_candidates(self._slide, self._grid, mask, self._spec)
         kept = np.flatnonzero(candidates.reason == 0)
         if not len(kept):
-            self._preview(mask, candidates)
+            if not self._task.dry_run:
+                self._preview(mask, candidates)
             raise nothing_left(self._info.name, candidates, self._spec.all_limits)
+        if self._task.dry_run:
+            return self._result(candidates, "", time.monotonic() - began)
         resampling = self._write(candidates, kept)
         candidates = with_unreadable(candidates, np.array(self._failed, np.int64))
         self._preview(mask, candidates)
@@ -246,11 +272,11 @@ class _Cutting:
         return SlideResult(
             name=self._task.slide.name,
             path=info.path,
-            status="done",
+            status="planned" if self._task.dry_run else "done",
             reason=reason,
             group=self._task.slide.group or info.name,
             label=self._task.slide.label or "",
-            store=str(self._task.store),
+            store="" if self._task.dry_run else str(self._task.store),
             reader=info.reader,
             format=info.format,
             width=info.width,
@@ -267,7 +293,7 @@ class _Cutting:
             counts=counts,
             needed_tiles=self._counts.needed,
             decoded_tiles=self._counts.decoded,
-            bytes=store_bytes(self._task.store),
+            bytes=0 if self._task.dry_run else store_bytes(self._task.store),
             raw_bytes=counts["kept"] * self._spec.patch_size**2 * 3,
             seconds=seconds,
             fingerprint=info.fingerprint,

@@ -1,0 +1,60 @@
+"""One slide of many: locked, resumed, and never able to end the run of the others."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+
+from wsitool.errors import UsageError, WsitoolError
+from wsitool.progress import SILENT, Reporter
+from wsitool.tiling.lock import locked
+from wsitool.tiling.results import SlideResult
+from wsitool.tiling.resume import finished, remove_leftovers
+from wsitool.tiling.slide_task import SlideTask, run_task
+
+__all__ = ["failed_result", "run_guarded", "run_locked"]
+
+_PATIENCE_SECONDS = 5.0  # the workers of a killed run need a moment to notice
+
+
+def run_guarded(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
+    """Tile one slide, or skip it where its store is complete; whatever goes wrong becomes a failed result."""
+    try:
+        return run_locked(task, reporter)
+    except UsageError:
+        raise  # the same for every slide
+    except Exception as error:  # noqa: BLE001 - around one slide of many
+        return failed_result(task, _sentence(error))
+
+
+def run_locked(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
+    """`run_task` under the store's lock, unless an earlier run finished the same; raises what it raises."""
+    if task.dry_run:
+        return run_task(task, reporter)
+    task.out_dir.mkdir(parents=True, exist_ok=True)
+    with locked(task.store, what=f"'{task.store}'", wait_seconds=_PATIENCE_SECONDS):
+        remove_leftovers(task.store)
+        earlier = finished(task, reporter)
+        # What is in the way now, if anything, is damaged or meant to be replaced.
+        return earlier if earlier is not None else run_task(replace(task, overwrite=True), reporter)
+
+
+def failed_result(task: SlideTask, reason: str) -> SlideResult:
+    """The result of a slide that has no store."""
+    return SlideResult(
+        name=task.slide.name,
+        path=task.slide.path,
+        status="failed",
+        reason=reason.rstrip("."),
+        group=task.slide.group or task.slide.name,
+        label=task.slide.label or "",
+    )
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, WsitoolError):
+        return str(error)
+    text = " ".join(str(error).split())
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in text:
+        return "The disk is full: free some space and run the same command again"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
