@@ -87,6 +87,8 @@ def check_method(loaded: object, who: str) -> type[Method[Any]]:
 
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):
         raise PluginError(f"{who} must be a class derived from wsitool.api.Method, got {loaded!r}.")
+    if type(loaded.api_version) is not int:
+        raise PluginError(f"{who} must set api_version to a whole number, got {loaded.api_version!r}.")
     if loaded.api_version != API_VERSION:
         advice = "upgrade wsitool" if loaded.api_version > API_VERSION else "upgrade that package"
         raise PluginError(

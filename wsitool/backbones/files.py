@@ -17,9 +17,28 @@ from wsitool.backbones.encoder import Encoder
 from wsitool.errors import EncoderError
 from wsitool.report.files import replace_file
 
-__all__ = ["encoder_file", "file_digest", "load_strictly", "read_state", "save_encoder", "versions"]
+__all__ = [
+    "UNREADABLE",
+    "encoder_file",
+    "file_digest",
+    "load_strictly",
+    "read_state",
+    "save_encoder",
+    "versions",
+]
 
 _ENCODER = "encoder.safetensors"
+# What torch's restricted unpickler raises on a file that is not what it seems.
+UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OSError,
+)
 
 
 def encoder_file(init: str | Path) -> Path:
@@ -45,7 +64,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             raise EncoderError(f"'{path}' is not a readable safetensors file ({error}).") from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EncoderError(f"'{path}' is not a file of plain tensors ({reason}).") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):

@@ -18,7 +18,7 @@ from wsitool.params import HParam
 __all__ = ["command"]
 
 _PARAMS = "wsitool.method_params"
-_PREFIX = "method."
+_PREFIX = "method__"
 
 
 class _MethodOption(click.Option):
@@ -64,7 +64,7 @@ class _PretrainCommand(Command):
         engine: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and not isinstance(parameter, click.Argument):
                 (own if isinstance(parameter, _MethodOption) else engine).append(record)
         if name:
             with formatter.section(f"Options of {name}"):
@@ -90,13 +90,14 @@ def _peek(args: Sequence[str], option: str) -> str | None:
 def _option(spec: HParam) -> _MethodOption:
     flag = spec.name.replace("_", "-")
     declaration = f"--{flag}/--no-{flag}" if spec.type is bool else f"--{flag}"
-    bounds = spec.bounds_text() if spec.choices is None else ""
+    notes = [spec.bounds_text()] if spec.bounds_text() and spec.choices is None else []
+    if spec.default is not None:
+        notes.append(f"default: {_shown(spec)}")
     return _MethodOption(
         [declaration, f"{_PREFIX}{spec.name}"],
         type=click.Choice([str(choice) for choice in spec.choices]) if spec.choices else spec.type,
         default=None,  # so that a preset knows what was given
-        show_default=False if spec.default is None else _shown(spec),
-        help=spec.help + (f"  [{bounds}]" if bounds else ""),
+        help="  ".join([spec.help, *(f"[{note}]" for note in notes)]),
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
 
+from wsitool.backbones.files import UNREADABLE
 from wsitool.errors import TrainingError
 from wsitool.report.files import replace_file
 from wsitool.training.module import PretrainModule
@@ -43,7 +43,7 @@ def load_checkpoint(path: Path) -> State:
     """Read a checkpoint of plain tensors and numbers (`weights_only`); TrainingError if it is not one."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise TrainingError(
             f"The checkpoint '{path}' cannot be read ({type(error).__name__}): start anew with --overwrite."
         ) from None

@@ -90,6 +90,7 @@ class _Run:
         reporter: Reporter,
     ) -> None:
         self.out, self.reporter, self.stores = out, reporter, stores
+        self.state = self._previous(resume=resume, overwrite=overwrite)
         method_type = load_method(config.method)
         self.params: Params = method_type.params_type.from_preset(config.preset, config.params)
         self.collection = open_collection(stores)
@@ -99,24 +100,23 @@ class _Run:
         _check_size(self.encoder, self.config.image_size or self.collection.patch_size)
         self.method = _make_method(method_type, self.encoder, self.params, self.config)
         self.trainer_options = _trainer_options(self.config)
-        self.state = self._previous(resume=resume, overwrite=overwrite)
+        if self.state is not None:
+            _check_same(self.state, self.config, self.collection)
 
     def _previous(self, *, resume: bool, overwrite: bool) -> State | None:
         """The checkpoint to go on from; UsageError if the folder does not fit the options."""
-        checkpoint = self.out / "last.ckpt"
-        if not resume:
-            # Processes that Lightning starts for further devices come here after the first has begun the run.
-            if (self.out / "run.json").exists() and not overwrite and is_first_process():
-                raise UsageError(
-                    f"'{self.out}' holds a run already: pass --resume to go on with it, "
-                    "or --overwrite to start anew."
-                )
-            return None
-        if not checkpoint.is_file():
-            raise UsageError(f"There is no checkpoint '{checkpoint}' to resume: leave out --resume.")
-        state = load_checkpoint(checkpoint)
-        _check_same(state, self.config, self.collection)
-        return state
+        if resume:
+            checkpoint = self.out / "last.ckpt"
+            if not checkpoint.is_file():
+                raise UsageError(f"There is no checkpoint '{checkpoint}' to resume: leave out --resume.")
+            return load_checkpoint(checkpoint)
+        # Processes that Lightning starts for further devices come here after the first has begun the run.
+        if (self.out / "run.json").exists() and not overwrite and is_first_process():
+            raise UsageError(
+                f"'{self.out}' holds a run already: pass --resume to go on with it, "
+                "or --overwrite to start anew."
+            )
+        return None
 
     def train(self) -> PretrainResult:
         began = time.perf_counter()

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+from patch_stores import patch_folder
+
+from wsitool.cli import main
+
+
+def _run(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, ["pretrain", *map(str, words)])
+
+
+def test_the_methods_parameters_are_options_in_their_own_section() -> None:
+    shown = _run("--method", "simclr", "--help")
+    assert shown.exit_code == 0
+    own, engine = shown.output.split("Options of simclr:")[1].split("\nOptions:")
+    assert "--temperature FLOAT" in own and "[> 0]" in own and "[default: 0.5]" in own
+    assert "--d4 / --no-d4" in own and "--epochs" not in own
+    assert "--epochs INTEGER" in engine and "--temperature FLOAT" not in engine
+    assert "Options of rotation" in _run("--method=rotation", "--help").output
+    assert "Add --method NAME before --help" in _run("--help").output
+
+
+def test_a_run_from_the_command_line(tmp_path: Path) -> None:
+    stores = patch_folder(tmp_path / "kidney", each=4)
+    quick = ["--backbone", "resnet18", "--init", "random", "--epochs", "1", "--batch-size", "4", "--json"]
+    done = _run(stores, "--method", "simclr", "--temperature", "0.2", "--out", tmp_path / "r", *quick)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["lineage"] == "random -> kidney"
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["params"]["temperature"] == 0.2
+    preset = _run(
+        stores, "--method", "simclr", "--preset", "histology", "--no-d4", "--out", tmp_path / "h", *quick
+    )
+    assert preset.exit_code == 0, preset.output
+    params = json.loads((tmp_path / "h" / "run.json").read_text())["params"]
+    assert (params["d4"], params["min_scale"]) == (False, 0.2)
+
+
+def test_errors_are_one_sentence_with_exit_code_2(tmp_path: Path) -> None:
+    stores = patch_folder(tmp_path / "kidney", each=2)
+    for words, message in (
+        (("--method", "simclrr"), "Error: There is no method 'simclrr': did you mean 'simclr'?"),
+        (("--method", "simclr", "--temperature", "0"), "Error: temperature must be > 0, got 0.0."),
+        (("--method", "simclr", "--preset", "none"), "Error: There is no preset 'none'"),
+    ):
+        failed = _run(stores, "--out", tmp_path / "r", "--init", "random", *words)
+        assert failed.exit_code == 2
+        assert failed.stderr.startswith(message) and len(failed.stderr.strip().splitlines()) == 1
+    assert (
+        "No such option '--temperature'" in _run(stores, "--method", "rotation", "--temperature", "1").stderr
+    )
+    assert not (tmp_path / "r").exists()

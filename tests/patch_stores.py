@@ -1,0 +1,53 @@
+"""Small unlabelled stores of real-looking patches for the tests of pretraining."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from wsitool.store import create_store
+from wsitool.store.schema import Candidates, Rows, StoreMeta
+
+
+def patch_folder(folder: Path, *, stores: int = 2, each: int = 12, size: int = 32, seed: int = 0) -> Path:
+    """A folder of raw stores, one patient each: blobs of two colours on a pale ground, all different."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for index in range(stores):
+        name = f"{folder.name}-{index}"
+        ground = rng.normal(215, 12, (each, size, size, 3))
+        low = rng.random((each, 4, 4, 1)).repeat(size // 4, axis=1).repeat(size // 4, axis=2)
+        patches = np.where(low < 0.4, ground - rng.uniform(40, 120, (each, 1, 1, 3)), ground)
+        coords = np.stack([np.arange(each) * size, np.zeros(each, int)], axis=1).astype(np.int64)
+        tissue = np.ones(each, np.float32)
+        rows = Rows(patches=patches.clip(0, 255).astype(np.uint8), coords=coords, tissue=tissue)
+        kept = Candidates(coords=coords, tissue=tissue, reason=np.zeros(each, np.uint8))
+        with create_store(folder / f"{name}.h5", _meta(name, size, each)) as writer:
+            writer.append(rows)
+            writer.finish(kept, counts={"kept": each})
+    return folder
+
+
+def _meta(name: str, size: int, count: int) -> StoreMeta:
+    return StoreMeta(
+        name=name,
+        group=f"patient-{name}",
+        source=f"{name}.png",
+        fingerprint=name,
+        level0_width=size * count,
+        level0_height=size,
+        patch_size=size,
+        patch_size_level0=size,
+        stride=size,
+        stride_level0=size,
+        level=0,
+        mpp_level0=0.5,
+        mpp_requested=None,
+        mpp_effective=0.5,
+        level0_magnification=None,
+        target_magnification=None,
+        codec="raw",
+        quality=None,
+        reader="image",
+    )

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from wsitool.report.curves import Curve, Panel, save_curves
+
+
+def test_each_panel_widens_the_picture_and_curves_are_drawn(tmp_path: Path) -> None:
+    noisy = [1 / (step + 1) + 0.1 * (step % 3) for step in range(200)]
+    loss = Panel(title="loss", curves=[Curve(label="loss", x=range(200), y=noisy, smooth=True)], chance=1.4)
+    save_curves(tmp_path / "one.png", [loss])
+    save_curves(tmp_path / "two.png", [loss, Panel(title="lr", curves=[Curve(label="lr", x=[1], y=[0.1])])])
+    one, two = (np.asarray(Image.open(tmp_path / name).convert("RGB")) for name in ("one.png", "two.png"))
+    assert two.shape[1] == 2 * one.shape[1] and two.shape[0] == one.shape[0]
+    blue = (one[..., 2] > 150) & (one[..., 0] < 80)
+    assert blue.sum() > 200  # the averaged curve, in full colour
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.png", "two.png"]

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from patch_stores import patch_folder
+from safetensors.torch import load_file
+
+from wsitool.backbones import read_card
+from wsitool.errors import EncoderError, TrainingError, UsageError
+from wsitool.training import pretrain
+
+QUICK: dict[str, Any] = {"backbone": "resnet18", "init": "random", "epochs": 2, "batch_size": 8, "seed": 5}
+
+
+@pytest.fixture(scope="module")
+def kidney(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return patch_folder(tmp_path_factory.mktemp("data") / "kidney")
+
+
+def _rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _same_tensors(left: Path, right: Path) -> bool:
+    a, b = load_file(left), load_file(right)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(scope="module")
+def finished(kidney: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "r1"
+    pretrain(kidney, method="simclr", out=out, save_every=2, **QUICK)
+    return out
+
+
+def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names == {"encoder.safetensors", "last.ckpt", "metrics.csv", "curves.png", "run.json"}
+    facts = json.loads((finished / "run.json").read_text())
+    assert facts["status"] == "complete" and facts["lineage"] == "random -> kidney"
+    assert facts["params"]["temperature"] == 0.5 and facts["patches"] == 24
+    rows = _rows(finished)
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [int(row["epoch"]) for row in rows] == [1, 1, 1, 2, 2, 2]
+    assert float(rows[0]["lr"]) == pytest.approx(3e-4) and float(rows[-1]["lr"]) < 3e-5
+    result = torchvision.models.resnet18(weights=None).load_state_dict(
+        load_file(finished / "encoder.safetensors"), strict=False
+    )
+    assert result.missing_keys == ["fc.weight", "fc.bias"] and not result.unexpected_keys
+    state = torch.load(finished / "last.ckpt", weights_only=True)
+    assert state["batches"] == 6
+
+
+def test_same_seed_same_bits_other_seed_other_bits(finished: Path, kidney: Path, tmp_path: Path) -> None:
+    pretrain(kidney, method="simclr", out=tmp_path / "again", **QUICK)
+    assert [row["loss"] for row in _rows(finished)] == [row["loss"] for row in _rows(tmp_path / "again")]
+    assert _same_tensors(finished / "encoder.safetensors", tmp_path / "again" / "encoder.safetensors")
+    pretrain(kidney, method="simclr", out=tmp_path / "other", **{**QUICK, "seed": 6})
+    assert [row["loss"] for row in _rows(finished)] != [row["loss"] for row in _rows(tmp_path / "other")]
+
+
+def test_chained_runs_record_the_lineage(finished: Path, tmp_path: Path) -> None:
+    breast = patch_folder(tmp_path / "breast", seed=1)
+    result = pretrain(breast, method="rotation", out=tmp_path / "r2", init=finished, epochs=1, batch_size=4)
+    card = read_card(result.encoder)
+    assert card is not None and card.chain == "random -> kidney -> breast"
+    assert card.groups == ("patient-breast-0", "patient-breast-1", "patient-kidney-0", "patient-kidney-1")
+    assert [step.method for step in card.lineage] == [None, "simclr", "rotation"]
+    assert card.backbone == "resnet18" and card.mpp == 0.5 and card.patch_size == 32
+
+
+_CHILD = """
+import os, signal, sys
+from wsitool.training import monitor, pretrain
+real = monitor.save_checkpoint
+def save(path, trainer, module, *, batches, data):
+    real(path, trainer, module, batches=batches, data=data)
+    module.stop_at = batches + 1 if batches == 4 else None
+monitor.save_checkpoint = save
+flush = monitor.Monitor._flush
+def dying(self, module):
+    flush(self, module)
+    if getattr(module, "stop_at", None) is not None and self.rows[-1]["step"] >= module.stop_at:
+        os.kill(os.getpid(), signal.SIGKILL)  # one step past the checkpoint, in the middle of an epoch
+monitor.Monitor._flush = dying
+pretrain(sys.argv[1], method=sys.argv[3], out=sys.argv[2], save_every=2, backbone="resnet18", init="random",
+         epochs=2, batch_size=8, seed=5)
+"""
+
+
+@pytest.mark.parametrize("method", ["simclr"])
+def test_kill_9_and_resume_is_the_uninterrupted_run_to_the_bit(
+    finished: Path, kidney: Path, tmp_path: Path, method: str
+) -> None:
+    out = tmp_path / "killed"
+    child = subprocess.run([sys.executable, "-c", _CHILD, str(kidney), str(out), method], check=False)
+    assert child.returncode == -signal.SIGKILL
+    assert len(_rows(out)) == 5 and not (out / "encoder.safetensors").exists()
+    assert torch.load(out / "last.ckpt", weights_only=True)["batches"] == 4  # epochs end at 3 and 6
+    pretrain(kidney, method=method, out=out, save_every=2, resume=True, **QUICK)
+    for column in ("step", "epoch", "loss", "top1", "lr"):
+        assert [row[column] for row in _rows(out)] == [row[column] for row in _rows(finished)]
+    assert _same_tensors(out / "encoder.safetensors", finished / "encoder.safetensors")
+    one, two = (torch.load(run / "last.ckpt", weights_only=True) for run in (out, finished))
+    for index, state in one["optimizer"]["state"].items():
+        assert all(torch.equal(state[key], two["optimizer"]["state"][index][key]) for key in state)
+
+
+def test_resume_with_other_options_or_data_is_refused(finished: Path, kidney: Path, tmp_path: Path) -> None:
+    before = (finished / "run.json").read_bytes()
+    with pytest.raises(
+        UsageError, match=r"cannot be resumed with other options \(lr was 0.0003 and is 0.1\)"
+    ):
+        pretrain(kidney, method="simclr", out=finished, resume=True, lr=0.1, **QUICK)
+    other = patch_folder(tmp_path / "other", seed=9)
+    with pytest.raises(UsageError, match="the stores hold other patches"):
+        pretrain(other, method="simclr", out=finished, resume=True, **QUICK)
+    with pytest.raises(UsageError, match="There is no checkpoint"):
+        pretrain(kidney, method="simclr", out=tmp_path / "none", resume=True, **QUICK)
+    with pytest.raises(UsageError, match="holds a run already: pass --resume"):
+        pretrain(kidney, method="simclr", out=finished, **QUICK)
+    assert (finished / "run.json").read_bytes() == before
+
+
+def test_accumulated_batches_are_one_step(kidney: Path, tmp_path: Path) -> None:
+    pretrain(
+        kidney, method="rotation", out=tmp_path / "r", accumulate=2, **{**QUICK, "batch_size": 4, "epochs": 1}
+    )
+    assert [int(row["step"]) for row in _rows(tmp_path / "r")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"batch_size": 1}, UsageError, "The batch size must be at least 2"),
+        (
+            {"batch_size": 64},
+            TrainingError,
+            "one full batch of 64 patches and the stores hold 24: pass --batch-size 24",
+        ),
+        ({"epochs": 0}, UsageError, "The epochs must be at least 1, got 0"),
+        (
+            {"optimizer": "adamax"},
+            UsageError,
+            "optimizer must be one of adam, adamw, sgd, lars, got 'adamax'",
+        ),
+        ({"params": {"temperature": 0}}, UsageError, "temperature must be > 0, got 0"),
+        ({"method": "simcrl"}, UsageError, "did you mean 'simclr'"),
+        ({"backbone": "vgg99"}, UsageError, "There is no backbone 'vgg99'"),
+        ({"backbone": "vit_b_16"}, EncoderError, "vit_b_16 cannot take images of 32 px"),
+        ({"init": "no/such/run"}, EncoderError, "There are no weights 'no/such/run'"),
+        ({"speed": 3}, UsageError, "pretrain has no such option"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    kidney: Path, tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        pretrain(kidney, out=tmp_path / "r", **{"method": "simclr", **QUICK, **options})
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_broken_loss_stops_and_says_on_which_patches(kidney: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"The loss became (nan|inf) at batch \d"):
+        pretrain(kidney, method="rotation", out=tmp_path / "r", **{**QUICK, "lr": 1e30, "optimizer": "sgd"})
+    report = json.loads((tmp_path / "r" / "broken-batch.json").read_text())
+    assert len(report["indices"]) == 8 and report["loss"] in ("nan", "inf")
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "running"
+    assert not (tmp_path / "r" / "encoder.safetensors").exists()
