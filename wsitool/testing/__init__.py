@@ -7,8 +7,11 @@ from typing import Any
 
 # Imported on first use: drawing a slide must not load torch, which the method checks need.
 _HOME = {
+    "CheckResult": "wsitool.testing.methods",
     "KINDS": "wsitool.testing.synthetic",
+    "check_method": "wsitool.testing.methods",
     "draw_tissue": "wsitool.testing.synthetic",
+    "parametrize_method_checks": "wsitool.testing.methods",
     "synthetic_slide": "wsitool.testing.synthetic",
 }
 

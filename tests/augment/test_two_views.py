@@ -1,0 +1,69 @@
+"""The shared two-view recipe: its presets, its asymmetry, and solarisation against torchvision's."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+import torchvision.transforms.v2.functional as tv
+from torch import Generator, Tensor
+
+from wsitool.api import Params, ViewParams, two_views
+from wsitool.plugins import load_method
+
+# Crop, flip left-right, and nothing else.
+PLAIN: dict[str, Any] = {"strength": 0.0, "blur_p": 0.0, "solarize_p": 0.0}
+PATCHES = torch.randint(0, 256, (16, 3, 40, 40), dtype=torch.uint8, generator=Generator().manual_seed(0))
+
+
+def _two(**values: Any) -> dict[str, Tensor]:
+    return two_views(PATCHES, Generator().manual_seed(3), ViewParams(**values))
+
+
+def test_views_are_float_of_the_patches_size_and_differ() -> None:
+    views = _two()
+    assert set(views) == {"a", "b"}
+    for view in views.values():
+        assert view.shape == PATCHES.shape and view.dtype == torch.float32
+        assert float(view.min()) >= 0 and float(view.max()) <= 1
+    assert not torch.equal(views["a"], views["b"])
+
+
+def test_solarising_inverts_the_bright_half_of_second_views_as_torchvision() -> None:
+    plain, solarized = _two(**PLAIN), _two(**PLAIN | {"solarize_p": 1.0})
+    assert torch.equal(plain["a"], solarized["a"])
+    assert torch.equal(tv.solarize(plain["b"], 0.5), solarized["b"])
+
+
+def test_the_share_of_solarised_views_is_the_one_asked_for() -> None:
+    many = PATCHES.repeat(64, 1, 1, 1)[:, :, :8, :8]
+    params = ViewParams(**PLAIN | {"solarize_p": 0.25})
+    changed = two_views(many, Generator().manual_seed(1), params)["b"].amax(dim=(1, 2, 3)) <= 0.5
+    assert float(changed.float().mean()) == pytest.approx(0.25, abs=0.05)
+
+
+def test_second_views_have_their_own_blur() -> None:
+    def detail(view: Tensor) -> float:
+        return float(view.diff(dim=-1).abs().mean())
+
+    one_sharp = _two(strength=0.0, blur_p=1.0, blur_p_second=0.0, min_scale=1.0)
+    assert detail(one_sharp["b"]) > 1.5 * detail(one_sharp["a"])
+    both = _two(strength=0.0, blur_p=1.0, min_scale=1.0)
+    assert detail(both["b"]) < 1.5 * detail(both["a"])
+
+
+@pytest.mark.parametrize("name", ["byol", "simsiam", "vicreg", "barlow-twins", "moco"])
+def test_methods_change_defaults_only_and_histology_never_solarises(name: str) -> None:
+    kind = load_method(name).params_type
+    assert issubclass(kind, ViewParams)
+    shared = {field.name: field for field in dataclasses.fields(ViewParams)}
+    own = {spec.name: spec for spec in kind.hparams()}
+    for spec in ViewParams.hparams():
+        assert dataclasses.replace(own[spec.name], default=spec.default, help=spec.help) == spec
+    assert set(shared) < set(own)
+    histology: Any = kind.from_preset("histology", {})
+    assert histology.d4 and histology.hed > 0 and histology.min_scale == 0.2 and not histology.solarize_p
+    assert kind.from_preset("paper", {}) == kind()
+    assert issubclass(kind, Params)

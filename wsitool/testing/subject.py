@@ -1,0 +1,98 @@
+"""A method as its checks see it: built on a tiny backbone, fed with small drawn patches."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from wsitool.api import Method, Params, Step
+
+__all__ = ["Subject", "TinyBackbone", "freeze_layers", "keep_randomness", "seed_everything"]
+
+_FEATURES = 16
+
+
+class TinyBackbone(nn.Module):
+    """Float (B, 3, H, W) in [0, 1] to (B, 16) for any H and W; 1.4 thousand parameters, no batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(8, _FEATURES, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.layers((images - 0.5) / 0.25)
+        return features
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The class under check, and values for its parameters (the defaults for the rest)."""
+
+    cls: type[Method[Any]]
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def make_params(self) -> Params:
+        return self.cls.params_type.from_dict(self.params)
+
+    def build(self, seed: int = 0) -> Method[Any]:
+        """A fresh method in training mode; its weights follow from `seed`."""
+        with keep_randomness():
+            seed_everything(seed)
+            return self.cls(TinyBackbone(), _FEATURES, self.make_params()).train()
+
+    def patches(self, count: int = 8, size: int = 32) -> Tensor:
+        """uint8 (count, 3, size, size), all different: a colour each, a ramp each, and noise."""
+        rng = Generator().manual_seed(count * 1000 + size)
+        across = torch.linspace(-1, 1, size)
+        tilt = torch.rand((2, count, 3, 1, 1), generator=rng) * 80 - 40
+        base = torch.rand((count, 3, 1, 1), generator=rng) * 120 + 70
+        noise = torch.randn((count, 3, size, size), generator=rng) * 8
+        drawn = base + tilt[0] * across[:, None] + tilt[1] * across + noise
+        return drawn.clamp(0, 255).to(torch.uint8)
+
+    def views(self, method: Method[Any], patches: Tensor, seed: int = 0) -> dict[str, Tensor]:
+        """Views of a copy of `patches`: a method that modifies them fails the one check that looks for it."""
+        with torch.no_grad():
+            return method.views(patches.clone(), Generator().manual_seed(seed))
+
+    def step(self, method: Method[Any], count: int = 8, size: int = 32) -> Step:
+        """Views and loss of one batch, as the trainer makes them."""
+        return method.loss(self.views(method, self.patches(count, size)))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators a method has no business with: torch's, Python's and NumPy's."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - it is the legacy global state that is to be caught
+
+
+@contextmanager
+def keep_randomness() -> Iterator[None]:
+    """Put the global generators back afterwards, so that a check leaves no trace in its process."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(python)
+    np.random.set_state(legacy)  # noqa: NPY002
+
+
+def freeze_layers(method: nn.Module) -> None:
+    """Put batch norm and dropout into evaluation mode: what is left treats each sample on its own."""
+    for module in method.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
+            module.eval()
