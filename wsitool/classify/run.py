@@ -156,7 +156,7 @@ def _run_record(
 ) -> dict[str, Any]:
     """run.json: everything needed to repeat the run."""
     return {
-        "kind": "classify",
+        "command": "classify",
         "wsitool_version": __version__,
         "encoder": {"init": encoder_given, **asdict(encoder.card)},
         "settings": asdict(work.settings),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import Trainer
 
@@ -32,6 +33,8 @@ from wsitool.training.stream import BatchStream
 
 __all__ = ["PretrainResult", "pretrain"]
 
+Stores = str | Path | Sequence[str | Path] | Collection
+
 _PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 # What may differ between a run and its continuation: none of it changes what is computed.
 _FREE = ("threads", "save_every")
@@ -51,7 +54,7 @@ class PretrainResult:
 
 
 def pretrain(
-    stores: str | Path | Sequence[str | Path],
+    stores: Stores,
     *,
     method: str,
     out: str | Path,
@@ -62,7 +65,7 @@ def pretrain(
     reporter: Reporter = SILENT,
     **options: Any,
 ) -> PretrainResult:
-    """Train an encoder on the unlabelled patches of `stores` (files or folders) into the folder `out`.
+    """Train an encoder on the unlabelled patches of `stores` (files, folders, or a Collection) into the folder `out`.
 
     `params` are the method's own; `options` the further fields of `PretrainConfig` (epochs, batch_size, lr,
     backbone, ...). `resume` goes on from `out`/last.ckpt with the very same options, bit for bit.
@@ -82,7 +85,7 @@ class _Run:
     def __init__(
         self,
         config: PretrainConfig,
-        stores: str | Path | Sequence[str | Path],
+        stores: Stores,
         out: Path,
         *,
         resume: bool,
@@ -93,7 +96,7 @@ class _Run:
         self.state = self._previous(resume=resume, overwrite=overwrite)
         method_type = load_method(config.method)
         self.params: Params = method_type.params_type.from_preset(config.preset, config.params)
-        self.collection = open_collection(stores)
+        self.collection = stores if isinstance(stores, Collection) else open_collection(stores)
         _check_amount(self.collection, config)
         self.encoder = build_backbone(config.backbone, init=config.init, seed=config.seed)
         self.config = dataclasses.replace(config, backbone=self.encoder.name, params=self.params.to_dict())
@@ -192,7 +195,8 @@ class _Run:
         return result
 
     def _card(self) -> EncoderCard:
-        stores = self.collection.stores
+        # a Collection may be a part of its stores: only what is in it has been seen
+        stores = [self.collection.stores[index] for index in np.unique(self.collection.store_index)]
         step = LineageStep(
             kind="pretrain",
             name=_name_of(self.stores),
@@ -203,7 +207,7 @@ class _Run:
             patches=len(self.collection),
             fingerprint=self.collection.fingerprint,
             slides=tuple(sorted({store.meta.name for store in stores})),
-            groups=tuple(sorted(self.collection.groups)),
+            groups=tuple(sorted({store.meta.group for store in stores})),
         )
         return dataclasses.replace(
             self.encoder.card,
@@ -242,7 +246,9 @@ def _processes(config: PretrainConfig) -> int:
     return config.devices * config.num_nodes
 
 
-def _name_of(stores: str | Path | Sequence[str | Path]) -> str:
+def _name_of(stores: Stores) -> str:
+    if isinstance(stores, Collection):
+        return "+".join(dict.fromkeys(store.path.resolve().parent.name for store in stores.stores))
     paths = [stores] if isinstance(stores, str | Path) else list(stores)
     names = [Path(path).resolve() for path in paths]
     return "+".join(path.stem if path.is_file() else path.name for path in names[:3])
