@@ -117,9 +117,9 @@ def _show_slides(page: Page, out: Path) -> None:
 
 
 def _show_pretraining(page: Page, out: Path) -> None:
-    page.section("Pretraining", "SimCLR first on kidney, then on breast patches. Lower is better.")
-    page.image(out / "encoder-kidney" / "curves.png", "on kidney")
-    page.image(out / "encoder-breast" / "curves.png", "then on breast")
+    page.section("Pretraining", "SimCLR learns to find, for each view of a patch, the other view of the same.")
+    page.text("First on kidney:").image(out / "encoder-kidney" / "curves.png")
+    page.text("Then on breast, from where kidney ended:").image(out / "encoder-breast" / "curves.png")
 
 
 def _show_classifiers(page: Page, out: Path) -> None:

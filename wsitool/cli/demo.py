@@ -14,12 +14,12 @@ from wsitool.errors import UsageError, WsitoolError
 __all__ = ["command", "demo_commands"]
 
 _TILE = "--patch-size 128 --mpp 1"
-_PRETRAIN = "--method simclr --image-size 64 --batch-size 32 --epochs 3"
+_PRETRAIN = "--method simclr --image-size 64 --batch-size 32 --epochs 5"
 _CLASSIFY = "--fraction 0.5 --epochs 6 --batch-size 16 --lr 3e-4 --image-size 64"
 _STEPS = (
     (
-        "Cut the unlabelled kidney slides into patches of 128 px at 1 um/px.",
-        f"tile OUT/slides/kidney --out OUT/kidney {_TILE}",
+        "Cut the unlabelled kidney slides into patches of 128 px at 1 um/px, overlapping by half.",
+        f"tile OUT/slides/kidney --out OUT/kidney {_TILE} --stride 64",
     ),
     (
         "Cut the labelled breast slides of the training patients.",

@@ -44,6 +44,8 @@ def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Names and printable values; nested ones get dotted names, empty ones are left out."""
     rows: list[tuple[str, str]] = []
     for name, value in facts.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = {str(number): item for number, item in enumerate(value, start=1)}
         if isinstance(value, dict):
             rows += _flat(value, f"{prefix}{name}.")
         elif value not in (None, [], (), ""):
