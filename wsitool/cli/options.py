@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-__all__ = ["json_option", "out_option", "quality_options", "seed_option"]
+__all__ = ["json_option", "out_option", "quality_changes", "quality_options", "seed_option"]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 out_option = click.option(
@@ -30,4 +30,13 @@ def quality_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for name, default, text in reversed(_QUALITY):
         option = click.option(name, type=float, default=default, show_default=default is not None, help=text)
         command = option(command)
+    return command
+
+
+def quality_changes(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The same options without defaults: what is not given stays as it was."""
+    for name, _, text in reversed(_QUALITY):
+        command = click.option(name, type=float, help=text.replace("; 1 switches it off, as below", ""))(
+            command
+        )
     return command

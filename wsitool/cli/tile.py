@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import click
 
+from wsitool.annotations import LabelRule
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
 from wsitool.cli.options import json_option, out_option, quality_options
@@ -24,6 +25,7 @@ _EXAMPLES = """
 wsitool tile slide.svs --out stores
 wsitool tile slides/ --out stores --mpp 0.5 --patch-size 224 --group-regex '^[^_]+'
 wsitool tile slides.csv --out stores --level 0 --codec raw --format zarr
+wsitool tile slides/ --out stores --annotations outlines/ --label-map classes.json
 """
 
 
@@ -66,6 +68,17 @@ wsitool tile slides.csv --out stores --level 0 --codec raw --format zarr
 )
 @click.option("--default-mpp", type=float, help="um per level-0 pixel of slides that do not state it.")
 @click.option("--group-regex", help="Takes the patient from the slide's name: first group, or whole match.")
+@click.option(
+    "--annotations", type=click.Path(), help="File, or folder with <slide>.xml or .geojson: labels."
+)
+@click.option("--label-map", type=click.Path(), help="JSON or CSV: which class each region name means.")
+@click.option(
+    "--label-rule",
+    type=click.Choice(get_args(LabelRule)),
+    default="area",
+    show_default=True,
+    help="A patch has the class that covers half of it, or the one at its centre.",
+)
 @click.option("--workers", type=int, help="Slides tiled at once, each in its own process.")
 @click.option("--shard", metavar="i/N", help="Tile the i-th of N parts of the list, as in a SLURM array.")
 @click.option("--dask", metavar="ADDRESS", help="Tile on the dask cluster with this scheduler.")
@@ -95,6 +108,9 @@ def command(
     reader: str,
     default_mpp: float | None,
     group_regex: str | None,
+    annotations: str | None,
+    label_map: str | None,
+    label_rule: LabelRule,
     workers: int | None,
     shard: str | None,
     dask: str | None,
@@ -132,6 +148,9 @@ def command(
         reader=reader,
         default_mpp=default_mpp,
         group_regex=group_regex,
+        annotations=annotations,
+        label_map=label_map,
+        label_rule=label_rule,
         workers=workers,
         shard=shard,
         dask=dask,

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from wsitool.annotations import LabelRule
 from wsitool.errors import UsageError
 from wsitool.grid import TileSpec
 from wsitool.progress import SILENT, Reporter
 from wsitool.tiling.guarded import run_guarded, run_locked
 from wsitool.tiling.inputs import SlideInput, find_slides
+from wsitool.tiling.labelling import Outlines, plan_outlines
 from wsitool.tiling.lock import locked
 from wsitool.tiling.processes import run_in_processes
 from wsitool.tiling.results import SLIDES_CSV, RunResult, SlideResult, merge_slides_csv
@@ -40,7 +42,7 @@ def tile_slide(
 
     A store that is complete and was made in the same way is left alone. Raises SlideError (or a kind of it)
     where the slide cannot be tiled and StoreError where a store made otherwise is in the way and `overwrite`
-    is false, or another process writes it; nothing half-written is left. slides.csv is `tile_slides`' business.
+    is false, or another process writes it; nothing half-written is left. Does not touch slides.csv.
     """
     task = SlideTask(
         slide=SlideInput(path=str(path), group=group),
@@ -71,6 +73,9 @@ def tile_slides(
     overwrite: bool = False,
     max_failures: int | None = None,
     dry_run: bool = False,
+    annotations: str | Path | None = None,
+    label_map: str | Path | None = None,
+    label_rule: LabelRule = "area",
     reporter: Reporter = SILENT,
 ) -> RunResult:
     """Cut slides (files, folders, URLs, CSVs, or `SlideInput`s) into stores, and list them in slides.csv.
@@ -85,6 +90,12 @@ def tile_slides(
     named = [item for item in slides if not isinstance(item, SlideInput)]
     found = (*given, *(find_slides(named, group_regex=group_regex) if named or not given else ()))
     classes = tuple(sorted({slide.label for slide in found if slide.label is not None}))
+    outlines: dict[str, Outlines] = {}
+    if annotations is None and label_map is not None:
+        raise UsageError("--label-map says what region names mean: give the regions with --annotations.")
+    if annotations is not None:
+        # All slides count, not only those of this shard: every store must have the same classes.
+        outlines, classes = plan_outlines(found, annotations, label_map, label_rule)
     chosen = _shard(found, shard)
     folder = Path(out_dir)
     if not dry_run:
@@ -103,6 +114,7 @@ def tile_slides(
             overwrite=overwrite,
             max_failures=max_failures,
             dry_run=dry_run,
+            outlines=outlines.get(slide.name),
         )
         for slide in chosen
     ]

@@ -24,6 +24,7 @@ from wsitool.tiling.candidates import count_reasons, find_candidates, nothing_le
 from wsitool.tiling.canvas import Canvas, choose_shrink
 from wsitool.tiling.cutter import Block, CutCounts, cut, executor, tiles_touched
 from wsitool.tiling.inputs import SlideInput
+from wsitool.tiling.labelling import Outlines
 from wsitool.tiling.passthrough import check_passthrough, pass_tiles
 from wsitool.tiling.results import SlideResult
 from wsitool.tissue import TissueMask, tissue_mask
@@ -50,6 +51,7 @@ class SlideTask:
     overwrite: bool = False
     max_failures: int | None = None
     dry_run: bool = False
+    outlines: Outlines | None = None
 
     @property
     def store(self) -> Path:
@@ -64,6 +66,7 @@ class SlideTask:
             "group": self.slide.group or self.slide.name,
             "label": self.slide.label,
             "classes": list(self.classes),
+            **({"annotations": None} if self.outlines is None else self.outlines.params()),
         }
 
     def to_json(self) -> str:
@@ -83,6 +86,7 @@ class SlideTask:
                 "out_dir": Path(values["out_dir"]),
                 "spec": TileSpec(**spec, limits=limits),
                 "classes": tuple(values["classes"]),
+                "outlines": values["outlines"] and Outlines.from_dict(values["outlines"]),
             }
         )
 
@@ -126,6 +130,7 @@ class _Cutting:
         self._failures: list[Failure] = []
         self._failed: list[int] = []
         self._hash = ""
+        self._labels: NDArray[np.int16] | None = None
 
     def run(self, began: float) -> SlideResult:
         mask = tissue_mask(self._slide)
@@ -137,6 +142,7 @@ class _Cutting:
             raise nothing_left(self._info.name, candidates, self._spec.all_limits)
         if self._task.dry_run:
             return self._result(candidates, "", time.monotonic() - began)
+        self._label(candidates)
         resampling = self._write(candidates, kept)
         candidates = with_unreadable(candidates, np.array(self._failed, np.int64))
         self._preview(mask, candidates)
@@ -220,14 +226,24 @@ class _Cutting:
             )
 
     def _rows(self, payload: Payload, chosen: NDArray[np.int64], candidates: Candidates) -> Rows:
-        labels: NDArray[np.int16] | None = None
-        if self._task.classes:
-            label = self._task.slide.label
-            value = UNLABELLED if label is None else self._task.classes.index(label)
-            labels = np.full(len(chosen), value, np.int16)
         return Rows(
-            patches=payload, coords=candidates.coords[chosen], tissue=candidates.tissue[chosen], labels=labels
+            patches=payload,
+            coords=candidates.coords[chosen],
+            tissue=candidates.tissue[chosen],
+            labels=None if self._labels is None else self._labels[chosen],
         )
+
+    def _label(self, candidates: Candidates) -> None:
+        """Label all candidates (M,), where the run has classes."""
+        task, number = self._task, len(candidates.reason)
+        if not task.classes:
+            return
+        if task.outlines is not None:
+            size = self._grid.patch_size_level0
+            self._labels = task.outlines.labels(task.classes, candidates.coords, size)
+            return
+        value = UNLABELLED if task.slide.label is None else task.classes.index(task.slide.label)
+        self._labels = np.full(number, value, np.int16)
 
     def _meta(self) -> StoreMeta:
         info, plan, spec = self._info, self._grid.plan, self._spec

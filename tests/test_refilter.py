@@ -1,0 +1,110 @@
+"""Other thresholds give the store that tiling with them would have given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from wsitool.cli import main
+from wsitool.errors import NoTissueError, StoreError
+from wsitool.grid import TileSpec
+from wsitool.importing import import_images
+from wsitool.quality import QualityThresholds
+from wsitool.refilter import refilter
+from wsitool.store import open_store
+from wsitool.testing import synthetic_slide
+from wsitool.tiling import tile_slide
+from wsitool.verify import verify_store
+
+SPEC = TileSpec(patch_size=64, level=0, min_tissue=0.3, limits=QualityThresholds().limits)
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic_slide(tmp_path_factory.mktemp("slides") / "s.svs", size=(1200, 1000), glass=0.5)
+
+
+@pytest.mark.parametrize("format", ["hdf5", "zarr"])
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_dropping_gives_what_tiling_gives(slide: Path, tmp_path: Path, format: str, codec: str) -> None:
+    options = {"format": format}
+    spec = replace(SPEC, codec=codec)  # type: ignore[arg-type]
+    first = tile_slide(slide, tmp_path / "a", spec, **options)  # type: ignore[arg-type]
+    direct = tile_slide(slide, tmp_path / "b", replace(spec, min_tissue=0.8), **options)  # type: ignore[arg-type]
+    done = refilter(first.store, {"min_tissue": 0.8})
+    assert 0 < done.after == direct.kept < done.before == first.kept
+    assert (done.dropped, done.added) == (first.kept - direct.kept, 0)
+    with open_store(first.store) as found, open_store(direct.store) as wanted:
+        assert found.content_hash == wanted.content_hash
+        assert found.counts == wanted.counts == {**wanted.counts, **done.counts}
+        assert found.meta.params == wanted.meta.params
+    assert verify_store(first.store, slide=slide).sound
+
+
+def test_bringing_back_needs_the_slide(slide: Path, tmp_path: Path) -> None:
+    first = tile_slide(slide, tmp_path / "a", replace(SPEC, min_tissue=0.8), group="patient")
+    direct = tile_slide(slide, tmp_path / "b", SPEC, group="patient")
+    before = Path(first.store).read_bytes()
+    with pytest.raises(StoreError, match="--slide"):
+        refilter(first.store, {"min_tissue": 0.3})
+    other = synthetic_slide(tmp_path / "s.svs", size=(1200, 1000), seed=8)
+    with pytest.raises(StoreError, match="another file"):
+        refilter(first.store, {"min_tissue": 0.3}, slide=other)
+    assert Path(first.store).read_bytes() == before
+    done = refilter(first.store, {"min_tissue": 0.3}, slide=slide)
+    assert (done.after, done.added) == (direct.kept, direct.kept - first.kept)
+    with open_store(first.store) as found, open_store(direct.store) as wanted:
+        assert found.content_hash == wanted.content_hash and found.meta.group == "patient"
+    assert sorted(path.name for path in (tmp_path / "a").iterdir() if path.name[0] != ".") == [
+        "previews",
+        "s.h5",
+    ]
+    assert not list((tmp_path / "a").glob(".refilter*"))
+
+
+def test_a_limit_on_another_score(slide: Path, tmp_path: Path) -> None:
+    first = tile_slide(slide, tmp_path, SPEC)
+    with open_store(first.store) as store:
+        sharp = store.candidates.scores["sharpness"][store.candidates.reason == 0]
+    limit = float(np.median(sharp))
+    done = refilter(first.store, {"min_sharpness": limit}, out=tmp_path / "sharp.h5")
+    assert done.after == int((sharp >= limit).sum()) and done.counts["blurred"] == done.dropped
+    with open_store(first.store) as store:
+        assert len(store) == first.kept  # the original is as it was
+    with pytest.raises(StoreError, match="exists already"):
+        refilter(first.store, {"min_sharpness": limit}, out=tmp_path / "sharp.h5")
+
+
+def test_nothing_left_and_unknown_scores_change_nothing(slide: Path, tmp_path: Path) -> None:
+    flat = synthetic_slide(tmp_path / "flat.svs", size=(600, 600), levels=(1,), glass=0.3)
+    store = Path(tile_slide(flat, tmp_path, SPEC).store)
+    before = store.read_bytes()
+    with pytest.raises(NoTissueError, match="relax"):
+        refilter(store, {"min_tissue": 1.01})
+    with pytest.raises(StoreError, match="no score 'sharpness'"):
+        refilter(store, {"min_sharpness": 3.0})
+    assert refilter(store, {"min_tissue": 0.9}, dry_run=True).dropped > 0
+    assert store.read_bytes() == before
+
+
+def test_imported_images_can_be_refiltered(real_data: Path, tmp_path: Path) -> None:
+    folder = real_data / "breast_ucsb"
+    for name, least in (("a", 0.3), ("b", 0.7)):
+        import_images(folder, tmp_path / name, labels_csv=folder / "labels.csv", min_tissue=least)
+    run = CliRunner().invoke(main, ["refilter", str(tmp_path / "a"), "--min-tissue", "0.7"])
+    assert run.exit_code == 0, run.output
+    for path in sorted((tmp_path / "b").glob("*.h5")):
+        with open_store(path) as wanted, open_store(tmp_path / "a" / path.name) as found:
+            assert found.content_hash == wanted.content_hash
+
+
+def test_command_line(slide: Path, tmp_path: Path) -> None:
+    store = tile_slide(slide, tmp_path, SPEC).store
+    run = CliRunner().invoke(main, ["refilter", store, "--min-tissue", "0.9", "--dry-run"])
+    assert run.exit_code == 0 and "would keep" in run.output
+    assert CliRunner().invoke(main, ["refilter", store]).exit_code == 2
+    assert CliRunner().invoke(main, ["refilter", store, "--min-tissue", "0.1"]).exit_code == 1

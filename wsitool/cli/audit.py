@@ -1,0 +1,119 @@
+"""`wsitool audit`: one table of slides before they are tiled."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from wsitool.cli.command import SOME_FAILED, Command
+from wsitool.cli.console import console_reporter
+from wsitool.cli.options import json_option
+
+if TYPE_CHECKING:
+    from wsitool.audit import SlideAudit
+
+__all__ = ["command"]
+
+_HEAD = ("slide", "size", "levels", "mpp", "reader", "reads", "patches", "store", "time")
+
+
+@click.command(
+    "audit",
+    cls=Command,
+    examples="""
+    wsitool audit slides/
+    wsitool audit slides.csv --mpp 0.5 --json
+    """,
+)
+@click.argument("slides", nargs=-1, required=True, type=click.Path())
+@click.option("--patch-size", default=224, show_default=True, help="Side of a patch in pixels.")
+@click.option("--mpp", type=float, help="Resolution of the patches in um per pixel.  [default: 0.5]")
+@click.option("--magnification", type=float, help="Resolution as an objective power, as in 20.")
+@click.option("--level", type=int, help="Take this level's pixels as they are (0 is the finest).")
+@click.option("--min-tissue", default=0.5, show_default=True, help="Least share of tissue in a patch.")
+@click.option("--default-mpp", type=float, help="um per level-0 pixel of slides that do not state it.")
+@json_option
+def command(
+    slides: tuple[str, ...],
+    patch_size: int,
+    mpp: float | None,
+    magnification: float | None,
+    level: int | None,
+    min_tissue: float,
+    default_mpp: float | None,
+    as_json: bool,
+) -> None:
+    """Look slides over before tiling them.
+
+    Format, levels, resolution, unreadable parts, duplicates, and what tiling would give. Nothing is written;
+    times are for one thread. Exit code 1 if a slide cannot be tiled as asked.
+    """
+    from wsitool.audit import audit_slides
+    from wsitool.grid import TileSpec
+    from wsitool.quality import QualityThresholds
+
+    spec = TileSpec(
+        patch_size=patch_size,
+        mpp=mpp,
+        magnification=magnification,
+        level=level,
+        min_tissue=min_tissue,
+        limits=QualityThresholds().limits,
+    )
+    audits = audit_slides(slides, spec, default_mpp=default_mpp, reporter=console_reporter(quiet=as_json))
+    if as_json:
+        click.echo(json.dumps([audit.to_dict() for audit in audits], indent=2))
+    else:
+        for line in _table(audits):
+            click.echo(line)
+    if any(audit.error for audit in audits):
+        sys.exit(SOME_FAILED)
+
+
+def _table(audits: list[SlideAudit]) -> list[str]:
+    rows = [_HEAD, *(_row(audit) for audit in audits)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+    lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "-" * (sum(widths) + 2 * len(widths) - 2))
+    for audit in audits:
+        lines += [f"{audit.name}: warning: {warning}" for warning in audit.warnings]
+        if audit.error:
+            lines.append(f"{audit.name}: error: {audit.error}")
+    ready = [audit for audit in audits if not audit.error]
+    lines.append(
+        f"{len(ready)} of {len(audits)} slides can be tiled: {sum(a.patches or 0 for a in ready):,} patches, "
+        f"{_size(sum(a.bytes or 0 for a in ready))}, {sum(a.seconds or 0 for a in ready):.0f} s on one thread"
+    )
+    return lines
+
+
+def _row(audit: SlideAudit) -> tuple[str, ...]:
+    if not audit.reader:
+        return (audit.name, *("-" for _ in _HEAD[1:]))
+    mpp = "none" if audit.mpp is None else f"{audit.mpp:.4g}"
+    power = "" if audit.objective_power is None else f" {audit.objective_power:g}x"
+    reads = "-"
+    if audit.read_level is not None:
+        reads = f"level {audit.read_level}" + ("" if audit.shrink == 1 else f" / {audit.shrink:.3g}")
+    return (
+        audit.name,
+        f"{audit.width}x{audit.height}",
+        " ".join(f"{step:.4g}" for step in audit.downsamples),
+        mpp + power,
+        audit.reader,
+        reads,
+        "-" if audit.patches is None else f"{audit.patches:,} of {audit.candidates:,}",
+        "-" if audit.bytes is None else _size(audit.bytes),
+        "-" if audit.seconds is None else f"{audit.seconds:.1f} s",
+    )
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

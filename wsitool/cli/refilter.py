@@ -1,0 +1,103 @@
+"""`wsitool refilter`: other thresholds for stores that are already cut."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from wsitool.cli.command import SOME_FAILED, Command
+from wsitool.cli.console import console_reporter
+from wsitool.cli.options import json_option, quality_changes
+from wsitool.errors import StoreError, UsageError, WsitoolError
+
+__all__ = ["command"]
+
+
+@click.command(
+    "refilter",
+    cls=Command,
+    examples="""
+    wsitool refilter patches/slide.h5 --min-tissue 0.7
+    wsitool refilter patches --min-sharpness 100 --dry-run
+    wsitool refilter patches/slide.h5 --min-tissue 0.3 --slide slide.svs
+    """,
+)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--min-tissue", type=float, help="Least share of tissue in a patch.")
+@quality_changes
+@click.option("--out", type=click.Path(path_type=Path), help="Write here instead of replacing the store.")
+@click.option("--slide", type=click.Path(path_type=Path), help="Slide to read patches from that come back.")
+@click.option("--dry-run", is_flag=True, help="Say what would change; write nothing.")
+@json_option
+def command(
+    path: Path,
+    min_tissue: float | None,
+    min_sharpness: float | None,
+    max_pen: float | None,
+    max_fold: float | None,
+    max_white: float | None,
+    max_black: float | None,
+    out: Path | None,
+    slide: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Decide again which patches stay, by stored scores.
+
+    PATH is a store or a folder of them. Limits not named stay as they were. Patches left out earlier come
+    back only with --slide. Slides.csv and previews are left as tiling wrote them.
+    """
+    from wsitool.refilter import RefilterResult, refilter
+    from wsitool.store import find_stores
+
+    options = {
+        "min_tissue": min_tissue,
+        "min_sharpness": min_sharpness,
+        "max_pen": max_pen,
+        "max_fold": max_fold,
+        "max_white": max_white,
+        "max_black": max_black,
+    }
+    changes = {name: value for name, value in options.items() if value is not None}
+    if not changes:
+        raise UsageError("Give at least one limit to change, as in --min-tissue 0.7.")
+    stores = find_stores(path)
+    if not stores:
+        raise StoreError(
+            f"There is no patch store at '{path}': expected a .h5 or .zarr, or a folder of them."
+        )
+    if len(stores) > 1 and (out or slide):
+        raise UsageError("--out and --slide are for one store: name it instead of its folder.")
+    results: list[RefilterResult] = []
+    failed = False
+    for store in stores:
+        try:
+            done = refilter(
+                store,
+                changes,
+                out=out,
+                slide=slide,
+                dry_run=dry_run,
+                reporter=console_reporter(quiet=as_json),
+            )
+        except UsageError:
+            raise
+        except WsitoolError as error:
+            failed = True
+            click.echo(f"Error: {error}", err=True)
+            continue
+        results.append(done)
+        if not as_json:
+            would = "would keep" if dry_run else "keeps"
+            counts = ", ".join(f"{n:,} {reason}" for reason, n in done.counts.items() if n)
+            click.echo(
+                f"{done.store}: {would} {done.after:,} of {done.before:,} patches "
+                f"({done.dropped:,} dropped, {done.added:,} added); {counts}"
+            )
+    if as_json:
+        click.echo(json.dumps([done.to_dict() for done in results], indent=2))
+    if failed:
+        sys.exit(SOME_FAILED)

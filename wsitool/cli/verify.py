@@ -1,0 +1,57 @@
+"""`wsitool verify`: re-read stores and compare them with their slides."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from wsitool.cli.command import SOME_FAILED, Command
+from wsitool.cli.console import console_reporter
+from wsitool.cli.options import json_option, seed_option
+
+__all__ = ["command"]
+
+
+@click.command(
+    "verify",
+    cls=Command,
+    examples="""
+    wsitool verify patches
+    wsitool verify patches/slide.h5 --slide slide.svs
+    wsitool verify patches --slide slides/ --samples 500
+    """,
+)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--slide", type=click.Path(path_type=Path), help="Slide, or folder of slides, to compare with.")
+@click.option(
+    "--samples", type=click.IntRange(1), default=64, show_default=True, help="Patches compared per slide."
+)
+@seed_option
+@json_option
+def command(path: Path, slide: Path | None, samples: int, seed: int, as_json: bool) -> None:
+    """Re-read stores: counts, hashes, every patch.
+
+    PATH is a store or a folder of them. With --slide, random patches are compared with the slide's pixels.
+    """
+    from wsitool.verify import verify_stores
+
+    reports = verify_stores(
+        path, slide=slide, samples=samples, seed=seed, reporter=console_reporter(quiet=as_json)
+    )
+    if as_json:
+        click.echo(json.dumps([report.to_dict() for report in reports], indent=2))
+    else:
+        for report in reports:
+            names = ", ".join(check.name for check in report.checks)
+            click.echo(
+                f"{'ok     ' if report.sound else 'DAMAGED'}  {report.path}  {report.patches:,} patches"
+                + (f"  ({names})" if report.sound else "")
+            )
+            for check in report.checks:
+                if check.problem:
+                    click.echo(f"         {check.name}: {check.problem}")
+    if not all(report.sound for report in reports):
+        sys.exit(SOME_FAILED)

@@ -1,0 +1,230 @@
+"""Re-reading stores: is everything there, does it decode, is it what the slide shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.errors import StoreError, UsageError, WsitoolError
+from wsitool.grid import Limit, TileGrid, TileSpec, plan_grid
+from wsitool.progress import SILENT, Reporter, Task
+from wsitool.readers import TiledSlide, open_with
+from wsitool.store import content_hash, find_stores, jpeg, open_store
+from wsitool.store.reader import Reader, Tally
+from wsitool.store.schema import UNLABELLED, StoreMeta
+from wsitool.tiling.resample import area_resample, psnr
+
+__all__ = ["Check", "StoreReport", "spec_of", "verify_store", "verify_stores"]
+
+_BATCH = 256
+# A patch brought to another resolution by the decoder, and compressed after, is this near to the exact mean.
+_RESAMPLED_MIN_DB = 28.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was checked; `problem` is "" where it is right."""
+
+    name: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreReport:
+    """All checks of one store."""
+
+    path: str
+    patches: int
+    checks: tuple[Check, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether every check passed."""
+        return not any(check.problem for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON can hold it."""
+        return asdict(self) | {"sound": self.sound}
+
+
+def verify_stores(
+    path: str | Path,
+    *,
+    slide: str | Path | None = None,
+    samples: int = 64,
+    seed: int = 0,
+    reporter: Reporter = SILENT,
+) -> list[StoreReport]:
+    """Verify the store at `path`, or all stores in that folder; StoreError if there is none.
+
+    `slide` is the slide the one store was cut from; a folder's stores look for theirs in `slide` as a folder.
+    """
+    stores = find_stores(path)
+    if not stores:
+        raise StoreError(
+            f"There is no patch store at '{path}': expected a .h5 or .zarr, or a folder of them."
+        )
+    if slide is not None and len(stores) > 1 and not Path(slide).is_dir():
+        raise UsageError(f"'{path}' holds {len(stores)} stores: give --slide the folder of their slides.")
+    with reporter.task("Verifying", total=len(stores), unit="stores") as task:
+        return [_verified(store, slide, samples, seed, task) for store in stores]
+
+
+def verify_store(
+    path: str | Path, *, slide: str | Path | None = None, samples: int = 64, seed: int = 0
+) -> StoreReport:
+    """Check counts, order, labels, that every patch decodes, and the content hash of one store.
+
+    With `slide` (or the folder it is in) also its fingerprint, and `samples` random patches against pixels
+    read from it: exactly, or within 28 dB where they were resampled. Damage is reported, not raised.
+    """
+    checks: list[Check] = []
+    try:
+        store = open_store(path)
+    except WsitoolError as error:
+        return StoreReport(path=str(path), patches=0, checks=(Check(name="opens", problem=str(error)),))
+    with store:
+        parts: list[tuple[str, Callable[[], str]]] = [
+            ("counts", lambda: _counts(store)),
+            ("order", lambda: _order(store)),
+            ("labels", lambda: _labels(store)),
+            ("patches decode", lambda: _decodes(store)),
+            ("content hash", lambda: _hash(store)),
+        ]
+        if slide is not None:
+            parts.append(("same as the slide", lambda: _same(store, Path(slide), samples, seed)))
+        for name, check in parts:
+            try:
+                problem = check()
+            except (WsitoolError, OSError, ValueError, KeyError) as error:
+                problem = str(error) or type(error).__name__
+            checks.append(Check(name=name, problem=problem))
+        return StoreReport(path=str(path), patches=len(store), checks=(Check(name="opens"), *checks))
+
+
+def spec_of(meta: StoreMeta) -> TileSpec:
+    """The options a store was tiled with; StoreError if it was not cut from a slide."""
+    names = {field.name for field in fields(TileSpec)}
+    if not names <= set(meta.params):
+        raise StoreError(f"The store '{meta.name}' was not cut from a slide by 'wsitool tile'.")
+    values = {name: meta.params[name] for name in names}
+    return TileSpec(**values | {"limits": tuple(Limit(**limit) for limit in values["limits"])})
+
+
+def _verified(path: Path, slide: str | Path | None, samples: int, seed: int, task: Task) -> StoreReport:
+    report = verify_store(path, slide=slide, samples=samples, seed=seed)
+    task.advance(note=path.name)
+    return report
+
+
+def _counts(store: Reader) -> str:
+    number = len(store)
+    columns = {"coords": len(store.coords), "tissue": len(store.tissue)}
+    for name, column in (("label", store.labels), ("source", store.sources)):
+        if column is not None:
+            columns[name] = len(column)
+    for name, length in columns.items():
+        if length != number:
+            return f"{number} patches have {length} rows of {name}"
+    found = store.candidates
+    tally = np.bincount(found.reason, minlength=len(found.reasons))
+    counted = {reason: int(count) for reason, count in zip(found.reasons, tally, strict=True)}
+    if counted != {**dict.fromkeys(counted, 0), **store.counts} or counted["kept"] != number:
+        return f"the counts {store.counts} and {number} patches contradict the candidates: {counted}"
+    if not np.array_equal(found.coords[found.reason == 0], store.coords):
+        return "the coordinates of the patches are not those of the candidates kept"
+    return ""
+
+
+def _order(store: Reader) -> str:
+    coords, sources = store.coords, store.sources
+    same_image = np.ones(max(0, len(coords) - 1), bool) if sources is None else sources[1:] == sources[:-1]
+    dx, dy = np.diff(coords, axis=0).T if len(coords) > 1 else (np.zeros(0), np.zeros(0))
+    falling = same_image & ((dy < 0) | ((dy == 0) & (dx <= 0)))
+    if falling.any():
+        return f"rows {int(falling.argmax())} and the next are not in (y, x) order"
+    return ""
+
+
+def _labels(store: Reader) -> str:
+    labels = store.labels
+    if labels is not None and not ((labels >= UNLABELLED) & (labels < len(store.meta.classes))).all():
+        return f"labels run from {labels.min()} to {labels.max()} with {len(store.meta.classes)} classes"
+    return ""
+
+
+def _decodes(store: Reader) -> str:
+    size = store.meta.patch_size
+    out = np.empty((min(_BATCH, len(store)), size, size, 3), np.uint8)
+    bad: list[tuple[int, str]] = []
+    for first in range(0, len(store), len(out)):
+        tally = Tally()
+        indices = np.arange(first, min(first + len(out), len(store)))
+        store.read_into(indices, out, rows=np.arange(len(indices)), tally=tally)
+        bad += [(first + row, reason) for row, reason in tally.bad]
+    if bad:
+        return f"{len(bad)} of {len(store)} patches cannot be read, the first is {bad[0][0]}: {bad[0][1]}"
+    return ""
+
+
+def _hash(store: Reader) -> str:
+    found = content_hash(store)
+    return "" if found == store.content_hash else f"expected {store.content_hash}, the content has {found}"
+
+
+def _same(store: Reader, place: Path, samples: int, seed: int) -> str:
+    path = place / Path(store.meta.source).name if place.is_dir() else place
+    with open_with(path, reader=store.meta.reader, default_mpp=store.meta.params.get("default_mpp")) as slide:
+        if slide.info.fingerprint != store.meta.fingerprint:
+            return f"'{path}' is another file (or a changed one) than the store was cut from"
+        spec = spec_of(store.meta)
+        grid = plan_grid(slide.info, spec)
+        index_of = {corner: index for index, corner in enumerate(map(tuple, grid.coords.tolist()))}
+        chosen = np.random.default_rng(seed).permutation(len(store))[:samples]
+        chosen.sort()
+        for row, patch in zip(chosen.tolist(), store.read(chosen), strict=True):
+            corner = tuple(store.coords[row].tolist())
+            if corner not in index_of:
+                return f"patch {row} at x {corner[0]}, y {corner[1]} is not on the grid"
+            problem = _differs(slide, grid, spec, index_of[corner], patch)
+            if problem:
+                return f"patch {row} at level-0 x {corner[0]}, y {corner[1]} {problem}"
+    return ""
+
+
+def _differs(slide: TiledSlide, grid: TileGrid, spec: TileSpec, index: int, patch: NDArray[np.uint8]) -> str:
+    """How a stored patch differs from the slide; "" where it does not."""
+    wanted = _from_slide(slide, grid, index)
+    if grid.plan.factor != (1.0, 1.0):
+        decibels = psnr(wanted, patch)
+        return "" if decibels >= _RESAMPLED_MIN_DB else f"is {decibels:.1f} dB from the slide's area mean"
+    if spec.codec == "jpeg":
+        wanted = jpeg.decode(jpeg.encode(wanted, spec.quality))
+    difference = int(np.abs(wanted.astype(np.int16) - patch).max())
+    return f"differs from the slide by up to {difference} grey levels" if difference else ""
+
+
+def _from_slide(slide: TiledSlide, grid: TileGrid, index: int) -> NDArray[np.uint8]:
+    """A patch read the plain way: one region of the level, averaged where its resolution differs."""
+    plan, info, size = grid.plan, slide.info, grid.patch_size
+    level = info.levels[plan.level]
+    exact = grid.positions[index] * np.array(plan.factor)
+    left, top = np.floor(exact + 1e-9).astype(int).tolist()
+    width, height = (
+        min(int(np.ceil(size * f)) + (f != int(f)), side) for f, side in _sides(plan.factor, level)
+    )
+    x0, y0 = round(left * info.width / level.width), round(top * info.height / level.height)
+    region = slide.read_region(x0, y0, plan.level, width, height)
+    if plan.factor == (1.0, 1.0):
+        return region
+    return area_resample(region, size, (exact[0] - left, exact[1] - top), plan.factor)
+
+
+def _sides(factor: tuple[float, float], level: Any) -> Iterator[tuple[float, int]]:
+    yield factor[0], level.width
+    yield factor[1], level.height
