@@ -9,7 +9,7 @@ import click
 
 from wsitool.errors import WsitoolError
 
-__all__ = ["SOME_FAILED", "Command"]
+__all__ = ["SOME_FAILED", "Command", "CommandGroup"]
 
 SOME_FAILED = 1
 _DEBUG = "wsitool.debug"
@@ -49,6 +49,10 @@ class Command(click.Command):
             with formatter.section("Examples"):
                 for line in self.examples:
                     formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+
+
+class CommandGroup(Command, click.Group):
+    """A command that only holds further ones; they share the manners of `Command`."""
 
 
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
