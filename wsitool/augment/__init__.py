@@ -9,6 +9,7 @@ host without waiting for the device, and the same seed gives the same parameters
 
 from wsitool.augment.blur import blur, gaussian_blur
 from wsitool.augment.colour import adjust_colour, color_jitter, grayscale, normalize, random_grayscale
+from wsitool.augment.draw import in_pieces
 from wsitool.augment.geometry import (
     crop_boxes,
     flip_rotate,
@@ -33,6 +34,7 @@ __all__ = [
     "gaussian_blur",
     "grayscale",
     "hed_jitter",
+    "in_pieces",
     "normalize",
     "random_d4",
     "random_grayscale",

@@ -9,8 +9,8 @@ from torch import Generator, Tensor
 
 from wsitool.augment.blur import gaussian_blur
 from wsitool.augment.colour import color_jitter, random_grayscale
-from wsitool.augment.draw import chosen
-from wsitool.augment.geometry import random_d4, random_hflip, random_resized_crop, to_float
+from wsitool.augment.draw import chosen, in_pieces
+from wsitool.augment.geometry import random_d4, random_hflip, random_resized_crop
 from wsitool.augment.stain import hed_jitter
 from wsitool.params import Params, hparam
 
@@ -41,10 +41,14 @@ class ViewParams(Params):
 def two_views(patches: Tensor, rng: Generator, params: ViewParams) -> dict[str, Tensor]:
     """Views "a" and "b" of uint8 (B, 3, P, P): float32 (B, 3, P, P) in [0, 1] each."""
     second_blur = params.blur_p if params.blur_p_second is None else params.blur_p_second
-    return {
-        "a": _view(patches, rng, params, blur_p=params.blur_p, solarize_p=0.0),
-        "b": _view(patches, rng, params, blur_p=second_blur, solarize_p=params.solarize_p),
-    }
+
+    def first(part: Tensor) -> Tensor:
+        return _view(part, rng, params, blur_p=params.blur_p, solarize_p=0.0)
+
+    def second(part: Tensor) -> Tensor:
+        return _view(part, rng, params, blur_p=second_blur, solarize_p=params.solarize_p)
+
+    return {"a": in_pieces(patches, first), "b": in_pieces(patches, second)}
 
 
 def _view(patches: Tensor, rng: Generator, params: ViewParams, *, blur_p: float, solarize_p: float) -> Tensor:
@@ -62,8 +66,8 @@ def _view(patches: Tensor, rng: Generator, params: ViewParams, *, blur_p: float,
         hue=0.2 * s,
         p=0.8,
     )
-    images = random_grayscale(images, rng, p=0.2)
-    images = to_float(gaussian_blur(images, rng, sigma=(0.1, 2.0), p=blur_p))
+    images = random_grayscale(images, rng, p=0.2, inplace=True)
+    images = gaussian_blur(images, rng, sigma=(0.1, 2.0), p=blur_p, inplace=True)
     return _solarize(images, chosen(rng, len(images), solarize_p)) if solarize_p else images
 
 
