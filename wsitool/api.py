@@ -76,10 +76,13 @@ class Method(nn.Module, ABC, Generic[P]):
     """A self-supervised method around a backbone.
 
     `backbone` takes float (B, 3, H, W) in [0, 1], normalises itself and returns (B, feature_dim).
-    Derive, set `params_type`, build heads in `__init__`, and implement `views` and `loss`.
+    Derive, set `params_type`, build heads in `__init__`, and implement `views` and `loss`. A metric named
+    `chance_loss` tells the engine what the loss of guessing is; `uses_batch_negatives` says that a small
+    batch makes the task too easy.
     """
 
     api_version: ClassVar[int] = API_VERSION
+    uses_batch_negatives: ClassVar[bool] = False
     params_type: ClassVar[type[Params]]
 
     def __init__(self, backbone: nn.Module, feature_dim: int, params: P) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -39,4 +40,5 @@ class Rotation(Method[RotationParams]):
     def loss(self, views: dict[str, Tensor]) -> Step:
         scores = self.classifier(self.backbone(views["images"])).float()  # (4B, 4)
         accuracy = (scores.argmax(dim=1) == views["turns"]).float().mean()
-        return Step(loss=F.cross_entropy(scores, views["turns"]), metrics={"rotation_accuracy": accuracy})
+        metrics = {"rotation_accuracy": accuracy, "chance_loss": torch.tensor(math.log(4))}
+        return Step(loss=F.cross_entropy(scores, views["turns"]), metrics=metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,7 @@ class SimCLR(Method[SimCLRParams]):
     """
 
     params_type = SimCLRParams
+    uses_batch_negatives = True
 
     def __init__(self, backbone: nn.Module, feature_dim: int, params: SimCLRParams) -> None:
         super().__init__(backbone, feature_dim, params)
@@ -83,9 +85,10 @@ class SimCLR(Method[SimCLRParams]):
         za, zb = self.projection(self.backbone(images)).chunk(2)  # (n, D) each
         scores, positive = _scores(za, zb, self.params.temperature)
         top1 = (scores.argmax(dim=1) == positive).float().mean()
-        temperature = scores.new_tensor(self.params.temperature)
+        chance = math.log(scores.shape[1] - 1)  # every other view of the batch as likely
+        metrics = {"top1": top1, "temperature": torch.tensor(self.params.temperature)}
         return Step(
-            loss=F.cross_entropy(scores, positive), metrics={"top1": top1, "temperature": temperature}
+            loss=F.cross_entropy(scores, positive), metrics=metrics | {"chance_loss": torch.tensor(chance)}
         )
 
 

@@ -88,9 +88,9 @@ def save(path, trainer, module, *, batches, data):
     module.stop_at = batches + 1 if batches == 4 else None
 monitor.save_checkpoint = save
 flush = monitor.Monitor._flush
-def dying(self, module):
-    flush(self, module)
-    if getattr(module, "stop_at", None) is not None and self.rows[-1]["step"] >= module.stop_at:
+def dying(self, trainer, module):
+    flush(self, trainer, module)
+    if getattr(module, "stop_at", None) is not None and self._epoch_rows[-1]["step"] >= module.stop_at:
         os.kill(os.getpid(), signal.SIGKILL)  # one step past the checkpoint, in the middle of an epoch
 monitor.Monitor._flush = dying
 pretrain(sys.argv[1], method=sys.argv[3], out=sys.argv[2], save_every=2, backbone="resnet18", init="random",

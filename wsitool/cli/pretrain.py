@@ -154,6 +154,16 @@ def _shown(spec: HParam) -> str:
 @click.option(
     "--save-every", type=int, help="Steps between checkpoints.  [default: each epoch, and every 10 minutes]"
 )
+@click.option(
+    "--holdout", default=0.0, show_default=True, help="Share of patients kept apart for the validation loss."
+)
+@click.option(
+    "--probe-every",
+    default=0,
+    show_default=True,
+    help="Epochs between probes of the labels, if there are any.",
+)
+@click.option("--logger", default="none", show_default=True, help="none or tensorboard, beside metrics.csv.")
 @seed_option
 @click.option("--resume", is_flag=True, help="Go on from OUT/last.ckpt, bit for bit.")
 @click.option("--overwrite", is_flag=True, help="Replace a run in OUT.")

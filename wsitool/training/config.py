@@ -7,18 +7,21 @@ from typing import Any
 
 from wsitool.errors import UsageError
 
-__all__ = ["OPTIMIZERS", "PRECISIONS", "SCHEDULES", "PretrainConfig"]
+__all__ = ["LOGGERS", "OPTIMIZERS", "PRECISIONS", "SCHEDULES", "PretrainConfig"]
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "lars")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("32", "bf16", "16")
+LOGGERS = ("none", "tensorboard")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """How to train; `batch_size` is per process and step, `warmup` a share of all steps in [0, 1).
 
-    `image_size` None trains at the patches' own size. UsageError for a value out of bounds.
+    `image_size` None trains at the patches' own size. `holdout` is the share of groups whose patches are
+    never trained on and give the validation loss; every `probe_every` epochs labels, where there are any, are
+    told from the features (0 = never). UsageError for a value out of bounds.
     """
 
     method: str
@@ -43,6 +46,9 @@ class PretrainConfig:
     strategy: str = "auto"
     threads: int = 2
     save_every: int | None = None
+    holdout: float = 0.0
+    probe_every: int = 0
+    logger: str = "none"
 
     def __post_init__(self) -> None:
         self._check(self.epochs >= 1, "epochs", "at least 1")
@@ -56,9 +62,17 @@ class PretrainConfig:
         self._check(self.num_nodes >= 1, "num nodes", "at least 1")
         self._check(self.threads >= 1, "threads", "at least 1")
         self._check(self.save_every is None or self.save_every >= 1, "save every", "at least 1 step")
+        self._check(0 <= self.holdout < 1, "holdout", "at least 0 and less than 1")
+        self._check(self.probe_every >= 0, "probe every", "at least 0 epochs")
         self._choose(self.optimizer, "optimizer", OPTIMIZERS)
         self._choose(self.schedule, "schedule", SCHEDULES)
+        self._choose(self.logger, "logger", LOGGERS)
         self._choose(self.precision, "precision", PRECISIONS)
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together, one per device."""
+        return self.devices * self.num_nodes
 
     def _check(self, good: bool, name: str, need: str) -> None:
         if not good:

@@ -18,11 +18,15 @@ Row = Mapping[str, float | int]
 class MetricsFile:
     """Appends rows; the first one decides the columns, later values of other names are left out."""
 
-    def __init__(self, path: Path, *, keep: int = 0) -> None:
-        """Start the file, or go on after its rows of the first `keep` steps."""
+    def __init__(self, path: Path, *, keep: int = 0, extra: Sequence[str] = ()) -> None:
+        """Start the file, or go on after its rows of the first `keep` steps.
+
+        `extra` are columns that not every row has, the first one least of all.
+        """
         self._path = path
         rows = [row for row in read_metrics(path) if row["step"] <= keep] if keep and path.is_file() else []
         self._columns: list[str] = []
+        self._extra = list(extra)
         replace_file(path, b"")
         if rows:
             self.append(rows)
@@ -33,7 +37,7 @@ class MetricsFile:
             return
         text = io.StringIO(newline="")
         if not self._columns:
-            self._columns = list(rows[0])
+            self._columns = list(dict.fromkeys([*rows[0], *self._extra]))
             csv.writer(text).writerow(self._columns)
         writer = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore")
         writer.writerows(rows)
@@ -57,20 +61,24 @@ def _number(text: str) -> float | int:
 
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
     """Loss, the method's own metrics, and the learning rate over the steps."""
-    own = [name for name in rows[0] if name not in _COMMON and not name.startswith("val_")] if rows else []
-    varying = [name for name in own if len({row.get(name) for row in rows}) > 1]
+    names = dict.fromkeys(name for row in rows for name in row if name not in _COMMON)
+    varying = [name for name in names if len({row[name] for row in rows if name in row}) > 1]
     losses = [_curve(rows, name) for name in ("loss", "val_loss")]
-    panels = [Panel(title="loss", curves=[curve for curve in losses if curve.y])]
-    panels += [Panel(title=name.replace("_", " "), curves=[_curve(rows, name)]) for name in varying[:2]]
+    chance = rows[-1].get("chance_loss") if rows else None
+    panels = [Panel(title="loss", curves=[curve for curve in losses if curve.y], chance=chance)]
+    panels += [Panel(title=name.replace("_", " "), curves=[_curve(rows, name)]) for name in varying[:4]]
     panels.append(Panel(title="learning rate", curves=[_curve(rows, "lr")]))
     save_curves(path, panels)
 
 
-_COMMON = ("step", "epoch", "loss", "lr", "images_per_s", "wait_share")
+_COMMON = ("step", "epoch", "loss", "val_loss", "chance_loss", "lr", "images_per_s", "wait_share")
 
 
 def _curve(rows: Sequence[Row], name: str) -> Curve:
     points = [(row["step"], row[name]) for row in rows if name in row]
     return Curve(
-        label=name, x=[x for x, _ in points], y=[y for _, y in points], smooth=name not in ("lr", "val_loss")
+        label=name,
+        x=[x for x, _ in points],
+        y=[y for _, y in points],
+        smooth=name != "lr" and len(points) == len(rows),
     )

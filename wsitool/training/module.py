@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import Callback, LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -65,11 +65,15 @@ class PretrainModule(LightningModule):
         self.config = config
         self.schedule = schedule
         self.stream: BatchStream | None = None
+        self.monitor: Callback | None = None
         self.last: Step | None = None
         self._batch = 0
 
     def train_dataloader(self) -> Any:
         return self.stream
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [] if self.monitor is None else [self.monitor]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # the loader has put it there, ahead of the step

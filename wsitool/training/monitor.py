@@ -8,27 +8,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from wsitool.api import world_size
+from wsitool.api import all_gather, world_size
 from wsitool.errors import TrainingError
 from wsitool.progress import Task
 from wsitool.report.files import write_json
 from wsitool.training.checkpoint import State, restore, save_checkpoint
+from wsitool.training.diagnostics import Diagnostics
 from wsitool.training.metrics import MetricsFile
 from wsitool.training.module import PretrainModule
+from wsitool.training.review import EpochReview
 from wsitool.training.stream import Item
 
 __all__ = ["Monitor"]
 
 _FLUSH = 20  # batches between looks at the loss on a GPU, each of which waits for it
 _SAVE_SECONDS = 600.0
+Row = dict[str, float | int]
 
 
 @dataclass(frozen=True)
 class _Pending:
-    step: int
+    """A batch whose loss has not been looked at."""
+
+    batch: int
     values: dict[str, Tensor]
     indices: Tensor
     lr: float
@@ -37,14 +43,25 @@ class _Pending:
 class Monitor(Callback):
     """Watches one run in `out`; `state` is the checkpoint to go on from."""
 
-    def __init__(self, out: Path, *, data: str, task: Task, state: State | None = None) -> None:
+    def __init__(
+        self,
+        out: Path,
+        *,
+        data: str,
+        task: Task,
+        review: EpochReview,
+        diagnostics: Diagnostics,
+        state: State | None = None,
+    ) -> None:
         self._out, self._data, self._task, self._state = out, data, task, state
+        self._review, self._diagnostics = review, diagnostics
         self._metrics: MetricsFile | None = None
         self._pending: list[_Pending] = []
+        self._measured: dict[str, float] = {}
         self._saved_at = self._flushed_at = time.monotonic()
         self._waited = 0.0
+        self._epoch_rows: list[Row] = []
         self.images = 0
-        self.rows: list[dict[str, float | int]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = _own(pl_module)
@@ -55,7 +72,11 @@ class Monitor(Callback):
             self._state = None  # release memory
         if trainer.is_global_zero:
             steps = math.ceil(done / module.schedule.accumulate)
-            self._metrics = MetricsFile(self._out / "metrics.csv", keep=steps)
+            self._metrics = MetricsFile(
+                self._out / "metrics.csv",
+                keep=steps,
+                extra=("images_per_s", "wait_share", *self._review.columns),
+            )
         self._saved_at = self._flushed_at = time.monotonic()
 
     def on_train_batch_end(
@@ -68,76 +89,94 @@ class Monitor(Callback):
         lr = float(trainer.optimizers[0].param_groups[0]["lr"])
         self._pending.append(_Pending(item["step"], values, item["indices"], lr))
         self.images += len(item["indices"]) * world_size()
+        done = item["step"] + 1
+        epoch, rest = divmod(done, module.schedule.per_epoch)
+        if rest == 0:
+            self._measured |= self._review.look(module, epoch)
         # A look at the loss costs nothing on a CPU, and stalls a GPU.
-        if module.device.type == "cpu" or len(self._pending) >= _FLUSH:
-            self._flush(module)
-        if self._should_save(module, item["step"]):
-            self.save(trainer, module, item["step"] + 1)
+        if rest == 0 or module.device.type == "cpu" or len(self._pending) >= _FLUSH:
+            self._flush(trainer, module)
+        if rest == 0:
+            self._diagnostics.after_epoch(self._epoch_rows, epoch=epoch)
+            self._epoch_rows = []
+        if self._should_save(module, done):
+            self._save(trainer, module, done)
 
-    def _should_save(self, module: PretrainModule, step: int) -> bool:
+    def _should_save(self, module: PretrainModule, done: int) -> bool:
         schedule, every = module.schedule, module.config.save_every
-        if not schedule.is_step(step):
+        if not schedule.is_step(done - 1):
             return False
-        if every is not None and (step + 1) // schedule.accumulate % every == 0:
-            return True
+        steps = math.ceil(done / schedule.accumulate)
+        # Ranks must agree, and their clocks do not.
         due = time.monotonic() - self._saved_at > _SAVE_SECONDS and world_size() == 1
-        ends_epoch = (step + 1) // schedule.per_epoch > (step + 1 - schedule.accumulate) // schedule.per_epoch
-        return due or ends_epoch or step + 1 == schedule.batches
+        ends_epoch = done // schedule.per_epoch > (done - schedule.accumulate) // schedule.per_epoch
+        return due or ends_epoch or done == schedule.batches or (every is not None and steps % every == 0)
 
-    def save(self, trainer: Trainer, module: PretrainModule, batches: int) -> None:
+    def _save(self, trainer: Trainer, module: PretrainModule, done: int) -> None:
         """Look at every loss so far, then replace the checkpoint: a broken one never becomes the last."""
-        self._flush(module)
+        self._flush(trainer, module)
         if trainer.is_global_zero:
-            save_checkpoint(self._out / "last.ckpt", trainer, module, batches=batches, data=self._data)
+            save_checkpoint(self._out / "last.ckpt", trainer, module, batches=done, data=self._data)
         self._saved_at = time.monotonic()
 
-    def _flush(self, module: PretrainModule) -> None:
+    def _flush(self, trainer: Trainer, module: PretrainModule) -> None:
         if not self._pending:
             return
-        now = time.monotonic()
+        speed = self._speed(module)
+        rows: list[Row] = []
+        for entry in self._pending:
+            values = _mean_over_ranks(entry.values)
+            self._stop_if_broken(values, entry)
+            if module.schedule.is_step(entry.batch):
+                rows.append(_row(entry, values, module) | speed)
+        self._pending.clear()
+        if not rows:
+            return
+        rows[-1] |= self._measured
+        self._measured = {}
+        self._epoch_rows += rows
+        self._write(trainer, rows)
+        note = f"loss {rows[-1]['loss']:.4f}, {speed['images_per_s']:.0f} img/s, lr {rows[-1]['lr']:.1e}"
+        self._task.advance(len(rows), note=f"{note}, waiting for data {speed['wait_share']:.0%}")
+
+    def _speed(self, module: PretrainModule) -> dict[str, float]:
         assert module.stream is not None
+        now = time.monotonic()
         seconds = max(now - self._flushed_at, 1e-9)
         wait = module.stream.wait_seconds - self._waited
-        images = sum(len(entry.indices) for entry in self._pending) * world_size()
-        speed = {"images_per_s": round(images / seconds, 1), "wait_share": round(wait / seconds, 3)}
         self._flushed_at, self._waited = now, module.stream.wait_seconds
-        rows = []
-        for entry in self._pending:
-            values = {name: float(value) for name, value in entry.values.items()}
-            self._stop_if_broken(values["loss"], entry, module)
-            if module.schedule.is_step(entry.step):
-                rows.append(self._row(entry, values, module) | speed)
-        self._pending.clear()
+        images = sum(len(entry.indices) for entry in self._pending) * world_size()
+        return {"images_per_s": round(images / seconds, 1), "wait_share": round(wait / seconds, 3)}
+
+    def _write(self, trainer: Trainer, rows: list[Row]) -> None:
         if self._metrics is not None:
             self._metrics.append(rows)
-        self.rows += rows
-        if rows:
-            note = f"loss {rows[-1]['loss']:.4f}, {speed['images_per_s']:.0f} img/s"
-            self._task.advance(len(rows), note=f"{note}, waiting for data {speed['wait_share']:.0%}")
+        for logger in trainer.loggers:
+            for row in rows:
+                logger.log_metrics({name: float(row[name]) for name in row}, step=int(row["step"]))
 
-    def _row(
-        self, entry: _Pending, values: dict[str, float], module: PretrainModule
-    ) -> dict[str, float | int]:
-        step = math.ceil((entry.step + 1) / module.schedule.accumulate)
-        return {"step": step, "epoch": entry.step // module.schedule.per_epoch + 1, **values, "lr": entry.lr}
-
-    def _stop_if_broken(self, loss: float, entry: _Pending, module: PretrainModule) -> None:
-        if math.isfinite(loss):
+    def _stop_if_broken(self, values: dict[str, float], entry: _Pending) -> None:
+        if math.isfinite(values["loss"]):
             return
         report = self._out / "broken-batch.json"
-        write_json(
-            report,
-            {
-                "batch": entry.step,
-                "loss": str(loss),
-                "indices": entry.indices.tolist(),
-                "metrics": {name: str(float(value)) for name, value in entry.values.items()},
-            },
-        )
+        facts = {"batch": entry.batch, "indices": entry.indices.tolist()}
+        write_json(report, facts | {name: str(value) for name, value in values.items()})
         raise TrainingError(
-            f"The loss became {loss} at batch {entry.step} (lr {entry.lr:g}): lower --lr or raise --warmup; "
-            f"the patches of that batch are listed in {report}, and last.ckpt (if any) is from before."
+            f"The loss became {values['loss']} at batch {entry.batch} (lr {entry.lr:g}): lower --lr or raise "
+            f"--warmup; the batch's patches are listed in {report}, and last.ckpt (if any) is from before."
         )
+
+
+def _mean_over_ranks(values: dict[str, Tensor]) -> dict[str, float]:
+    if world_size() == 1:
+        return {name: float(value) for name, value in values.items()}
+    stacked = torch.stack([value.float() for value in values.values()])
+    return dict(zip(values, all_gather(stacked[None]).mean(dim=0).tolist(), strict=True))
+
+
+def _row(entry: _Pending, values: dict[str, float], module: PretrainModule) -> Row:
+    step = math.ceil((entry.batch + 1) / module.schedule.accumulate)
+    return {"step": step, "epoch": entry.batch // module.schedule.per_epoch + 1, **values, "lr": entry.lr}
 
 
 def _own(module: LightningModule) -> PretrainModule:

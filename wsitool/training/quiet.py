@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from lightning_fabric.utilities.warnings import PossibleUserWarning
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 
 __all__ = ["is_first_process", "make_trainer", "quiet_lightning"]
 
@@ -36,13 +37,11 @@ def quiet_lightning() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def make_trainer(out: Path, callbacks: list[Callback], **options: Any) -> Trainer:
+def make_trainer(out: Path, **options: Any) -> Trainer:
     """A trainer of one (long) epoch that writes nothing by itself."""
     return Trainer(
         default_root_dir=out,
         max_epochs=1,
-        callbacks=callbacks,
-        logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -54,4 +53,4 @@ def make_trainer(out: Path, callbacks: list[Callback], **options: Any) -> Traine
 
 def is_first_process() -> bool:
     """Whether this process is the one that writes files, known before training starts."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+    return getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"

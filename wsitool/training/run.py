@@ -3,46 +3,49 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from wsitool.api import Method
-from wsitool.backbones import Encoder, EncoderCard, LineageStep, build_backbone, save_encoder
-from wsitool.errors import EncoderError, TrainingError, UsageError
+from wsitool.backbones import Encoder, EncoderCard, build_backbone, save_encoder
+from wsitool.errors import UsageError
 from wsitool.loading import PatchLoader
 from wsitool.params import Params
 from wsitool.plugins import load_method
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.files import write_json
 from wsitool.store import Collection, open_collection
-from wsitool.training.checkpoint import State, load_checkpoint
+from wsitool.training.checks import check_amount, check_same, check_size, previous_state
 from wsitool.training.config import PretrainConfig
+from wsitool.training.diagnostics import Diagnostics, FeatureWatch
+from wsitool.training.evaluation import probe_rows, split_groups
 from wsitool.training.metrics import draw_curves, read_metrics
 from wsitool.training.module import PretrainModule, Schedule
 from wsitool.training.monitor import Monitor
 from wsitool.training.quiet import is_first_process, make_trainer, quiet_lightning
+from wsitool.training.record import Stores, run_card, run_facts
+from wsitool.training.review import EpochReview
 from wsitool.training.seeding import seed_of
 from wsitool.training.stream import BatchStream
+from wsitool.training.sync_norm import synchronise
 
 __all__ = ["PretrainResult", "pretrain"]
 
-Stores = str | Path | Sequence[str | Path] | Collection
-
 _PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-# What may differ between a run and its continuation: none of it changes what is computed.
-_FREE = ("threads", "save_every")
+_RESULTS = ("last.ckpt", "encoder.safetensors", "curves.png", "broken-batch.json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainResult:
-    """A finished run: `loss` is the last epoch's mean, `images_per_second` of this process's own training."""
+    """A finished run: `loss` is the last epoch's mean, `warnings` what the diagnostics said."""
 
     out: Path
     encoder: Path
@@ -51,6 +54,7 @@ class PretrainResult:
     loss: float
     seconds: float
     images_per_second: float
+    warnings: tuple[str, ...] = ()
 
 
 def pretrain(
@@ -62,229 +66,197 @@ def pretrain(
     init: str | Path = "imagenet",
     resume: bool = False,
     overwrite: bool = False,
+    loggers: Sequence[Logger] = (),
     reporter: Reporter = SILENT,
     **options: Any,
 ) -> PretrainResult:
-    """Train an encoder on the unlabelled patches of `stores` (files, folders, or a Collection) into the folder `out`.
+    """Train an encoder on the unlabelled patches of `stores` (files or folders) into the folder `out`.
 
     `params` are the method's own; `options` the further fields of `PretrainConfig` (epochs, batch_size, lr,
-    backbone, ...). `resume` goes on from `out`/last.ckpt with the very same options, bit for bit.
-    Raises UsageError, PluginError, EncoderError or StoreError before anything is written, and TrainingError
-    if training cannot go on.
+    backbone, ...); `loggers` any of Lightning's. `resume` goes on from `out`/last.ckpt with the very same
+    options, bit for bit. Raises UsageError, PluginError, EncoderError or StoreError before anything is
+    written, and TrainingError if training cannot go on.
     """
     try:
         config = PretrainConfig(method=method, params=dict(params or {}), init=str(init), **options)
     except TypeError as error:
         raise UsageError(f"pretrain has no such option ({error}).") from None
-    return _Run(config, stores, Path(out), resume=resume, overwrite=overwrite, reporter=reporter).train()
+    if not is_first_process():
+        reporter = SILENT
+    state = previous_state(Path(out), resume=resume, overwrite=overwrite)
+    run = _Run(config, stores, Path(out), reporter)
+    if state is not None:
+        check_same(state, run.config, run.collection.fingerprint)
+    run.loggers = [*loggers, *_loggers(config, run.out)]
+    return run.train(state)
 
 
 class _Run:
-    """The parts of one run, made in the order in which they can fail cheaply."""
+    """The parts of one run, made in the order in which they can fail cheaply; nothing is written yet."""
 
-    def __init__(
-        self,
-        config: PretrainConfig,
-        stores: Stores,
-        out: Path,
-        *,
-        resume: bool,
-        overwrite: bool,
-        reporter: Reporter,
-    ) -> None:
-        self.out, self.reporter, self.stores = out, reporter, stores
-        self.state = self._previous(resume=resume, overwrite=overwrite)
+    def __init__(self, config: PretrainConfig, stores: Stores, out: Path, reporter: Reporter) -> None:
+        self.out, self.reporter, self.loggers = out, reporter, list[Logger]()
         method_type = load_method(config.method)
-        self.params: Params = method_type.params_type.from_preset(config.preset, config.params)
-        self.collection = stores if isinstance(stores, Collection) else open_collection(stores)
-        _check_amount(self.collection, config)
+        params: Params = method_type.params_type.from_preset(config.preset, config.params)
+        everything = open_collection(stores)
+        self.collection, self.held_out = _split(everything, config)
+        check_amount(self.collection, config)
+        rows = probe_rows(everything, config.seed) if config.probe_every else None
+        self.labelled = None if rows is None else everything.subset(rows)
         self.encoder = build_backbone(config.backbone, init=config.init, seed=config.seed)
-        self.config = dataclasses.replace(config, backbone=self.encoder.name, params=self.params.to_dict())
-        _check_size(self.encoder, self.config.image_size or self.collection.patch_size)
-        self.method = _make_method(method_type, self.encoder, self.params, self.config)
-        self.trainer_options = _trainer_options(self.config)
-        if self.state is not None:
-            _check_same(self.state, self.config, self.collection)
+        self.config = dataclasses.replace(config, backbone=self.encoder.name, params=params.to_dict())
+        self.image_size = config.image_size or self.collection.patch_size
+        check_size(self.encoder, self.image_size)
+        self.card = run_card(self.encoder.card, self.config, self.collection, stores)
+        self.method = _make_method(method_type, self.encoder, params, self.config)
+        self.diagnostics = Diagnostics(reporter)
+        self.schedule = Schedule(
+            per_epoch=len(self.collection) // (config.batch_size * config.processes),
+            epochs=config.epochs,
+            accumulate=config.accumulate,
+        )
 
-    def _previous(self, *, resume: bool, overwrite: bool) -> State | None:
-        """The checkpoint to go on from; UsageError if the folder does not fit the options."""
-        if resume:
-            checkpoint = self.out / "last.ckpt"
-            if not checkpoint.is_file():
-                raise UsageError(f"There is no checkpoint '{checkpoint}' to resume: leave out --resume.")
-            return load_checkpoint(checkpoint)
-        # Processes that Lightning starts for further devices come here after the first has begun the run.
-        if (self.out / "run.json").exists() and not overwrite and is_first_process():
-            raise UsageError(
-                f"'{self.out}' holds a run already: pass --resume to go on with it, "
-                "or --overwrite to start anew."
-            )
-        return None
-
-    def train(self) -> PretrainResult:
+    def train(self, state: dict[str, Any] | None) -> PretrainResult:
         began = time.perf_counter()
-        done = int(self.state["batches"]) if self.state else 0
-        per_epoch = self.collection_batches()
-        schedule = Schedule(per_epoch=per_epoch, epochs=self.config.epochs, accumulate=self.config.accumulate)
-        self._announce(schedule, done)
-        monitor = self._fit(schedule, done)
-        seconds = time.perf_counter() - began
-        return self._finish(schedule, monitor, seconds)
+        done = int(state["batches"]) if state else 0
+        self._announce(done)
+        images = self._fit(state, done)
+        return self._finish(images, time.perf_counter() - began)
 
-    def collection_batches(self) -> int:
-        """Full batches per epoch and process."""
-        return len(self.collection) // (self.config.batch_size * _processes(self.config))
-
-    def _announce(self, schedule: Schedule, done: int) -> None:
+    def _announce(self, done: int) -> None:
+        config = self.config
         self.out.mkdir(parents=True, exist_ok=True)
         if is_first_process():
             if done == 0:
-                for name in ("last.ckpt", "encoder.safetensors", "curves.png", "broken-batch.json"):
+                for name in _RESULTS:
                     (self.out / name).unlink(missing_ok=True)
-            write_json(self.out / "run.json", self._facts(schedule, status="running"))
-        config = self.config
+            self._write_facts(status="running")
+        held_out = f" ({len(self.held_out)} more held out)" if self.held_out is not None else ""
+        going_on = f", going on after batch {done}" if done else ""
         self.reporter.say(
-            f"{config.method} on {len(self.collection)} patches of {len(self.collection.stores)} stores, "
-            f"{config.backbone} from {self.encoder.card.chain}, {config.epochs} epochs of "
-            f"{schedule.per_epoch} batches of {config.batch_size * _processes(config)}"
-            + (f", going on after batch {done}" if done else "")
-            + "."
+            f"{config.method} on {len(self.collection)} patches of {len(self.card.lineage[-1].slides)} slides"
+            f"{held_out}, {config.backbone} from {self.encoder.card.chain}, {config.epochs} epochs of "
+            f"{self.schedule.per_epoch} batches of {config.batch_size * config.processes}{going_on}."
+        )
+        if config.probe_every and self.labelled is None:
+            self.reporter.warn(
+                "There is no probe: it needs labels of two classes and patients of two groups."
+            )
+        self.diagnostics.before(
+            uses_batch_negatives=type(self.method).uses_batch_negatives,
+            batch=config.batch_size * config.processes,
+            accumulate=config.accumulate,
         )
 
-    def _fit(self, schedule: Schedule, done: int) -> Monitor:
-        module = PretrainModule(self.method, self.config, schedule)
-        steps = schedule.steps - done // schedule.accumulate
+    def _fit(self, state: dict[str, Any] | None, done: int) -> int:
+        """Train what is left and return how many images that was."""
+        module = PretrainModule(self.method, self.config, self.schedule)
+        steps = self.schedule.steps - done // self.schedule.accumulate
+        watch = FeatureWatch(self.encoder)
         with quiet_lightning(), self.reporter.task("Pretraining", total=steps, unit="steps") as task:
-            monitor = Monitor(self.out, data=self.collection.fingerprint, task=task, state=self.state)
-            self.state = None
-            trainer = make_trainer(self.out, [monitor], **self.trainer_options)
+            trainer = self._trainer()
+            if trainer.world_size > 1:
+                synchronise(self.method)
             module.to(memory_format=torch.channels_last)
-            module.stream = BatchStream(self._loader(trainer), total=schedule.batches, start=done)
-            if done < schedule.batches:
+            module.stream = BatchStream(
+                self._loader(trainer, self.collection), total=self.schedule.batches, start=done
+            )
+            monitor = Monitor(
+                self.out,
+                data=self.collection.fingerprint,
+                task=task,
+                review=self._review(trainer, watch),
+                diagnostics=self.diagnostics,
+                state=state,
+            )
+            module.monitor = monitor
+            if done < self.schedule.batches:
                 trainer.fit(module)
-        return monitor
+        watch.close()
+        return monitor.images
 
-    def _loader(self, trainer: Trainer) -> PatchLoader:
+    def _trainer(self) -> Trainer:
+        config = self.config
+        return make_trainer(
+            self.out,
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            strategy=config.strategy,
+            precision=_PRECISION[config.precision],
+            accumulate_grad_batches=config.accumulate,
+            logger=self.loggers or False,
+        )
+
+    def _loader(self, trainer: Trainer, collection: Collection, *, held_out: bool = False) -> PatchLoader:
         return PatchLoader(
-            self.collection,
+            collection,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
+            shuffle=not held_out,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             threads=self.config.threads,
-            drop_last=True,
+            # Ranks gather from each other and so must hold equal shares of every batch.
+            drop_last=not held_out or trainer.world_size > 1,
             device=trainer.strategy.root_device,
         )
 
-    def _finish(self, schedule: Schedule, monitor: Monitor, seconds: float) -> PretrainResult:
+    def _review(self, trainer: Trainer, watch: FeatureWatch) -> EpochReview:
+        held_out = self.held_out
+        return EpochReview(
+            encoder=self.encoder,
+            watch=watch,
+            image_size=self.image_size,
+            held_out=None if held_out is None else self._loader(trainer, held_out, held_out=True),
+            labelled=self.labelled,
+            probe_every=self.config.probe_every,
+        )
+
+    def _finish(self, images: int, seconds: float) -> PretrainResult:
         rows = read_metrics(self.out / "metrics.csv")
         last = [float(row["loss"]) for row in rows if row["epoch"] == self.config.epochs]
         result = PretrainResult(
             out=self.out,
             encoder=self.out / "encoder.safetensors",
-            card=self._card(),
-            steps=schedule.steps,
-            loss=sum(last) / len(last),
+            card=self.card,
+            steps=self.schedule.steps,
+            loss=sum(last) / max(1, len(last)),
             seconds=seconds,
-            images_per_second=monitor.images / seconds,
+            images_per_second=images / seconds,
+            warnings=tuple(self.diagnostics.said),
         )
         if is_first_process():
             save_encoder(self.encoder, result.encoder, result.card)
             draw_curves(rows, self.out / "curves.png")
-            write_json(self.out / "run.json", self._facts(schedule, status="complete", result=result))
+            speed = {"seconds": round(seconds, 2), "images_per_second": round(result.images_per_second, 1)}
+            self._write_facts(status="complete", result={"loss": result.loss, **speed})
         return result
 
-    def _card(self) -> EncoderCard:
-        # a Collection may be a part of its stores: only what is in it has been seen
-        stores = [self.collection.stores[index] for index in np.unique(self.collection.store_index)]
-        step = LineageStep(
-            kind="pretrain",
-            name=_name_of(self.stores),
-            method=self.config.method,
-            params=self.config.params,
-            epochs=self.config.epochs,
-            seed=self.config.seed,
-            patches=len(self.collection),
-            fingerprint=self.collection.fingerprint,
-            slides=tuple(sorted({store.meta.name for store in stores})),
-            groups=tuple(sorted({store.meta.group for store in stores})),
+    def _write_facts(self, *, status: str, **more: Any) -> None:
+        held_out = None if self.held_out is None else sorted(_groups(self.held_out))
+        facts = run_facts(
+            self.card,
+            self.config,
+            self.collection,
+            status=status,
+            steps=self.schedule.steps,
+            held_out_groups=held_out,
+            warnings=self.diagnostics.said,
+            **more,
         )
-        return dataclasses.replace(
-            self.encoder.card,
-            image_size=self.config.image_size or self.collection.patch_size,
-            patch_size=self.collection.patch_size,
-            mpp=self.collection.mpp,
-            lineage=(*self.encoder.card.lineage, step),
-        )
-
-    def _facts(
-        self, schedule: Schedule, *, status: str, result: PretrainResult | None = None
-    ) -> dict[str, Any]:
-        card = self._card()
-        facts: dict[str, Any] = {
-            "command": "pretrain",
-            "status": status,
-            "lineage": card.chain,
-            **self.config.to_dict(),
-            "stores": [str(store.path) for store in self.collection.stores],
-            "patches": len(self.collection),
-            "groups": list(card.lineage[-1].groups),
-            "fingerprint": self.collection.fingerprint,
-            "steps": schedule.steps,
-            "card": dataclasses.asdict(card),
-        }
-        if result is not None:
-            facts["result"] = {
-                "loss": result.loss,
-                "seconds": round(result.seconds, 2),
-                "images_per_second": round(result.images_per_second, 1),
-            }
-        return facts
+        write_json(self.out / "run.json", facts)
 
 
-def _processes(config: PretrainConfig) -> int:
-    return config.devices * config.num_nodes
+def _split(everything: Collection, config: PretrainConfig) -> tuple[Collection, Collection | None]:
+    if config.holdout == 0:
+        return everything, None
+    train, held_out = split_groups(everything, config.holdout, config.seed)
+    return everything.subset(train), everything.subset(held_out)
 
 
-def _name_of(stores: Stores) -> str:
-    if isinstance(stores, Collection):
-        return "+".join(dict.fromkeys(store.path.resolve().parent.name for store in stores.stores))
-    paths = [stores] if isinstance(stores, str | Path) else list(stores)
-    names = [Path(path).resolve() for path in paths]
-    return "+".join(path.stem if path.is_file() else path.name for path in names[:3])
-
-
-def _check_amount(collection: Collection, config: PretrainConfig) -> None:
-    needed = config.batch_size * _processes(config)
-    if len(collection) < 2:
-        raise TrainingError(
-            f"Pretraining needs at least 2 patches, got {len(collection)}: lower --min-tissue when tiling."
-        )
-    if len(collection) < needed:
-        raise TrainingError(
-            f"Pretraining needs at least one full batch of {needed} patches and the stores hold "
-            f"{len(collection)}: pass --batch-size {len(collection) // _processes(config)} or less."
-        )
-
-
-def _check_size(encoder: Encoder, size: int) -> None:
-    """One image through the network says whether it takes images of this size at all."""
-    was_training = encoder.training
-    encoder.eval()
-    try:
-        with torch.no_grad():
-            shape = tuple(encoder(torch.zeros(1, 3, size, size)).shape)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise EncoderError(
-            f"{encoder.name} cannot take images of {size} px ({reason}): choose another --image-size."
-        ) from None
-    encoder.train(was_training)
-    if shape != (1, encoder.feature_dim):
-        raise EncoderError(
-            f"{encoder.name} must give features (1, {encoder.feature_dim}), got {shape}: "
-            "use another backbone."
-        )
+def _groups(collection: Collection) -> set[str]:
+    return {collection.groups[index] for index in set(collection.group_index.tolist())}
 
 
 def _make_method(
@@ -295,28 +267,9 @@ def _make_method(
         return kind(encoder, encoder.feature_dim, params)
 
 
-def _trainer_options(config: PretrainConfig) -> dict[str, Any]:
-    return {
-        "accelerator": config.accelerator,
-        "devices": config.devices,
-        "num_nodes": config.num_nodes,
-        "strategy": config.strategy,
-        "precision": _PRECISION[config.precision],
-        "accumulate_grad_batches": config.accumulate,
-    }
-
-
-def _check_same(state: State, config: PretrainConfig, collection: Collection) -> None:
-    now = config.to_dict()
-    changed = [
-        f"{name} was {value!r} and is {now.get(name)!r}"
-        for name, value in state["config"].items()
-        if name not in _FREE and now.get(name) != value
-    ]
-    if state["data"] != collection.fingerprint:
-        changed.append("the stores hold other patches")
-    if changed:
-        raise UsageError(
-            f"The run cannot be resumed with other options ({'; '.join(changed)}): "
-            "repeat the command as it was, or start anew with --overwrite."
-        )
+def _loggers(config: PretrainConfig, out: Path) -> list[Logger]:
+    if config.logger == "none":
+        return []
+    if importlib.util.find_spec("tensorboard") is None and importlib.util.find_spec("tensorboardX") is None:
+        raise UsageError("--logger tensorboard needs tensorboard: pip install tensorboard, or leave it out.")
+    return [TensorBoardLogger(save_dir=out, name="tensorboard", version="")]

@@ -1,0 +1,87 @@
+"""What can be known to be wrong before a run begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from wsitool.backbones import Encoder
+from wsitool.errors import EncoderError, TrainingError, UsageError
+from wsitool.store import Collection
+from wsitool.training.checkpoint import State, load_checkpoint
+from wsitool.training.config import PretrainConfig
+from wsitool.training.quiet import is_first_process
+
+__all__ = ["check_amount", "check_same", "check_size", "previous_state"]
+
+# What may differ between a run and its continuation: none of it changes what is computed.
+_FREE = ("threads", "save_every", "logger")
+
+
+def previous_state(out: Path, *, resume: bool, overwrite: bool) -> State | None:
+    """The checkpoint to go on from; UsageError if the folder does not fit the options."""
+    if resume:
+        checkpoint = out / "last.ckpt"
+        if not checkpoint.is_file():
+            raise UsageError(f"There is no checkpoint '{checkpoint}' to resume: leave out --resume.")
+        return load_checkpoint(checkpoint)
+    # Processes that Lightning starts for further devices come here after the first has begun the run.
+    if (out / "run.json").exists() and not overwrite and is_first_process():
+        raise UsageError(
+            f"'{out}' holds a run already: pass --resume to go on with it, or --overwrite to start anew."
+        )
+    return None
+
+
+def check_same(state: State, config: PretrainConfig, data: str) -> None:
+    """UsageError naming what differs between the checkpoint's run and this one."""
+    now = config.to_dict()
+    changed = [
+        f"{name} was {value!r} and is {now.get(name)!r}"
+        for name, value in state["config"].items()
+        if name not in _FREE and now.get(name) != value
+    ]
+    if state["data"] != data:
+        changed.append("the stores hold other patches")
+    if changed:
+        raise UsageError(
+            f"The run cannot be resumed with other options ({'; '.join(changed)}): "
+            "repeat the command as it was, or start anew with --overwrite."
+        )
+
+
+def check_amount(collection: Collection, config: PretrainConfig) -> None:
+    """TrainingError unless there is at least one full batch for all processes."""
+    processes = config.processes
+    needed = config.batch_size * processes
+    if len(collection) < 2 * processes:
+        raise TrainingError(
+            f"Pretraining needs at least {2 * processes} patches, got {len(collection)}: "
+            "add slides, or lower --min-tissue when tiling."
+        )
+    if len(collection) < needed:
+        raise TrainingError(
+            f"Pretraining needs at least one full batch of {needed} patches and the stores hold "
+            f"{len(collection)}: pass --batch-size {len(collection) // processes} or less."
+        )
+
+
+def check_size(encoder: Encoder, size: int) -> None:
+    """Send one image of `size` px through the network; EncoderError if it does not take it."""
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            shape = tuple(encoder(torch.zeros(1, 3, size, size)).shape)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise EncoderError(
+            f"{encoder.name} cannot take images of {size} px ({reason}): choose another --image-size."
+        ) from None
+    encoder.train(was_training)
+    if shape != (1, encoder.feature_dim):
+        raise EncoderError(
+            f"{encoder.name} must give features (1, {encoder.feature_dim}), got {shape}: "
+            "use another backbone."
+        )

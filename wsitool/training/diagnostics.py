@@ -1,0 +1,121 @@
+"""Warnings in words: what a look at the numbers would tell an expert, said once each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wsitool.progress import Reporter
+
+__all__ = ["Diagnostics", "FeatureWatch", "feature_spread", "rank_me"]
+
+_SMALL_CONTRASTIVE_BATCH = 64
+_COLLAPSED_SPREAD = 0.01
+_WAITING = 0.2
+
+
+def feature_spread(features: Tensor) -> Tensor:
+    """Standard deviation of unit features (B, F) over B, mean over F, times sqrt(F): 0 = collapsed."""
+    unit = nn.functional.normalize(features.float(), dim=1)
+    return unit.std(dim=0, correction=0).mean() * math.sqrt(features.shape[1])
+
+
+def rank_me(features: Tensor) -> Tensor:
+    """Effective rank of features (B, F): exp of the entropy of their singular values (arXiv:2210.02885)."""
+    values = torch.linalg.svdvals(features.float())
+    share = values / values.sum().clamp_min(1e-12) + 1e-7
+    return torch.exp(-(share * share.log()).sum())
+
+
+class FeatureWatch:
+    """Keeps the backbone's latest output, for methods need not know that they are watched."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        self._latest: Tensor | None = None
+        self._handle = backbone.register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if module.training:
+            self._latest = output.detach()
+
+    def measure(self) -> dict[str, float]:
+        """Spread and effective rank of the latest batch; rows beyond 512 are left out."""
+        if self._latest is None:
+            return {}
+        features = self._latest[:512]
+        return {"feature_std": float(feature_spread(features)), "rank_me": float(rank_me(features))}
+
+    def close(self) -> None:
+        self._handle.remove()
+        self._latest = None
+
+
+class Diagnostics:
+    """Looks at an epoch's rows and says what is wrong, each kind of trouble once; `said` keeps it all."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._kinds: set[str] = set()
+        self.said: list[str] = []
+
+    def _warn(self, kind: str, message: str) -> None:
+        if kind not in self._kinds:
+            self._kinds.add(kind)
+            self.said.append(message)
+            self._reporter.warn(message)
+
+    def before(self, *, uses_batch_negatives: bool, batch: int, accumulate: int) -> None:
+        """Look at the batch size before anything is computed."""
+        if uses_batch_negatives and batch < _SMALL_CONTRASTIVE_BATCH:
+            note = " (--accumulate adds none)" if accumulate > 1 else ""
+            self._warn(
+                "small batch",
+                f"The method learns from the other patches of a batch, and {batch} patches give each view "
+                f"only {2 * batch - 2} negatives{note}: raise --batch-size if memory allows.",
+            )
+
+    def after_epoch(self, rows: Sequence[Mapping[str, float | int]], *, epoch: int) -> None:
+        """Look at the rows of epoch number `epoch`, counted from 1."""
+        if not rows:
+            return
+        self._look_at_loss(rows, epoch)
+        self._look_at_features(rows[-1])
+        wait = sum(row["wait_share"] for row in rows) / len(rows)
+        if wait > _WAITING:
+            self._warn(
+                "data",
+                f"{wait:.0%} of the time was spent waiting for patches: raise --threads, "
+                "or move the stores to a faster disk.",
+            )
+
+    def _look_at_loss(self, rows: Sequence[Mapping[str, float | int]], epoch: int) -> None:
+        loss = sum(row["loss"] for row in rows) / len(rows)
+        chance = rows[-1].get("chance_loss")
+        if chance is not None and epoch > 1 and loss > 0.99 * chance:
+            self._warn(
+                "chance",
+                f"After {epoch} epochs the loss {loss:.3f} is still that of guessing ({chance:.3f}): "
+                "nothing is learned; change --lr, train longer, or look at the patches.",
+            )
+        for name in rows[-1]:
+            if name.endswith("rotation_accuracy"):
+                mean = sum(row[name] for row in rows) / len(rows)
+                if mean > 0.995:
+                    self._warn(
+                        "shortcut",
+                        f"The pretext task is solved ({name.replace('_', ' ')} {mean:.1%}): often by a "
+                        "shortcut such as pen, borders or one-sided lighting, and nothing more is learned.",
+                    )
+
+    def _look_at_features(self, row: Mapping[str, float | int]) -> None:
+        spread, rank = row.get("feature_std"), row.get("rank_me")
+        if spread is not None and spread < _COLLAPSED_SPREAD:
+            self._warn(
+                "collapse",
+                f"The features of all patches are nearly the same (spread {spread:.4f}, effective rank "
+                f"{rank:.1f}): training has collapsed; lower --lr or change the method.",
+            )

@@ -1,0 +1,66 @@
+"""What a run writes about itself: the encoder's card and run.json."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wsitool.backbones import EncoderCard, LineageStep
+from wsitool.store import Collection
+from wsitool.training.config import PretrainConfig
+
+__all__ = ["Stores", "run_card", "run_facts"]
+
+Stores = str | Path | Sequence[str | Path]
+
+
+def run_card(
+    before: EncoderCard, config: PretrainConfig, collection: Collection, stores: Stores
+) -> EncoderCard:
+    """The card of the encoder this run makes of one with the card `before`."""
+    step = LineageStep(
+        kind="pretrain",
+        name=_name_of(stores),
+        method=config.method,
+        params=config.params,
+        epochs=config.epochs,
+        seed=config.seed,
+        patches=len(collection),
+        fingerprint=collection.fingerprint,
+        slides=tuple(sorted({store.meta.name for store in collection.stores})),
+        groups=tuple(sorted({collection.groups[index] for index in set(collection.group_index.tolist())})),
+    )
+    return dataclasses.replace(
+        before,
+        image_size=config.image_size or collection.patch_size,
+        patch_size=collection.patch_size,
+        mpp=collection.mpp,
+        lineage=(*before.lineage, step),
+    )
+
+
+def _name_of(stores: Stores) -> str:
+    paths = [stores] if isinstance(stores, str | Path) else list(stores)
+    names = [Path(path).resolve() for path in paths]
+    more = f"+{len(names) - 3} more" if len(names) > 3 else ""
+    return "+".join(path.stem if path.is_file() else path.name for path in names[:3]) + more
+
+
+def run_facts(
+    card: EncoderCard, config: PretrainConfig, collection: Collection, *, status: str, **more: Any
+) -> dict[str, Any]:
+    """The content of run.json: enough to repeat the run and to know what it saw."""
+    return {
+        "command": "pretrain",
+        "status": status,
+        "lineage": card.chain,
+        **config.to_dict(),
+        "stores": [str(store.path) for store in collection.stores],
+        "patches": len(collection),
+        "groups": list(card.lineage[-1].groups),
+        "fingerprint": collection.fingerprint,
+        "card": dataclasses.asdict(card),
+        **more,
+    }

@@ -1,0 +1,78 @@
+"""Batch norm over the batch of all ranks, on any device.
+
+torch's own SyncBatchNorm needs a GPU; this one runs wherever the ranks can talk, so that distributed training
+is the same mathematics on the machines where it is tested.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from wsitool.api import all_gather, world_size
+
+__all__ = ["RankBatchNorm", "synchronise"]
+
+
+class RankBatchNorm(_BatchNorm):
+    """`nn.BatchNorm1d`/`2d` whose statistics are those of all ranks' rows together; same state dict."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"Batch norm needs at least 2 dimensions, got {input.ndim}.")
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or world_size() == 1:
+            return super().forward(input)
+        values = input if input.dtype == torch.float64 else input.float()
+        dims = [0, *range(2, input.ndim)]
+        shape = [1, -1, *[1] * (input.ndim - 2)]
+        own = values.numel() / values.shape[1]
+        count = float(_sum_over_ranks(values.new_tensor([own])))
+        mean = _sum_over_ranks(values.sum(dims)) / count
+        # Two passes: E[x^2] - E[x]^2 would lose in float32 what the ranks are to agree on.
+        centred = values - mean.view(shape)
+        variance = _sum_over_ranks(centred.square().sum(dims)) / count
+        self._track(mean, variance * count / max(count - 1, 1))
+        normal = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+
+
+def _sum_over_ranks(local: Tensor) -> Tensor:
+    return all_gather(local[None]).sum(dim=0)
+
+
+def synchronise(module: nn.Module) -> None:
+    """Replace every batch norm inside `module` (not `module` itself) by one over all ranks, weights kept."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+            setattr(module, name, _replacement(child))
+        else:
+            synchronise(child)
+
+
+def _replacement(norm: _BatchNorm) -> _BatchNorm:
+    new = RankBatchNorm(
+        norm.num_features,
+        eps=norm.eps,
+        momentum=norm.momentum,
+        affine=norm.affine,
+        track_running_stats=norm.track_running_stats,
+    )
+    new.load_state_dict(norm.state_dict())
+    for (_, fresh), (_, old) in zip(new.named_parameters(), norm.named_parameters(), strict=True):
+        fresh.requires_grad_(old.requires_grad)
+    return new.train(norm.training)
