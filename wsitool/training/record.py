@@ -13,7 +13,7 @@ from wsitool.training.config import PretrainConfig
 
 __all__ = ["Stores", "run_card", "run_facts"]
 
-Stores = str | Path | Sequence[str | Path]
+Stores = str | Path | Sequence[str | Path] | Collection
 
 
 def run_card(
@@ -29,7 +29,10 @@ def run_card(
         seed=config.seed,
         patches=len(collection),
         fingerprint=collection.fingerprint,
-        slides=tuple(sorted({store.meta.name for store in collection.stores})),
+        slides=tuple(
+            # a Collection given may be a part of its stores: only what is in it has been seen
+            sorted({collection.stores[index].meta.name for index in set(collection.store_index.tolist())})
+        ),
         groups=tuple(sorted({collection.groups[index] for index in set(collection.group_index.tolist())})),
     )
     return dataclasses.replace(
@@ -42,6 +45,8 @@ def run_card(
 
 
 def _name_of(stores: Stores) -> str:
+    if isinstance(stores, Collection):
+        return "+".join(dict.fromkeys(store.path.resolve().parent.name for store in stores.stores))
     paths = [stores] if isinstance(stores, str | Path) else list(stores)
     names = [Path(path).resolve() for path in paths]
     more = f"+{len(names) - 3} more" if len(names) > 3 else ""

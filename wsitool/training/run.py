@@ -70,7 +70,7 @@ def pretrain(
     reporter: Reporter = SILENT,
     **options: Any,
 ) -> PretrainResult:
-    """Train an encoder on the unlabelled patches of `stores` (files or folders) into the folder `out`.
+    """Train an encoder on the unlabelled patches of `stores` (or of a Collection) into the folder `out`.
 
     `params` are the method's own; `options` the further fields of `PretrainConfig` (epochs, batch_size, lr,
     backbone, ...); `loggers` any of Lightning's. `resume` goes on from `out`/last.ckpt with the very same
@@ -98,7 +98,7 @@ class _Run:
         self.out, self.reporter, self.loggers = out, reporter, list[Logger]()
         method_type = load_method(config.method)
         params: Params = method_type.params_type.from_preset(config.preset, config.params)
-        everything = open_collection(stores)
+        everything = stores if isinstance(stores, Collection) else open_collection(stores)
         self.collection, self.held_out = _split(everything, config)
         check_amount(self.collection, config)
         rows = probe_rows(everything, config.seed) if config.probe_every else None

@@ -1,0 +1,31 @@
+"""How fast a backbone trains here."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from wsitool.backbones import build_backbone
+from wsitool.classify.features import choose_device
+
+__all__ = ["seconds_per_image"]
+
+_STEPS = 2
+
+
+def seconds_per_image(
+    backbone: str | None, *, init: str | Path, image_size: int, batch_size: int, device: str = "auto"
+) -> float:
+    """Time of one training step (forward and backward) on random images, divided by the batch size."""
+    place = choose_device(device)
+    encoder = build_backbone(backbone, init=init).to(place).train()
+    images = torch.rand(batch_size, 3, image_size, image_size, device=place)
+    encoder(images).sum().backward()  # the first step allocates
+    began = time.perf_counter()
+    for _ in range(_STEPS):
+        encoder(images).sum().backward()
+    if place.type == "cuda":
+        torch.cuda.synchronize(place)
+    return (time.perf_counter() - began) / (_STEPS * batch_size)

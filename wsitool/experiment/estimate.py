@@ -1,0 +1,63 @@
+"""How long a grid will take, from one measured training step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsitool.classify.speed import seconds_per_image
+from wsitool.classify.subsets import per_class_count
+from wsitool.experiment.cells import all_cells, pretrainings
+from wsitool.experiment.plan import Plan
+from wsitool.experiment.rounds import open_rounds
+
+__all__ = ["Estimate", "estimate"]
+
+# Images a method puts through the encoder for each patch; others are taken to make two views.
+_VIEWS = {"rotation": 4, "jitter-rotation": 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a grid consists of; `seconds` on one device is rough (within a factor of two or so)."""
+
+    cells: int
+    finished: int
+    pretrainings: dict[str, tuple[str, int, int]]
+    pretrained_images: int
+    trained_images: int
+    seconds: float
+
+
+def estimate(plan: Plan, out: Path, *, device: str = "auto") -> Estimate:
+    """Count the grid's work and time one step of the backbone on random images at the plan's size."""
+    cells, stages = all_cells(plan), pretrainings(plan)
+    rounds = open_rounds(plan)
+    pretrained = sum(_VIEWS.get(method, 2) * patches * epochs for method, patches, epochs in stages.values())
+    trained = forward = 0
+    for cell in cells:
+        train = rounds[cell.round].train.patches
+        subset = len(train.classes) * per_class_count(train.labels, cell.fraction, train.classes)
+        if plan.head == "finetune":
+            trained += round(subset * (1 - plan.validation)) * plan.epochs
+            forward += round(subset * plan.validation) * plan.epochs + len(rounds[cell.round].test.rows)
+    if plan.head != "finetune":  # features of everything once for the start and for each encoder
+        wholes = {
+            id(view.whole): len(view.whole) for chosen in rounds for view in (chosen.train, chosen.test)
+        }
+        forward = (len(stages) + 1) * sum(wholes.values())
+    per_image = seconds_per_image(
+        plan.backbone,
+        init=plan.init,
+        image_size=plan.image_size or rounds[0].train.whole.collection.patch_size,
+        batch_size=min(plan.batch_size, 32),
+        device=device,
+    )
+    return Estimate(
+        cells=len(cells),
+        finished=sum((out / "cells" / cell.file_name(plan)).is_file() for cell in cells),
+        pretrainings=stages,
+        pretrained_images=pretrained,
+        trained_images=trained,
+        seconds=per_image * (pretrained + trained + forward / 3),  # a forward pass is a third of a step
+    )

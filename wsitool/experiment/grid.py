@@ -1,0 +1,69 @@
+"""Running the cells of a grid, in this process or on several devices at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import groupby
+from multiprocessing.queues import Queue
+from pathlib import Path
+
+from wsitool.experiment.cells import Cell, CellResult, all_cells, run_cell
+from wsitool.experiment.plan import Plan
+from wsitool.progress import SILENT, Reporter
+
+__all__ = ["run_grid"]
+
+_device = "auto"  # of a worker process; set once when it starts
+
+
+def run_grid(
+    plan: Plan, out: Path, *, devices: Sequence[str] = ("auto",), reporter: Reporter = SILENT
+) -> dict[Cell, CellResult]:
+    """Compute every cell, reusing finished ones; several `devices` share the work, one process each.
+
+    Cells that need the same encoder stay in one process, so that none is pretrained twice.
+    """
+    cells = all_cells(plan)
+    results: dict[Cell, CellResult] = {}
+    with reporter.task("experiment", total=len(cells), unit="cells") as task:
+        for cell, result in _results(plan, cells, out, devices, reporter):
+            results[cell] = result
+            task.advance(1, note=f"{cell.arm.name} {cell.fraction:.0%} seed {cell.seed}")
+    return {cell: results[cell] for cell in cells}
+
+
+def _results(
+    plan: Plan, cells: list[Cell], out: Path, devices: Sequence[str], reporter: Reporter
+) -> Iterator[tuple[Cell, CellResult]]:
+    if len(devices) == 1:
+        for cell in cells:
+            yield cell, run_cell(plan, cell, out, device=devices[0], reporter=reporter)
+        return
+    # Methods with an auxiliary stage share it over the rounds: one chain per arm.
+    chains = [list(chain) for _, chain in groupby(cells, key=lambda cell: cell.arm.name)]
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    queue: Queue[str] = context.Queue()
+    for device in devices:
+        queue.put(device)
+    with ProcessPoolExecutor(
+        len(devices), mp_context=context, initializer=_take_device, initargs=(queue,)
+    ) as pool:
+        jobs = {pool.submit(_run_chain, plan, chain, out): chain for chain in chains}
+        for job in as_completed(jobs):
+            yield from zip(jobs[job], job.result(), strict=True)
+
+
+def _take_device(queue: Queue[str]) -> None:
+    global _device
+    _device = queue.get()
+    if _device.startswith("cuda:"):
+        # Pretraining takes the first device it sees: let that be this process's own.
+        os.environ["CUDA_VISIBLE_DEVICES"] = _device.removeprefix("cuda:")
+        _device = "cuda"
+
+
+def _run_chain(plan: Plan, chain: list[Cell], out: Path) -> list[CellResult]:
+    return [run_cell(plan, cell, out, device=_device) for cell in chain]

@@ -1,0 +1,155 @@
+"""What an experiment compares, as one value: checked once, hashed into every cell, kept in results.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from wsitool.classify.settings import Head, Settings
+from wsitool.classify.splits import SplitBy
+from wsitool.errors import UsageError
+
+__all__ = ["ARMS", "Arm", "Plan", "read_plan"]
+
+ARMS = ("supervised", "rotation", "jitter-rotation", "simclr", "simclr+auxiliary")
+_AUXILIARY = "+auxiliary"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One row of the table: no pretraining (`method` None), or a method, after the auxiliary data or not."""
+
+    name: str
+    method: str | None
+    auxiliary: bool
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """Read "supervised", "METHOD" or "METHOD+auxiliary"; UsageError for anything else."""
+        method, plus, _ = name.partition("+")
+        if not method or (plus and not name.endswith(_AUXILIARY)) or name == f"supervised{_AUXILIARY}":
+            raise UsageError(f"An arm is supervised, METHOD or METHOD{_AUXILIARY}, got '{name}'.")
+        return cls(name=name, method=None if method == "supervised" else method, auxiliary=bool(plus))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The whole experiment; paths as given, fractions in (0, 1], defaults the paper's.
+
+    Judged on `test`, or by `folds` over groups, or on a held-out `test_share` of the groups. Pretraining sees
+    all training patches (`pretrain_on` "all", shared by the fractions, as in the paper) or only the labelled
+    subset. Label seed s uses the encoder of pretraining seed s mod `pretrain_seeds`.
+    """
+
+    train: tuple[str, ...]
+    test: tuple[str, ...] = ()
+    auxiliary: tuple[str, ...] = ()
+    labels: str | None = None
+    methods: tuple[str, ...] = ARMS
+    fractions: tuple[float, ...] = (0.05, 0.25, 0.5, 1.0)
+    seeds: int = 3
+    folds: int | None = None
+    test_share: float = 0.3
+    seed: int = 0
+    backbone: str | None = None
+    init: str = "imagenet"
+    image_size: int | None = None
+    head: Head = "finetune"
+    epochs: int = 100
+    batch_size: int = 64
+    lr: float = 1e-4
+    head_lr: float | None = None
+    patience: int | None = None
+    c: float | None = None
+    validation: float = 0.2
+    split: SplitBy = "group"
+    pretrain_on: Literal["all", "labelled"] = "all"
+    pretrain_epochs: int = 100
+    auxiliary_epochs: int | None = None
+    pretrain_batch_size: int = 64
+    pretrain_lr: float = 3e-4
+    preset: str = "paper"
+    pretrain_seeds: int = 1
+    allow_transductive: bool = False
+
+    def __post_init__(self) -> None:
+        """UsageError naming what cannot work."""
+        for arm in self.arms:
+            if arm.auxiliary and not self.auxiliary:
+                raise UsageError(
+                    f"The arm {arm.name} needs --auxiliary STORES, or leave it out of --methods."
+                )
+        rules = (
+            (bool(self.train), "--train must name at least one store"),
+            (len(set(self.methods)) == len(self.methods) > 0, "--methods must name each arm once"),
+            (len(set(self.fractions)) == len(self.fractions) > 0, "--fractions must name each share once"),
+            (
+                all(0 < share <= 1 for share in self.fractions),
+                "--fractions are percentages above 0, up to 100",
+            ),
+            (self.seeds >= 1, "--seeds must be at least 1"),
+            (1 <= self.pretrain_seeds <= self.seeds, "--pretrain-seeds must be from 1 to --seeds"),
+            (0 < self.test_share < 1, "--test-share must be between 0 and 1"),
+            (not (self.test and self.folds), "--test and --folds exclude each other"),
+            (self.pretrain_on in ("all", "labelled"), "--pretrain-on must be all or labelled"),
+            (self.pretrain_epochs >= 1, "--pretrain-epochs must be at least 1"),
+        )
+        for holds, rule in rules:
+            if not holds:
+                raise UsageError(f"{rule}.")
+        self.settings("auto")
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        return tuple(Arm.parse(name) for name in self.methods)
+
+    def settings(self, device: str) -> Settings:
+        """The part that concerns training a classifier."""
+        return Settings(
+            head=self.head,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            head_lr=self.head_lr,
+            patience=self.patience,
+            c=self.c,
+            validation=self.validation,
+            split=self.split,
+            device=device,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def read_plan(path: str | Path, **changes: Any) -> Plan:
+    """Read a plan from a TOML or JSON file whose keys are the fields of `Plan`; `changes` override them.
+
+    Fractions may be given in percent (5, 25, 100). UsageError if the file is unreadable or has other keys.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        values: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as a plan (TOML or JSON): {error}.") from None
+    known = typing.get_type_hints(Plan)
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise UsageError(f"{path} has unknown keys {', '.join(unknown)}: a plan has {', '.join(known)}.")
+    values |= changes
+    for name in ("train", "test", "auxiliary"):
+        if isinstance(values.get(name), str):
+            values[name] = [values[name]]
+    if "fractions" in values:
+        values["fractions"] = [share / 100 if share > 1 else share for share in values["fractions"]]
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    try:
+        return Plan(**values)
+    except TypeError as error:
+        raise UsageError(f"{path} is no plan: {error}.") from None

@@ -1,0 +1,118 @@
+"""The files an experiment ends with: table 2, results.json, pictures, one HTML page that says it in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wsitool.experiment import table
+from wsitool.experiment.results import Results, as_json
+from wsitool.experiment.words import caveats, verdicts
+from wsitool.report.confusion import draw_confusion
+from wsitool.report.efficiency import EfficiencyCurve, draw_efficiency
+from wsitool.report.files import replace_file, write_json
+from wsitool.report.page import Page
+from wsitool.report.reliability import draw_reliability
+
+__all__ = ["write_report"]
+
+_TITLES = {"accuracy": "patch accuracy", "auroc": "AUROC", "loss": "loss per patch"}
+
+
+def write_report(results: Results, out: Path, *, command: str = "", notes: Sequence[str] = ()) -> Path:
+    """Write everything into `out` and return the page; `notes` are findings such as near-duplicates."""
+    for name, text in (
+        ("table2.md", table.to_markdown(results)),
+        ("table2.csv", table.to_csv(results)),
+        ("table2.tex", table.to_latex(results)),
+    ):
+        replace_file(out / name, text.encode())
+    said = {"verdicts": verdicts(results), "caveats": caveats(results), "notes": list(notes)}
+    write_json(out / "results.json", {**as_json(results), **said})
+    _draw(results, out / "figures")
+    return _page(results, out, said, command).write(out / "report.html")
+
+
+def _draw(results: Results, folder: Path) -> None:
+    fractions = sorted(results.plan.fractions)
+    for metric, title in _TITLES.items():
+        curves = [_curve(results, arm, fractions, metric) for arm in results.plan.methods]
+        drawn = [curve for curve in curves if curve is not None]
+        draw_efficiency(folder / f"{metric}.png", drawn, metric=title, mark=results.full.mean[metric])
+    for (arm, fraction), found in results.arms.items():
+        name = f"{arm}-{fraction * 100:g}pct"
+        title = f"{arm}, {fraction:.0%} of the labels"
+        draw_confusion(folder / f"confusion-{name}.png", found.confusion, results.classes, title=title)
+        labels = np.tile(results.labels, len(found.runs))
+        draw_reliability(folder / f"calibration-{name}.png", np.concatenate(found.runs), labels, title=title)
+
+
+def _curve(results: Results, arm: str, fractions: Sequence[float], metric: str) -> EfficiencyCurve | None:
+    found = [results.arms[arm, fraction] for fraction in fractions]
+    values = [row.mean[metric] for row in found]
+    if any(value is None for value in values):
+        return None
+    bands = [row.intervals[metric] for row in found]
+    known = [band for band in bands if band is not None]
+    whole = len(known) == len(bands)
+    return EfficiencyCurve(
+        name=arm,
+        fractions=fractions,
+        values=[value for value in values if value is not None],
+        low=[band.low for band in known] if whole else None,
+        high=[band.high for band in known] if whole else None,
+    )
+
+
+def _page(results: Results, out: Path, said: dict[str, list[str]], command: str) -> Page:
+    plan = results.plan
+    page = Page(
+        "How many labels are needed?",
+        f"{len(plan.methods)} ways of training were compared at {len(plan.fractions)} label fractions and "
+        f"{plan.seeds} seeds, and judged on {len(results.labels):,} patches of {len(results.groups)} groups "
+        f"(patients) that none of them was trained on.",
+    )
+    page.section("In words", "\n\n".join(said["verdicts"]))
+    page.note("\n\n".join(said["caveats"] + said["notes"]))
+    page.section("Table 2", "Patch accuracy in percent with its 95 % interval, and the loss per patch.")
+    page.table(table.headers(results), table.rows(results))
+    page.section("Label efficiency", "Bands are 95 % intervals over groups; the dotted line is the mark.")
+    for metric, title in _TITLES.items():
+        page.image(out / "figures" / f"{metric}.png", title)
+    page.section("All figures", "Means over seeds.")
+    page.table(*_all_figures(results))
+    _pictures(page, results, out / "figures")
+    page.section("Settings").table(
+        ("setting", "value"), [(name, value) for name, value in plan.to_dict().items() if value is not None]
+    )
+    if command:
+        page.section("To repeat it").code(command)
+    return page
+
+
+def _all_figures(results: Results) -> tuple[tuple[str, ...], list[list[str]]]:
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "loss", "ece")
+    rows = []
+    for found in results.arms.values():
+        figures = [found.mean[name] for name in names]
+        extra = [found.calibrated_ece, found.image_accuracy]
+        cells = ["-" if value is None else f"{value:.3f}" for value in figures + extra]
+        rows.append([found.arm, f"{found.fraction:.0%}", *cells])
+    titles = [name.replace("_", " ") for name in names]
+    return ("arm", "labels", *titles, "ece after scaling", "accuracy per image"), rows
+
+
+def _pictures(page: Page, results: Results, folder: Path) -> None:
+    """Confusion and calibration at the second smallest fraction and the largest; all are in the folder."""
+    fractions = sorted(results.plan.fractions)
+    shown = dict.fromkeys((fractions[min(1, len(fractions) - 1)], fractions[-1]))
+    for kind, text in (
+        ("confusion", "Counts over all seeds; shares are of the true class."),
+        ("calibration", "Before temperature scaling; points on the diagonal mean what they say."),
+    ):
+        page.section(kind.capitalize(), f"{text} The other fractions are in the folder {folder.name}.")
+        for fraction in shown:
+            for arm in results.plan.methods:
+                page.image(folder / f"{kind}-{arm}-{fraction * 100:g}pct.png")

@@ -1,0 +1,103 @@
+"""`experiment`: the whole comparison, resumable, ending in a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsitool.classify.duplicates import near_duplicates
+from wsitool.classify.outputs import describe_patches
+from wsitool.classify.subsets import balanced_subset, per_class_count
+from wsitool.experiment.cells import CellResult
+from wsitool.experiment.grid import run_grid
+from wsitool.experiment.plan import Plan
+from wsitool.experiment.report import write_report
+from wsitool.experiment.results import Results, summarise
+from wsitool.experiment.rounds import Round, open_rounds
+from wsitool.progress import SILENT, Reporter
+from wsitool.report.files import write_json
+
+__all__ = ["ExperimentResult", "experiment"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentResult:
+    """A finished grid: where it is, its figures, and how many of its cells were there already."""
+
+    out: Path
+    results: Results
+    report: Path
+    cells: int
+    reused: int
+
+
+def experiment(
+    plan: Plan,
+    out: str | Path,
+    *,
+    devices: Sequence[str] = ("auto",),
+    command: str = "",
+    reporter: Reporter = SILENT,
+) -> ExperimentResult:
+    """Run every cell of `plan` that is not finished, then write the report into `out`.
+
+    The same `out` may be used again after a change of plan: cells whose inputs are the same are reused.
+    Raises what `classify` and `pretrain` raise; finished cells stay.
+    """
+    out = Path(out)
+    rounds = open_rounds(plan)
+    check_fractions(plan, rounds)
+    notes = _near_duplicates(rounds, reporter)
+    write_json(out / "plan.json", plan.to_dict())
+    _write_manifest(plan, rounds, out)
+    cells = run_grid(plan, out, devices=devices, reporter=reporter)
+    results = summarise(plan, rounds, cells)
+    report = write_report(results, out, command=command, notes=notes + _warnings(cells.values()))
+    reused = sum(result.reused for result in cells.values())
+    return ExperimentResult(out=out, results=results, report=report, cells=len(cells), reused=reused)
+
+
+def check_fractions(plan: Plan, rounds: Sequence[Round]) -> None:
+    """LabelError before anything is computed if a fraction leaves a class of any round without a sample."""
+    for chosen in rounds:
+        train = chosen.train.patches
+        for fraction in plan.fractions:
+            per_class_count(train.labels, fraction, train.classes)
+
+
+def _near_duplicates(rounds: Sequence[Round], reporter: Reporter) -> list[str]:
+    notes = []
+    for chosen in rounds:
+        found = near_duplicates(chosen.train.patches.collection, chosen.test.patches.collection)
+        if found.pairs:
+            notes.append(f"{chosen.name}: {found.sentence()}")
+            reporter.warn(notes[-1])
+    return notes
+
+
+def _warnings(cells: Collection[CellResult]) -> list[str]:
+    """What cells warned of, each once with how often it happened."""
+    said = Counter(result.facts["split_warning"] for result in cells if result.facts["split_warning"])
+    lines = [f"In {count} of the cells: {text}" for text, count in said.items()]
+    seen = sorted({group for result in cells for group in result.facts["transductive_groups"]})
+    if seen:
+        lines.append(
+            f"Transductive: encoders were pretrained on {len(seen)} of the groups they are judged on."
+        )
+    return lines
+
+
+def _write_manifest(plan: Plan, rounds: Sequence[Round], out: Path) -> None:
+    """Which patches each round, seed and fraction uses: the same for all arms."""
+    subsets = []
+    for chosen in rounds:
+        train = chosen.train.patches
+        for seed in range(plan.seeds):
+            for fraction in sorted(plan.fractions):
+                rows = balanced_subset(train.labels, fraction, train.classes, seed=seed)
+                description = describe_patches(train.subset(rows))
+                subsets.append({"round": chosen.name, "seed": seed, "fraction": fraction, **description})
+    tests = {chosen.name: describe_patches(chosen.test.patches) for chosen in rounds}
+    write_json(out / "manifest.json", {"subsets": subsets, "tests": tests})

@@ -1,0 +1,74 @@
+"""The paper's table 2 - loss and accuracy per arm and fraction - as Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from wsitool.classify.metrics import METRICS
+from wsitool.experiment.results import ArmResult, Results
+
+__all__ = ["headers", "rows", "to_csv", "to_latex", "to_markdown"]
+
+
+def headers(results: Results) -> list[str]:
+    """Arm, then one column per fraction with the labelled patches it stands for."""
+    columns = ["arm"]
+    for fraction in sorted(results.plan.fractions):
+        patches = results.arms[results.baseline, fraction].trained_on
+        columns.append(f"{fraction * 100:g} % ({patches} patches)")
+    return columns
+
+
+def rows(results: Results) -> list[list[str]]:
+    """Per arm and fraction: accuracy with its 95 % interval, and the loss."""
+    return [
+        [name, *(_cell(results.arms[name, fraction]) for fraction in sorted(results.plan.fractions))]
+        for name in results.plan.methods
+    ]
+
+
+def to_markdown(results: Results) -> str:
+    """A Markdown table."""
+    head = headers(results)
+    lines = [head, ["---"] * len(head), *rows(results)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def to_latex(results: Results) -> str:
+    """A booktabs table."""
+    head = headers(results)
+    body = [head, *rows(results)]
+    escaped = [" & ".join(_escape(cell) for cell in line) + r" \\" for line in body]
+    inside = [r"\toprule", escaped[0], r"\midrule", *escaped[1:], r"\bottomrule"]
+    columns = "l" + "r" * (len(head) - 1)
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *inside, r"\end{tabular}"]) + "\n"
+
+
+def to_csv(results: Results) -> str:
+    """One line per arm, fraction and metric: mean, standard deviation over seeds, interval."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("arm", "fraction", "labelled_patches", "metric", "mean", "sd_over_seeds", "low", "high"))
+    for found in results.arms.values():
+        for metric in METRICS:
+            interval = found.intervals[metric]
+            bounds = (interval.low, interval.high) if interval else (None, None)
+            values = (found.mean[metric], found.spread[metric], *bounds)
+            figures = ["" if value is None else f"{value:.6f}" for value in values]
+            writer.writerow((found.arm, found.fraction, found.trained_on, metric, *figures))
+    return buffer.getvalue()
+
+
+def _cell(found: ArmResult) -> str:
+    accuracy, interval, loss = found.mean["accuracy"], found.intervals["accuracy"], found.mean["loss"]
+    if accuracy is None or loss is None:
+        return "-"
+    bounds = f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]" if interval else ""
+    return f"{100 * accuracy:.1f}{bounds}, loss {loss:.3f}"
+
+
+def _escape(text: str) -> str:
+    for plain in "%&_#$":
+        text = text.replace(plain, "\\" + plain)
+    return text

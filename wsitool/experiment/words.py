@@ -1,0 +1,112 @@
+"""What the figures say, in sentences: who reaches full supervision with how little, who hurts, how sure."""
+
+from __future__ import annotations
+
+from wsitool.classify.statistics import Comparison
+from wsitool.experiment.results import ArmResult, Results
+
+__all__ = ["caveats", "verdicts"]
+
+_FEW_GROUPS = 20
+
+
+def verdicts(results: Results) -> list[str]:
+    """One paragraph for each arm but the baseline, and one for the baseline's own curve."""
+    full = results.full
+    own = [
+        f"{found.fraction:.0%}: {_accuracy(found)}"
+        for (arm, _), found in sorted(results.arms.items(), key=lambda item: item[0][1])
+        if arm == results.baseline
+    ]
+    lines = [
+        f"{results.baseline} with {full.fraction:.0%} of the labels is the mark: {_accuracy(full)} of the "
+        f"test patches right. With less: {'; '.join(own)}."
+    ]
+    names = [arm.name for arm in results.plan.arms if arm.name != results.baseline]
+    return lines + [f"{_reach(results, name)} {_same(results, name)}" for name in names]
+
+
+def caveats(results: Results) -> list[str]:
+    """What the figures cannot say."""
+    count, seeds = len(results.groups), results.plan.seeds
+    lines = [
+        f"Intervals resample the {count} test groups (patients), and figures are means over {seeds} label "
+        f"seed{'s' if seeds != 1 else ''}; comparisons are paired on the same patches."
+    ]
+    if count < _FEW_GROUPS:
+        lines.append(
+            f"{count} groups are few: intervals of this kind are then too narrow, so take differences whose "
+            "interval barely leaves zero as undecided."
+        )
+    comparisons = len(results.same_fraction)
+    if comparisons > 1:
+        lines.append(
+            f"The p-values are not corrected for the {comparisons} comparisons made; with that many, one in "
+            "twenty falls below .05 by chance."
+        )
+    if results.plan.pretrain_seeds == 1 and len(results.plan.methods) > 1:
+        lines.append(
+            "Each encoder was pretrained once: the spread over seeds is that of the labels and the "
+            "classifier, not of pretraining."
+        )
+    if results.plan.split == "patch":
+        lines.append(
+            "The split is by patch, as in the paper: patients are on both sides, so figures flatter."
+        )
+    return lines
+
+
+def _reach(results: Results, name: str) -> str:
+    full = results.full
+    mark = full.mean["accuracy"] or 0.0
+    for fraction in sorted(results.plan.fractions):
+        found = results.arms[name, fraction]
+        if (found.mean["accuracy"] or 0.0) >= mark:
+            return (
+                f"{name} reaches the mark with {fraction:.0%} of the labels: {_accuracy(found)}, a "
+                f"difference of {_sure(results.with_full[name, fraction])}."
+            )
+    best = max((results.arms[name, f] for f in results.plan.fractions), key=lambda a: a.mean["accuracy"] or 0)
+    return (
+        f"{name} does not reach the mark with any fraction tried; its best is {_accuracy(best)} with "
+        f"{best.fraction:.0%}, a difference of {_sure(results.with_full.get((name, best.fraction)))}."
+    )
+
+
+def _same(results: Results, name: str) -> str:
+    helps: list[str] = []
+    hurts: list[str] = []
+    unclear: list[str] = []
+    for fraction in sorted(results.plan.fractions):
+        found = results.same_fraction[name, fraction]
+        text = f"{fraction:.0%} ({_points(found.difference) if found else 'one group'}"
+        text += f", p = {found.p_value:.3f})" if found else ")"
+        if found is not None and found.low > 0:
+            helps.append(text)
+        elif found is not None and found.high < 0:
+            hurts.append(text)
+        else:
+            unclear.append(text)
+    parts = [f"helps at {', '.join(helps)}"] if helps else []
+    parts += [f"HURTS at {', '.join(hurts)}"] if hurts else []
+    parts += [f"makes no difference these data can show at {', '.join(unclear)}"] if unclear else []
+    return f"Against {results.baseline} with the same labels it {'; '.join(parts)}."
+
+
+def _sure(found: Comparison | None) -> str:
+    if found is None:
+        return "unknown certainty (one test group)"
+    sure = "these data cannot tell the two apart" if found.low <= 0 <= found.high else "beyond chance here"
+    return (
+        f"{_points(found.difference)} (95 % interval {_points(found.low)} to {_points(found.high)}, "
+        f"p = {found.p_value:.3f}; {sure})"
+    )
+
+
+def _accuracy(found: ArmResult) -> str:
+    value = found.mean["accuracy"]
+    return "undefined" if value is None else f"{100 * value:.1f} %"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f} points"

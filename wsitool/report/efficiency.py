@@ -1,0 +1,56 @@
+"""Accuracy against the share of labels, one curve with its confidence band for each arm."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from wsitool.report.files import replace_file
+
+__all__ = ["EfficiencyCurve", "draw_efficiency"]
+
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+_COLOURS = ("#23202a", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EfficiencyCurve:
+    """Values of one arm at `fractions` (0, 1]; `low` and `high` bound the band, None where there is none."""
+
+    name: str
+    fractions: Sequence[float]
+    values: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+def draw_efficiency(
+    path: str | Path, curves: Sequence[EfficiencyCurve], *, metric: str, mark: float | None = None
+) -> None:
+    """Write a PNG; `mark` is drawn as a dotted line (full supervision)."""
+    figure = Figure(figsize=(7.2, 4.4), dpi=130, layout="constrained")
+    axes = figure.add_subplot()
+    for index, curve in enumerate(curves):
+        colour = _COLOURS[index % len(_COLOURS)]
+        x = [100 * fraction for fraction in curve.fractions]
+        axes.plot(x, curve.values, marker="o", markersize=4, color=colour, label=curve.name)
+        if curve.low is not None and curve.high is not None:
+            axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.10, linewidth=0)
+    if mark is not None:
+        axes.axhline(mark, color="#777", linestyle=":", linewidth=1)
+    ticks = sorted({100 * fraction for curve in curves for fraction in curve.fractions})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g} %" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("share of the labels used")
+    axes.set_ylabel(metric)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=9, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    replace_file(Path(path), buffer.getvalue())
