@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "verify": ("wsitool.cli.verify", "Re-read stores: counts, hashes, every patch."),
         "refilter": ("wsitool.cli.refilter", "Decide again which patches stay, by stored scores."),
         "audit": ("wsitool.cli.audit", "Look slides over before tiling them."),
+        "export": ("wsitool.cli.export", "Write stores as other programs read them."),
         "methods": ("wsitool.cli.methods", "List the installed self-supervised methods."),
         "plugin": ("wsitool.cli.plugin", "Start and check a plugin with a method of your own."),
         "pretrain": ("wsitool.cli.pretrain", "Pretrain an encoder on unlabelled patches."),

@@ -1,0 +1,135 @@
+"""Exports, read back by the libraries they are meant for or by plain ones."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from wsitool.annotations import read_annotations
+from wsitool.cli import main
+from wsitool.cli.export import _TARGETS
+from wsitool.errors import StoreError, UsageError
+from wsitool.exporting import Target, export_stores
+from wsitool.grid import TileSpec
+from wsitool.importing import import_images
+from wsitool.store import open_store
+from wsitool.testing import synthetic_slide
+from wsitool.tiling import SlideInput, tile_slides
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two slides of different classes at 1 um/px with overlapping patches."""
+    folder = tmp_path_factory.mktemp("slides")
+    inputs = []
+    for seed, label in enumerate(("benign", "dcis")):
+        path = synthetic_slide(folder / f"s.{label}.svs", kind=label, size=(900, 700), glass=0.1, seed=seed)  # type: ignore[arg-type]
+        inputs.append(SlideInput(path=str(path), label=label, group=f"p{seed}"))
+    tile_slides(inputs, folder / "out", TileSpec(patch_size=64, mpp=1.0, stride=48), workers=1)
+    return folder / "out"
+
+
+def test_imagefolder_is_read_by_torchvision(stores: Path, tmp_path: Path) -> None:
+    done = export_stores(stores, tmp_path / "images", "imagefolder")
+    dataset = ImageFolder(str(tmp_path / "images"))
+    assert dataset.classes == ["benign", "dcis"] and len(dataset) == done.patches
+    with open_store(stores / "s.dcis.h5") as store:
+        x, y = store.coords[7].tolist()
+        path = tmp_path / "images" / "dcis" / f"s_dcis_000007_x{x}_y{y}.jpg"
+        assert path.read_bytes() == store.encoded([7])[0]
+
+
+def test_webdataset_shards(stores: Path, tmp_path: Path) -> None:
+    done = export_stores(stores, tmp_path / "wds", "webdataset", shard_size=50)
+    samples: dict[str, dict[str, bytes]] = {}
+    for name in done.files:
+        with tarfile.open(tmp_path / "wds" / name) as tar:
+            members = tar.getmembers()
+            assert len({member.name.split(".")[0] for member in members}) <= 50
+            for member in members:
+                key, _, suffix = member.name.partition(".")
+                file = tar.extractfile(member)
+                assert file is not None
+                samples.setdefault(key, {})[suffix] = file.read()
+    assert len(samples) == done.patches and len(done.files) == -(-done.patches // 50)
+    with open_store(stores / "s.benign.h5") as store:
+        key = next(key for key in samples if key.startswith("s_benign_000003"))
+        facts = json.loads(samples[key]["json"])
+        assert [facts["x"], facts["y"]] == store.coords[3].tolist() and facts["group"] == "p0"
+        assert samples[key]["cls"] == b"0" and samples[key]["jpg"] == store.encoded([3])[0]
+    again = export_stores(stores, tmp_path / "wds2", "webdataset", shard_size=50)
+    assert [(tmp_path / "wds" / n).read_bytes() for n in done.files] == [
+        (tmp_path / "wds2" / n).read_bytes() for n in again.files
+    ]
+
+
+def test_clam_and_trident_mean_different_things_by_patch_size(stores: Path, tmp_path: Path) -> None:
+    export_stores(stores, tmp_path / "clam", "clam")
+    export_stores(stores, tmp_path / "trident", "trident")
+    with open_store(stores / "s.dcis.h5") as store:
+        coords = store.coords
+    with h5py.File(tmp_path / "clam" / "patches" / "s.dcis.h5") as file:
+        np.testing.assert_array_equal(file["coords"][:], coords)
+        attributes = dict(file["coords"].attrs)
+        assert (attributes["patch_size"], attributes["patch_level"]) == (128, 0)
+        assert attributes["level_dim"].tolist() == [900, 700] and attributes["name"] == "s.dcis"
+    folder = tmp_path / "trident" / "10x_64px_16px_overlap" / "patches"
+    with h5py.File(folder / "s.dcis_patches.h5") as file:
+        np.testing.assert_array_equal(file["coords"][:], coords)
+        attributes = dict(file["coords"].attrs)
+        names = ("patch_size", "patch_size_level0", "level0_magnification", "target_magnification", "overlap")
+        assert [attributes[name] for name in names] == [64, 128, 20, 10, 16]
+
+
+def test_geojson_comes_back_as_annotations(stores: Path, tmp_path: Path) -> None:
+    export_stores(stores / "s.benign.h5", tmp_path / "g", "geojson")
+    found = read_annotations(tmp_path / "g" / "s.benign.geojson")
+    with open_store(stores / "s.benign.h5") as store:
+        assert len(found.regions) == len(store)
+        x, y = store.coords[5].tolist()
+        assert found.regions[5].area.bounds == (x, y, x + 128, y + 128)
+        assert found.regions[5].names == ("benign",)
+    features = json.loads((tmp_path / "g" / "s.benign.geojson").read_text())["features"]
+    assert {"tissue", "pen", "sharpness"} <= set(features[0]["properties"]["measurements"])
+
+
+def test_raw_imports_become_png_and_have_no_place_on_a_slide(real_data: Path, tmp_path: Path) -> None:
+    import_images(real_data / "kidney_omniseg", tmp_path / "k", codec="raw")
+    done = export_stores(tmp_path / "k", tmp_path / "images", "imagefolder")
+    assert all(name.startswith("unlabelled/") and name.endswith(".png") for name in done.files)
+    first = sorted((tmp_path / "k").glob("*.h5"))[0]
+    with open_store(first) as store:
+        name = next(name for name in done.files if first.stem in name)
+        pixels = np.asarray(Image.open(io.BytesIO((tmp_path / "images" / name).read_bytes())))
+        np.testing.assert_array_equal(pixels, store.read([0])[0])
+    for target in ("clam", "trident", "geojson"):
+        with pytest.raises(StoreError, match="imported images"):
+            export_stores(tmp_path / "k", tmp_path / target, target)  # type: ignore[arg-type]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "k"]
+
+
+def test_wrong_usage_writes_nothing(stores: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    with pytest.raises(UsageError, match="not empty"):
+        export_stores(stores, tmp_path / "full", "clam")
+    with pytest.raises(StoreError, match="no patch store"):
+        export_stores(tmp_path / "full", tmp_path / "out", "clam")
+    with pytest.raises(UsageError, match="--to"):
+        export_stores(stores, tmp_path / "out", "zip")  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_line(stores: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke(main, ["export", str(stores), "--to", "trident", "--out", str(tmp_path / "t")])
+    assert run.exit_code == 0 and "2 stores in 2 files" in run.output, run.output
+    assert set(_TARGETS) == set(Target.__args__)  # type: ignore[attr-defined]
