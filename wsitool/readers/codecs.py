@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 __all__ = ["DECODE_ERRORS", "JPEG_SHRINKS", "Decoder", "Jpeg2000Decoder", "JpegDecoder", "to_rgb"]
 
 RgbArray = NDArray[np.uint8]
-Decoder = Callable[[bytes, int], RgbArray]
-"""(tile bytes, shrink) -> (h, w, 3) uint8; raises one of DECODE_ERRORS."""
+Decoder = Callable[[bytes, int, int], RgbArray]
+"""(tile bytes, index of the tile, shrink) -> (h, w, 3) uint8; raises one of DECODE_ERRORS."""
 
-DECODE_ERRORS = (ValueError, RuntimeError, TypeError, LookupError, MemoryError, OverflowError, struct.error)
+DECODE_ERRORS = (ValueError, RuntimeError, TypeError, LookupError, MemoryError, ArithmeticError, struct.error)
 JPEG_SHRINKS = (2, 4, 8)
 
 _SOI, _APP0 = b"\xff\xd8", b"\xff\xe0"
@@ -49,7 +49,7 @@ class JpegDecoder:
             raise ValueError(f"JPEG of {width}x{height} in a tile of {self._size[1]}x{self._size[0]}")
         return stream
 
-    def __call__(self, data: bytes, shrink: int) -> RgbArray:
+    def __call__(self, data: bytes, index: int, shrink: int) -> RgbArray:
         stream = self.stream(data)
         if shrink == 1:
             return np.asarray(simplejpeg.decode_jpeg(stream))
@@ -66,7 +66,7 @@ class Jpeg2000Decoder:
         self._is_ycbcr = is_ycbcr
         self._size = (height, width)
 
-    def __call__(self, data: bytes, shrink: int) -> RgbArray:
+    def __call__(self, data: bytes, index: int, shrink: int) -> RgbArray:
         if data[:4] == _SIZ and len(data) >= 42:
             # A damaged header must not make the decoder reserve gigabytes.
             x1, y1, x0, y0 = struct.unpack(">4I", data[8:24])

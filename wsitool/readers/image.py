@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -59,7 +60,11 @@ def open_image(path: str | Path, *, default_mpp: float | None = None) -> TiledSl
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(stream) as image:
                 format_name = image.format or "image"
-                pixels = _rgb(image)
+                # Pillow makes grey pixels up where JPEG data is damaged; simplejpeg refuses.
+                if format_name == "JPEG" and image.mode in ("RGB", "L"):
+                    pixels = simplejpeg.decode_jpeg(source.read(0, source.size))
+                else:
+                    pixels = _rgb(image)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UnsupportedSlideError(f"'{file_name(path)}' is not a picture that Pillow can read.") from error
     except (OSError, ValueError, SyntaxError, MemoryError) as error:

@@ -41,6 +41,8 @@ _MALFORMED = (tifffile.TiffFileError, AttributeError, EOFError, OSError, Recursi
 _MAX_TILE_BYTES = 2**31
 _JPEG = 7
 _JPEG2000 = {33003: True, 33004: True, 33005: False, 34712: False}  # compression -> pixels are YCbCr
+# tifffile fills in defaults where a tag is damaged; pixels read by a guess would be wrong ones.
+_REQUIRED_TAGS = ("ImageWidth", "ImageLength", "BitsPerSample", "Compression", "PhotometricInterpretation")
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _YCBCR = 0, 1, 2, 6
 
 # Its warnings about odd tags are for developers; what matters reaches the user as our errors.
@@ -71,7 +73,7 @@ class TiffLevel:
         if data is None:
             return np.full((self.tile_height // shrink, self.tile_width // shrink, 3), 255, np.uint8)
         try:
-            tile = self._decode(data, shrink)
+            tile = self._decode(data, row * self._columns + column, shrink)
         except DECODE_ERRORS as error:
             raise self._failure(column, row, str(error) or type(error).__name__) from error
         visible_h = min(self.tile_height, self.height - row * self.tile_height) // shrink
@@ -186,8 +188,11 @@ def _level_pages(tiff: tifffile.TiffFile, *, strips: bool) -> list[tifffile.Tiff
 def _check(page: tifffile.TiffPage, *, strips: bool) -> None:
     if not page.is_tiled and not strips:
         raise UnsupportedSlideError("It is a TIFF without tiles: the image reader takes it.")
+    missing = [name for name in _REQUIRED_TAGS if name not in page.tags]
     problem = ""
-    if page.bitspersample != 8 or page.sampleformat != 1:
+    if missing:
+        problem = f"its tag {missing[0]} is missing or damaged"
+    elif page.bitspersample != 8 or page.sampleformat != 1:
         problem = f"{page.bitspersample}-bit samples where 8-bit ones are expected"
     elif page.planarconfig != 1 and page.samplesperpixel > 1:
         problem = "its colour planes are stored apart"
@@ -203,6 +208,8 @@ def _check(page: tifffile.TiffPage, *, strips: bool) -> None:
         problem = "its size is zero"
     elif _tile_size(page)[0] * _tile_size(page)[1] * 3 > _MAX_TILE_BYTES:
         problem = "one of its tiles is larger than 2 GB"
+    elif len(page.dataoffsets) < _tile_count(page) or len(page.databytecounts) < _tile_count(page):
+        problem = f"it lists {len(page.dataoffsets)} of its {_tile_count(page)} tiles"
     elif page.compression not in tifffile.TIFF.DECOMPRESSORS:
         problem = f"compression {int(page.compression)} is unknown"
     if problem:
@@ -215,6 +222,11 @@ def _tile_size(page: tifffile.TiffPage) -> tuple[int, int]:
     return int(page.imagewidth), min(int(page.rowsperstrip), int(page.imagelength))
 
 
+def _tile_count(page: tifffile.TiffPage) -> int:
+    width, height = _tile_size(page)
+    return -(-int(page.imagewidth) // width) * -(-int(page.imagelength) // height)
+
+
 def _decoder(page: tifffile.TiffPage, width: int, height: int) -> Decoder:
     if page.compression == _JPEG and page.samplesperpixel == 3:
         is_rgb = page.photometric == _RGB
@@ -225,8 +237,8 @@ def _decoder(page: tifffile.TiffPage, width: int, height: int) -> Decoder:
     return partial(_decode_generic, page)
 
 
-def _decode_generic(page: tifffile.TiffPage, data: bytes, shrink: int) -> RgbArray:
-    decoded: Any = page.decode(data, 0, jpegtables=page.jpegtables)[0]
+def _decode_generic(page: tifffile.TiffPage, data: bytes, index: int, shrink: int) -> RgbArray:
+    decoded: Any = page.decode(data, index, jpegtables=page.jpegtables)[0]
     if decoded is None:
         raise ValueError("the decoder returned nothing")
     pixels = to_rgb(decoded[0])

@@ -127,8 +127,13 @@ class Writer(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
-        self._pending.discard()
+        try:
+            self._close()
+        except (OSError, RuntimeError):  # h5py cannot flush to a full disk; what is left is removed anyway
+            if error is None:
+                raise
+        finally:
+            self._pending.discard()
 
     def _check(self, rows: Rows) -> None:
         size, number = self._meta.patch_size, len(rows.patches)
