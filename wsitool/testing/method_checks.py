@@ -20,7 +20,7 @@ from wsitool.api import Method, Step
 from wsitool.errors import PluginError, UsageError
 from wsitool.plugins import check_method as check_class
 from wsitool.testing.processes import ClassAddress, import_effects, loss_and_gradients, on_two_ranks
-from wsitool.testing.subject import Subject, freeze_layers, keep_randomness, seed_everything
+from wsitool.testing.subject import Subject, keep_randomness, seed_everything, stop_dropout
 
 __all__ = ["METHOD_CHECKS", "Check", "check_contract"]
 
@@ -292,7 +292,7 @@ def check_distributed(subject: Subject) -> None:
     with torch.no_grad():
         views = method.views(subject.patches(_DDP_BATCH), Generator().manual_seed(0))
     views = {name: view.double() if view.is_floating_point() else view for name, view in views.items()}
-    freeze_layers(method)
+    stop_dropout(method)
     loss, gradients = loss_and_gradients(method, views)
     mean_loss, mean_gradients = on_two_ranks(subject, state, views, _DDP_BATCH)
     largest = max(float(gradient.abs().max()) for gradient in gradients.values())

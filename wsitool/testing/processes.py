@@ -26,7 +26,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wsitool.api import Method
-from wsitool.testing.subject import Subject, freeze_layers
+from wsitool.testing.subject import Subject, stop_dropout
+from wsitool.training.sync_norm import synchronise
 
 __all__ = ["WORLD", "ClassAddress", "import_effects", "loss_and_gradients", "on_two_ranks"]
 
@@ -110,7 +111,8 @@ def on_two_ranks(
 ) -> tuple[Tensor, Gradients]:
     """Mean over two gloo ranks of loss and gradients, each rank having half of every view's samples.
 
-    `state` is the method's state dict; a view of k * batch rows holds k blocks of the batch.
+    Batch norm is over both ranks, as in training. `state` is the method's state dict; a view of k * batch
+    rows holds k blocks of the batch.
     """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -128,7 +130,8 @@ def _train_rank(address: ClassAddress, params: Mapping[str, Any], rank: int, bat
         given = torch.load(work / "input.pt", weights_only=True)
         method = Subject(cls=address.load(), params=params).build().double()
         method.load_state_dict(given["state"])
-        freeze_layers(method)
+        stop_dropout(method)
+        synchronise(method)
         views = {name: _share(view, rank, batch) for name, view in given["views"].items()}
         loss, gradients = loss_and_gradients(method, views)
         for value in (loss, *gradients.values()):

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 
 from wsitool.api import Method, Params, Step
 
-__all__ = ["Subject", "TinyBackbone", "freeze_layers", "keep_randomness", "seed_everything"]
+__all__ = ["Subject", "TinyBackbone", "keep_randomness", "seed_everything", "stop_dropout"]
 
 _FEATURES = 16
 
@@ -91,8 +91,8 @@ def keep_randomness() -> Iterator[None]:
     np.random.set_state(legacy)  # noqa: NPY002
 
 
-def freeze_layers(method: nn.Module) -> None:
-    """Put batch norm and dropout into evaluation mode: what is left treats each sample on its own."""
+def stop_dropout(method: nn.Module) -> None:
+    """Put dropout into evaluation mode: two ranks cannot draw what one process draws."""
     for module in method.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
+        if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()
