@@ -27,12 +27,12 @@ from torch import Tensor
 
 from wsitool.api import Method
 from wsitool.testing.subject import Subject, stop_dropout
-from wsitool.training.sync_norm import synchronise
 
 __all__ = ["WORLD", "ClassAddress", "import_effects", "loss_and_gradients", "on_two_ranks"]
 
 WORLD = 2
 _SECONDS = 120
+_SYNC_NORM = "wsitool.training.sync_norm"
 Gradients = dict[str, Tensor]
 
 
@@ -124,6 +124,9 @@ def on_two_ranks(
 
 
 def _train_rank(address: ClassAddress, params: Mapping[str, Any], rank: int, batch: int, folder: str) -> None:
+    # Here and not above: it brings Lightning, which the process that asks has no need of.
+    from wsitool.training.sync_norm import synchronise
+
     work = Path(folder)
     dist.init_process_group("gloo", init_method=(work / "meeting").as_uri(), rank=rank, world_size=WORLD)
     try:
@@ -160,7 +163,7 @@ def _run(jobs: list[Job]) -> list[Any]:
     forkserver = "forkserver" in multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if forkserver else "spawn")
     if forkserver:
-        context.set_forkserver_preload(["wsitool.testing.processes"])
+        context.set_forkserver_preload(["wsitool.testing.processes", _SYNC_NORM])
     started = []
     try:
         for function, arguments in jobs:
