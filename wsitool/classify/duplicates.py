@@ -35,7 +35,10 @@ class NearDuplicates:
     def sentence(self) -> str:
         """What to tell the user."""
         count = len({b for _, b, _ in self.pairs})
-        return f"{count} test patches look like training patches (perceptual hash), such as {'; '.join(self.examples)}: if that is the same tissue, the test flatters."
+        return (
+            f"{count} test patches look like training patches (perceptual hash), such as "
+            f"{'; '.join(self.examples)}: if that is the same tissue, the test flatters."
+        )
 
 
 def perceptual_hashes(patches: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:

@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "plugin": ("wsitool.cli.plugin", "Start and check a plugin with a method of your own."),
         "pretrain": ("wsitool.cli.pretrain", "Pretrain an encoder on unlabelled patches."),
         "classify": ("wsitool.cli.classify", "Train and judge a classifier from few labels."),
+        "experiment": ("wsitool.cli.experiment", "Compare ways of training at several label fractions."),
         "demo": ("wsitool.cli.demo", "Run everything on synthetic slides drawn on the spot."),
     }
 )

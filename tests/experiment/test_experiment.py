@@ -1,0 +1,148 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from classify_stores import labelled_store
+from sklearn.metrics import accuracy_score
+
+from wsitool.errors import LabelError, UsageError
+from wsitool.experiment import Plan, experiment, read_plan
+from wsitool.experiment.cells import run_cell
+from wsitool.experiment.plan import Arm
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for number in range(6):
+        labelled_store(folder / "train" / f"p{number}.h5", per_class=6, seed=number)
+    for number in range(2):
+        labelled_store(folder / "other" / f"k{number}.h5", per_class=6, seed=50 + number)
+    return folder
+
+
+def _plan(data: Path, **changes: object) -> Plan:
+    values: dict[str, object] = {
+        "train": (str(data / "train"),),
+        "auxiliary": (str(data / "other"),),
+        "methods": ("supervised", "rotation+auxiliary"),
+        "fractions": (0.25, 1.0),
+        "seeds": 2,
+        "folds": 2,
+        "backbone": "resnet18",
+        "init": "random",
+        "head": "linear",
+        "c": 0.1,
+        "batch_size": 16,
+        "pretrain_epochs": 1,
+        "pretrain_batch_size": 18,
+        **changes,
+    }
+    return Plan(**values)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("experiment")
+    result = experiment(_plan(data), out)
+    assert (result.cells, result.reused) == (16, 0)
+    return out
+
+
+def test_everything_promised_is_there(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {"table2.md", "table2.csv", "table2.tex", "results.json", "report.html", "manifest.json"}
+    assert len(list((finished / "cells").iterdir())) == 16
+    report = (finished / "report.html").read_text()
+    assert "rotation+auxiliary" in report and "p-value" in report and "6 groups are few" in report
+
+
+def test_figures_follow_from_the_cells(finished: Path, data: Path) -> None:
+    row = next(
+        row
+        for row in json.loads((finished / "results.json").read_text())["rows"]
+        if row["arm"] == "supervised" and row["fraction"] == 0.25
+    )
+    from wsitool.experiment.rounds import open_rounds
+
+    truth = [chosen.test.patches.labels for chosen in open_rounds(_plan(data))]
+    accuracies = []
+    for seed in range(2):
+        called = []
+        for fold in (1, 2):
+            with np.load(finished / "cells" / f"supervised-25pct-seed{seed}-fold{fold}.npz") as cell:
+                called.append(cell["logits"].argmax(1))
+        accuracies.append(accuracy_score(np.concatenate(truth), np.concatenate(called)))
+    assert row["mean"]["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert [seed["accuracy"] for seed in row["per_seed"]] == pytest.approx(accuracies)
+
+
+def test_no_test_group_was_pretrained_on(finished: Path, data: Path) -> None:
+    from wsitool.experiment.rounds import open_rounds
+
+    for chosen in open_rounds(_plan(data)):
+        run = json.loads(
+            (finished / "pretrain" / f"rotation+auxiliary-{chosen.name}-seed0" / "run.json").read_text()
+        )
+        test = set(chosen.test.patches.groups.tolist())
+        groups = {group for step in run["card"]["lineage"] for group in step["groups"]}
+        assert groups == {"k0", "k1"} | ({f"p{number}" for number in range(6)} - test)
+
+
+def test_subsets_are_the_same_for_all_arms_and_nested(finished: Path) -> None:
+    def subset(name: str) -> str:
+        with np.load(finished / "cells" / name) as cell:
+            return str(json.loads(str(cell["facts"]))["subset"])
+
+    for seed in (0, 1):
+        end = f"25pct-seed{seed}-fold1.npz"
+        assert subset(f"supervised-{end}") == subset(f"rotation+auxiliary-{end}")
+    subsets = json.loads((finished / "manifest.json").read_text())["subsets"]
+    first = [entry for entry in subsets if entry["round"] == "fold1" and entry["seed"] == 0]
+    small, large = (
+        {(store["name"], row) for store in entry["stores"] for row in store["rows"]} for entry in first
+    )
+    assert small < large
+
+
+def test_finished_cells_are_reused_and_only_changed_ones_redone(finished: Path, data: Path) -> None:
+    again = experiment(_plan(data), finished)
+    assert again.reused == again.cells == 16
+    more = experiment(_plan(data, fractions=(0.25, 0.5, 1.0)), finished)
+    assert (more.cells, more.reused) == (24, 16)
+    other = experiment(_plan(data, c=0.2), finished)
+    assert (other.cells, other.reused) == (16, 0)
+
+
+def test_a_run_that_died_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, done = _plan(data, methods=("supervised",)), []
+
+    def dies(*arguments: object, **options: object) -> object:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(1)
+        return run_cell(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("wsitool.experiment.grid.run_cell", dies)
+    with pytest.raises(KeyboardInterrupt):
+        experiment(plan, tmp_path)
+    monkeypatch.undo()
+    assert experiment(plan, tmp_path).reused == 3
+
+
+def test_plan_file_and_its_mistakes(tmp_path: Path, data: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text('train = "a"\nfractions = [5, 100]\nmethods = ["supervised"]\n')
+    assert read_plan(path, seeds=7).fractions == (0.05, 1.0)
+    assert read_plan(path, seeds=7).seeds == 7
+    path.write_text('train = "a"\nspeed = 3\n')
+    with pytest.raises(UsageError, match="unknown keys speed"):
+        read_plan(path)
+    with pytest.raises(UsageError, match="needs --auxiliary"):
+        _plan(data, auxiliary=())
+    with pytest.raises(UsageError, match="supervised, METHOD or METHOD"):
+        Arm.parse("simclr+kidney")
+    with pytest.raises(LabelError, match="leaves no sample"):
+        experiment(_plan(data, fractions=(0.01, 1.0)), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
