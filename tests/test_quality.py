@@ -8,16 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from wsitool.cli.tile import command
 from wsitool.errors import UsageError
+from wsitool.grid import TileSpec, plan_grid
 from wsitool.quality import QualityThresholds, ink_masks, score_candidates
+from wsitool.readers import open_with
 from wsitool.slide import open_slide
 from wsitool.testing import draw_tissue
 from wsitool.testing.synthetic import write_pyramid
-from wsitool.tissue import tissue_mask
+from wsitool.tiling.candidates import find_candidates
+from wsitool.tiling.sharpness import laplacian_variance, sharpness
+from wsitool.tissue import area_mean, tissue_mask
 
 CORNERS = np.array([(x, y) for y in (0, 512, 1024) for x in (0, 512, 1024)], np.int64)
 
@@ -30,7 +35,7 @@ def _tissue() -> NDArray[np.uint8]:
 def _scores(path: Path, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     with open_slide(write_pyramid(path, pixels, levels=(1, 4))) as slide:
         mask = tissue_mask(slide)
-        return {"tissue": mask.fraction(CORNERS, 512.0)} | score_candidates(slide, mask, CORNERS, 512.0)
+        return {"tissue": mask.fraction(CORNERS, 512.0)} | score_candidates(mask, CORNERS, 512.0)
 
 
 @pytest.mark.parametrize(
@@ -68,9 +73,9 @@ def test_sharpness_is_the_variance_of_the_laplacian(tmp_path: Path) -> None:
     blurred = ndimage.gaussian_filter(pixels, (8, 8, 0))
     pixels[:512, 512:1024] = blurred[:512, 512:1024]
     path = write_pyramid(tmp_path / "a.svs", pixels, levels=(1, 4))
-    with open_slide(path) as slide:
+    with open_with(path) as slide:
         mask = tissue_mask(slide)
-        found = score_candidates(slide, mask, CORNERS, 512.0)["sharpness"]
+        found = sharpness(slide, CORNERS, 512.0, mask.fraction(CORNERS, 512.0) > 0)
         level = slide.read_region(0, 0, 1, 384, 384)
     grey = level @ np.array([0.299, 0.587, 0.114])
     laplacian = ndimage.laplace(grey)
@@ -82,11 +87,42 @@ def test_sharpness_is_the_variance_of_the_laplacian(tmp_path: Path) -> None:
 def test_sharpness_of_a_flat_slide_only_when_asked_and_nan_without_tissue(tmp_path: Path) -> None:
     pixels = _tissue()
     pixels[:, 512:] = 245
-    with open_slide(write_pyramid(tmp_path / "a.svs", pixels, levels=(1,))) as slide:
-        mask = tissue_mask(slide)
-        assert "sharpness" not in score_candidates(slide, mask, CORNERS, 512.0)
-        found = score_candidates(slide, mask, CORNERS, 512.0, sharpness=True)["sharpness"]
-    assert np.isfinite(found[[0, 3, 6]]).all() and np.isnan(found[[2, 5, 8]]).all()
+    for levels, limits, measured in (
+        ((1,), (), False),
+        ((1,), QualityThresholds(min_sharpness=1.0).limits, True),
+        ((1, 4), (), True),
+    ):
+        spec = TileSpec(patch_size=512, level=0, limits=limits)
+        with open_with(write_pyramid(tmp_path / "a.svs", pixels, levels=levels)) as slide:
+            found = find_candidates(slide, plan_grid(slide.info, spec), tissue_mask(slide), spec)
+        assert ("sharpness" in found.scores) == measured
+        if measured:
+            sharp = found.scores["sharpness"]
+            assert np.isfinite(sharp[[0, 3, 6]]).all() and np.isnan(sharp[[2, 5, 8]]).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_sharpness_where_the_decoder_shrinks_is_near_the_exact_one(tmp_path: Path, threads: int) -> None:
+    pixels = _tissue()
+    with open_with(write_pyramid(tmp_path / "a.svs", pixels, levels=(1,))) as slide:
+        found = sharpness(slide, CORNERS, 512.0, np.ones(9, bool), threads=threads)
+    small = area_mean(pixels, 4)
+    wanted = laplacian_variance(np.stack([small[y : y + 128, x : x + 128] for x, y in CORNERS // 4]))
+    np.testing.assert_allclose(found, wanted, rtol=0.1)
+    assert np.corrcoef(found, wanted)[0, 1] > 0.99
+
+
+def test_unreadable_pixels_have_no_sharpness(tmp_path: Path) -> None:
+    path = write_pyramid(tmp_path / "a.svs", _tissue(), levels=(1, 4))
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        at, count = tiff.pages[1].dataoffsets[0], tiff.pages[1].databytecounts[0]
+    data[at : at + count] = bytes(count)
+    path.write_bytes(data)
+    with open_with(path) as slide:
+        found = sharpness(slide, CORNERS, 512.0, np.ones(9, bool))
+    assert np.isnan(found[[0, 1, 3, 4]]).all()
+    assert np.isfinite(found[8])
 
 
 def test_first_reason_in_the_order_of_the_limits() -> None:
@@ -135,7 +171,7 @@ def test_real_tissue_is_hardly_rejected(real_data: Path, name: str, side: int, m
         y, x = np.mgrid[0 : slide.info.height - side : side, 0 : slide.info.width - side : side]
         coords = np.stack([x.ravel(), y.ravel()], axis=1)
         coords = coords[mask.fraction(coords, side) >= 0.3]
-        scores = score_candidates(slide, mask, coords, side, sharpness=True)
+        scores = score_candidates(mask, coords, side)
     reason, reasons = QualityThresholds().first_reason(scores)
     assert (reason > 0).sum() <= most
     assert {reasons[i] for i in reason} <= {"kept", "near white"}

@@ -12,6 +12,7 @@ from wsitool.grid import Limit, TileGrid, TileSpec, decide
 from wsitool.quality import score_candidates
 from wsitool.readers import TiledSlide
 from wsitool.store.schema import Candidates
+from wsitool.tiling.sharpness import is_cheap, sharpness
 from wsitool.tissue import TissueMask
 
 __all__ = ["UNREADABLE", "count_reasons", "find_candidates", "nothing_left", "with_unreadable"]
@@ -19,12 +20,18 @@ __all__ = ["UNREADABLE", "count_reasons", "find_candidates", "nothing_left", "wi
 UNREADABLE = "unreadable"
 
 
-def find_candidates(slide: TiledSlide, grid: TileGrid, mask: TissueMask, spec: TileSpec) -> Candidates:
-    """Score every grid position and decide on it by the limits of `spec`."""
+def find_candidates(
+    slide: TiledSlide, grid: TileGrid, mask: TissueMask, spec: TileSpec, *, threads: int = 1
+) -> Candidates:
+    """Score every grid position and decide on it by the limits of `spec`.
+
+    Sharpness is measured where that is cheap, or a limit asks for it.
+    """
     size = grid.patch_size_level0
     scores: dict[str, NDArray[np.float32]] = {"tissue": mask.fraction(grid.coords, size)}
-    sharpness = any(limit.score == "sharpness" for limit in spec.limits)
-    scores |= score_candidates(slide, mask, grid.coords, size, sharpness=sharpness)
+    scores |= score_candidates(mask, grid.coords, size)
+    if is_cheap(slide) or any(limit.score == "sharpness" for limit in spec.limits):
+        scores["sharpness"] = sharpness(slide, grid.coords, size, scores["tissue"] > 0, threads=threads)
     reason, reasons = decide(scores, spec.all_limits)
     tissue = scores.pop("tissue")
     return Candidates(coords=grid.coords, tissue=tissue, reason=reason, reasons=reasons, scores=scores)

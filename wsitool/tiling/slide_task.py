@@ -134,7 +134,7 @@ class _Cutting:
 
     def run(self, began: float) -> SlideResult:
         mask = tissue_mask(self._slide)
-        candidates = find_candidates(self._slide, self._grid, mask, self._spec)
+        candidates = find_candidates(self._slide, self._grid, mask, self._spec, threads=self._task.threads)
         kept = np.flatnonzero(candidates.reason == 0)
         if not len(kept):
             if not self._task.dry_run:
