@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from wsitool.errors import RegionReadError, WsitoolError
-from wsitool.grid import TileSpec, plan_grid
+from wsitool.grid import ReadPlan, TileSpec, plan_grid
 from wsitool.progress import SILENT, Reporter
 from wsitool.readers import TiledSlide, open_with
 from wsitool.slide import SlideInfo
@@ -19,6 +20,7 @@ from wsitool.store import jpeg
 from wsitool.tiling.candidates import find_candidates
 from wsitool.tiling.cutter import tiles_touched
 from wsitool.tiling.inputs import SlideInput, find_slides
+from wsitool.tiling.resample import area_resample
 from wsitool.tissue import tissue_mask
 
 __all__ = ["SlideAudit", "audit_slides"]
@@ -166,7 +168,9 @@ def _estimated(audit: SlideAudit, slide: TiledSlide, spec: TileSpec) -> SlideAud
     audit = replace(
         audit, read_level=plan.level, shrink=round(plan.factor[0], 4), mpp_effective=plan.mpp_effective
     )
+    began = time.perf_counter()
     found = find_candidates(slide, grid, tissue_mask(slide), spec)
+    looking = time.perf_counter() - began  # tiling looks for tissue just so
     kept = np.flatnonzero(found.reason == 0)
     tally = np.bincount(found.reason, minlength=len(found.reasons))
     audit = replace(
@@ -181,20 +185,22 @@ def _estimated(audit: SlideAudit, slide: TiledSlide, spec: TileSpec) -> SlideAud
     corners = np.floor(grid.positions[kept] * np.array(plan.factor)).astype(np.int64)
     width, height = (int(np.ceil(spec.patch_size * factor)) for factor in plan.factor)
     needed = tiles_touched(corners, (width, height), (tiles.tile_width, tiles.tile_height))
-    seconds_per_tile, patch_bytes, seconds_per_patch = _samples(slide, plan.level, needed, spec)
+    seconds_per_tile, patch_bytes, seconds_per_patch = _samples(slide, plan, needed, spec)
     return replace(
         audit,
         bytes=round(patch_bytes * len(kept)),
-        seconds=round(seconds_per_tile * len(needed) + seconds_per_patch * len(kept), 2),
+        seconds=round(looking + seconds_per_tile * len(needed) + seconds_per_patch * len(kept), 2),
     )
 
 
 def _samples(
-    slide: TiledSlide, level: int, needed: np.ndarray[Any, np.dtype[np.int64]], spec: TileSpec
+    slide: TiledSlide, plan: ReadPlan, needed: np.ndarray[Any, np.dtype[np.int64]], spec: TileSpec
 ) -> tuple[float, float, float]:
-    """Seconds to decode a tile, bytes of a stored patch, seconds to encode it, from a few needed tiles."""
-    tiles, size = slide.tiles(level), spec.patch_size
-    decoding, encoding, sizes = [], [], []
+    """Seconds to decode a tile, bytes of a stored patch, seconds to make it, from a few needed tiles."""
+    tiles, size = slide.tiles(plan.level), spec.patch_size
+    decoding: list[float] = []
+    encoding: list[float] = []
+    sizes: list[float] = []
     for column, row in needed[np.linspace(0, len(needed) - 1, _TIMED).astype(int)].tolist():
         began = time.perf_counter()
         try:
@@ -203,17 +209,35 @@ def _samples(
             continue
         decoding.append(time.perf_counter() - began)
         if spec.codec != "raw":
+            shape = [
+                max(1, round(side / factor))
+                for side, factor in zip(tile.shape[1::-1], plan.factor, strict=True)
+            ]
+            shrunk = Image.fromarray(np.ascontiguousarray(tile)).resize(
+                (shape[0], shape[1]), Image.Resampling.BOX
+            )
             began = time.perf_counter()
-            encoded = jpeg.encode(np.ascontiguousarray(tile), spec.quality)
-            share = size * size / (tile.shape[0] * tile.shape[1])
+            encoded = jpeg.encode(np.asarray(shrunk), spec.quality)
+            share = size * size / (shape[0] * shape[1])
             encoding.append((time.perf_counter() - began) * share)
             sizes.append(len(encoded) * share)
     per_patch = float(np.mean(sizes)) if sizes else float(size * size * 3)
     return (
         float(np.median(decoding)) if decoding else 0.0,
         per_patch,
-        float(np.median(encoding)) if encoding else 0.0,
+        (float(np.median(encoding)) if encoding else 0.0) + _resampling_seconds(plan, size),
     )
+
+
+def _resampling_seconds(plan: ReadPlan, size: int) -> float:
+    """What bringing one patch to its resolution takes where the factor is no whole number."""
+    if plan.whole_factor is not None:
+        return 0.0
+    width, height = (int(np.ceil(size * factor)) + 1 for factor in plan.factor)
+    source = np.zeros((height, width, 3), np.uint8)
+    began = time.perf_counter()
+    area_resample(source, size, (0.0, 0.0), plan.factor)
+    return time.perf_counter() - began
 
 
 def _with_duplicates(audits: Sequence[SlideAudit]) -> list[SlideAudit]:
