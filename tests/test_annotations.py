@@ -129,6 +129,13 @@ def test_real_files_of_all_formats(real_data: Path) -> None:
         ("a.geojson", "{}", "no GeoJSON"),
         ("a.geojson", "[1]", "structure"),
         ("a.geojson", "{", "damaged"),
+        ("a.geojson", "[" * 100_000, "damaged"),
+        ("a.geojson", '[{"geometry": {"type": "Polygon", "coordinates": [[[1], [2], [3]]]}}]', "structure"),
+        (
+            "a.geojson",
+            '[{"geometry": {"type": "Polygon", "coordinates": [[[1, NaN], [2, 3], [3, 4]]]}}]',
+            "finite",
+        ),
     ],
 )
 def test_bad_files_are_one_sentence(tmp_path: Path, name: str, text: str, message: str) -> None:

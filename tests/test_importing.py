@@ -171,3 +171,25 @@ def test_json_result(tmp_path: Path) -> None:
     args = ["import", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--json", "--min-tissue", "0"]
     found = json.loads(CliRunner().invoke(main, args).stdout)
     assert found["patch_size"] == 64 and found["images"][0]["kept"] == 1
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_damaged_images_never_stop_the_import(tmp_path: Path, suffix: str) -> None:
+    """Flipped bytes and truncations: each image ends as patches or as one sentence, the good one is there."""
+    rng = np.random.default_rng(5)
+    good = _draw(tmp_path / f"a.{suffix}", 96, 96).read_bytes()
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / f"good.{suffix}").write_bytes(good)
+    for case in range(60):
+        data = bytearray(good[: len(good) * (case + 1) // 21] if case < 20 else good)
+        for at in rng.integers(0, len(data), 4 if case >= 20 else 0):
+            data[at] ^= 1 << int(rng.integers(8))
+        (folder / f"bad{case:03d}.{suffix}").write_bytes(data)
+    result = import_images(folder, tmp_path / "out", patch_size=32, min_tissue=0.0)
+    by_name = {image.file: image for image in result.images}
+    assert by_name[f"good.{suffix}"].kept == 9
+    for image in result.images:
+        assert (image.kept > 0) != bool(image.error) and "\n" not in image.error, image
+    assert sum(bool(image.error) for image in result.images) >= 15
+    assert len(list((tmp_path / "out").iterdir())) == len(result.stores) + 1

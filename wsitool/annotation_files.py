@@ -57,9 +57,22 @@ def read_annotations(path: str | Path) -> Annotations:
         return _from_geojson(path, json.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise LabelError(f"The annotations '{path}' cannot be read: {error.strerror or error}.") from error
-    except (ParseError, DefusedXmlException, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (
+        ParseError,
+        DefusedXmlException,
+        UnicodeDecodeError,
+        json.JSONDecodeError,
+        RecursionError,
+    ) as error:
         raise LabelError(f"The annotations '{path}' are damaged: {error}.") from error
-    except (KeyError, TypeError, ValueError, AttributeError, shapely.errors.ShapelyError) as error:
+    except (
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        shapely.errors.ShapelyError,
+    ) as error:
         raise LabelError(
             f"The annotations '{path}' do not have the expected structure ({error}): export them again from "
             "ImageScope, QuPath or ASAP."
