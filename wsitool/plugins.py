@@ -8,19 +8,33 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
-from wsitool.errors import PluginError, UnknownMethodError
+from wsitool.errors import PluginError, UnknownMethodError, UsageError, WsitoolError
 from wsitool.params import Params
 
 if TYPE_CHECKING:
     from wsitool.api import Method
 
-__all__ = ["GROUP", "InstalledMethod", "check_method", "installed_methods", "load_method"]
+__all__ = [
+    "GROUP",
+    "InstalledMethod",
+    "blame_plugin",
+    "check_method",
+    "installed_methods",
+    "load_method",
+    "origin_of",
+]
 
 GROUP = "wsitool.methods"
+_TARGET = re.compile(r"[\w.]+\s*:\s*[\w.]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +59,11 @@ def installed_methods() -> tuple[InstalledMethod, ...]:
 
 
 def _describe(entry: EntryPoint) -> InstalledMethod:
-    package, version = (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "?")
-    return InstalledMethod(name=entry.name, target=entry.value, package=package, version=version)
+    # A folder without METADATA, left by a broken uninstall, has neither name nor version.
+    package, version = (entry.dist.name, entry.dist.version) if entry.dist else (None, None)
+    return InstalledMethod(
+        name=entry.name, target=entry.value, package=package or "unknown", version=version or "unknown"
+    )
 
 
 def load_method(name: str) -> type[Method[Any]]:
@@ -64,14 +81,45 @@ def load_method(name: str) -> type[Method[Any]]:
             "uninstall one of them."
         )
     claim = claims[0]
+    if not _TARGET.fullmatch(claim.target):
+        raise PluginError(
+            f"The method '{name}' of {claim.origin} must be registered as MODULE:CLASS, got "
+            f"'{claim.target}': repair that package's entry point."
+        )
     try:
         loaded = EntryPoint(name=name, value=claim.target, group=GROUP).load()
-    except Exception as error:  # the plugin boundary: anything may go wrong in foreign code
+    # The plugin boundary: anything may go wrong in foreign code, and a script may even exit.
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"The method '{name}' of {claim.origin} cannot be imported ({type(error).__name__}: {error}): "
             "repair or uninstall that package."
         ) from error
     return check_method(loaded, f"The method '{name}' of {claim.origin}")
+
+
+@contextmanager
+def blame_plugin(name: str, part: str) -> Iterator[None]:
+    """Turn what the method `name` raises in its `part` into a PluginError naming package, place and cause."""
+    try:
+        yield
+    except WsitoolError:
+        raise
+    except Exception as error:
+        # Known by name, as torch is not imported here: not the plugin's fault.
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        place = extract_tb(error.__traceback__)[-1]
+        reason = " ".join(str(error).split())  # torch writes several lines
+        raise PluginError(
+            f"The method '{name}' of {origin_of(name)} failed in {part} ({type(error).__name__}: {reason}, "
+            f"at {Path(place.filename).name}:{place.lineno}): run 'wsitool plugin check {name}', or add "
+            "--debug to see the traceback."
+        ) from error
+
+
+def origin_of(name: str) -> str:
+    """The package and version that registered `name`, as a person reads them."""
+    return " and ".join(each.origin for each in installed_methods() if each.name == name) or "no package"
 
 
 def _unknown(name: str) -> str:
@@ -110,3 +158,7 @@ def _check_params(params: object, who: str) -> None:
         params.hparams()
     except (TypeError, NameError) as error:
         raise PluginError(f"{who} declares its parameters wrongly: {error}") from None
+    try:
+        params()
+    except UsageError as error:
+        raise PluginError(f"{who} has a default out of its own bounds: {error}") from None

@@ -12,7 +12,7 @@ import click
 from wsitool.cli.command import Command
 from wsitool.cli.console import console_reporter
 from wsitool.cli.options import json_option, out_option, seed_option
-from wsitool.errors import UsageError, WsitoolError
+from wsitool.errors import PluginError, WsitoolError
 from wsitool.params import HParam
 
 __all__ = ["command"]
@@ -42,15 +42,15 @@ class _PretrainCommand(Command):
         return super().parse_args(ctx, args)
 
     def _method_options(self, name: str) -> list[click.Option]:
-        from wsitool.plugins import load_method
+        from wsitool.plugins import load_method, origin_of
 
         taken = {option for parameter in self.params for option in parameter.opts}
         options = [_option(spec) for spec in load_method(name).params_type.hparams()]
         for option in options:
             if taken & set(option.opts):
-                raise UsageError(
-                    f"The method '{name}' has a parameter {option.opts[0]}, which is the engine's own: "
-                    "its author must rename it."
+                raise PluginError(
+                    f"The method '{name}' of {origin_of(name)} has a parameter {option.opts[0]}, which is "
+                    "the engine's own: its author must rename it."
                 )
         return list(options)
 

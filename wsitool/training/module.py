@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from wsitool.api import Method, Step, rank, resize
 from wsitool.errors import PluginError
+from wsitool.plugins import blame_plugin
 from wsitool.training.config import PretrainConfig
 from wsitool.training.optim import learning_rate, make_optimizer
 from wsitool.training.seeding import seed_of, step_generator
@@ -52,8 +53,13 @@ def compute_step(method: Method[Any], patches: Tensor, config: PretrainConfig, s
     with torch.no_grad(), torch.autocast(patches.device.type, enabled=False):
         if config.image_size is not None:
             patches = resize(patches, config.image_size)
-        views = method.views(patches, step_generator(config.seed, step, rank()))
-    return method.loss(views)
+        with blame_plugin(config.method, "views"):
+            views = method.views(patches, step_generator(config.seed, step, rank()))
+    with blame_plugin(config.method, "loss"):
+        made = method.loss(views)
+        if not isinstance(made, Step):
+            raise TypeError(f"loss must return a wsitool.api.Step, got {type(made).__name__}")
+        return made
 
 
 class PretrainModule(LightningModule):
@@ -95,7 +101,7 @@ class PretrainModule(LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         # Here and not after the batch: a checkpoint saved then must hold the updated teacher or queue.
-        with torch.no_grad():
+        with torch.no_grad(), blame_plugin(self.config.method, "after_step"):
             self.method.after_step((self._batch + 1) / self.schedule.batches)
 
 

@@ -19,7 +19,7 @@ from wsitool.backbones import Encoder, EncoderCard, build_backbone, save_encoder
 from wsitool.errors import UsageError
 from wsitool.loading import PatchLoader
 from wsitool.params import Params
-from wsitool.plugins import load_method
+from wsitool.plugins import blame_plugin, load_method
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.files import write_json
 from wsitool.store import Collection, open_collection
@@ -264,7 +264,8 @@ def _make_method(
 ) -> Method[Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed))
-        return kind(encoder, encoder.feature_dim, params)
+        with blame_plugin(config.method, "__init__"):
+            return kind(encoder, encoder.feature_dim, params)
 
 
 def _loggers(config: PretrainConfig, out: Path) -> list[Logger]:
