@@ -18,6 +18,7 @@ from wsitool.api import (
     gaussian_blur,
     hed_jitter,
     hparam,
+    in_pieces,
     random_d4,
     random_grayscale,
     random_hflip,
@@ -66,7 +67,8 @@ class SimCLR(Method[SimCLRParams]):
         )
 
     def views(self, patches: Tensor, rng: Generator) -> dict[str, Tensor]:
-        return {"a": self._augment(patches, rng), "b": self._augment(patches, rng)}
+        a, b = (in_pieces(patches, lambda part: self._augment(part, rng)) for _ in range(2))
+        return {"a": a, "b": b}
 
     def _augment(self, patches: Tensor, rng: Generator) -> Tensor:
         p, s = self.params, self.params.strength

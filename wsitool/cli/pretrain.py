@@ -15,17 +15,17 @@ from wsitool.cli.options import json_option, out_option, seed_option
 from wsitool.errors import PluginError, WsitoolError
 from wsitool.params import HParam
 
-__all__ = ["command"]
+__all__ = ["METHOD_PREFIX", "MethodCommand", "command"]
 
 _PARAMS = "wsitool.method_params"
-_PREFIX = "method__"
+METHOD_PREFIX = "method__"
 
 
 class _MethodOption(click.Option):
     """An option that belongs to the method, shown in its own section of the help."""
 
 
-class _PretrainCommand(Command):
+class MethodCommand(Command):
     """Adds the chosen method's parameters, which are known only once --method has been read."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -94,7 +94,7 @@ def _option(spec: HParam) -> _MethodOption:
     if spec.default is not None:
         notes.append(f"default: {_shown(spec)}")
     return _MethodOption(
-        [declaration, f"{_PREFIX}{spec.name}"],
+        [declaration, f"{METHOD_PREFIX}{spec.name}"],
         type=click.Choice([str(choice) for choice in spec.choices]) if spec.choices else spec.type,
         default=None,  # so that a preset knows what was given
         help="  ".join([spec.help, *(f"[{note}]" for note in notes)]),
@@ -110,7 +110,7 @@ def _shown(spec: HParam) -> str:
 
 @click.command(
     "pretrain",
-    cls=_PretrainCommand,
+    cls=MethodCommand,
     help="Pretrain an encoder on unlabelled patches.\n\nSTORES are patch stores or folders of them.",
     examples="""
     wsitool pretrain kidney --method simclr --out encoder-kidney
@@ -169,12 +169,14 @@ def _shown(spec: HParam) -> str:
 @click.option("--overwrite", is_flag=True, help="Replace a run in OUT.")
 @json_option
 def command(stores: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
-    from wsitool.training import pretrain
+    from wsitool.training import is_first_process, pretrain
 
-    own = {name.removeprefix(_PREFIX) for name in options if name.startswith(_PREFIX)}
-    params = {name: options.pop(_PREFIX + name) for name in own}
+    own = {name.removeprefix(METHOD_PREFIX) for name in options if name.startswith(METHOD_PREFIX)}
+    params = {name: options.pop(METHOD_PREFIX + name) for name in own}
     params = {name: value for name, value in params.items() if value is not None}
     result = pretrain(stores, out=out, params=params, reporter=console_reporter(quiet=as_json), **options)
+    if not is_first_process():
+        return
     if as_json:
         click.echo(
             json.dumps(

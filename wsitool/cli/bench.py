@@ -1,0 +1,78 @@
+"""`wsitool bench`: where the time of a training would go on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import click
+
+from wsitool.cli.command import Command
+from wsitool.cli.console import console_reporter
+from wsitool.cli.options import json_option
+
+__all__ = ["command"]
+
+
+@click.command(
+    "bench",
+    cls=Command,
+    help="Measure reading, decoding, augmenting and training here.\n\n"
+    "STORES are patch stores or folders of them; nothing is written.",
+    examples="""
+    wsitool bench kidney
+    wsitool bench kidney --method simclr --backbone resnet50 --batch-size 128 --threads 4
+    """,
+)
+@click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
+@click.option("--method", default="simclr", show_default=True, metavar="NAME", help="SSL method.")
+@click.option("--backbone", default="resnet18", show_default=True, help="Network.")
+@click.option(
+    "--batch-size", default=64, show_default=True, type=click.IntRange(min=2), help="Patches per step."
+)
+@click.option("--image-size", type=int, help="Pixels the patches are resized to.  [default: their own size]")
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="Reader threads.")
+@click.option("--device", help="cpu, cuda, ...  [default: cuda where there is one]")
+@click.option("--seconds", default=3.0, show_default=True, help="Time for each stage.")
+@json_option
+def command(
+    stores: tuple[str, ...],
+    method: str,
+    backbone: str,
+    batch_size: int,
+    image_size: int | None,
+    threads: int,
+    device: str | None,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    from wsitool.store import open_collection
+    from wsitool.training.bench import bench
+
+    result = bench(
+        open_collection(stores),
+        method=method,
+        backbone=backbone,
+        batch_size=batch_size,
+        image_size=image_size,
+        threads=threads,
+        device=device,
+        seconds=seconds,
+        reporter=console_reporter(quiet=as_json),
+    )
+    if as_json:
+        extra = {"expected": result.expected, "advice": result.advice}
+        click.echo(json.dumps(dataclasses.asdict(result) | extra))
+        return
+    decode = "-" if result.decode is None else f"{result.decode:,.0f}"
+    rows = (
+        ("read, one thread", f"{result.read:,.0f}"),
+        ("decode, one thread", decode),
+        (f"load, {result.threads} threads", f"{result.load:,.0f}"),
+        (f"augment ({method}, {result.device})", f"{result.augment:,.0f}"),
+        (f"step ({backbone}, {result.device})", f"{result.step:,.0f}"),
+        ("training, expected", f"{result.expected:,.0f}"),
+    )
+    for name, rate in rows:
+        click.echo(f"{name:<32}{rate:>10} patches/s")
+    click.echo(result.advice)

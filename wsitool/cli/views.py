@@ -1,0 +1,65 @@
+"""`wsitool views`: what a method really sees of the patches, for a person to judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsitool.cli.options import seed_option
+from wsitool.cli.pretrain import METHOD_PREFIX, MethodCommand
+
+__all__ = ["command"]
+
+
+@click.command(
+    "views",
+    cls=MethodCommand,
+    help="Show the views a method makes of patches.\n\nSTORES are patch stores or folders of them.",
+    examples="""
+    wsitool views kidney --method simclr
+    wsitool views kidney --method simclr --preset histology --number 12 --out histology.png
+    wsitool views kidney --method simclr --strength 0.5
+    """,
+)
+@click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
+@click.option("--method", required=True, metavar="NAME", help="SSL method; see 'wsitool methods'.")
+@click.option(
+    "--out",
+    default=Path("views.png"),
+    show_default=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="PNG to write.",
+)
+@click.option("--preset", default="paper", show_default=True, help="Method defaults: paper or histology.")
+@click.option("--number", default=8, show_default=True, type=click.IntRange(min=1), help="Patches to show.")
+@click.option("--image-size", type=int, help="Pixels the patches are resized to.  [default: their own size]")
+@seed_option
+def command(
+    stores: tuple[str, ...],
+    method: str,
+    out: Path,
+    preset: str,
+    number: int,
+    image_size: int | None,
+    seed: int,
+    **options: Any,
+) -> None:
+    from wsitool.report.contact_sheet import contact_sheet
+    from wsitool.store import open_collection
+    from wsitool.training.example_views import example_views
+
+    params = {name.removeprefix(METHOD_PREFIX): value for name, value in options.items() if value is not None}
+    columns = example_views(
+        open_collection(stores),
+        method=method,
+        params=params,
+        preset=preset,
+        number=number,
+        image_size=image_size,
+        seed=seed,
+    )
+    contact_sheet(out, columns)
+    rows = len(columns["original"])
+    click.echo(f"{out}: {rows} patches and what {method} makes of them ({', '.join(list(columns)[1:])}).")
