@@ -24,7 +24,7 @@ from wsitool.store.writer import Columns, Writer
 
 __all__ = ["Hdf5Writer", "open_hdf5"]
 
-_BLOB_CHUNK = 1 << 19  # fits HDF5's default chunk cache, so that plain h5py reads neighbours from memory
+_BLOB_CHUNK = 1 << 16  # a few patches: small stores stay small, and plain h5py reads little in vain
 _OFFSETS = "chunk_offsets"
 
 
