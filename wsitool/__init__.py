@@ -11,6 +11,10 @@ from importlib.metadata import version as _version
 from typing import Any
 
 _HOME = {
+    "EmbedResult": "wsitool.embedding",
+    "embed": "wsitool.embedding",
+    "export_encoder": "wsitool.backbones",
+    "build_backbone": "wsitool.backbones",
     "Classifier": "wsitool.classify",
     "ClassifyResult": "wsitool.classify",
     "load_classifier": "wsitool.classify",

@@ -3,6 +3,7 @@
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.card import EncoderCard, LineageStep, read_card
 from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.export import export_encoder
 from wsitool.backbones.files import encoder_file, save_encoder
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "LineageStep",
     "build_backbone",
     "encoder_file",
+    "export_encoder",
     "read_card",
     "save_encoder",
 ]

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from wsitool.errors import EncoderError, UsageError
 
-__all__ = ["Network", "make_network"]
+__all__ = ["TIMM_PREFIX", "Network", "make_network"]
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_TIMM = "timm:"
+TIMM_PREFIX = "timm:"
 _CLASSES = 1000
 _SECONDS = 20.0
 # Two networks have a second output, which is training's alone, and weights made for a shifted input.
@@ -48,7 +48,7 @@ class Network:
 
 def make_network(name: str) -> Network:
     """Build `name` with fresh weights drawn from torch's global generator; UsageError for an unknown name."""
-    return _from_timm(name) if name.startswith(_TIMM) else _from_torchvision(name)
+    return _from_timm(name) if name.startswith(TIMM_PREFIX) else _from_torchvision(name)
 
 
 def _from_torchvision(name: str) -> Network:
@@ -117,7 +117,7 @@ def _from_timm(name: str) -> Network:
         raise UsageError(f"The backbone '{name}' needs timm: install wsitool[timm].")
     import timm
 
-    plain = name.removeprefix(_TIMM)
+    plain = name.removeprefix(TIMM_PREFIX)
     if not timm.is_model(plain):
         near = difflib.get_close_matches(plain, timm.list_models(), n=1)
         hint = f": did you mean 'timm:{near[0]}'?" if near else "; see timm.list_models()."

@@ -62,6 +62,7 @@ class Monitor(Callback):
         self._waited = 0.0
         self._epoch_rows: list[Row] = []
         self.images = 0
+        self.last_rows: list[Row] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = _own(pl_module)
@@ -98,7 +99,7 @@ class Monitor(Callback):
             self._flush(trainer, module)
         if rest == 0:
             self._diagnostics.after_epoch(self._epoch_rows, epoch=epoch)
-            self._epoch_rows = []
+            self.last_rows, self._epoch_rows = self._epoch_rows, []
         if self._should_save(module, done):
             self._save(trainer, module, done)
 

@@ -120,8 +120,8 @@ class _Run:
         began = time.perf_counter()
         done = int(state["batches"]) if state else 0
         self._announce(done)
-        images = self._fit(state, done)
-        return self._finish(images, time.perf_counter() - began)
+        monitor = self._fit(state, done)
+        return self._finish(monitor, time.perf_counter() - began)
 
     def _announce(self, done: int) -> None:
         config = self.config
@@ -148,8 +148,8 @@ class _Run:
             accumulate=config.accumulate,
         )
 
-    def _fit(self, state: dict[str, Any] | None, done: int) -> int:
-        """Train what is left and return how many images that was."""
+    def _fit(self, state: dict[str, Any] | None, done: int) -> Monitor:
+        """Train what is left and return what watched it."""
         module = PretrainModule(self.method, self.config, self.schedule)
         steps = self.schedule.steps - done // self.schedule.accumulate
         watch = FeatureWatch(self.encoder)
@@ -173,7 +173,7 @@ class _Run:
             if done < self.schedule.batches:
                 trainer.fit(module)
         watch.close()
-        return monitor.images
+        return monitor
 
     def _trainer(self) -> Trainer:
         config = self.config
@@ -213,8 +213,9 @@ class _Run:
             probe_every=self.config.probe_every,
         )
 
-    def _finish(self, images: int, seconds: float) -> PretrainResult:
-        rows = read_metrics(self.out / "metrics.csv")
+    def _finish(self, monitor: Monitor, seconds: float) -> PretrainResult:
+        # Only the first process knows when the file is complete.
+        rows = read_metrics(self.out / "metrics.csv") if is_first_process() else monitor.last_rows
         last = [float(row["loss"]) for row in rows if row["epoch"] == self.config.epochs]
         result = PretrainResult(
             out=self.out,
@@ -223,7 +224,7 @@ class _Run:
             steps=self.schedule.steps,
             loss=sum(last) / max(1, len(last)),
             seconds=seconds,
-            images_per_second=images / seconds,
+            images_per_second=monitor.images / seconds,
             warnings=tuple(self.diagnostics.said),
         )
         if is_first_process():

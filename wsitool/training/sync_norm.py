@@ -72,6 +72,9 @@ def _replacement(norm: _BatchNorm) -> _BatchNorm:
         affine=norm.affine,
         track_running_stats=norm.track_running_stats,
     )
+    example = next(iter(norm.state_dict().values()), None)
+    if example is not None:
+        new.to(example)  # its device and dtype
     new.load_state_dict(norm.state_dict())
     for (_, fresh), (_, old) in zip(new.named_parameters(), norm.named_parameters(), strict=True):
         fresh.requires_grad_(old.requires_grad)

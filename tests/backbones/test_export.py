@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file
+
+from wsitool.backbones import build_backbone, export_encoder, save_encoder
+from wsitool.errors import EncoderError, UsageError
+
+
+def _saved(folder: Path, name: str) -> Path:
+    torch.manual_seed(0)
+    encoder = build_backbone(name, init="random")
+    encoder.train()
+    for _ in range(3):  # running statistics unlike those of a fresh network
+        encoder(torch.rand(4, 3, 64, 64))
+    save_encoder(encoder, folder / "encoder.safetensors", encoder.card)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _saved(tmp_path_factory.mktemp("resnet"), "resnet18")
+
+
+IMAGES = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+NORMAL = (IMAGES - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
+    :, None, None
+]
+
+
+@torch.no_grad()
+def test_torchvision_loads_it(resnet: Path, tmp_path: Path) -> None:
+    path = export_encoder(resnet, tmp_path / "encoder.pth", to="torchvision")
+    network = torchvision.models.resnet18(weights=None)
+    result = network.load_state_dict(torch.load(path, weights_only=True), strict=False)
+    assert result.missing_keys == ["fc.weight", "fc.bias"] and not result.unexpected_keys
+    network.fc = torch.nn.Identity()
+    expected = build_backbone(init=resnet).eval()(IMAGES)
+    assert torch.allclose(network.eval()(NORMAL), expected, atol=1e-4)
+
+
+@torch.no_grad()
+def test_timm_loads_it_strictly(resnet: Path, tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    path = export_encoder(resnet, tmp_path / "encoder.safetensors", to="timm")
+    network = timm.create_model("resnet18", num_classes=0)
+    network.load_state_dict(load_file(path), strict=True)
+    expected = build_backbone(init=resnet).eval()(IMAGES)
+    assert torch.allclose(network.eval()(NORMAL), expected, atol=1e-4)
+
+
+@torch.no_grad()
+def test_onnxruntime_agrees_at_another_batch_size(resnet: Path, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = export_encoder(resnet, tmp_path / "encoder.onnx", to="onnx", image_size=64)
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (features,) = session.run(["features"], {"images": IMAGES.numpy()})
+    expected = build_backbone(init=resnet).eval()(IMAGES).numpy()
+    assert np.allclose(features, expected, atol=1e-4 * max(1, np.abs(expected).max()))
+
+
+def test_what_has_no_such_form_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    (tmp_path / "a").mkdir()
+    folder = _saved(tmp_path / "a", "squeezenet1_1")
+    with pytest.raises(EncoderError, match="timm has no 'squeezenet1_1'"):
+        export_encoder(folder, tmp_path / "x", to="timm")
+    with pytest.raises(UsageError, match="--to must be one of torchvision, timm, onnx, got 'keras'"):
+        export_encoder(folder, tmp_path / "x", to="keras")
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from classify_stores import labelled_store
+from patch_stores import patch_folder
+from PIL import Image
+from sklearn.decomposition import PCA
+
+from wsitool.backbones import build_backbone, save_encoder
+from wsitool.embedding import embed, project
+from wsitool.errors import UsageError
+from wsitool.store import open_collection
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
+    built = build_backbone("resnet18", init="random")
+    save_encoder(built, path, built.card)
+    return path
+
+
+def test_features_lie_beside_their_coordinates_as_clam_reads_them(encoder: Path, tmp_path: Path) -> None:
+    stores = patch_folder(tmp_path / "stores", each=7)
+    result = embed(stores, encoder=encoder, out=tmp_path / "features", batch_size=3)
+    assert [path.name for path in result.files] == ["stores-0.h5", "stores-1.h5"]
+    network = build_backbone(init=encoder).eval()
+    for store, path in zip(open_collection(stores).stores, result.files, strict=True):
+        with h5py.File(path) as file:
+            features, coords = file["features"][:], file["coords"][:]
+            assert (
+                file["coords"].attrs["patch_size_level0"] == 32
+                and file["coords"].attrs["name"] == store.meta.name
+            )
+        patches = torch.from_numpy(store.read(range(7))).permute(0, 3, 1, 2).float() / 255
+        with torch.no_grad():
+            assert np.allclose(features, network(patches).numpy(), atol=1e-4)
+        assert features.dtype == np.float32 and np.array_equal(coords, store.coords)
+    with Image.open(result.map) as picture:
+        assert picture.size[0] > 300
+    with pytest.raises(UsageError, match=r"stores-0\.h5 exists already: pass --overwrite"):
+        embed(stores, encoder=encoder, out=tmp_path / "features")
+
+
+def test_the_map_is_the_principal_components() -> None:
+    rng = np.random.default_rng(0)
+    features = (rng.normal(size=(50, 6)) * [9, 5, 1, 1, 0.5, 0.1] + 3).astype(np.float32)
+    ours, theirs = project(features), PCA(2).fit_transform(features)
+    assert np.allclose(np.abs(ours), np.abs(theirs), atol=1e-3)
+
+
+def test_colour_by_label_and_what_does_not_fit(encoder: Path, tmp_path: Path) -> None:
+    stores = labelled_store(tmp_path / "a.h5", per_class=3)
+    assert embed(stores, encoder=encoder, out=tmp_path / "f", colour="label").map.is_file()
+    plain = patch_folder(tmp_path / "plain", each=3)
+    for options, message in (
+        ({"colour": "label"}, "hold no labels"),
+        ({"colour": "patient"}, "coloured by slide or label, got 'patient'"),
+        ({"projection": "tsne"}, "must be pca or umap, got 'tsne'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            embed(plain, encoder=encoder, out=tmp_path / "g", **options)
+    assert not (tmp_path / "g").exists()

@@ -1,0 +1,53 @@
+"""`wsitool embed`: features for slide-level tools, and a map to look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsitool.cli.command import Command
+from wsitool.cli.console import console_reporter
+from wsitool.cli.options import json_option, out_option, seed_option
+
+__all__ = ["command"]
+
+
+@click.command(
+    "embed",
+    cls=Command,
+    help="Write the features of every patch, and a map of them.\n\nSTORES are patch stores or folders.",
+    examples="""
+    wsitool embed breast --encoder encoder-breast --out features
+    wsitool embed breast --encoder encoder-breast --colour label --out features
+    """,
+)
+@click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
+@click.option("--encoder", required=True, help="imagenet, random, a run folder, or a weights file.")
+@out_option
+@click.option("--backbone", help="Network, where the encoder does not say.")
+@click.option(
+    "--projection", default="pca", show_default=True, help="pca, or umap if umap-learn is installed."
+)
+@click.option("--colour", default="slide", show_default=True, help="Colour the map by slide or label.")
+@click.option("--image-size", type=int, help="Pixels patches are resized to.  [default: as in training]")
+@click.option("--batch-size", default=64, show_default=True, help="Patches at a time.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, ...")
+@click.option("--overwrite", is_flag=True, help="Replace files in OUT.")
+@seed_option
+@json_option
+def command(stores: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    from wsitool.embedding import embed
+
+    result = embed(stores, reporter=console_reporter(quiet=as_json), **options)
+    if as_json:
+        facts = {"files": [str(path) for path in result.files], "map": str(result.map)}
+        click.echo(json.dumps(facts | {"patches": result.patches, "feature_dim": result.feature_dim}))
+        return
+    folder: Path = result.map.parent
+    click.echo(
+        f"{folder}: {result.patches} patches of {len(result.files)} stores, {result.feature_dim} features "
+        f"each; {result.method.upper()} map in {result.map.name}."
+    )
