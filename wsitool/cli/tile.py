@@ -182,7 +182,7 @@ def summary(result: RunResult) -> str:
     raw = sum(slide.raw_bytes for slide in stored)
     if total and any(slide.codec == "jpeg" for slide in stored):
         lines.append(
-            f"Patches are stored as JPEG, which is lossy, in 1/{raw / total:.1f} of the raw size; "
+            f"Patches are stored as JPEG, which is lossy, in {total / raw:.0%} of the raw size; "
             "--codec raw keeps exact pixels."
         )
     lines += [f"Note on {slide.name}: {slide.reason}." for slide in stored if slide.reason]
