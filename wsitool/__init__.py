@@ -27,7 +27,7 @@ _HOME = {
     "read_annotations": "wsitool.annotations",
     "audit_slides": "wsitool.audit",
     "export_stores": "wsitool.exporting",
-    "refilter": "wsitool.refilter",
+    "refilter": "wsitool.refiltering",
     "verify_store": "wsitool.verify",
     "import_images": "wsitool.importing",
     "tissue_mask": "wsitool.tissue",

@@ -50,7 +50,7 @@ def command(
     PATH is a store or a folder of them. Limits not named stay as they were. Patches left out earlier come
     back only with --slide. Slides.csv and previews are left as tiling wrote them.
     """
-    from wsitool.refilter import RefilterResult, refilter
+    from wsitool.refiltering import RefilterResult, refilter
     from wsitool.store import find_stores
 
     options = {

@@ -14,7 +14,7 @@ from wsitool.errors import NoTissueError, StoreError
 from wsitool.grid import TileSpec
 from wsitool.importing import import_images
 from wsitool.quality import QualityThresholds
-from wsitool.refilter import refilter
+from wsitool.refiltering import refilter
 from wsitool.store import open_store
 from wsitool.testing import synthetic_slide
 from wsitool.tiling import tile_slide
