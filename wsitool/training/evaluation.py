@@ -31,12 +31,13 @@ def split_groups(
     collection: Collection, share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows to train on and rows of about `share` of the groups (at least one), which training never sees."""
-    groups = len(collection.groups)
-    if groups < 2:
+    groups = np.unique(collection.group_index)
+    if len(groups) < 2:
         raise UsageError(
-            f"--holdout keeps whole patients apart and the stores hold {groups}: leave it out, or add slides."
+            f"--holdout keeps whole patients apart and the stores hold {len(groups)}: leave it out, or add "
+            "slides."
         )
-    count = min(max(1, round(share * groups)), groups - 1)
+    count = min(max(1, round(share * len(groups))), len(groups) - 1)
     chosen = np.random.default_rng(seed_of(seed, 2)).permutation(groups)[:count]
     held = np.isin(collection.group_index, chosen)
     return np.flatnonzero(~held), np.flatnonzero(held)

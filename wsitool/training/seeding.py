@@ -10,7 +10,8 @@ __all__ = ["seed_of", "step_generator"]
 
 def seed_of(*parts: int) -> int:
     """Mix numbers into one 63-bit seed; neighbouring inputs give unrelated seeds."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    words = [part % 2**64 for part in parts]  # a step below zero is as good a number as any
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
