@@ -1,0 +1,147 @@
+"""A whole SimCLR training step with loader and augmentation, against the step alone and against lightly.
+
+python tests/benchmarks/bench_step.py [--patches N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from bench_stores import write
+from PIL import Image
+from side_by_side import Claim, measure, peer_version, print_table, tissue_patches
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.models import resnet18
+
+from wsitool.loading import PatchLoader
+from wsitool.store import open_collection, open_store
+from wsitool_plugins.simclr import SimCLR, SimCLRParams
+
+__all__ = ["run"]
+
+_BATCH = 64
+Views = dict[str, Tensor]
+
+
+class _Jpegs(Dataset[tuple[Tensor, Tensor]]):
+    """What a lightly script does: a PIL image and lightly's transform for every patch, in a worker."""
+
+    def __init__(self, encoded: list[bytes], size: int) -> None:
+        from lightly.transforms import SimCLRTransform
+
+        none = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+        self._encoded, self._transform = encoded, SimCLRTransform(size, cj_strength=1.0, normalize=none)
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        a, b = self._transform(Image.open(io.BytesIO(self._encoded[index])))
+        return a, b
+
+
+def full_model() -> tuple[nn.Module, int]:
+    """resnet18 and its number of features."""
+    network = resnet18(weights=None)
+    network.fc = nn.Identity()
+    return network, 512
+
+
+def small_model() -> tuple[nn.Module, int]:
+    """The first two stages of resnet18."""
+    network = resnet18(weights=None)
+    early = (network.conv1, network.bn1, network.relu, network.maxpool, network.layer1, network.layer2)
+    return nn.Sequential(*early, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 128
+
+
+def run(
+    folder: Path,
+    model: Callable[[], tuple[nn.Module, int]],
+    *,
+    number: int,
+    size: int,
+    steps: int,
+    rounds: int,
+) -> dict[str, float]:
+    """Patches per second of training `steps` steps on `number` patches of `size` pixels."""
+    path = write(folder / f"{size}.h5", "jpeg", tissue_patches(number, size))
+    torch.manual_seed(0)
+    backbone, features = model()
+    method = SimCLR(backbone.to(memory_format=torch.channels_last), features, SimCLRParams())
+    optimizer = torch.optim.Adam(method.parameters(), lr=1e-4)
+    loader = PatchLoader(open_collection(path), batch_size=_BATCH, drop_last=True)
+    rng = torch.Generator().manual_seed(0)
+
+    def ours() -> Iterator[Views]:
+        while True:
+            for batch in loader:
+                with torch.no_grad():
+                    views = method.views(batch.patches, rng)
+                yield views
+
+    fixed = next(ours())
+    sources: dict[str, Iterator[Views]] = {
+        "wsitool loader and augmentation": ours(),
+        "the step alone, fixed views": itertools.repeat(fixed),
+    }
+    if peer_version("lightly"):
+        sources["lightly, DataLoader(2)"] = _lightly(path, size)
+
+    def train(views: Iterator[Views]) -> int:
+        for own in itertools.islice(views, steps):
+            loss = method.loss(own).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return steps * _BATCH
+
+    candidates: dict[str, Callable[[], int]] = {
+        name: lambda views=views: train(views)  # type: ignore[misc]
+        for name, views in sources.items()
+    }
+    return measure(candidates, rounds=rounds)
+
+
+def _lightly(path: Path, size: int) -> Iterator[Views]:
+    store = open_store(path)
+    loader = DataLoader(
+        _Jpegs(store.encoded(range(len(store))), size),
+        batch_size=_BATCH,
+        shuffle=True,
+        drop_last=True,
+        num_workers=2,
+        persistent_workers=True,
+        multiprocessing_context=multiprocessing.get_context("forkserver"),
+    )
+    while True:
+        for a, b in loader:
+            yield {"a": a, "b": b}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--patches", type=int, default=1024)
+    number = parser.parse_args().patches
+    lightly = "lightly, DataLoader(2)"
+    ours = "wsitool loader and augmentation"
+    versions = ", ".join(filter(None, map(peer_version, ("torch", "torchvision", "lightly"))))
+    with tempfile.TemporaryDirectory() as folder:
+        rates = run(Path(folder), full_model, number=number, size=96, steps=3, rounds=5)
+        claims = [Claim(ours=ours, peer="the step alone, fixed views", factor=0.95)]
+        claims.append(Claim(ours=ours, peer=lightly, factor=1))
+        print_table(f"SimCLR step, resnet18, 96 px, batch 64, 2 cores ({versions})", rates, claims)
+        rates = run(Path(folder), small_model, number=number, size=64, steps=6, rounds=5)
+        claims = [Claim(ours=ours, peer=lightly, factor=2)]
+        print_table("SimCLR step, first two stages of resnet18, 64 px, batch 64", rates, claims)
+
+
+if __name__ == "__main__":
+    main()
