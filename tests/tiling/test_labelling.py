@@ -52,6 +52,12 @@ def test_labels_follow_the_outlines_in_all_stores(slides: Path, tmp_path: Path) 
             inside = (x >= start) & (x + 100 <= end)
             assert (store.labels[inside] == label).all() and (store.labels[~inside] == -1).all()
     assert open_collection(tmp_path / "out").classes == ("Stroma", "Tumor")
+    labels = [store.labels for store in map(open_store, sorted((tmp_path / "out").glob("*.h5")))]
+    counts = [sum(int((one == value).sum()) for one in labels if one is not None) for value in (0, 1, -1)]
+    said = "Labels: Stroma {}, Tumor {}, unlabelled {}.".format(*counts)
+    assert said in output and min(counts) > 0
+    again = _tile(slides, tmp_path / "out")
+    assert said in again[1] and again[1].count("skipped") == 3
 
 
 def test_a_label_map_renames_and_a_changed_outline_is_noticed(slides: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
 
@@ -179,6 +180,11 @@ def summary(result: RunResult) -> str:
         "-" * len(head),
         f"{result.kept:,} patches of {len(stored)} slide(s) in {result.out_dir}, {_size(total)}.",
     ]
+    labels: Counter[str] = Counter()
+    for slide in stored:
+        labels.update(slide.labels)
+    if labels:
+        lines.append("Labels: " + ", ".join(f"{name} {count:,}" for name, count in labels.items()) + ".")
     raw = sum(slide.raw_bytes for slide in stored)
     if total and any(slide.codec == "jpeg" for slide in stored):
         lines.append(

@@ -23,7 +23,7 @@ from wsitool.annotations import (
 from wsitool.errors import UsageError
 from wsitool.tiling.inputs import SlideInput
 
-__all__ = ["Outlines", "plan_outlines"]
+__all__ = ["Outlines", "count_labels", "plan_outlines"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,16 @@ class Outlines:
         """The inverse of `dataclasses.asdict`, after JSON."""
         entries = tuple((name, label) for name, label in values["label_map"]["entries"])
         return cls(path=values["path"], label_map=LabelMap(entries=entries), rule=values["rule"])
+
+
+def count_labels(labels: NDArray[np.int16] | None, classes: Sequence[str]) -> dict[str, int]:
+    """How many patches have which class, "unlabelled" last; empty where the store has no labels."""
+    if labels is None:
+        return {}
+    counts = np.bincount(labels + 1, minlength=len(classes) + 1)
+    return {
+        name: int(count) for name, count in zip((*classes, "unlabelled"), np.roll(counts, -1), strict=True)
+    }
 
 
 def plan_outlines(

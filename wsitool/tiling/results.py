@@ -21,9 +21,10 @@ Status = Literal["done", "skipped", "failed", "planned"]
 class SlideResult:
     """What became of one slide; `reason` is empty unless it failed or something is worth knowing.
 
-    `counts` says what happened to the candidates, by reason; `raw_bytes` is what the patches would take
-    uncompressed, `bytes` what the store takes. `decoded_tiles` counts decodes of native tiles, `needed_tiles`
-    the distinct tiles under the patches; both 0 where no tile was decoded.
+    `counts` says what happened to the candidates, by reason, `labels` how many kept patches have which class;
+    `raw_bytes` is what the patches would take uncompressed, `bytes` what the store takes. `decoded_tiles`
+    counts decodes of native tiles, `needed_tiles` the distinct tiles under the patches; both 0 where no tile
+    was decoded.
     """
 
     name: str
@@ -47,6 +48,7 @@ class SlideResult:
     kept: int = 0
     unreadable: int = 0
     counts: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
     needed_tiles: int = 0
     decoded_tiles: int = 0
     bytes: int = 0
@@ -62,7 +64,11 @@ class SlideResult:
 
     def to_row(self) -> dict[str, str]:
         """The result as a row of slides.csv."""
-        row = asdict(self) | {"counts": json.dumps(self.counts), "seconds": f"{self.seconds:.2f}"}
+        row = asdict(self) | {
+            "counts": json.dumps(self.counts),
+            "labels": json.dumps(self.labels),
+            "seconds": f"{self.seconds:.2f}",
+        }
         return {name: "" if value is None else str(value) for name, value in row.items()}
 
 

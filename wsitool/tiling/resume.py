@@ -11,6 +11,7 @@ from wsitool.errors import CorruptStoreError, StoreError
 from wsitool.progress import Reporter
 from wsitool.readers import fingerprint
 from wsitool.store import open_store
+from wsitool.tiling.labelling import count_labels
 from wsitool.tiling.results import SlideResult
 from wsitool.tiling.slide_task import SlideTask, store_bytes
 
@@ -29,6 +30,7 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
         with open_store(task.store) as store:
             meta, counts, content_hash = store.meta, store.counts, store.content_hash
             failures, number = len(store.failures), len(store)
+            labels = count_labels(store.labels, meta.classes)
     except CorruptStoreError as error:
         reporter.warn(f"{task.slide.name} is tiled again: {error}")
         return None
@@ -58,6 +60,7 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
         kept=number,
         unreadable=failures,
         counts=counts,
+        labels=labels,
         bytes=store_bytes(task.store),
         raw_bytes=number * meta.patch_size**2 * 3,
         fingerprint=meta.fingerprint,

@@ -24,7 +24,7 @@ from wsitool.tiling.candidates import count_reasons, find_candidates, nothing_le
 from wsitool.tiling.canvas import Canvas, choose_shrink
 from wsitool.tiling.cutter import Block, CutCounts, cut, executor, tiles_touched
 from wsitool.tiling.inputs import SlideInput
-from wsitool.tiling.labelling import Outlines
+from wsitool.tiling.labelling import Outlines, count_labels
 from wsitool.tiling.passthrough import check_passthrough, pass_tiles
 from wsitool.tiling.results import SlideResult
 from wsitool.tissue import TissueMask, tissue_mask
@@ -140,9 +140,9 @@ class _Cutting:
             if not self._task.dry_run:
                 self._preview(mask, candidates)
             raise nothing_left(self._info.name, candidates, self._spec.all_limits)
+        self._label(candidates)
         if self._task.dry_run:
             return self._result(candidates, "", time.monotonic() - began)
-        self._label(candidates)
         resampling = self._write(candidates, kept)
         candidates = with_unreadable(candidates, np.array(self._failed, np.int64))
         self._preview(mask, candidates)
@@ -307,6 +307,9 @@ class _Cutting:
             kept=counts["kept"],
             unreadable=len(self._failures),
             counts=counts,
+            labels=count_labels(
+                None if self._labels is None else self._labels[candidates.reason == 0], self._task.classes
+            ),
             needed_tiles=self._counts.needed,
             decoded_tiles=self._counts.decoded,
             bytes=0 if self._task.dry_run else store_bytes(self._task.store),
