@@ -9,7 +9,6 @@ import tifffile
 
 __all__ = ["TiffFacts", "tiff_facts"]
 
-_PLAUSIBLE_MPP = (0.02, 50.0)  # a 72 dpi default of an image program is 353 um/px: not a resolution
 _OME_UNITS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 
 
@@ -43,9 +42,7 @@ def tiff_facts(tiff: tifffile.TiffFile) -> TiffFacts:
     else:
         name = "TIFF"
         mpp = _resolution(page)
-    return TiffFacts(
-        format=name, mpp=_plausible(mpp), objective_power=power or None, description=description[:4000]
-    )
+    return TiffFacts(format=name, mpp=mpp, objective_power=power or None, description=description[:4000])
 
 
 def _number(pattern: str, text: str) -> float | None:
@@ -71,7 +68,3 @@ def _resolution(page: tifffile.TiffPage) -> float | None:
         return None
     pixels, units = tag.value
     return um * units / pixels if pixels and units else None
-
-
-def _plausible(mpp: float | None) -> float | None:
-    return mpp if mpp is not None and _PLAUSIBLE_MPP[0] <= mpp <= _PLAUSIBLE_MPP[1] else None
