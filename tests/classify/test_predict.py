@@ -1,0 +1,127 @@
+import csv
+import json
+from pathlib import Path
+
+import geojson
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from wsitool.backbones import build_backbone
+from wsitool.classify.model import Classifier, ClassifierCard, load_classifier, save_classifier
+from wsitool.classify.predict import PredictOptions, predict
+from wsitool.cli import main
+from wsitool.errors import EncoderError
+from wsitool.grid import TileSpec
+from wsitool.store import open_store
+from wsitool.testing import synthetic_slide
+from wsitool.tiling import tile_slide
+
+CLASSES = ("benign", "dcis")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    encoder = build_backbone("resnet18", init="random", seed=1)
+    card = ClassifierCard(
+        classes=CLASSES,
+        head="finetune",
+        image_size=32,
+        patch_size=64,
+        mpp=0.5,
+        temperature=1.5,
+        groups=("p1",),
+        encoder=encoder.card,
+    )
+    torch.manual_seed(0)
+    save_classifier(Classifier(encoder, torch.nn.Linear(512, 2), card), folder / "classifier.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("slide") / "s.svs"
+    return synthetic_slide(path, organ="breast", kind="dcis", size=(700, 600), mpp=0.5, compression="none")
+
+
+def _table(path: Path) -> dict[tuple[int, int], float]:
+    with path.open() as file:
+        return {(int(row["x"]), int(row["y"])): float(row["p_dcis"]) for row in csv.DictReader(file)}
+
+
+def test_slide_and_its_store_give_the_same(run: Path, slide: Path, tmp_path: Path) -> None:
+    tile_slide(slide, tmp_path / "stores", TileSpec(patch_size=64, mpp=0.5, codec="raw"))
+    streamed = predict(run, [slide], tmp_path / "a", options=PredictOptions(batch_size=16))
+    stored = predict(run, [tmp_path / "stores"], tmp_path / "b", options=PredictOptions(batch_size=16))
+    assert not streamed.failed and not stored.failed
+    first, second = _table(tmp_path / "a" / "s.csv"), _table(tmp_path / "b" / "s.csv")
+    assert len(first) > 20 and first.keys() == second.keys()
+    assert max(abs(first[place] - second[place]) for place in first) < 1e-4
+
+
+def test_probabilities_are_the_calibrated_ones_of_the_bare_model(
+    run: Path, slide: Path, tmp_path: Path
+) -> None:
+    tile_slide(slide, tmp_path / "stores", TileSpec(patch_size=64, mpp=0.5, codec="raw"))
+    predict(run, [slide], tmp_path / "a")
+    classifier = load_classifier(run)
+    with open_store(tmp_path / "stores" / "s.h5") as store, torch.no_grad():
+        patches = torch.from_numpy(store.read(np.arange(len(store)))).permute(0, 3, 1, 2).float() / 255
+        small = torch.nn.functional.interpolate(patches, (32, 32), mode="bilinear", antialias=True)
+        expected = torch.softmax(classifier(small) / 1.5, 1)[:, 1].tolist()
+        places = [(int(x), int(y)) for x, y in store.coords]
+    found = _table(tmp_path / "a" / "s.csv")
+    assert [found[place] for place in places] == pytest.approx(expected, abs=0.01)  # bytes are resized here
+
+
+def test_geojson_is_valid_and_laid_out_as_qupath_has_it(run: Path, slide: Path, tmp_path: Path) -> None:
+    predict(run, [slide], tmp_path)
+    text = (tmp_path / "s.geojson").read_text()
+    collection = geojson.loads(text)
+    assert collection.is_valid and len(collection.features) == len(_table(tmp_path / "s.csv"))
+    feature = collection.features[0]
+    assert feature["properties"]["objectType"] == "tile"
+    assert feature["properties"]["classification"]["name"] in CLASSES
+    assert len(feature["properties"]["classification"]["color"]) == 3
+    assert sum(feature["properties"]["measurements"].values()) == pytest.approx(1, abs=1e-5)
+    (x0, y0), _, (x1, y1) = feature["geometry"]["coordinates"][0][:3]
+    assert (x1 - x0, y1 - y0) == (64, 64)
+    ids = [feature["id"] for feature in collection.features]
+    predict(run, [slide], tmp_path)
+    again = geojson.loads((tmp_path / "s.geojson").read_text())
+    assert [feature["id"] for feature in again.features] == ids and len(set(ids)) == len(ids)
+
+
+def test_one_bad_slide_does_not_stop_the_others(run: Path, slide: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.svs"
+    bad.write_bytes(b"nothing")
+    result = CliRunner().invoke(
+        main, ["predict", str(run), str(bad), str(slide), "--out", str(tmp_path / "o")]
+    )
+    assert result.exit_code == 1 and "Error: bad:" in result.stderr
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {
+        "s.csv",
+        "s.geojson",
+        "s-benign.png",
+        "s-dcis.png",
+        "summary.csv",
+    }
+    result = CliRunner().invoke(
+        main, ["predict", str(run), str(slide), "--out", str(tmp_path / "o"), "--json"]
+    )
+    found = json.loads(result.stdout)["slides"][0]
+    assert result.exit_code == 0 and sum(found["share_of_patches"].values()) == pytest.approx(1)
+
+
+def test_another_resolution_is_refused_unless_told(run: Path, slide: Path, tmp_path: Path) -> None:
+    refused = predict(run, [slide], tmp_path / "a", options=PredictOptions(mpp=1.0))
+    assert "more than 10 % off" in refused.failed[0][1] and not (tmp_path / "a").exists()
+    told = predict(run, [slide], tmp_path / "a", options=PredictOptions(mpp=1.0, accept_mpp=True))
+    assert told.predictions[0].size_level0 == pytest.approx(128)
+
+
+def test_what_is_no_classifier_is_refused(tmp_path: Path, slide: Path) -> None:
+    with pytest.raises(EncoderError, match="cannot be read as a classifier"):
+        predict(tmp_path, [slide], tmp_path / "o")

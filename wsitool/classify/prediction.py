@@ -1,0 +1,127 @@
+"""The prediction of one slide and the files it becomes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.report.files import replace_file
+from wsitool.report.geojson import write_geojson
+from wsitool.report.heatmap import draw_heatmap, heat
+from wsitool.store.schema import PatchStore
+
+__all__ = ["Picture", "Prediction", "mosaic", "write_prediction", "write_summary"]
+
+_MOSAIC_SIDE = 2000  # pixels of the longer side of a picture put together from patches
+_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A small picture of a slide: `pixels` (h, w, 3) uint8, `downsample` (fx, fy) level-0 px per pixel."""
+
+    pixels: NDArray[np.uint8]
+    downsample: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Calibrated probabilities (N, K) of the patches of one slide at level-0 corners `coords` (N, 2)."""
+
+    name: str
+    group: str
+    classes: tuple[str, ...]
+    coords: NDArray[np.int64]
+    size_level0: float
+    probabilities: NDArray[np.float64]
+    picture: Picture
+    unreadable: int
+    seconds: float
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """(K,) mean probability over the patches: the slide's own."""
+        mean: NDArray[np.float64] = self.probabilities.mean(axis=0)
+        return mean
+
+    @property
+    def called(self) -> str:
+        """The class with the highest mean probability."""
+        return self.classes[int(self.mean.argmax())]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of patches each class is the most probable one of."""
+        counts = np.bincount(self.probabilities.argmax(axis=1), minlength=len(self.classes))
+        return {name: float(n / len(self.coords)) for name, n in zip(self.classes, counts, strict=True)}
+
+
+def write_prediction(out: Path, found: Prediction) -> None:
+    """Write <slide>.csv, <slide>.geojson and one <slide>-<class>.png for each class into `out`."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("x", "y", "size", "predicted", *(f"p_{name}" for name in found.classes)))
+    size = f"{found.size_level0:g}"
+    for (x, y), p in zip(found.coords.tolist(), found.probabilities, strict=True):
+        writer.writerow((x, y, size, found.classes[int(p.argmax())], *(f"{value:.6f}" for value in p)))
+    replace_file(out / f"{found.name}.csv", buffer.getvalue().encode())
+    write_geojson(
+        out / f"{found.name}.geojson",
+        slide=found.name,
+        coords=found.coords,
+        size_level0=found.size_level0,
+        probabilities=found.probabilities,
+        classes=found.classes,
+    )
+    pixels, downsample = found.picture.pixels, found.picture.downsample
+    for index, name in enumerate(found.classes):
+        drawn = heat(
+            pixels.shape[:2], downsample, found.coords, found.size_level0, found.probabilities[:, index]
+        )
+        title = f"{found.name}: {name}, mean {found.mean[index]:.3f}"
+        draw_heatmap(out / f"{found.name}-{_plain(name)}.png", pixels, drawn, title=title)
+
+
+def write_summary(path: Path, predictions: Sequence[Prediction]) -> None:
+    """One row per slide: the class called, and mean probability and share of patches of each class."""
+    classes = predictions[0].classes
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    means, shares = [f"mean_p_{name}" for name in classes], [f"share_{name}" for name in classes]
+    writer.writerow(("slide", "group", "patches", "unreadable", "predicted", *means, *shares, "seconds"))
+    for found in predictions:
+        figures = [f"{value:.6f}" for value in (*found.mean, *found.shares.values())]
+        head = (found.name, found.group, len(found.coords), found.unreadable, found.called)
+        writer.writerow((*head, *figures, f"{found.seconds:.2f}"))
+    replace_file(path, buffer.getvalue().encode())
+
+
+def mosaic(store: PatchStore, rows: NDArray[np.int64]) -> Picture:
+    """A picture put together from a store's patches, shrunk, on white: a store has no other pixels."""
+    meta = store.meta
+    scale = max(meta.level0_width, meta.level0_height) / _MOSAIC_SIDE
+    # one patch must stay at least a few pixels wide, and pictures of tiny slides need not be magnified
+    scale = min(max(scale, meta.patch_size_level0 / meta.patch_size), meta.patch_size_level0 / 4)
+    side = max(1, round(meta.patch_size_level0 / scale))
+    shape = (int(np.ceil(meta.level0_height / scale)) + 1, int(np.ceil(meta.level0_width / scale)) + 1)
+    canvas = np.full((*shape, 3), 255, np.uint8)
+    picks = ((np.arange(side) + 0.5) * meta.patch_size / side).astype(np.int64)
+    corners = np.floor(store.coords / scale).astype(np.int64)
+    for start in range(0, len(rows), _BATCH):
+        chunk = rows[start : start + _BATCH]
+        small = store.read(chunk)[:, picks][:, :, picks]
+        for (x, y), patch in zip(corners[chunk].tolist(), small, strict=True):
+            target = canvas[y : y + side, x : x + side]
+            target[:] = patch[: target.shape[0], : target.shape[1]]
+    return Picture(pixels=canvas, downsample=(scale, scale))
+
+
+def _plain(name: str) -> str:
+    """A class name as part of a file name."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)

@@ -1,0 +1,69 @@
+"""Predictions as GeoJSON that QuPath opens: one tile object per patch, with class and measurements."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.report.files import replace_file
+
+__all__ = ["class_colours", "write_geojson"]
+
+_COLOURS = (
+    (0, 114, 178),
+    (213, 94, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (230, 159, 0),
+    (86, 180, 233),
+    (240, 228, 66),
+)
+
+
+def class_colours(classes: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """A colour-blind-safe RGB colour for each class, in order."""
+    return {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(classes)}
+
+
+def write_geojson(
+    path: str | Path,
+    *,
+    slide: str,
+    coords: NDArray[np.int64],
+    size_level0: float,
+    probabilities: NDArray[np.float64],
+    classes: Sequence[str],
+) -> None:
+    """Write a FeatureCollection of squares in level-0 pixels (QuPath's frame).
+
+    `coords` (N, 2) are corners, `probabilities` (N, K). Each feature is QuPath's object type "tile", of its
+    most probable class, with every class's probability as a measurement. Ids depend on slide and place
+    only, so that a second export updates the first.
+    """
+    colours = class_colours(classes)
+    called = probabilities.argmax(axis=1)
+    side = round(size_level0)
+    features = []
+    for index, (x, y) in enumerate(coords.tolist()):
+        name = classes[called[index]]
+        corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+        measured = {f"p {k}": round(float(p), 6) for k, p in zip(classes, probabilities[index], strict=True)}
+        features.append(
+            {
+                "type": "Feature",
+                "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{slide}:{x}:{y}:{side}")),
+                "geometry": {"type": "Polygon", "coordinates": [corners]},
+                "properties": {
+                    "objectType": "tile",
+                    "classification": {"name": name, "color": list(colours[name])},
+                    "measurements": measured,
+                },
+            }
+        )
+    collection = {"type": "FeatureCollection", "features": features}
+    replace_file(Path(path), json.dumps(collection, separators=(",", ":")).encode())

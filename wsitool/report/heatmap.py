@@ -1,0 +1,65 @@
+"""The probability of one class over the picture of a slide."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from wsitool.report.files import replace_file
+
+__all__ = ["draw_heatmap", "heat"]
+
+_LONGEST_INCHES = 9.0
+_SHADE = 0.55
+
+
+def heat(
+    shape: tuple[int, int],
+    downsample: tuple[float, float],
+    coords: NDArray[np.int64],
+    size_level0: float,
+    values: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Mean of `values` (N,) of the patches over each pixel of a picture of `shape` (h, w); NaN where none is.
+
+    `coords` (N, 2) are level-0 corners, `downsample` (fx, fy) level-0 pixels per pixel of the picture.
+    """
+    total, count = np.zeros(shape), np.zeros(shape)
+    first = np.floor(coords / np.array(downsample)).astype(np.int64)
+    # to the next patch's first pixel, so that neighbours neither overlap nor leave a gap
+    last = np.maximum(np.floor((coords + size_level0) / np.array(downsample)).astype(np.int64), first + 1)
+    for (x0, y0), (x1, y1), value in zip(first.tolist(), last.tolist(), values.tolist(), strict=True):
+        total[y0:y1, x0:x1] += value
+        count[y0:y1, x0:x1] += 1
+    mean: NDArray[np.float64] = np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
+    return mean
+
+
+def draw_heatmap(
+    path: str | Path,
+    thumbnail: NDArray[np.uint8],
+    heat_map: NDArray[np.float64],
+    *,
+    title: str,
+) -> None:
+    """Write a PNG of `heat_map` (h, w), probabilities or NaN, over `thumbnail` (h, w, 3)."""
+    height, width = thumbnail.shape[:2]
+    scale = _LONGEST_INCHES / max(height, width)
+    size = (max(3.0, width * scale) + 1.2, max(2.5, height * scale) + 0.4)
+    figure = Figure(figsize=size, dpi=140, layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(thumbnail, interpolation="antialiased")
+    shown = axes.imshow(
+        np.ma.masked_invalid(heat_map), cmap="turbo", vmin=0, vmax=1, alpha=_SHADE, interpolation="nearest"
+    )
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=10)
+    bar = figure.colorbar(shown, ax=axes, fraction=0.04, pad=0.02)
+    bar.set_label("probability", fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    replace_file(Path(path), buffer.getvalue())
