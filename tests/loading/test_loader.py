@@ -165,6 +165,19 @@ def test_a_corrupt_patch_is_skipped_counted_and_reported(tmp_path: Path) -> None
     assert loader.stats.patches == 198
 
 
+def test_ranks_keep_equal_batches_where_a_patch_is_corrupt(tmp_path: Path) -> None:
+    expected = write_example(tmp_path / "a.h5", "jpeg", 100)
+    _damage(tmp_path / "a.h5", [17])
+    collection = open_collection(tmp_path)
+    ranks = [list(PatchLoader(collection, batch_size=10, rank=rank, world_size=2)) for rank in range(2)]
+    assert [len(batch) for batch in ranks[0]] == [len(batch) for batch in ranks[1]] == [10] * 5
+    seen = [index for own in ranks for batch in own for index in batch.indices.tolist()]
+    assert set(seen) == set(range(100)) - {17}
+    assert len(seen) == 100
+    for batch in [*ranks[0], *ranks[1]]:
+        assert np.array_equal(batch.patches.permute(0, 2, 3, 1).numpy(), expected[batch.indices.numpy()])
+
+
 def test_too_many_corrupt_patches_are_fatal(tmp_path: Path) -> None:
     write_example(tmp_path / "a.h5", "jpeg", 100)
     _damage(tmp_path / "a.h5", [3, 17, 50])

@@ -59,9 +59,10 @@ class PatchLoader:
 
     Every epoch covers every patch exactly once over all ranks (unless `drop_last`, or `balance="slides"`), in
     an order that depends on (seed, epoch) only. Iterating advances the epoch; `set_epoch` chooses it.
-    `block` shuffles runs of neighbours, for network disks. A patch that cannot be decoded is skipped and
-    noted in `stats.bad`; more than `max_bad_share` of the collection is a CorruptStoreError, as is a store
-    that was deleted or replaced. Works wherever an iterable with a length does, Lightning included.
+    `block` shuffles runs of neighbours, for network disks. A patch that cannot be decoded is skipped (with
+    several ranks, another of the batch comes twice instead) and noted in `stats.bad`; more than
+    `max_bad_share` of the collection is a CorruptStoreError, as is a store that was deleted or replaced.
+    Works wherever an iterable with a length does, Lightning included.
     """
 
     def __init__(
@@ -212,6 +213,8 @@ class PatchLoader:
         good = np.setdiff1d(np.arange(len(indices)), [row for row, _ in tally.bad])
         if len(self.stats.bad) > self._bad_allowed or len(good) < min(2, len(indices)):
             raise self._too_bad(int(indices[tally.bad[0][0]]), tally.bad[0][1])
+        if self.plan.world_size > 1:
+            good = np.resize(good, len(indices))  # ranks that gather from each other need equal batches
         buffer[: len(good)] = buffer[good]
         kept: NDArray[np.int64] = indices[good]
         return kept
