@@ -117,7 +117,7 @@ def _show_slides(page: Page, out: Path) -> None:
 
 
 def _show_pretraining(page: Page, out: Path) -> None:
-    page.section("Pretraining", "SimCLR learns to find, for each view of a patch, the other view of the same.")
+    page.section("Pretraining", "SimCLR learns to find, for one view of a patch, the other view of it.")
     page.text("First on kidney:").image(out / "encoder-kidney" / "curves.png")
     page.text("Then on breast, from where kidney ended:").image(out / "encoder-breast" / "curves.png")
 
