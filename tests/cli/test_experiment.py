@@ -1,0 +1,60 @@
+import json
+from pathlib import Path
+
+import pytest
+from classify_stores import labelled_store
+from click.testing import CliRunner
+
+from wsitool.cli import main
+from wsitool.experiment import read_plan
+
+_EXAMPLES = Path(__file__).parents[2] / "examples" / "reproduce_paper"
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Path:
+    for number in range(4):
+        labelled_store(tmp_path / "train" / f"p{number}.h5", per_class=4, seed=number)
+    return tmp_path / "train"
+
+
+def _run(*words: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, [str(word) for word in ("experiment", *words)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def _common(train: Path, out: Path) -> tuple[object, ...]:
+    network = ("--backbone", "resnet18", "--init", "random", "--head", "linear", "--c", 0.1)
+    return ("--train", train, "--out", out, "--fractions", "50,100", "--seeds", 1, *network)
+
+
+def test_dry_run_counts_the_work_and_writes_nothing(train: Path, tmp_path: Path) -> None:
+    words = ("--methods", "supervised,rotation", "--folds", 2, "--pretrain-epochs", 3, "--dry-run")
+    code, out, err = _run(*_common(train, tmp_path / "o"), *words)
+    assert code == 0, err
+    assert "2 arms x 2 fractions x 1 seeds: 8 cells, 0 of them there already" in out
+    assert "pretrain rotation-fold1-seed0: rotation, 24 patches, 3 epochs" in out
+    assert f"{2 * 24 * 3 * 4:,} images through pretraining" in out  # folds x patches x epochs x rotations
+    assert not (tmp_path / "o").exists()
+
+
+def test_summary_and_json(train: Path, tmp_path: Path) -> None:
+    words = (*_common(train, tmp_path / "o"), "--methods", "supervised", "--folds", 2)
+    code, out, err = _run(*words)
+    assert code == 0, err
+    assert "| arm | 50 % (12 patches) | 100 % (24 patches) |" in out and "4 cells, 0 of them" in out
+    code, out, _ = _run(*words, "--json")
+    assert code == 0 and json.loads(out)["baseline"] == "supervised"
+
+
+def test_wrong_usage_is_one_sentence(train: Path, tmp_path: Path) -> None:
+    code, _, err = _run(*_common(train, tmp_path / "o"), "--methods", "simclr+auxiliary")
+    assert code == 2 and "needs --auxiliary" in err
+    code, _, err = _run(*_common(train, tmp_path / "o"), "--fractions", "five")
+    assert code == 2 and "percentages such as 5,25,50,100" in err
+
+
+@pytest.mark.parametrize("name", ["paper", "small"])
+def test_plans_of_the_example_are_valid(name: str) -> None:
+    plan = read_plan(_EXAMPLES / f"{name}.toml")
+    assert plan.fractions == (0.05, 0.25, 0.5, 1.0) and plan.methods[0] == "supervised"
