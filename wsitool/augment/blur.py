@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
@@ -46,8 +44,9 @@ def blur(images: Tensor, sigma: Tensor, *, inplace: bool = False) -> Tensor:
     index = sigma.nonzero().squeeze(1)
     sigma = sigma[index].to(device=images.device, dtype=images.dtype)
     if images.device.type == "cpu":
-        for image, own in zip(index.tolist(), sigma.tolist(), strict=True):
-            _banded(images[image], own, out[image])
+        bands = _bands(sigma, min(images.shape[-2:]) - 1)
+        for image, band in zip(index.tolist(), bands, strict=True):
+            _banded(images[image], band, out[image])
         return out
     index = index.to(images.device)
     out[index] = _by_matrices(images[index], sigma)
@@ -76,14 +75,13 @@ def _blur_matrix(sigma: Tensor, length: int) -> Tensor:
     return matrix.scatter_add_(2, source.expand(shape), weights[:, None].expand(shape))
 
 
-def _banded(image: Tensor, sigma: float, out: Tensor) -> None:
+def _banded(image: Tensor, band: Tensor, out: Tensor) -> None:
     """One image (3, H, W): products with the banded part of the matrices only, block by block; into `out`.
 
     A CPU multiplies matrices several times as fast as it convolves three channels.
     """
     channels, height, width = image.shape
-    reach = min(math.ceil(sigma * _REACH), height - 1, width - 1)
-    band = _band(sigma, reach).to(image)
+    reach = (band.shape[1] - _BLOCK) // 2
     padded = F.pad(image[None], (reach, reach, reach, reach), mode="reflect")[0]
     rows = padded.view(-1, width + 2 * reach)
     narrow = torch.empty((len(rows), width), dtype=image.dtype)
@@ -98,12 +96,19 @@ def _banded(image: Tensor, sigma: float, out: Tensor) -> None:
         out[:, start:stop] = part @ columns[:, start : stop + 2 * reach]
 
 
-def _band(sigma: float, reach: int) -> Tensor:
-    """(_BLOCK, _BLOCK + 2 reach): row i holds the kernel's weights from column i on, zeros elsewhere."""
-    offset = torch.arange(-reach, reach + 1)
-    weights = torch.exp(-0.5 * (offset / sigma) ** 2)
-    weights /= weights.sum()
+def _bands(sigma: Tensor, limit: int) -> Tensor:
+    """(n, _BLOCK, _BLOCK + 2 reach): row i holds an image's kernel from column i on, zeros elsewhere.
+
+    The reach is that of the widest kernel, at most `limit` pixels.
+    """
+    own = (sigma * _REACH).ceil_().clamp_(max=limit)
+    reach = int(own.max()) if len(own) else 0
+    offset = torch.arange(-reach, reach + 1, dtype=sigma.dtype)
+    weights = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2).mul_(offset.abs() <= own[:, None])
+    weights /= weights.sum(dim=1, keepdim=True)
     # Rows that are one longer than the matrix's, laid end to end, shift by a column from row to row.
     length = _BLOCK + 2 * reach
-    rows = F.pad(weights, (0, _BLOCK)).expand(_BLOCK, length + 1)
-    return rows.reshape(-1)[: _BLOCK * length].view(_BLOCK, length)
+    rows = F.pad(weights, (0, _BLOCK))[:, None].expand(-1, _BLOCK, length + 1)
+    return rows.reshape(len(sigma), _BLOCK * (length + 1))[:, : _BLOCK * length].view(
+        len(sigma), _BLOCK, length
+    )
