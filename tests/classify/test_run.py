@@ -205,6 +205,22 @@ def test_leaks_are_refused_by_name(stores: Path, tmp_path: Path) -> None:
     assert any(warning.startswith("Transductive") for warning in heard.warnings)
 
 
+def test_the_same_tissue_under_another_name_is_reported(stores: Path, tmp_path: Path) -> None:
+    labelled_store(tmp_path / "again.h5", seed=0)  # the pictures of the training patient p0
+    heard = Heard()
+    result = classify(
+        stores / "train",
+        test=tmp_path / "again.h5",
+        out=tmp_path / "r",
+        encoder="random",
+        backbone="resnet18",
+        settings=Settings(head="linear", device="cpu"),
+        reporter=heard,
+    )
+    assert result.metrics["near_duplicates_in_test"] >= 16
+    assert any("look like training patches" in warning for warning in heard.warnings)
+
+
 def test_what_cannot_work_fails_before_anything_is_written(
     stores: Path, tmp_path: Path, finished: Path
 ) -> None:

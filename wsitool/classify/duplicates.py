@@ -15,8 +15,9 @@ from skimage.transform import downscale_local_mean, resize
 
 from wsitool.store.collection import Collection
 
-__all__ = ["NearDuplicates", "near_duplicates", "perceptual_hashes"]
+__all__ = ["Hashes", "NearDuplicates", "hash_patches", "near_duplicates", "perceptual_hashes"]
 
+Hashes = tuple[NDArray[np.uint64], NDArray[np.bool_]]
 MAX_DISTANCE = 3
 _BANDS = 4  # of 16 bits: two hashes at most 3 bits apart agree in at least one band
 _SIDE = 32
@@ -32,16 +33,20 @@ class NearDuplicates:
     pairs: tuple[tuple[int, int, int], ...]
     examples: tuple[str, ...]
 
+    @property
+    def count(self) -> int:
+        """Patches of `b` that have a near-duplicate in `a`."""
+        return len({b for _, b, _ in self.pairs})
+
     def sentence(self) -> str:
-        """What to tell the user."""
-        count = len({b for _, b, _ in self.pairs})
+        """What to tell the user, `a` being the training and `b` the test side."""
         return (
-            f"{count} test patches look like training patches (perceptual hash), such as "
+            f"{self.count} test patches look like training patches (perceptual hash), such as "
             f"{'; '.join(self.examples)}: if that is the same tissue, the test flatters."
         )
 
 
-def perceptual_hashes(patches: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+def perceptual_hashes(patches: NDArray[np.uint8]) -> Hashes:
     """Hash patches (B, P, P, 3): (B,) uint64, and whether each has contrast enough for a meaningful hash."""
     grey = patches.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     small = _shrink(grey)
@@ -52,10 +57,15 @@ def perceptual_hashes(patches: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], N
     return hashes, small.std(axis=(1, 2)) >= _LEAST_CONTRAST
 
 
-def near_duplicates(a: Collection, b: Collection) -> NearDuplicates:
-    """Pairs of patches of `a` and `b` whose hashes are at most 3 bits apart; each patch is read once."""
-    hashes_a, clear_a = _hash_all(a)
-    hashes_b, clear_b = _hash_all(b)
+def near_duplicates(
+    a: Collection, b: Collection, *, known_a: Hashes | None = None, known_b: Hashes | None = None
+) -> NearDuplicates:
+    """Pairs of patches of `a` and `b` whose hashes are at most 3 bits apart.
+
+    Each patch is read once, or not at all where its side's hashes (`hash_patches`) are given.
+    """
+    hashes_a, clear_a = known_a or hash_patches(a)
+    hashes_b, clear_b = known_b or hash_patches(b)
     pairs: set[tuple[int, int, int]] = set()
     for band in range(_BANDS):
         keys_a = _band(hashes_a, band)
@@ -77,7 +87,8 @@ def near_duplicates(a: Collection, b: Collection) -> NearDuplicates:
     return NearDuplicates(pairs=ordered, examples=tuple(_name(a, b, pair) for pair in ordered[:3]))
 
 
-def _hash_all(collection: Collection) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+def hash_patches(collection: Collection) -> Hashes:
+    """`perceptual_hashes` of every patch of a collection, in its order."""
     parts = [
         perceptual_hashes(collection.read(np.arange(start, min(start + _BATCH, len(collection)))))
         for start in range(0, len(collection), _BATCH)

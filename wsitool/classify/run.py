@@ -12,6 +12,7 @@ import numpy as np
 from wsitool import __version__
 from wsitool.backbones import Encoder, build_backbone
 from wsitool.classify.data import Paths, TrainTest, open_train_test
+from wsitool.classify.duplicates import near_duplicates
 from wsitool.classify.fit import Fitted
 from wsitool.classify.judge import judge
 from wsitool.classify.labels import LabelledPatches
@@ -79,6 +80,7 @@ def classify(
     data = open_train_test(train, test, labels=labels, split=settings.split, reporter=reporter)
     per_class_count(data.train.labels, fraction, data.train.classes)  # fails before anything costs time
     first = build_backbone(backbone, init=encoder, seed=seed)
+    alike = _near_duplicates(data, reporter)
     seen = _check_leaks(data, first, folds, allowed=allow_transductive, reporter=reporter)
     work = Work(
         data=data,
@@ -96,7 +98,7 @@ def classify(
     validation = validation_part(fitted, subset)
     parts += test_part(work, fitted) + validation
     judged_on = _judged_on(parts, folds, reporter)
-    metrics = _metrics(parts, fitted, judged_on, seed, seen)
+    metrics = {**_metrics(parts, fitted, judged_on, seed, seen), "near_duplicates_in_test": alike}
     run = _run_record(work, first, fitted, encoder_given=str(encoder), folds=folds, judged_on=judged_on)
     run["seconds"] = round(time.monotonic() - began, 2)
     write_run(
@@ -139,6 +141,16 @@ def _check_leaks(
         seen = check_pretraining(encoder.card.groups, judged.groups.tolist(), allowed=allowed)
     _warn(data, encoder, seen, reporter)
     return seen
+
+
+def _near_duplicates(data: TrainTest, reporter: Reporter) -> int:
+    """How many test patches look like training patches; a warning if any does."""
+    if data.test is None:
+        return 0
+    found = near_duplicates(data.train.collection, data.test.collection)
+    if found.pairs:
+        reporter.warn(found.sentence())
+    return found.count
 
 
 def _judged_on(parts: list[Part], folds: int | None, reporter: Reporter) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsitool.classify.duplicates import near_duplicates
+from wsitool.classify.duplicates import Hashes, hash_patches, near_duplicates
 from wsitool.classify.outputs import describe_patches
 from wsitool.classify.subsets import balanced_subset, per_class_count
 from wsitool.experiment.cells import CellResult
@@ -15,7 +15,7 @@ from wsitool.experiment.grid import run_grid
 from wsitool.experiment.plan import Plan
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, summarise
-from wsitool.experiment.rounds import Round, open_rounds
+from wsitool.experiment.rounds import Round, View, open_rounds
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.files import write_json
 
@@ -69,8 +69,19 @@ def check_fractions(plan: Plan, rounds: Sequence[Round]) -> None:
 
 def _near_duplicates(rounds: Sequence[Round], reporter: Reporter) -> list[str]:
     notes = []
+    # folds share their patches: each is hashed once
+    wholes = {id(view.whole): view.whole for chosen in rounds for view in (chosen.train, chosen.test)}
+    hashes = {key: hash_patches(whole.collection) for key, whole in wholes.items()}
+
+    def known(view: View) -> Hashes:
+        values, clear = hashes[id(view.whole)]
+        return values[view.rows], clear[view.rows]
+
     for chosen in rounds:
-        found = near_duplicates(chosen.train.patches.collection, chosen.test.patches.collection)
+        train, test = chosen.train, chosen.test
+        found = near_duplicates(
+            train.patches.collection, test.patches.collection, known_a=known(train), known_b=known(test)
+        )
         if found.pairs:
             notes.append(f"{chosen.name}: {found.sentence()}")
             reporter.warn(notes[-1])
