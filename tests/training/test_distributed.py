@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from wsitool.backbones import build_backbone
 from wsitool.training.sync_norm import synchronise
 from wsitool_plugins.simclr import SimCLR, SimCLRParams
 
@@ -91,9 +92,8 @@ def test_synchronised_norms_keep_keys_weights_and_single_process_results() -> No
 
 def _train(stores: Path, out: Path, *words: str) -> None:
     command = [_WSITOOL, "pretrain", str(stores), "--method", "rotation", "--out", str(out)]
-    quick = ["--backbone", "resnet18", "--init", "random", "--epochs", "2", "--accelerator", "cpu"]
-    # Small plain steps: in float32 anything else amplifies the last bits within three of them.
-    plain = ["--optimizer", "sgd", "--lr", "0.0005"]
+    quick = ["--backbone", "resnet18", "--init", "random", "--epochs", "1", "--accelerator", "cpu"]
+    plain = ["--optimizer", "sgd", "--lr", "1.0"]
     environment = {
         name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "NODE_RANK")
     }
@@ -115,14 +115,20 @@ def _losses(run: Path) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_two_devices_from_the_command_line_train_as_one(tmp_path: Path) -> None:
-    """RotNet draws nothing at random: the same batches on two devices are the same training."""
-    stores = patch_folder(tmp_path / "kidney", each=8)
+    """RotNet draws nothing at random: the same batch on two devices is the same step.
+
+    In float32 the last bits grow a thousandfold on their way down through twenty batch norms, hence the wider
+    bound at the bottom; the law above holds to 1e-6 in float64.
+    """
+    stores = patch_folder(tmp_path / "kidney", each=4)
     _train(stores, tmp_path / "two", "--devices", "2", "--batch-size", "4")
     _train(stores, tmp_path / "one", "--devices", "1", "--batch-size", "8")
-    one, two = _losses(tmp_path / "one"), _losses(tmp_path / "two")
-    assert len(one) == 4
-    assert two[0] == pytest.approx(one[0], abs=1e-5)
-    assert two == pytest.approx(one, abs=2e-3)
-    a, b = (load_file(tmp_path / name / "encoder.safetensors") for name in ("one", "two"))
-    assert torch.allclose(a["bn1.running_mean"], b["bn1.running_mean"], atol=1e-4)
+    assert _losses(tmp_path / "two") == pytest.approx(_losses(tmp_path / "one"), abs=1e-5)
+    start = build_backbone("resnet18", init="random").trunk.state_dict()
+    one, two = (load_file(tmp_path / name / "encoder.safetensors") for name in ("one", "two"))
+    for name, bound in (("layer4.1.conv2.weight", 1e-3), ("conv1.weight", 0.1)):
+        step = one[name] - start[name]
+        assert (two[name] - one[name]).norm() < bound * step.norm(), name
+    assert torch.allclose(one["bn1.running_mean"], two["bn1.running_mean"], atol=1e-5)
