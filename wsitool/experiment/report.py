@@ -70,13 +70,13 @@ def _page(results: Results, out: Path, said: dict[str, list[str]], command: str)
     plan = results.plan
     page = Page(
         "How many labels are needed?",
-        f"{len(plan.methods)} ways of training were compared at {len(plan.fractions)} label fractions and "
-        f"{plan.seeds} seeds, and judged on {len(results.labels):,} patches of {len(results.groups)} groups "
+        f"{', '.join(plan.methods)}: compared at {len(plan.fractions)} label fractions with {plan.seeds} "
+        f"label seeds each, and judged on {len(results.labels):,} patches of {len(results.groups)} groups "
         f"(patients) that none of them was trained on.",
     )
     page.section("In words", "\n\n".join(said["verdicts"]))
     page.note("\n\n".join(said["caveats"] + said["notes"]))
-    page.section("Table 2", "Patch accuracy in percent with its 95 % interval, and the loss per patch.")
+    page.section("Table 2", "Patch accuracy in percent [95 % interval] / loss per patch.")
     page.table(table.headers(results), table.rows(results))
     page.section("Label efficiency", "Bands are 95 % intervals over groups; the dotted line is the mark.")
     for metric, title in _TITLES.items():
@@ -84,12 +84,20 @@ def _page(results: Results, out: Path, said: dict[str, list[str]], command: str)
     page.section("All figures", "Means over seeds.")
     page.table(*_all_figures(results))
     _pictures(page, results, out / "figures")
-    page.section("Settings").table(
-        ("setting", "value"), [(name, value) for name, value in plan.to_dict().items() if value is not None]
-    )
+    page.section("Settings").table(("setting", "value"), _settings(results))
     if command:
         page.section("To repeat it").code(command)
     return page
+
+
+def _settings(results: Results) -> list[tuple[str, str]]:
+    """What was chosen, without what was left empty."""
+    rows = []
+    for name, value in results.plan.to_dict().items():
+        if value not in (None, ()):
+            text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            rows.append((name.replace("_", " "), text))
+    return rows
 
 
 def _all_figures(results: Results) -> tuple[tuple[str, ...], list[list[str]]]:
@@ -97,7 +105,8 @@ def _all_figures(results: Results) -> tuple[tuple[str, ...], list[list[str]]]:
     rows = []
     for found in results.arms.values():
         figures = [found.mean[name] for name in names]
-        extra = [found.calibrated_ece, found.image_accuracy]
+        # without a validation share there is nothing to fit a temperature on
+        extra = [found.calibrated_ece if results.plan.validation else None, found.image_accuracy]
         cells = ["-" if value is None else f"{value:.3f}" for value in figures + extra]
         rows.append([found.arm, f"{found.fraction:.0%}", *cells])
     titles = [name.replace("_", " ") for name in names]

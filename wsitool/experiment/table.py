@@ -65,7 +65,7 @@ def _cell(found: ArmResult) -> str:
     if accuracy is None or loss is None:
         return "-"
     bounds = f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]" if interval else ""
-    return f"{100 * accuracy:.1f}{bounds}, loss {loss:.3f}"
+    return f"{100 * accuracy:.1f}{bounds} / {loss:.3f}"
 
 
 def _escape(text: str) -> str:
