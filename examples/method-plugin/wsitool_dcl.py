@@ -26,6 +26,7 @@ class DCL(Method[DCLParams]):
     """Yeh et al. 2022, Decoupled contrastive learning, arXiv:2110.06848."""
 
     params_type = DCLParams
+    uses_batch_negatives = True
 
     def __init__(self, backbone: nn.Module, feature_dim: int, params: DCLParams) -> None:
         super().__init__(backbone, feature_dim, params)

@@ -9,41 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from wsitool.api import (
-    Method,
-    Params,
-    Step,
-    all_gather,
-    color_jitter,
-    gaussian_blur,
-    hed_jitter,
-    hparam,
-    in_pieces,
-    random_d4,
-    random_grayscale,
-    random_hflip,
-    random_resized_crop,
-    rank,
-    to_float,
-)
+from wsitool.api import Method, Step, ViewParams, all_gather, hparam, rank, two_views
 
 __all__ = ["SimCLR", "SimCLRParams", "nt_xent"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimCLRParams(Params):
-    """Temperature, projection head and augmentation of SimCLR."""
-
-    presets = {"histology": {"d4": True, "hed": 0.05, "min_scale": 0.2}}
+class SimCLRParams(ViewParams):
+    """Temperature and projection of SimCLR; the views' defaults are SimCLR's own."""
 
     temperature: float = hparam(0.5, "temperature of the NT-Xent loss", gt=0)
     hidden_dim: int | None = hparam(None, "width of the projection's hidden layer (as the features)", ge=1)
     projection_dim: int = hparam(128, "width of the projection", ge=2)
-    strength: float = hparam(1.0, "strength s of the colour jitter (.8s, .8s, .8s, .2s)", ge=0, le=1)
-    min_scale: float = hparam(0.08, "smallest share of the patch a crop keeps", gt=0, le=1)
-    blur_p: float = hparam(0.5, "share of images that are blurred", ge=0, le=1)
-    d4: bool = hparam(False, "flip and turn by all eight symmetries, not left-right only")
-    hed: float = hparam(0.0, "strength of the stain (HED) jitter", ge=0, le=0.5)
 
 
 class SimCLR(Method[SimCLRParams]):
@@ -67,20 +44,7 @@ class SimCLR(Method[SimCLRParams]):
         )
 
     def views(self, patches: Tensor, rng: Generator) -> dict[str, Tensor]:
-        a, b = (in_pieces(patches, lambda part: self._augment(part, rng)) for _ in range(2))
-        return {"a": a, "b": b}
-
-    def _augment(self, patches: Tensor, rng: Generator) -> Tensor:
-        p, s = self.params, self.params.strength
-        images = random_resized_crop(patches, rng, size=patches.shape[-1], scale=(p.min_scale, 1.0))
-        images = random_d4(images, rng) if p.d4 else random_hflip(images, rng)
-        if p.hed:
-            images = hed_jitter(images, rng, sigma=p.hed)
-        images = color_jitter(
-            images, rng, brightness=0.8 * s, contrast=0.8 * s, saturation=0.8 * s, hue=0.2 * s, p=0.8
-        )
-        images = random_grayscale(images, rng, p=0.2)
-        return to_float(gaussian_blur(images, rng, sigma=(0.1, 2.0), p=p.blur_p))
+        return two_views(patches, rng, self.params)
 
     def loss(self, views: dict[str, Tensor]) -> Step:
         images = torch.cat([views["a"], views["b"]])  # (2n, 3, P, P)
