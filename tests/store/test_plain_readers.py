@@ -135,5 +135,5 @@ def test_a_name_must_say_the_format(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="There is no patch store at"):
         open_store(tmp_path / "a.h5")
     (tmp_path / "x.h5").write_bytes(b"not HDF5")
-    with pytest.raises(Exception, match="is not a complete HDF5 patch store"):
+    with pytest.raises(Exception, match="the HDF5 file cannot be read"):
         open_store(tmp_path / "x.h5")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from wsitool.errors import CorruptStoreError
 from wsitool.store.attributes import Summary, coords_attributes, from_attributes, to_attributes
+from wsitool.store.damage import as_corruption
 from wsitool.store.files import KnownFile
 from wsitool.store.reader import Reader, Segments
 from wsitool.store.schema import Candidates, StoreMeta
@@ -104,22 +105,18 @@ def _chunk_offsets(data: Any) -> NDArray[np.int64]:
 def open_hdf5(path: Path) -> Reader:
     """Open an HDF5 store; CorruptStoreError if it is truncated or was rewritten in another layout."""
     known = KnownFile.of(path)
-    try:
-        with h5py.File(path, "r") as file:
-            meta, summary = from_attributes(path, file.attrs)
-            layout: _RawLayout | _JpegLayout
-            if meta.codec == "raw":
-                offsets = _verified_offsets(path, file["patches"], file, known.size)
-                layout = _RawLayout(known, offsets, meta.patch_size**2 * 3)
-            else:
-                offsets = _verified_offsets(path, file["encoded/blob"], file, known.size)
-                step = file["encoded/blob"].chunks[0]
-                layout = _JpegLayout(known, offsets, step, file["encoded/offsets"][:].astype(np.int64))
-    except (OSError, KeyError) as error:
-        raise CorruptStoreError(
-            f"{path} is not a complete HDF5 patch store ({error}): it was truncated or is another kind of "
-            "file; write it again."
-        ) from error
+    with as_corruption(path, "the HDF5 file"), h5py.File(path, "r") as file:
+        meta, summary = from_attributes(path, file.attrs)
+        layout: _RawLayout | _JpegLayout
+        if meta.codec == "raw":
+            offsets = _verified_offsets(path, file["patches"], file, known.size)
+            layout = _RawLayout(known, offsets, meta.patch_size**2 * 3)
+        else:
+            offsets = _verified_offsets(path, file["encoded/blob"], file, known.size)
+            blob, ends = file["encoded/blob"], file["encoded/offsets"][:].astype(np.int64)
+            if ends[0] != 0 or (np.diff(ends) < 0).any() or ends[-1] > blob.shape[0]:
+                raise CorruptStoreError(f"{path}: 'encoded/offsets' does not fit its blob: write it again.")
+            layout = _JpegLayout(known, offsets, blob.chunks[0], ends)
     if layout.rows != summary.patches:
         raise CorruptStoreError(
             f"{path} states {summary.patches} patches and holds {layout.rows}: write the store again."
@@ -158,7 +155,8 @@ class _Columns:
 
     def column(self, name: str) -> NDArray[Any] | None:
         self.files[0].check()
-        with h5py.File(self.files[0].path, "r") as file:
+        path = self.files[0].path
+        with as_corruption(path, f"the column '{name}'"), h5py.File(path, "r") as file:
             if name not in file:
                 return None
             data = file[name]
@@ -169,7 +167,8 @@ class _Columns:
 
     def candidates(self) -> Candidates:
         self.files[0].check()
-        with h5py.File(self.files[0].path, "r") as file:
+        path = self.files[0].path
+        with as_corruption(path, "the candidates"), h5py.File(path, "r") as file:
             group = file["candidates"]
             fixed = ("x", "y", "tissue", "reason")
             return Candidates(

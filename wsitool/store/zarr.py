@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from wsitool.errors import CorruptStoreError
 from wsitool.store.attributes import Summary, coords_attributes, from_attributes, to_attributes
+from wsitool.store.damage import as_corruption
 from wsitool.store.files import KnownFile
 from wsitool.store.reader import Reader, Segments
 from wsitool.store.schema import Candidates, StoreMeta
@@ -122,17 +123,14 @@ def _array_metadata(meta: StoreMeta, patches: int, rows_per_shard: int) -> dict[
 
 def open_zarr(path: Path) -> Reader:
     """Open a zarr store; CorruptStoreError if a shard is missing, truncated or damaged."""
-    try:
+    with as_corruption(path, "the zarr metadata"):
         root = json.loads((path / "zarr.json").read_text())
         meta, summary = from_attributes(path, root.get("attributes", {}))
         array = json.loads((path / "patches" / "zarr.json").read_text())
         rows_per_shard = int(array["chunk_grid"]["configuration"]["chunk_shape"][0])
         expected = _array_metadata(meta, summary.patches, rows_per_shard)
-    except (OSError, KeyError, ValueError, UnicodeDecodeError) as error:
-        raise CorruptStoreError(
-            f"{path} is not a complete zarr patch store ({error}): write it again."
-        ) from error
-    if array["shape"] != expected["shape"] or array["codecs"][0]["name"] != "sharding_indexed":
+        same = array["shape"] == expected["shape"] and array["codecs"][0]["name"] == "sharding_indexed"
+    if not same or rows_per_shard < 1:
         raise CorruptStoreError(
             f"{path} was rewritten by another program (its array 'patches' is not what its attributes say): "
             "write the store again with wsitool."
@@ -194,19 +192,21 @@ class _ShardLayout:
         return zarr.open_group(self._path, mode="r", zarr_format=3)
 
     def column(self, name: str) -> NDArray[Any] | None:
-        root = self._root()
-        if name not in root:
-            return None
-        column = np.asarray(root[name][:])
+        with as_corruption(self._path, f"the column '{name}'"):
+            root = self._root()
+            if name not in root:
+                return None
+            column = np.asarray(root[name][:])
         return np.array(column.tolist(), dtype=np.str_) if column.dtype.kind in "OT" else column
 
     def candidates(self) -> Candidates:
-        group = self._root()["candidates"]
-        fixed = ("x", "y", "tissue", "reason")
-        return Candidates(
-            coords=np.stack([group["x"][:], group["y"][:]], axis=1).astype(np.int64),
-            tissue=group["tissue"][:],
-            reason=group["reason"][:],
-            reasons=tuple(group["reason"].attrs["reasons"]),
-            scores={name: group[name][:] for name in group if name not in fixed},
-        )
+        with as_corruption(self._path, "the candidates"):
+            group = self._root()["candidates"]
+            fixed = ("x", "y", "tissue", "reason")
+            return Candidates(
+                coords=np.stack([group["x"][:], group["y"][:]], axis=1).astype(np.int64),
+                tissue=group["tissue"][:],
+                reason=group["reason"][:],
+                reasons=tuple(group["reason"].attrs["reasons"]),
+                scores={name: group[name][:] for name in group if name not in fixed},
+            )
