@@ -265,7 +265,8 @@ class TileGrid(Sequence[tuple[int, int]]):
     @cached_property
     def coords(self) -> NDArray[np.int64]:
         """(M, 2) x, y of the corners in level-0 pixels."""
-        return np.rint(self.positions * np.array(self.plan.downsample)).astype(np.int64)
+        corners: NDArray[np.int64] = np.rint(self.positions * np.array(self.plan.downsample)).astype(np.int64)
+        return corners
 
     def __len__(self) -> int:
         rows, columns = self.shape
