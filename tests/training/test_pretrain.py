@@ -175,5 +175,5 @@ def test_a_broken_loss_stops_and_says_on_which_patches(kidney: Path, tmp_path: P
         pretrain(kidney, method="rotation", out=tmp_path / "r", **{**QUICK, "lr": 1e30, "optimizer": "sgd"})
     report = json.loads((tmp_path / "r" / "broken-batch.json").read_text())
     assert len(report["indices"]) == 8 and report["loss"] in ("nan", "inf")
-    assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "running"
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "stopped"
     assert not (tmp_path / "r" / "encoder.safetensors").exists()

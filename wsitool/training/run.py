@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from wsitool.api import Method
 from wsitool.backbones import Encoder, EncoderCard, build_backbone, save_encoder
-from wsitool.errors import UsageError
+from wsitool.errors import UsageError, WsitoolError
 from wsitool.loading import PatchLoader
 from wsitool.params import Params
 from wsitool.plugins import blame_plugin, load_method
@@ -120,7 +120,12 @@ class _Run:
         began = time.perf_counter()
         done = int(state["batches"]) if state else 0
         self._announce(done)
-        monitor = self._fit(state, done)
+        try:
+            monitor = self._fit(state, done)
+        except WsitoolError as error:
+            if is_first_process():
+                self._write_facts(status="stopped", error=str(error))
+            raise
         return self._finish(monitor, time.perf_counter() - began)
 
     def _announce(self, done: int) -> None:
