@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +61,8 @@ class MoCo(Method[MoCoParams]):
             keys = self.key_projection(self.key_backbone(views["b"]))  # (n, D)
         if self.training:
             self._new_keys.append(F.normalize(keys.float(), dim=1))
-        return Step(loss=info_nce(queries, keys, self.negatives, self.params.temperature))
+        loss = info_nce(queries, keys, self.negatives, self.params.temperature)
+        return Step(loss=loss, metrics={"chance_loss": torch.tensor(math.log(1 + self.params.queue))})
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -129,3 +130,14 @@ def test_mocos_key_encoder_follows_slowly() -> None:
     method.after_step(0.0)
     torch.testing.assert_close(key, expected.detach())
     assert not key.requires_grad
+
+
+def test_mocos_loss_is_the_chance_loss_where_everything_is_alike() -> None:
+    method = _moco(queue=8)
+    method.negatives[:] = F.normalize(torch.ones(8, 128), dim=1)
+    nn.init.zeros_(method.projection[2].weight)
+    nn.init.ones_(method.projection[2].bias)
+    method.key_projection = frozen_copy(method.projection)
+    step = method.loss(_views(method))
+    torch.testing.assert_close(step.loss.detach(), step.metrics["chance_loss"])
+    assert step.metrics["chance_loss"].item() == pytest.approx(math.log(9))
