@@ -85,3 +85,17 @@ def test_offsets_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         file["encoded/offsets"][5] = 2**40
     with pytest.raises(CorruptStoreError, match="does not fit its blob"):
         open_store(tmp_path / "a.h5")
+
+
+def test_reads_that_stop_half_way_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One system call moves 2 GiB at most, and fewer when a signal comes."""
+    import os
+
+    expected = write_example(tmp_path / "a.h5", "raw")
+    whole = os.preadv
+
+    def some(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        return whole(descriptor, [buffers[0][:1000]], offset)
+
+    monkeypatch.setattr(os, "preadv", some)
+    assert np.array_equal(open_store(tmp_path / "a.h5").read(range(23)), expected)

@@ -220,7 +220,7 @@ class Reader:
             columns = (begin, end, rows[begin] * size, rows[end - 1] * size + size, segments.start[begin])
             with open_files.lease(self._layout.files[file]) as descriptor:
                 for first, last, at, to, start in zip(*(column.tolist() for column in columns), strict=True):
-                    got = os.preadv(descriptor, [flat[at:to]], start)
+                    got = _read_fully(descriptor, flat[at:to], start)
                     if got != to - at:
                         self._short(wanted, segments, targets, first + got // size, last, tally)
         if tally is not None:
@@ -274,10 +274,21 @@ class Reader:
                 for row, start, length in zip(*(column.tolist() for column in columns), strict=True):
                     data = os.pread(descriptor, length, start)
                     pieces.setdefault(row, []).append(data)
-                    if len(data) != length:
+                    if len(data) != length:  # patches are far too small for a read to end early otherwise
                         short.add(row)
         for row, parts in pieces.items():
             yield row, "the file ends before its bytes" if row in short else b"".join(parts)
+
+
+def _read_fully(descriptor: int, out: memoryview, start: int) -> int:
+    """Read until `out` is full or the file ends; returns the bytes read. One call moves 2 GiB at most."""
+    got = os.preadv(descriptor, [out], start)
+    while 0 < got < len(out):
+        more = os.preadv(descriptor, [out[got:]], start + got)
+        if more == 0:
+            break
+        got += more
+    return got
 
 
 def _decode(data: bytes, out: NDArray[np.uint8]) -> str:
