@@ -220,7 +220,7 @@ class _Clock:
 
     def per_patch(self, count: int) -> float:
         """Seconds per patch over the first `count` patches."""
-        end = int(np.searchsorted(self.done, count))
+        end = min(int(np.searchsorted(self.done, count)), len(self.done) - 1)
         return (self.at[end] - self.at[0]) / self.done[end]
 
 
