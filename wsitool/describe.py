@@ -59,6 +59,7 @@ def _slide(path: Path) -> dict[str, Any]:
         "name": info.name,
         "format": info.format,
         "reader": info.reader,
+        "reader because": info.properties.get("reader_reason"),
         "size": [info.width, info.height],
         "mpp": info.mpp,
         "mpp from": info.mpp_source,

@@ -76,6 +76,7 @@ def test_auto_chooses_by_content(real_data: Path, tmp_path: Path) -> None:
     for name, reader in expected.items():
         with open_with(slides / name) as slide:
             assert slide.info.reader == reader
+            assert ("picture" in slide.info.properties["reader_reason"]) == (reader == "image")
     disguised = shutil.copy(slides / "CMU-1-Small-Region.svs", tmp_path / "slide.dat")
     with open_with(disguised) as slide:
         assert slide.info.reader == "tiff"

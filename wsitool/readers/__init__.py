@@ -11,13 +11,19 @@ from wsitool.readers.tiles import TiledSlide, TileLevel
 
 __all__ = ["READERS", "TileLevel", "TiledSlide", "fingerprint", "open_with"]
 
+_REASONS = {
+    "tiff": "a tiled TIFF is read directly, which is fastest",
+    "openslide": "OpenSlide knows the format",
+    "image": "it is an ordinary picture",
+}
 READERS = ("auto", "tiff", "openslide", "image")
 
 
 def open_with(path: str | Path, *, reader: str = "auto", default_mpp: float | None = None) -> TiledSlide:
     """Open a slide with the named reader.
 
-    "auto" takes `tiff` for tiled TIFF files (fastest), else `openslide`, else `image`. Raises UsageError for
+    "auto" takes `tiff` for tiled TIFF files (fastest), else `openslide`, else `image`, and says why in the
+    property "reader_reason". Raises UsageError for
     another name and UnsupportedSlideError, saying why each reader refused, if none opens the file.
     """
     if reader not in READERS:
@@ -36,9 +42,12 @@ def open_with(path: str | Path, *, reader: str = "auto", default_mpp: float | No
     refusals = []
     for name in ("tiff", "openslide", "image") if is_tiff else ("openslide", "image"):
         try:
-            return _open(name, path, default_mpp)
+            slide = _open(name, path, default_mpp)
         except SlideError as error:
             refusals.append(f"{name}: {str(error).rstrip('.')}")
+            continue
+        slide.info.properties["reader_reason"] = _REASONS[name] + "".join(f"; {text}" for text in refusals)
+        return slide
     raise UnsupportedSlideError(f"No reader opens '{file_name(path)}' ({'; '.join(refusals)}).")
 
 
