@@ -46,6 +46,8 @@ def open_train_test(
         )
     _say_left_out(training, train_stores, "training", reporter)
     if test_stores is None:
+        if split == "patch":
+            reporter.warn("--split patch leaks: patients are on both sides of training and validation.")
         return TrainTest(train=training, test=None)
     testing = label_patches(test_stores, table=table, classes=training.classes)
     _say_left_out(testing, test_stores, "test", reporter)

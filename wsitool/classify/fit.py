@@ -65,32 +65,66 @@ def fit_classifier(
         groups=tuple(sorted(set(subset.groups.tolist()))),
         encoder=encoder.card,
     )
-    if settings.frozen:
-        if features is None:
-            features = encode(
-                encoder,
-                subset.collection,
-                image_size=image_size,
-                batch_size=settings.batch_size,
-                device=settings.device,
-                reporter=reporter,
-            )
-        head, c = _fit_head(features, subset, split, settings)
-        if isinstance(head, NeighbourHead):
-            card = replace(card, neighbours=head.neighbours, bank=len(head.bank))
-        classifier, history = Classifier(encoder, head, card), []
-        logits = head_logits(head, features[split.held_out]) if len(split.held_out) else None
-    else:
-        classifier = Classifier(encoder, _fresh_layer(encoder.feature_dim, len(subset.classes), seed), card)
-        validation = subset.subset(split.held_out)
-        train = subset.subset(split.train)
-        history = finetune(classifier, train, validation, settings, seed=seed, reporter=reporter)
-        c, logits = None, predict_logits(classifier, validation.collection, device=settings.device)
+    if not settings.frozen:
+        return _fit_everything(subset, split, encoder, card, settings, seed, reporter)
+    if features is None:
+        features = encode(
+            encoder,
+            subset.collection,
+            image_size=image_size,
+            batch_size=settings.batch_size,
+            device=settings.device,
+            reporter=reporter,
+        )
+    return _fit_frozen(subset, split, encoder, card, settings, features)
+
+
+def _fit_everything(
+    subset: LabelledPatches,
+    split: Split,
+    encoder: Encoder,
+    card: ClassifierCard,
+    settings: Settings,
+    seed: int,
+    reporter: Reporter,
+) -> Fitted:
+    layer = _fresh_layer(encoder.feature_dim, len(subset.classes), seed)
+    classifier = Classifier(encoder, layer, card)
+    train, validation = subset.subset(split.train), subset.subset(split.held_out)
+    history = finetune(classifier, train, validation, settings, seed=seed, reporter=reporter)
+    logits = predict_logits(classifier, validation.collection, device=settings.device)
+    return _calibrated(classifier, subset, split, logits, tuple(history), None)
+
+
+def _fit_frozen(
+    subset: LabelledPatches,
+    split: Split,
+    encoder: Encoder,
+    card: ClassifierCard,
+    settings: Settings,
+    features: Features,
+) -> Fitted:
+    head, c = _fit_head(features, subset, split, settings)
+    if isinstance(head, NeighbourHead):
+        card = replace(card, neighbours=head.neighbours, bank=len(head.bank))
+    logits = head_logits(head, features[split.held_out]) if len(split.held_out) else None
+    return _calibrated(Classifier(encoder, head, card), subset, split, logits, (), c)
+
+
+def _calibrated(
+    classifier: Classifier,
+    subset: LabelledPatches,
+    split: Split,
+    logits: NDArray[np.float64] | None,
+    history: tuple[Epoch, ...],
+    c: float | None,
+) -> Fitted:
+    """The finished classifier, its temperature fitted on what was held out."""
     if logits is not None:
         temperature = fit_temperature(logits, subset.labels[split.held_out])
-        classifier.card = replace(card, temperature=temperature)
+        classifier.card = replace(classifier.card, temperature=temperature)
     classifier.eval()
-    return Fitted(classifier=classifier, split=split, validation_logits=logits, history=tuple(history), c=c)
+    return Fitted(classifier=classifier, split=split, validation_logits=logits, history=history, c=c)
 
 
 @torch.no_grad()

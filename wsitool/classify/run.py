@@ -80,8 +80,12 @@ def classify(
     data = open_train_test(train, test, labels=labels, split=settings.split, reporter=reporter)
     per_class_count(data.train.labels, fraction, data.train.classes)  # fails before anything costs time
     first = build_backbone(backbone, init=encoder, seed=seed)
-    alike = _near_duplicates(data, reporter)
-    seen = _check_leaks(data, first, folds, allowed=allow_transductive, reporter=reporter)
+    facts = {
+        "near_duplicates_in_test": _near_duplicates(data, reporter),
+        "transductive_groups": _check_leaks(
+            data, first, folds, allowed=allow_transductive, reporter=reporter
+        ),
+    }
     work = Work(
         data=data,
         settings=settings,
@@ -92,27 +96,34 @@ def classify(
         cache=None if cache is None else Path(cache),
         reporter=reporter,
     )
-    features = work.features(data.train) if folds or cache is not None else None
+    record = _run_record(work, first, encoder_given=str(encoder), folds=folds)
+    return _carry_out(work, out, folds, facts, record, began)
+
+
+def _carry_out(
+    work: Work, out: Path, folds: int | None, facts: dict[str, Any], record: dict[str, Any], began: float
+) -> ClassifyResult:
+    """Train, judge and write; `facts` go into metrics.json, `record` into run.json."""
+    train = work.data.train
+    features = work.features(train) if folds or work.cache is not None else None
     parts = cross_validate(work, folds, features) if folds else []
-    fitted, subset = work.fit(data.train, features)
-    validation = validation_part(fitted, subset)
-    parts += test_part(work, fitted) + validation
-    judged_on = _judged_on(parts, folds, reporter)
-    metrics = {**_metrics(parts, fitted, judged_on, seed, seen), "near_duplicates_in_test": alike}
-    run = _run_record(work, first, fitted, encoder_given=str(encoder), folds=folds, judged_on=judged_on)
-    run["seconds"] = round(time.monotonic() - began, 2)
+    fitted, subset = work.fit(train, features)
+    parts += test_part(work, fitted) + validation_part(fitted, subset)
+    judged_on = _judged_on(parts, folds, work.reporter)
+    metrics = {**_metrics(parts, fitted, judged_on, work.seed), **facts}
+    seconds = round(time.monotonic() - began, 2)
     write_run(
         out,
         fitted,
         parts=parts,
         metrics=metrics,
         judged=judged_on,
-        manifest=_manifest(data, subset, fitted, fraction, seed),
-        run=run,
+        manifest=_manifest(work.data, subset, fitted, work.fraction, work.seed),
+        run={**record, "judged_on": judged_on, "c": fitted.c, "seconds": seconds},
     )
     return ClassifyResult(
         out=out,
-        classes=data.train.classes,
+        classes=train.classes,
         judged_on=judged_on,
         metrics=metrics,
         trained_on=len(fitted.split.train),
@@ -163,9 +174,7 @@ def _judged_on(parts: list[Part], folds: int | None, reporter: Reporter) -> str:
     return judged_on
 
 
-def _run_record(
-    work: Work, encoder: Encoder, fitted: Fitted, *, encoder_given: str, folds: int | None, judged_on: str
-) -> dict[str, Any]:
+def _run_record(work: Work, encoder: Encoder, *, encoder_given: str, folds: int | None) -> dict[str, Any]:
     """run.json: everything needed to repeat the run."""
     return {
         "command": "classify",
@@ -177,8 +186,6 @@ def _run_record(
         "seed": work.seed,
         "image_size": work.image_size,
         "classes": list(work.data.train.classes),
-        "judged_on": judged_on,
-        "c": fitted.c,
     }
 
 
@@ -204,12 +211,11 @@ def _warn(data: TrainTest, encoder: Encoder, seen: list[str], reporter: Reporter
             )
 
 
-def _metrics(parts: list[Part], fitted: Fitted, judged_on: str, seed: int, seen: list[str]) -> dict[str, Any]:
+def _metrics(parts: list[Part], fitted: Fitted, judged_on: str, seed: int) -> dict[str, Any]:
     temperature = fitted.classifier.card.temperature
     metrics: dict[str, Any] = {
         "classes": list(fitted.classifier.card.classes),
         "judged_on": judged_on,
-        "transductive_groups": seen,
         "split_by": fitted.split.by,
         "split_warning": fitted.split.warning,
     }

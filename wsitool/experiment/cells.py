@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.backbones import build_backbone, encoder_file
+from wsitool.backbones import Encoder, build_backbone, encoder_file
 from wsitool.backbones.files import file_digest
 from wsitool.classify.features import encode, predict_logits
-from wsitool.classify.fit import fit_classifier, head_logits
+from wsitool.classify.fit import Fitted, fit_classifier, head_logits
 from wsitool.classify.leakage import check_pretraining
 from wsitool.classify.subsets import balanced_subset, subset_hash
 from wsitool.experiment.plan import Arm, Plan
@@ -70,8 +70,7 @@ def all_cells(plan: Plan) -> list[Cell]:
 def run_cell(plan: Plan, cell: Cell, out: Path, *, device: str, reporter: Reporter = SILENT) -> CellResult:
     """Compute a cell, or read it if it was computed from the same inputs before."""
     chosen = open_rounds(plan)[cell.round]
-    path = out / "cells" / cell.file_name(plan)
-    key = _cell_key(plan, cell, chosen)
+    path, key = out / "cells" / cell.file_name(plan), _cell_key(plan, cell, chosen)
     found = _read_cell(path, key)
     if found is not None:
         return found
@@ -80,36 +79,9 @@ def run_cell(plan: Plan, cell: Cell, out: Path, *, device: str, reporter: Report
     seen = check_pretraining(
         encoder.card.groups, chosen.test.patches.groups.tolist(), allowed=plan.allow_transductive
     )
-    settings, size = plan.settings(device), plan.image_size or chosen.train.whole.collection.patch_size
     train = chosen.train.patches
     rows = balanced_subset(train.labels, cell.fraction, train.classes, seed=cell.seed)
-
-    def features(view: View) -> NDArray[np.float32]:
-        known = encode(
-            encoder,
-            view.whole.collection,
-            image_size=size,
-            batch_size=plan.batch_size,
-            device=device,
-            cache=out / "features",
-            reporter=reporter,
-        )
-        picked: NDArray[np.float32] = known[view.rows]
-        return picked
-
-    fitted = fit_classifier(
-        train.subset(rows),
-        encoder,
-        settings,
-        image_size=size,
-        seed=cell.seed,
-        features=features(chosen.train)[rows] if settings.frozen else None,
-        reporter=reporter,
-    )
-    if settings.frozen:
-        logits = head_logits(fitted.classifier.head, features(chosen.test))
-    else:
-        logits = predict_logits(fitted.classifier, chosen.test.patches.collection, device=device)
+    fitted, logits = _train_and_judge(plan, chosen, rows, encoder, cell.seed, out, device, reporter)
     facts = {
         "key": key,
         "subset": subset_hash(train.subset(rows).identities()),
@@ -126,6 +98,46 @@ def run_cell(plan: Plan, cell: Cell, out: Path, *, device: str, reporter: Report
     np.savez(buffer, logits=logits, facts=np.array(json.dumps(facts)))
     replace_file(path, buffer.getvalue())
     return CellResult(logits=logits, facts=facts, reused=False)
+
+
+def _train_and_judge(
+    plan: Plan,
+    chosen: Round,
+    rows: NDArray[np.int64],
+    encoder: Encoder,
+    seed: int,
+    out: Path,
+    device: str,
+    reporter: Reporter,
+) -> tuple[Fitted, NDArray[np.float64]]:
+    """Train on `rows` of the round's training patches; the classifier, and its logits of the test patches."""
+    settings, size = plan.settings(device), plan.image_size or chosen.train.whole.collection.patch_size
+
+    def features(view: View) -> NDArray[np.float32]:
+        known = encode(
+            encoder,
+            view.whole.collection,
+            image_size=size,
+            batch_size=plan.batch_size,
+            device=device,
+            cache=out / "features",
+            reporter=reporter,
+        )
+        picked: NDArray[np.float32] = known[view.rows]
+        return picked
+
+    fitted = fit_classifier(
+        chosen.train.patches.subset(rows),
+        encoder,
+        settings,
+        image_size=size,
+        seed=seed,
+        features=features(chosen.train)[rows] if settings.frozen else None,
+        reporter=reporter,
+    )
+    if settings.frozen:
+        return fitted, head_logits(fitted.classifier.head, features(chosen.test))
+    return fitted, predict_logits(fitted.classifier, chosen.test.patches.collection, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)
