@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Generator, Tensor
 
+from wsitool.augment.memory import reused_empty
+
 __all__ = ["as_float", "chosen", "in_pieces", "pieces", "uniform"]
 
 # Float values per piece: 1 MiB, so that the thirty passes of a colour jitter stay in a core's own cache.
@@ -52,7 +54,7 @@ def in_pieces(images: Tensor, operation: Callable[[Tensor], Tensor]) -> Tensor:
     if len(slices) < 2:
         return operation(images)
     first = operation(images[slices[0]])
-    out = first.new_empty((len(images), *first.shape[1:]))
+    out = reused_empty((len(images), *first.shape[1:]), first)
     out[slices[0]] = first
     for piece in slices[1:]:
         out[piece] = operation(images[piece])
