@@ -8,6 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from wsitool.annotation_files import read_annotations
 from wsitool.backbones import build_backbone
 from wsitool.classify.model import Classifier, ClassifierCard, load_classifier, save_classifier
 from wsitool.classify.predict import PredictOptions, predict
@@ -85,9 +86,13 @@ def test_geojson_is_valid_and_laid_out_as_qupath_has_it(run: Path, slide: Path, 
     assert feature["properties"]["objectType"] == "tile"
     assert feature["properties"]["classification"]["name"] in CLASSES
     assert len(feature["properties"]["classification"]["color"]) == 3
-    assert sum(feature["properties"]["measurements"].values()) == pytest.approx(1, abs=1e-5)
+    measured = {entry["name"]: entry["value"] for entry in feature["properties"]["measurements"]}
+    assert measured.keys() == {"p benign", "p dcis"} and sum(measured.values()) == pytest.approx(1, abs=1e-5)
     (x0, y0), _, (x1, y1) = feature["geometry"]["coordinates"][0][:3]
     assert (x1 - x0, y1 - y0) == (64, 64)
+    outlines = read_annotations(tmp_path / "s.geojson")  # as an export of QuPath is read
+    assert len(outlines.regions) == len(collection.features) and not outlines.skipped
+    assert outlines.regions[0].area.area == 64 * 64
     ids = [feature["id"] for feature in collection.features]
     predict(run, [slide], tmp_path)
     again = geojson.loads((tmp_path / "s.geojson").read_text())

@@ -146,3 +146,13 @@ def test_plan_file_and_its_mistakes(tmp_path: Path, data: Path) -> None:
     with pytest.raises(LabelError, match="leaves no sample"):
         experiment(_plan(data, fractions=(0.01, 1.0)), tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+def test_two_devices_give_the_same_as_one(data: Path, tmp_path: Path) -> None:
+    plan = _plan(data, methods=("supervised", "rotation"), seeds=1, pretrain_epochs=1)
+    one = experiment(plan, tmp_path / "one", devices=("cpu",))
+    two = experiment(plan, tmp_path / "two", devices=("cpu", "cpu"))
+    for place, found in one.results.arms.items():
+        for a, b in zip(found.runs, two.results.arms[place].runs, strict=True):
+            assert np.abs(a - b).max() < 1e-5

@@ -52,7 +52,11 @@ def write_geojson(
     for index, (x, y) in enumerate(coords.tolist()):
         name = classes[called[index]]
         corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
-        measured = {f"p {k}": round(float(p), 6) for k, p in zip(classes, probabilities[index], strict=True)}
+        # a list of name and value: QuPath before 0.4 reads only this, later ones read it too
+        measured = [
+            {"name": f"p {name_k}", "value": round(float(p), 6)}
+            for name_k, p in zip(classes, probabilities[index], strict=True)
+        ]
         features.append(
             {
                 "type": "Feature",
