@@ -129,7 +129,8 @@ def main() -> None:
         wall, cpu = engine / bare - 1
         print(
             f"{method:<10} {batch:>5} {size:>4} {steps:>6} {bare[0] * 1e3:>8.1f} {engine[0] * 1e3:>9.1f} "
-            f"{wall:>+7.1%} {cpu:>+7.1%}"
+            f"{wall:>+7.1%} {cpu:>+7.1%}",
+            flush=True,
         )
 
 

@@ -152,7 +152,9 @@ def _shown(spec: HParam) -> str:
 @click.option("--strategy", default="auto", show_default=True, help="Lightning's name, e.g. ddp.")
 @click.option("--threads", default=2, show_default=True, help="Reader threads.")
 @click.option(
-    "--save-every", type=int, help="Steps between checkpoints.  [default: each epoch, and every 10 minutes]"
+    "--save-every",
+    type=int,
+    help="Steps between checkpoints.  [default: at ends of epochs a minute apart, and every 10 minutes]",
 )
 @click.option(
     "--holdout", default=0.0, show_default=True, help="Share of patients kept apart for the validation loss."

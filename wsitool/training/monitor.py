@@ -27,6 +27,7 @@ __all__ = ["Monitor"]
 
 _FLUSH = 20  # batches between looks at the loss on a GPU, each of which waits for it
 _SAVE_SECONDS = 600.0
+_EPOCH_SECONDS = 60.0
 Row = dict[str, float | int]
 
 
@@ -108,10 +109,14 @@ class Monitor(Callback):
         if not schedule.is_step(done - 1):
             return False
         steps = math.ceil(done / schedule.accumulate)
-        # Ranks must agree, and their clocks do not.
-        due = time.monotonic() - self._saved_at > _SAVE_SECONDS and world_size() == 1
-        ends_epoch = done // schedule.per_epoch > (done - schedule.accumulate) // schedule.per_epoch
-        return due or ends_epoch or done == schedule.batches or (every is not None and steps % every == 0)
+        if done == schedule.batches or (every is not None and steps % every == 0):
+            return True
+        seconds = time.monotonic() - self._saved_at
+        if done % schedule.per_epoch == 0:
+            # Short epochs would be spent writing. Nothing is pending here, so that saving is the first
+            # process's own affair; elsewhere ranks must agree, and their clocks do not.
+            return seconds > _EPOCH_SECONDS
+        return seconds > _SAVE_SECONDS and world_size() == 1
 
     def _save(self, trainer: Trainer, module: PretrainModule, done: int) -> None:
         """Look at every loss so far, then replace the checkpoint: a broken one never becomes the last."""
