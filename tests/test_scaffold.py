@@ -89,3 +89,9 @@ def test_what_is_no_project_is_said(tmp_path: Path) -> None:
     broken = tmp_path / "scaffold_broken.py"
     broken.write_text("1 / 0\n")
     fails(broken, "ZeroDivisionError")
+
+
+def test_the_readme_shows_what_is_written(tmp_path: Path) -> None:
+    made = new_plugin("spread-out", tmp_path / "project")
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    assert (made.folder / f"{made.module}.py").read_text() in readme
