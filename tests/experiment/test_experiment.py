@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ from sklearn.metrics import accuracy_score
 
 from wsitool.errors import LabelError, UsageError
 from wsitool.experiment import Plan, experiment, read_plan
-from wsitool.experiment.cells import run_cell
+from wsitool.experiment.cells import pretrainings, run_cell
 from wsitool.experiment.plan import Arm
+from wsitool.experiment.rounds import open_rounds
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +66,6 @@ def test_figures_follow_from_the_cells(finished: Path, data: Path) -> None:
         for row in json.loads((finished / "results.json").read_text())["rows"]
         if row["arm"] == "supervised" and row["fraction"] == 0.25
     )
-    from wsitool.experiment.rounds import open_rounds
-
     truth = [chosen.test.patches.labels for chosen in open_rounds(_plan(data))]
     accuracies = []
     for seed in range(2):
@@ -79,8 +79,6 @@ def test_figures_follow_from_the_cells(finished: Path, data: Path) -> None:
 
 
 def test_no_test_group_was_pretrained_on(finished: Path, data: Path) -> None:
-    from wsitool.experiment.rounds import open_rounds
-
     for chosen in open_rounds(_plan(data)):
         run = json.loads(
             (finished / "pretrain" / f"rotation+auxiliary-{chosen.name}-seed0" / "run.json").read_text()
@@ -106,17 +104,21 @@ def test_subsets_are_the_same_for_all_arms_and_nested(finished: Path) -> None:
     assert small < large
 
 
-def test_finished_cells_are_reused_and_only_changed_ones_redone(finished: Path, data: Path) -> None:
+def test_finished_cells_are_reused_and_only_changed_ones_redone(
+    finished: Path, data: Path, tmp_path: Path
+) -> None:
+    finished = Path(shutil.copytree(finished, tmp_path / "copy"))
     again = experiment(_plan(data), finished)
     assert again.reused == again.cells == 16
-    more = experiment(_plan(data, fractions=(0.25, 0.5, 1.0)), finished)
-    assert (more.cells, more.reused) == (24, 16)
-    other = experiment(_plan(data, c=0.2), finished)
-    assert (other.cells, other.reused) == (16, 0)
+    alone = {"methods": ("supervised",)}
+    more = experiment(_plan(data, fractions=(0.25, 0.5), **alone), finished)
+    assert (more.cells, more.reused) == (8, 4)
+    other = experiment(_plan(data, fractions=(0.5,), c=0.2, **alone), finished)
+    assert (other.cells, other.reused) == (4, 0)
 
 
 def test_a_run_that_died_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, done = _plan(data, methods=("supervised",)), []
+    plan, done = _plan(data, methods=("supervised",), fractions=(1.0,)), []
 
     def dies(*arguments: object, **options: object) -> object:
         if len(done) == 3:
@@ -128,7 +130,28 @@ def test_a_run_that_died_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         experiment(plan, tmp_path)
     monkeypatch.undo()
-    assert experiment(plan, tmp_path).reused == 3
+    again = experiment(plan, tmp_path)
+    assert (again.cells, again.reused) == (4, 3)
+
+
+def test_without_test_and_folds_whole_groups_are_held_out(data: Path) -> None:
+    (chosen,) = open_rounds(_plan(data, folds=None))
+    train, test = (set(view.patches.groups.tolist()) for view in (chosen.train, chosen.test))
+    assert not train & test and len(train | test) == 6 and len(test) == 2
+    assert set(chosen.unlabelled.group_index.tolist()) == {int(name[1]) for name in train}
+
+
+def test_pretraining_is_shared_by_fractions_unless_on_the_labelled_only(data: Path) -> None:
+    shared = pretrainings(_plan(data))
+    assert set(shared) == {
+        "rotation-auxiliary-seed0",
+        "rotation+auxiliary-fold1-seed0",
+        "rotation+auxiliary-fold2-seed0",
+    }
+    own = pretrainings(_plan(data, pretrain_on="labelled"))
+    assert len(own) == 1 + 2 * 2 * 2  # the auxiliary one, and folds x fractions x seeds
+    patches = {name: count for name, (_, count, _) in own.items()}
+    assert patches["rotation+auxiliary-fold1-25pct-seed0"] == 12  # a quarter of 18 of each class
 
 
 def test_plan_file_and_its_mistakes(tmp_path: Path, data: Path) -> None:
