@@ -72,7 +72,7 @@ def fit_linear(
 
     mean, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     spread = np.where(spread < _LEAST_SPREAD, 1.0, spread)
-    standard = (features - mean) / spread
+    standard = ((features - mean) / spread).astype(np.float32)  # half the work of float64, as accurate
     best: tuple[float, float, nn.Linear] | None = None
     for c in sorted(penalties):
         weight = "balanced" if balanced else None

@@ -31,7 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "embed": ("wsitool.cli.embed", "Write the features of every patch, and a map of them."),
         "export-encoder": ("wsitool.cli.export_encoder", "Write an encoder as other libraries load it."),
         "classify": ("wsitool.cli.classify", "Train and judge a classifier from few labels."),
-        "predict": ("wsitool.cli.predict", "Judge every patch of slides or stores with a trained classifier."),
+        "predict": ("wsitool.cli.predict", "Judge every patch of slides or stores by a classifier."),
         "experiment": ("wsitool.cli.experiment", "Compare ways of training at several label fractions."),
         "demo": ("wsitool.cli.demo", "Run everything on synthetic slides drawn on the spot."),
     }

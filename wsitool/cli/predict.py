@@ -39,7 +39,7 @@ __all__ = ["command"]
 @click.option("--threads", type=int, default=2, show_default=True, help="Threads that decode ahead.")
 @json_option
 def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
-    """Judge every patch of slides or stores with a trained classifier.
+    """Judge every patch of slides or stores by a classifier.
 
     RUN is a folder of 'wsitool classify'. For each slide: a CSV, a GeoJSON that QuPath opens, and a heatmap
     per class; summary.csv has one row per slide.
