@@ -212,7 +212,7 @@ def _line(slide: SlideResult, width: int) -> str:
         return f"{slide.name:<{width}}  {slide.status:<8} {'-':>8} {'-':>8} {'-':>7} {'-':>9} {'-':>8}"
     return (
         f"{slide.name:<{width}}  {slide.status:<8} {slide.kept:>8,} {slide.candidates:>8,} {mpp:>7} "
-        f"{_size(slide.bytes):>9} {slide.seconds:>8.1f}"
+        f"{_size(slide.bytes) if slide.bytes else '-':>9} {slide.seconds:>8.1f}"
     )
 
 
