@@ -15,6 +15,9 @@ def test_each_panel_widens_the_picture_and_curves_are_drawn(tmp_path: Path) -> N
     save_curves(tmp_path / "two.png", [loss, Panel(title="lr", curves=[Curve(label="lr", x=[1], y=[0.1])])])
     one, two = (np.asarray(Image.open(tmp_path / name).convert("RGB")) for name in ("one.png", "two.png"))
     assert two.shape[1] == 2 * one.shape[1] and two.shape[0] == one.shape[0]
+    save_curves(tmp_path / "four.png", [loss] * 4)
+    with Image.open(tmp_path / "four.png") as four:
+        assert four.size == (3 * one.shape[1], 2 * one.shape[0])
     blue = (one[..., 2] > 150) & (one[..., 0] < 80)
     assert blue.sum() > 200  # the averaged curve, in full colour
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.png", "two.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["four.png", "one.png", "two.png"]

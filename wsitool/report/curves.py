@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 from wsitool.report.files import replace_file
 
 __all__ = ["Curve", "Panel", "save_curves"]
+
+_PER_ROW = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +39,16 @@ class Panel:
 
 
 def save_curves(path: Path, panels: Sequence[Panel], *, x_label: str = "step") -> None:
-    """Draw `panels` side by side into a PNG file, complete or not at all."""
-    figure = Figure(figsize=(4.6 * len(panels), 3.2), dpi=110, layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, panel in zip(axes, panels, strict=True):
+    """Draw `panels`, three to a row, into a PNG file, complete or not at all."""
+    columns = min(len(panels), _PER_ROW)
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(4.6 * columns, 3.2 * rows), dpi=110, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis, panel in zip(axes, panels, strict=False):
         _draw(axis, panel)
         axis.set_xlabel(x_label)
+    for axis in list(axes)[len(panels) :]:
+        axis.remove()
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     replace_file(path, picture.getvalue())
