@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor
@@ -51,11 +52,24 @@ def in_pieces(images: Tensor, operation: Callable[[Tensor], Tensor]) -> Tensor:
     pieces, hence on the image size and the kind of device, and on nothing else.
     """
     slices = list(pieces(images, _PIPELINE_PIECE))
-    if len(slices) < 2:
+    if images.device.type != "cpu" or not slices:
         return operation(images)
-    first = operation(images[slices[0]])
-    out = reused_empty((len(images), *first.shape[1:]), first)
-    out[slices[0]] = first
-    for piece in slices[1:]:
-        out[piece] = operation(images[piece])
+    with _one_thread():
+        first = operation(images[slices[0]])
+        out = reused_empty((len(images), *first.shape[1:]), first)
+        out[slices[0]] = first
+        for piece in slices[1:]:
+            out[piece] = operation(images[piece])
     return out
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch from dividing operations among threads: on images they are so short that
+    waiting for each other costs several times the work on a machine that is busy with anything else."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
