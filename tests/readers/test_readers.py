@@ -262,3 +262,34 @@ def test_refusals(real_data: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(UnsupportedSlideError, match="planes are stored apart"):
         open_with(tmp_path / "planar.tif", reader="tiff")
+
+
+@pytest.mark.parametrize("name", [*_SLIDES, "kidney-48-5.tif"])
+def test_tiffslide_agrees(real_data: Path, name: str) -> None:
+    """Another library's pixels, white beyond the edge as every reader's."""
+    path = real_data / "slides" / name
+    with open_with(path, reader="tiffslide") as second, open_with(path) as slide:
+        assert second.info.reader == "tiffslide"
+        assert [(level.width, level.height) for level in second.info.levels] == [
+            (level.width, level.height) for level in slide.info.levels
+        ]
+        assert second.info.mpp == slide.info.mpp
+        width, height = slide.info.width, slide.info.height
+        for x, y in ((-30, -20), (60, 50), (width - 40, height - 30)):
+            assert np.array_equal(second.read_region(x, y, 0, 90, 80), slide.read_region(x, y, 0, 90, 80))
+
+
+def test_tiffslide_is_the_last_resort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = synthetic_slide(tmp_path / "s.svs", size=(300, 300))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise UnsupportedSlideError("not today")
+
+    monkeypatch.setattr("wsitool.readers.open_tiff", refuse)
+    monkeypatch.setattr("wsitool.readers.openslide.open_openslide", refuse)
+    monkeypatch.setattr("wsitool.readers.image.open_image", refuse)
+    with open_with(path) as slide:
+        assert slide.info.reader == "tiffslide"
+        assert slide.info.properties["reader_reason"].startswith("tiffslide reads what no other reader does")
+    with pytest.raises(UnsupportedSlideError, match="local files only"):
+        open_with("memory://s.svs", reader="tiffslide")

@@ -15,16 +15,17 @@ _REASONS = {
     "tiff": "a tiled TIFF is read directly, which is fastest",
     "openslide": "OpenSlide knows the format",
     "image": "it is an ordinary picture",
+    "tiffslide": "tiffslide reads what no other reader does",
 }
-READERS = ("auto", "tiff", "openslide", "image")
+READERS = ("auto", "tiff", "openslide", "image", "tiffslide")
 
 
 def open_with(path: str | Path, *, reader: str = "auto", default_mpp: float | None = None) -> TiledSlide:
     """Open a slide with the named reader.
 
-    "auto" takes `tiff` for tiled TIFF files (fastest), else `openslide`, else `image`, and says why in the
-    property "reader_reason". Raises UsageError for
-    another name and UnsupportedSlideError, saying why each reader refused, if none opens the file.
+    "auto" takes `tiff` for tiled TIFF files (fastest), else `openslide`, else `image`, and for TIFFs at last
+    `tiffslide`, and says why in the property "reader_reason". Raises UsageError for another name and
+    UnsupportedSlideError, saying why each reader refused, if none opens the file.
     """
     if reader not in READERS:
         raise UsageError(f"There is no reader '{reader}': choose one of {', '.join(READERS)}.")
@@ -40,7 +41,7 @@ def open_with(path: str | Path, *, reader: str = "auto", default_mpp: float | No
     finally:
         source.close()
     refusals = []
-    for name in ("tiff", "openslide", "image") if is_tiff else ("openslide", "image"):
+    for name in READERS[1:] if is_tiff else ("openslide", "image"):
         try:
             slide = _open(name, path, default_mpp)
         except SlideError as error:
@@ -58,6 +59,10 @@ def _open(reader: str, path: str | Path, default_mpp: float | None) -> TiledSlid
         from wsitool.readers.openslide import open_openslide
 
         return open_openslide(path, default_mpp=default_mpp)
+    if reader == "tiffslide":
+        from wsitool.readers.tiffslide import open_tiffslide
+
+        return open_tiffslide(path, default_mpp=default_mpp)
     from wsitool.readers.image import open_image
 
     return open_image(path, default_mpp=default_mpp)

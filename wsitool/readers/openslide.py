@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import openslide
@@ -16,12 +17,22 @@ from wsitool.readers.source import file_name, fingerprint, is_url, open_bytes
 from wsitool.readers.tiles import TiledSlide
 from wsitool.slide import Level, SlideInfo
 
-__all__ = ["OpenSlideSlide", "open_openslide"]
+__all__ = ["OpenSlideSlide", "RegionHandles", "open_openslide", "region_levels", "slide_info"]
 
 RgbArray = NDArray[np.uint8]
 _TILE = 512
 _LARGEST_NATIVE_TILE = 1024
 _OWN_ERRORS = (openslide.OpenSlideError, OSError, ValueError)
+
+
+class RegionHandles(Protocol):
+    """What reads rectangles of one slide, from any thread."""
+
+    def read(self, x0: int, y0: int, level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """(h, w, 4) RGBA of `size` pixels of `level` from level-0 (x0, y0)."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class _Handles:
@@ -72,14 +83,11 @@ class _OpenSlideLevel:
     shrinks: tuple[int, ...] = ()
     passthrough = False
 
-    def __init__(
-        self, handles: _Handles, index: int, level: Level, base: Level, tile: tuple[int, int]
-    ) -> None:
+    def __init__(self, handles: RegionHandles, index: int, level: Level, tile: tuple[int, int]) -> None:
         self._handles, self._index = handles, index
         self.width, self.height = level.width, level.height
         self.tile_width, self.tile_height = tile
         self._scale = level.downsample
-        self._base = base
 
     def decode(self, column: int, row: int, *, shrink: int = 1) -> RgbArray:
         x, y = column * self.tile_width, row * self.tile_height
@@ -87,7 +95,7 @@ class _OpenSlideLevel:
         return self.read(round(x * self._scale), round(y * self._scale), size)
 
     def jpeg(self, column: int, row: int) -> bytes:
-        raise RegionReadError("OpenSlide gives no JPEG tiles")
+        raise RegionReadError("this reader gives no JPEG tiles")
 
     def read(self, x0: int, y0: int, size: tuple[int, int]) -> RgbArray:
         try:
@@ -103,7 +111,7 @@ class _OpenSlideLevel:
 class OpenSlideSlide(TiledSlide):
     """An open slide of any format OpenSlide knows; pixels it has none for are white."""
 
-    def __init__(self, info: SlideInfo, levels: tuple[_OpenSlideLevel, ...], handles: _Handles) -> None:
+    def __init__(self, info: SlideInfo, levels: tuple[_OpenSlideLevel, ...], handles: RegionHandles) -> None:
         super().__init__(info, levels)
         self._regions = levels
         self._handles = handles
@@ -133,24 +141,35 @@ def open_openslide(path: str | Path, *, default_mpp: float | None = None) -> Ope
         for (width, height), downsample in zip(handle.level_dimensions, handle.level_downsamples, strict=True)
     )
     handles = _Handles(Path(path), handle)
-    tiled = tuple(
-        _OpenSlideLevel(handles, i, level, levels[0], _tile_size(properties, i))
-        for i, level in enumerate(levels)
-    )
-    return OpenSlideSlide(_info(path, properties, levels, default_mpp), tiled, handles)
+    info = slide_info(path, properties, levels, default_mpp, reader="openslide")
+    return OpenSlideSlide(info, region_levels(handles, properties, levels, reader="openslide"), handles)
 
 
-def _info(
-    path: str | Path, properties: dict[str, str], levels: tuple[Level, ...], default_mpp: float | None
+def region_levels(
+    handles: RegionHandles, properties: dict[str, str], levels: tuple[Level, ...], *, reader: str
+) -> tuple[_OpenSlideLevel, ...]:
+    """The levels of a slide read by rectangle, cut into the file's own tiles where those are sensible."""
+    sizes = [_tile_size(properties, index, reader) for index in range(len(levels))]
+    return tuple(_OpenSlideLevel(handles, i, level, sizes[i]) for i, level in enumerate(levels))
+
+
+def slide_info(
+    path: str | Path,
+    properties: dict[str, str],
+    levels: tuple[Level, ...],
+    default_mpp: float | None,
+    *,
+    reader: str,
 ) -> SlideInfo:
-    power = _float(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
-    mpp, source = resolve_mpp(_float(properties.get(openslide.PROPERTY_NAME_MPP_X)), power, default_mpp)
+    """Facts from the properties of `reader`, whose names start with its own ("openslide.mpp-x")."""
+    power = _float(properties.get(f"{reader}.objective-power"))
+    mpp, source = resolve_mpp(_float(properties.get(f"{reader}.mpp-x")), power, default_mpp)
     name = file_name(path)
     return SlideInfo(
         path=str(path),
         name=name.rsplit(".", 1)[0] if "." in name else name,
-        reader="openslide",
-        format=properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown"),
+        reader=reader,
+        format=properties.get(f"{reader}.vendor", "unknown"),
         levels=levels,
         mpp=mpp,
         mpp_source=source,
@@ -160,9 +179,9 @@ def _info(
     )
 
 
-def _tile_size(properties: dict[str, str], level: int) -> tuple[int, int]:
+def _tile_size(properties: dict[str, str], level: int, reader: str) -> tuple[int, int]:
     """The file's own tile size where it is sensible: then a damaged tile costs no patch beside its own."""
-    sides = [_float(properties.get(f"openslide.level[{level}].tile-{side}")) for side in ("width", "height")]
+    sides = [_float(properties.get(f"{reader}.level[{level}].tile-{side}")) for side in ("width", "height")]
     if all(side and 64 <= side <= _LARGEST_NATIVE_TILE for side in sides):
         return int(sides[0] or 0), int(sides[1] or 0)
     return _TILE, _TILE

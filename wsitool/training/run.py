@@ -33,7 +33,7 @@ from wsitool.training.monitor import Monitor
 from wsitool.training.quiet import is_first_process, make_trainer, quiet_lightning
 from wsitool.training.record import Stores, run_card, run_facts
 from wsitool.training.review import EpochReview
-from wsitool.training.seeding import seed_of
+from wsitool.training.seeding import pin_threads, seed_of
 from wsitool.training.stream import BatchStream
 from wsitool.training.sync_norm import synchronise
 
@@ -158,6 +158,7 @@ class _Run:
         module = PretrainModule(self.method, self.config, self.schedule)
         steps = self.schedule.steps - done // self.schedule.accumulate
         watch = FeatureWatch(self.encoder)
+        pin_threads()
         with quiet_lightning(), self.reporter.task("Pretraining", total=steps, unit="steps") as task:
             trainer = self._trainer()
             if trainer.world_size > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-__all__ = ["seed_of", "step_generator"]
+__all__ = ["pin_threads", "seed_of", "step_generator"]
 
 
 def seed_of(*parts: int) -> int:
@@ -17,3 +17,11 @@ def seed_of(*parts: int) -> int:
 def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
     """The generator of one step's views. It lives on the CPU: the same numbers on every device."""
     return torch.Generator().manual_seed(seed_of(seed, step, rank))
+
+
+def pin_threads() -> None:
+    """Keep the number of threads torch has now, so that a resumed run rounds as the first one did.
+
+    Until it is set, MKL chooses it for every product by how busy the machine is, and the last bits with it.
+    """
+    torch.set_num_threads(torch.get_num_threads())

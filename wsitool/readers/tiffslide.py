@@ -1,0 +1,62 @@
+"""Reader over tiffslide: the last resort for TIFFs the other readers refuse, and a second opinion on any."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import tiffslide
+from numpy.typing import NDArray
+
+from wsitool.errors import UnsupportedSlideError
+from wsitool.readers.openslide import OpenSlideSlide, region_levels, slide_info
+from wsitool.readers.source import is_url, open_bytes
+from wsitool.slide import Level
+
+__all__ = ["open_tiffslide"]
+
+_OPENING_ERRORS = (tiffslide.TiffFileError, NotImplementedError, OSError, ValueError, KeyError)
+
+
+class _Handle:
+    """One tiffslide handle; its reads take turns, as tiffslide promises nothing about threads."""
+
+    def __init__(self, handle: tiffslide.TiffSlide) -> None:
+        self._handle = handle
+        self._lock = threading.Lock()
+
+    def read(self, x0: int, y0: int, level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """(h, w, 4) RGBA; what lies outside the slide is transparent. OSError or ValueError if unreadable."""
+        with self._lock:
+            pixels = self._handle.read_region((x0, y0), level, size, as_array=True, padding=True)
+        # tiffslide pads with black, which is not what glass looks like: mark the padding as transparent.
+        scale, (width, height) = self._handle.level_downsamples[level], self._handle.level_dimensions[level]
+        left, top = int(x0 / scale), int(y0 / scale)
+        rgba = np.zeros((size[1], size[0], 4), np.uint8)
+        rgba[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0), 3] = 255
+        rgba[..., :3] = pixels[..., :3]
+        return rgba
+
+    def close(self) -> None:
+        self._handle.close()
+
+
+def open_tiffslide(path: str | Path, *, default_mpp: float | None = None) -> OpenSlideSlide:
+    """Open a local TIFF through tiffslide; UnsupportedSlideError if it refuses the file."""
+    if is_url(path):
+        raise UnsupportedSlideError("tiffslide is used for local files only; the direct reader takes URLs.")
+    open_bytes(path).close()
+    try:
+        handle = tiffslide.TiffSlide(path)
+        dimensions, downsamples = handle.level_dimensions, handle.level_downsamples
+    except _OPENING_ERRORS as error:
+        raise UnsupportedSlideError(f"tiffslide refuses it: {error}.") from error
+    properties = {key: str(value) for key, value in handle.properties.items() if value is not None}
+    levels = tuple(
+        Level(width=width, height=height, downsample=downsample)
+        for (width, height), downsample in zip(dimensions, downsamples, strict=True)
+    )
+    reader = _Handle(handle)
+    info = slide_info(path, properties, levels, default_mpp, reader="tiffslide")
+    return OpenSlideSlide(info, region_levels(reader, properties, levels, reader="tiffslide"), reader)
