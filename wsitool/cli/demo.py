@@ -14,7 +14,7 @@ from wsitool.errors import UsageError, WsitoolError
 __all__ = ["command", "demo_commands"]
 
 _TILE = "--patch-size 128 --mpp 1"
-_PRETRAIN = "--method simclr --image-size 64 --batch-size 32 --epochs 5"
+_PRETRAIN = "--method simclr --image-size 64 --batch-size 32 --epochs 3"
 _CLASSIFY = "--fraction 0.5 --epochs 6 --batch-size 16 --lr 3e-4 --image-size 64"
 _STEPS = (
     (

@@ -43,11 +43,11 @@ def save_curves(path: Path, panels: Sequence[Panel], *, x_label: str = "step") -
     columns = min(len(panels), _PER_ROW)
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.6 * columns, 3.2 * rows), dpi=110, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, panel in zip(axes, panels, strict=False):
         _draw(axis, panel)
         axis.set_xlabel(x_label)
-    for axis in list(axes)[len(panels) :]:
+    for axis in axes[len(panels) :]:
         axis.remove()
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
