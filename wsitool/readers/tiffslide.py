@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -47,11 +48,15 @@ def open_tiffslide(path: str | Path, *, default_mpp: float | None = None) -> Ope
     if is_url(path):
         raise UnsupportedSlideError("tiffslide is used for local files only; the direct reader takes URLs.")
     open_bytes(path).close()
-    try:
-        handle = tiffslide.TiffSlide(path)
-        dimensions, downsamples = handle.level_dimensions, handle.level_downsamples
-    except _OPENING_ERRORS as error:
-        raise UnsupportedSlideError(f"tiffslide refuses it: {error}.") from error
+    with contextlib.ExitStack() as undo:
+        try:
+            handle = tiffslide.TiffSlide(path)
+            undo.callback(handle.close)
+            dimensions, downsamples = handle.level_dimensions, handle.level_downsamples
+            handle.read_region((0, 0), 0, (1, 1), as_array=True)  # an unknown compression shows only here
+        except _OPENING_ERRORS as error:
+            raise UnsupportedSlideError(f"tiffslide refuses it: {error}.") from error
+        undo.pop_all()
     properties = {key: str(value) for key, value in handle.properties.items() if value is not None}
     levels = tuple(
         Level(width=width, height=height, downsample=downsample)
