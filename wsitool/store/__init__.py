@@ -2,6 +2,7 @@
 
 from wsitool.store.collection import Collection, open_collection
 from wsitool.store.opening import SUFFIXES, create_store, find_stores, open_store
+from wsitool.store.preparing import prepare
 from wsitool.store.reader import Reader, Tally, content_hash
 from wsitool.store.schema import (
     SCHEMA_VERSION,
@@ -10,6 +11,7 @@ from wsitool.store.schema import (
     Codec,
     Failure,
     PatchStore,
+    Prepared,
     Rows,
     StoreMeta,
     StoreWriter,
@@ -24,6 +26,7 @@ __all__ = [
     "Collection",
     "Failure",
     "PatchStore",
+    "Prepared",
     "Reader",
     "Rows",
     "StoreMeta",
@@ -34,4 +37,5 @@ __all__ = [
     "find_stores",
     "open_collection",
     "open_store",
+    "prepare",
 ]

@@ -8,16 +8,18 @@ import secrets
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsitool.errors import CorruptStoreError, StoreError
 
-__all__ = ["KnownFile", "OpenFiles", "Pending", "open_files"]
+__all__ = ["EarlySync", "KnownFile", "OpenFiles", "Pending", "open_files", "write_at"]
 
 _PARTIAL = ".partial"
+_MOST_PARTS = 512  # the system takes 1024 in one call
 
 
 class Pending:
@@ -67,6 +69,58 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class EarlySync:
+    """Has a growing file written to the disk meanwhile, so that making it durable in the end is short."""
+
+    _EVERY = 1 << 26
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._pool: ThreadPoolExecutor | None = None
+        self._running: Future[None] | None = None
+
+    def wrote(self, descriptor: int, count: int) -> None:
+        """Note `count` new bytes in the open file; raises OSError where an earlier part could not be kept."""
+        self._bytes += count
+        if self._bytes < self._EVERY or (self._running is not None and not self._running.done()):
+            return
+        self._settle()
+        self._bytes = 0
+        self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="wsitool-sync")
+        self._running = self._pool.submit(_sync_duplicate, os.dup(descriptor))
+
+    def finish(self) -> None:
+        """Wait for what is under way; raises OSError as `wrote` does. May be called twice."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        self._settle()
+
+    def _settle(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
+
+
+def _sync_duplicate(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_at(descriptor: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
+    """Write all `parts` one after another from `offset`, however the system divides it; raises OSError."""
+    left = [memoryview(part) for part in parts]
+    while left:
+        done = os.pwritev(descriptor, left[:_MOST_PARTS], offset)
+        offset += done
+        while left and done >= len(left[0]):
+            done -= len(left.pop(0))
+        if done:
+            left[0] = left[0][done:]
 
 
 @dataclass(frozen=True)

@@ -6,23 +6,28 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-__all__ = ["ContentHash"]
+__all__ = ["ContentHash", "patch_digest"]
+
+
+def patch_digest(patch: bytes | memoryview) -> bytes:
+    """XXH3-128 of a patch as stored: it finds damage ten times faster than SHA-256, and no more is asked."""
+    return xxhash.xxh3_128_digest(patch)
 
 
 class ContentHash:
-    """SHA-256 over patch bytes as stored, coords, labels and source names, each fed in any batching."""
+    """SHA-256 over the patches' lengths and digests, coords, labels and source names, in any batching."""
 
     def __init__(self) -> None:
         self._columns = {name: hashlib.sha256() for name in ("patches", "coords", "labels", "sources")}
 
-    def add_patches(self, patches: Iterable[bytes | memoryview]) -> None:
-        """Feed stored patches in row order; each is framed by its length so that cuts cannot move."""
+    def add_patches(self, patches: Iterable[bytes | memoryview], digests: Iterable[bytes]) -> None:
+        """Feed stored patches and their `patch_digest`s in row order."""
         column = self._columns["patches"]
-        for patch in patches:
-            column.update(len(patch).to_bytes(8, "little"))
-            column.update(patch)
+        for patch, digest in zip(patches, digests, strict=True):
+            column.update(len(patch).to_bytes(8, "little") + digest)
 
     def add_rows(
         self, coords: NDArray[np.int64], labels: NDArray[np.int16] | None, sources: Sequence[str] | None

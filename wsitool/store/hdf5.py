@@ -7,7 +7,9 @@ a sample is compared with HDF5's own index at each opening, and a repacked file 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from wsitool.errors import CorruptStoreError
 from wsitool.store.attributes import Summary, coords_attributes, from_attributes, to_attributes
 from wsitool.store.damage import as_corruption
-from wsitool.store.files import KnownFile
+from wsitool.store.files import EarlySync, KnownFile, write_at
 from wsitool.store.reader import Reader, Segments
 from wsitool.store.schema import Candidates, StoreMeta
 from wsitool.store.writer import Columns, Writer
@@ -27,6 +29,7 @@ __all__ = ["Hdf5Writer", "open_hdf5"]
 
 _BLOB_CHUNK = 1 << 16  # a few patches: small stores stay small, and plain h5py reads little in vain
 _OFFSETS = "chunk_offsets"
+_FIRST_ROWS = 64
 
 
 class Hdf5Writer(Writer):
@@ -36,24 +39,25 @@ class Hdf5Writer(Writer):
         super().__init__(path, meta, overwrite=overwrite)
         self._file = h5py.File(self._pending.temporary, "w")
         size = meta.patch_size
+        self._raw: _RawChunks | None = None
         if meta.codec == "raw":
-            shape: tuple[int, ...] = (size, size, 3)
-            self._data = self._create("patches", shape, chunk=(1, *shape))
+            self._raw = _RawChunks(self._file, self._pending.temporary, (size, size, 3))
+            self._data = self._raw.data
         else:
-            self._data = self._create("encoded/blob", (), chunk=(_BLOB_CHUNK,))
+            self._data = self._file.create_dataset(
+                "encoded/blob",
+                shape=(0,),
+                maxshape=(None,),
+                chunks=(_BLOB_CHUNK,),
+                dtype=np.uint8,
+                fill_time="never",
+            )
         self._ends: list[int] = [0]
         self._tail = bytearray()
 
-    def _create(self, name: str, shape: tuple[int, ...], *, chunk: tuple[int, ...]) -> Any:
-        return self._file.create_dataset(
-            name, shape=(0, *shape), maxshape=(None, *shape), chunks=chunk, dtype=np.uint8, fill_time="never"
-        )
-
     def _write_patches(self, patches: Sequence[bytes | memoryview]) -> None:
-        if self._meta.codec == "raw":
-            self._data.resize(self._patches + len(patches), axis=0)
-            for row, patch in enumerate(patches, self._patches):
-                self._data.id.write_direct_chunk((row, 0, 0, 0), patch)
+        if self._raw is not None:
+            self._raw.append(patches)
             return
         for patch in patches:
             self._tail += patch
@@ -68,11 +72,14 @@ class Hdf5Writer(Writer):
         self._data.id.write_direct_chunk((at,), chunk)
 
     def _write_columns(self, columns: Columns, summary: Summary) -> None:
-        if self._meta.codec != "raw":
+        if self._raw is not None:
+            offsets = self._raw.finish()
+        else:
             if self._tail:
                 self._write_blob_chunk(bytes(self._tail).ljust(_BLOB_CHUNK, b"\0"))
             self._data.resize(self._ends[-1], axis=0)
             self._file["encoded/offsets"] = np.array(self._ends, dtype=np.uint64)
+            offsets = _chunk_offsets(self._data)
         for name, array in columns.arrays().items():
             self._file[name] = array
         for name, texts in columns.texts().items():
@@ -83,11 +90,63 @@ class Hdf5Writer(Writer):
         self._file["coords"].attrs.update(
             coords_attributes(self._meta, self._pending.final.parent.absolute())
         )
-        self._file[_OFFSETS] = _chunk_offsets(self._data)
+        self._file[_OFFSETS] = offsets
         self._file.attrs.update(to_attributes(self._meta, summary))
 
     def _close(self) -> None:
-        self._file.close()
+        try:
+            if self._raw is not None:
+                self._raw.close()
+        finally:
+            self._file.close()
+
+
+class _RawChunks:
+    """The dataset `patches`: HDF5 gives out the places in the file, the pixels are written there directly.
+
+    HDF5 would write them under Python's global lock and stop the threads that decode meanwhile.
+    """
+
+    def __init__(self, file: h5py.File, path: Path, shape: tuple[int, int, int]) -> None:
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_chunk((1, *shape))
+        plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        space = h5py.h5s.create_simple((0, *shape), (h5py.h5s.UNLIMITED, *shape))
+        self.data: Any = h5py.Dataset(
+            h5py.h5d.create(file.id, b"patches", h5py.h5t.STD_U8LE, space, dcpl=plist)
+        )
+        self._length = int(np.prod(shape))
+        self._offsets = np.empty(0, np.int64)
+        self._rows = 0
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        self._sync = EarlySync()
+
+    def append(self, patches: Sequence[bytes | memoryview]) -> None:
+        stop = self._rows + len(patches)
+        if stop > len(self._offsets):
+            # HDF5 tells all places at once or slowly one by one: ask seldom, give back the rest in the end.
+            self.data.resize(max(stop, 2 * len(self._offsets), _FIRST_ROWS), axis=0)
+            self._offsets = _chunk_offsets(self.data)
+        places = self._offsets[self._rows : stop]
+        edges = [0, *(np.flatnonzero(np.diff(places) != self._length) + 1).tolist(), len(patches)]
+        for first, end in pairwise(edges):
+            write_at(self._descriptor, patches[first:end], int(places[first]))
+        self._rows = stop
+        self._sync.wrote(self._descriptor, len(patches) * self._length)
+
+    def finish(self) -> NDArray[np.int64]:
+        """Give back unused places; returns the (N,) byte offsets of the patches."""
+        self.data.resize(self._rows, axis=0)
+        self._sync.finish()
+        return self._offsets[: self._rows]
+
+    def close(self) -> None:
+        """May be called twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        self._sync.finish()
 
 
 def _chunk_offsets(data: Any) -> NDArray[np.int64]:

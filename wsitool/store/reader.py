@@ -21,7 +21,7 @@ from wsitool.errors import CorruptStoreError
 from wsitool.store import jpeg
 from wsitool.store.attributes import Summary
 from wsitool.store.files import KnownFile, open_files
-from wsitool.store.hashing import ContentHash
+from wsitool.store.hashing import ContentHash, patch_digest
 from wsitool.store.schema import Candidates, Failure, StoreMeta
 
 __all__ = ["Layout", "Reader", "Segments", "Tally", "content_hash"]
@@ -323,7 +323,8 @@ def content_hash(store: Reader) -> str:
     """Compute the content hash of what is on disk, to compare with `store.content_hash`."""
     hashing = ContentHash()
     for first in range(0, len(store), 256):
-        hashing.add_patches(store.encoded(range(first, min(first + 256, len(store)))))
+        patches = store.encoded(range(first, min(first + 256, len(store))))
+        hashing.add_patches(patches, map(patch_digest, patches))
     sources = store.sources
     hashing.add_rows(store.coords, store.labels, None if sources is None else sources.tolist())
     return hashing.hexdigest()

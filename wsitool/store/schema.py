@@ -22,6 +22,7 @@ __all__ = [
     "Codec",
     "Failure",
     "PatchStore",
+    "Prepared",
     "Rows",
     "StoreMeta",
     "StoreWriter",
@@ -77,15 +78,27 @@ class StoreMeta:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """B patches as stored and their digests (see `preparing`); raw ones share the memory of the pixels."""
+
+    data: Sequence[bytes | memoryview]
+    digests: Sequence[bytes]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rows:
     """Some consecutive rows to append, in (y, x) order.
 
     `patches` is (B, P, P, 3) uint8, or B JPEG byte strings where the store's codec is "jpeg" and the caller
-    encoded already. `labels` (B,) int16 indexes `StoreMeta.classes`, -1 = unlabelled. `sources` names the
-    image each patch was cut from, where a store holds more than one.
+    encoded already, or what `prepare` made of either in another thread. `labels` (B,) int16 indexes
+    `StoreMeta.classes`, -1 = unlabelled. `sources` names the image each patch was cut from, where a store
+    holds more than one.
     """
 
-    patches: NDArray[np.uint8] | Sequence[bytes]
+    patches: NDArray[np.uint8] | Sequence[bytes] | Prepared
     coords: NDArray[np.int64]
     tissue: NDArray[np.float32]
     labels: NDArray[np.int16] | None = None
@@ -118,7 +131,7 @@ class PatchStore(Protocol):
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over coords, labels and stored patch bytes; the same however many workers wrote it."""
+        """SHA-256 over coords, labels and patch digests; the same however many workers wrote it."""
         ...
 
     @property

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import StoreError
-from wsitool.store import jpeg
 from wsitool.store.attributes import Summary
 from wsitool.store.files import Pending
 from wsitool.store.hashing import ContentHash
-from wsitool.store.schema import Candidates, Failure, Rows, StoreMeta
+from wsitool.store.preparing import prepare
+from wsitool.store.schema import Candidates, Failure, Prepared, Rows, StoreMeta
 
 __all__ = ["Columns", "Writer"]
 
@@ -87,11 +87,13 @@ class Writer(ABC):
     def append(self, rows: Rows) -> None:
         """Append rows; StoreError if they do not fit the store or each other."""
         self._check(rows)
-        stored = self._stored(rows.patches)
-        self._write_patches(stored)
-        self._hash.add_patches(stored)
+        patches = rows.patches
+        if not isinstance(patches, Prepared):
+            patches = prepare(patches, codec=self._meta.codec, quality=self._meta.quality)
+        self._write_patches(patches.data)
+        self._hash.add_patches(patches.data, patches.digests)
         self._hash.add_rows(rows.coords, rows.labels, rows.sources)
-        self._patches += len(stored)
+        self._patches += len(patches)
         self._coords.append(np.array(rows.coords, dtype=np.int64))
         self._tissue.append(np.array(rows.tissue, dtype=np.float32))
         if rows.labels is not None:
@@ -156,16 +158,3 @@ class Writer(ABC):
         for name, seen in (("labels", self._labels), ("sources", self._sources)):
             if self._patches and (columns[name] is None) == bool(seen):
                 raise StoreError(f"Some rows came with {name} and some without: pass {name} always or never.")
-
-    def _stored(self, patches: NDArray[np.uint8] | Sequence[bytes]) -> Sequence[bytes | memoryview]:
-        if isinstance(patches, np.ndarray):
-            if self._meta.codec == "raw":
-                whole = np.ascontiguousarray(patches)
-                return [memoryview(patch).cast("B") for patch in whole]
-            quality = self._meta.quality
-            if quality is None:
-                raise StoreError("A store of codec 'jpeg' needs StoreMeta.quality to encode patches.")
-            return [jpeg.encode(patch, quality) for patch in patches]
-        if self._meta.codec == "raw":
-            raise StoreError("A store of codec 'raw' takes pixel arrays, got encoded bytes.")
-        return patches

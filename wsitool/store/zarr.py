@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from wsitool.errors import CorruptStoreError
 from wsitool.store.attributes import Summary, coords_attributes, from_attributes, to_attributes
 from wsitool.store.damage import as_corruption
-from wsitool.store.files import KnownFile
+from wsitool.store.files import EarlySync, KnownFile
 from wsitool.store.reader import Reader, Segments
 from wsitool.store.schema import Candidates, StoreMeta
 from wsitool.store.writer import Columns, Writer
@@ -39,6 +39,7 @@ class ZarrWriter(Writer):
         super().__init__(path, meta, overwrite=overwrite)
         self._rows_per_shard = min(_SHARD_ROWS, max(1, _SHARD_BYTES // (meta.patch_size**2 * 3)))
         self._shard: BinaryIO | None = None
+        self._sync = EarlySync()
         self._index = np.full((self._rows_per_shard, 2), _ABSENT, dtype="<u8")
         (self._pending.temporary / "patches" / "c").mkdir(parents=True)
 
@@ -51,6 +52,7 @@ class ZarrWriter(Writer):
                 self._shard = file.open("wb")
             self._index[place] = self._shard.tell(), len(patch)
             self._shard.write(patch)
+            self._sync.wrote(self._shard.fileno(), len(patch))
             if place == self._rows_per_shard - 1:
                 self._end_shard()
 
@@ -58,7 +60,8 @@ class ZarrWriter(Writer):
         if self._shard is not None:
             index = self._index.tobytes()
             self._shard.write(index + google_crc32c.value(index).to_bytes(4, "little"))
-            self._close()
+            self._shard.close()
+            self._shard = None
             self._index[:] = _ABSENT
 
     def _write_columns(self, columns: Columns, summary: Summary) -> None:
@@ -85,6 +88,7 @@ class ZarrWriter(Writer):
         if self._shard is not None:
             self._shard.close()
             self._shard = None
+        self._sync.finish()
 
 
 def _whole(shape: tuple[int, ...]) -> tuple[int, ...]:

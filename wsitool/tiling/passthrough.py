@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from wsitool.errors import RegionReadError, SlideError
 from wsitool.grid import TileGrid
 from wsitool.readers.tiles import TileLevel
+from wsitool.store import Prepared, prepare
 from wsitool.tiling.cutter import Block, Executor
 
 __all__ = ["check_passthrough", "pass_tiles"]
@@ -45,23 +45,23 @@ def check_passthrough(name: str, tiles: TileLevel, grid: TileGrid) -> None:
         )
 
 
-def pass_tiles(tiles: TileLevel, places: NDArray[np.int64], *, pool: Executor) -> Iterator[Block[Any]]:
+def pass_tiles(tiles: TileLevel, places: NDArray[np.int64], *, pool: Executor) -> Iterator[Block[Prepared]]:
     """The JPEG streams of the tiles at `places` (N, 2) column, row, in blocks, in order."""
-    running: deque[tuple[int, int, Future[tuple[list[bytes], dict[int, str]]]]] = deque()
+    running: deque[tuple[int, int, Future[tuple[Prepared | None, dict[int, str]]]]] = deque()
 
-    def read(start: int, stop: int) -> tuple[list[bytes], dict[int, str]]:
+    def read(start: int, stop: int) -> tuple[Prepared | None, dict[int, str]]:
         streams, failures = [], {}
         for index, (column, row) in enumerate(places[start:stop].tolist(), start):
             try:
                 streams.append(tiles.jpeg(column, row))
             except RegionReadError as error:
                 failures[index] = str(error)
-        return streams, failures
+        return prepare(streams, codec="native") if streams else None, failures
 
-    def oldest() -> Block[Any]:
+    def oldest() -> Block[Prepared]:
         start, stop, future = running.popleft()
-        streams, failures = future.result()
-        return Block(start=start, stop=stop, failures=failures, payload=streams or None)
+        payload, failures = future.result()
+        return Block(start=start, stop=stop, failures=failures, payload=payload)
 
     for start in range(0, len(places), _BLOCK):
         stop = min(start + _BLOCK, len(places))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, Self
@@ -18,7 +18,7 @@ from wsitool.grid import Limit, TileGrid, TileSpec, plan_grid
 from wsitool.progress import SILENT, Reporter
 from wsitool.readers import TiledSlide, open_with
 from wsitool.report.preview import preview_jpeg
-from wsitool.store import create_store, jpeg
+from wsitool.store import Prepared, create_store, prepare
 from wsitool.store.schema import UNLABELLED, Candidates, Failure, Rows, StoreMeta
 from wsitool.tiling.candidates import count_reasons, find_candidates, nothing_left, with_unreadable
 from wsitool.tiling.canvas import Canvas, choose_shrink
@@ -33,7 +33,6 @@ __all__ = ["Format", "SlideTask", "available_threads", "run_task", "store_bytes"
 
 Format = Literal["hdf5", "zarr"]
 SUFFIX: dict[Format, str] = {"hdf5": ".h5", "zarr": ".zarr"}
-Payload = NDArray[np.uint8] | Sequence[bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +158,7 @@ class _Cutting:
             positions = self._grid.positions[kept]
             if self._spec.codec == "native":
                 resampling = "none"
-                blocks: Iterator[Block[Payload]] = pass_tiles(
+                blocks: Iterator[Block[Prepared]] = pass_tiles(
                     self._tiles, positions // self._spec.patch_size, pool=pool
                 )
             else:
@@ -202,17 +201,17 @@ class _Cutting:
 
     def _finisher(
         self, canvas: Canvas, positions: NDArray[np.int64], corners: NDArray[np.int64]
-    ) -> Callable[[NDArray[np.uint8], NDArray[np.int64]], Payload]:
+    ) -> Callable[[NDArray[np.uint8], NDArray[np.int64]], Prepared]:
         codec, quality = self._spec.codec, self._spec.quality
 
-        def finish(pixels: NDArray[np.uint8], indices: NDArray[np.int64]) -> Payload:
+        def finish(pixels: NDArray[np.uint8], indices: NDArray[np.int64]) -> Prepared:
             if canvas.resamples:
                 pixels = canvas.finish(pixels, positions[indices], corners[indices])
-            return pixels if codec == "raw" else [jpeg.encode(patch, quality) for patch in pixels]
+            return prepare(pixels, codec=codec, quality=quality)
 
         return finish
 
-    def _note_failures(self, block: Block[Payload], kept: NDArray[np.int64]) -> None:
+    def _note_failures(self, block: Block[Prepared], kept: NDArray[np.int64]) -> None:
         for index, reason in sorted(block.failures.items()):
             x0, y0 = self._grid.coords[kept[index]].tolist()
             self._failures.append(Failure(x0=x0, y0=y0, reason=reason))
@@ -225,7 +224,7 @@ class _Cutting:
                 "--max-failures to keep the others."
             )
 
-    def _rows(self, payload: Payload, chosen: NDArray[np.int64], candidates: Candidates) -> Rows:
+    def _rows(self, payload: Prepared, chosen: NDArray[np.int64], candidates: Candidates) -> Rows:
         return Rows(
             patches=payload,
             coords=candidates.coords[chosen],

@@ -1,0 +1,40 @@
+"""Patches on their way into a store: encoded and with their digests, which any thread may do beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.errors import StoreError
+from wsitool.store import jpeg
+from wsitool.store.hashing import patch_digest
+from wsitool.store.schema import Codec, Prepared
+
+__all__ = ["prepare"]
+
+
+def prepare(
+    patches: NDArray[np.uint8] | Sequence[bytes], *, codec: Codec, quality: int | None = None
+) -> Prepared:
+    """Encode (B, P, P, 3) uint8 for `codec`, or take B encoded patches as they are, and digest them.
+
+    StoreError where pixels are to become JPEG without a `quality`, or bytes are given for raw pixels.
+    """
+    data = _stored(patches, codec, quality)
+    return Prepared(data=data, digests=[patch_digest(patch) for patch in data])
+
+
+def _stored(
+    patches: NDArray[np.uint8] | Sequence[bytes], codec: Codec, quality: int | None
+) -> Sequence[bytes | memoryview]:
+    if not isinstance(patches, np.ndarray):
+        if codec == "raw":
+            raise StoreError("A store of codec 'raw' takes pixel arrays, got encoded bytes.")
+        return patches
+    if codec == "raw":
+        return [memoryview(patch).cast("B") for patch in np.ascontiguousarray(patches)]
+    if quality is None:
+        raise StoreError("A store of codec 'jpeg' needs StoreMeta.quality to encode patches.")
+    return [jpeg.encode(patch, quality) for patch in patches]
