@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wsitool.errors import UsageError
 from wsitool.grid import Limit, decide
-from wsitool.tissue import TissueMask, white_balance
+from wsitool.tissue import TissueMask, channel_range, white_balance
 
 __all__ = ["QualityThresholds", "ink_masks", "score_candidates"]
 
@@ -96,7 +96,7 @@ def _ink_in(
     picture: NDArray[np.uint8], tissue: NDArray[np.bool_], median: float
 ) -> dict[str, NDArray[np.bool_]]:
     hue, saturation, value = _hsv(picture)
-    low, high = picture.min(axis=2), picture.max(axis=2)
+    low, high = channel_range(picture)
     green = (hue >= 70) & (hue < 170) & (saturation > 0.2) & (low < 200)
     blue = (hue >= 170) & (hue < 215) & (saturation > 0.35)
     red = ((hue < 10) | (hue >= 350)) & (saturation > 0.7) & (value > 0.4)

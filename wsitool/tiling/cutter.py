@@ -6,6 +6,7 @@ the buffers of all the patches it touches; a block of patches is handed on, in o
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,9 +23,9 @@ __all__ = ["Block", "CutCounts", "Executor", "cut", "executor", "tiles_touched"]
 RgbArray = NDArray[np.uint8]
 T = TypeVar("T")
 _BLOCK = 32
-_TILES_PER_TASK = 8
+_TILES_PER_TASK = 16
 # Enough that the threads do not run dry while the caller writes a block to disk.
-_TASKS_AHEAD, _BLOCKS_AHEAD = 12, 2
+_TASKS_AHEAD, _BLOCKS_AHEAD = 6, 2
 
 
 class TileSource(Protocol):
@@ -154,12 +155,40 @@ def cut(
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Segment:
+    """The patches `start` to `stop` of one block, all of one row of patches, that a task touches."""
+
+    block: int
+    start: int
+    stop: int
+    pairs: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Task:
-    """Some tiles of one row, and for each the patches it touches."""
+    """Some neighbouring tiles of one row, and the patches they touch."""
 
     row: int
-    columns: list[int]
-    patches: list[list[int]]
+    columns: range
+    segments: list[_Segment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Target:
+    """Where a row of tiles goes: patches at `xs`, the `rows` of a tile they share, their pixels there."""
+
+    xs: list[int]
+    width: int
+    rows: slice
+    pixels: RgbArray
+
+    def copy(self, tile: RgbArray, left: int, tile_width: int) -> None:
+        """Copy what a tile, whose first column is `left`, has of each patch."""
+        rows, xs, width, right = tile[self.rows], self.xs, self.width, left + tile_width
+        for i in range(bisect_right(xs, left - width), bisect_left(xs, right)):
+            x = xs[i]
+            low, high = max(x, left), min(x + width, right)
+            self.pixels[i, :, low - x : high - x] = rows[:, low - left : high - left]
 
 
 @dataclass(kw_only=True)
@@ -231,25 +260,40 @@ class _Cutter(Generic[T]):
 
     def _row_tasks(self, row: int, members: NDArray[np.int64]) -> Iterator[_Task]:
         first, last = self._first[members, 0], self._last[members, 0]
-        columns, patches = [], []
-        for dx in range(int((last - first).max()) + 1):
-            inside = first + dx <= last
-            columns.append((first + dx)[inside])
-            patches.append(members[inside])
-        column, patch = np.concatenate(columns), np.concatenate(patches)
-        order = np.argsort(column, kind="stable")
-        column, patch = column[order], patch[order]
-        starts = np.flatnonzero(np.diff(column, prepend=-1))
-        groups = [group.tolist() for group in np.split(patch, starts[1:])]
-        distinct = column[starts].tolist()
-        for i in range(0, len(distinct), _TILES_PER_TASK):
-            end = i + _TILES_PER_TASK
-            yield _Task(row=row, columns=distinct[i:end], patches=groups[i:end])
+        needed = np.zeros(int(last.max()) + 2, np.int64)
+        np.add.at(needed, first, 1)
+        np.subtract.at(needed, last + 1, 1)
+        distinct = np.flatnonzero(np.cumsum(needed))
+        runs = np.split(distinct, np.flatnonzero(np.diff(distinct) > 1) + 1)
+        for run in runs:
+            for low in range(int(run[0]), int(run[-1]) + 1, _TILES_PER_TASK):
+                columns = range(low, min(low + _TILES_PER_TASK, int(run[-1]) + 1))
+                yield _Task(row=row, columns=columns, segments=self._segments(members, first, last, columns))
+
+    def _segments(
+        self, members: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64], columns: range
+    ) -> list[_Segment]:
+        low, high = columns[0], columns[-1]
+        touched = np.flatnonzero((first <= high) & (last >= low))
+        pairs = np.minimum(last[touched], high) - np.maximum(first[touched], low) + 1
+        patches = members[touched]
+        blocks = self._block_of[patches]
+        starts = np.flatnonzero(np.diff(blocks, prepend=-1))
+        return [
+            _Segment(block=block, start=start, stop=stop + 1, pairs=number)
+            for block, start, stop, number in zip(
+                blocks[starts].tolist(),
+                patches[starts].tolist(),
+                patches[np.append(starts[1:], len(patches)) - 1].tolist(),
+                np.add.reduceat(pairs, starts).tolist(),
+                strict=True,
+            )
+        ]
 
     def begin(self, task: _Task) -> None:
         """Give the touched blocks buffers and submit the task."""
-        for number in {int(self._block_of[patch]) for patches in task.patches for patch in patches}:
-            block = self._blocks[number]
+        for segment in task.segments:
+            block = self._blocks[segment.block]
             if block.pixels is None:
                 block.pixels = self._buffer()
         self._counts.needed += len(task.columns)
@@ -263,26 +307,30 @@ class _Cutter(Generic[T]):
     def _decode(self, task: _Task) -> dict[int, str]:
         """In a thread: decode the task's tiles into the buffers; returns column -> reason of the failed."""
         failures: dict[int, str] = {}
-        for column, patches in zip(task.columns, task.patches, strict=True):
+        targets = [self._target(task.row, segment) for segment in task.segments]
+        for column in task.columns:
             try:
                 tile = self._tiles.fetch(column, task.row)
             except RegionReadError as error:
                 failures[column] = str(error)
                 continue
-            self._copy(tile, column * self._tiles.tile_width, task.row * self._tiles.tile_height, patches)
+            for target in targets:
+                target.copy(tile, column * self._tiles.tile_width, self._tiles.tile_width)
         return failures
 
-    def _copy(self, tile: RgbArray, tile_x: int, tile_y: int, patches: list[int]) -> None:
-        width, height = self._size
-        right, lower = tile_x + self._tiles.tile_width, tile_y + self._tiles.tile_height
-        for patch, (x, y) in zip(patches, self._corners[patches].tolist(), strict=True):
-            block = self._blocks[int(self._block_of[patch])]
-            if block.pixels is None:
-                raise AssertionError("a block was handed on before its last tile")
-            ax, bx, ay, by = max(x, tile_x), min(x + width, right), max(y, tile_y), min(y + height, lower)
-            block.pixels[patch - block.start, ay - y : by - y, ax - x : bx - x] = tile[
-                ay - tile_y : by - tile_y, ax - tile_x : bx - tile_x
-            ]
+    def _target(self, row: int, segment: _Segment) -> _Target:
+        block = self._blocks[segment.block]
+        if block.pixels is None:
+            raise AssertionError("a block was handed on before its last tile")
+        (width, height), tile_height = self._size, self._tiles.tile_height
+        top, y = row * tile_height, int(self._corners[segment.start, 1])
+        low, high = max(y, top), min(y + height, top + tile_height)
+        return _Target(
+            xs=self._corners[segment.start : segment.stop, 0].tolist(),
+            width=width,
+            rows=slice(low - top, high - top),
+            pixels=block.pixels[segment.start - block.start :, low - y : high - y],
+        )
 
     def settle(self) -> None:
         """Wait for the oldest task; hand full blocks to `finish`."""
@@ -290,12 +338,14 @@ class _Cutter(Generic[T]):
         failures = future.result()
         self._counts.decoded += len(task.columns)
         self._counts.failed += len(failures)
-        for column, patches in zip(task.columns, task.patches, strict=True):
-            for patch in patches:
-                block = self._blocks[int(self._block_of[patch])]
-                block.missing -= 1
-                if column in failures:
-                    block.failures.setdefault(patch, failures[column])
+        for segment in task.segments:
+            block = self._blocks[segment.block]
+            block.missing -= segment.pairs
+            for column, reason in failures.items():
+                span = slice(segment.start, segment.stop)
+                hit = (self._first[span, 0] <= column) & (self._last[span, 0] >= column)
+                for patch in (segment.start + np.flatnonzero(hit)).tolist():
+                    block.failures.setdefault(patch, reason)
         while self._next in self._blocks and self._blocks[self._next].missing == 0:
             self._hand_on(self._blocks.pop(self._next))
             self._next += 1
