@@ -133,7 +133,8 @@ class _RawChunks:
         for first, end in pairwise(edges):
             write_at(self._descriptor, patches[first:end], int(places[first]))
         self._rows = stop
-        self._sync.wrote(self._descriptor, len(patches) * self._length)
+        end = int(places[-1]) + self._length
+        self._sync.wrote(self._descriptor, len(patches) * self._length, end=end)
 
     def finish(self) -> NDArray[np.int64]:
         """Give back unused places; returns the (N,) byte offsets of the patches."""

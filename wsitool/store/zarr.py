@@ -52,7 +52,7 @@ class ZarrWriter(Writer):
                 self._shard = file.open("wb")
             self._index[place] = self._shard.tell(), len(patch)
             self._shard.write(patch)
-            self._sync.wrote(self._shard.fileno(), len(patch))
+            self._sync.wrote(self._shard.fileno(), len(patch), end=self._shard.tell())
             if place == self._rows_per_shard - 1:
                 self._end_shard()
 

@@ -23,9 +23,9 @@ __all__ = ["Block", "CutCounts", "Executor", "cut", "executor", "tiles_touched"]
 RgbArray = NDArray[np.uint8]
 T = TypeVar("T")
 _BLOCK = 32
-_TILES_PER_TASK = 16
+_TILES_PER_TASK = 32
 # Enough that the threads do not run dry while the caller writes a block to disk.
-_TASKS_AHEAD, _BLOCKS_AHEAD = 6, 2
+_TASKS_AHEAD, _BLOCKS_AHEAD = 3, 2
 
 
 class TileSource(Protocol):
