@@ -300,7 +300,8 @@ def main() -> None:
     parser.add_argument("--hs2p", type=Path, help="hs2p's program")
     parser.add_argument("--folder", type=Path, help="where to work (default: the temporary folder)")
     arguments = parser.parse_args()
-    data = Path(os.environ["WSITOOL_TEST_DATA"]) / "slides" / "breast_her2st_B4.tiff"
+    root = Path(os.environ.get("WSITOOL_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    data = root / "slides" / "breast_her2st_B4.tiff"
     side = arguments.tiles
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)

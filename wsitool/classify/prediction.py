@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.report.files import replace_file
+from wsitool.report.files import replace_file, replace_file_in_parts
 from wsitool.report.geojson import write_geojson
 from wsitool.report.heatmap import draw_heatmap, heat
 from wsitool.store.schema import PatchStore
@@ -64,13 +64,7 @@ class Prediction:
 
 def write_prediction(out: Path, found: Prediction) -> None:
     """Write <slide>.csv, <slide>.geojson and one <slide>-<class>.png for each class into `out`."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("x", "y", "size", "predicted", *(f"p_{name}" for name in found.classes)))
-    size = f"{found.size_level0:g}"
-    for (x, y), p in zip(found.coords.tolist(), found.probabilities, strict=True):
-        writer.writerow((x, y, size, found.classes[int(p.argmax())], *(f"{value:.6f}" for value in p)))
-    replace_file(out / f"{found.name}.csv", buffer.getvalue().encode())
+    replace_file_in_parts(out / f"{found.name}.csv", _table(found))
     write_geojson(
         out / f"{found.name}.geojson",
         slide=found.name,
@@ -86,6 +80,20 @@ def write_prediction(out: Path, found: Prediction) -> None:
         )
         title = f"{found.name}: {name}, mean {found.mean[index]:.3f}"
         draw_heatmap(out / f"{found.name}-{_plain(name)}.png", pixels, drawn, title=title)
+
+
+def _table(found: Prediction) -> Iterator[bytes]:
+    """The lines of the CSV, a batch of patches at a time."""
+    rows: list[tuple[object, ...]] = [("x", "y", "size", "predicted", *(f"p_{n}" for n in found.classes))]
+    size = f"{found.size_level0:g}"
+    for start in range(0, len(found.coords), _BATCH):
+        part = slice(start, start + _BATCH)
+        for (x, y), p in zip(found.coords[part].tolist(), found.probabilities[part], strict=True):
+            rows.append((x, y, size, found.classes[int(p.argmax())], *(f"{value:.6f}" for value in p)))
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows(rows)
+        yield buffer.getvalue().encode()
+        rows = []
 
 
 def write_summary(path: Path, predictions: Sequence[Prediction]) -> None:

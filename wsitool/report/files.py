@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["replace_file", "write_json"]
+__all__ = ["replace_file", "replace_file_in_parts", "write_json"]
 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write `data` to `path` by way of a temporary name beside it; folders are made as needed."""
+    replace_file_in_parts(path, (data,))
+
+
+def replace_file_in_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """As `replace_file`, for what is too large to hold as a whole; an error of `parts` leaves nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~_umask())

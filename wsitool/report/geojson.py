@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.report.files import replace_file
+from wsitool.report.files import replace_file_in_parts
 
 __all__ = ["class_colours", "write_geojson"]
 
@@ -43,13 +44,33 @@ def write_geojson(
 
     `coords` (N, 2) are corners, `probabilities` (N, K). Each feature is QuPath's object type "tile", of its
     most probable class, with every class's probability as a measurement. Ids depend on slide and place
-    only, so that a second export updates the first.
+    only, so that a second export updates the first. Features are written as they are made: memory does not
+    grow with their number.
     """
+    features = _features(slide, coords, round(size_level0), probabilities, classes)
+    replace_file_in_parts(Path(path), _collection(features))
+
+
+def _collection(features: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    yield b'{"type":"FeatureCollection","features":['
+    between = ""
+    for feature in features:
+        yield (between + json.dumps(feature, separators=(",", ":"))).encode()
+        between = ",\n"
+    yield b"]}\n"
+
+
+def _features(
+    slide: str,
+    coords: NDArray[np.int64],
+    side: int,
+    probabilities: NDArray[np.float64],
+    classes: Sequence[str],
+) -> Iterator[dict[str, Any]]:
     colours = class_colours(classes)
     called = probabilities.argmax(axis=1)
-    side = round(size_level0)
-    features = []
-    for index, (x, y) in enumerate(coords.tolist()):
+    for index, corner in enumerate(coords):
+        x, y = map(int, corner)
         name = classes[called[index]]
         corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
         # a list of name and value: QuPath before 0.4 reads only this, later ones read it too
@@ -57,17 +78,13 @@ def write_geojson(
             {"name": f"p {name_k}", "value": round(float(p), 6)}
             for name_k, p in zip(classes, probabilities[index], strict=True)
         ]
-        features.append(
-            {
-                "type": "Feature",
-                "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{slide}:{x}:{y}:{side}")),
-                "geometry": {"type": "Polygon", "coordinates": [corners]},
-                "properties": {
-                    "objectType": "tile",
-                    "classification": {"name": name, "color": list(colours[name])},
-                    "measurements": measured,
-                },
-            }
-        )
-    collection = {"type": "FeatureCollection", "features": features}
-    replace_file(Path(path), json.dumps(collection, separators=(",", ":")).encode())
+        yield {
+            "type": "Feature",
+            "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{slide}:{x}:{y}:{side}")),
+            "geometry": {"type": "Polygon", "coordinates": [corners]},
+            "properties": {
+                "objectType": "tile",
+                "classification": {"name": name, "color": list(colours[name])},
+                "measurements": measured,
+            },
+        }
