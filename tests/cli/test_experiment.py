@@ -36,6 +36,10 @@ def test_dry_run_counts_the_work_and_writes_nothing(train: Path, tmp_path: Path)
     assert "pretrain rotation-fold1-seed0: rotation, 24 patches, 3 epochs" in out
     assert f"{2 * 24 * 3 * 4:,} images through pretraining" in out  # folds x patches x epochs x rotations
     assert not (tmp_path / "o").exists()
+    code, out, err = _run(
+        *_common(train, tmp_path / "o"), "--methods", "supervised", "--c", "auto", "--dry-run"
+    )
+    assert code == 0, err
 
 
 def test_summary_and_json(train: Path, tmp_path: Path) -> None:
@@ -52,6 +56,8 @@ def test_wrong_usage_is_one_sentence(train: Path, tmp_path: Path) -> None:
     assert code == 2 and "needs --auxiliary" in err
     code, _, err = _run(*_common(train, tmp_path / "o"), "--fractions", "five")
     assert code == 2 and "percentages such as 5,25,50,100" in err
+    code, _, err = _run(*_common(train, tmp_path / "o"), "--c", "strong")
+    assert code == 2 and "a number above 0 or auto" in err
 
 
 @pytest.mark.parametrize("name", ["paper", "small"])

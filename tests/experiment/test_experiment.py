@@ -1,5 +1,9 @@
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,7 @@ from sklearn.metrics import accuracy_score
 from wsitool.errors import LabelError, UsageError
 from wsitool.experiment import Plan, experiment, read_plan
 from wsitool.experiment.cells import pretrainings, run_cell
+from wsitool.experiment.estimate import estimate
 from wsitool.experiment.plan import Arm
 from wsitool.experiment.rounds import open_rounds
 
@@ -150,8 +155,50 @@ def test_pretraining_is_shared_by_fractions_unless_on_the_labelled_only(data: Pa
     }
     own = pretrainings(_plan(data, pretrain_on="labelled"))
     assert len(own) == 1 + 2 * 2 * 2  # the auxiliary one, and folds x fractions x seeds
-    patches = {name: count for name, (_, count, _) in own.items()}
-    assert patches["rotation+auxiliary-fold1-25pct-seed0"] == 12  # a quarter of 18 of each class
+    assert own["rotation+auxiliary-fold1-25pct-seed0"].patches == 12  # a quarter of 18 of each class
+
+
+def test_estimate_counts_what_is_left(finished: Path, data: Path) -> None:
+    left = estimate(_plan(data, fractions=(0.25, 0.5)), finished, device="cpu")
+    assert (left.cells, left.finished, left.pretrained_images) == (16, 8, 0)
+    assert len(left.pretrainings) == 3 and all(stage.finished for stage in left.pretrainings.values())
+    more = estimate(_plan(data, methods=("supervised", "rotation")), finished, device="cpu")
+    assert (more.finished, more.pretrained_images) == (8, 4 * 2 * 54)  # rotations, folds, patches
+
+
+def test_arms_are_added_to_a_finished_run(finished: Path, data: Path, tmp_path: Path) -> None:
+    finished = Path(shutil.copytree(finished, tmp_path / "copy"))
+    more = experiment(_plan(data, methods=("supervised", "rotation", "rotation+auxiliary")), finished)
+    assert (more.cells, more.reused) == (24, 16)
+    assert {arm for arm, _ in more.results.arms} == {"supervised", "rotation", "rotation+auxiliary"}
+
+
+def test_penalty_is_chosen_inside_each_training_subset(data: Path, tmp_path: Path) -> None:
+    plan = _plan(data, methods=("supervised",), fractions=(1.0,), c="auto", validation=0)
+    result = experiment(plan, tmp_path)
+    with np.load(tmp_path / "cells" / "supervised-100pct-seed0-fold1.npz") as cell:
+        facts = json.loads(str(cell["facts"]))
+    assert facts["c"] == facts["c_search"]["c"] and facts["c_search"]["by"] == "group"
+    assert facts["trained_on"] == 54 and facts["temperature"] != 1
+    row = json.loads((tmp_path / "results.json").read_text())["rows"][0]
+    assert sum(row["cells_by_penalty"].values()) == result.cells == 4
+    assert "chosen inside each training subset" in (tmp_path / "report.html").read_text()
+
+
+def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
+    words = f"experiment --train {data / 'train'} --methods supervised --fractions 50,100 --seeds 6 --folds 2"
+    words += f" --backbone resnet18 --init random --head linear --c 0.1 --out {tmp_path / 'o'}"
+    main = "from wsitool.cli import main; main()"
+    child = subprocess.Popen([sys.executable, "-c", main, *words.split()], stderr=subprocess.DEVNULL)
+    cells = tmp_path / "o" / "cells"
+    while child.poll() is None and len(list(cells.glob("*.npz"))) < 5:
+        time.sleep(0.01)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    there = len(list(cells.glob("*.npz")))
+    changes = {"methods": ("supervised",), "fractions": (0.5, 1.0), "seeds": 6, "batch_size": 64}
+    again = experiment(_plan(data, auxiliary=(), **changes), tmp_path / "o")
+    assert again.cells == 24 and 5 <= again.reused == there < 24
 
 
 def test_plan_file_and_its_mistakes(tmp_path: Path, data: Path) -> None:

@@ -18,6 +18,11 @@ def test_each_panel_widens_the_picture_and_curves_are_drawn(tmp_path: Path) -> N
     save_curves(tmp_path / "four.png", [loss] * 4)
     with Image.open(tmp_path / "four.png") as four:
         assert four.size == (3 * one.shape[1], 2 * one.shape[0])
+    with Image.open(tmp_path / "four.png") as four:
+        drawn = np.asarray(four.convert("L"))
+    second_row = drawn[one.shape[0] :]
+    assert (second_row[:, : one.shape[1]] < 128).any()  # the fourth panel
+    assert (second_row[:, one.shape[1] + 20 :] == 255).all()  # and no empty axes beside it
     blue = (one[..., 2] > 150) & (one[..., 0] < 80)
     assert blue.sum() > 200  # the averaged curve, in full colour
     assert sorted(path.name for path in tmp_path.iterdir()) == ["four.png", "one.png", "two.png"]

@@ -13,14 +13,15 @@ from wsitool.backbones import Encoder
 from wsitool.classify.calibration import fit_temperature
 from wsitool.classify.features import encode, predict_logits
 from wsitool.classify.finetune import Epoch, finetune
-from wsitool.classify.heads import PENALTIES, NeighbourHead, fit_linear, fit_neighbours
+from wsitool.classify.heads import PENALTIES, NeighbourHead, fit_linear, fit_neighbours, head_logits
 from wsitool.classify.labels import LabelledPatches
 from wsitool.classify.model import Classifier, ClassifierCard
+from wsitool.classify.penalty import PenaltySearch, search_penalty
 from wsitool.classify.settings import Settings
 from wsitool.classify.splits import Split, holdout
 from wsitool.progress import SILENT, Reporter
 
-__all__ = ["Fitted", "fit_classifier", "head_logits"]
+__all__ = ["Fitted", "fit_classifier"]
 
 Features = NDArray[np.float32]
 
@@ -30,7 +31,8 @@ class Fitted:
     """A trained classifier and how it came about.
 
     `split` indexes the labelled subset; `validation_logits` (V, K) belong to its `held_out` and are None
-    where nothing was held out. `history` is empty for frozen heads; `c` is the linear head's penalty.
+    where nothing was held out. `history` is empty for frozen heads; `c` is the linear head's penalty and
+    `search` how it was chosen where that was by cross-validation inside the subset.
     """
 
     classifier: Classifier
@@ -38,6 +40,7 @@ class Fitted:
     validation_logits: NDArray[np.float64] | None
     history: tuple[Epoch, ...]
     c: float | None
+    search: PenaltySearch | None = None
 
 
 def fit_classifier(
@@ -76,7 +79,7 @@ def fit_classifier(
             device=settings.device,
             reporter=reporter,
         )
-    return _fit_frozen(subset, split, encoder, card, settings, features)
+    return _fit_frozen(subset, split, encoder, card, settings, features, seed)
 
 
 def _fit_everything(
@@ -93,7 +96,10 @@ def _fit_everything(
     train, validation = subset.subset(split.train), subset.subset(split.held_out)
     history = finetune(classifier, train, validation, settings, seed=seed, reporter=reporter)
     logits = predict_logits(classifier, validation.collection, device=settings.device)
-    return _calibrated(classifier, subset, split, logits, tuple(history), None)
+    fitted = Fitted(
+        classifier=classifier, split=split, validation_logits=logits, history=tuple(history), c=None
+    )
+    return _calibrated(fitted, subset)
 
 
 def _fit_frozen(
@@ -103,35 +109,47 @@ def _fit_frozen(
     card: ClassifierCard,
     settings: Settings,
     features: Features,
+    seed: int,
 ) -> Fitted:
-    head, c = _fit_head(features, subset, split, settings)
+    search = None
+    if settings.head == "linear" and settings.c == "auto":
+        search = search_penalty(
+            features[split.train],
+            subset.labels[split.train],
+            subset.group_index[split.train],
+            len(subset.classes),
+            balanced=settings.class_weights,
+            split=settings.split,
+            seed=seed,
+        )
+        split = replace(split, warning=" ".join(filter(None, (split.warning, search.warning))))
+    head, c = _fit_head(features, subset, split, settings, search)
     if isinstance(head, NeighbourHead):
         card = replace(card, neighbours=head.neighbours, bank=len(head.bank))
     logits = head_logits(head, features[split.held_out]) if len(split.held_out) else None
-    return _calibrated(Classifier(encoder, head, card), subset, split, logits, (), c)
+    fitted = Fitted(
+        classifier=Classifier(encoder, head, card),
+        split=split,
+        validation_logits=logits,
+        history=(),
+        c=c,
+        search=search,
+    )
+    return _calibrated(fitted, subset)
 
 
-def _calibrated(
-    classifier: Classifier,
-    subset: LabelledPatches,
-    split: Split,
-    logits: NDArray[np.float64] | None,
-    history: tuple[Epoch, ...],
-    c: float | None,
-) -> Fitted:
-    """The finished classifier, its temperature fitted on what was held out."""
-    if logits is not None:
-        temperature = fit_temperature(logits, subset.labels[split.held_out])
+def _calibrated(fitted: Fitted, subset: LabelledPatches) -> Fitted:
+    """The same with the temperature fitted on what the classifier, or its like in a fold, had not seen."""
+    classifier, split = fitted.classifier, fitted.split
+    temperature = None
+    if fitted.validation_logits is not None:
+        temperature = fit_temperature(fitted.validation_logits, subset.labels[split.held_out])
+    elif fitted.search is not None:
+        temperature = fit_temperature(fitted.search.logits, subset.labels[split.train])
+    if temperature is not None:
         classifier.card = replace(classifier.card, temperature=temperature)
     classifier.eval()
-    return Fitted(classifier=classifier, split=split, validation_logits=logits, history=history, c=c)
-
-
-@torch.no_grad()
-def head_logits(head: nn.Module, features: Features) -> NDArray[np.float64]:
-    """Logits (N, K) of features (N, D)."""
-    logits: NDArray[np.float64] = head.cpu()(torch.from_numpy(features)).double().numpy()
-    return logits
+    return fitted
 
 
 def _split(subset: LabelledPatches, settings: Settings, seed: int) -> Split:
@@ -142,17 +160,22 @@ def _split(subset: LabelledPatches, settings: Settings, seed: int) -> Split:
 
 
 def _fit_head(
-    features: Features, subset: LabelledPatches, split: Split, settings: Settings
+    features: Features,
+    subset: LabelledPatches,
+    split: Split,
+    settings: Settings,
+    search: PenaltySearch | None,
 ) -> tuple[nn.Linear | NeighbourHead, float | None]:
     x, y = features[split.train], subset.labels[split.train]
     if settings.head == "knn":
         return fit_neighbours(x, y, len(subset.classes), neighbours=settings.neighbours), None
     held = split.held_out
+    known = search.c if search is not None else settings.c
     return fit_linear(
         x,
         y,
         len(subset.classes),
-        penalties=PENALTIES if settings.c is None else [settings.c],
+        penalties=[known] if isinstance(known, int | float) else PENALTIES,
         validation=(features[held], subset.labels[held]) if len(held) else None,
         balanced=settings.class_weights,
     )

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["PENALTIES", "NeighbourHead", "fit_linear", "fit_neighbours"]
+__all__ = ["PENALTIES", "NeighbourHead", "fit_linear", "fit_neighbours", "head_logits"]
 
 Floats = NDArray[np.float32]
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -105,7 +105,13 @@ def _layer(
     return layer
 
 
+@torch.no_grad()
+def head_logits(head: nn.Module, features: Floats) -> NDArray[np.float64]:
+    """Logits (N, K) of features (N, D)."""
+    logits: NDArray[np.float64] = head.cpu()(torch.from_numpy(features)).double().numpy()
+    return logits
+
+
 def _loss(layer: nn.Linear, features: Floats, labels: NDArray[np.integer]) -> float:
-    with torch.no_grad():
-        logits = layer(torch.from_numpy(features)).double()
+    logits = torch.from_numpy(head_logits(layer, features))
     return float(nn.functional.cross_entropy(logits, torch.from_numpy(labels).long()))

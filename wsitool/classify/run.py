@@ -119,7 +119,13 @@ def _carry_out(
         metrics=metrics,
         judged=judged_on,
         manifest=_manifest(work.data, subset, fitted, work.fraction, work.seed),
-        run={**record, "judged_on": judged_on, "c": fitted.c, "seconds": seconds},
+        run={
+            **record,
+            "judged_on": judged_on,
+            "c": fitted.c,
+            "c_search": fitted.search.to_dict() if fitted.search is not None else None,
+            "seconds": seconds,
+        },
     )
     return ClassifyResult(
         out=out,

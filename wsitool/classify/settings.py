@@ -8,9 +8,10 @@ from typing import Literal, get_args
 from wsitool.classify.splits import SplitBy
 from wsitool.errors import UsageError
 
-__all__ = ["Head", "Settings"]
+__all__ = ["Head", "Penalty", "Settings"]
 
 Head = Literal["finetune", "linear", "knn"]
+Penalty = float | Literal["auto"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,8 @@ class Settings:
 
     `head` trains everything ("finetune"), a logistic regression on frozen features ("linear") or keeps
     them as neighbours ("knn"). `lr` is the encoder's, `head_lr` that of the new layer (None = the same).
-    `c` is the inverse strength of the linear head's L2 penalty, None = chosen by validation loss.
+    `c` is the inverse strength of the linear head's L2 penalty, None = chosen by the loss of the share held
+    out, "auto" = chosen by cross-validation over groups inside the subset, which is then used whole.
     `validation` is the share held out of the labelled subset; 0 trains on all of it.
     """
 
@@ -31,7 +33,7 @@ class Settings:
     patience: int | None = None
     class_weights: bool = False
     augment: bool = True
-    c: float | None = None
+    c: Penalty = None
     neighbours: int = 20
     validation: float = 0.2
     split: SplitBy = "group"
@@ -47,7 +49,11 @@ class Settings:
             ("lr", self.lr > 0, "above 0"),
             ("head-lr", self.head_lr is None or self.head_lr > 0, "above 0"),
             ("patience", self.patience is None or self.patience >= 1, "at least 1"),
-            ("c", self.c is None or self.c > 0, "above 0"),
+            (
+                "c",
+                self.c in (None, "auto") or (not isinstance(self.c, str) and self.c > 0),
+                "above 0, or auto",
+            ),
             ("neighbours", self.neighbours >= 1, "at least 1"),
             ("validation", 0 <= self.validation < 1, "at least 0 and below 1"),
         )
@@ -59,7 +65,7 @@ class Settings:
         if self.validation == 0 and (self.head == "finetune" or (self.head == "linear" and self.c is None)):
             raise UsageError(
                 "--validation 0 leaves nothing to choose the best epoch or the penalty by: "
-                "use it with --head linear --c VALUE, or with --head knn."
+                "use it with --head linear --c auto, with --c VALUE, or with --head knn."
             )
 
     @property

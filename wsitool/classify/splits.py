@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wsitool.errors import LabelError, UsageError
 
-__all__ = ["Split", "SplitBy", "group_folds", "holdout"]
+__all__ = ["Split", "SplitBy", "group_folds", "holdout", "patch_folds"]
 
 SplitBy = Literal["group", "patch"]
 Indices = NDArray[np.int64]
@@ -84,6 +84,17 @@ def group_folds(
     fold_of = np.zeros(len(labels), np.int64)
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     for fold, (_, held) in enumerate(splitter.split(labels, labels, groups)):
+        fold_of[held] = fold
+    return fold_of
+
+
+def patch_folds(labels: NDArray[np.integer], *, folds: int, seed: int = 0) -> NDArray[np.int64]:
+    """As `group_folds` with every patch a group of its own; each class needs at least `folds` patches."""
+    from sklearn.model_selection import StratifiedKFold
+
+    fold_of = np.zeros(len(labels), np.int64)
+    splitter = StratifiedKFold(n_splits=folds, shuffle=True, random_state=seed)
+    for fold, (_, held) in enumerate(splitter.split(labels, labels)):
         fold_of[held] = fold
     return fold_of
 

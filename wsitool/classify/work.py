@@ -11,7 +11,8 @@ import numpy as np
 from wsitool.backbones import Encoder
 from wsitool.classify.data import TrainTest
 from wsitool.classify.features import encode, predict_logits
-from wsitool.classify.fit import Features, Fitted, fit_classifier, head_logits
+from wsitool.classify.fit import Features, Fitted, fit_classifier
+from wsitool.classify.heads import head_logits
 from wsitool.classify.labels import LabelledPatches
 from wsitool.classify.outputs import Part
 from wsitool.classify.settings import Settings

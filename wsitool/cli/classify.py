@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsitool.cli.command import Command
-from wsitool.cli.options import json_option, out_option, seed_option
+from wsitool.cli.options import json_option, out_option, penalty_option, seed_option
 
 if TYPE_CHECKING:
     from wsitool.classify import ClassifyResult
@@ -70,7 +70,7 @@ _PATHS = click.Path(path_type=Path)
 @click.option("--patience", type=int, help="Stop after this many epochs without a lower validation loss.")
 @click.option("--class-weights", is_flag=True, help="Weight the loss by the inverse class frequency.")
 @click.option("--augment/--no-augment", default=True, show_default=True, help="Flips and quarter turns.")
-@click.option("--c", type=float, help="Inverse L2 penalty of --head linear; default: chosen by validation.")
+@penalty_option
 @click.option("--neighbours", type=int, default=20, show_default=True, help="Of --head knn.")
 @click.option("--image-size", type=int, help="Side in pixels the network sees; default: the encoder's.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")

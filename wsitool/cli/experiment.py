@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsitool.cli.command import Command
-from wsitool.cli.options import json_option, out_option
+from wsitool.cli.options import json_option, out_option, penalty_option
 
 if TYPE_CHECKING:
     from wsitool.experiment import Plan
@@ -68,7 +68,7 @@ def _percentages(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option("--lr", type=float, help="Of fine-tuning [default: 1e-4].")
 @click.option("--head-lr", type=float, help="Of the new layer [default: the same].")
 @click.option("--patience", type=int, help="Stop fine-tuning early after so many epochs.")
-@click.option("--c", type=float, help="Inverse L2 penalty of --head linear [default: by validation].")
+@penalty_option
 @click.option("--validation", type=float, help="Share of the labelled subset to choose by [default: 0.2].")
 @click.option("--split", type=click.Choice(["group", "patch"]), help="Validation split [default: group].")
 @click.option(
@@ -133,12 +133,14 @@ def _foreseen(plan: Plan, work: Estimate, devices: int) -> list[str]:
         f"{len(plan.methods)} arms x {len(plan.fractions)} fractions x {plan.seeds} seeds: {work.cells} "
         f"cells, {work.finished} of them there already"
     ]
-    for name, (method, patches, epochs) in work.pretrainings.items():
-        lines.append(f"  pretrain {name}: {method}, {patches:,} patches, {epochs} epochs")
+    for name, stage in work.pretrainings.items():
+        there = " (there already)" if stage.finished else ""
+        lines.append(
+            f"  pretrain {name}: {stage.method}, {stage.patches:,} patches, {stage.epochs} epochs{there}"
+        )
     lines.append(
-        f"{work.pretrained_images:,} images through pretraining, {work.trained_images:,} through "
-        f"fine-tuning: about {_duration(work.seconds / devices)} on {devices} device(s), if nothing is "
-        "finished yet"
+        f"Left: {work.pretrained_images:,} images through pretraining, {work.trained_images:,} through "
+        f"fine-tuning: about {_duration(work.seconds / devices)} on {devices} device(s)"
     )
     return lines
 

@@ -8,13 +8,36 @@ from typing import Any
 
 import click
 
-__all__ = ["json_option", "out_option", "quality_changes", "quality_options", "seed_option"]
+__all__ = [
+    "json_option",
+    "out_option",
+    "penalty_option",
+    "quality_changes",
+    "quality_options",
+    "seed_option",
+]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 out_option = click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write."
 )
 seed_option = click.option("--seed", default=0, show_default=True, help="Seed of all randomness.")
+
+
+def _penalty(_: click.Context, __: click.Parameter, value: str | None) -> float | str | None:
+    try:
+        return value if value in (None, "auto") else float(value)
+    except ValueError:
+        raise click.BadParameter(f"expected a number above 0 or auto, got {value!r}") from None
+
+
+penalty_option = click.option(
+    "--c",
+    callback=_penalty,
+    metavar="NUMBER|auto",
+    help="Inverse L2 penalty of --head linear; 'auto': by cross-validation over the groups trained on "
+    "[default: by the validation share].",
+)
 
 _QUALITY = (
     ("--min-sharpness", None, "Least variance of the Laplacian at 2 um/px; depends on the scanner."),

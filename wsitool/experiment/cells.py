@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from wsitool.backbones import Encoder, build_backbone, encoder_file
 from wsitool.backbones.files import file_digest
 from wsitool.classify.features import encode, predict_logits
-from wsitool.classify.fit import Fitted, fit_classifier, head_logits
+from wsitool.classify.fit import Fitted, fit_classifier
+from wsitool.classify.heads import head_logits
 from wsitool.classify.leakage import check_pretraining
 from wsitool.classify.subsets import balanced_subset, subset_hash
 from wsitool.experiment.plan import Arm, Plan
@@ -30,7 +31,7 @@ from wsitool.report.files import replace_file, write_json
 from wsitool.store.collection import Collection, open_collection
 from wsitool.training import pretrain
 
-__all__ = ["Cell", "CellResult", "all_cells", "pretrainings", "run_cell"]
+__all__ = ["Cell", "CellResult", "Pretraining", "all_cells", "is_finished", "pretrainings", "run_cell"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +92,7 @@ def run_cell(plan: Plan, cell: Cell, out: Path, *, device: str, reporter: Report
         "temperature": fitted.classifier.card.temperature,
         "epochs": len(fitted.history),
         "c": fitted.c,
+        "c_search": fitted.search.to_dict() if fitted.search is not None else None,
         "lineage": encoder.card.chain,
         "transductive_groups": seen,
     }
@@ -98,6 +100,12 @@ def run_cell(plan: Plan, cell: Cell, out: Path, *, device: str, reporter: Report
     np.savez(buffer, logits=logits, facts=np.array(json.dumps(facts)))
     replace_file(path, buffer.getvalue())
     return CellResult(logits=logits, facts=facts, reused=False)
+
+
+def is_finished(plan: Plan, cell: Cell, out: Path) -> bool:
+    """Whether `run_cell` would find this cell computed from the same inputs."""
+    chosen = open_rounds(plan)[cell.round]
+    return _read_cell(out / "cells" / cell.file_name(plan), _cell_key(plan, cell, chosen)) is not None
 
 
 def _train_and_judge(
@@ -152,13 +160,26 @@ class _Stage:
     before: _Stage | None = None
 
 
-def pretrainings(plan: Plan) -> dict[str, tuple[str, int, int]]:
-    """Every pretraining the grid needs: folder name -> (method, patches, epochs)."""
-    found: dict[str, tuple[str, int, int]] = {}
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """One pretraining a grid needs; `finished` if its encoder is there."""
+
+    method: str
+    patches: int
+    epochs: int
+    finished: bool
+
+
+def pretrainings(plan: Plan, out: Path | None = None) -> dict[str, Pretraining]:
+    """Every pretraining the grid needs by the name of its folder; those in `out` may be finished."""
+    found: dict[str, Pretraining] = {}
     for cell in all_cells(plan):
         stage = _last_stage(plan, cell, open_rounds(plan)[cell.round])
-        while stage is not None:
-            found[stage.name] = (stage.method, len(stage.data), stage.epochs)
+        while stage is not None and stage.name not in found:
+            finished = out is not None and _is_complete(stage, _stage_key(plan, stage), out / "pretrain")
+            found[stage.name] = Pretraining(
+                method=stage.method, patches=len(stage.data), epochs=stage.epochs, finished=finished
+            )
             stage = stage.before
     return found
 
@@ -210,10 +231,10 @@ def _init_key(init: str) -> str:
 
 def _ensure(plan: Plan, stage: _Stage, folder: Path, reporter: Reporter) -> Path:
     """The finished run folder of a stage; pretrains it, or goes on with it, where needed."""
-    out, note, key = folder / stage.name, folder / f"{stage.name}.json", _stage_key(plan, stage)
-    known = json.loads(note.read_text()) if note.is_file() else {}
-    if known.get("key") == key and known.get("complete"):
+    out, note, key = folder / stage.name, _note(stage, folder), _stage_key(plan, stage)
+    if _is_complete(stage, key, folder):
         return out
+    known = _known(note)
     init = plan.init if stage.before is None else str(_ensure(plan, stage.before, folder, reporter))
     resume = known.get("key") == key and (out / "last.ckpt").is_file()
     write_json(note, {"key": key, "complete": False})
@@ -236,6 +257,21 @@ def _ensure(plan: Plan, stage: _Stage, folder: Path, reporter: Reporter) -> Path
     (out / "last.ckpt").unlink(missing_ok=True)  # three times the encoder's size, and it is finished
     write_json(note, {"key": key, "complete": True})
     return out
+
+
+def _note(stage: _Stage, folder: Path) -> Path:
+    """The file that says what a stage was started from, and whether it ended."""
+    return folder / f"{stage.name}.json"
+
+
+def _known(note: Path) -> dict[str, Any]:
+    known: dict[str, Any] = json.loads(note.read_text()) if note.is_file() else {}
+    return known
+
+
+def _is_complete(stage: _Stage, key: str, folder: Path) -> bool:
+    known = _known(_note(stage, folder))
+    return known.get("key") == key and bool(known.get("complete"))
 
 
 def _cell_key(plan: Plan, cell: Cell, chosen: Round) -> str:

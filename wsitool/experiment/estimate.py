@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wsitool.classify.speed import seconds_per_image
 from wsitool.classify.subsets import per_class_count
-from wsitool.experiment.cells import all_cells, pretrainings
+from wsitool.experiment.cells import Pretraining, all_cells, is_finished, pretrainings
 from wsitool.experiment.plan import Plan
 from wsitool.experiment.rounds import open_rounds
 
@@ -19,11 +19,15 @@ _VIEWS = {"rotation": 4, "jitter-rotation": 4}
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a grid consists of; `seconds` on one device is rough (within a factor of two or so)."""
+    """What a grid consists of, and what of it is left to do.
+
+    Images and `seconds` are those still to come; `seconds` on one device is rough (within a factor of two or
+    so).
+    """
 
     cells: int
     finished: int
-    pretrainings: dict[str, tuple[str, int, int]]
+    pretrainings: dict[str, Pretraining]
     pretrained_images: int
     trained_images: int
     seconds: float
@@ -31,21 +35,23 @@ class Estimate:
 
 def estimate(plan: Plan, out: Path, *, device: str = "auto") -> Estimate:
     """Count the grid's work and time one step of the backbone on random images at the plan's size."""
-    cells, stages = all_cells(plan), pretrainings(plan)
+    cells, stages = all_cells(plan), pretrainings(plan, out)
+    left = [cell for cell in cells if not is_finished(plan, cell, out)]
     rounds = open_rounds(plan)
-    pretrained = sum(_VIEWS.get(method, 2) * patches * epochs for method, patches, epochs in stages.values())
+    ahead = [stage for stage in stages.values() if not stage.finished]
+    pretrained = sum(_VIEWS.get(stage.method, 2) * stage.patches * stage.epochs for stage in ahead)
     trained = forward = 0
-    for cell in cells:
+    for cell in left:
         train = rounds[cell.round].train.patches
         subset = len(train.classes) * per_class_count(train.labels, cell.fraction, train.classes)
         if plan.head == "finetune":
             trained += round(subset * (1 - plan.validation)) * plan.epochs
             forward += round(subset * plan.validation) * plan.epochs + len(rounds[cell.round].test.rows)
-    if plan.head != "finetune":  # features of everything once for the start and for each encoder
+    if plan.head != "finetune" and left:  # features of everything once for the start and for each encoder
         wholes = {
             id(view.whole): len(view.whole) for chosen in rounds for view in (chosen.train, chosen.test)
         }
-        forward = (len(stages) + 1) * sum(wholes.values())
+        forward = (len(ahead) + 1) * sum(wholes.values())
     per_image = seconds_per_image(
         plan.backbone,
         init=plan.init,
@@ -55,7 +61,7 @@ def estimate(plan: Plan, out: Path, *, device: str = "auto") -> Estimate:
     )
     return Estimate(
         cells=len(cells),
-        finished=sum((out / "cells" / cell.file_name(plan)).is_file() for cell in cells),
+        finished=len(cells) - len(left),
         pretrainings=stages,
         pretrained_images=pretrained,
         trained_images=trained,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from wsitool.classify.settings import Head, Settings
+from wsitool.classify.settings import Head, Penalty, Settings
 from wsitool.classify.splits import SplitBy
 from wsitool.errors import UsageError
 
@@ -65,7 +65,7 @@ class Plan:
     lr: float = 1e-4
     head_lr: float | None = None
     patience: int | None = None
-    c: float | None = None
+    c: Penalty = None
     validation: float = 0.2
     split: SplitBy = "group"
     pretrain_on: Literal["all", "labelled"] = "all"

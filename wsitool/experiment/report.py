@@ -85,6 +85,8 @@ def _page(results: Results, out: Path, said: dict[str, list[str]], command: str)
     page.table(*_all_figures(results))
     _pictures(page, results, out / "figures")
     page.section("Settings").table(("setting", "value"), _settings(results))
+    if plan.c == "auto":
+        page.table(*_penalties(results))
     if command:
         page.section("To repeat it").code(command)
     return page
@@ -100,13 +102,23 @@ def _settings(results: Results) -> list[tuple[str, str]]:
     return rows
 
 
+def _penalties(results: Results) -> tuple[tuple[str, ...], list[list[str]], str]:
+    rows = [
+        [found.arm, f"{found.fraction:.0%}", ", ".join(f"{c}: {n}" for c, n in found.penalties.items())]
+        for found in results.arms.values()
+    ]
+    text = "Penalty C chosen inside each training subset, and in how many cells."
+    return ("arm", "labels", "C: cells"), rows, text
+
+
 def _all_figures(results: Results) -> tuple[tuple[str, ...], list[list[str]]]:
     names = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "loss", "ece")
     rows = []
     for found in results.arms.values():
         figures = [found.mean[name] for name in names]
-        # without a validation share there is nothing to fit a temperature on
-        extra = [found.calibrated_ece if results.plan.validation else None, found.image_accuracy]
+        # without patches held out of training there is nothing to fit a temperature on
+        scaled = results.plan.validation or results.plan.c == "auto"
+        extra = [found.calibrated_ece if scaled else None, found.image_accuracy]
         cells = ["-" if value is None else f"{value:.3f}" for value in figures + extra]
         rows.append([found.arm, f"{found.fraction:.0%}", *cells])
     titles = [name.replace("_", " ") for name in names]

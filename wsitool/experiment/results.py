@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ class ArmResult:
     calibrated_ece: float
     confusion: NDArray[np.int64]
     trained_on: int
+    penalties: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,14 @@ def _arm(
             [confusion_matrix(labels, run.argmax(axis=1), run.shape[1]) for run in runs], axis=0
         ),
         trained_on=round(float(np.mean([_patches(cells[cell]) for cell in mine]))),
+        penalties=_penalties([cells[cell] for cell in mine]),
     )
+
+
+def _penalties(results: Sequence[CellResult]) -> dict[str, int]:
+    """How many of the cells use each penalty C of a linear head; empty for other heads."""
+    known = Counter(result.facts["c"] for result in results if result.facts["c"] is not None)
+    return {f"{c:g}": count for c, count in sorted(known.items())}
 
 
 def _patches(result: CellResult) -> int:
@@ -160,6 +169,7 @@ def as_json(results: Results) -> dict[str, Any]:
             "per_seed": [score(run, results.labels) for run in found.runs],
             "image_accuracy": found.image_accuracy,
             "ece_calibrated": found.calibrated_ece,
+            "cells_by_penalty": found.penalties,
             "confusion_all_seeds": found.confusion.tolist(),
             "against_baseline_at_same_fraction": _comparison(results.same_fraction, found),
             "against_baseline_with_all_labels": _comparison(results.with_full, found),

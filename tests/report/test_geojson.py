@@ -1,0 +1,49 @@
+"""A large export is written feature by feature: memory does not grow with the patches."""
+
+import tracemalloc
+from pathlib import Path
+
+import geojson
+import numpy as np
+import pytest
+
+from wsitool.report.files import replace_file_in_parts
+from wsitool.report.geojson import write_geojson
+
+
+def _write(path: Path, count: int) -> int:
+    """The most bytes Python held while `count` patches were written."""
+    coords = np.stack([np.arange(count) % 100, np.arange(count) // 100], axis=1) * 448
+    probabilities = np.full((count, 2), 0.5)
+    tracemalloc.start()
+    write_geojson(
+        path, slide="s", coords=coords, size_level0=448, probabilities=probabilities, classes=("a", "b")
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_the_patches(tmp_path: Path) -> None:
+    _write(tmp_path / "warm.geojson", 10)
+    few, many = _write(tmp_path / "few.geojson", 500), _write(tmp_path / "many.geojson", 10_000)
+    assert many < few + 400_000 < (tmp_path / "many.geojson").stat().st_size
+    collection = geojson.loads((tmp_path / "many.geojson").read_text())
+    assert collection.is_valid and len(collection.features) == 10_000
+    assert collection.features[101].geometry.coordinates[0][0] == [448, 448]
+
+
+def test_no_patches_are_an_empty_collection(tmp_path: Path) -> None:
+    _write(tmp_path / "none.geojson", 0)
+    assert geojson.loads((tmp_path / "none.geojson").read_text()).features == []
+
+
+def test_an_error_on_the_way_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    def parts():  # type: ignore[no-untyped-def]
+        yield b"new"
+        raise ValueError("stop")
+
+    (tmp_path / "f").write_bytes(b"old")
+    with pytest.raises(ValueError, match="stop"):
+        replace_file_in_parts(tmp_path / "f", parts())
+    assert (tmp_path / "f").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,100 @@
+"""The penalty of the linear head, chosen by cross-validation over the groups of the training subset alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.classify.calibration import softmax
+from wsitool.classify.heads import PENALTIES, fit_linear, head_logits
+from wsitool.classify.metrics import score
+from wsitool.classify.splits import SplitBy, group_folds, patch_folds
+from wsitool.errors import LabelError
+
+__all__ = ["PenaltySearch", "search_penalty"]
+
+_FOLDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PenaltySearch:
+    """What was tried: `losses` (log-loss per held-out patch) by penalty C, and the best of them, `c`.
+
+    `logits` (N, K) are those of every patch by the fold that had not seen it, with `c`. `warning` is for the
+    user, or "".
+    """
+
+    c: float
+    losses: dict[float, float]
+    folds: int
+    by: SplitBy
+    logits: NDArray[np.float64]
+    warning: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For run.json and the facts of a cell."""
+        losses = {f"{c:g}": round(loss, 6) for c, loss in self.losses.items()}
+        return {"c": self.c, "losses": losses, "folds": self.folds, "by": self.by}
+
+
+def search_penalty(
+    features: NDArray[np.float32],
+    labels: NDArray[np.integer],
+    groups: NDArray[np.integer],
+    classes: int,
+    *,
+    balanced: bool = False,
+    split: SplitBy = "group",
+    seed: int = 0,
+) -> PenaltySearch:
+    """Try each of `PENALTIES` on features (N, D) by at most 5 folds; lowest loss wins, ties the smallest C.
+
+    No group is on both sides of a fold unless `split` is "patch", or the groups are too few for every class
+    to be trained on in each fold, which `warning` says. LabelError if a class has a single patch.
+    """
+    fold_of, by = _folds(labels, groups, classes, split, seed)
+    folds = int(fold_of.max()) + 1
+    losses: dict[float, float] = {}
+    best: tuple[float, NDArray[np.float64]] | None = None
+    for c in PENALTIES:
+        logits = np.empty((len(labels), classes))
+        for fold in range(folds):
+            inside, held = fold_of != fold, fold_of == fold
+            head, _ = fit_linear(features[inside], labels[inside], classes, penalties=[c], balanced=balanced)
+            logits[held] = head_logits(head, features[held])
+        losses[c] = score(softmax(logits), labels)["loss"] or 0.0
+        if best is None or losses[c] < losses[best[0]]:
+            best = (c, logits)
+    if best is None:
+        raise ValueError("At least one penalty is needed.")
+    warning = (
+        ""
+        if by == split
+        else (
+            "The labelled groups are too few to choose the penalty over whole groups, so it was chosen over "
+            "patches and may be too weak."
+        )
+    )
+    return PenaltySearch(c=best[0], losses=losses, folds=folds, by=by, logits=best[1], warning=warning)
+
+
+def _folds(
+    labels: NDArray[np.integer], groups: NDArray[np.integer], classes: int, split: SplitBy, seed: int
+) -> tuple[NDArray[np.int64], SplitBy]:
+    """Each patch's fold: as many of whole groups as leave every class to train on, else of patches."""
+    rarest = int(np.bincount(labels, minlength=classes).min())
+    if rarest < 2:
+        raise LabelError(
+            "--c auto needs at least 2 labelled patches of every class: use a larger fraction, or give "
+            "--c VALUE."
+        )
+    if split == "group":
+        for folds in range(min(_FOLDS, len(np.unique(groups)), rarest), 1, -1):
+            fold_of = group_folds(labels, groups, folds=folds, seed=seed)
+            trained = [np.unique(labels[fold_of != fold]) for fold in range(folds)]
+            if len(np.unique(fold_of)) == folds and all(len(known) == classes for known in trained):
+                return fold_of, "group"
+    return patch_folds(labels, folds=min(_FOLDS, rarest), seed=seed), "patch"
