@@ -31,7 +31,7 @@ _MPP_AT_1X = 10.0
 _MPP_DISAGREEMENT = 0.35
 _WHY = {
     "tiff": "tiled TIFF: its tiles are decoded directly",
-    "tiffslide": "a TIFF no other reader opens",
+    "tiffslide": "asked for by name",
     "openslide": "no tiled TIFF that can be read directly",
     "image": "an ordinary picture, or a TIFF without tiles",
 }

@@ -279,17 +279,12 @@ def test_tiffslide_agrees(real_data: Path, name: str) -> None:
             assert np.array_equal(second.read_region(x, y, 0, 90, 80), slide.read_region(x, y, 0, 90, 80))
 
 
-def test_tiffslide_is_the_last_resort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = synthetic_slide(tmp_path / "s.svs", size=(300, 300))
-
-    def refuse(*_: object, **__: object) -> None:
-        raise UnsupportedSlideError("not today")
-
-    monkeypatch.setattr("wsitool.readers.open_tiff", refuse)
-    monkeypatch.setattr("wsitool.readers.openslide.open_openslide", refuse)
-    monkeypatch.setattr("wsitool.readers.image.open_image", refuse)
-    with open_with(path) as slide:
-        assert slide.info.reader == "tiffslide"
-        assert slide.info.properties["reader_reason"].startswith("tiffslide reads what no other reader does")
+def test_tiffslide_is_taken_only_by_name(tmp_path: Path) -> None:
+    """It guesses where a tag is damaged: the others' refusal must stand, with a hint."""
+    path = synthetic_slide(tmp_path / "s.svs", size=(300, 300), compression="none", levels=(1,))
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags["Compression"].overwrite(52479)
+    with pytest.raises(UnsupportedSlideError, match=r"No reader opens .*--reader tiffslide may"):
+        open_with(path)
     with pytest.raises(UnsupportedSlideError, match="local files only"):
         open_with("memory://s.svs", reader="tiffslide")

@@ -149,11 +149,6 @@ def _kill_at(moments: list[float], slides: list[Path], tmp_path: Path) -> None:
         assert {row["status"] for row in rows(out).values()} <= {"done", "skipped"} and len(rows(out)) == 3
 
 
-def test_killed_and_run_again(slides: list[Path], tmp_path: Path) -> None:
-    _kill_at([1.2], slides, tmp_path)
-
-
-@pytest.mark.slow
 def test_killed_at_twenty_moments(slides: list[Path], tmp_path: Path) -> None:
     rng = random.Random(5)
     _kill_at([rng.uniform(0.3, 3.0) for _ in range(20)], slides, tmp_path)

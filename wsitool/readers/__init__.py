@@ -15,7 +15,6 @@ _REASONS = {
     "tiff": "a tiled TIFF is read directly, which is fastest",
     "openslide": "OpenSlide knows the format",
     "image": "it is an ordinary picture",
-    "tiffslide": "tiffslide reads what no other reader does",
 }
 READERS = ("auto", "tiff", "openslide", "image", "tiffslide")
 
@@ -23,8 +22,9 @@ READERS = ("auto", "tiff", "openslide", "image", "tiffslide")
 def open_with(path: str | Path, *, reader: str = "auto", default_mpp: float | None = None) -> TiledSlide:
     """Open a slide with the named reader.
 
-    "auto" takes `tiff` for tiled TIFF files (fastest), else `openslide`, else `image`, and for TIFFs at last
-    `tiffslide`, and says why in the property "reader_reason". Raises UsageError for another name and
+    "auto" takes `tiff` for tiled TIFF files (fastest), else `openslide`, else `image`, and says why in the
+    property "reader_reason"; `tiffslide` only by name, as it fills damaged tags with guesses and then shows
+    wrong pixels. Raises UsageError for another name and
     UnsupportedSlideError, saying why each reader refused, if none opens the file.
     """
     if reader not in READERS:
@@ -41,7 +41,7 @@ def open_with(path: str | Path, *, reader: str = "auto", default_mpp: float | No
     finally:
         source.close()
     refusals = []
-    for name in READERS[1:] if is_tiff else ("openslide", "image"):
+    for name in ("tiff", "openslide", "image") if is_tiff else ("openslide", "image"):
         try:
             slide = _open(name, path, default_mpp)
         except SlideError as error:
@@ -49,7 +49,8 @@ def open_with(path: str | Path, *, reader: str = "auto", default_mpp: float | No
             continue
         slide.info.properties["reader_reason"] = _REASONS[name] + "".join(f"; {text}" for text in refusals)
         return slide
-    raise UnsupportedSlideError(f"No reader opens '{file_name(path)}' ({'; '.join(refusals)}).")
+    hint = ": --reader tiffslide may, but does not notice all damage" if is_tiff else ""
+    raise UnsupportedSlideError(f"No reader opens '{file_name(path)}' ({'; '.join(refusals)}){hint}.")
 
 
 def _open(reader: str, path: str | Path, default_mpp: float | None) -> TiledSlide:

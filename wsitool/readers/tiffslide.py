@@ -1,4 +1,4 @@
-"""Reader over tiffslide: the last resort for TIFFs the other readers refuse, and a second opinion on any."""
+"""Reader over tiffslide: a second opinion on TIFFs, and the way to those that the other readers refuse."""
 
 from __future__ import annotations
 
