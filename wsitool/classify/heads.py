@@ -70,9 +70,12 @@ def fit_linear(
     """
     from sklearn.linear_model import LogisticRegression
 
-    mean, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
-    spread = np.where(spread < _LEAST_SPREAD, 1.0, spread)
-    standard = ((features - mean) / spread).astype(np.float32)  # half the work of float64, as accurate
+    # Sums in float64, everything as large as the features in float32: half the work, as accurate.
+    mean = features.mean(0, dtype=np.float64).astype(np.float32)
+    standard = features - mean
+    spread = np.sqrt(np.square(standard).mean(0, dtype=np.float64)).astype(np.float32)
+    spread[spread < _LEAST_SPREAD] = 1
+    standard /= spread
     best: tuple[float, float, nn.Linear] | None = None
     for c in sorted(penalties):
         weight = "balanced" if balanced else None
@@ -89,8 +92,8 @@ def fit_linear(
 def _layer(
     coef: NDArray[np.float64],
     intercept: NDArray[np.float64],
-    mean: NDArray[np.float64],
-    spread: NDArray[np.float64],
+    mean: Floats,
+    spread: Floats,
     classes: int,
 ) -> nn.Linear:
     """Fold the standardisation into the weights: w.(x - mean)/spread + b = (w/spread).x + b'."""
