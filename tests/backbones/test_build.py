@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -156,3 +160,34 @@ def test_a_vision_transformer_takes_other_sizes() -> None:
     encoder = build_backbone("timm:vit_tiny_patch16_224", init="random").eval()
     with torch.no_grad():
         assert encoder(torch.rand(1, 3, 64, 64)).shape == (1, 192)
+
+
+def test_timm_without_a_network_says_so_once_and_soon(tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="the extra [timm] is not installed")
+    with socket.socket() as closed:  # a port nobody listens at
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        code = """
+import time
+from wsitool.backbones import build_backbone
+from wsitool.errors import EncoderError
+began = time.monotonic()
+try:
+    build_backbone("timm:resnet18")
+except EncoderError as error:
+    print(time.monotonic() - began < 15, error)
+"""
+        told = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+    assert told.stdout == (
+        "True The pretrained weights of timm's resnet18 cannot be downloaded "
+        f"({address} does not answer, and they are not in the cache): pass --init FILE, a .safetensors or "
+        ".pth file of timm's keys.\n"
+    )
+    assert "retry" not in told.stderr.lower(), told.stderr

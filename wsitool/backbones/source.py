@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import socket
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIMM_PREFIX = "timm:"
 _CLASSES = 1000
 _SECONDS = 20.0
+_ANSWER_SECONDS = 5.0
 # Two networks have a second output, which is training's alone, and weights made for a shifted input.
 _SINGLE_OUTPUT = {"aux_logits": False, "init_weights": True, "transform_input": True}
 _OPTIONS = {"inception_v3": _SINGLE_OUTPUT, "googlenet": _SINGLE_OUTPUT}
@@ -141,13 +144,46 @@ def _from_timm(name: str) -> Network:
 def _timm_weights(plain: str) -> tuple[str, State]:
     import timm
 
-    try:
-        network: Any = timm.create_model(plain, pretrained=True, num_classes=0)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EncoderError(
-            f"The pretrained weights of timm's {plain} cannot be downloaded ({reason}): pass --init FILE, "
-            "a .safetensors or .pth file of timm's keys."
-        ) from None
+    with _hub_or_cache() as silent:
+        try:
+            network: Any = timm.create_model(plain, pretrained=True, num_classes=0)
+        except (OSError, RuntimeError) as error:
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            reason = f"{silent} does not answer, and they are not in the cache" if silent else said[0]
+            raise EncoderError(
+                f"The pretrained weights of timm's {plain} cannot be downloaded ({reason}): pass "
+                "--init FILE, a .safetensors or .pth file of timm's keys."
+            ) from None
     state: State = network.state_dict()
     return f"imagenet (timm {plain}.{network.pretrained_cfg.get('tag') or 'default'})", state
+
+
+@contextmanager
+def _hub_or_cache() -> Iterator[str | None]:
+    """Within the block the hub is asked for nothing if it does not answer; gives its address then.
+
+    By itself the hub's client tries again, and says so, for most of a minute.
+    """
+    from huggingface_hub import constants
+
+    silent = None if constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT) else constants.ENDPOINT
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or silent is not None
+    try:
+        with _patience(_SECONDS):
+            yield silent
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _answers(address: str) -> bool:
+    """Whether anything comes back from `address`, through the proxies of the environment."""
+    try:
+        urllib.request.urlopen(
+            urllib.request.Request(address, method="HEAD"), timeout=_ANSWER_SECONDS
+        ).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
