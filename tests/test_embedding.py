@@ -66,3 +66,19 @@ def test_colour_by_label_and_what_does_not_fit(encoder: Path, tmp_path: Path) ->
         with pytest.raises(UsageError, match=message):
             embed(plain, encoder=encoder, out=tmp_path / "g", **options)
     assert not (tmp_path / "g").exists()
+
+
+# umap tells that a fixed seed means one thread, and numba of its own compiling.
+@pytest.mark.filterwarnings("ignore")
+def test_umap_keeps_two_clouds_apart(encoder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("umap", reason="the extra [umap] is not installed")
+    rng = np.random.default_rng(0)
+    clouds = np.concatenate([rng.normal(size=(40, 8)) + 9, rng.normal(size=(40, 8)) - 9])
+    points = project(clouds.astype(np.float32), "umap")
+    one, two = points[:40], points[40:]
+    assert points.shape == (80, 2)
+    apart = np.linalg.norm(one.mean(axis=0) - two.mean(axis=0))
+    assert apart > 2 * max(one.std(axis=0).max(), two.std(axis=0).max())
+    stores = patch_folder(tmp_path / "stores", each=12)
+    result = embed(stores, encoder=encoder, out=tmp_path / "features", projection="umap")
+    assert result.method == "umap" and result.map.is_file()

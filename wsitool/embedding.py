@@ -144,5 +144,5 @@ def _umap(*, seed: int) -> Any:
     try:
         from umap import UMAP
     except ImportError:
-        raise UsageError("The projection umap needs umap-learn: install it, or use pca.") from None
+        raise UsageError("The projection umap needs umap-learn: install wsitool[umap], or use pca.") from None
     return UMAP(n_components=2, metric="cosine", random_state=seed)

@@ -92,6 +92,6 @@ def test_lightnings_loggers_get_every_row(stores: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="tensorboard is installed")
 def test_a_missing_logger_says_what_to_install(stores: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="needs tensorboard: pip install tensorboard"):
+    with pytest.raises(UsageError, match=r"needs tensorboard: install wsitool\[tensorboard\]"):
         pretrain(stores, method="rotation", out=tmp_path / "r", logger="tensorboard", **QUICK)
     assert not (tmp_path / "r").exists()
