@@ -1,8 +1,10 @@
 """What the engine costs on top of a bare torch loop doing the same steps.
 
-Both sides run the same method on the same stores with the same loader, batch and optimiser; they are timed in
-turns within one process, by the wall and by the CPU time of the process, which other programs do not stretch.
-Run it for a table; pytest runs a small one.
+A bare step - next batch, views, loss, backward, update, nothing else - is taken after every step of a real
+`pretrain`, within the same process: the two alternate, so that whatever slows the machine slows both. The
+bare loop has its own model, optimiser and loader of the same kind. Time is summed over blocks of steps, which
+hold the rows, bars and logs written now and then as well, and the median block is told. The ends of epochs
+(features, checkpoint) are left out. Run it for a table; pytest runs a small one.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,26 +24,26 @@ import torch
 from numpy.typing import NDArray
 
 from wsitool.backbones import build_backbone
+from wsitool.cli.console import console_reporter
 from wsitool.loading import PatchLoader
 from wsitool.plugins import load_method
 from wsitool.store import open_collection
 from wsitool.training import PretrainConfig, monitor, pretrain
-from wsitool.training.module import compute_step
 from wsitool.training.optim import make_optimizer
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from patch_stores import patch_folder
 
-Pair = NDArray[np.float64]  # wall, CPU
-Times = list[Pair]
+Pair = NDArray[np.float64]  # seconds by the wall, of the main thread's CPU
+_WARM_UP = 3
 
 
 def _now() -> Pair:
-    return np.array([time.perf_counter(), time.process_time()])
+    return np.array([time.perf_counter(), time.thread_time()])
 
 
-def bare_steps(stores: Path, config: PretrainConfig) -> Times:
-    """Seconds (wall, CPU) of every step of a loop with nothing but load, views, loss and update."""
+def bare_loop(stores: Path, config: PretrainConfig) -> Iterator[None]:
+    """Take one step of a loop with nothing but load, views, loss and update each time it is asked."""
     encoder = build_backbone(config.backbone, init="random", seed=config.seed)
     kind = load_method(config.method)
     method = kind(encoder, encoder.feature_dim, kind.params_type.from_dict(config.params))
@@ -48,88 +52,101 @@ def bare_steps(stores: Path, config: PretrainConfig) -> Times:
     loader = PatchLoader(
         open_collection(stores), batch_size=config.batch_size, seed=config.seed, drop_last=True
     )
-    seconds: Times = []
-    step = 0
-    for epoch in range(config.epochs):
-        loader.set_epoch(epoch)
-        began = _now()
-        for batch in loader:
-            optimizer.zero_grad()
-            loss = compute_step(method, batch.patches, config, step).loss
-            loss.backward()
-            optimizer.step()
-            loss.item()
-            seconds.append(_now() - began)
-            began, step = _now(), step + 1
-    return seconds
+    rng = torch.Generator().manual_seed(config.seed)
+    for batch in loader:
+        optimizer.zero_grad()
+        with torch.no_grad():
+            views = method.views(batch.patches, rng)
+        method.loss(views).loss.backward()
+        optimizer.step()
+        yield
 
 
-def engine_steps(stores: Path, config: PretrainConfig, out: Path) -> Times:
-    """Seconds (wall, CPU) between the ends of the engine's steps, metrics included."""
-    seconds: Times = []
-    began = _now()
+@dataclass(frozen=True)
+class Measured:
+    """Seconds (wall, main thread's CPU) of the steps of each loop, in the order they were taken."""
+
+    bare: Pair
+    engine: Pair
+
+    def per_step(self, block: int) -> tuple[Pair, Pair]:
+        """Median over blocks of a bare step's seconds, and of what the engine adds to it."""
+        count = len(self.bare) // block
+        bare, engine = (
+            times[: count * block].reshape(count, block, 2).mean(axis=1) for times in (self.bare, self.engine)
+        )
+        return np.median(bare, axis=0), np.median(engine - bare, axis=0)
+
+
+def measure(stores: Path, config: PretrainConfig, out: Path, *, quiet: bool = True) -> Measured:
+    """Train by the engine, a bare step after each of its own; the first steps and the last are left out."""
+    bare, engine = [], []
+    steps = bare_loop(stores, config)
     original = monitor.Monitor.on_train_batch_end
+    began = _now()
 
     def timed(self: monitor.Monitor, *args: object, **kwargs: object) -> None:
         nonlocal began
         original(self, *args, **kwargs)  # type: ignore[arg-type]
-        seconds.append(_now() - began)
+        ended = _now()
+        engine.append(ended - began)
+        next(steps)
         began = _now()
+        bare.append(began - ended)
 
     monitor.Monitor.on_train_batch_end = timed  # type: ignore[method-assign]
     try:
         values = config.to_dict()
         values.pop("init")
-        pretrain(stores, out=out, init="random", overwrite=True, **values)
+        pretrain(
+            stores, out=out, init="random", overwrite=True, reporter=console_reporter(quiet=quiet), **values
+        )
     finally:
         monitor.Monitor.on_train_batch_end = original  # type: ignore[method-assign]
-    return seconds
-
-
-def compare(config: PretrainConfig, *, each: int, size: int, rounds: int) -> tuple[Pair, Pair, int]:
-    """Median seconds (wall, CPU) per step of the bare loop and of the engine, and the steps of each."""
-    with tempfile.TemporaryDirectory() as folder:
-        stores = patch_folder(Path(folder, "stores"), each=each, size=size)
-        bare: Times = []
-        engine: Times = []
-        for _ in range(
-            rounds
-        ):  # in turns, and the epochs' first steps (start-up) and last (checkpoint) aside
-            per_epoch = 2 * each // config.batch_size
-            keep = [i for i in range(per_epoch * config.epochs) if i % per_epoch not in (0, per_epoch - 1)]
-            one, two = bare_steps(stores, config), engine_steps(stores, config, Path(folder, "run"))
-            bare += [one[i] for i in keep]
-            engine += [two[i] for i in keep]
-    return np.median(bare, axis=0), np.median(engine, axis=0), len(bare)
+    keep = slice(_WARM_UP, -1)
+    return Measured(np.array(bare[keep]), np.array(engine[keep]))
 
 
 def _config(**options: object) -> PretrainConfig:
-    values = {"backbone": "resnet18", "init": "random", "accelerator": "cpu", "epochs": 2, **options}
+    values = {"backbone": "resnet18", "init": "random", "accelerator": "cpu", "epochs": 1, **options}
     return PretrainConfig(**values)  # type: ignore[arg-type]
 
 
 @pytest.mark.benchmark
 def test_smoke(tmp_path: Path) -> None:
-    bare, engine, steps = compare(_config(method="rotation", batch_size=4), each=8, size=32, rounds=1)
-    assert steps == 4 and (bare > 0).all() and (engine > 0).all()
+    stores = patch_folder(tmp_path / "stores", each=16, size=32)
+    measured = measure(stores, _config(method="rotation", batch_size=4), tmp_path / "run")
+    assert len(measured.bare) == len(measured.engine) == 4
+    bare, _ = measured.per_step(2)
+    assert (bare > 0).all()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+    parser.add_argument(
+        "--steps", type=int, default=44, help="steps of each loop; small ones take ten times as many"
+    )
+    steps = parser.parse_args().steps
     print(
         f"torch {torch.__version__}, pytorch-lightning {pytorch_lightning.__version__}, "
-        f"{torch.get_num_threads()} threads"
+        f"{torch.get_num_threads()} threads; the bar: at most 3 % of the step"
     )
-    print("method     batch   px  steps  bare ms engine ms    wall     CPU")
-    for method, batch, size in (("simclr", 32, 64), ("rotation", 16, 64)):
-        config = _config(method=method, batch_size=batch)
-        bare, engine, steps = compare(config, each=batch * 4, size=size, rounds=rounds)
-        wall, cpu = engine / bare - 1
+    print("method    backbone       batch   px  steps   bare ms  engine adds ms   wall  main thread's CPU")
+    cases = (
+        ("simclr", "resnet18", 64, 96, steps, 10),
+        ("simclr", "resnet18", 32, 64, 2 * steps, 10),
+        ("rotation", "squeezenet1_1", 4, 32, 10 * steps, 20),
+    )
+    for method, backbone, batch, size, count, block in cases:
+        config = _config(method=method, backbone=backbone, batch_size=batch)
+        with tempfile.TemporaryDirectory() as folder:
+            stores = patch_folder(Path(folder, "stores"), each=batch * count // 2, size=size)
+            measured = measure(stores, config, Path(folder, "run"))
+        bare, added = measured.per_step(block)
         print(
-            f"{method:<10} {batch:>5} {size:>4} {steps:>6} {bare[0] * 1e3:>8.1f} {engine[0] * 1e3:>9.1f} "
-            f"{wall:>+7.1%} {cpu:>+7.1%}",
+            f"{method:<9} {backbone:<14} {batch:>5} {size:>4} {len(measured.bare):>6} {bare[0] * 1e3:>9.1f}"
+            f" {added[0] * 1e3:>+15.2f} {added[0] / bare[0]:>+6.1%} {added[1] / bare[1]:>+10.1%}"
+            f" ({added[1] * 1e3:+.2f} ms)",
             flush=True,
         )
 

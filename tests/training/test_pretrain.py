@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from wsitool.backbones import read_card
 from wsitool.errors import EncoderError, TrainingError, UsageError
-from wsitool.training import pretrain
+from wsitool.training import monitor, pretrain
 
 QUICK: dict[str, Any] = {"backbone": "resnet18", "init": "random", "epochs": 2, "batch_size": 8, "seed": 5}
 
@@ -82,6 +82,7 @@ def test_chained_runs_record_the_lineage(finished: Path, tmp_path: Path) -> None
 _CHILD = """
 import os, signal, sys
 from wsitool.training import monitor, pretrain
+monitor._FLUSH_SECONDS = 0.0  # look at every step
 real = monitor.save_checkpoint
 def save(path, trainer, module, *, batches, data):
     real(path, trainer, module, batches=batches, data=data)
@@ -165,6 +166,11 @@ def test_accumulated_batches_are_one_step(kidney: Path, tmp_path: Path) -> None:
         ({"backbone": "vgg99"}, UsageError, "There is no backbone 'vgg99'"),
         ({"backbone": "vit_b_16"}, EncoderError, "vit_b_16 cannot take images of 32 px"),
         ({"init": "no/such/run"}, EncoderError, "There are no weights 'no/such/run'"),
+        (
+            {"precision": "16", "accelerator": "cpu"},
+            UsageError,
+            "float16 is for GPUs, and this run is on the",
+        ),
         ({"speed": 3}, UsageError, "pretrain has no such option"),
     ],
 )
@@ -183,3 +189,38 @@ def test_a_broken_loss_stops_and_says_on_which_patches(kidney: Path, tmp_path: P
     assert len(report["indices"]) == 8 and report["loss"] in ("nan", "inf")
     assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "stopped"
     assert not (tmp_path / "r" / "encoder.safetensors").exists()
+
+
+def test_bfloat16_trains_on_the_cpu_and_is_not_float32(finished: Path, kidney: Path, tmp_path: Path) -> None:
+    pretrain(kidney, method="simclr", out=tmp_path / "r", precision="bf16", accelerator="cpu", **QUICK)
+    exact, rough = ([float(row["loss"]) for row in _rows(run)] for run in (finished, tmp_path / "r"))
+    assert rough != exact and rough == pytest.approx(exact, rel=0.2)
+    weights = load_file(tmp_path / "r" / "encoder.safetensors")
+    assert weights["conv1.weight"].dtype == torch.float32
+
+
+def test_tensorboard_gets_every_row_of_the_metrics(kidney: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the extra [tensorboard] is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    pretrain(kidney, method="simclr", out=tmp_path / "r", logger="tensorboard", **QUICK)
+    events = EventAccumulator(str(tmp_path / "r" / "tensorboard")).Reload()
+    seen = {event.step: event.value for event in events.Scalars("loss")}
+    assert seen == pytest.approx({int(row["step"]): float(row["loss"]) for row in _rows(tmp_path / "r")})
+
+
+def test_steps_are_looked_at_by_the_clock_and_none_is_lost(
+    kidney: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    append = monitor.MetricsFile.append
+
+    def counted(self: monitor.MetricsFile, rows: Any) -> None:
+        looks.append(len(rows))
+        append(self, rows)
+
+    monkeypatch.setattr(monitor.MetricsFile, "append", counted)
+    monkeypatch.setattr(monitor, "_FLUSH_SECONDS", 3600.0)
+    pretrain(kidney, method="rotation", out=tmp_path / "r", **QUICK)
+    assert looks == [3, 3]  # at the ends of the two epochs
+    assert [int(row["step"]) for row in _rows(tmp_path / "r")] == [1, 2, 3, 4, 5, 6]

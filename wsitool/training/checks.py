@@ -13,7 +13,7 @@ from wsitool.training.checkpoint import State, load_checkpoint
 from wsitool.training.config import PretrainConfig
 from wsitool.training.quiet import is_first_process
 
-__all__ = ["check_amount", "check_same", "check_size", "previous_state"]
+__all__ = ["check_amount", "check_precision", "check_same", "check_size", "previous_state"]
 
 # What may differ between a run and its continuation: none of it changes what is computed.
 _FREE = ("threads", "save_every", "logger")
@@ -64,6 +64,16 @@ def check_amount(collection: Collection, config: PretrainConfig) -> None:
         raise TrainingError(
             f"Pretraining needs at least one full batch of {needed} patches and the stores hold "
             f"{len(collection)}: pass --batch-size {len(collection) // processes} or less."
+        )
+
+
+def check_precision(config: PretrainConfig) -> None:
+    """UsageError for float16 on a CPU, where Lightning would quietly compute in bfloat16 instead."""
+    accelerator = config.accelerator
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    if config.precision == "16" and on_cpu:
+        raise UsageError(
+            "float16 is for GPUs, and this run is on the CPU: pass --precision 32 (the default) or bf16."
         )
 
 

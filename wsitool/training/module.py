@@ -16,7 +16,7 @@ from wsitool.errors import PluginError
 from wsitool.plugins import blame_plugin
 from wsitool.training.config import PretrainConfig
 from wsitool.training.optim import learning_rate, make_optimizer
-from wsitool.training.seeding import seed_of, step_generator
+from wsitool.training.seeding import seed_networks, seed_of, step_generator
 from wsitool.training.stream import BatchStream, Item
 
 __all__ = ["PretrainModule", "Schedule", "compute_step"]
@@ -49,7 +49,7 @@ def compute_step(method: Method[Any], patches: Tensor, config: PretrainConfig, s
 
     `patches` uint8 (B, 3, P, P) are resized to the run's image size first.
     """
-    torch.manual_seed(seed_of(config.seed, step, rank(), 1))  # dropout and the like inside the networks
+    seed_networks(seed_of(config.seed, step, rank(), 1), patches.device)
     with torch.no_grad(), torch.autocast(patches.device.type, enabled=False):
         if config.image_size is not None:
             patches = resize(patches, config.image_size)

@@ -26,6 +26,9 @@ from wsitool.training.stream import Item
 __all__ = ["Monitor"]
 
 _FLUSH = 20  # batches between looks at the loss on a GPU, each of which waits for it
+_FLUSH_SECONDS = (
+    0.5  # between looks on a CPU: rows, bar and loggers are not worth a step's time at every step
+)
 _SAVE_SECONDS = 600.0
 _EPOCH_SECONDS = 60.0
 Row = dict[str, float | int]
@@ -58,6 +61,7 @@ class Monitor(Callback):
         self._review, self._diagnostics = review, diagnostics
         self._metrics: MetricsFile | None = None
         self._pending: list[_Pending] = []
+        self._seen: list[tuple[_Pending, dict[str, float]]] = []
         self._measured: dict[str, float] = {}
         self._saved_at = self._flushed_at = time.monotonic()
         self._waited = 0.0
@@ -94,15 +98,21 @@ class Monitor(Callback):
         done = item["step"] + 1
         epoch, rest = divmod(done, module.schedule.per_epoch)
         if rest == 0:
+            self._look()  # a review of broken weights would fail in its own way
             self._measured |= self._review.look(module, epoch)
-        # A look at the loss costs nothing on a CPU, and stalls a GPU.
-        if rest == 0 or module.device.type == "cpu" or len(self._pending) >= _FLUSH:
+        if rest == 0 or len(self._pending) >= _FLUSH or self._is_look_due(module):
             self._flush(trainer, module)
         if rest == 0:
             self._diagnostics.after_epoch(self._epoch_rows, epoch=epoch)
             self.last_rows, self._epoch_rows = self._epoch_rows, []
         if self._should_save(module, done):
             self._save(trainer, module, done)
+
+    def _is_look_due(self, module: PretrainModule) -> bool:
+        # A look waits for a GPU. On CPUs it is a question of time, but ranks look together, by the count.
+        if module.device.type != "cpu":
+            return False
+        return world_size() > 1 or time.monotonic() - self._flushed_at >= _FLUSH_SECONDS
 
     def _should_save(self, module: PretrainModule, done: int) -> bool:
         schedule, every = module.schedule, module.config.save_every
@@ -125,17 +135,25 @@ class Monitor(Callback):
             save_checkpoint(self._out / "last.ckpt", trainer, module, batches=done, data=self._data)
         self._saved_at = time.monotonic()
 
-    def _flush(self, trainer: Trainer, module: PretrainModule) -> None:
-        if not self._pending:
-            return
-        speed = self._speed(module)
-        rows: list[Row] = []
+    def _look(self) -> None:
+        """Wait for the losses of the pending batches; TrainingError at the first that is not finite."""
         for entry in self._pending:
             values = _mean_over_ranks(entry.values)
             self._stop_if_broken(values, entry)
-            if module.schedule.is_step(entry.batch):
-                rows.append(_row(entry, values, module) | speed)
+            self._seen.append((entry, values))
         self._pending.clear()
+
+    def _flush(self, trainer: Trainer, module: PretrainModule) -> None:
+        self._look()
+        if not self._seen:
+            return
+        speed = self._speed(module)
+        rows = [
+            _row(entry, values, module) | speed
+            for entry, values in self._seen
+            if module.schedule.is_step(entry.batch)
+        ]
+        self._seen.clear()
         if not rows:
             return
         rows[-1] |= self._measured
@@ -151,7 +169,7 @@ class Monitor(Callback):
         seconds = max(now - self._flushed_at, 1e-9)
         wait = module.stream.wait_seconds - self._waited
         self._flushed_at, self._waited = now, module.stream.wait_seconds
-        images = sum(len(entry.indices) for entry in self._pending) * world_size()
+        images = sum(len(entry.indices) for entry, _ in self._seen) * world_size()
         return {"images_per_s": round(images / seconds, 1), "wait_share": round(wait / seconds, 3)}
 
     def _write(self, trainer: Trainer, rows: list[Row]) -> None:

@@ -23,7 +23,13 @@ from wsitool.plugins import blame_plugin, load_method
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.files import write_json
 from wsitool.store import Collection, open_collection
-from wsitool.training.checks import check_amount, check_same, check_size, previous_state
+from wsitool.training.checks import (
+    check_amount,
+    check_precision,
+    check_same,
+    check_size,
+    previous_state,
+)
 from wsitool.training.config import PretrainConfig
 from wsitool.training.diagnostics import Diagnostics, FeatureWatch
 from wsitool.training.evaluation import probe_rows, split_groups
@@ -81,6 +87,7 @@ def pretrain(
         config = PretrainConfig(method=method, params=dict(params or {}), init=str(init), **options)
     except TypeError as error:
         raise UsageError(f"pretrain has no such option ({error}).") from None
+    check_precision(config)
     if not is_first_process():
         reporter = SILENT
     state = previous_state(Path(out), resume=resume, overwrite=overwrite)
@@ -279,5 +286,7 @@ def _loggers(config: PretrainConfig, out: Path) -> list[Logger]:
     if config.logger == "none":
         return []
     if importlib.util.find_spec("tensorboard") is None and importlib.util.find_spec("tensorboardX") is None:
-        raise UsageError("--logger tensorboard needs tensorboard: pip install tensorboard, or leave it out.")
+        raise UsageError(
+            "--logger tensorboard needs tensorboard: install wsitool[tensorboard], or leave it out."
+        )
     return [TensorBoardLogger(save_dir=out, name="tensorboard", version="")]
