@@ -37,9 +37,11 @@ def test_dry_run_counts_the_work_and_writes_nothing(train: Path, tmp_path: Path)
     assert f"{2 * 24 * 3 * 4:,} images through pretraining" in out  # folds x patches x epochs x rotations
     assert not (tmp_path / "o").exists()
     code, out, err = _run(
-        *_common(train, tmp_path / "o"), "--methods", "supervised", "--c", "auto", "--dry-run"
+        *_common(train, tmp_path / "o"), *words, "--c", "auto", "--pretrain-lr", "1e-5,1e-4"
     )
     assert code == 0, err
+    assert "pretrain rotation-fold1-seed0-lr1e-05: rotation" in out
+    assert f"{2 * 2 * 24 * 3 * 4:,} images through pretraining" in out  # twice, once for each lr
 
 
 def test_summary_and_json(train: Path, tmp_path: Path) -> None:
@@ -58,6 +60,8 @@ def test_wrong_usage_is_one_sentence(train: Path, tmp_path: Path) -> None:
     assert code == 2 and "percentages such as 5,25,50,100" in err
     code, _, err = _run(*_common(train, tmp_path / "o"), "--c", "strong")
     assert code == 2 and "a number above 0 or auto" in err
+    code, _, err = _run(*_common(train, tmp_path / "o"), "--pretrain-lr", "low")
+    assert code == 2 and "numbers such as 1e-5,3e-5,1e-4" in err
 
 
 @pytest.mark.parametrize("name", ["paper", "small"])

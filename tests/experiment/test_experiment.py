@@ -13,10 +13,11 @@ from sklearn.metrics import accuracy_score
 
 from wsitool.errors import LabelError, UsageError
 from wsitool.experiment import Plan, experiment, read_plan
-from wsitool.experiment.cells import pretrainings, run_cell
+from wsitool.experiment.cells import run_cell
 from wsitool.experiment.estimate import estimate
 from wsitool.experiment.plan import Arm
 from wsitool.experiment.rounds import open_rounds
+from wsitool.experiment.stages import pretrainings
 
 
 @pytest.fixture(scope="module")

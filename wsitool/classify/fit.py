@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wsitool.backbones import Encoder
-from wsitool.classify.calibration import fit_temperature
+from wsitool.classify.calibration import fit_temperature, softmax
 from wsitool.classify.features import encode, predict_logits
 from wsitool.classify.finetune import Epoch, finetune
 from wsitool.classify.heads import PENALTIES, NeighbourHead, fit_linear, fit_neighbours, head_logits
 from wsitool.classify.labels import LabelledPatches
+from wsitool.classify.metrics import score
 from wsitool.classify.model import Classifier, ClassifierCard
 from wsitool.classify.penalty import PenaltySearch, search_penalty
 from wsitool.classify.settings import Settings
-from wsitool.classify.splits import Split, holdout
+from wsitool.classify.splits import Split, SplitBy, holdout
 from wsitool.progress import SILENT, Reporter
 
 __all__ = ["Fitted", "fit_classifier"]
@@ -41,6 +42,22 @@ class Fitted:
     history: tuple[Epoch, ...]
     c: float | None
     search: PenaltySearch | None = None
+
+    @property
+    def validated_by(self) -> SplitBy:
+        """Whether whole groups or patches were kept from training for `validation_loss`."""
+        return self.split.by if self.search is None else self.search.by
+
+    def validation_loss(self, labels: NDArray[np.integer]) -> float | None:
+        """Mean loss of the patches it, or its like in a fold, was not trained on; None where there are none.
+
+        `labels` (N,) are those of the labelled subset. It compares classifiers of the same subset and seed.
+        """
+        if self.search is not None:
+            return self.search.losses[self.search.c]
+        if self.validation_logits is None:
+            return None
+        return score(softmax(self.validation_logits), labels[self.split.held_out])["loss"]
 
 
 def fit_classifier(

@@ -35,6 +35,16 @@ def _percentages(_: click.Context, __: click.Parameter, value: str | None) -> tu
         raise click.BadParameter(f"expected percentages such as 5,25,50,100, got {value!r}") from None
 
 
+def _rates(_: click.Context, __: click.Parameter, value: str | None) -> float | tuple[float, ...] | None:
+    if value is None:
+        return None
+    try:
+        rates = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"expected numbers such as 1e-5,3e-5,1e-4, got {value!r}") from None
+    return rates[0] if len(rates) == 1 else rates
+
+
 # Options that are not given leave a field to the plan file, or to the default of `Plan`.
 @click.command(
     "experiment",
@@ -79,7 +89,12 @@ def _percentages(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option("--pretrain-epochs", type=int, help="[default: 100]")
 @click.option("--auxiliary-epochs", type=int, help="[default: as --pretrain-epochs]")
 @click.option("--pretrain-batch-size", type=int, help="[default: 64]")
-@click.option("--pretrain-lr", type=float, help="[default: 3e-4]")
+@click.option(
+    "--pretrain-lr",
+    callback=_rates,
+    metavar="LR[,LR...]",
+    help="Of several each cell takes the best on validation groups of its own subset [default: 3e-4].",
+)
 @click.option("--preset", type=click.Choice(["paper", "histology"]), help="Augmentations [default: paper].")
 @click.option("--pretrain-seeds", type=int, help="Encoders pretrained per arm [default: 1].")
 @click.option("--seed", type=int, help="Seed of folds, pretraining and heads [default: 0].")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from wsitool.classify.speed import seconds_per_image
 from wsitool.classify.subsets import per_class_count
-from wsitool.experiment.cells import Pretraining, all_cells, is_finished, pretrainings
+from wsitool.experiment.cells import is_finished
 from wsitool.experiment.plan import Plan
-from wsitool.experiment.rounds import open_rounds
+from wsitool.experiment.rounds import all_cells, open_rounds
+from wsitool.experiment.stages import Pretraining, pretrainings
 
 __all__ = ["Estimate", "estimate"]
 
@@ -45,8 +46,9 @@ def estimate(plan: Plan, out: Path, *, device: str = "auto") -> Estimate:
         train = rounds[cell.round].train.patches
         subset = len(train.classes) * per_class_count(train.labels, cell.fraction, train.classes)
         if plan.head == "finetune":
-            trained += round(subset * (1 - plan.validation)) * plan.epochs
-            forward += round(subset * plan.validation) * plan.epochs + len(rounds[cell.round].test.rows)
+            tries = plan.epochs * (1 if cell.arm.method is None else len(plan.pretrain_lrs))
+            trained += round(subset * (1 - plan.validation)) * tries
+            forward += round(subset * plan.validation) * tries + len(rounds[cell.round].test.rows)
     if plan.head != "finetune" and left:  # features of everything once for the start and for each encoder
         wholes = {
             id(view.whole): len(view.whole) for chosen in rounds for view in (chosen.train, chosen.test)

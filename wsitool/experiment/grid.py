@@ -10,8 +10,9 @@ from itertools import groupby
 from multiprocessing.queues import Queue
 from pathlib import Path
 
-from wsitool.experiment.cells import Cell, CellResult, all_cells, run_cell
+from wsitool.experiment.cells import CellResult, run_cell
 from wsitool.experiment.plan import Plan
+from wsitool.experiment.rounds import Cell, all_cells
 from wsitool.progress import SILENT, Reporter
 
 __all__ = ["run_grid"]

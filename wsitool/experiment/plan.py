@@ -43,7 +43,8 @@ class Plan:
 
     Judged on `test`, or by `folds` over groups, or on a held-out `test_share` of the groups. Pretraining sees
     all training patches (`pretrain_on` "all", shared by the fractions, as in the paper) or only the labelled
-    subset. Label seed s uses the encoder of pretraining seed s mod `pretrain_seeds`.
+    subset. Label seed s uses the encoder of pretraining seed s mod `pretrain_seeds`. Of several `pretrain_lr`
+    each cell takes the one whose classifier has the lowest loss on validation groups of its own subset.
     """
 
     train: tuple[str, ...]
@@ -72,7 +73,7 @@ class Plan:
     pretrain_epochs: int = 100
     auxiliary_epochs: int | None = None
     pretrain_batch_size: int = 64
-    pretrain_lr: float = 3e-4
+    pretrain_lr: float | tuple[float, ...] = 3e-4
     preset: str = "paper"
     pretrain_seeds: int = 1
     allow_transductive: bool = False
@@ -98,6 +99,12 @@ class Plan:
             (not (self.test and self.folds), "--test and --folds exclude each other"),
             (self.pretrain_on in ("all", "labelled"), "--pretrain-on must be all or labelled"),
             (self.pretrain_epochs >= 1, "--pretrain-epochs must be at least 1"),
+            (_are_rates(self.pretrain_lrs), "--pretrain-lr must be above 0, each value once"),
+            (
+                len(self.pretrain_lrs) == 1 or self._validates,
+                "Several --pretrain-lr need validation groups to be chosen by: use --validation above 0, or "
+                "--head linear --c auto, or give one value",
+            ),
         )
         for holds, rule in rules:
             if not holds:
@@ -107,6 +114,16 @@ class Plan:
     @property
     def arms(self) -> tuple[Arm, ...]:
         return tuple(Arm.parse(name) for name in self.methods)
+
+    @property
+    def pretrain_lrs(self) -> tuple[float, ...]:
+        """The candidates for the lr of pretraining, in the order given."""
+        return self.pretrain_lr if isinstance(self.pretrain_lr, tuple) else (self.pretrain_lr,)
+
+    @property
+    def _validates(self) -> bool:
+        """Whether each cell has a loss on labelled patches that it was not trained on."""
+        return self.validation > 0 or (self.head == "linear" and self.c == "auto")
 
     def settings(self, device: str) -> Settings:
         """The part that concerns training a classifier."""
@@ -125,6 +142,12 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+def _are_rates(values: tuple[object, ...]) -> bool:
+    """Also false for text, which a plan file may hold."""
+    numbers = all(isinstance(value, int | float) and value > 0 for value in values)
+    return numbers and len(set(values)) == len(values) > 0
 
 
 def read_plan(path: str | Path, **changes: Any) -> Plan:

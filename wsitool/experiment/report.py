@@ -9,7 +9,7 @@ import numpy as np
 
 from wsitool.experiment import table
 from wsitool.experiment.results import Results, as_json
-from wsitool.experiment.words import caveats, verdicts
+from wsitool.experiment.words import caveats, choices, verdicts
 from wsitool.report.confusion import draw_confusion
 from wsitool.report.efficiency import EfficiencyCurve, draw_efficiency
 from wsitool.report.files import replace_file, write_json
@@ -29,7 +29,12 @@ def write_report(results: Results, out: Path, *, command: str = "", notes: Seque
         ("table2.tex", table.to_latex(results)),
     ):
         replace_file(out / name, text.encode())
-    said = {"verdicts": verdicts(results), "caveats": caveats(results), "notes": list(notes)}
+    said = {
+        "verdicts": verdicts(results),
+        "choices": choices(results),
+        "caveats": caveats(results),
+        "notes": list(notes),
+    }
     write_json(out / "results.json", {**as_json(results), **said})
     _draw(results, out / "figures")
     return _page(results, out, said, command).write(out / "report.html")
@@ -83,6 +88,9 @@ def _page(results: Results, out: Path, said: dict[str, list[str]], command: str)
         page.image(out / "figures" / f"{metric}.png", title)
     page.section("All figures", "Means over seeds.")
     page.table(*_all_figures(results))
+    if said["choices"]:
+        page.section("Choice of the pretraining lr", "\n\n".join(said["choices"]))
+        page.table(*_rates(results))
     _pictures(page, results, out / "figures")
     page.section("Settings").table(("setting", "value"), _settings(results))
     if plan.c == "auto":
@@ -109,6 +117,16 @@ def _penalties(results: Results) -> tuple[tuple[str, ...], list[list[str]], str]
     ]
     text = "Penalty C chosen inside each training subset, and in how many cells."
     return ("arm", "labels", "C: cells"), rows, text
+
+
+def _rates(results: Results) -> tuple[tuple[str, ...], list[list[str]], str]:
+    lrs = results.plan.pretrain_lrs
+    rows = []
+    for found in results.arms.values():
+        if found.rates:
+            taken = [str(sum(rate["lr"] == lr for rate in found.rates)) for lr in lrs]
+            rows.append([found.arm, f"{found.fraction:.0%}", *taken])
+    return ("arm", "labels", *(f"lr {lr:g}" for lr in lrs)), rows, "In how many cells each lr was taken."
 
 
 def _all_figures(results: Results) -> tuple[tuple[str, ...], list[list[str]]]:

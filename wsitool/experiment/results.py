@@ -14,9 +14,9 @@ from wsitool.classify.calibration import softmax
 from wsitool.classify.judge import mean_by
 from wsitool.classify.metrics import METRICS, confusion_matrix, score
 from wsitool.classify.statistics import Comparison, Interval, group_intervals, paired_comparison
-from wsitool.experiment.cells import Cell, CellResult
+from wsitool.experiment.cells import CellResult
 from wsitool.experiment.plan import Plan
-from wsitool.experiment.rounds import Round
+from wsitool.experiment.rounds import Cell, Round
 
 __all__ = ["ArmResult", "Results", "as_json", "summarise"]
 
@@ -25,7 +25,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class ArmResult:
-    """One arm at one fraction; `runs` are probabilities (N, K), one per seed, of the same N test patches."""
+    """One arm at one fraction; `runs` are probabilities (N, K), one per seed, of the same N test patches.
+
+    `rates` has one entry for each cell that chose among several lrs of pretraining: round, seed, the lr
+    taken, the validation loss of every candidate, and whether it is over groups or patches.
+    """
 
     arm: str
     fraction: float
@@ -38,6 +42,7 @@ class ArmResult:
     confusion: NDArray[np.int64]
     trained_on: int
     penalties: dict[str, int]
+    rates: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +132,13 @@ def _arm(
         ),
         trained_on=round(float(np.mean([_patches(cells[cell]) for cell in mine]))),
         penalties=_penalties([cells[cell] for cell in mine]),
+        rates=tuple(_rate(cell, cells[cell]) for cell in mine if cells[cell].facts.get("pretrain_lr_search")),
     )
+
+
+def _rate(cell: Cell, result: CellResult) -> dict[str, Any]:
+    facts = result.facts
+    return {"round": cell.round, "seed": cell.seed, "lr": facts["pretrain_lr"], **facts["pretrain_lr_search"]}
 
 
 def _penalties(results: Sequence[CellResult]) -> dict[str, int]:
@@ -170,6 +181,7 @@ def as_json(results: Results) -> dict[str, Any]:
             "image_accuracy": found.image_accuracy,
             "ece_calibrated": found.calibrated_ece,
             "cells_by_penalty": found.penalties,
+            "pretrain_lr_choices": list(found.rates),
             "confusion_all_seeds": found.confusion.tolist(),
             "against_baseline_at_same_fraction": _comparison(results.same_fraction, found),
             "against_baseline_with_all_labels": _comparison(results.with_full, found),

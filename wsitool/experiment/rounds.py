@@ -1,4 +1,4 @@
-"""Who is judged on whom: one round for a test set, one per fold for cross-validation."""
+"""Who is judged on whom: one round for a test set, one per fold for cross-validation; and their cells."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from wsitool.classify.data import open_train_test
 from wsitool.classify.labels import LabelledPatches
 from wsitool.classify.splits import group_folds, holdout
 from wsitool.errors import UsageError
-from wsitool.experiment.plan import Plan
+from wsitool.experiment.plan import Arm, Plan
 from wsitool.progress import SILENT, Reporter
 from wsitool.store.collection import Collection, open_collection
 
-__all__ = ["Round", "View", "open_rounds"]
+__all__ = ["Cell", "Round", "View", "all_cells", "open_rounds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,31 @@ class Round:
     train: View
     test: View
     unlabelled: Collection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One arm, fraction, label seed and round."""
+
+    arm: Arm
+    fraction: float
+    seed: int
+    round: int
+
+    def file_name(self, plan: Plan) -> str:
+        name = open_rounds(plan)[self.round].name
+        return f"{self.arm.name}-{self.fraction * 100:g}pct-seed{self.seed}-{name}.npz"
+
+
+def all_cells(plan: Plan) -> list[Cell]:
+    """The grid, ordered so that cells which share an encoder follow one another."""
+    return [
+        Cell(arm=arm, fraction=fraction, seed=seed, round=number)
+        for arm in plan.arms
+        for number in range(len(open_rounds(plan)))
+        for seed in range(plan.seeds)
+        for fraction in plan.fractions
+    ]
 
 
 @lru_cache(maxsize=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wsitool.classify.statistics import Comparison
 from wsitool.experiment.results import ArmResult, Results
 
-__all__ = ["caveats", "verdicts"]
+__all__ = ["caveats", "choices", "verdicts"]
 
 _FEW_GROUPS = 20
 
@@ -52,6 +52,31 @@ def caveats(results: Results) -> list[str]:
     if results.plan.split == "patch":
         lines.append(
             "The split is by patch, as in the paper: patients are on both sides, so figures flatter."
+        )
+    return lines
+
+
+def choices(results: Results) -> list[str]:
+    """How the lr of pretraining was chosen, if the plan has several, and what that means for the baseline."""
+    cells = [rate for found in results.arms.values() for rate in found.rates]
+    if not cells:
+        return []
+    tried = [f"{lr:g}" for lr in results.plan.pretrain_lrs]
+    patches = sum(rate["by"] == "patch" for rate in cells)
+    fallback = (
+        f" In {patches} of {len(cells)} cells the labelled groups were too few for that, and it was the loss "
+        "of held-out patches."
+    )
+    lines = [
+        f"Of the pretraining lrs {', '.join(tried)} each cell took the one whose classifier had the lowest "
+        "loss on validation groups inside its own training subset; the test groups had no part in it. The "
+        "encoders had seen the patches of the validation groups, without labels."
+        + (fallback if patches else "")
+    ]
+    if "supervised" in results.plan.methods:
+        lines.append(
+            "The supervised arm has no pretraining and so no such choice: what the choice gains or loses is "
+            f"part of the other arms' figures, and of their cost: {len(tried)} pretrainings instead of one."
         )
     return lines
 

@@ -1,0 +1,183 @@
+"""The choice among several pretraining lrs, on stores whose classes an untrained network tells apart."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from classify_stores import labelled_store
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import zeros_like
+
+from wsitool.errors import UsageError
+from wsitool.experiment import Plan, experiment, read_plan, stages
+from wsitool.experiment.cells import CellResult, run_cell
+from wsitool.experiment.estimate import estimate
+from wsitool.experiment.rounds import all_cells, open_rounds
+from wsitool.experiment.stages import last_stages, pretrainings, start_keys
+from wsitool.progress import SILENT
+from wsitool.training import pretrain
+
+BLIND, SEEING = 1e-3, 1e-8  # the first wipes an encoder out (see `planted`), the second leaves it as it is
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for number in range(6):
+        labelled_store(folder / "train" / f"p{number}.h5", per_class=6, seed=number)
+    labelled_store(folder / "other" / "k0.h5", per_class=6, seed=50)
+    return folder
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """`pretrain` that blinds every encoder made with the lr `BLIND`; what was pretrained, in order."""
+    done: list[tuple[str, float]] = []
+
+    def planted_pretrain(*stores: object, out: Path, lr: float, **options: object) -> object:
+        done.append((out.name, lr))
+        run = pretrain(*stores, out=out, lr=lr, **options)  # type: ignore[arg-type]
+        if lr == BLIND:
+            _blind(out / "encoder.safetensors")
+        return run
+
+    monkeypatch.setattr(stages, "pretrain", planted_pretrain)
+    return done
+
+
+def _blind(path: Path) -> None:
+    with safe_open(path, "pt") as stored:
+        facts, names = stored.metadata(), list(stored.keys())
+        weights = {name: zeros_like(stored.get_tensor(name)) for name in names}
+    save_file(weights, path, metadata=facts)
+
+
+def _plan(data: Path, **changes: object) -> Plan:
+    values: dict[str, object] = {
+        "train": (str(data / "train"),),
+        "auxiliary": (str(data / "other"),),
+        "methods": ("supervised", "rotation"),
+        "fractions": (0.5, 1.0),
+        "seeds": 1,
+        "folds": 2,
+        "backbone": "resnet18",
+        "init": "random",
+        "head": "linear",
+        "c": "auto",
+        "validation": 0.0,
+        "batch_size": 16,
+        "pretrain_epochs": 1,
+        "pretrain_batch_size": 18,
+        "pretrain_lr": (BLIND, SEEING),
+        **changes,
+    }
+    return Plan(**values)  # type: ignore[arg-type]
+
+
+def _facts(out: Path, name: str) -> dict[str, object]:
+    with np.load(out / "cells" / f"{name}.npz") as cell:
+        found: dict[str, object] = json.loads(str(cell["facts"]))
+    return found
+
+
+def test_lr_of_lowest_validation_loss_is_taken_and_told(
+    data: Path, tmp_path: Path, planted: list[tuple[str, float]]
+) -> None:
+    result = experiment(_plan(data), tmp_path)
+    assert len(planted) == len(set(planted)) == 4  # two folds, two lrs; shared by the fractions
+    facts = _facts(tmp_path, "rotation-50pct-seed0-fold1")
+    search = facts["pretrain_lr_search"]
+    assert facts["pretrain_lr"] == SEEING and isinstance(search, dict) and search["by"] == "group"
+    assert search["losses"]["0.001"] == pytest.approx(np.log(3), abs=0.05)  # a blind encoder only guesses
+    assert search["losses"]["1e-08"] < 0.5
+    assert _facts(tmp_path, "supervised-50pct-seed0-fold1")["pretrain_lr_search"] is None
+    told = json.loads((tmp_path / "results.json").read_text())
+    choices = [len(row["pretrain_lr_choices"]) for row in told["rows"]]
+    assert choices == [0, 0, 2, 2] and told["rows"][2]["pretrain_lr_choices"][0]["lr"] == SEEING
+    assert "test groups had no part in it" in told["choices"][0]
+    assert "supervised arm has no pretraining and so no such choice" in told["choices"][1]
+    page = (tmp_path / "report.html").read_text()
+    assert "In how many cells each lr was taken" in page and "lr 1e-08" in page
+    assert result.results.arms["rotation", 1.0].mean["accuracy"] == 1.0
+
+
+def test_fine_tuning_takes_the_lowest_validation_loss_and_the_auxiliary_stage_has_the_same_lr(
+    data: Path, tmp_path: Path, planted: list[tuple[str, float]]
+) -> None:
+    changes = {"head": "finetune", "c": None, "validation": 0.3, "epochs": 1, "lr": 1e-4, "folds": None}
+    plan = _plan(data, methods=("rotation+auxiliary",), fractions=(1.0,), **changes)
+    experiment(plan, tmp_path)
+    assert planted == [
+        (f"{stage}-seed0-lr{lr:g}", lr)
+        for lr in (BLIND, SEEING)
+        for stage in ("rotation-auxiliary", "rotation+auxiliary-heldout")
+    ]
+    facts = _facts(tmp_path, "rotation+auxiliary-100pct-seed0-heldout")
+    search = facts["pretrain_lr_search"]
+    assert isinstance(search, dict)
+    losses = search["losses"]
+    assert facts["pretrain_lr"] == min((BLIND, SEEING), key=lambda lr: losses[f"{lr:g}"])
+    assert facts["validated_on"] and len(set(losses.values())) == 2
+
+
+def test_ties_go_to_the_first(data: Path, tmp_path: Path, planted: list[tuple[str, float]]) -> None:
+    plan = _plan(data, methods=("rotation",), fractions=(1.0,), pretrain_lr=(2e-8, SEEING), folds=None)
+    stages_of = last_stages(plan, all_cells(plan)[0], open_rounds(plan)[0])
+    for stage in stages_of:  # two encoders that are the same, as both are blind
+        _blind(stages.ensure(plan, stage, tmp_path / "pretrain", SILENT) / "encoder.safetensors")
+    experiment(plan, tmp_path)
+    facts = _facts(tmp_path, "rotation-100pct-seed0-heldout")
+    assert facts["pretrain_lr"] == 2e-8 and len(planted) == 2
+
+
+def test_one_value_has_the_keys_it_always_had(data: Path) -> None:
+    plan = _plan(data, pretrain_lr=3e-4)
+    cell = next(cell for cell in all_cells(plan) if cell.arm.method)
+    chosen = open_rounds(plan)[cell.round]
+    parts = ["rotation", chosen.unlabelled.fingerprint, 1, 0, "random", "resnet18", 18, 3e-4, "paper", None]
+    assert start_keys(plan, cell, chosen) == hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    assert start_keys(_plan(data, pretrain_lr=(3e-4,)), cell, chosen) == start_keys(plan, cell, chosen)
+    assert list(pretrainings(plan)) == ["rotation-fold1-seed0", "rotation-fold2-seed0"]
+
+
+def test_more_values_reuse_the_encoder_and_a_run_goes_on(
+    data: Path, tmp_path: Path, planted: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment(_plan(data, pretrain_lr=SEEING), tmp_path)
+    both = _plan(data)
+    foreseen = estimate(both, tmp_path, device="cpu")
+    assert [stage.finished for stage in foreseen.pretrainings.values()] == [False, True, False, True]
+    assert (foreseen.cells, foreseen.finished) == (8, 4)  # the supervised ones
+    assert foreseen.pretrained_images == 4 * 2 * 54  # rotations, folds, patches; of the new lr only
+    done: list[object] = []
+
+    def dies(*arguments: object, **options: object) -> CellResult:
+        if len(done) == 6:
+            raise KeyboardInterrupt
+        done.append(1)
+        return run_cell(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("wsitool.experiment.grid.run_cell", dies)
+    with pytest.raises(KeyboardInterrupt):
+        experiment(both, tmp_path)
+    monkeypatch.setattr("wsitool.experiment.grid.run_cell", run_cell)
+    again = experiment(both, tmp_path)
+    assert (again.cells, again.reused) == (8, 6)
+    assert [lr for _, lr in planted] == [SEEING, SEEING, BLIND, BLIND]
+    assert experiment(both, tmp_path).reused == 8
+
+
+def test_several_values_need_something_to_choose_by(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"need validation groups to be chosen by: use --validation above 0"):
+        _plan(data, c=0.1)
+    with pytest.raises(UsageError, match="each value once"):
+        _plan(data, pretrain_lr=(1e-4, 1e-4))
+    path = tmp_path / "plan.toml"
+    path.write_text('train = "a"\nmethods = ["supervised"]\npretrain_lr = [1e-5, 3e-5]\n')
+    assert read_plan(path).pretrain_lrs == (1e-5, 3e-5)
+    path.write_text('train = "a"\nmethods = ["supervised"]\npretrain_lr = "1e-5,3e-5"\n')
+    with pytest.raises(UsageError, match="--pretrain-lr must be above 0"):
+        read_plan(path)

@@ -1,0 +1,190 @@
+"""The pretrainings of a grid: which there are, what each depends on, and carrying one out.
+
+An encoder's folder has a note beside it with a key that hashes all it depends on, and whether it ended;
+several candidates for the pretraining lr have a folder each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from wsitool.backbones import encoder_file
+from wsitool.backbones.files import file_digest
+from wsitool.classify.subsets import balanced_subset
+from wsitool.experiment.plan import Plan
+from wsitool.experiment.rounds import Cell, Round, all_cells, open_rounds
+from wsitool.progress import Reporter
+from wsitool.report.files import write_json
+from wsitool.store.collection import Collection, open_collection
+from wsitool.training import pretrain
+
+__all__ = ["Pretraining", "Stage", "ensure", "last_stages", "pretrainings", "start_keys"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One pretraining: its folder's name, its data, and where it starts from (a stage before, or `init`).
+
+    `other_name` is that of the same in a plan with one lr where this plan has several, and the reverse: an
+    encoder that is there is found under either.
+    """
+
+    name: str
+    other_name: str
+    method: str
+    data: Collection
+    epochs: int
+    seed: int
+    lr: float
+    before: Stage | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """One pretraining a grid needs; `finished` if its encoder is there."""
+
+    method: str
+    patches: int
+    epochs: int
+    finished: bool
+
+
+def pretrainings(plan: Plan, out: Path | None = None) -> dict[str, Pretraining]:
+    """Every pretraining the grid needs by the name of its folder; those in `out` may be finished."""
+    found: dict[str, Pretraining] = {}
+    for cell in all_cells(plan):
+        for last in last_stages(plan, cell, open_rounds(plan)[cell.round]):
+            stage: Stage | None = last
+            while stage is not None and stage.name not in found:
+                found[stage.name] = Pretraining(
+                    method=stage.method,
+                    patches=len(stage.data),
+                    epochs=stage.epochs,
+                    finished=out is not None and _is_complete(*_find(plan, stage, out / "pretrain")),
+                )
+                stage = stage.before
+    return found
+
+
+def last_stages(plan: Plan, cell: Cell, chosen: Round) -> list[Stage]:
+    """What a cell's encoder comes from: one stage for each candidate lr; none for an arm without a method."""
+    if cell.arm.method is None:
+        return []
+    return [_last_stage(plan, cell, chosen, cell.arm.method, lr) for lr in plan.pretrain_lrs]
+
+
+def start_keys(plan: Plan, cell: Cell, chosen: Round) -> str | list[str]:
+    """What a cell's encoder depends on; one text for a single encoder, so that such cells stay valid."""
+    keys = [_stage_key(plan, stage) for stage in last_stages(plan, cell, chosen)] or [_init_key(plan.init)]
+    return keys[0] if len(keys) == 1 else keys
+
+
+def ensure(plan: Plan, stage: Stage, folder: Path, reporter: Reporter) -> Path:
+    """The finished run folder of a stage; pretrains it, or goes on with it, where needed."""
+    out, key = _find(plan, stage, folder)
+    if _is_complete(out, key):
+        return out
+    init = plan.init if stage.before is None else str(ensure(plan, stage.before, folder, reporter))
+    resume = _known(out).get("key") == key and (out / "last.ckpt").is_file()
+    write_json(_note(out), {"key": key, "complete": False})
+    pretrain(
+        stage.data,
+        method=stage.method,
+        out=out,
+        init=init,
+        backbone=plan.backbone,
+        epochs=stage.epochs,
+        batch_size=min(plan.pretrain_batch_size, len(stage.data)),
+        lr=stage.lr,
+        image_size=plan.image_size,
+        preset=plan.preset,
+        seed=stage.seed,
+        resume=resume,
+        overwrite=not resume,
+        reporter=reporter,
+    )
+    (out / "last.ckpt").unlink(missing_ok=True)  # three times the encoder's size, and it is finished
+    write_json(_note(out), {"key": key, "complete": True})
+    return out
+
+
+def _last_stage(plan: Plan, cell: Cell, chosen: Round, method: str, lr: float) -> Stage:
+    seed = cell.seed % plan.pretrain_seeds
+    before = None
+    if cell.arm.auxiliary:
+        name, other = _names(plan, f"{method}-auxiliary-seed{seed}", lr)
+        before = Stage(
+            name=name,
+            other_name=other,
+            method=method,
+            data=open_collection(plan.auxiliary),
+            epochs=plan.auxiliary_epochs or plan.pretrain_epochs,
+            seed=plan.seed + seed,
+            lr=lr,
+        )
+    data, name = chosen.unlabelled, f"{cell.arm.name}-{chosen.name}-seed{seed}"
+    if plan.pretrain_on == "labelled":
+        train = chosen.train.patches
+        rows = balanced_subset(train.labels, cell.fraction, train.classes, seed=cell.seed)
+        data = train.subset(rows).collection
+        name = f"{cell.arm.name}-{chosen.name}-{cell.fraction * 100:g}pct-seed{cell.seed}"
+    name, other = _names(plan, name, lr)
+    return Stage(
+        name=name,
+        other_name=other,
+        method=method,
+        data=data,
+        epochs=plan.pretrain_epochs,
+        seed=plan.seed + seed,
+        lr=lr,
+        before=before,
+    )
+
+
+def _names(plan: Plan, name: str, lr: float) -> tuple[str, str]:
+    """The folder's name and that in a plan of the other kind; only among several is the lr part of it."""
+    alone, among_others = name, f"{name}-lr{lr:g}"
+    return (alone, among_others) if len(plan.pretrain_lrs) == 1 else (among_others, alone)
+
+
+def _stage_key(plan: Plan, stage: Stage) -> str:
+    before = _init_key(plan.init) if stage.before is None else _stage_key(plan, stage.before)
+    values = [
+        *(stage.method, stage.data.fingerprint, stage.epochs, stage.seed, before, plan.backbone),
+        *(plan.pretrain_batch_size, stage.lr, plan.preset, plan.image_size),
+    ]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+@cache
+def _init_key(init: str) -> str:
+    """What the start weights are: the name of a standard start, else a hash of the file."""
+    return init if init in ("imagenet", "random") else file_digest(encoder_file(init))
+
+
+def _find(plan: Plan, stage: Stage, folder: Path) -> tuple[Path, str]:
+    """The run folder of a stage, new or begun under either name, and the stage's key."""
+    key, new = _stage_key(plan, stage), folder / stage.name
+    other = folder / stage.other_name
+    return (other if _known(new).get("key") != key == _known(other).get("key") else new), key
+
+
+def _note(run: Path) -> Path:
+    """The file that says what a run was started from, and whether it ended."""
+    return run.with_name(f"{run.name}.json")
+
+
+def _known(run: Path) -> dict[str, Any]:
+    note = _note(run)
+    known: dict[str, Any] = json.loads(note.read_text()) if note.is_file() else {}
+    return known
+
+
+def _is_complete(run: Path, key: str) -> bool:
+    known = _known(run)
+    return known.get("key") == key and bool(known.get("complete"))
