@@ -193,3 +193,18 @@ def test_damaged_images_never_stop_the_import(tmp_path: Path, suffix: str) -> No
         assert (image.kept > 0) != bool(image.error) and "\n" not in image.error, image
     assert sum(bool(image.error) for image in result.images) >= 15
     assert len(list((tmp_path / "out").iterdir())) == len(result.stores) + 1
+
+
+@pytest.mark.parametrize("source", ["none", "regex", "column", "empty column"])
+def test_lack_of_groups_is_told_only_where_none_were_given(tmp_path: Path, source: str) -> None:
+    for number in range(2):
+        _draw(tmp_path / "in" / f"p{number}.png", 32, 32, seed=number)
+    group = "p{}" if source == "column" else ""
+    rows = [f"p{number}.png,a,{group.format(number)}\n" for number in range(2)]
+    (tmp_path / "labels.csv").write_text("file,label,group\n" + "".join(rows))
+    words = ["import", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--min-tissue", "0"]
+    words += ["--labels", str(tmp_path / "labels.csv")] if "column" in source else []
+    words += ["--group-regex", "^(..)"] if source == "regex" else []
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert ("every image is a group of its own" in result.output) == (source in ("none", "empty column"))

@@ -30,12 +30,14 @@ class ImageTable:
     """The images to import, sorted by name, the sorted class names, and what was passed over.
 
     `ignored` counts files that are no images, `unlisted` images that no row or class folder speaks for.
+    `grouped` is false where no groups were given, so that every image counts as one.
     """
 
     entries: tuple[ImageEntry, ...]
     classes: tuple[str, ...]
     ignored: int
     unlisted: int
+    grouped: bool
 
 
 def read_image_table(
@@ -57,15 +59,22 @@ def read_image_table(
             f"No image in '{folder}': expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     ignored = len(files) - len(images) - (labels_csv is not None and labels_csv.resolve() in _resolved(files))
+    grouped = group_regex is not None
     if labels_csv is not None:
-        entries = _from_csv(folder, labels_csv, group_regex)
+        rows = _read_rows(labels_csv)
+        entries = _from_rows(rows, folder, labels_csv, group_regex)
+        grouped |= any(row.get("group") for row in rows)
     else:
         flat = [path for path in images if path.parent == folder]
         entries = [_from_path(path, folder, group_regex) for path in flat or images]
     entries.sort(key=lambda entry: entry.name)
     classes = tuple(sorted({entry.label for entry in entries if entry.label is not None}))
     return ImageTable(
-        entries=tuple(entries), classes=classes, ignored=ignored, unlisted=len(images) - len(entries)
+        entries=tuple(entries),
+        classes=classes,
+        ignored=ignored,
+        unlisted=len(images) - len(entries),
+        grouped=grouped,
     )
 
 
@@ -75,8 +84,9 @@ def _from_path(path: Path, folder: Path, group_regex: str | None) -> ImageEntry:
     return ImageEntry(path=path, name=name, label=label, group=_group(name, group_regex))
 
 
-def _from_csv(folder: Path, labels_csv: Path, group_regex: str | None) -> list[ImageEntry]:
-    rows = _read_rows(labels_csv)
+def _from_rows(
+    rows: list[dict[str, str]], folder: Path, labels_csv: Path, group_regex: str | None
+) -> list[ImageEntry]:
     names = [row["file"] for row in rows]
     repeated = (
         sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []

@@ -55,7 +55,7 @@ class ImportResult:
     """The stores an import wrote, and what became of each image.
 
     `ignored` counts files that are no images, `unlisted` images without a row in the label table (or below
-    a folder that holds images itself).
+    a folder that holds images itself). `grouped` is false where no groups were given.
     """
 
     stores: tuple[Path, ...]
@@ -64,6 +64,7 @@ class ImportResult:
     patch_size: int
     ignored: int
     unlisted: int
+    grouped: bool
 
     @property
     def patches(self) -> int:
@@ -153,6 +154,7 @@ def import_images(
         patch_size=patch_size,
         ignored=table.ignored,
         unlisted=table.unlisted,
+        grouped=table.grouped,
     )
 
 

@@ -35,4 +35,6 @@ def test_frozen_probe_meets_the_reference(real_data: Path, tmp_path: Path) -> No
                 cache=tmp_path / "cache",
             )
             scores.append((result.scores["accuracy"], result.scores["auroc"]))
+        accuracy, auroc = np.mean(scores, axis=0)
+        print(f"{fraction:.0%}: {accuracy:.3f} / {auroc:.3f}, reference {expected}")  # seen with pytest -s
         assert np.mean(scores, axis=0) == pytest.approx(expected, abs=0.02), fraction

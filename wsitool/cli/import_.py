@@ -114,7 +114,7 @@ def _summary(result: ImportResult, out: Path, *, chosen: bool) -> list[str]:
         lines.append("  " + ", ".join(f"{name} {number:,}" for name, number in sorted(counts.items())))
     if chosen:
         lines.append(f"  patch size chosen: {result.patch_size} px (set another with --patch-size)")
-    if len(result.images) == len({image.group for image in result.images}) > 1:
+    if not result.grouped and len(result.images) > 1:
         lines.append(
             "  every image is a group of its own: if a patient has several, say so with --group-regex or the "
             "CSV's column group"
