@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import geojson
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from wsitool.annotation_files import read_annotations
 from wsitool.backbones import build_backbone
@@ -15,8 +17,9 @@ from wsitool.classify.predict import PredictOptions, predict
 from wsitool.cli import main
 from wsitool.errors import EncoderError
 from wsitool.grid import TileSpec
+from wsitool.importing import import_images
 from wsitool.store import open_store
-from wsitool.testing import synthetic_slide
+from wsitool.testing import draw_tissue, synthetic_slide
 from wsitool.tiling import tile_slide
 
 CLASSES = ("benign", "dcis")
@@ -125,6 +128,44 @@ def test_another_resolution_is_refused_unless_told(run: Path, slide: Path, tmp_p
     assert "more than 10 % off" in refused.failed[0][1] and not (tmp_path / "a").exists()
     told = predict(run, [slide], tmp_path / "a", options=PredictOptions(mpp=1.0, accept_mpp=True))
     assert told.predictions[0].size_level0 == pytest.approx(128)
+
+
+def test_images_of_an_imported_store_are_judged_each_on_its_own(run: Path, tmp_path: Path) -> None:
+    for name, width in (("p1/a.png", 200), ("p2/a.png", 140)):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = draw_tissue(width, 130, kind="benign", mpp=0.5, seed=width, glass=0.0)
+        Image.fromarray(pixels).save(tmp_path / "in" / name)
+    import_images(
+        tmp_path / "in", tmp_path / "s", patch_size=64, min_tissue=0, mpp=0.5, codec="raw", group_regex="a"
+    )
+    found = predict(run, [tmp_path / "s"], tmp_path / "o")
+    assert [(part.name, len(part.coords)) for part in found.predictions] == [("p1_a", 6), ("p2_a", 4)]
+    assert {path.name for path in (tmp_path / "o").glob("p1_a*")} == {
+        "p1_a.csv",
+        "p1_a.geojson",
+        "p1_a-benign.png",
+        "p1_a-dcis.png",
+    }
+    shrunk = found.predictions[0].picture
+    pixels = np.asarray(Image.open(tmp_path / "in" / "p1" / "a.png").convert("RGB"))
+    assert np.array_equal(shrunk.pixels[:128, :192], pixels[:128, :192])  # the image's patches, in place
+    ids = [
+        feature["id"]
+        for name in ("p1_a", "p2_a")
+        for feature in geojson.loads((tmp_path / "o" / f"{name}.geojson").read_text()).features
+    ]
+    assert len(set(ids)) == 10
+
+
+def test_unknown_training_resolution_is_told(run: Path, slide: Path, tmp_path: Path) -> None:
+    classifier = load_classifier(run)
+    classifier.card = replace(classifier.card, mpp=None)
+    save_classifier(classifier, tmp_path / "run" / "classifier.safetensors")
+    words = ["predict", str(tmp_path / "run"), str(slide), "--out", str(tmp_path / "o")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0 and "read as they are (level 0): give --mpp" in result.stderr
+    result = CliRunner().invoke(main, [*words, "--mpp", "0.5"])
+    assert result.exit_code == 0 and "level 0" not in result.stderr
 
 
 def test_what_is_no_classifier_is_refused(tmp_path: Path, slide: Path) -> None:

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 from classify_stores import CLASSES, labelled_store
+from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 
 from wsitool.backbones import build_backbone, save_encoder
 from wsitool.backbones.card import EncoderCard, LineageStep
 from wsitool.classify import Settings, classify, load_classifier
 from wsitool.classify.features import predict_logits
+from wsitool.classify.judge import judge
+from wsitool.classify.labels import label_patches
 from wsitool.errors import LabelError, UsageError
 from wsitool.store.collection import open_collection
 
@@ -173,6 +176,20 @@ def test_folds_judge_every_patch_by_others(stores: Path, tmp_path: Path, head: s
         folds.setdefault(row["group"], set()).add(row["part"])
     assert len(folds) == 6 and all(len(parts) == 1 for parts in folds.values())
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_folds_are_calibrated_each_by_its_own_temperature(stores: Path, tmp_path: Path) -> None:
+    settings = Settings(head="linear", c=10.0, validation=0.3, batch_size=16, device="cpu")
+    options = {"encoder": "random", "backbone": "resnet18", "settings": settings}
+    classify(stores / "train", out=tmp_path / "a", folds=2, **options)  # type: ignore[arg-type]
+    found = json.loads((tmp_path / "a" / "metrics.json").read_text())["folds"]
+    assert found["calibrated"]["temperature"] != 1 and found["calibrated"]["loss"] != found["loss"]
+    collection = open_collection(stores / "train")
+    logits = np.random.default_rng(0).normal(size=(len(collection), 3))
+    temperature = np.where(np.arange(len(collection)) < 40, 0.5, 4.0)
+    judged = judge(logits, label_patches(collection), temperature=temperature)
+    expected = log_loss(collection.labels, softmax(logits / temperature[:, None], axis=1))
+    assert judged["calibrated"]["loss"] == pytest.approx(expected)
 
 
 def test_leaks_are_refused_by_name(stores: Path, tmp_path: Path) -> None:

@@ -18,15 +18,17 @@ Floats = NDArray[np.float64]
 
 
 def judge(
-    logits: Floats, patches: LabelledPatches, *, temperature: float = 1.0, seed: int = 0
+    logits: Floats, patches: LabelledPatches, *, temperature: float | Floats = 1.0, seed: int = 0
 ) -> dict[str, Any]:
     """Judge logits (N, K): metrics, intervals over groups, confusion, and the same by image and by group.
 
-    `calibrated` repeats loss and calibration error with the logits divided by `temperature`.
+    `calibrated` repeats loss and calibration error with the logits divided by `temperature`: one number, or
+    (N,), as the classifiers of folds have one each.
     """
     probabilities = softmax(logits)
     predicted = probabilities.argmax(axis=1)
-    calibrated = score(softmax(logits, temperature), patches.labels)
+    scaled = logits / np.reshape(temperature, (-1, 1))
+    calibrated = score(softmax(scaled), patches.labels)
     intervals = group_intervals([probabilities], patches.labels, patches.group_index, seed=seed)
     confusion = confusion_matrix(patches.labels, predicted, len(patches.classes))
     return {
@@ -36,7 +38,7 @@ def judge(
         "interval_groups": len(set(patches.groups.tolist())),
         "confusion": confusion.tolist(),
         "calibrated": {
-            "temperature": temperature,
+            "temperature": float(np.mean(temperature)),
             "loss": calibrated["loss"],
             "ece": calibrated["ece"],
         },

@@ -29,11 +29,15 @@ _COLUMNS = ("part", "slide", "group", "image", "row", "x", "y", "label", "predic
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Predictions for some patches: `name` is "test", "validation" or "fold 3"."""
+    """Predictions for some patches: `name` is "test", "validation" or "fold 3".
+
+    `temperature` is that of the classifier that made them.
+    """
 
     name: str
     patches: LabelledPatches
     logits: NDArray[np.float64]
+    temperature: float
 
 
 def write_run(

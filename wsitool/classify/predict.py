@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from wsitool.classify.calibration import softmax
 from wsitool.classify.features import choose_device
 from wsitool.classify.model import Classifier, ClassifierCard, load_classifier
-from wsitool.classify.prediction import Picture, Prediction, mosaic, write_prediction, write_summary
+from wsitool.classify.prediction import (
+    Picture,
+    Prediction,
+    by_image,
+    mosaic,
+    write_prediction,
+    write_summary,
+)
 from wsitool.classify.stream import PatchBatch, open_stream
 from wsitool.errors import UsageError, WsitoolError
 from wsitool.grid import TileSpec
@@ -51,7 +58,7 @@ class PredictOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictResult:
-    """One entry per slide that worked, and (name, reason) for each that did not."""
+    """One entry per slide (or image of an imported store) that worked, (name, reason) for what did not."""
 
     out: Path
     predictions: tuple[Prediction, ...]
@@ -68,25 +75,31 @@ def predict(
 ) -> PredictResult:
     """Judge every tissue patch of slides (files, folders, CSV) or stores with the classifier in `run`.
 
-    Writes `out`/<slide>.csv, <slide>.geojson (QuPath), <slide>-<class>.png and summary.csv. A slide that
-    cannot be read does not stop the others. EncoderError or UsageError if nothing can start.
+    Writes `out`/<slide>.csv, <slide>.geojson (QuPath), <slide>-<class>.png and summary.csv. Stores of
+    `import` give these for each of their images. A slide that cannot be read does not stop the others.
+    EncoderError or UsageError if nothing can start.
     """
     options, out = options or PredictOptions(), Path(out)
     classifier = load_classifier(run).to(choose_device(options.device))
     done: list[Prediction] = []
     failed: list[tuple[str, str]] = []
     work = _find(inputs)
+    if _resolution_unknown(classifier.card, work, options):
+        reporter.warn(
+            "The resolution of the patches the classifier was trained on is not known, so slides are read as "
+            "they are (level 0): give --mpp if the patches were of another resolution."
+        )
     with reporter.task("predict", total=len(work), unit="slides") as task:
         for item in work:
             name = item.stem if isinstance(item, Path) else item.name
             try:
                 found = _predict_one(classifier, item, options, reporter)
-                write_prediction(out, found)
-                done.append(found)
-                if found.group in classifier.card.groups:
-                    reporter.warn(
-                        f"{found.name}: its group {found.group} was in the classifier's training data."
-                    )
+                for part in found:
+                    write_prediction(out, part)
+                done += found
+                group = found[0].group
+                if group in classifier.card.groups:
+                    reporter.warn(f"{name}: its group {group} was in the classifier's training data.")
             except WsitoolError as error:
                 failed.append((name, str(error)))
             task.advance(1, note=name)
@@ -104,17 +117,24 @@ def _find(inputs: Sequence[str | Path]) -> list[Path | SlideInput]:
     return work
 
 
+def _resolution_unknown(
+    card: ClassifierCard, work: Sequence[Path | SlideInput], options: PredictOptions
+) -> bool:
+    told = options.mpp is not None or options.level is not None
+    return card.mpp is None and not told and any(not isinstance(item, Path) for item in work)
+
+
 def _predict_one(
     classifier: Classifier, item: Path | SlideInput, options: PredictOptions, reporter: Reporter
-) -> Prediction:
+) -> list[Prediction]:
     if isinstance(item, Path):
         return _predict_store(classifier, item, options, reporter)
-    return _predict_slide(classifier, item, options, reporter)
+    return [_predict_slide(classifier, item, options, reporter)]
 
 
 def _predict_store(
     classifier: Classifier, path: Path, options: PredictOptions, reporter: Reporter
-) -> Prediction:
+) -> list[Prediction]:
     card = classifier.card
     with open_store(path) as store:
         meta = store.meta
@@ -139,7 +159,7 @@ def _predict_store(
                 rows.append(batch.indices.cpu().numpy())
                 task.advance(len(batch))
         chosen = np.concatenate(rows)
-        return Prediction(
+        found = Prediction(
             name=meta.name,
             group=meta.group,
             classes=card.classes,
@@ -150,6 +170,7 @@ def _predict_store(
             picture=mosaic(store, chosen),
             seconds=time.perf_counter() - began,
         )
+        return by_image(found, store, chosen)
 
 
 def _predict_slide(

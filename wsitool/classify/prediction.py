@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from wsitool.report.geojson import write_geojson
 from wsitool.report.heatmap import draw_heatmap, heat
 from wsitool.store.schema import PatchStore
 
-__all__ = ["Picture", "Prediction", "mosaic", "write_prediction", "write_summary"]
+__all__ = ["Picture", "Prediction", "by_image", "mosaic", "write_prediction", "write_summary"]
 
 _MOSAIC_SIDE = 2000  # pixels of the longer side of a picture put together from patches
 _BATCH = 256
@@ -110,14 +111,43 @@ def write_summary(path: Path, predictions: Sequence[Prediction]) -> None:
     replace_file(path, buffer.getvalue().encode())
 
 
+def by_image(found: Prediction, store: PatchStore, rows: NDArray[np.int64]) -> list[Prediction]:
+    """One prediction for each image a store of `import` was cut from, else `found` as it is.
+
+    `rows` are those of the store that `found` is about. Such a store holds the images of a patient, each with
+    coordinates from its own corner.
+    """
+    if store.sources is None:
+        return [found]
+    sources = store.sources[rows]
+    parts = []
+    for source in np.unique(sources):
+        mine = np.flatnonzero(sources == source)
+        part = replace(
+            found,
+            name=_plain(re.sub(r"\.[^./]*$", "", str(source))),
+            coords=found.coords[mine],
+            probabilities=found.probabilities[mine],
+            picture=mosaic(store, rows[mine]),
+            unreadable=0,  # of which image an unreadable patch was is told by the store's own list
+            seconds=found.seconds * len(mine) / len(rows),
+        )
+        parts.append(part)
+    return parts
+
+
 def mosaic(store: PatchStore, rows: NDArray[np.int64]) -> Picture:
     """A picture put together from a store's patches, shrunk, on white: a store has no other pixels."""
     meta = store.meta
-    scale = max(meta.level0_width, meta.level0_height) / _MOSAIC_SIDE
+    size = (meta.level0_width, meta.level0_height)
+    if not all(size):  # a store of images has no one size: as far as the patches reach
+        width, height = (store.coords[rows].max(axis=0) + meta.patch_size_level0).tolist()
+        size = (round(width), round(height))
+    scale = max(size) / _MOSAIC_SIDE
     # one patch must stay at least a few pixels wide, and pictures of tiny slides need not be magnified
     scale = min(max(scale, meta.patch_size_level0 / meta.patch_size), meta.patch_size_level0 / 4)
     side = max(1, round(meta.patch_size_level0 / scale))
-    shape = (int(np.ceil(meta.level0_height / scale)) + 1, int(np.ceil(meta.level0_width / scale)) + 1)
+    shape = (int(np.ceil(size[1] / scale)) + 1, int(np.ceil(size[0] / scale)) + 1)
     canvas = np.full((*shape, 3), 255, np.uint8)
     picks = ((np.arange(side) + 0.5) * meta.patch_size / side).astype(np.int64)
     corners = np.floor(store.coords / scale).astype(np.int64)

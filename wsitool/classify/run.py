@@ -218,7 +218,6 @@ def _warn(data: TrainTest, encoder: Encoder, seen: list[str], reporter: Reporter
 
 
 def _metrics(parts: list[Part], fitted: Fitted, judged_on: str, seed: int) -> dict[str, Any]:
-    temperature = fitted.classifier.card.temperature
     metrics: dict[str, Any] = {
         "classes": list(fitted.classifier.card.classes),
         "judged_on": judged_on,
@@ -227,11 +226,14 @@ def _metrics(parts: list[Part], fitted: Fitted, judged_on: str, seed: int) -> di
     }
     for part in parts:
         if part.name in ("test", "validation"):
-            metrics[part.name] = judge(part.logits, part.patches, temperature=temperature, seed=seed)
+            metrics[part.name] = judge(part.logits, part.patches, temperature=part.temperature, seed=seed)
     outside = [part for part in parts if part.name.startswith("fold")]
     if outside:
         metrics["folds"] = judge(
-            np.concatenate([part.logits for part in outside]), joined(outside), seed=seed
+            np.concatenate([part.logits for part in outside]),
+            joined(outside),
+            temperature=np.repeat([part.temperature for part in outside], [len(p.patches) for p in outside]),
+            seed=seed,
         )
         metrics["per_fold"] = [judge(part.logits, part.patches)["accuracy"] for part in outside]
     return metrics

@@ -84,7 +84,9 @@ def cross_validate(work: Work, folds: int, features: Features | None) -> list[Pa
                 )
             else:
                 logits = head_logits(fitted.classifier.head, features[outside])
-            parts.append(Part(name=f"fold {fold + 1}", patches=held, logits=logits))
+            parts.append(
+                Part(name=f"fold {fold + 1}", patches=held, logits=logits, temperature=_temperature(fitted))
+            )
             task.advance()
     return parts
 
@@ -100,14 +102,19 @@ def test_part(work: Work, fitted: Fitted) -> list[Part]:
         )
     else:
         logits = head_logits(fitted.classifier.head, features)
-    return [Part(name="test", patches=test, logits=logits)]
+    return [Part(name="test", patches=test, logits=logits, temperature=_temperature(fitted))]
 
 
 def validation_part(fitted: Fitted, subset: LabelledPatches) -> list[Part]:
     if fitted.validation_logits is None:
         return []
     held = subset.subset(fitted.split.held_out)
-    return [Part(name="validation", patches=held, logits=fitted.validation_logits)]
+    logits = fitted.validation_logits
+    return [Part(name="validation", patches=held, logits=logits, temperature=_temperature(fitted))]
+
+
+def _temperature(fitted: Fitted) -> float:
+    return fitted.classifier.card.temperature
 
 
 def joined(parts: Sequence[Part]) -> LabelledPatches:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from wsitool.report.files import replace_file
 
@@ -47,6 +48,7 @@ def save_curves(path: Path, panels: Sequence[Panel], *, x_label: str = "step") -
     for axis, panel in zip(axes, panels, strict=False):
         _draw(axis, panel)
         axis.set_xlabel(x_label)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no half epoch
     for axis in axes[len(panels) :]:
         axis.remove()
     picture = io.BytesIO()

@@ -14,6 +14,7 @@ from wsitool.report.files import replace_file
 __all__ = ["draw_heatmap", "heat"]
 
 _LONGEST_INCHES = 9.0
+_DOTS_PER_INCH = 140
 _SHADE = 0.55
 
 
@@ -50,9 +51,11 @@ def draw_heatmap(
     height, width = thumbnail.shape[:2]
     scale = _LONGEST_INCHES / max(height, width)
     size = (max(3.0, width * scale) + 1.2, max(2.5, height * scale) + 0.4)
-    figure = Figure(figsize=size, dpi=140, layout="constrained")
+    figure = Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
-    axes.imshow(thumbnail, interpolation="antialiased")
+    # a small slide has a thumbnail of few pixels: smooth, it can be recognised
+    magnified = max(height, width) < _LONGEST_INCHES * _DOTS_PER_INCH
+    axes.imshow(thumbnail, interpolation="bicubic" if magnified else "antialiased")
     shown = axes.imshow(
         np.ma.masked_invalid(heat_map), cmap="turbo", vmin=0, vmax=1, alpha=_SHADE, interpolation="nearest"
     )
