@@ -14,6 +14,7 @@ from wsitool.annotation_files import read_annotations
 from wsitool.backbones import build_backbone
 from wsitool.classify.model import Classifier, ClassifierCard, load_classifier, save_classifier
 from wsitool.classify.predict import PredictOptions, predict
+from wsitool.classify.prediction import Picture
 from wsitool.cli import main
 from wsitool.errors import EncoderError
 from wsitool.grid import TileSpec
@@ -138,6 +139,9 @@ def test_images_of_an_imported_store_are_judged_each_on_its_own(run: Path, tmp_p
     import_images(
         tmp_path / "in", tmp_path / "s", patch_size=64, min_tissue=0, mpp=0.5, codec="raw", group_regex="a"
     )
+    words = ["predict", str(run), str(tmp_path / "s"), "--out", str(tmp_path / "o")]
+    told = CliRunner().invoke(main, words)
+    assert told.exit_code == 0 and "labelled p1, p2 and the classifier knows benign, dcis" in told.stderr
     found = predict(run, [tmp_path / "s"], tmp_path / "o")
     assert [(part.name, len(part.coords)) for part in found.predictions] == [("p1_a", 6), ("p2_a", 4)]
     assert {path.name for path in (tmp_path / "o").glob("p1_a*")} == {
@@ -155,6 +159,15 @@ def test_images_of_an_imported_store_are_judged_each_on_its_own(run: Path, tmp_p
         for feature in geojson.loads((tmp_path / "o" / f"{name}.geojson").read_text()).features
     ]
     assert len(set(ids)) == 10
+
+
+def test_large_thumbnail_is_shrunk_for_drawing_in_place() -> None:
+    pixels = np.zeros((400, 1000, 3), np.uint8)
+    pixels[200:, 500:] = 250
+    small = Picture(pixels=pixels, downsample=(32.0, 16.0)).at_most(250)
+    assert small.pixels.shape == (100, 250, 3) and small.downsample == (128.0, 64.0)
+    assert (small.pixels[50:, 125:] == 250).all() and not small.pixels[:50].any()
+    assert small.at_most(250) is small
 
 
 def test_unknown_training_resolution_is_told(run: Path, slide: Path, tmp_path: Path) -> None:

@@ -248,6 +248,9 @@ def test_what_cannot_work_fails_before_anything_is_written(
         classify(stores / "train", out=finished, **common)
     with pytest.raises(UsageError, match="either --test or --folds"):
         classify(stores / "train", out=tmp_path / "r", test=stores / "test", folds=2, **common)
+    with pytest.raises(UsageError, match="between 2 and the number of groups, 4; got 9"):
+        # were anything computed before, the encoder of this name would be missed first
+        classify(stores / "train", out=tmp_path / "r", folds=9, encoder=tmp_path / "none.safetensors")
     labelled_store(tmp_path / "other.h5", classes=("plain", "ghost"))
     with pytest.raises(LabelError, match="Unknown class ghost"):
         classify(stores / "train", out=tmp_path / "r", test=tmp_path / "other.h5", **common)

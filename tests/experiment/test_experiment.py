@@ -1,9 +1,11 @@
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,11 @@ from wsitool.errors import LabelError, UsageError
 from wsitool.experiment import Plan, experiment, read_plan
 from wsitool.experiment.cells import run_cell
 from wsitool.experiment.estimate import estimate
-from wsitool.experiment.plan import Arm
-from wsitool.experiment.rounds import open_rounds
-from wsitool.experiment.stages import pretrainings
+from wsitool.experiment.grid import chains_of
+from wsitool.experiment.plan import Arm, percent
+from wsitool.experiment.rounds import all_cells, open_rounds
+from wsitool.experiment.stages import last_stages, pretrainings
+from wsitool.experiment.table import to_latex
 
 
 @pytest.fixture(scope="module")
@@ -149,11 +153,11 @@ def test_without_test_and_folds_whole_groups_are_held_out(data: Path) -> None:
 
 def test_pretraining_is_shared_by_fractions_unless_on_the_labelled_only(data: Path) -> None:
     shared = pretrainings(_plan(data))
-    assert set(shared) == {
+    assert list(shared) == [
         "rotation-auxiliary-seed0",
         "rotation+auxiliary-fold1-seed0",
         "rotation+auxiliary-fold2-seed0",
-    }
+    ]
     own = pretrainings(_plan(data, pretrain_on="labelled"))
     assert len(own) == 1 + 2 * 2 * 2  # the auxiliary one, and folds x fractions x seeds
     assert own["rotation+auxiliary-fold1-25pct-seed0"].patches == 12  # a quarter of 18 of each class
@@ -184,6 +188,10 @@ def test_penalty_is_chosen_inside_each_training_subset(data: Path, tmp_path: Pat
     row = json.loads((tmp_path / "results.json").read_text())["rows"][0]
     assert sum(row["cells_by_penalty"].values()) == result.cells == 4
     assert "chosen inside each training subset" in (tmp_path / "report.html").read_text()
+    name = "my_100%"  # what LaTeX would take for markup
+    arms = {(name, 1.0): result.results.full}
+    renamed = replace(result.results, baseline=name, plan=replace(plan, methods=(name,)), arms=arms)
+    assert r"my\_100\% & " in to_latex(renamed)
 
 
 def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
@@ -207,6 +215,10 @@ def test_plan_file_and_its_mistakes(tmp_path: Path, data: Path) -> None:
     path.write_text('train = "a"\nfractions = [5, 100]\nmethods = ["supervised"]\n')
     assert read_plan(path, seeds=7).fractions == (0.05, 1.0)
     assert read_plan(path, seeds=7).seeds == 7
+    path.write_text('train = "a"\nfractions = [1, 0.5, 25]\nmethods = ["supervised"]\n')
+    assert read_plan(path).fractions == (0.01, 0.005, 0.25)  # 1 is not 100 % here
+    path.write_text('train = "a"\nfractions = [0.05, 1]\nmethods = ["supervised"]\n')
+    assert read_plan(path).fractions == (0.05, 1.0)
     path.write_text('train = "a"\nspeed = 3\n')
     with pytest.raises(UsageError, match="unknown keys speed"):
         read_plan(path)
@@ -216,7 +228,50 @@ def test_plan_file_and_its_mistakes(tmp_path: Path, data: Path) -> None:
         Arm.parse("simclr+kidney")
     with pytest.raises(LabelError, match="leaves no sample"):
         experiment(_plan(data, fractions=(0.01, 1.0)), tmp_path / "x")
+    with pytest.raises(LabelError, match="a single patch of each class, and 2 are needed"):
+        experiment(_plan(data, fractions=(0.06, 1.0)), tmp_path / "x")
     assert not (tmp_path / "x").exists()
+    with pytest.raises(LabelError, match="a single patch of each class"):
+        estimate(_plan(data, fractions=(0.06, 1.0)), tmp_path / "x", device="cpu")
+
+
+def test_chains_part_what_does_not_share_an_encoder(data: Path) -> None:
+    names = ("supervised", "rotation", "rotation+auxiliary")
+    plan = _plan(data, methods=names)
+    chains = chains_of(plan, all_cells(plan))
+    parts = [(chain[0].arm.name, {cell.round for cell in chain}) for chain in chains]
+    assert parts == [
+        ("supervised", {0, 1}),
+        ("rotation", {0}),
+        ("rotation", {1}),
+        ("rotation+auxiliary", {0, 1}),
+    ]
+    rounds = open_rounds(plan)
+    needed = [
+        {
+            stage.name
+            for cell in chain
+            for last in last_stages(plan, cell, rounds[cell.round])
+            for stage in (last, last.before)
+            if stage is not None
+        }
+        for chain in chains
+    ]
+    assert sum(map(len, needed)) == len(set().union(*needed))
+    tuned = _plan(data, methods=("supervised",), head="finetune", c=None)
+    assert len(chains_of(tuned, all_cells(tuned))) == 2
+
+
+def test_what_is_said_of_fractions_and_to_latex(finished: Path) -> None:
+    assert (percent(0.25), percent(0.025)) == ("25 %", "2.5 %")
+    told = json.loads((finished / "results.json").read_text())["verdicts"]
+    assert told[0].startswith("supervised with 100 % of the labels is the mark: ")
+    assert told[0].count("%") == 4 and "With less: 25 %: " in told[0]  # the mark itself is not repeated
+    text = (finished / "table2.tex").read_text()
+    assert text.startswith("% needs \\usepackage{booktabs}\n\\begin{tabular}{lrr}\n")
+    for line in text.splitlines()[3:-1]:
+        assert not re.search(r"(?<!\\)[%_#$]", line)
+    assert text.count(" & ") == 3 * 2  # head and two arms
 
 
 @pytest.mark.slow

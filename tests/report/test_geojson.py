@@ -33,6 +33,20 @@ def test_memory_does_not_grow_with_the_patches(tmp_path: Path) -> None:
     assert collection.features[101].geometry.coordinates[0][0] == [448, 448]
 
 
+@pytest.mark.parametrize("name", ["polygon_with_hole", "qupath_polygon_bare_feature"])
+def test_layout_is_that_of_real_exports(real_data: Path, tmp_path: Path, name: str) -> None:
+    real = geojson.loads((real_data / "annotations" / f"{name}.geojson").read_text())
+    _write(tmp_path / "own.geojson", 3)
+    own = geojson.loads((tmp_path / "own.geojson").read_text()).features[0]
+    assert list(own) == list(real) == ["type", "id", "geometry", "properties"]
+    assert (own["type"], own["geometry"]["type"]) == (real["type"], real["geometry"]["type"])
+    ring = np.array(own["geometry"]["coordinates"][0])
+    assert ring.shape[1] == np.array(real["geometry"]["coordinates"][0]).shape[1] == 2
+    assert (ring[0] == ring[-1]).all()  # closed, as QuPath's own are
+    for key in {"objectType", "measurements"} & set(real["properties"]):
+        assert type(own["properties"][key]) is type(real["properties"][key])
+
+
 def test_no_patches_are_an_empty_collection(tmp_path: Path) -> None:
     _write(tmp_path / "none.geojson", 0)
     assert geojson.loads((tmp_path / "none.geojson").read_text()).features == []

@@ -97,6 +97,8 @@ def predict(
                 for part in found:
                     write_prediction(out, part)
                 done += found
+                if isinstance(item, Path):
+                    _warn_of_classes(classifier.card, item, reporter)
                 group = found[0].group
                 if group in classifier.card.groups:
                     reporter.warn(f"{name}: its group {group} was in the classifier's training data.")
@@ -115,6 +117,16 @@ def _find(inputs: Sequence[str | Path]) -> list[Path | SlideInput]:
         stores = find_stores(item)
         work += stores or find_slides([item])
     return work
+
+
+def _warn_of_classes(card: ClassifierCard, path: Path, reporter: Reporter) -> None:
+    with open_store(path) as store:
+        own = store.meta.classes
+    if own and set(own) != set(card.classes):
+        reporter.warn(
+            f"{path.name} is labelled {', '.join(own)} and the classifier knows {', '.join(card.classes)}: "
+            "its probabilities are of the latter only."
+        )
 
 
 def _resolution_unknown(

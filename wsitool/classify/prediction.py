@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from wsitool.report.files import replace_file, replace_file_in_parts
 from wsitool.report.geojson import write_geojson
-from wsitool.report.heatmap import draw_heatmap, heat
+from wsitool.report.heatmap import DRAWN_SIDE, draw_heatmap, heat
 from wsitool.store.schema import PatchStore
 
 __all__ = ["Picture", "Prediction", "by_image", "mosaic", "write_prediction", "write_summary"]
@@ -29,6 +30,17 @@ class Picture:
 
     pixels: NDArray[np.uint8]
     downsample: tuple[float, float]
+
+    def at_most(self, side: int) -> Picture:
+        """The same with no more than `side` pixels each way: drawing takes some 100 bytes for every pixel."""
+        height, width = self.pixels.shape[:2]
+        if max(height, width) <= side:
+            return self
+        scale = side / max(height, width)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = Image.fromarray(self.pixels).resize(size, Image.Resampling.BOX)
+        fx, fy = self.downsample
+        return Picture(pixels=np.asarray(small), downsample=(fx * width / size[0], fy * height / size[1]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +86,8 @@ def write_prediction(out: Path, found: Prediction) -> None:
         probabilities=found.probabilities,
         classes=found.classes,
     )
-    pixels, downsample = found.picture.pixels, found.picture.downsample
+    drawn_on = found.picture.at_most(DRAWN_SIDE)
+    pixels, downsample = drawn_on.pixels, drawn_on.downsample
     for index, name in enumerate(found.classes):
         drawn = heat(
             pixels.shape[:2], downsample, found.coords, found.size_level0, found.probabilities[:, index]

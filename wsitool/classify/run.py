@@ -19,6 +19,7 @@ from wsitool.classify.labels import LabelledPatches
 from wsitool.classify.leakage import check_pretraining
 from wsitool.classify.outputs import Part, describe_patches, write_run
 from wsitool.classify.settings import Settings
+from wsitool.classify.splits import group_folds
 from wsitool.classify.subsets import per_class_count
 from wsitool.classify.work import Work, cross_validate, joined, test_part, validation_part
 from wsitool.errors import UsageError
@@ -78,7 +79,10 @@ def classify(
     began, out, settings = time.monotonic(), Path(out), settings or Settings()
     _check_choices(out, test, folds, settings, overwrite)
     data = open_train_test(train, test, labels=labels, split=settings.split, reporter=reporter)
-    per_class_count(data.train.labels, fraction, data.train.classes)  # fails before anything costs time
+    # these fail before anything costs time
+    per_class_count(data.train.labels, fraction, data.train.classes)
+    if folds is not None:
+        group_folds(data.train.labels, data.train.group_index, folds=folds, seed=seed)
     first = build_backbone(backbone, init=encoder, seed=seed)
     facts = {
         "near_duplicates_in_test": _near_duplicates(data, reporter),

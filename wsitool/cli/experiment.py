@@ -150,9 +150,8 @@ def _foreseen(plan: Plan, work: Estimate, devices: int) -> list[str]:
     ]
     for name, stage in work.pretrainings.items():
         there = " (there already)" if stage.finished else ""
-        lines.append(
-            f"  pretrain {name}: {stage.method}, {stage.patches:,} patches, {stage.epochs} epochs{there}"
-        )
+        epochs = f"{stage.epochs} epoch{'' if stage.epochs == 1 else 's'}"
+        lines.append(f"  pretrain {name}: {stage.method}, {stage.patches:,} patches, {epochs}{there}")
     lines.append(
         f"Left: {work.pretrained_images:,} images through pretraining, {work.trained_images:,} through "
         f"fine-tuning: about {_duration(work.seconds / devices)} on {devices} device(s)"

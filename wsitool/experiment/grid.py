@@ -11,11 +11,11 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 
 from wsitool.experiment.cells import CellResult, run_cell
-from wsitool.experiment.plan import Plan
+from wsitool.experiment.plan import Plan, percent
 from wsitool.experiment.rounds import Cell, all_cells
 from wsitool.progress import SILENT, Reporter
 
-__all__ = ["run_grid"]
+__all__ = ["chains_of", "run_grid"]
 
 _device = "auto"  # of a worker process; set once when it starts
 
@@ -32,7 +32,7 @@ def run_grid(
     with reporter.task("experiment", total=len(cells), unit="cells") as task:
         for cell, result in _results(plan, cells, out, devices, reporter):
             results[cell] = result
-            task.advance(1, note=f"{cell.arm.name} {cell.fraction:.0%} seed {cell.seed}")
+            task.advance(1, note=f"{cell.arm.name} {percent(cell.fraction)} seed {cell.seed}")
     return {cell: results[cell] for cell in cells}
 
 
@@ -43,8 +43,7 @@ def _results(
         for cell in cells:
             yield cell, run_cell(plan, cell, out, device=devices[0], reporter=reporter)
         return
-    # Methods with an auxiliary stage share it over the rounds: one chain per arm.
-    chains = [list(chain) for _, chain in groupby(cells, key=lambda cell: cell.arm.name)]
+    chains = chains_of(plan, cells)
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     queue: Queue[str] = context.Queue()
     for device in devices:
@@ -55,6 +54,20 @@ def _results(
         jobs = {pool.submit(_run_chain, plan, chain, out): chain for chain in chains}
         for job in as_completed(jobs):
             yield from zip(jobs[job], job.result(), strict=True)
+
+
+def chains_of(plan: Plan, cells: list[Cell]) -> list[list[Cell]]:
+    """Cells that must not be computed at the same time: those of a chain share an encoder or its features.
+
+    That is the arm and round; but an auxiliary stage, or the features of a start that no pretraining changes,
+    belong to all rounds.
+    """
+
+    def shared(cell: Cell) -> tuple[str, int]:
+        frozen_start = cell.arm.method is None and plan.settings("auto").frozen
+        return cell.arm.name, -1 if cell.arm.auxiliary or frozen_start else cell.round
+
+    return [list(chain) for _, chain in groupby(cells, key=shared)]
 
 
 def _take_device(queue: Queue[str]) -> None:

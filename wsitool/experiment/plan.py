@@ -6,6 +6,7 @@ import dataclasses
 import json
 import tomllib
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,7 +15,7 @@ from wsitool.classify.settings import Head, Penalty, Settings
 from wsitool.classify.splits import SplitBy
 from wsitool.errors import UsageError
 
-__all__ = ["ARMS", "Arm", "Plan", "read_plan"]
+__all__ = ["ARMS", "Arm", "Plan", "percent", "read_plan"]
 
 ARMS = ("supervised", "rotation", "jitter-rotation", "simclr", "simclr+auxiliary")
 _AUXILIARY = "+auxiliary"
@@ -101,7 +102,7 @@ class Plan:
             (self.pretrain_epochs >= 1, "--pretrain-epochs must be at least 1"),
             (_are_rates(self.pretrain_lrs), "--pretrain-lr must be above 0, each value once"),
             (
-                len(self.pretrain_lrs) == 1 or self._validates,
+                len(self.pretrain_lrs) == 1 or self.validates,
                 "Several --pretrain-lr need validation groups to be chosen by: use --validation above 0, or "
                 "--head linear --c auto, or give one value",
             ),
@@ -121,7 +122,7 @@ class Plan:
         return self.pretrain_lr if isinstance(self.pretrain_lr, tuple) else (self.pretrain_lr,)
 
     @property
-    def _validates(self) -> bool:
+    def validates(self) -> bool:
         """Whether each cell has a loss on labelled patches that it was not trained on."""
         return self.validation > 0 or (self.head == "linear" and self.c == "auto")
 
@@ -144,6 +145,17 @@ class Plan:
         return dataclasses.asdict(self)
 
 
+def percent(fraction: float) -> str:
+    """A label fraction as it is said to people: "25 %", "2.5 %"."""
+    return f"{100 * fraction:g} %"
+
+
+def _shares(fractions: Sequence[float]) -> list[float]:
+    # never by the single value: 1 among 5 and 25 is one percent
+    percent = any(value > 1 for value in fractions)
+    return [value / 100 if percent else value for value in fractions]
+
+
 def _are_rates(values: tuple[object, ...]) -> bool:
     """Also false for text, which a plan file may hold."""
     numbers = all(isinstance(value, int | float) and value > 0 for value in values)
@@ -153,7 +165,8 @@ def _are_rates(values: tuple[object, ...]) -> bool:
 def read_plan(path: str | Path, **changes: Any) -> Plan:
     """Read a plan from a TOML or JSON file whose keys are the fields of `Plan`; `changes` override them.
 
-    Fractions may be given in percent (5, 25, 100). UsageError if the file is unreadable or has other keys.
+    Fractions are percentages (5, 25, 100) where one of them is above 1, else shares.
+    UsageError if the file is unreadable or has other keys.
     """
     path = Path(path)
     try:
@@ -170,7 +183,7 @@ def read_plan(path: str | Path, **changes: Any) -> Plan:
         if isinstance(values.get(name), str):
             values[name] = [values[name]]
     if "fractions" in values:
-        values["fractions"] = [share / 100 if share > 1 else share for share in values["fractions"]]
+        values["fractions"] = _shares(values["fractions"])
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
         return Plan(**values)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from wsitool.experiment import table
+from wsitool.experiment.plan import percent
 from wsitool.experiment.results import Results, as_json
 from wsitool.experiment.words import caveats, choices, verdicts
 from wsitool.report.confusion import draw_confusion
@@ -48,7 +49,7 @@ def _draw(results: Results, folder: Path) -> None:
         draw_efficiency(folder / f"{metric}.png", drawn, metric=title, mark=results.full.mean[metric])
     for (arm, fraction), found in results.arms.items():
         name = f"{arm}-{fraction * 100:g}pct"
-        title = f"{arm}, {fraction:.0%} of the labels"
+        title = f"{arm}, {percent(fraction)} of the labels"
         draw_confusion(folder / f"confusion-{name}.png", found.confusion, results.classes, title=title)
         labels = np.tile(results.labels, len(found.runs))
         draw_reliability(folder / f"calibration-{name}.png", np.concatenate(found.runs), labels, title=title)
@@ -112,7 +113,7 @@ def _settings(results: Results) -> list[tuple[str, str]]:
 
 def _penalties(results: Results) -> tuple[tuple[str, ...], list[list[str]], str]:
     rows = [
-        [found.arm, f"{found.fraction:.0%}", ", ".join(f"{c}: {n}" for c, n in found.penalties.items())]
+        [found.arm, percent(found.fraction), ", ".join(f"{c}: {n}" for c, n in found.penalties.items())]
         for found in results.arms.values()
     ]
     text = "Penalty C chosen inside each training subset, and in how many cells."
@@ -125,7 +126,7 @@ def _rates(results: Results) -> tuple[tuple[str, ...], list[list[str]], str]:
     for found in results.arms.values():
         if found.rates:
             taken = [str(sum(rate["lr"] == lr for rate in found.rates)) for lr in lrs]
-            rows.append([found.arm, f"{found.fraction:.0%}", *taken])
+            rows.append([found.arm, percent(found.fraction), *taken])
     return ("arm", "labels", *(f"lr {lr:g}" for lr in lrs)), rows, "In how many cells each lr was taken."
 
 
@@ -138,20 +139,21 @@ def _all_figures(results: Results) -> tuple[tuple[str, ...], list[list[str]]]:
         scaled = results.plan.validation or results.plan.c == "auto"
         extra = [found.calibrated_ece if scaled else None, found.image_accuracy]
         cells = ["-" if value is None else f"{value:.3f}" for value in figures + extra]
-        rows.append([found.arm, f"{found.fraction:.0%}", *cells])
+        rows.append([found.arm, percent(found.fraction), *cells])
     titles = [name.replace("_", " ") for name in names]
     return ("arm", "labels", *titles, "ece after scaling", "accuracy per image"), rows
 
 
 def _pictures(page: Page, results: Results, folder: Path) -> None:
-    """Confusion and calibration at the second smallest fraction and the largest; all are in the folder."""
+    """Confusion and calibration at the largest fraction and a small one, as the smallest of many is noise."""
     fractions = sorted(results.plan.fractions)
-    shown = dict.fromkeys((fractions[min(1, len(fractions) - 1)], fractions[-1]))
+    shown = dict.fromkeys((fractions[max(0, min(1, len(fractions) - 2))], fractions[-1]))
+    others = f" The other fractions are in the folder {folder.name}." if len(fractions) > len(shown) else ""
     for kind, text in (
         ("confusion", "Counts over all seeds; shares are of the true class."),
         ("calibration", "Before temperature scaling; points on the diagonal mean what they say."),
     ):
-        page.section(kind.capitalize(), f"{text} The other fractions are in the folder {folder.name}.")
+        page.section(kind.capitalize(), text + others)
         for fraction in shown:
             for arm in results.plan.methods:
                 page.image(folder / f"{kind}-{arm}-{fraction * 100:g}pct.png")

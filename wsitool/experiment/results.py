@@ -16,7 +16,7 @@ from wsitool.classify.metrics import METRICS, confusion_matrix, score
 from wsitool.classify.statistics import Comparison, Interval, group_intervals, paired_comparison
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.plan import Plan
-from wsitool.experiment.rounds import Cell, Round
+from wsitool.experiment.rounds import Cell, Round, open_rounds
 
 __all__ = ["ArmResult", "Results", "as_json", "summarise"]
 
@@ -132,13 +132,16 @@ def _arm(
         ),
         trained_on=round(float(np.mean([_patches(cells[cell]) for cell in mine]))),
         penalties=_penalties([cells[cell] for cell in mine]),
-        rates=tuple(_rate(cell, cells[cell]) for cell in mine if cells[cell].facts.get("pretrain_lr_search")),
+        rates=tuple(
+            _rate(plan, cell, cells[cell]) for cell in mine if cells[cell].facts.get("pretrain_lr_search")
+        ),
     )
 
 
-def _rate(cell: Cell, result: CellResult) -> dict[str, Any]:
+def _rate(plan: Plan, cell: Cell, result: CellResult) -> dict[str, Any]:
     facts = result.facts
-    return {"round": cell.round, "seed": cell.seed, "lr": facts["pretrain_lr"], **facts["pretrain_lr_search"]}
+    name = open_rounds(plan)[cell.round].name
+    return {"round": name, "seed": cell.seed, "lr": facts["pretrain_lr"], **facts["pretrain_lr_search"]}
 
 
 def _penalties(results: Sequence[CellResult]) -> dict[str, int]:

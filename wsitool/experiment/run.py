@@ -9,13 +9,13 @@ from pathlib import Path
 
 from wsitool.classify.duplicates import Hashes, hash_patches, near_duplicates
 from wsitool.classify.outputs import describe_patches
-from wsitool.classify.subsets import balanced_subset, per_class_count
+from wsitool.classify.subsets import balanced_subset
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.grid import run_grid
 from wsitool.experiment.plan import Plan
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, summarise
-from wsitool.experiment.rounds import Round, View, open_rounds
+from wsitool.experiment.rounds import Round, View, check_fractions, open_rounds
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.files import write_json
 
@@ -57,14 +57,6 @@ def experiment(
     report = write_report(results, out, command=command, notes=notes + _warnings(cells.values()))
     reused = sum(result.reused for result in cells.values())
     return ExperimentResult(out=out, results=results, report=report, cells=len(cells), reused=reused)
-
-
-def check_fractions(plan: Plan, rounds: Sequence[Round]) -> None:
-    """LabelError before anything is computed if a fraction leaves a class of any round without a sample."""
-    for chosen in rounds:
-        train = chosen.train.patches
-        for fraction in plan.fractions:
-            per_class_count(train.labels, fraction, train.classes)
 
 
 def _near_duplicates(rounds: Sequence[Round], reporter: Reporter) -> list[str]:

@@ -55,19 +55,18 @@ class Pretraining:
 
 
 def pretrainings(plan: Plan, out: Path | None = None) -> dict[str, Pretraining]:
-    """Every pretraining the grid needs by the name of its folder; those in `out` may be finished."""
+    """Every pretraining the grid needs by its folder, in order; those in `out` may be finished."""
     found: dict[str, Pretraining] = {}
     for cell in all_cells(plan):
         for last in last_stages(plan, cell, open_rounds(plan)[cell.round]):
-            stage: Stage | None = last
-            while stage is not None and stage.name not in found:
-                found[stage.name] = Pretraining(
-                    method=stage.method,
-                    patches=len(stage.data),
-                    epochs=stage.epochs,
-                    finished=out is not None and _is_complete(*_find(plan, stage, out / "pretrain")),
-                )
-                stage = stage.before
+            for stage in (last.before, last):
+                if stage is not None and stage.name not in found:
+                    found[stage.name] = Pretraining(
+                        method=stage.method,
+                        patches=len(stage.data),
+                        epochs=stage.epochs,
+                        finished=out is not None and _is_complete(*_find(plan, stage, out / "pretrain")),
+                    )
     return found
 
 

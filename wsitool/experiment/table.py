@@ -6,6 +6,7 @@ import csv
 import io
 
 from wsitool.classify.metrics import METRICS
+from wsitool.experiment.plan import percent
 from wsitool.experiment.results import ArmResult, Results
 
 __all__ = ["headers", "rows", "to_csv", "to_latex", "to_markdown"]
@@ -16,7 +17,7 @@ def headers(results: Results) -> list[str]:
     columns = ["arm"]
     for fraction in sorted(results.plan.fractions):
         patches = results.arms[results.baseline, fraction].trained_on
-        columns.append(f"{fraction * 100:g} % ({patches} patches)")
+        columns.append(f"{percent(fraction)} ({patches} patches)")
     return columns
 
 
@@ -36,13 +37,18 @@ def to_markdown(results: Results) -> str:
 
 
 def to_latex(results: Results) -> str:
-    """A booktabs table."""
+    """A booktabs table, which says so: LaTeX would only name an undefined command."""
     head = headers(results)
     body = [head, *rows(results)]
     escaped = [" & ".join(_escape(cell) for cell in line) + r" \\" for line in body]
     inside = [r"\toprule", escaped[0], r"\midrule", *escaped[1:], r"\bottomrule"]
     columns = "l" + "r" * (len(head) - 1)
-    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *inside, r"\end{tabular}"]) + "\n"
+    return (
+        "\n".join(
+            [r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{{columns}}}", *inside, r"\end{tabular}"]
+        )
+        + "\n"
+    )
 
 
 def to_csv(results: Results) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wsitool.classify.statistics import Comparison
+from wsitool.experiment.plan import percent
 from wsitool.experiment.results import ArmResult, Results
 
 __all__ = ["caveats", "choices", "verdicts"]
@@ -14,13 +15,14 @@ def verdicts(results: Results) -> list[str]:
     """One paragraph for each arm but the baseline, and one for the baseline's own curve."""
     full = results.full
     own = [
-        f"{found.fraction:.0%}: {_accuracy(found)}"
+        f"{percent(found.fraction)}: {_accuracy(found)}"
         for (arm, _), found in sorted(results.arms.items(), key=lambda item: item[0][1])
-        if arm == results.baseline
+        if arm == results.baseline and found is not full
     ]
+    less = f" With less: {'; '.join(own)}." if own else ""
     lines = [
-        f"{results.baseline} with {full.fraction:.0%} of the labels is the mark: {_accuracy(full)} of the "
-        f"test patches right. With less: {'; '.join(own)}."
+        f"{results.baseline} with {percent(full.fraction)} of the labels is the mark: {_accuracy(full)} of "
+        f"the test patches right.{less}"
     ]
     names = [arm.name for arm in results.plan.arms if arm.name != results.baseline]
     return lines + [f"{_reach(results, name)} {_same(results, name)}" for name in names]
@@ -88,13 +90,13 @@ def _reach(results: Results, name: str) -> str:
         found = results.arms[name, fraction]
         if (found.mean["accuracy"] or 0.0) >= mark:
             return (
-                f"{name} reaches the mark with {fraction:.0%} of the labels: {_accuracy(found)}, a "
+                f"{name} reaches the mark with {percent(fraction)} of the labels: {_accuracy(found)}, a "
                 f"difference of {_sure(results.with_full[name, fraction])}."
             )
     best = max((results.arms[name, f] for f in results.plan.fractions), key=lambda a: a.mean["accuracy"] or 0)
     return (
         f"{name} does not reach the mark with any fraction tried; its best is {_accuracy(best)} with "
-        f"{best.fraction:.0%}, a difference of {_sure(results.with_full.get((name, best.fraction)))}."
+        f"{percent(best.fraction)}, a difference of {_sure(results.with_full.get((name, best.fraction)))}."
     )
 
 
@@ -104,7 +106,7 @@ def _same(results: Results, name: str) -> str:
     unclear: list[str] = []
     for fraction in sorted(results.plan.fractions):
         found = results.same_fraction[name, fraction]
-        text = f"{fraction:.0%} ({_points(found.difference) if found else 'one group'}"
+        text = f"{percent(fraction)} ({_points(found.difference) if found else 'one group'}"
         text += f", p = {found.p_value:.3f})" if found else ")"
         if found is not None and found.low > 0:
             helps.append(text)
@@ -123,7 +125,7 @@ def _sure(found: Comparison | None) -> str:
         return "unknown certainty (one test group)"
     sure = "these data cannot tell the two apart" if found.low <= 0 <= found.high else "beyond chance here"
     return (
-        f"{_points(found.difference)} (95 % interval {_points(found.low)} to {_points(found.high)}, "
+        f"{_points(found.difference)} (95 % interval {100 * found.low:+.1f} to {_points(found.high)}, "
         f"p = {found.p_value:.3f}; {sure})"
     )
 

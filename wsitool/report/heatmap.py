@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from wsitool.report.files import replace_file
 
-__all__ = ["draw_heatmap", "heat"]
+__all__ = ["DRAWN_SIDE", "draw_heatmap", "heat"]
 
 _LONGEST_INCHES = 9.0
 _DOTS_PER_INCH = 140
+DRAWN_SIDE = round(_LONGEST_INCHES * _DOTS_PER_INCH)  # pixels of the longer side of the picture itself
 _SHADE = 0.55
 
 
@@ -54,7 +55,7 @@ def draw_heatmap(
     figure = Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
     # a small slide has a thumbnail of few pixels: smooth, it can be recognised
-    magnified = max(height, width) < _LONGEST_INCHES * _DOTS_PER_INCH
+    magnified = max(height, width) < DRAWN_SIDE
     axes.imshow(thumbnail, interpolation="bicubic" if magnified else "antialiased")
     shown = axes.imshow(
         np.ma.masked_invalid(heat_map), cmap="turbo", vmin=0, vmax=1, alpha=_SHADE, interpolation="nearest"
