@@ -13,7 +13,7 @@ import pytest
 from classify_stores import labelled_store
 from sklearn.metrics import accuracy_score
 
-from wsitool.errors import LabelError, UsageError
+from wsitool.errors import LabelError, UnknownMethodError, UsageError
 from wsitool.experiment import Plan, experiment, read_plan
 from wsitool.experiment.cells import run_cell
 from wsitool.experiment.estimate import estimate
@@ -230,9 +230,22 @@ def test_plan_file_and_its_mistakes(tmp_path: Path, data: Path) -> None:
         experiment(_plan(data, fractions=(0.01, 1.0)), tmp_path / "x")
     with pytest.raises(LabelError, match="a single patch of each class, and 2 are needed"):
         experiment(_plan(data, fractions=(0.06, 1.0)), tmp_path / "x")
+    with pytest.raises(UnknownMethodError, match=r"There is no method 'simclrr': did you mean 'simclr'"):
+        experiment(_plan(data, methods=("supervised", "simclrr")), tmp_path / "x")
+    with pytest.raises(UsageError, match=r"pretrained on 3 group\(s\) of the test data \(p"):
+        experiment(_plan(data, auxiliary=(str(data / "train"),)), tmp_path / "x")
     assert not (tmp_path / "x").exists()
     with pytest.raises(LabelError, match="a single patch of each class"):
         estimate(_plan(data, fractions=(0.06, 1.0)), tmp_path / "x", device="cpu")
+
+
+def test_near_duplicates_across_the_split_are_told(data: Path, tmp_path: Path) -> None:
+    labelled_store(tmp_path / "again.h5", per_class=6, seed=0)  # the pictures of the training patient p0
+    changes = {"methods": ("supervised",), "fractions": (1.0,), "seeds": 1, "folds": None}
+    experiment(_plan(data, test=(str(tmp_path / "again.h5"),), **changes), tmp_path / "o")
+    (note,) = json.loads((tmp_path / "o" / "results.json").read_text())["notes"]
+    assert note.startswith("test: ") and "look like training patches" in note
+    assert "look like training patches" in (tmp_path / "o" / "report.html").read_text()
 
 
 def test_chains_part_what_does_not_share_an_encoder(data: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from wsitool.classify.speed import seconds_per_image
 from wsitool.classify.subsets import per_class_count
 from wsitool.experiment.cells import is_finished
+from wsitool.experiment.checks import check_plan
 from wsitool.experiment.plan import Plan
-from wsitool.experiment.rounds import all_cells, check_fractions, open_rounds
+from wsitool.experiment.rounds import all_cells, open_rounds
 from wsitool.experiment.stages import Pretraining, pretrainings
 
 __all__ = ["Estimate", "estimate"]
@@ -37,9 +38,9 @@ class Estimate:
 def estimate(plan: Plan, out: Path, *, device: str = "auto") -> Estimate:
     """Count the grid's work and time one step of the backbone on random images at the plan's size.
 
-    LabelError if a fraction leaves too few samples.
+    Raises what `check_plan` raises.
     """
-    check_fractions(plan, open_rounds(plan))
+    check_plan(plan, open_rounds(plan))
     cells, stages = all_cells(plan), pretrainings(plan, out)
     left = [cell for cell in cells if not is_finished(plan, cell, out)]
     rounds = open_rounds(plan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,13 +11,12 @@ from numpy.typing import NDArray
 from wsitool.classify.data import open_train_test
 from wsitool.classify.labels import LabelledPatches
 from wsitool.classify.splits import group_folds, holdout
-from wsitool.classify.subsets import per_class_count
-from wsitool.errors import LabelError, UsageError
+from wsitool.errors import UsageError
 from wsitool.experiment.plan import Arm, Plan
 from wsitool.progress import SILENT, Reporter
 from wsitool.store.collection import Collection, open_collection
 
-__all__ = ["Cell", "Round", "View", "all_cells", "check_fractions", "open_rounds"]
+__all__ = ["Cell", "Round", "View", "all_cells", "open_rounds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +64,6 @@ def all_cells(plan: Plan) -> list[Cell]:
         for seed in range(plan.seeds)
         for fraction in plan.fractions
     ]
-
-
-def check_fractions(plan: Plan, rounds: Sequence[Round]) -> None:
-    """LabelError before anything is computed if a fraction leaves too few samples of a class in any round."""
-    least = 2 if plan.validates else 1
-    for chosen in rounds:
-        train = chosen.train.patches
-        for fraction in plan.fractions:
-            if per_class_count(train.labels, fraction, train.classes) < least:
-                raise LabelError(
-                    f"{fraction:.2%} of the labels are a single patch of each class, and 2 are needed, "
-                    "one to train on and one to validate with: use a larger fraction, or label more patches."
-                )
 
 
 @lru_cache(maxsize=2)

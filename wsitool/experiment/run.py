@@ -11,11 +11,12 @@ from wsitool.classify.duplicates import Hashes, hash_patches, near_duplicates
 from wsitool.classify.outputs import describe_patches
 from wsitool.classify.subsets import balanced_subset
 from wsitool.experiment.cells import CellResult
+from wsitool.experiment.checks import check_plan
 from wsitool.experiment.grid import run_grid
 from wsitool.experiment.plan import Plan
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, summarise
-from wsitool.experiment.rounds import Round, View, check_fractions, open_rounds
+from wsitool.experiment.rounds import Round, View, open_rounds
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.files import write_json
 
@@ -48,7 +49,7 @@ def experiment(
     """
     out = Path(out)
     rounds = open_rounds(plan)
-    check_fractions(plan, rounds)
+    check_plan(plan, rounds)
     notes = _near_duplicates(rounds, reporter)
     write_json(out / "plan.json", plan.to_dict())
     _write_manifest(plan, rounds, out)
