@@ -182,5 +182,10 @@ def test_unknown_training_resolution_is_told(run: Path, slide: Path, tmp_path: P
 
 
 def test_what_is_no_classifier_is_refused(tmp_path: Path, slide: Path) -> None:
+    with pytest.raises(
+        EncoderError, match=r"There is no classifier .*: pass a folder that 'wsitool classify'"
+    ):
+        predict(tmp_path, [slide], tmp_path / "o")
+    (tmp_path / "classifier.safetensors").write_bytes(b"no safetensors")
     with pytest.raises(EncoderError, match="cannot be read as a classifier"):
         predict(tmp_path, [slide], tmp_path / "o")

@@ -245,7 +245,9 @@ def test_near_duplicates_across_the_split_are_told(data: Path, tmp_path: Path) -
     experiment(_plan(data, test=(str(tmp_path / "again.h5"),), **changes), tmp_path / "o")
     (note,) = json.loads((tmp_path / "o" / "results.json").read_text())["notes"]
     assert note.startswith("test: ") and "look like training patches" in note
-    assert "look like training patches" in (tmp_path / "o" / "report.html").read_text()
+    page = (tmp_path / "o" / "report.html").read_text()
+    assert "look like training patches" in page
+    assert "compared at 1 label fraction with 1 label seed each" in page
 
 
 def test_chains_part_what_does_not_share_an_encoder(data: Path) -> None:

@@ -94,6 +94,10 @@ def load_classifier(path: str | Path) -> Classifier:
     """
     path = Path(path)
     file = path / CLASSIFIER_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise EncoderError(
+            f"There is no classifier '{file}': pass a folder that 'wsitool classify' has written."
+        )
     try:
         with safe_open(file, framework="pt") as opened:
             text = (opened.metadata() or {}).get(_KEY)

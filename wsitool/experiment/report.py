@@ -76,8 +76,8 @@ def _page(results: Results, out: Path, said: dict[str, list[str]], command: str)
     plan = results.plan
     page = Page(
         "How many labels are needed?",
-        f"{', '.join(plan.methods)}: compared at {len(plan.fractions)} label fractions with {plan.seeds} "
-        f"label seeds each, and judged on {len(results.labels):,} patches of {len(results.groups)} groups "
+        f"{', '.join(plan.methods)}: compared at {_number(len(plan.fractions), 'label fraction')} with "
+        f"{_number(plan.seeds, 'label seed')} each, and judged on {len(results.labels):,} patches of {len(results.groups)} groups "
         f"(patients) that none of them was trained on.",
     )
     page.section("In words", "\n\n".join(said["verdicts"]))
@@ -99,6 +99,10 @@ def _page(results: Results, out: Path, said: dict[str, list[str]], command: str)
     if command:
         page.section("To repeat it").code(command)
     return page
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _settings(results: Results) -> list[tuple[str, str]]:
