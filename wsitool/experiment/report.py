@@ -77,8 +77,8 @@ def _page(results: Results, out: Path, said: dict[str, list[str]], command: str)
     page = Page(
         "How many labels are needed?",
         f"{', '.join(plan.methods)}: compared at {_number(len(plan.fractions), 'label fraction')} with "
-        f"{_number(plan.seeds, 'label seed')} each, and judged on {len(results.labels):,} patches of {len(results.groups)} groups "
-        f"(patients) that none of them was trained on.",
+        f"{_number(plan.seeds, 'label seed')} each, and judged on {len(results.labels):,} patches of "
+        f"{len(results.groups)} groups (patients) that none of them was trained on.",
     )
     page.section("In words", "\n\n".join(said["verdicts"]))
     page.note("\n\n".join(said["caveats"] + said["notes"]))
