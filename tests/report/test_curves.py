@@ -3,6 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from wsitool.report.curves import Curve, Panel, save_curves
@@ -26,3 +28,12 @@ def test_each_panel_widens_the_picture_and_curves_are_drawn(tmp_path: Path) -> N
     blue = (one[..., 2] > 150) & (one[..., 0] < 80)
     assert blue.sum() > 200  # the averaged curve, in full colour
     assert sorted(path.name for path in tmp_path.iterdir()) == ["four.png", "one.png", "two.png"]
+
+
+def test_there_are_no_half_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    curve = Curve(label="loss", x=[0, 1, 2, 3], y=[3.0, 2.0, 1.0, 0.5])
+    save_curves(tmp_path / "c.png", [Panel(title="loss", curves=[curve])], x_label="epoch")
+    ticks = figures[0].axes[0].get_xticks()
+    assert len(ticks) >= 4 and (ticks == ticks.round()).all()
