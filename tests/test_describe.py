@@ -74,3 +74,12 @@ def test_lineage_is_numbered(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"lineage": [{"name": "kidney"}, {"name": "breast"}]}))
     shown = CliRunner().invoke(main, ["info", str(tmp_path)])
     assert "lineage.2.name             breast" in shown.output
+
+
+def test_a_run_is_told_in_short_and_whole_as_json(tmp_path: Path) -> None:
+    facts = {"groups": [f"p{number}" for number in range(9)], "card": {"backbone": "resnet18"}}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    shown = CliRunner().invoke(main, ["info", str(tmp_path)]).output
+    assert "groups                     9: p0, p1, p2, p3, p4, p5, ..." in shown
+    assert "resnet18" not in shown
+    assert json.loads(CliRunner().invoke(main, ["info", str(tmp_path), "--json"]).output)["facts"] == facts

@@ -68,8 +68,6 @@ def test_colour_by_label_and_what_does_not_fit(encoder: Path, tmp_path: Path) ->
     assert not (tmp_path / "g").exists()
 
 
-# umap tells that a fixed seed means one thread, and numba of its own compiling.
-@pytest.mark.filterwarnings("ignore")
 def test_umap_keeps_two_clouds_apart(encoder: Path, tmp_path: Path) -> None:
     pytest.importorskip("umap", reason="the extra [umap] is not installed")
     rng = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,9 @@ def _draw(
 def project(features: Features, method: str = "pca", *, seed: int = 0) -> NDArray[np.float64]:
     """Features (N, F) as points (N, 2): principal components (signs fixed), or UMAP by cosine distance."""
     if method == "umap":
-        return np.asarray(_umap(seed=seed).fit_transform(features), np.float64)
+        with warnings.catch_warnings():  # umap says that a fixed seed costs it its threads: so it is meant
+            warnings.simplefilter("ignore")
+            return np.asarray(_umap(seed=seed).fit_transform(features), np.float64)
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     _, axes = np.linalg.eigh(centred.T @ centred)
     best = axes[:, :-3:-1]  # (F, 2), largest first

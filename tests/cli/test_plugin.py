@@ -44,6 +44,7 @@ def test_errors_are_one_sentence(tmp_path: Path) -> None:
         (("check", "simclr", "--set", "temperature=0"), "Error: temperature must be > 0, got 0."),
         (("check", "simclr", "--set", "warmth=1"), "Error: Unknown parameter warmth"),
         (("check", tmp_path), f"Error: '{tmp_path}' has no pyproject.toml"),
+        (("check", tmp_path / "gone"), f"Error: '{tmp_path / 'gone'}' is not there: pass a plugin project's"),
         (("new", "Bad_Name"), "Error: A method's name is up to 40 lower-case letters"),
         (("new", "moco"), "Error: 'moco' is a method of package wsitool"),
         (("new", "fine", "--out", tmp_path), f"Error: '{tmp_path}' exists already"),

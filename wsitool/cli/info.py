@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from wsitool.cli.command import Command
 from wsitool.cli.options import json_option
 
 __all__ = ["command"]
+
+_SHOWN = 6
 
 
 @click.command(
@@ -28,7 +31,7 @@ __all__ = ["command"]
 @click.argument("path", type=click.Path(path_type=Path))
 @json_option
 def command(path: Path, as_json: bool) -> None:
-    """Show what a slide, store, collection or run is."""
+    """Show what a slide, store, collection or run is; --json gives every fact, whole."""
     from wsitool.describe import describe
 
     found = describe(path)
@@ -36,7 +39,8 @@ def command(path: Path, as_json: bool) -> None:
         click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
         return
     click.echo(f"{found.path}: {found.kind}")
-    for name, value in _flat(found.facts):
+    # A run's card repeats its own facts, as the encoder's file must carry them by itself.
+    for name, value in _flat({name: value for name, value in found.facts.items() if name != "card"}):
         click.echo(f"  {name:<26} {value}")
 
 
@@ -49,6 +53,12 @@ def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):
             rows += _flat(value, f"{prefix}{name}.")
         elif value not in (None, [], (), ""):
-            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            text = _listed(value) if isinstance(value, (list, tuple)) else str(value)
             rows.append((f"{prefix}{name}".replace("_", " "), text))
     return rows
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """All of a short list, the count and the first few of a long one."""
+    first = ", ".join(map(str, values[:_SHOWN]))
+    return first if len(values) <= _SHOWN else f"{len(values)}: {first}, ..."

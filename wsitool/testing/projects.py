@@ -31,8 +31,9 @@ def methods_of(target: str) -> Iterator[dict[str, Any]]:
     elif (path / "pyproject.toml").is_file():
         with _importable([path / "src", path]):
             yield _of_project(path)
-    elif path.is_dir() and len(path.parts) > 1:
-        raise UsageError(f"'{target}' has no pyproject.toml: pass a plugin project's folder or a .py file.")
+    elif len(path.parts) > 1 or path.suffix == ".py":
+        what = "has no pyproject.toml" if path.is_dir() else "is not there"
+        raise UsageError(f"'{target}' {what}: pass a plugin project's folder or a .py file.")
     else:
         yield {target: load_method(target)}
 

@@ -13,6 +13,7 @@ from wsitool.report.files import replace_file
 __all__ = ["MetricsFile", "draw_curves", "read_metrics"]
 
 Row = Mapping[str, float | int]
+_PANELS = 10
 
 
 class MetricsFile:
@@ -66,7 +67,7 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     losses = [_curve(rows, name) for name in ("loss", "val_loss")]
     chance = rows[-1].get("chance_loss") if rows else None
     panels = [Panel(title="loss", curves=[curve for curve in losses if curve.y], chance=chance)]
-    panels += [Panel(title=name.replace("_", " "), curves=[_curve(rows, name)]) for name in varying[:4]]
+    panels += [Panel(title=name.replace("_", " "), curves=[_curve(rows, name)]) for name in varying[:_PANELS]]
     panels.append(Panel(title="learning rate", curves=[_curve(rows, "lr")]))
     save_curves(path, panels)
 
