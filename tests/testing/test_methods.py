@@ -27,6 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "vicreg": {"projection_dim": 64},
     "barlow-twins": {"projection_dim": 64},
     "moco": {"queue": 64},
+    "context-encoder": {"width": 16},
 }
 BAD: list[tuple[type[Method[Any]], str, str]] = [
     (bad_methods.Api, "contract", "API 2"),

@@ -21,6 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "vicreg": {"projection_dim": 64},
     "barlow-twins": {"projection_dim": 64},
     "moco": {"queue": 30},
+    "context-encoder": {"width": 16},
 }
 QUICK: dict[str, Any] = {"backbone": "resnet18", "init": "random", "batch_size": 8, "seed": 5, "lr": 1e-3}
 
