@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from patch_stores import patch_meta
 
 from wsitool.store import create_store
-from wsitool.store.schema import Candidates, Rows, StoreMeta
+from wsitool.store.schema import Candidates, Rows
 
 CLASSES = ("plain", "dotted", "striped")
 
@@ -37,7 +39,15 @@ def labelled_store(
         sources=[f"{path.stem}_{name}_{index % per_class}.png" for index, name in enumerate(names)],
     )
     candidates = Candidates(coords=coords, tissue=tissue, reason=np.zeros(count, np.uint8))
-    with create_store(path, _meta(path.stem, group or path.stem, size, count, classes)) as writer:
+    meta = replace(
+        patch_meta(path.stem, size, count),
+        group=group or path.stem,
+        classes=classes,
+        mpp_requested=0.5,
+        level0_magnification=20.0,
+        target_magnification=20.0,
+    )
+    with create_store(path, meta) as writer:
         writer.append(rows)
         writer.finish(candidates, counts={"kept": count})
     return path
@@ -50,28 +60,3 @@ def _patch(name: str, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     elif name == "striped":
         image[rng.integers(0, 4) :: 4] = (200, 60, 120)
     return image.clip(0, 255).astype(np.uint8)
-
-
-def _meta(name: str, group: str, size: int, count: int, classes: tuple[str, ...]) -> StoreMeta:
-    return StoreMeta(
-        name=name,
-        group=group,
-        source=f"{name}.png",
-        fingerprint=name,
-        level0_width=size * count,
-        level0_height=size,
-        patch_size=size,
-        patch_size_level0=size,
-        stride=size,
-        stride_level0=size,
-        level=0,
-        mpp_level0=0.5,
-        mpp_requested=0.5,
-        mpp_effective=0.5,
-        level0_magnification=20.0,
-        target_magnification=20.0,
-        codec="raw",
-        quality=None,
-        reader="image",
-        classes=classes,
-    )

@@ -23,13 +23,14 @@ def patch_folder(folder: Path, *, stores: int = 2, each: int = 12, size: int = 3
         tissue = np.ones(each, np.float32)
         rows = Rows(patches=patches.clip(0, 255).astype(np.uint8), coords=coords, tissue=tissue)
         kept = Candidates(coords=coords, tissue=tissue, reason=np.zeros(each, np.uint8))
-        with create_store(folder / f"{name}.h5", _meta(name, size, each)) as writer:
+        with create_store(folder / f"{name}.h5", patch_meta(name, size, each)) as writer:
             writer.append(rows)
             writer.finish(kept, counts={"kept": each})
     return folder
 
 
-def _meta(name: str, size: int, count: int) -> StoreMeta:
+def patch_meta(name: str, size: int, count: int) -> StoreMeta:
+    """What a raw store of `count` patches of `size` px in one row says of itself."""
     return StoreMeta(
         name=name,
         group=f"patient-{name}",

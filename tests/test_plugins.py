@@ -8,25 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from plugin_zoo import GOOD, write_distribution
 
 from wsitool.errors import PluginError, UnknownMethodError
 from wsitool.plugins import installed_methods, load_method
-
-_GOOD = """
-from dataclasses import dataclass
-from wsitool.api import Method, Params, Step, hparam
-
-@dataclass(frozen=True, kw_only=True)
-class P(Params):
-    rate: float = hparam(0.5, "a rate", gt=0)
-
-class M(Method[P]):
-    params_type = P
-    def views(self, patches, rng):
-        return {"a": patches.float() / 255}
-    def loss(self, views):
-        return Step(loss=self.backbone(views["a"]).mean())
-"""
 
 Install = Callable[..., None]
 
@@ -40,17 +25,14 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         package: str, code: str, *, name: str = "zoo", target: str = "M", version: str = "1.2"
     ) -> None:
         module = f"{package.replace('-', '_')}_of_zoo"
-        (tmp_path / f"{module}.py").write_text(code)
-        info = tmp_path / f"{package}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[wsitool.methods]\n{name} = {module}:{target}\n")
+        entry = f"{name} = {module}:{target}"
+        write_distribution(tmp_path, package, version, module=module, code=code, entry=entry)
 
     return install
 
 
 def test_pip_install_is_the_registration(install: Install) -> None:
-    install("good", _GOOD)
+    install("good", GOOD)
     found = {method.name: method for method in installed_methods()}
     assert found["zoo"].origin == "package good 1.2"
     assert found["zoo"].target == "good_of_zoo:M"
@@ -73,20 +55,20 @@ def test_a_misspelt_name_gets_the_nearest() -> None:
         ("M = 1 / 0", r"cannot be imported \(ZeroDivisionError: division by zero\)"),
         ("X = 1", r"cannot be imported \(AttributeError"),
         ("class M: pass", "must be a class derived from wsitool.api.Method"),
-        (_GOOD + "M.api_version = 2", "is made for plugin API 2 and this wsitool has 1: upgrade wsitool"),
+        (GOOD + "M.api_version = 2", "is made for plugin API 2 and this wsitool has 1: upgrade wsitool"),
         (
-            _GOOD + "M.api_version = 0",
+            GOOD + "M.api_version = 0",
             "is made for plugin API 0 and this wsitool has 1: upgrade that package",
         ),
-        (_GOOD + "M.api_version = '1'", "must set api_version to a whole number, got '1'"),
-        (_GOOD + "M.params_type = dict", "must set params_type to a dataclass derived from Params"),
-        (_GOOD + "del M.params_type", "must set params_type to a dataclass derived from Params, got None"),
-        (_GOOD.replace("(frozen=True, kw_only=True)", ""), "cannot be imported .TypeError"),
+        (GOOD + "M.api_version = '1'", "must set api_version to a whole number, got '1'"),
+        (GOOD + "M.params_type = dict", "must set params_type to a dataclass derived from Params"),
+        (GOOD + "del M.params_type", "must set params_type to a dataclass derived from Params, got None"),
+        (GOOD.replace("(frozen=True, kw_only=True)", ""), "cannot be imported .TypeError"),
         (
-            _GOOD.replace('hparam(0.5, "a rate", gt=0)', "0.5"),
+            GOOD.replace('hparam(0.5, "a rate", gt=0)', "0.5"),
             "declares its parameters wrongly: P.rate must be",
         ),
-        (_GOOD.replace("def loss", "def los"), "does not implement loss: a method needs views and loss"),
+        (GOOD.replace("def loss", "def los"), "does not implement loss: a method needs views and loss"),
     ],
 )
 def test_a_bad_plugin_is_named_with_package_version_and_cause(
@@ -100,8 +82,8 @@ def test_a_bad_plugin_is_named_with_package_version_and_cause(
 
 
 def test_a_name_claimed_twice_names_both_packages(install: Install) -> None:
-    install("one", _GOOD)
-    install("two", _GOOD, version="3.0")
+    install("one", GOOD)
+    install("two", GOOD, version="3.0")
     with pytest.raises(PluginError, match=r"registered by package one 1\.2 and by package two 3\.0"):
         load_method("zoo")
 

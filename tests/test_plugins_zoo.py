@@ -12,26 +12,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from patch_stores import patch_folder
+from plugin_zoo import GOOD, write_distribution
 
 from wsitool.cli import main
 from wsitool.errors import PluginError
 from wsitool.plugins import blame_plugin, installed_methods, load_method
 
-GOOD = """
-from dataclasses import dataclass
-from wsitool.api import Method, Params, Step, hparam
-
-@dataclass(frozen=True, kw_only=True)
-class P(Params):
-    rate: float = hparam(0.5, "a rate", gt=0)
-
-class M(Method[P]):
-    params_type = P
-    def views(self, patches, rng):
-        return {"a": patches.float() / 255}
-    def loss(self, views):
-        return Step(loss=self.backbone(views["a"]).mean())
-"""
 Install = Callable[..., str]
 
 
@@ -45,13 +31,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
     def install(code: str, *, name: str = "beast", target: str | None = None, metadata: bool = True) -> str:
         number = abs(hash((request.node.nodeid, len(list(site.iterdir()))))) % 10**8
         module, package = f"beast_{number}", f"beast-{number}"  # a module is imported once per process
-        (site / f"{module}.py").write_text(code)
-        info = site / f"beast_{number}-2.0.dist-info"
-        info.mkdir()
-        if metadata:
-            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 2.0\n")
-        entry = target if target is not None else f"{module}:M"
-        (info / "entry_points.txt").write_text(f"[wsitool.methods]\n{name} = {entry}\n")
+        entry = f"{name} = {target if target is not None else f'{module}:M'}"
+        write_distribution(site, package, "2.0", module=module, code=code, entry=entry, metadata=metadata)
         return package
 
     return install
