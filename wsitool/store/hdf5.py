@@ -7,7 +7,6 @@ a sample is compared with HDF5's own index at each opening, and a repacked file 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 from wsitool.errors import CorruptStoreError
 from wsitool.store.attributes import Summary, coords_attributes, from_attributes, to_attributes
 from wsitool.store.damage import as_corruption
-from wsitool.store.files import EarlySync, KnownFile, write_at
+from wsitool.store.direct import ALIGNMENT, PatchFile
+from wsitool.store.files import KnownFile
 from wsitool.store.reader import Reader, Segments
 from wsitool.store.schema import Candidates, StoreMeta
 from wsitool.store.writer import Columns, Writer
@@ -37,8 +37,13 @@ class Hdf5Writer(Writer):
 
     def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool) -> None:
         super().__init__(path, meta, overwrite=overwrite)
-        self._file = h5py.File(self._pending.temporary, "w")
         size = meta.patch_size
+        self._file = h5py.File(
+            self._pending.temporary,
+            "w",
+            alignment_threshold=size * size * 3 if meta.codec == "raw" else 1,
+            alignment_interval=ALIGNMENT if meta.codec == "raw" else 1,
+        )
         self._raw: _RawChunks | None = None
         if meta.codec == "raw":
             self._raw = _RawChunks(self._file, self._pending.temporary, (size, size, 3))
@@ -119,8 +124,7 @@ class _RawChunks:
         self._length = int(np.prod(shape))
         self._offsets = np.empty(0, np.int64)
         self._rows = 0
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        self._sync = EarlySync()
+        self._file = PatchFile(path, aligned=self._length % ALIGNMENT == 0)
 
     def append(self, patches: Sequence[bytes | memoryview]) -> None:
         stop = self._rows + len(patches)
@@ -131,23 +135,18 @@ class _RawChunks:
         places = self._offsets[self._rows : stop]
         edges = [0, *(np.flatnonzero(np.diff(places) != self._length) + 1).tolist(), len(patches)]
         for first, end in pairwise(edges):
-            write_at(self._descriptor, patches[first:end], int(places[first]))
+            self._file.write(patches[first:end], int(places[first]))
         self._rows = stop
-        end = int(places[-1]) + self._length
-        self._sync.wrote(self._descriptor, len(patches) * self._length, end=end)
 
     def finish(self) -> NDArray[np.int64]:
         """Give back unused places; returns the (N,) byte offsets of the patches."""
         self.data.resize(self._rows, axis=0)
-        self._sync.finish()
+        self._file.finish()
         return self._offsets[: self._rows]
 
     def close(self) -> None:
         """May be called twice."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        self._sync.finish()
+        self._file.close()
 
 
 def _chunk_offsets(data: Any) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import RegionReadError
+from wsitool.tiling.buffers import Buffers
 
 __all__ = ["Block", "CutCounts", "Executor", "cut", "executor", "tiles_touched"]
 
@@ -25,7 +26,6 @@ RgbArray = NDArray[np.uint8]
 T = TypeVar("T")
 _BLOCK = 32
 _TILES_PER_TASK = 32
-_BLOCKS_PER_PIECE = 8
 # Enough that the threads do not run dry while the caller writes a block to disk.
 _TASKS_AHEAD, _BLOCKS_AHEAD = 3, 2
 
@@ -235,7 +235,7 @@ class _Cutter(Generic[T]):
         self._next = 0
         self.running: deque[tuple[_Task, Future[dict[int, str]]]] = deque()
         self._finishing: deque[tuple[_Pending, Future[T] | None]] = deque()
-        self._spare: list[RgbArray] = []
+        self._buffers = Buffers((_BLOCK, size[1], size[0], 3))
 
     def _rows(self) -> Iterator[_Row]:
         """The rows of patches from the top; made one by one, as a slide may have millions of patches."""
@@ -317,19 +317,10 @@ class _Cutter(Generic[T]):
             if segment.block not in self._blocks:
                 start = segment.row.start + (segment.block - segment.row.first_block) * _BLOCK
                 stop = min(start + _BLOCK, segment.row.stop)
-                self._blocks[segment.block] = _Pending(start=start, stop=stop, pixels=self._buffer())
+                self._blocks[segment.block] = _Pending(start=start, stop=stop, pixels=self._buffers.take())
         self._counts.needed += len(task.columns)
         targets = [self._target(task.row, segment) for segment in task.segments]
         self.running.append((task, self._pool.submit(lambda: self._decode(task, targets))))
-
-    def _buffer(self) -> RgbArray:
-        # Fresh memory costs page faults for every patch, so buffers go round; several come out of one piece,
-        # because huge pages, which make the copying a third cheaper, fill only large pieces.
-        width, height = self._size
-        if not self._spare:
-            piece = np.empty((_BLOCKS_PER_PIECE, _BLOCK, height, width, 3), np.uint8)
-            self._spare.extend(piece[::-1])  # taken from the end: memory never used is never touched
-        return self._spare.pop()
 
     def _decode(self, task: _Task, targets: list[_Target]) -> dict[int, str]:
         """In a thread: decode the task's tiles into the buffers; returns column -> reason of the failed."""
@@ -399,4 +390,4 @@ class _Cutter(Generic[T]):
             self._finishing.popleft()
             payload = None if future is None else future.result()
             yield Block(start=block.start, stop=block.stop, failures=block.failures, payload=payload)
-            self._spare.append(block.pixels)
+            self._buffers.give_back(block.pixels)
