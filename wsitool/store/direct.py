@@ -11,6 +11,7 @@ import errno
 import mmap
 import os
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from wsitool.store.files import EarlySync, write_at
@@ -26,10 +27,10 @@ _MOST_PARTS = 256
 
 
 class PatchFile:
-    """Writes parts of a file at growing places; all of them are there after `finish`.
+    """Writes parts of a file at growing places, in a thread of its own; all are there after `finish`.
 
-    Raises OSError as writing does. Where direct writing is refused, for these parts or at all, the rest goes
-    through the cache, written to the disk meanwhile.
+    Each call waits for the one before, and raises the OSError that ended it. Where direct writing is refused,
+    for these parts or at all, the rest goes through the cache, written to the disk meanwhile.
     """
 
     def __init__(self, path: Path, *, aligned: bool) -> None:
@@ -40,9 +41,20 @@ class PatchFile:
         self._at = 0  # what is in `_carry` belongs here, on a page boundary
         self._carry = mmap.mmap(-1, _PAGE)  # memory on a page boundary
         self._carried = 0
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="wsitool-write")
+        self._running: Future[None] | None = None
 
     def write(self, parts: Sequence[bytes | memoryview], offset: int) -> None:
-        """Write `parts` one after another from `offset` on."""
+        """Write `parts` one after another from `offset` on; they must stay as they are until the next call."""
+        self._wait()
+        self._running = self._pool.submit(self._write, parts, offset)
+
+    def _wait(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
+
+    def _write(self, parts: Sequence[bytes | memoryview], offset: int) -> None:
         for first in range(0, len(parts), _MOST_PARTS):
             some = [memoryview(part) for part in parts[first : first + _MOST_PARTS]]
             length = sum(len(part) for part in some)
@@ -55,11 +67,13 @@ class PatchFile:
 
     def finish(self) -> None:
         """Write what is left and wait for the disk where that was begun; may be called twice."""
+        self._wait()
         self._flush()
         self._sync.finish()
 
     def close(self) -> None:
         """Let go of the file, finished or not; may be called twice."""
+        self._pool.shutdown()  # no thread may write to a number that then belongs to another file
         for descriptor in (self._direct, self._descriptor):
             if descriptor >= 0:
                 os.close(descriptor)

@@ -141,8 +141,9 @@ def cut(
 ) -> Iterator[Block[T]]:
     """Cut rectangles of `size` (width, height) at `corners` (N, 2), sorted by (y, x), out of tiles.
 
-    `finish(pixels (B, h, w, 3), indices (B,))` runs in the pool and makes the payload of each block; it must
-    not keep `pixels`. Blocks come in order and never span two rows of patches.
+    `finish(pixels (B, h, w, 3), indices (B,))` runs in the pool and makes the payload of each block; what it
+    keeps of `pixels` stays until one more payload was yielded and the block after that is asked for. Blocks
+    come in order and never span two rows of patches.
     """
     cutter = _Cutter(tiles, corners, size, finish, pool, counts)
     for task in cutter.tasks():
@@ -235,6 +236,7 @@ class _Cutter(Generic[T]):
         self._next = 0
         self.running: deque[tuple[_Task, Future[dict[int, str]]]] = deque()
         self._finishing: deque[tuple[_Pending, Future[T] | None]] = deque()
+        self._lent: RgbArray | None = None
         self._buffers = Buffers((_BLOCK, size[1], size[0], 3))
 
     def _rows(self) -> Iterator[_Row]:
@@ -390,4 +392,9 @@ class _Cutter(Generic[T]):
             self._finishing.popleft()
             payload = None if future is None else future.result()
             yield Block(start=block.start, stop=block.stop, failures=block.failures, payload=payload)
-            self._buffers.give_back(block.pixels)
+            # The caller may still be writing this one while it takes the next.
+            done, self._lent = (
+                (self._lent, block.pixels) if payload is not None else (block.pixels, self._lent)
+            )
+            if done is not None:
+                self._buffers.give_back(done)
