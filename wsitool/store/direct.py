@@ -45,7 +45,7 @@ class PatchFile:
         self._running: Future[None] | None = None
 
     def write(self, parts: Sequence[bytes | memoryview], offset: int) -> None:
-        """Write `parts` one after another from `offset` on; they must stay as they are until the next call."""
+        """Write `parts` one after another from `offset`; they must stay as they are until the next call."""
         self._wait()
         self._running = self._pool.submit(self._write, parts, offset)
 
