@@ -220,7 +220,7 @@ def _drop(
     coords, tissue, labels, sources = store.coords, store.tissue, store.labels, store.sources
     meta = replace(store.meta, params=_params(store, limits))
     with (
-        create_store(target, meta, overwrite=target == store.path) as writer,
+        create_store(target, meta, overwrite=target == store.path, expected=len(rows)) as writer,
         reporter.task(target.name, total=len(rows), unit="patches") as progress,
     ):
         for first in range(0, len(rows), _BATCH):

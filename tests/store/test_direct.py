@@ -99,3 +99,12 @@ def test_stores_are_the_same_either_way(
         assert np.array_equal(a.read(range(len(a))), b.read(range(len(b))))
         assert np.array_equal(file["patches"][:], a.read(range(len(a))))  # plain HDF5 finds them, too
         assert [path.name for path in (tmp_path / "b").iterdir() if path.suffix == ".partial"] == []
+
+
+@pytest.mark.parametrize("patches", [65, 129, 300])
+def test_a_raw_file_has_no_unused_room(tmp_path: Path, patches: int) -> None:
+    slide = synthetic_slide(tmp_path / "s.svs", size=(32 * patches, 64), levels=(1,), glass=0)
+    spec = TileSpec(patch_size=32, level=0, codec="raw", min_tissue=0)
+    result = tile_slide(slide, tmp_path / "o", spec)
+    assert result.kept == 2 * patches
+    assert result.bytes < result.raw_bytes * 1.05 + 65_536

@@ -35,7 +35,7 @@ _FIRST_ROWS = 64
 class Hdf5Writer(Writer):
     """Writes a store as one HDF5 file."""
 
-    def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool) -> None:
+    def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool, expected: int = 0) -> None:
         super().__init__(path, meta, overwrite=overwrite)
         size = meta.patch_size
         self._file = h5py.File(
@@ -46,7 +46,7 @@ class Hdf5Writer(Writer):
         )
         self._raw: _RawChunks | None = None
         if meta.codec == "raw":
-            self._raw = _RawChunks(self._file, self._pending.temporary, (size, size, 3))
+            self._raw = _RawChunks(self._file, self._pending.temporary, (size, size, 3), expected)
             self._data = self._raw.data
         else:
             self._data = self._file.create_dataset(
@@ -112,7 +112,7 @@ class _RawChunks:
     HDF5 would write them under Python's global lock and stop the threads that decode meanwhile.
     """
 
-    def __init__(self, file: h5py.File, path: Path, shape: tuple[int, int, int]) -> None:
+    def __init__(self, file: h5py.File, path: Path, shape: tuple[int, int, int], expected: int) -> None:
         plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         plist.set_chunk((1, *shape))
         plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -123,14 +123,16 @@ class _RawChunks:
         )
         self._length = int(np.prod(shape))
         self._offsets = np.empty(0, np.int64)
-        self._rows = 0
+        self._rows, self._expected = 0, expected
         self._file = PatchFile(path, aligned=self._length % ALIGNMENT == 0)
 
     def append(self, patches: Sequence[bytes | memoryview]) -> None:
         stop = self._rows + len(patches)
         if stop > len(self._offsets):
             # HDF5 tells all places at once or slowly one by one: ask seldom, give back the rest in the end.
-            self.data.resize(max(stop, 2 * len(self._offsets), _FIRST_ROWS), axis=0)
+            # The file does not always shrink with it, hence `expected`.
+            more = 0 if stop <= self._expected else max(2 * len(self._offsets), _FIRST_ROWS)
+            self.data.resize(max(stop, self._expected, more), axis=0)
             self._offsets = _chunk_offsets(self.data)
         places = self._offsets[self._rows : stop]
         edges = [0, *(np.flatnonzero(np.diff(places) != self._length) + 1).tolist(), len(patches)]
