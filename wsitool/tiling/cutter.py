@@ -27,7 +27,7 @@ T = TypeVar("T")
 _BLOCK = 32
 _TILES_PER_TASK = 32
 # Enough that the threads do not run dry while the caller writes a block to disk.
-_TASKS_AHEAD, _BLOCKS_AHEAD = 6, 4
+_TASKS_AHEAD, _BLOCKS_AHEAD = 4, 3
 
 
 class TileSource(Protocol):
