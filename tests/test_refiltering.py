@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from wsitool.quality import QualityThresholds
 from wsitool.refiltering import refilter
 from wsitool.store import open_store
 from wsitool.testing import synthetic_slide
-from wsitool.tiling import tile_slide
+from wsitool.tiling import tile_slide, tile_slides
 from wsitool.verify import verify_store
 
 SPEC = TileSpec(patch_size=64, level=0, min_tissue=0.3, limits=QualityThresholds().limits)
@@ -108,3 +109,31 @@ def test_command_line(slide: Path, tmp_path: Path) -> None:
     assert run.exit_code == 0 and "would keep" in run.output
     assert CliRunner().invoke(main, ["refilter", store]).exit_code == 2
     assert CliRunner().invoke(main, ["refilter", store, "--min-tissue", "0.1"]).exit_code == 1
+
+
+def test_slides_csv_and_preview_follow(slide: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "s.svs"
+    mine.write_bytes(slide.read_bytes())
+    first, out = tile_slides([mine], tmp_path / "o", SPEC).slides[0], tmp_path / "o"
+    direct = tile_slides([mine], tmp_path / "b", replace(SPEC, min_tissue=0.8)).slides[0]
+    before = (out / "previews" / "s.jpg").read_bytes()
+    done = refilter(first.store, {"min_tissue": 0.8})
+    assert done.listed and done.redrawn and done.preview == str(out / "previews" / "s.jpg")
+    row, wanted = (_row(folder) for folder in (out, tmp_path / "b"))
+    for column in ("kept", "counts", "labels", "raw_bytes", "content_hash", "unreadable", "status", "mpp"):
+        assert row[column] == wanted[column], column
+    assert int(row["kept"]) == direct.kept and int(row["bytes"]) == Path(first.store).stat().st_size
+    assert (out / "previews" / "s.jpg").read_bytes() == (tmp_path / "b" / "previews" / "s.jpg").read_bytes()
+    assert (out / "previews" / "s.jpg").read_bytes() != before
+
+    mine.unlink()  # without its slide the picture cannot follow, and that is said
+    run = CliRunner().invoke(main, ["refilter", str(out), "--min-tissue", "0.9"])
+    assert run.exit_code == 0 and "s.jpg still shows the earlier choice" in run.output
+    assert int(_row(out)["kept"]) < direct.kept
+    elsewhere = refilter(first.store, {"min_tissue": 0.95}, out=tmp_path / "c" / "s.h5", slide=slide)
+    assert not elsewhere.listed and not elsewhere.preview
+
+
+def _row(folder: Path) -> dict[str, str]:
+    with (folder / "slides.csv").open(newline="", encoding="utf-8") as file:
+        return next(iter(csv.DictReader(file)))

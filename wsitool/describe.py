@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from wsitool.errors import EncoderError, UsageError
+from wsitool.readers.source import is_url
 from wsitool.slide import open_slide
 from wsitool.store import find_stores, open_collection, open_store
 from wsitool.store.schema import PatchStore
@@ -30,7 +31,9 @@ class Description:
 
 
 def describe(path: str | Path) -> Description:
-    """Find out what `path` is; UsageError if nothing is there, else what its reader raises."""
+    """Say what `path`, or a slide's URL, is; UsageError if nothing is there, else what its reader raises."""
+    if is_url(path):
+        return Description(kind="slide", path=str(path), facts=_slide(path))
     path = Path(path)
     if not path.exists():
         raise UsageError(f"There is no file or folder '{path}': check the spelling.")
@@ -52,7 +55,7 @@ def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
     return "slide", _slide
 
 
-def _slide(path: Path) -> dict[str, Any]:
+def _slide(path: str | Path) -> dict[str, Any]:
     with open_slide(path) as slide:
         info = slide.info
     return {

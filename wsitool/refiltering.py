@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -11,21 +12,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.errors import NoTissueError, StoreError
-from wsitool.grid import Limit, decide
+from wsitool.errors import NoTissueError, SlideError, StoreError
+from wsitool.grid import Limit, decide, plan_grid
 from wsitool.progress import SILENT, Reporter
 from wsitool.readers import open_with
+from wsitool.report.preview import preview_jpeg
 from wsitool.store import create_store, open_store
 from wsitool.store.reader import Reader
 from wsitool.store.schema import Candidates, Rows, StoreMeta
 from wsitool.tiling.inputs import SlideInput
-from wsitool.tiling.slide_task import SlideTask, available_threads, run_task
+from wsitool.tiling.labelling import count_labels
+from wsitool.tiling.lock import locked
+from wsitool.tiling.results import SLIDES_CSV, update_slides_csv
+from wsitool.tiling.slide_task import SlideTask, available_threads, run_task, store_bytes
+from wsitool.tissue import tissue_mask
 from wsitool.verify import spec_of
 
 __all__ = ["RefilterResult", "refilter"]
 
 _BATCH = 256
 _UNREADABLE = "unreadable"
+_PATIENCE_SECONDS = 120.0
 # Which option moves which limit: option -> (score, reason, whether it is a least value).
 _LIMITS = {
     "min_tissue": ("tissue", "low tissue", True),
@@ -39,7 +46,11 @@ _LIMITS = {
 
 @dataclass(frozen=True, kw_only=True)
 class RefilterResult:
-    """What changed: patches before and after, how many were dropped and added, and the new counts."""
+    """What changed: patches before and after, how many were dropped and added, and the new counts.
+
+    `listed` says whether slides.csv beside the store was brought up to date. `preview` is the picture beside
+    the store ("" for none), `redrawn` whether it shows the new choice, for which the slide must be at hand.
+    """
 
     store: str
     before: int
@@ -47,6 +58,9 @@ class RefilterResult:
     dropped: int
     added: int
     counts: dict[str, int]
+    listed: bool = False
+    preview: str = ""
+    redrawn: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON can hold it."""
@@ -67,7 +81,7 @@ def refilter(
     `changes` maps min_tissue, min_sharpness, max_pen, max_fold, max_white, max_black to new values. The store
     is replaced in one step, or written to `out`. Without the slide patches can only be dropped: StoreError
     where rejected candidates would now be kept and `slide` is not given, or is another file. NoTissueError
-    where nothing would be left; then nothing is changed.
+    where nothing would be left; then nothing is changed. Slides.csv and the preview beside the store follow.
     """
     path, target = Path(path), Path(path if out is None else out)
     if target != path and target.exists():
@@ -96,9 +110,49 @@ def refilter(
         if dry_run:
             return result
         if result.added and slide is not None:
-            return _cut_again(store, target, limits, Path(slide), result, reporter)
-        _drop(store, target, limits, found, new[old], reporter)
-    return result
+            result = _cut_again(store, target, limits, Path(slide), result, reporter)
+        else:
+            _drop(store, target, limits, found, new[old], reporter)
+        source = store.meta.source if slide is None else slide
+    return _followed(target, source, result)
+
+
+def _followed(target: Path, source: str | Path, result: RefilterResult) -> RefilterResult:
+    """Bring slides.csv and the preview beside `target` up to date, where they list and show that store."""
+    with open_store(target) as store:
+        meta, found = store.meta, store.candidates
+        changed: dict[str, object] = {
+            "kept": len(store),
+            "unreadable": len(store.failures),
+            "counts": json.dumps(result.counts),
+            "labels": json.dumps(count_labels(store.labels, meta.classes)),
+            "bytes": store_bytes(target),
+            "raw_bytes": len(store) * meta.patch_size**2 * 3,
+            "content_hash": store.content_hash,
+        }
+    name = target.name.removesuffix(target.suffix)
+    listed = False
+    if (target.parent / SLIDES_CSV).is_file():
+        with locked(target.parent / SLIDES_CSV, what="slides.csv", wait_seconds=_PATIENCE_SECONDS):
+            listed = update_slides_csv(target.parent, name, changed)
+    preview = target.parent / "previews" / f"{name}.jpg"
+    if not preview.is_file():
+        return replace(result, listed=listed)
+    redrawn = _redraw(preview, source, meta, found)
+    return replace(result, listed=listed, preview=str(preview), redrawn=redrawn)
+
+
+def _redraw(preview: Path, source: str | Path, meta: StoreMeta, found: Candidates) -> bool:
+    """Draw the preview anew from the slide at `source`; False where that is gone or another file."""
+    try:
+        with open_with(source, reader=meta.reader, default_mpp=meta.params.get("default_mpp")) as slide:
+            if slide.info.fingerprint != meta.fingerprint:
+                return False
+            size = plan_grid(slide.info, spec_of(meta)).patch_size_level0
+            preview_jpeg(preview, tissue_mask(slide), found, size)
+    except SlideError:
+        return False
+    return True
 
 
 def _new_limits(meta: StoreMeta, changes: Mapping[str, float]) -> tuple[Limit, ...]:
@@ -166,7 +220,7 @@ def _drop(
     coords, tissue, labels, sources = store.coords, store.tissue, store.labels, store.sources
     meta = replace(store.meta, params=_params(store, limits))
     with (
-        create_store(target, meta, overwrite=target == store.path) as writer,
+        create_store(target, meta, overwrite=target == store.path, expected=len(rows)) as writer,
         reporter.task(target.name, total=len(rows), unit="patches") as progress,
     ):
         for first in range(0, len(rows), _BATCH):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import resource
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from wsitool.grid import TileSpec
 from wsitool.slide import open_slide
-from wsitool.store import open_store
+from wsitool.store import direct, open_store
 from wsitool.testing.synthetic import synthetic_slide
 from wsitool.tiling import SlideResult, tile_slide, tile_slides
 
@@ -191,7 +192,30 @@ def test_the_sentence_for(
     assert not list(tmp_path.glob("*.h5")) and not list(tmp_path.glob(".*"))
 
 
-def test_a_full_disk_leaves_nothing_and_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", ["hdf5", "zarr"])
+def test_a_full_tmpfs_leaves_nothing_and_says_so(tmp_path: Path, format: str) -> None:
+    slide = synthetic_slide(tmp_path / "s.svs", size=(1024, 1024))
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", small], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs takes root's rights")
+    try:
+        spec = TileSpec(level=0, codec="raw", min_tissue=0)
+        result = tile_slides([slide], small / "o", spec, format=format).slides[0]  # type: ignore[arg-type]
+        assert "The disk is full: free some space" in result.reason
+        assert [path.name for path in (small / "o").iterdir()] == ["slides.csv"]
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.parametrize("cached", [1 << 26, 0], ids=["cached", "direct"])
+def test_a_full_disk_leaves_nothing_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: int
+) -> None:
+    monkeypatch.setattr(direct, "_CACHED", cached)
     # A limit on file size fails a write just as a full disk does, without a file system of its own.
     path = synthetic_slide(tmp_path / "s.svs", size=(1024, 1024))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -25,9 +25,16 @@ _REAL = [
     ("breast_her2st_B4.tiff", 1),
     ("breast_her2st_B4.tiff", 2),
     ("breast_her2st_B4.tiff", 3),
+    ("breast_her2st_B4.tiff", 4),
     ("tcga-cr-7395-01a-01-ts1.svs", 0),
     ("tcga-cr-7395-01a-01-ts1.svs", 1),
 ]
+
+
+def test_no_level_is_left_out(real_data: Path) -> None:
+    for name in {name for name, _ in _REAL}:
+        with openslide.OpenSlide(real_data / "slides" / name) as slide:
+            assert sorted(level for other, level in _REAL if other == name) == list(range(slide.level_count))
 
 
 def openslide_level(path: Path, level: int) -> NDArray[np.uint8]:
@@ -49,11 +56,16 @@ def openslide_level(path: Path, level: int) -> NDArray[np.uint8]:
         return np.asarray(slide.read_region((0, 0), level, size))[..., :3]
 
 
-def whole_level(path: Path, level: int) -> NDArray[np.uint8]:
-    """The whole level by tifffile, held against OpenSlide wherever that does not interpolate."""
+def tifffile_level(path: Path, level: int) -> NDArray[np.uint8]:
     with tifffile.TiffFile(path) as tiff:
         tiled = [page.aspage() for page in tiff.pages if page.aspage().is_tiled]
         pixels: NDArray[np.uint8] = tiled[level].asarray()
+        return pixels
+
+
+def whole_level(path: Path, level: int) -> NDArray[np.uint8]:
+    """The whole level by tifffile, held against OpenSlide wherever that does not interpolate."""
+    pixels = tifffile_level(path, level)
     shown = openslide_level(path, level)
     assert np.array_equal(pixels[: shown.shape[0], : shown.shape[1]], shown)
     return pixels
@@ -62,7 +74,8 @@ def whole_level(path: Path, level: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize(("name", "level"), _REAL)
 def test_raw_patches_equal_openslide(real_data: Path, tmp_path: Path, name: str, level: int) -> None:
     path = real_data / "slides" / name
-    result = tile_slide(path, tmp_path, TileSpec(level=level, codec="raw", min_tissue=0.1))
+    result = tile_slide(path, tmp_path, TileSpec(level=level, codec="raw", min_tissue=0))
+    assert result.kept == result.candidates
     truth = whole_level(path, level)
     with open_store(result.store) as store, openslide.OpenSlide(path) as slide:
         factor = np.array(slide.dimensions) / np.array(slide.level_dimensions[level])
@@ -70,20 +83,20 @@ def test_raw_patches_equal_openslide(real_data: Path, tmp_path: Path, name: str,
         assert (corners % 224 == 0).all(), "level-0 corners must lead back to the grid of the level"
         for patch, (x, y) in zip(store.read(range(len(store))), corners, strict=True):
             assert np.array_equal(patch, truth[y : y + 224, x : x + 224])
-        assert len(store) == result.kept > 0
+        assert len(store) == (truth.shape[0] // 224) * (truth.shape[1] // 224) == result.kept
     assert result.decoded_tiles == result.needed_tiles > 0
 
 
 @pytest.mark.parametrize("format", ["hdf5", "zarr"])
 @pytest.mark.parametrize(
     ("name", "level", "size"),
-    [("CMU-1-Small-Region.svs", 0, 240), *(("breast_her2st_B4.tiff", level, 256) for level in range(4))],
+    [("CMU-1-Small-Region.svs", 0, 240), *(("breast_her2st_B4.tiff", level, 256) for level in range(5))],
 )
 def test_native_patches_decode_to_openslide_pixels(
     real_data: Path, tmp_path: Path, name: str, level: int, size: int, format: str
 ) -> None:
     path = real_data / "slides" / name
-    spec = TileSpec(level=level, codec="native", patch_size=size, min_tissue=0.1)
+    spec = TileSpec(level=level, codec="native", patch_size=size, min_tissue=0)
     result = tile_slide(path, tmp_path, spec, format=format)  # type: ignore[arg-type]
     assert result.decoded_tiles == 0
     truth = whole_level(path, level)
@@ -192,6 +205,59 @@ def _area_mean(pixels: NDArray[np.float64], factor: float) -> NDArray[np.float64
 
 def _grid(rows: int, columns: int, step: int) -> NDArray[np.int64]:
     return np.array([(x * step, y * step) for y in range(rows) for x in range(columns)])
+
+
+# Levels whose downsample is no whole number, and an mpp near them: slide, level, its mpp 0, mpp.
+_BETWEEN = [
+    ("tcga-cr-7395-01a-01-ts1.svs", 1, 0.25, 0.5001),  # the level itself: 2.0005
+    ("tcga-cr-7395-01a-01-ts1.svs", 1, 0.25, 0.7),
+    ("breast_her2st_B4.tiff", 2, 0.69, 3.6),  # 4.0010
+    ("breast_her2st_B4.tiff", 3, 0.69, 5.521),  # 8.0015
+    ("boxes.tiff", 2, 0.25, 1.004),  # 4.016
+    ("boxes.tiff", 2, 0.25, 1.3),
+    ("boxes.tiff", 3, 0.25, 2.0215),  # 8.086
+]
+
+
+@pytest.mark.parametrize(("name", "level", "mpp0", "mpp"), _BETWEEN)
+def test_no_drift_across_levels_that_are_no_whole_factor(
+    real_data: Path, tmp_path: Path, name: str, level: int, mpp0: float, mpp: float
+) -> None:
+    """The four corner patches show the level-0 pixels that their coordinates name, resampled."""
+    path = real_data / "slides" / name
+    size = 16 if name.startswith("boxes") else 128
+    spec = TileSpec(mpp=mpp, patch_size=size, codec="raw", min_tissue=0)
+    result = tile_slide(path, tmp_path, spec, default_mpp=mpp0)
+    assert result.level == level
+    pixels = tifffile_level(path, level).astype(float)
+    ratio = np.array(tifffile_level(path, 0).shape[1::-1]) / np.array(pixels.shape[1::-1])
+    with open_store(result.store) as store:
+        rows = _corner_rows(store.coords)
+        # On its own level a patch is P pixels of it, between levels P pixels of exactly `mpp`.
+        factor = mpp / mpp0 / ratio if store.meta.mpp_effective == pytest.approx(mpp, 1e-9) else np.ones(2)
+        side0 = size * factor * ratio
+        for row, patch in zip(rows, store.read(rows), strict=True):
+            place = np.rint(store.coords[row] / side0)
+            assert np.abs(store.coords[row] - place * side0).max() <= 0.5, "level-0 coordinates drift"
+            left, top = place * size * factor
+            truth = _window(_window(pixels, top, factor[1], size).swapaxes(0, 1), left, factor[0], size)
+            assert np.abs(patch - truth.swapaxes(0, 1)).max() <= 0.51
+
+
+def _corner_rows(coords: NDArray[np.int64]) -> list[int]:
+    (left, top), (right, bottom) = coords.min(axis=0), coords.max(axis=0)
+    corners = [(x, y) for y in (top, bottom) for x in (left, right)]
+    return sorted({coords.tolist().index([x, y]) for x, y in corners})
+
+
+def _window(pixels: NDArray[np.float64], start: float, factor: float, count: int) -> NDArray[np.float64]:
+    """Area means of `count` steps of `factor` from `start` on along axis 0, pixel by pixel."""
+    found = np.zeros((count, *pixels.shape[1:]))
+    for i in range(count):
+        low, high = start + i * factor, start + (i + 1) * factor
+        for j in range(int(low), min(int(np.ceil(high - 1e-9)), len(pixels))):
+            found[i] += pixels[j] * (min(high, j + 1) - max(low, j)) / factor
+    return found
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from click.testing import CliRunner
 
-from wsitool.errors import UnsupportedSlideError, UsageError
+from wsitool.cli import main
+from wsitool.errors import SlideError, UnsupportedSlideError, UsageError
 from wsitool.grid import TileSpec
 from wsitool.slide import open_slide
 from wsitool.testing.synthetic import synthetic_slide
@@ -75,7 +77,43 @@ def test_http_url_equals_local_file(tmp_path: Path, server: str) -> None:
     assert (remote.status, remote.content_hash) == ("done", local.content_hash), remote.reason
 
 
-def test_absent_urls() -> None:
+@pytest.mark.parametrize("reader", ["auto", "tiff", "image"])
+def test_a_server_of_whole_files_is_refused(tmp_path: Path, reader: str) -> None:
+    pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp")
+    path = synthetic_slide(tmp_path / "s.svs", size=(700, 600))
+    assert path.stat().st_size > 1000
+
+    class Whole(SimpleHTTPRequestHandler):
+        """Ignores Range, as Python's own server does; its first bytes must not be taken for others."""
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Whole, directory=str(tmp_path))) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{httpd.server_address[1]}/s.svs"
+            with (
+                pytest.raises(SlideError, match="download the slide"),
+                open_slide(url, reader=reader) as slide,
+            ):
+                slide.read_region(0, 0, 0, 64, 64)  # by name, the TIFF reader may get as far as this
+        finally:
+            httpd.shutdown()
+            thread.join()
+
+
+def test_info_of_a_url(tmp_path: Path, server: str) -> None:
+    pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp")
+    synthetic_slide(tmp_path / "s.svs", size=(700, 600))
+    run = CliRunner().invoke(main, ["info", f"{server}/s.svs"])
+    assert run.exit_code == 0 and "700" in run.output and "read directly" in run.output, run.output
+
+
+def test_absent_urls(tmp_path: Path, server: str) -> None:
+    with pytest.raises(UnsupportedSlideError, match="no such file"):
+        open_slide(f"{server}/nothing.svs")
     with pytest.raises(UnsupportedSlideError, match="cannot be opened"):
         open_slide("memory://nowhere/x.svs")
     with pytest.raises(UnsupportedSlideError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
@@ -26,11 +25,12 @@ _SHOWN = 6
     wsitool info patches/slide.h5
     wsitool info patches --json
     wsitool info run/encoder.safetensors
+    wsitool info https://example.org/slide.svs
     """,
 )
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path")
 @json_option
-def command(path: Path, as_json: bool) -> None:
+def command(path: str, as_json: bool) -> None:
     """Show what a slide, store, collection or run is; --json gives every fact, whole."""
     from wsitool.describe import describe
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
 from wsitool.cli.options import json_option, quality_changes
 from wsitool.errors import StoreError, UsageError, WsitoolError
+
+if TYPE_CHECKING:
+    from wsitool.refiltering import RefilterResult
 
 __all__ = ["command"]
 
@@ -48,9 +52,9 @@ def command(
     """Decide again which patches stay, by stored scores.
 
     PATH is a store or a folder of them. Limits not named stay as they were. Patches left out earlier come
-    back only with --slide. Slides.csv and previews are left as tiling wrote them.
+    back only with --slide. Slides.csv follows, and the preview where the slide is at hand.
     """
-    from wsitool.refiltering import RefilterResult, refilter
+    from wsitool.refiltering import refilter
     from wsitool.store import find_stores
 
     options = {
@@ -91,13 +95,23 @@ def command(
             continue
         results.append(done)
         if not as_json:
-            would = "would keep" if dry_run else "keeps"
-            counts = ", ".join(f"{n:,} {reason}" for reason, n in done.counts.items() if n)
-            click.echo(
-                f"{done.store}: {would} {done.after:,} of {done.before:,} patches "
-                f"({done.dropped:,} dropped, {done.added:,} added); {counts}"
-            )
+            click.echo(_line(done, dry_run=dry_run))
+            if done.preview and not done.redrawn:
+                click.echo(
+                    f"  {done.preview} still shows the earlier choice, as the slide is not where it was: "
+                    "name it with --slide"
+                )
     if as_json:
         click.echo(json.dumps([done.to_dict() for done in results], indent=2))
     if failed:
         sys.exit(SOME_FAILED)
+
+
+def _line(done: RefilterResult, *, dry_run: bool) -> str:
+    counts = ", ".join(f"{n:,} {reason}" for reason, n in done.counts.items() if n)
+    changes = f"({done.dropped:,} dropped, {done.added:,} added); {counts}"
+    if done.added:
+        would = "would have" if dry_run else "has"
+        return f"{done.store}: {would} {done.after:,} patches instead of {done.before:,} {changes}"
+    would = "would keep" if dry_run else "keeps"
+    return f"{done.store}: {would} {done.after:,} of {done.before:,} patches {changes}"

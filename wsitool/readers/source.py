@@ -110,12 +110,25 @@ class _RemoteBytes:
             self.size = int(self._fs.info(self._path)["size"] or 0)
         except ImportError as error:
             raise UnsupportedSlideError(f"'{url}' needs another package: {error}.") from error
+        except FileNotFoundError as error:
+            raise UnsupportedSlideError(
+                f"'{url}' cannot be opened: there is no such file; check the spelling."
+            ) from error
         except (OSError, ValueError, KeyError) as error:
             raise UnsupportedSlideError(f"'{url}' cannot be opened: {error}.") from error
 
     def read(self, offset: int, count: int) -> bytes:
         end = min(offset + count, self.size)
-        return b"" if end <= offset else cast(bytes, self._fs.cat_file(self._path, start=offset, end=end))
+        if end <= offset:
+            return b""
+        data = cast(bytes, self._fs.cat_file(self._path, start=offset, end=end))
+        if len(data) != end - offset:
+            # A server without range requests sends the whole file, whose first bytes are not those asked for.
+            raise OSError(
+                f"the server sent {len(data)} bytes where {end - offset} were asked for: it cannot send "
+                "parts of files, so download the slide"
+            )
+        return data
 
     def stream(self) -> BinaryIO:
         stream: Any = self._fs.open(self._path, "rb")

@@ -281,7 +281,7 @@ def _slide_info(
 
 
 def _first_line(error: BaseException) -> str:
-    if isinstance(error, struct.error | EOFError):
-        return "it is damaged or cut off"
+    if isinstance(error, struct.error | EOFError | LookupError | AttributeError | TypeError):
+        return "it is damaged or cut off"  # such texts are about tifffile's inside
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

@@ -7,7 +7,6 @@ a sample is compared with HDF5's own index at each opening, and a repacked file 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 from wsitool.errors import CorruptStoreError
 from wsitool.store.attributes import Summary, coords_attributes, from_attributes, to_attributes
 from wsitool.store.damage import as_corruption
-from wsitool.store.files import EarlySync, KnownFile, write_at
+from wsitool.store.direct import ALIGNMENT, PatchFile
+from wsitool.store.files import KnownFile
 from wsitool.store.reader import Reader, Segments
 from wsitool.store.schema import Candidates, StoreMeta
 from wsitool.store.writer import Columns, Writer
@@ -35,13 +35,18 @@ _FIRST_ROWS = 64
 class Hdf5Writer(Writer):
     """Writes a store as one HDF5 file."""
 
-    def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool) -> None:
+    def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool, expected: int = 0) -> None:
         super().__init__(path, meta, overwrite=overwrite)
-        self._file = h5py.File(self._pending.temporary, "w")
         size = meta.patch_size
+        self._file = h5py.File(
+            self._pending.temporary,
+            "w",
+            alignment_threshold=size * size * 3 if meta.codec == "raw" else 1,
+            alignment_interval=ALIGNMENT if meta.codec == "raw" else 1,
+        )
         self._raw: _RawChunks | None = None
         if meta.codec == "raw":
-            self._raw = _RawChunks(self._file, self._pending.temporary, (size, size, 3))
+            self._raw = _RawChunks(self._file, self._pending.temporary, (size, size, 3), expected)
             self._data = self._raw.data
         else:
             self._data = self._file.create_dataset(
@@ -107,7 +112,7 @@ class _RawChunks:
     HDF5 would write them under Python's global lock and stop the threads that decode meanwhile.
     """
 
-    def __init__(self, file: h5py.File, path: Path, shape: tuple[int, int, int]) -> None:
+    def __init__(self, file: h5py.File, path: Path, shape: tuple[int, int, int], expected: int) -> None:
         plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         plist.set_chunk((1, *shape))
         plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -118,36 +123,32 @@ class _RawChunks:
         )
         self._length = int(np.prod(shape))
         self._offsets = np.empty(0, np.int64)
-        self._rows = 0
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        self._sync = EarlySync()
+        self._rows, self._expected = 0, expected
+        self._file = PatchFile(path, aligned=self._length % ALIGNMENT == 0)
 
     def append(self, patches: Sequence[bytes | memoryview]) -> None:
         stop = self._rows + len(patches)
         if stop > len(self._offsets):
             # HDF5 tells all places at once or slowly one by one: ask seldom, give back the rest in the end.
-            self.data.resize(max(stop, 2 * len(self._offsets), _FIRST_ROWS), axis=0)
+            # The file does not always shrink with it, hence `expected`.
+            more = 0 if stop <= self._expected else max(2 * len(self._offsets), _FIRST_ROWS)
+            self.data.resize(max(stop, self._expected, more), axis=0)
             self._offsets = _chunk_offsets(self.data)
         places = self._offsets[self._rows : stop]
         edges = [0, *(np.flatnonzero(np.diff(places) != self._length) + 1).tolist(), len(patches)]
         for first, end in pairwise(edges):
-            write_at(self._descriptor, patches[first:end], int(places[first]))
+            self._file.write(patches[first:end], int(places[first]))
         self._rows = stop
-        end = int(places[-1]) + self._length
-        self._sync.wrote(self._descriptor, len(patches) * self._length, end=end)
 
     def finish(self) -> NDArray[np.int64]:
         """Give back unused places; returns the (N,) byte offsets of the patches."""
         self.data.resize(self._rows, axis=0)
-        self._sync.finish()
+        self._file.finish()
         return self._offsets[: self._rows]
 
     def close(self) -> None:
         """May be called twice."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        self._sync.finish()
+        self._file.close()
 
 
 def _chunk_offsets(data: Any) -> NDArray[np.int64]:

@@ -17,9 +17,12 @@ __all__ = ["SUFFIXES", "create_store", "find_stores", "open_store"]
 SUFFIXES = (".h5", ".zarr")
 
 
-def create_store(path: str | Path, meta: StoreMeta, *, overwrite: bool = False) -> StoreWriter:
+def create_store(
+    path: str | Path, meta: StoreMeta, *, overwrite: bool = False, expected: int = 0
+) -> StoreWriter:
     """Begin a store at `path`, HDF5 or zarr by its suffix; nothing appears there before `finish`.
 
+    Where the number of patches is known, `expected` spares a raw HDF5 file unused room.
     Raises StoreError if the path exists and `overwrite` is false, UsageError for another suffix.
     """
     path = Path(path)
@@ -29,7 +32,7 @@ def create_store(path: str | Path, meta: StoreMeta, *, overwrite: bool = False) 
         raise UsageError(f"A store of codec 'jpeg' needs a quality of 1 to 100, got {meta.quality!r}.")
     meta = replace(meta, wsitool_version=meta.wsitool_version or __version__)
     writer = Hdf5Writer if path.suffix == ".h5" else ZarrWriter
-    return writer(path, meta, overwrite=overwrite)
+    return writer(path, meta, overwrite=overwrite, expected=expected)
 
 
 def open_store(path: str | Path) -> Reader:

@@ -85,9 +85,14 @@ class Writer(ABC):
         """Let go of the files, complete or not; may be called twice."""
 
     def append(self, rows: Rows) -> None:
-        """Append rows; StoreError if they do not fit the store or each other."""
+        """Append rows; StoreError if they do not fit the store or each other.
+
+        `Prepared` patches must stay as they are until the next call, as they are written meanwhile.
+        """
         self._check(rows)
         patches = rows.patches
+        if isinstance(patches, np.ndarray):
+            patches = patches.copy()  # the caller may fill it anew at once
         if not isinstance(patches, Prepared):
             patches = prepare(patches, codec=self._meta.codec, quality=self._meta.quality)
         self._write_patches(patches.data)

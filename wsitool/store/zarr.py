@@ -35,7 +35,7 @@ _ABSENT = 2**64 - 1  # in both fields of an index entry whose chunk was never wr
 class ZarrWriter(Writer):
     """Writes a store as one zarr v3 group."""
 
-    def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool) -> None:
+    def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool, expected: int = 0) -> None:
         super().__init__(path, meta, overwrite=overwrite)
         self._rows_per_shard = min(_SHARD_ROWS, max(1, _SHARD_BYTES // (meta.patch_size**2 * 3)))
         self._shard: BinaryIO | None = None

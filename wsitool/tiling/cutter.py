@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import RegionReadError
+from wsitool.tiling.buffers import Buffers
 
 __all__ = ["Block", "CutCounts", "Executor", "cut", "executor", "tiles_touched"]
 
@@ -25,7 +27,7 @@ T = TypeVar("T")
 _BLOCK = 32
 _TILES_PER_TASK = 32
 # Enough that the threads do not run dry while the caller writes a block to disk.
-_TASKS_AHEAD, _BLOCKS_AHEAD = 3, 2
+_TASKS_AHEAD, _BLOCKS_AHEAD = 4, 3
 
 
 class TileSource(Protocol):
@@ -139,8 +141,9 @@ def cut(
 ) -> Iterator[Block[T]]:
     """Cut rectangles of `size` (width, height) at `corners` (N, 2), sorted by (y, x), out of tiles.
 
-    `finish(pixels (B, h, w, 3), indices (B,))` runs in the pool and makes the payload of each block; it must
-    not keep `pixels`. Blocks come in order and never span two rows of patches.
+    `finish(pixels (B, h, w, 3), indices (B,))` runs in the pool and makes the payload of each block; what it
+    keeps of `pixels` stays until one more payload was yielded and the block after that is asked for. Blocks
+    come in order and never span two rows of patches.
     """
     cutter = _Cutter(tiles, corners, size, finish, pool, counts)
     for task in cutter.tasks():
@@ -155,13 +158,28 @@ def cut(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Segment:
-    """The patches `start` to `stop` of one block, all of one row of patches, that a task touches."""
+class _Row:
+    """One row of patches, `start` to `stop`: their `y`, their sorted `xs`, the tiles under them."""
 
+    start: int
+    stop: int
+    y: int
+    xs: list[int]
+    top: int
+    bottom: int
+    columns: NDArray[np.bool_]
+    first_block: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Segment:
+    """The patches `start` to `stop` of one block that a task touches; a `final` one makes it full."""
+
+    row: _Row
     block: int
     start: int
     stop: int
-    pairs: int
+    final: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,12 +211,12 @@ class _Target:
 
 @dataclass(kw_only=True)
 class _Pending:
-    """A block being filled: how many tile-patch pairs are still to come, its pixels, what failed."""
+    """A block being filled: its pixels, what failed, whether all of it has come."""
 
     start: int
     stop: int
-    missing: int
-    pixels: RgbArray | None = None
+    pixels: RgbArray
+    full: bool = False
     failures: dict[int, str] = field(default_factory=dict)
 
 
@@ -214,100 +232,102 @@ class _Cutter(Generic[T]):
     ) -> None:
         self._tiles, self._corners, self._size = tiles, corners, size
         self._finish, self._pool, self._counts = finish, pool, counts
-        tile = np.array((tiles.tile_width, tiles.tile_height))
-        self._first = corners // tile
-        self._last = (corners + np.array(size) - 1) // tile
-        edges = np.flatnonzero(np.diff(corners[:, 1])) + 1
-        self._row_ends = [0, *edges.tolist(), len(corners)] if len(corners) else [0]
         self._blocks: dict[int, _Pending] = {}
-        self._block_of = np.empty(len(corners), np.int64)
-        self._number_blocks()
         self._next = 0
         self.running: deque[tuple[_Task, Future[dict[int, str]]]] = deque()
         self._finishing: deque[tuple[_Pending, Future[T] | None]] = deque()
-        self._spare: list[RgbArray] = []
+        self._lent: RgbArray | None = None
+        self._buffers = Buffers((_BLOCK, size[1], size[0], 3))
 
-    def _number_blocks(self) -> None:
-        pairs = (self._last - self._first + 1).prod(axis=1)
-        starts = [
-            start
-            for first, end in zip(self._row_ends[:-1], self._row_ends[1:], strict=True)
-            for start in range(first, end, _BLOCK)
-        ]
-        missing = np.add.reduceat(pairs, starts).tolist() if starts else []
-        for number, (start, stop) in enumerate(zip(starts, [*starts[1:], len(self._corners)], strict=True)):
-            self._blocks[number] = _Pending(start=start, stop=stop, missing=missing[number])
-            self._block_of[start:stop] = number
+    def _rows(self) -> Iterator[_Row]:
+        """The rows of patches from the top; made one by one, as a slide may have millions of patches."""
+        edges = (np.flatnonzero(np.diff(self._corners[:, 1])) + 1).tolist()
+        (width, height), first_block = self._size, 0
+        for start, stop in pairwise([0, *edges, len(self._corners)]):
+            xs, y = self._corners[start:stop, 0], int(self._corners[start, 1])
+            first, last = xs // self._tiles.tile_width, (xs + width - 1) // self._tiles.tile_width
+            steps = np.zeros(int(last[-1]) + 2, np.int64)
+            np.add.at(steps, first, 1)
+            np.subtract.at(steps, last + 1, 1)
+            yield _Row(
+                start=start,
+                stop=stop,
+                y=y,
+                xs=xs.tolist(),
+                top=y // self._tiles.tile_height,
+                bottom=(y + height - 1) // self._tiles.tile_height,
+                columns=np.cumsum(steps) > 0,
+                first_block=first_block,
+            )
+            first_block += -(-(stop - start) // _BLOCK)
 
     def tasks(self) -> Iterator[_Task]:
         """The needed tiles in (row, column) order, a few to a task."""
-        ends = self._row_ends
-        top = [int(self._first[start, 1]) for start in ends[:-1]]
-        bottom = [int(self._last[start, 1]) for start in ends[:-1]]
-        low = row = 0
-        while low < len(top):
-            row = max(row, top[low])
-            high = low
-            while high < len(top) and top[high] <= row:
-                high += 1
-            members = np.concatenate(
-                [np.arange(ends[i], ends[i + 1]) for i in range(low, high) if bottom[i] >= row]
-            )
-            yield from self._row_tasks(row, members)
+        if not len(self._corners):
+            return
+        coming = self._rows()
+        following: _Row | None = next(coming)
+        active: list[_Row] = []
+        row = 0
+        while active or following is not None:
+            if not active and following is not None:
+                row = following.top
+            while following is not None and following.top <= row:
+                active.append(following)
+                following = next(coming, None)
+            yield from self._row_tasks(row, active)
+            active = [patches for patches in active if patches.bottom > row]
             row += 1
-            while low < len(top) and bottom[low] < row:
-                low += 1
 
-    def _row_tasks(self, row: int, members: NDArray[np.int64]) -> Iterator[_Task]:
-        first, last = self._first[members, 0], self._last[members, 0]
-        needed = np.zeros(int(last.max()) + 2, np.int64)
-        np.add.at(needed, first, 1)
-        np.subtract.at(needed, last + 1, 1)
-        distinct = np.flatnonzero(np.cumsum(needed))
-        runs = np.split(distinct, np.flatnonzero(np.diff(distinct) > 1) + 1)
-        for run in runs:
-            for low in range(int(run[0]), int(run[-1]) + 1, _TILES_PER_TASK):
-                columns = range(low, min(low + _TILES_PER_TASK, int(run[-1]) + 1))
-                yield _Task(row=row, columns=columns, segments=self._segments(members, first, last, columns))
+    def _row_tasks(self, row: int, active: list[_Row]) -> Iterator[_Task]:
+        needed = np.zeros(max(len(patches.columns) for patches in active), np.bool_)
+        for patches in active:
+            needed[: len(patches.columns)] |= patches.columns
+        distinct = np.flatnonzero(needed)
+        for run in np.split(distinct, np.flatnonzero(np.diff(distinct) > 1) + 1):
+            end = int(run[-1]) + 1
+            for low in range(int(run[0]), end, _TILES_PER_TASK):
+                columns = range(low, min(low + _TILES_PER_TASK, end))
+                segments = [part for patches in active for part in self._segments(row, patches, columns)]
+                yield _Task(row=row, columns=columns, segments=segments)
 
-    def _segments(
-        self, members: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64], columns: range
-    ) -> list[_Segment]:
-        low, high = columns[0], columns[-1]
-        touched = np.flatnonzero((first <= high) & (last >= low))
-        pairs = np.minimum(last[touched], high) - np.maximum(first[touched], low) + 1
-        patches = members[touched]
-        blocks = self._block_of[patches]
-        starts = np.flatnonzero(np.diff(blocks, prepend=-1))
-        return [
-            _Segment(block=block, start=start, stop=stop + 1, pairs=number)
-            for block, start, stop, number in zip(
-                blocks[starts].tolist(),
-                patches[starts].tolist(),
-                patches[np.append(starts[1:], len(patches)) - 1].tolist(),
-                np.add.reduceat(pairs, starts).tolist(),
-                strict=True,
+    def _segments(self, row: int, patches: _Row, columns: range) -> Iterator[_Segment]:
+        low, high = self._touched(patches.xs, columns)
+        right = columns.stop * self._tiles.tile_width
+        while low < high:
+            number = low // _BLOCK
+            block_stop = min((number + 1) * _BLOCK, len(patches.xs))
+            stop = min(high, block_stop)
+            done = stop == block_stop and patches.xs[stop - 1] + self._size[0] <= right
+            yield _Segment(
+                row=patches,
+                block=patches.first_block + number,
+                start=patches.start + low,
+                stop=patches.start + stop,
+                final=done and patches.bottom == row,
             )
-        ]
+            low = stop
+
+    def _touched(self, xs: list[int], columns: range) -> tuple[int, int]:
+        """Where those of sorted `xs` begin and end whose patches touch the tile `columns`."""
+        left, right = (edge * self._tiles.tile_width for edge in (columns.start, columns.stop))
+        return bisect_right(xs, left - self._size[0]), bisect_left(xs, right)
 
     def begin(self, task: _Task) -> None:
         """Give the touched blocks buffers and submit the task."""
         for segment in task.segments:
-            block = self._blocks[segment.block]
-            if block.pixels is None:
-                block.pixels = self._buffer()
+            if segment.block not in self._blocks:
+                start = segment.row.start + (segment.block - segment.row.first_block) * _BLOCK
+                stop = min(start + _BLOCK, segment.row.stop)
+                self._blocks[segment.block] = _Pending(start=start, stop=stop, pixels=self._buffers.take())
         self._counts.needed += len(task.columns)
-        self.running.append((task, self._pool.submit(lambda: self._decode(task))))
+        targets = [self._target(task.row, segment) for segment in task.segments]
+        self.running.append((task, self._pool.submit(lambda: self._decode(task, targets))))
 
-    def _buffer(self) -> RgbArray:
-        # Fresh memory costs page faults for every patch, so buffers go round.
-        width, height = self._size
-        return self._spare.pop() if self._spare else np.empty((_BLOCK, height, width, 3), np.uint8)
-
-    def _decode(self, task: _Task) -> dict[int, str]:
+    def _decode(self, task: _Task, targets: list[_Target]) -> dict[int, str]:
         """In a thread: decode the task's tiles into the buffers; returns column -> reason of the failed."""
         failures: dict[int, str] = {}
-        targets = [self._target(task.row, segment) for segment in task.segments]
+        width = self._tiles.tile_width
         for column in task.columns:
             try:
                 tile = self._tiles.fetch(column, task.row)
@@ -315,45 +335,46 @@ class _Cutter(Generic[T]):
                 failures[column] = str(error)
                 continue
             for target in targets:
-                target.copy(tile, column * self._tiles.tile_width, self._tiles.tile_width)
+                target.copy(tile, column * width, width)
         return failures
 
     def _target(self, row: int, segment: _Segment) -> _Target:
-        block = self._blocks[segment.block]
-        if block.pixels is None:
-            raise AssertionError("a block was handed on before its last tile")
+        block, patches = self._blocks[segment.block], segment.row
         (width, height), tile_height = self._size, self._tiles.tile_height
-        top, y = row * tile_height, int(self._corners[segment.start, 1])
+        top, y = row * tile_height, patches.y
         low, high = max(y, top), min(y + height, top + tile_height)
         return _Target(
-            xs=self._corners[segment.start : segment.stop, 0].tolist(),
+            xs=patches.xs[segment.start - patches.start : segment.stop - patches.start],
             width=width,
             rows=slice(low - top, high - top),
             pixels=block.pixels[segment.start - block.start :, low - y : high - y],
         )
 
     def settle(self) -> None:
-        """Wait for the oldest task; hand full blocks to `finish`."""
+        """Wait for the oldest task; hand full blocks to `finish`.
+
+        Tasks settle in the order they began, so a block is full with its final segment. Where patches
+        overlap, blocks of the next row may be full before the last ones of this.
+        """
         task, future = self.running.popleft()
         failures = future.result()
         self._counts.decoded += len(task.columns)
         self._counts.failed += len(failures)
         for segment in task.segments:
-            block = self._blocks[segment.block]
-            block.missing -= segment.pairs
             for column, reason in failures.items():
-                span = slice(segment.start, segment.stop)
-                hit = (self._first[span, 0] <= column) & (self._last[span, 0] >= column)
-                for patch in (segment.start + np.flatnonzero(hit)).tolist():
-                    block.failures.setdefault(patch, reason)
-        while self._next in self._blocks and self._blocks[self._next].missing == 0:
+                low, high = self._touched(segment.row.xs, range(column, column + 1))
+                first, stop = segment.row.start + low, segment.row.start + high
+                for patch in range(max(first, segment.start), min(stop, segment.stop)):
+                    self._blocks[segment.block].failures.setdefault(patch, reason)
+            self._blocks[segment.block].full = segment.final
+        while self._next in self._blocks and self._blocks[self._next].full:
             self._hand_on(self._blocks.pop(self._next))
             self._next += 1
 
     def _hand_on(self, block: _Pending) -> None:
         readable = [i for i in range(block.start, block.stop) if i not in block.failures]
         pixels = block.pixels
-        if not readable or pixels is None:
+        if not readable:
             self._finishing.append((block, None))
             return
         whole = len(readable) == block.stop - block.start
@@ -371,6 +392,9 @@ class _Cutter(Generic[T]):
             self._finishing.popleft()
             payload = None if future is None else future.result()
             yield Block(start=block.start, stop=block.stop, failures=block.failures, payload=payload)
-            if block.pixels is not None:
-                self._spare.append(block.pixels)
-                block.pixels = None
+            # The caller may still be writing this one while it takes the next.
+            done, self._lent = (
+                (self._lent, block.pixels) if payload is not None else (block.pixels, self._lent)
+            )
+            if done is not None:
+                self._buffers.give_back(done)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from wsitool.report.files import replace_file
 
-__all__ = ["SLIDES_CSV", "RunResult", "SlideResult", "merge_slides_csv"]
+__all__ = ["SLIDES_CSV", "RunResult", "SlideResult", "merge_slides_csv", "update_slides_csv"]
 
 SLIDES_CSV = "slides.csv"
 Status = Literal["done", "skipped", "failed", "planned"]
@@ -100,16 +100,33 @@ def merge_slides_csv(folder: Path, results: Sequence[SlideResult]) -> None:
     The file is replaced as a whole, so a reader never sees half of it. A slide whose finished store was left
     alone, because it was skipped or because the run refused to replace it, keeps its row.
     """
-    path = folder / SLIDES_CSV
-    rows: dict[str, dict[str, str]] = {}
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = {row["name"]: row for row in csv.DictReader(file) if row.get("name")}
+    rows = _read_rows(folder / SLIDES_CSV)
     for result in results:
         old = rows.get(result.name, {})
         untouched = result.status == "skipped" or (result.failed and old.get("status") == "done")
         if not (untouched and old.get("store") and Path(old["store"]).exists()):
             rows[result.name] = result.to_row()
+    _write_rows(folder / SLIDES_CSV, rows)
+
+
+def update_slides_csv(folder: Path, name: str, changed: Mapping[str, object]) -> bool:
+    """Put `changed` columns into the row of slide `name`; False where slides.csv or the row is not there."""
+    rows = _read_rows(folder / SLIDES_CSV)
+    if name not in rows:
+        return False
+    rows[name] |= {column: str(value) for column, value in changed.items()}
+    _write_rows(folder / SLIDES_CSV, rows)
+    return True
+
+
+def _read_rows(path: Path) -> dict[str, dict[str, str]]:
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["name"]: row for row in csv.DictReader(file) if row.get("name")}
+
+
+def _write_rows(path: Path, rows: Mapping[str, dict[str, str]]) -> None:
     columns = [column.name for column in fields(SlideResult)]
     lines: list[str] = []
     writer = csv.DictWriter(_Lines(lines), columns, extrasaction="ignore", restval="", lineterminator="\n")

@@ -152,7 +152,7 @@ class _Cutting:
         task = self._task
         with (
             executor(task.threads) as pool,
-            create_store(task.store, self._meta(), overwrite=task.overwrite) as writer,
+            create_store(task.store, self._meta(), overwrite=task.overwrite, expected=len(kept)) as writer,
             self._reporter.task(self._info.name, total=len(kept), unit="patches") as progress,
         ):
             positions = self._grid.positions[kept]
