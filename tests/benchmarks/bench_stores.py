@@ -136,10 +136,10 @@ def opening(folder: Path, number: int) -> dict[str, float]:
     return found
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--patches", type=int, default=3000)
-    number = parser.parse_args().patches
+    number = parser.parse_args(arguments).patches
     with tempfile.TemporaryDirectory() as folder:
         rates = run(Path(folder), tissue_patches(number), batches=30, rounds=5)
         versions = [peer_version(name) for name in ("h5py", "zarr", "tensorstore")]
