@@ -249,14 +249,10 @@ class _Run:
         if is_first_process():
             save_encoder(self.encoder, result.encoder, result.card)
             draw_curves(rows, self.out / "curves.png")
-            speed: dict[str, Any] = {
-                "seconds": round(seconds, 2),
-                "images_per_second": round(result.images_per_second, 1),
-            }
-            if result.time is not None:
-                shares = dataclasses.asdict(result.time)
-                speed["time_shares"] = {name: round(share, 3) for name, share in shares.items()}
-            self._write_facts(status="complete", result={"loss": result.loss, **speed})
+            speed = {"seconds": round(seconds, 2), "images_per_second": round(result.images_per_second, 1)}
+            time_shares = {} if result.time is None else {"time_shares": result.time.rounded()}
+            facts = {"loss": result.loss, **speed, **time_shares}
+            self._write_facts(status="complete", result=facts, skipped=monitor.skipped)
         return result
 
     def _write_facts(self, *, status: str, **more: Any) -> None:
