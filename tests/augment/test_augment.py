@@ -109,6 +109,42 @@ def test_colour_of_uint8_in_mixed_orders_and_with_clamping(patches: Tensor) -> N
             assert torch.allclose(made, operation(image / 255, factor), atol=1e-5)
 
 
+def test_colour_of_uint8_in_any_order_equals_torchvision(patches: Tensor) -> None:
+    """Factors on both sides of 1, so that operations with and without a clamp follow each other."""
+    operations = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
+    for order in itertools.permutations(range(4)):
+        factors = torch.rand(
+            (6, 4), generator=_rng(sum(10**place * kind for place, kind in enumerate(order)))
+        )
+        factors = factors * torch.tensor([1.6, 1.6, 1.6, 1.0]) + torch.tensor([0.2, 0.2, 0.2, -0.5])
+        factors[5] = torch.tensor([0.7, 0.5, 0.6, 0.3])  # without any clamp
+        ours = augment.adjust_colour(patches, factors, torch.tensor(order).expand(6, 4))
+        for image, row, made in zip(patches / 255, factors.tolist(), ours, strict=True):
+            for kind in order:
+                image = operations[kind](image, row[kind])
+            assert torch.allclose(made, image, atol=2e-5)
+
+
+def test_colour_left_alone_is_the_image(patches: Tensor) -> None:
+    white = torch.full((1, 3, 4, 4), 255, dtype=torch.uint8)
+    nothing = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    for images in (patches, white):
+        made = augment.adjust_colour(
+            images, nothing.expand(len(images), 4), torch.arange(4).expand(len(images), 4)
+        )
+        assert torch.allclose(made, images / 255, atol=1e-7) and made.max() <= 1
+
+
+@pytest.mark.parametrize("size", [(40, 40), (33, 64), (96, 20), (10, 12)], ids=str)
+@pytest.mark.parametrize("sigma", [0.15, 0.6, 2.0, 2.4, 3.7])
+def test_blur_of_any_size_equals_torchvision(patches: Tensor, size: tuple[int, int], sigma: float) -> None:
+    """Widths that are no multiple of a group, reaches over more than one group, images narrower than both."""
+    images = tv.resize(augment.to_float(patches[:2]), list(size))
+    height, width = (2 * min(int(np.ceil(4 * sigma)), length - 1) + 1 for length in size)
+    theirs = tv.gaussian_blur(images, [width, height], [sigma, sigma])
+    assert torch.allclose(augment.blur(images, torch.full((2,), sigma)), theirs, atol=1e-5)
+
+
 def test_colour_jitter_draws_what_torchvision_draws(soft: Tensor) -> None:
     """With p, that share is left alone; brightness of grey images shows the range and the mean."""
     flat = torch.full((4000, 3, 2, 2), 0.5)

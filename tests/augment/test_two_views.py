@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from torch import Generator, Tensor
 
 from wsitool.api import Params, ViewParams, two_views
 from wsitool.plugins import load_method
+
+recipe = sys.modules[two_views.__module__]  # the package's attribute of that name is the function
 
 # Crop, flip left-right, and nothing else.
 PLAIN: dict[str, Any] = {"strength": 0.0, "blur_p": 0.0, "solarize_p": 0.0}
@@ -29,6 +32,23 @@ def test_views_are_float_of_the_patches_size_and_differ() -> None:
         assert view.shape == PATCHES.shape and view.dtype == torch.float32
         assert float(view.min()) >= 0 and float(view.max()) <= 1
     assert not torch.equal(views["a"], views["b"])
+
+
+def test_one_by_one_is_the_same_as_all_together() -> None:
+    """What a CPU runs against the chain of batched operations that other devices run."""
+    patches = PATCHES.repeat(3, 1, 1, 1)
+    for params in (ViewParams(), ViewParams(d4=True, hed=0.05, blur_p=1.0, solarize_p=0.5)):
+        drawn = recipe._draw(Generator().manual_seed(3), patches.shape, params, params.blur_p, 0.5)
+        out = torch.empty(patches.shape)
+        recipe._one_by_one(patches, drawn, out)
+        assert torch.allclose(out, recipe._together(patches, drawn), atol=1e-5)
+        assert 0 < int(drawn.grey.sum()) < len(patches)
+
+
+def test_views_can_be_trained_on_though_made_in_inference_mode() -> None:
+    weight = torch.ones((), requires_grad=True)
+    (_two()["a"] * weight).sum().backward()
+    assert weight.grad is not None and float(weight.grad) > 0
 
 
 def test_solarising_inverts_the_bright_half_of_second_views_as_torchvision() -> None:

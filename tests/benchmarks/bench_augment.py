@@ -115,10 +115,10 @@ def _kernel(size: int) -> int:
     return size // 10 // 2 * 2 + 1
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=224)
-    size = parser.parse_args().size
+    size = parser.parse_args(arguments).size
     patches = torch.from_numpy(tissue_patches(64, size)).permute(0, 3, 1, 2)
     versions = [peer_version(name) for name in ("torch", "torchvision", "kornia", "lightly")]
     title = f"SimCLR's two views of {size}-px patches, one core ({', '.join(filter(None, versions))})"

@@ -204,10 +204,10 @@ def print_memory(folder: Path) -> None:
     print(f"  200,000 / 10,000: {ratio:.3f} (at most 1.05: {'met' if ratio <= 1.05 else 'NOT MET'})")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--patches", type=int, default=2000)
-    number = parser.parse_args().patches
+    number = parser.parse_args(arguments).patches
     with tempfile.TemporaryDirectory() as folder:
         rates = run(Path(folder), tissue_patches(number), rounds=3)
         versions = [peer_version(name) for name in ("torch", "torchvision", "h5py", "webdataset", "litdata")]

@@ -126,20 +126,23 @@ def _lightly(path: Path, size: int) -> Iterator[Views]:
             yield {"a": a, "b": b}
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--patches", type=int, default=640)
-    number = parser.parse_args().patches
+    number = parser.parse_args(arguments).patches
     lightly = "lightly, DataLoader(2)"
     ours = "wsitool loader and augmentation"
     versions = ", ".join(filter(None, map(peer_version, ("torch", "torchvision", "lightly"))))
     with tempfile.TemporaryDirectory() as folder:
-        rates = run(Path(folder), full_model, number=number, size=96, steps=2, rounds=3)
+        rates = run(Path(folder), full_model, number=number, size=96, steps=3, rounds=5)
         claims = [Claim(ours=ours, peer="the step alone, fixed views", factor=0.95)]
         claims.append(Claim(ours=ours, peer=lightly, factor=1))
         print_table(f"SimCLR step, resnet18, 96 px, batch 64, 2 cores ({versions})", rates, claims)
-        rates = run(Path(folder), small_model, number=number, size=64, steps=5, rounds=4)
+        # Many steps a turn: a DataLoader begins each with four batches made during the turns of the others.
+        rates = run(Path(folder), small_model, number=number, size=64, steps=20, rounds=3)
+        # The second line is what a loader and an augmentation without any cost would reach.
         claims = [Claim(ours=ours, peer=lightly, factor=2)]
+        claims.append(Claim(ours="the step alone, fixed views", peer=lightly, factor=2))
         print_table("SimCLR step, first two stages of resnet18, 64 px, batch 64", rates, claims)
 
 

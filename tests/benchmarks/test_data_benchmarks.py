@@ -1,6 +1,6 @@
 """The benchmarks of stores, loader, augmentation and training step, so small that they only count.
 
-Full size, with ratios: `python tests/benchmarks/bench_stores.py`, and likewise loader, augment and step.
+Full size, with ratios: `python tests/benchmarks/bench_data.py`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import bench_augment
+import bench_data
 import bench_loader
 import bench_step
 import bench_stores
@@ -66,3 +67,15 @@ def test_augmentation_peers_run() -> None:
 def test_steps_run(tmp_path: Path) -> None:
     rates = bench_step.run(tmp_path, bench_step.small_model, number=128, size=32, steps=1, rounds=1)
     assert {"wsitool loader and augmentation", "the step alone, fixed views"} <= set(rates)
+
+
+def test_one_command_runs_the_parts_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    for name in bench_data.PARTS:
+        monkeypatch.setitem(bench_data.PARTS, name, lambda arguments, name=name: ran.append(name))
+    bench_data.main(["step", "stores"])
+    assert ran == ["step", "stores"]
+    bench_data.main([])
+    assert ran[2:] == ["stores", "loader", "augment", "step"]
+    with pytest.raises(SystemExit):
+        bench_data.main(["tiling"])

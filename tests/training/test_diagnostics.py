@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 from patch_stores import patch_folder
 from torch import nn
 
 from wsitool.progress import SILENT
+from wsitool.testing.stores import write_example
 from wsitool.training import pretrain
 from wsitool.training.diagnostics import Diagnostics, FeatureWatch, feature_spread, rank_me
 
@@ -80,3 +83,25 @@ def test_warnings_reach_the_result_and_the_reporter(tmp_path: Path) -> None:
     )
     assert len(result.warnings) == 1 and "only 6 negatives" in result.warnings[0]
     assert "only 6 negatives" in (tmp_path / "r" / "run.json").read_text()
+
+
+def test_a_patch_that_cannot_be_read_is_skipped_and_named(tmp_path: Path) -> None:
+    path, damaged = tmp_path / "kidney", tmp_path / "kidney" / "a.h5"
+    path.mkdir()
+    write_example(damaged, "jpeg", 40)
+    with h5py.File(damaged, "r+") as file:
+        offsets = file["encoded/offsets"][:].tolist()
+        file["encoded/blob"][offsets[3] : offsets[4]] = 0
+    result = pretrain(
+        path,
+        method="simclr",
+        out=tmp_path / "r",
+        backbone="resnet18",
+        init="random",
+        epochs=1,
+        batch_size=20,
+    )
+    sentence = f"1 patch(es) could not be read and were skipped, the first is patch 3 of {damaged}"
+    assert any(sentence in warning for warning in result.warnings)
+    skipped = json.loads((tmp_path / "r" / "run.json").read_text())["skipped"]
+    assert len(skipped) == 1 and str(damaged) in skipped[0]

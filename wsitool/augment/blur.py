@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from wsitool.augment.draw import as_float, chosen, uniform
 
-__all__ = ["blur", "gaussian_blur"]
+__all__ = ["blur", "blur_image", "blur_sigmas", "gaussian_blur"]
 
 # Beyond four standard deviations a Gaussian holds 6e-5 of its mass: less than 1/255 of any pixel.
 _REACH = 4
-# Outputs per product: larger ones multiply more zeros, smaller ones are more calls.
-_BLOCK = 32
+# Neighbours in a row that a CPU takes as channels: more multiply more zeros, fewer fill no vector.
+_GROUP = 8
 
 
 def gaussian_blur(
@@ -28,26 +30,30 @@ def gaussian_blur(
 
     `inplace` writes into float `images`, which saves a copy of a batch nobody else holds.
     """
-    drawn = uniform(rng, len(images), *sigma)
-    return blur(images, torch.where(chosen(rng, len(images), p), drawn, 0.0), inplace=inplace)
+    return blur(images, blur_sigmas(rng, len(images), sigma, p), inplace=inplace)
+
+
+def blur_sigmas(rng: Generator, count: int, sigma: tuple[float, float], p: float) -> Tensor:
+    """The standard deviations (count,) that `gaussian_blur` draws, as `blur` takes them."""
+    drawn = uniform(rng, count, *sigma)
+    return torch.where(chosen(rng, count, p), drawn, 0.0)
 
 
 def blur(images: Tensor, sigma: Tensor, *, inplace: bool = False) -> Tensor:
     """Blur each image with standard deviation `sigma` (B,) in pixels; 0 leaves it alone.
 
     Edges are reflected; equals torchvision's `gaussian_blur` with a kernel of ceil(4 sigma) pixels to each
-    side (1e-5). A blur of one axis is a matrix product, so that a batch with a different kernel for every
-    image is still one call. Returns float (B, 3, H, W).
+    side (1e-5). Returns float (B, 3, H, W).
     """
     images = as_float(images)
     out = images if inplace else images.clone()
+    if images.device.type == "cpu":
+        for image, blurred, own in zip(images, out, sigma.tolist(), strict=True):
+            if own:
+                blur_image(image, own, blurred)
+        return out
     index = sigma.nonzero().squeeze(1)
     sigma = sigma[index].to(device=images.device, dtype=images.dtype)
-    if images.device.type == "cpu":
-        bands = _bands(sigma, min(images.shape[-2:]) - 1)
-        for image, band in zip(index.tolist(), bands, strict=True):
-            _banded(images[image], band, out[image])
-        return out
     index = index.to(images.device)
     out[index] = _by_matrices(images[index], sigma)
     return out
@@ -75,40 +81,46 @@ def _blur_matrix(sigma: Tensor, length: int) -> Tensor:
     return matrix.scatter_add_(2, source.expand(shape), weights[:, None].expand(shape))
 
 
-def _banded(image: Tensor, band: Tensor, out: Tensor) -> None:
-    """One image (3, H, W): products with the banded part of the matrices only, block by block; into `out`.
+def blur_image(image: Tensor, sigma: float, out: Tensor) -> None:
+    """Blur one float image (C, H, W) into `out`, which may be `image`; any number of channels.
 
-    A CPU multiplies matrices several times as fast as it convolves three channels.
+    As convolutions of pixels taken `_GROUP` or `2 * _GROUP` neighbours of a row at a time as channels: a
+    CPU's library has fast kernels for many channels, and for two or three only slow ones. Down, all channels
+    have the same kernel; along rows, it becomes a banded matrix of channels by channels.
     """
-    channels, height, width = image.shape
-    reach = (band.shape[1] - _BLOCK) // 2
-    padded = F.pad(image[None], (reach, reach, reach, reach), mode="reflect")[0]
-    rows = padded.view(-1, width + 2 * reach)
-    narrow = torch.empty((len(rows), width), dtype=image.dtype)
-    for start in range(0, width, _BLOCK):
-        stop = min(start + _BLOCK, width)
-        part = band[: stop - start, : stop - start + 2 * reach]
-        torch.mm(rows[:, start : stop + 2 * reach], part.T, out=narrow[:, start:stop])
-    columns = narrow.view(channels, height + 2 * reach, width)
-    for start in range(0, height, _BLOCK):
-        stop = min(start + _BLOCK, height)
-        part = band[: stop - start, : stop - start + 2 * reach]
-        out[:, start:stop] = part @ columns[:, start : stop + 2 * reach]
+    _, height, width = image.shape
+    reach = math.ceil(sigma * _REACH)
+    margin = -(-reach // _GROUP) * _GROUP
+    rest = -width % (2 * _GROUP)
+    if margin + rest >= width or reach >= height:  # too small to be reflected that far
+        out.copy_(_by_matrices(image[None], image.new_tensor([sigma]))[0])
+        return
+    padded = F.pad(image[None], (margin, margin + rest, reach, reach), mode="reflect")[0]
+    kernel = image.new_tensor(_weights(sigma, reach))
+    down = kernel.view(1, 1, -1, 1).expand(2 * _GROUP, 1, -1, 1)
+    rows = F.conv2d(_as_channels(padded, 2 * _GROUP), down, groups=2 * _GROUP)  # (C, 16, H, blocks)
+    rows = rows.permute(0, 2, 3, 1).reshape(1, -1, padded.shape[-1])
+    across = F.conv2d(_as_channels(rows, _GROUP), _across(kernel, margin), stride=(1, 2))
+    out.copy_(across.permute(0, 2, 3, 1).reshape(len(image), height, width + rest)[..., :width])
 
 
-def _bands(sigma: Tensor, limit: int) -> Tensor:
-    """(n, _BLOCK, _BLOCK + 2 reach): row i holds an image's kernel from column i on, zeros elsewhere.
+def _as_channels(rows: Tensor, group: int) -> Tensor:
+    """(C, H, W) as (C, group, H, W / group), the same memory."""
+    return rows.view(*rows.shape[:2], -1, group).permute(0, 3, 1, 2)
 
-    The reach is that of the widest kernel, at most `limit` pixels.
-    """
-    own = (sigma * _REACH).ceil_().clamp_(max=limit)
-    reach = int(own.max()) if len(own) else 0
-    offset = torch.arange(-reach, reach + 1, dtype=sigma.dtype)
-    weights = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2).mul_(offset.abs() <= own[:, None])
-    weights /= weights.sum(dim=1, keepdim=True)
+
+def _across(kernel: Tensor, margin: int) -> Tensor:
+    """(16, 8, 1, taps): what each of 16 neighbours in a row takes from each of the 8 `taps` groups around."""
+    length = 2 * (_GROUP + margin)
+    before = margin - len(kernel) // 2
     # Rows that are one longer than the matrix's, laid end to end, shift by a column from row to row.
-    length = _BLOCK + 2 * reach
-    rows = F.pad(weights, (0, _BLOCK))[:, None].expand(-1, _BLOCK, length + 1)
-    return rows.reshape(len(sigma), _BLOCK * (length + 1))[:, : _BLOCK * length].view(
-        len(sigma), _BLOCK, length
-    )
+    row = F.pad(kernel, (before, length + 1 - before - len(kernel)))
+    band = row.expand(2 * _GROUP, -1).reshape(-1)[: 2 * _GROUP * length]
+    return band.view(2 * _GROUP, -1, _GROUP).transpose(1, 2)[:, :, None]
+
+
+def _weights(sigma: float, reach: int) -> list[float]:
+    """A Gaussian at the whole pixels from -reach to reach, of sum 1."""
+    values = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-reach, reach + 1)]
+    total = sum(values)
+    return [value / total for value in values]

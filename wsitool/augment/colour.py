@@ -7,14 +7,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
+from wsitool.augment.colour_image import GREY, LEFT_ALONE, NO_CHROMA, adjust_image, grey_image
 from wsitool.augment.draw import as_float, chosen, uniform
 
-__all__ = ["adjust_colour", "color_jitter", "grayscale", "normalize", "random_grayscale"]
-
-_GREY = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as torchvision
-
-_LEFT_ALONE = (1.0, 1.0, 1.0, 0.0)
-_NO_CHROMA = 1e-8
+__all__ = [
+    "adjust_colour",
+    "color_jitter",
+    "grayscale",
+    "jitter_factors",
+    "normalize",
+    "random_grayscale",
+]
 
 Range = float | tuple[float, float]
 
@@ -35,8 +38,12 @@ def grayscale(images: Tensor, which: Tensor, *, inplace: bool = False) -> Tensor
     out = as_float(images)
     out = out.clone() if out is images and not inplace else out
     index = which.nonzero().squeeze(1)
-    for rows in index[:, None] if out.device.type == "cpu" else [index.to(out.device)]:
-        out[rows] = _luminance(out[rows]).expand(-1, 3, -1, -1)
+    if out.device.type == "cpu":
+        for row in index.tolist():
+            grey_image(out[row])
+        return out
+    index = index.to(out.device)
+    out[index] = _luminance(out[index]).expand(-1, 3, -1, -1)
     return out
 
 
@@ -60,7 +67,29 @@ def color_jitter(
     A number v means a factor in [max(0, 1 - v), 1 + v], and for hue a shift in [-v, v] turns, as in
     torchvision's ColorJitter; a pair gives the range itself. Returns float (B, 3, H, W) in [0, 1].
     """
-    count = len(images)
+    drawn = jitter_factors(
+        rng,
+        len(images),
+        brightness=brightness,
+        contrast=contrast,
+        saturation=saturation,
+        hue=hue,
+        p=p,
+    )
+    return adjust_colour(images, *drawn)
+
+
+def jitter_factors(
+    rng: Generator,
+    count: int,
+    *,
+    brightness: Range = 0.0,
+    contrast: Range = 0.0,
+    saturation: Range = 0.0,
+    hue: Range = 0.0,
+    p: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """The factors and orders that `color_jitter` draws for `count` images, as `adjust_colour` takes them."""
     factors = torch.stack(
         [
             uniform(rng, count, *_range(value, centre))
@@ -69,9 +98,8 @@ def color_jitter(
         dim=1,
     )
     order = torch.rand((count, 4), device=rng.device, generator=rng).argsort(dim=1)
-    left_alone = torch.tensor(_LEFT_ALONE, device=rng.device)
-    factors = torch.where(chosen(rng, count, p)[:, None], factors, left_alone)
-    return adjust_colour(images, factors, order)
+    left_alone = torch.tensor(LEFT_ALONE, device=rng.device)
+    return torch.where(chosen(rng, count, p)[:, None], factors, left_alone), order
 
 
 def _range(value: Range, centre: float) -> tuple[float, float]:
@@ -94,12 +122,8 @@ def adjust_colour(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
         for place in range(4):
             _adjust_together(out, order[:, place], factors)
         return out
-    for index, (own, turns) in enumerate(zip(factors.tolist(), order.tolist(), strict=True)):
-        image = out[index : index + 1]  # one at a time stays in the core's cache for all its passes
-        _copy_as_float(images[index : index + 1], image)
-        for kind in turns:
-            if own[kind] != _LEFT_ALONE[kind]:
-                _OPERATIONS[kind](image, own[kind])
+    for image, made, own, turns in zip(images, out, factors.tolist(), order.tolist(), strict=True):
+        adjust_image(image, made, own, turns)
     return out
 
 
@@ -107,17 +131,10 @@ def _float_type(images: Tensor) -> torch.dtype:
     return torch.float32 if images.dtype == torch.uint8 else images.dtype
 
 
-def _copy_as_float(images: Tensor, out: Tensor) -> None:
-    if images.dtype == torch.uint8:
-        torch.div(images, 255, out=out)
-    else:
-        out.copy_(images)
-
-
 def _adjust_together(images: Tensor, kind: Tensor, factors: Tensor) -> None:
     """Change each image of the batch by the operation whose turn it is; `kind` (B,) is known to the host."""
     for number, operation in enumerate(_OPERATIONS):
-        rows = ((kind == number) & (factors[:, number] != _LEFT_ALONE[number])).nonzero().squeeze(1)
+        rows = ((kind == number) & (factors[:, number] != LEFT_ALONE[number])).nonzero().squeeze(1)
         if len(rows):
             index = rows.to(images.device)
             chosen_ones = images[index]
@@ -125,24 +142,24 @@ def _adjust_together(images: Tensor, kind: Tensor, factors: Tensor) -> None:
             images[index] = chosen_ones
 
 
-# The operations change (B, 3, H, W) in place; the factor is a number or (B, 1, 1, 1).
+# The operations change (B, 3, H, W) in place; the factor is (B, 1, 1, 1).
 
 
-def _brighten(images: Tensor, factor: float | Tensor) -> None:
+def _brighten(images: Tensor, factor: Tensor) -> None:
     images.mul_(factor).clamp_(0, 1)
 
 
-def _contrast(images: Tensor, factor: float | Tensor) -> None:
+def _contrast(images: Tensor, factor: Tensor) -> None:
     mean = _luminance(images).mean(dim=(-2, -1), keepdim=True)
     images.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
 
 
-def _saturate(images: Tensor, factor: float | Tensor) -> None:
+def _saturate(images: Tensor, factor: Tensor) -> None:
     grey = _luminance(images)
     images.mul_(factor).add_(grey.mul_(1 - factor)).clamp_(0, 1)
 
 
-def _shift_hue(images: Tensor, shift: float | Tensor) -> None:
+def _shift_hue(images: Tensor, shift: Tensor) -> None:
     """Turn the hue by `shift` turns, keeping HSV's value and saturation.
 
     Without branches, which cost ten times as much as arithmetic here. With the channels scaled to [0, 1] by
@@ -153,7 +170,7 @@ def _shift_hue(images: Tensor, shift: float | Tensor) -> None:
     low = torch.minimum(torch.minimum(red, green), blue)
     chroma = torch.maximum(torch.maximum(red, green), blue).sub_(low)
     turns = (green + blue).sub_(red).sub_(low).add_(chroma)
-    turns.div_((chroma * 6).clamp_(min=_NO_CHROMA))
+    turns.div_((chroma * 6).clamp_(min=NO_CHROMA))
     turns = torch.copysign(turns, green - blue, out=turns).add_(shift)
     centres = torch.tensor((0.0, 1 / 3, -1 / 3), dtype=images.dtype, device=images.device)
     away = turns - centres[:, None, None]
@@ -164,11 +181,11 @@ def _shift_hue(images: Tensor, shift: float | Tensor) -> None:
 
 def _luminance(images: Tensor) -> Tensor:
     """(B, 1, H, W) of (B, 3, H, W)."""
-    grey = images[:, 0:1] * _GREY[0]
-    return grey.add_(images[:, 1:2], alpha=_GREY[1]).add_(images[:, 2:3], alpha=_GREY[2])
+    grey = images[:, 0:1] * GREY[0]
+    return grey.add_(images[:, 1:2], alpha=GREY[1]).add_(images[:, 2:3], alpha=GREY[2])
 
 
-_OPERATIONS: tuple[Callable[[Tensor, float | Tensor], None], ...] = (
+_OPERATIONS: tuple[Callable[[Tensor, Tensor], None], ...] = (
     _brighten,
     _contrast,
     _saturate,

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from wsitool.augment.memory import reused_empty
 
-__all__ = ["as_float", "chosen", "in_pieces", "pieces", "uniform"]
+__all__ = ["as_float", "chosen", "in_pieces", "one_thread", "pieces", "uniform"]
 
 # Float values per piece: 1 MiB, so that the thirty passes of a colour jitter stay in a core's own cache.
 _PIECE = 2**18
@@ -54,7 +54,7 @@ def in_pieces(images: Tensor, operation: Callable[[Tensor], Tensor]) -> Tensor:
     slices = list(pieces(images, _PIPELINE_PIECE))
     if images.device.type != "cpu" or not slices:
         return operation(images)
-    with _one_thread():
+    with one_thread():
         first = operation(images[slices[0]])
         out = reused_empty((len(images), *first.shape[1:]), first)
         out[slices[0]] = first
@@ -64,10 +64,13 @@ def in_pieces(images: Tensor, operation: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Keep torch from dividing operations among threads: on images they are so short that
     waiting for each other costs several times the work on a machine that is busy with anything else."""
     before = torch.get_num_threads()
+    if before == 1:  # setting it is not free of side effects: MKL's number is that of the whole process
+        yield
+        return
     torch.set_num_threads(1)
     try:
         yield

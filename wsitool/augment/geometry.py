@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,9 @@ from wsitool.augment.draw import as_float, chosen, uniform
 
 __all__ = [
     "crop_boxes",
+    "crop_image",
     "flip_rotate",
+    "flip_rotate_image",
     "random_d4",
     "random_hflip",
     "random_resized_crop",
@@ -94,10 +97,19 @@ def _crop_one_by_one(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     layout = torch.channels_last if images.dtype == torch.uint8 else torch.contiguous_format
     out = torch.empty((len(images), images.shape[1], size, size), dtype=images.dtype, memory_format=layout)
     images = images.contiguous(memory_format=layout)
-    for index, (top, left, height, width) in enumerate(boxes.tolist()):
-        part = images[index : index + 1, :, top : top + height, left : left + width]
-        out[index] = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)[0]
+    for index, box in enumerate(boxes.tolist()):
+        out[index] = crop_image(images[index : index + 1], box, size)[0]
     return out
+
+
+def crop_image(image: Tensor, box: Sequence[int], size: int) -> Tensor:
+    """One image (1, 3, H, W) cropped to `box` and resized: (1, 3, size, size).
+
+    It stays a batch of one: torch then sees that the channels lie together, and is three times as fast.
+    """
+    top, left, height, width = box
+    part = image[:, :, top : top + height, left : left + width]
+    return F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)
 
 
 def _crop_by_matrices(images: Tensor, boxes: Tensor, size: int) -> Tensor:
@@ -147,13 +159,21 @@ def flip_rotate(images: Tensor, element: Tensor) -> Tensor:
     if images.shape[-1] != images.shape[-2]:
         raise ValueError(f"Rotations need square images, got {images.shape[-2]}x{images.shape[-1]}.")
     out = torch.empty_like(images)
+    if images.device.type == "cpu":
+        for image, turned, e in zip(images, out, element.tolist(), strict=True):
+            turned.copy_(flip_rotate_image(image, e))
+        return out
     for e in range(8):
         index = (element == e).nonzero().squeeze(1).to(images.device)
         if len(index):
-            picked = images[index]
-            picked = picked.flip(-1) if e >= 4 else picked
-            out[index] = torch.rot90(picked, e % 4, (-2, -1))
+            out[index] = flip_rotate_image(images[index], e)
     return out
+
+
+def flip_rotate_image(image: Tensor, e: int) -> Tensor:
+    """Symmetry `e` of one image (..., 3, H, W) as `flip_rotate` numbers them; `image` itself for 0."""
+    image = image.flip(-1) if e >= 4 else image
+    return torch.rot90(image, e % 4, (-2, -1)) if e % 4 else image
 
 
 def random_d4(images: Tensor, rng: Generator) -> Tensor:

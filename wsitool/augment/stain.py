@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from wsitool.augment.draw import as_float, chosen, pieces, uniform
 
-__all__ = ["hed_jitter", "shift_hed"]
+__all__ = ["hed_jitter", "shift_hed", "stain_shifts"]
 
 # Rows: optical density of haematoxylin, eosin and DAB in R, G, B (Ruifrok & Johnston 2001), as scikit-image.
 _RGB_FROM_HED = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
@@ -22,11 +22,17 @@ def hed_jitter(
     Each stain's concentration is multiplied by 1 + U(-sigma, sigma) and shifted by U(-bias, bias), with
     probability `p` for an image. Returns float (B, 3, H, W) in [0, 1].
     """
-    count = len(images)
+    return shift_hed(images, *stain_shifts(rng, len(images), sigma=sigma, bias=bias, p=p))
+
+
+def stain_shifts(
+    rng: Generator, count: int, *, sigma: float = 0.05, bias: float = 0.01, p: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """The factors and shifts that `hed_jitter` draws for `count` images, as `shift_hed` takes them."""
     which = chosen(rng, count, p)[:, None]
     alpha = torch.where(which, uniform(rng, (count, 3), 1 - sigma, 1 + sigma), 1.0)
     beta = torch.where(which, uniform(rng, (count, 3), -bias, bias), 0.0)
-    return shift_hed(images, alpha, beta)
+    return alpha, beta
 
 
 def shift_hed(images: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:

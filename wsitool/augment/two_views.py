@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from wsitool.augment.blur import gaussian_blur
-from wsitool.augment.colour import color_jitter, random_grayscale
-from wsitool.augment.draw import chosen, in_pieces
-from wsitool.augment.geometry import random_d4, random_hflip, random_resized_crop
-from wsitool.augment.stain import hed_jitter
+from wsitool.augment.blur import blur, blur_image, blur_sigmas
+from wsitool.augment.colour import adjust_colour, grayscale, jitter_factors
+from wsitool.augment.colour_image import adjust_image, luminance_image
+from wsitool.augment.draw import as_float, chosen, one_thread
+from wsitool.augment.geometry import crop_boxes, crop_image, flip_rotate, flip_rotate_image, resized_crop
+from wsitool.augment.memory import reused_empty
+from wsitool.augment.stain import shift_hed, stain_shifts
 from wsitool.params import Params, hparam
 
 __all__ = ["ViewParams", "two_views"]
@@ -39,36 +41,94 @@ class ViewParams(Params):
 
 
 def two_views(patches: Tensor, rng: Generator, params: ViewParams) -> dict[str, Tensor]:
-    """Views "a" and "b" of uint8 (B, 3, P, P): float32 (B, 3, P, P) in [0, 1] each."""
+    """Views "a" and "b" of uint8 (B, 3, P, P): float32 (B, 3, P, P) in [0, 1] each.
+
+    What is drawn depends on the generator, the number of patches and `params`, not on the device.
+    """
     second_blur = params.blur_p if params.blur_p_second is None else params.blur_p_second
-
-    def first(part: Tensor) -> Tensor:
-        return _view(part, rng, params, blur_p=params.blur_p, solarize_p=0.0)
-
-    def second(part: Tensor) -> Tensor:
-        return _view(part, rng, params, blur_p=second_blur, solarize_p=params.solarize_p)
-
-    return {"a": in_pieces(patches, first), "b": in_pieces(patches, second)}
+    first = _views(patches, rng, params, blur_p=params.blur_p, solarize_p=0.0)
+    return {"a": first, "b": _views(patches, rng, params, blur_p=second_blur, solarize_p=params.solarize_p)}
 
 
-def _view(patches: Tensor, rng: Generator, params: ViewParams, *, blur_p: float, solarize_p: float) -> Tensor:
-    s = params.strength
-    images = random_resized_crop(patches, rng, size=patches.shape[-1], scale=(params.min_scale, 1.0))
-    images = random_d4(images, rng) if params.d4 else random_hflip(images, rng)
-    if params.hed:
-        images = hed_jitter(images, rng, sigma=params.hed)
-    images = color_jitter(
-        images,
-        rng,
-        brightness=0.8 * s,
-        contrast=0.8 * s,
-        saturation=params.saturation * s,
-        hue=0.2 * s,
-        p=0.8,
+@dataclass(frozen=True, kw_only=True)
+class _Drawn:
+    """What was drawn for some patches: the parameters of each operation in turn."""
+
+    boxes: Tensor  # (n, 4)
+    element: Tensor  # (n,) symmetry of the square
+    stain: tuple[Tensor, Tensor] | None  # (n, 3) factors and shifts
+    colour: tuple[Tensor, Tensor]  # (n, 4) factors and their order
+    grey: Tensor  # (n,) bool
+    sigma: Tensor  # (n,) pixels, 0 without blur
+    solarize: Tensor | None  # (n,) bool
+
+
+def _draw(rng: Generator, shape: torch.Size, params: ViewParams, blur_p: float, solarize_p: float) -> _Drawn:
+    count, s = shape[0], params.strength
+    boxes = crop_boxes(rng, count, *shape[-2:], scale=(params.min_scale, 1.0))
+    any_of_eight = torch.randint(0, 8, (count,), device=rng.device, generator=rng) if params.d4 else None
+    element = chosen(rng, count, 0.5).long() * 4 if any_of_eight is None else any_of_eight
+    stain = stain_shifts(rng, count, sigma=params.hed) if params.hed else None
+    jitter = {"brightness": 0.8 * s, "contrast": 0.8 * s, "saturation": params.saturation * s, "hue": 0.2 * s}
+    colour = jitter_factors(rng, count, **jitter, p=0.8)
+    grey = chosen(rng, count, 0.2)
+    sigma = blur_sigmas(rng, count, (0.1, 2.0), blur_p)
+    solarize = chosen(rng, count, solarize_p) if solarize_p else None
+    return _Drawn(
+        boxes=boxes,
+        element=element,
+        stain=stain,
+        colour=colour,
+        grey=grey,
+        sigma=sigma,
+        solarize=solarize,
     )
-    images = random_grayscale(images, rng, p=0.2, inplace=True)
-    images = gaussian_blur(images, rng, sigma=(0.1, 2.0), p=blur_p, inplace=True)
-    return _solarize(images, chosen(rng, len(images), solarize_p)) if solarize_p else images
+
+
+def _views(
+    patches: Tensor, rng: Generator, params: ViewParams, *, blur_p: float, solarize_p: float
+) -> Tensor:
+    drawn = _draw(rng, patches.shape, params, blur_p, solarize_p)
+    if patches.device.type != "cpu":
+        return _together(patches, drawn)
+    patches = patches.contiguous(memory_format=torch.channels_last)  # as a store gives them: no copy
+    size = patches.shape[-1]
+    out = reused_empty((len(patches), 3, size, size), as_float(patches[:0]))
+    with one_thread(), torch.inference_mode():  # which makes short operations a little shorter
+        _one_by_one(patches, drawn, out)
+    return out
+
+
+def _together(patches: Tensor, drawn: _Drawn) -> Tensor:
+    """All patches in one call of each operation, as other devices than CPUs need it."""
+    images = flip_rotate(resized_crop(patches, drawn.boxes, patches.shape[-1]), drawn.element)
+    images = images if drawn.stain is None else shift_hed(images, *drawn.stain)
+    images = grayscale(adjust_colour(images, *drawn.colour), drawn.grey, inplace=True)
+    images = blur(images, drawn.sigma, inplace=True)
+    return images if drawn.solarize is None else _solarize(images, drawn.solarize)
+
+
+def _one_by_one(patches: Tensor, drawn: _Drawn, out: Tensor) -> None:
+    """Each patch through all operations in turn: what lies between them stays in a core's own cache."""
+    boxes, element = drawn.boxes.tolist(), drawn.element.tolist()
+    factors, order = drawn.colour[0].tolist(), drawn.colour[1].tolist()
+    grey, sigma = drawn.grey.tolist(), drawn.sigma.tolist()
+    for row, view in enumerate(out):
+        image = crop_image(patches[row : row + 1], boxes[row], patches.shape[-1])
+        image = flip_rotate_image(image, element[row])
+        if drawn.stain is not None:
+            alpha, beta = drawn.stain
+            image = shift_hed(image, alpha[row : row + 1], beta[row : row + 1])
+        adjust_image(image[0], view, factors[row], order[row])
+        if grey[row]:
+            luminance_image(view, out=view[0])
+        if sigma[row]:
+            channels = view[:1] if grey[row] else view
+            blur_image(channels, sigma[row], channels)
+        if grey[row]:
+            view[1:] = view[0]
+    if drawn.solarize is not None:
+        out.copy_(_solarize(out, drawn.solarize))
 
 
 def _solarize(images: Tensor, which: Tensor) -> Tensor:

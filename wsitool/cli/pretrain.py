@@ -190,6 +190,7 @@ def command(stores: tuple[str, ...], out: Path, as_json: bool, **options: Any) -
                     "loss": result.loss,
                     "seconds": result.seconds,
                     "images_per_second": result.images_per_second,
+                    "time_shares": None if result.time is None else result.time.rounded(),
                 }
             )
         )
@@ -199,3 +200,5 @@ def command(stores: tuple[str, ...], out: Path, as_json: bool, **options: Any) -
         f"{result.seconds:.0f} s ({result.images_per_second:.0f} images/s), "
         f"last epoch's loss {result.loss:.4f}."
     )
+    if result.time is not None:
+        click.echo(f"Where the time went: {result.time}.")

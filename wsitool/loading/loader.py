@@ -209,22 +209,29 @@ class PatchLoader:
         self.stats.add(tally)
         if not tally.bad:
             return indices
-        self.stats.add_bad([BadPatch(int(indices[row]), reason) for row, reason in tally.bad])
+        bad = [BadPatch(int(indices[row]), reason) for row, reason in tally.bad]
+        self.stats.add_bad(bad)
         good = np.setdiff1d(np.arange(len(indices)), [row for row, _ in tally.bad])
         if len(self.stats.bad) > self._bad_allowed or len(good) < min(2, len(indices)):
-            raise self._too_bad(int(indices[tally.bad[0][0]]), tally.bad[0][1])
+            raise self._too_bad(bad[0])
         if self.plan.world_size > 1:
             good = np.resize(good, len(indices))  # ranks that gather from each other need equal batches
         buffer[: len(good)] = buffer[good]
         kept: NDArray[np.int64] = indices[good]
         return kept
 
-    def _too_bad(self, index: int, reason: str) -> CorruptStoreError:
-        store = self.collection.stores[self.collection.store_index[index]]
+    def skipped(self) -> list[str]:
+        """The patches skipped so far, in words: row, store and reason of each."""
+        return [self._in_words(patch) for patch in list(self.stats.bad.values())]
+
+    def _in_words(self, patch: BadPatch) -> str:
+        store = self.collection.stores[self.collection.store_index[patch.index]]
+        return f"patch {self.collection.row[patch.index]} of {store.path} ({patch.reason})"
+
+    def _too_bad(self, patch: BadPatch) -> CorruptStoreError:
         return CorruptStoreError(
             f"{len(self.stats.bad)} of {len(self.collection)} patches cannot be read and {self._bad_allowed} "
-            f"may be skipped; one is patch {self.collection.row[index]} of {store.path} ({reason}): "
-            "write that store again."
+            f"may be skipped; one is {self._in_words(patch)}: write that store again."
         )
 
     def _waited(self, future: Future[_Read]) -> _Read:

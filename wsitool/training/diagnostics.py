@@ -78,6 +78,15 @@ class Diagnostics:
                 f"only {2 * batch - 2} negatives{note}: raise --batch-size if memory allows.",
             )
 
+    def after_reading(self, skipped: Sequence[str]) -> None:
+        """Look at what the loader skipped; `skipped` names every patch with its reason."""
+        if skipped:
+            self._warn(
+                "skipped",
+                f"{len(skipped)} patch(es) could not be read and were skipped, the first is {skipped[0]}: "
+                "'wsitool verify' names them all; write that store again.",
+            )
+
     def after_epoch(self, rows: Sequence[Mapping[str, float | int]], *, epoch: int) -> None:
         """Look at the rows of epoch number `epoch`, counted from 1."""
         if not rows:

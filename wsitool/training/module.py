@@ -18,6 +18,7 @@ from wsitool.training.config import PretrainConfig
 from wsitool.training.optim import learning_rate, make_optimizer
 from wsitool.training.seeding import seed_networks, seed_of, step_generator
 from wsitool.training.stream import BatchStream, Item
+from wsitool.training.timing import Stopwatch
 
 __all__ = ["PretrainModule", "Schedule", "compute_step"]
 
@@ -44,22 +45,29 @@ class Schedule:
         return (batch + 1) % self.accumulate == 0 or batch + 1 == self.batches
 
 
-def compute_step(method: Method[Any], patches: Tensor, config: PretrainConfig, step: int) -> Step:
+def compute_step(
+    method: Method[Any], patches: Tensor, config: PretrainConfig, step: int, watch: Stopwatch | None = None
+) -> Step:
     """Views and loss of batch number `step`; all randomness follows from (seed, step, rank).
 
-    `patches` uint8 (B, 3, P, P) are resized to the run's image size first.
+    `patches` uint8 (B, 3, P, P) are resized to the run's image size first. `watch` counts the time of views.
     """
     seed_networks(seed_of(config.seed, step, rank(), 1), patches.device)
-    with torch.no_grad(), torch.autocast(patches.device.type, enabled=False):
-        if config.image_size is not None:
-            patches = resize(patches, config.image_size)
-        with blame_plugin(config.method, "views"):
-            views = method.views(patches, step_generator(config.seed, step, rank()))
+    with (watch or Stopwatch()).running(patches.device):
+        views = _make_views(method, patches, config, step)
     with blame_plugin(config.method, "loss"):
         made = method.loss(views)
         if not isinstance(made, Step):
             raise TypeError(f"loss must return a wsitool.api.Step, got {type(made).__name__}")
         return made
+
+
+def _make_views(method: Method[Any], patches: Tensor, config: PretrainConfig, step: int) -> dict[str, Tensor]:
+    with torch.no_grad(), torch.autocast(patches.device.type, enabled=False):
+        if config.image_size is not None:
+            patches = resize(patches, config.image_size)
+        with blame_plugin(config.method, "views"):
+            return method.views(patches, step_generator(config.seed, step, rank()))
 
 
 class PretrainModule(LightningModule):
@@ -73,6 +81,7 @@ class PretrainModule(LightningModule):
         self.stream: BatchStream | None = None
         self.monitor: Callback | None = None
         self.last: Step | None = None
+        self.augmenting = Stopwatch()
         self._batch = 0
 
     def train_dataloader(self) -> Any:
@@ -94,7 +103,7 @@ class PretrainModule(LightningModule):
             group["lr"] = learning_rate(self.config, step, self.schedule.steps)
 
     def training_step(self, batch: Item, batch_idx: int) -> Tensor:
-        self.last = compute_step(self.method, batch["patches"], self.config, batch["step"])
+        self.last = compute_step(self.method, batch["patches"], self.config, batch["step"], self.augmenting)
         _check_loss(self.last.loss, self.config.method)
         return self.last.loss
 

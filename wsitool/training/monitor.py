@@ -22,6 +22,7 @@ from wsitool.training.metrics import MetricsFile
 from wsitool.training.module import PretrainModule
 from wsitool.training.review import EpochReview
 from wsitool.training.stream import Item
+from wsitool.training.timing import TimeShares
 
 __all__ = ["Monitor"]
 
@@ -45,7 +46,11 @@ class _Pending:
 
 
 class Monitor(Callback):
-    """Watches one run in `out`; `state` is the checkpoint to go on from."""
+    """Watches one run in `out`; `state` is the checkpoint to go on from.
+
+    `shares` says where the time went and `skipped` which patches could not be read, of this process and so
+    far.
+    """
 
     def __init__(
         self,
@@ -64,10 +69,12 @@ class Monitor(Callback):
         self._seen: list[tuple[_Pending, dict[str, float]]] = []
         self._measured: dict[str, float] = {}
         self._saved_at = self._flushed_at = time.monotonic()
-        self._waited = 0.0
+        self._waited = self._seconds = 0.0
         self._epoch_rows: list[Row] = []
         self.images = 0
         self.last_rows: list[Row] = []
+        self.shares: TimeShares | None = None
+        self.skipped: list[str] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = _own(pl_module)
@@ -103,6 +110,9 @@ class Monitor(Callback):
         if rest == 0 or len(self._pending) >= _FLUSH or self._is_look_due(module):
             self._flush(trainer, module)
         if rest == 0:
+            assert module.stream is not None
+            self.skipped = module.stream.loader.skipped()
+            self._diagnostics.after_reading(self.skipped)
             self._diagnostics.after_epoch(self._epoch_rows, epoch=epoch)
             self.last_rows, self._epoch_rows = self._epoch_rows, []
         if self._should_save(module, done):
@@ -169,6 +179,10 @@ class Monitor(Callback):
         seconds = max(now - self._flushed_at, 1e-9)
         wait = module.stream.wait_seconds - self._waited
         self._flushed_at, self._waited = now, module.stream.wait_seconds
+        self._seconds += seconds
+        self.shares = TimeShares.of(
+            self._seconds, waiting=self._waited, augmenting=module.augmenting.seconds()
+        )
         images = sum(len(entry.indices) for entry, _ in self._seen) * world_size()
         return {"images_per_s": round(images / seconds, 1), "wait_share": round(wait / seconds, 3)}
 

@@ -42,6 +42,7 @@ from wsitool.training.review import EpochReview
 from wsitool.training.seeding import pin_threads, seed_of
 from wsitool.training.stream import BatchStream
 from wsitool.training.sync_norm import synchronise
+from wsitool.training.timing import TimeShares
 
 __all__ = ["PretrainResult", "pretrain"]
 
@@ -51,7 +52,10 @@ _RESULTS = ("last.ckpt", "encoder.safetensors", "curves.png", "broken-batch.json
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainResult:
-    """A finished run: `loss` is the last epoch's mean, `warnings` what the diagnostics said."""
+    """A finished run: `loss` is the last epoch's mean, `warnings` what the diagnostics said.
+
+    `time` says where the time went; None if nothing was left to train.
+    """
 
     out: Path
     encoder: Path
@@ -60,6 +64,7 @@ class PretrainResult:
     loss: float
     seconds: float
     images_per_second: float
+    time: TimeShares | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -238,13 +243,16 @@ class _Run:
             loss=sum(last) / max(1, len(last)),
             seconds=seconds,
             images_per_second=monitor.images / seconds,
+            time=monitor.shares,
             warnings=tuple(self.diagnostics.said),
         )
         if is_first_process():
             save_encoder(self.encoder, result.encoder, result.card)
             draw_curves(rows, self.out / "curves.png")
             speed = {"seconds": round(seconds, 2), "images_per_second": round(result.images_per_second, 1)}
-            self._write_facts(status="complete", result={"loss": result.loss, **speed})
+            time_shares = {} if result.time is None else {"time_shares": result.time.rounded()}
+            facts = {"loss": result.loss, **speed, **time_shares}
+            self._write_facts(status="complete", result=facts, skipped=monitor.skipped)
         return result
 
     def _write_facts(self, *, status: str, **more: Any) -> None:
