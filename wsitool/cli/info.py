@@ -31,7 +31,10 @@ _SHOWN = 6
 @click.argument("path")
 @json_option
 def command(path: str, as_json: bool) -> None:
-    """Show what a slide, store, collection or run is; --json gives every fact, whole."""
+    """Show what a slide, store, collection or run is.
+
+    Lists are cut short; --json gives all of them.
+    """
     from wsitool.describe import describe
 
     found = describe(path)
