@@ -18,7 +18,7 @@ from wsitool.training.diagnostics import Diagnostics, FeatureWatch, feature_spre
 
 
 def _rows(**values: float) -> list[Mapping[str, float]]:
-    return [{"loss": 1.0, "wait_share": 0.0, **values}] * 3
+    return [{"step": 50, "loss": 1.0, "wait_share": 0.0, **values}] * 3
 
 
 def _said(*, epoch: int = 2, **values: float) -> str:
@@ -35,7 +35,8 @@ def test_each_trouble_is_a_sentence_and_health_is_silence() -> None:
     assert "still that of guessing (2.708)" in _said(loss=chance, chance_loss=chance)
     first = Diagnostics(SILENT)
     first.after_epoch(_rows(loss=chance, chance_loss=chance), epoch=1)
-    assert first.said == []  # the first epoch may well know nothing yet
+    first.after_epoch(_rows(step=49, loss=chance, chance_loss=chance), epoch=2)
+    assert first.said == []  # the first epoch and the first steps may well know nothing yet
     assert "spread 0.0010, effective rank 1.1" in _said(feature_std=0.001, rank_me=1.1)
     assert "rotation accuracy 100.0%" in _said(rotation_accuracy=1.0)
     assert "35% of the time was spent waiting" in _said(wait_share=0.35)

@@ -16,6 +16,7 @@ __all__ = ["Diagnostics", "FeatureWatch", "feature_spread", "rank_me"]
 _SMALL_CONTRASTIVE_BATCH = 64
 _COLLAPSED_SPREAD = 0.01
 _WAITING = 0.2
+_EARLY = 50  # steps after which a method should do better than guess
 
 
 def feature_spread(features: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ class Diagnostics:
     def _look_at_loss(self, rows: Sequence[Mapping[str, float | int]], epoch: int) -> None:
         loss = sum(row["loss"] for row in rows) / len(rows)
         chance = rows[-1].get("chance_loss")
-        if chance is not None and epoch > 1 and loss > 0.99 * chance:
+        if chance is not None and epoch > 1 and rows[-1]["step"] >= _EARLY and loss > 0.99 * chance:
             self._warn(
                 "chance",
                 f"After {epoch} epochs the loss {loss:.3f} is still that of guessing ({chance:.3f}): "
