@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wsitool.errors import NoTissueError, SlideError, StoreError
 from wsitool.grid import Limit, decide, plan_grid
+from wsitool.lock import locked
 from wsitool.progress import SILENT, Reporter
 from wsitool.readers import open_with
 from wsitool.report.preview import preview_jpeg
@@ -22,7 +23,6 @@ from wsitool.store.reader import Reader
 from wsitool.store.schema import Candidates, Rows, StoreMeta
 from wsitool.tiling.inputs import SlideInput
 from wsitool.tiling.labelling import count_labels
-from wsitool.tiling.lock import locked
 from wsitool.tiling.results import SLIDES_CSV, update_slides_csv
 from wsitool.tiling.slide_task import SlideTask, available_threads, run_task, store_bytes
 from wsitool.tissue import tissue_mask

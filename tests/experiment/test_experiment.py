@@ -13,7 +13,7 @@ import pytest
 from classify_stores import labelled_store
 from sklearn.metrics import accuracy_score
 
-from wsitool.errors import LabelError, UnknownMethodError, UsageError
+from wsitool.errors import LabelError, StoreError, UnknownMethodError, UsageError
 from wsitool.experiment import Plan, experiment, read_plan
 from wsitool.experiment.cells import run_cell
 from wsitool.experiment.estimate import estimate
@@ -22,6 +22,7 @@ from wsitool.experiment.plan import Arm, percent
 from wsitool.experiment.rounds import all_cells, open_rounds
 from wsitool.experiment.stages import last_stages, pretrainings
 from wsitool.experiment.table import to_latex
+from wsitool.lock import locked
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +288,49 @@ def test_what_is_said_of_fractions_and_to_latex(finished: Path) -> None:
     for line in text.splitlines()[3:-1]:
         assert not re.search(r"(?<!\\)[%_#$]", line)
     assert text.count(" & ") == 3 * 2  # head and two arms
+
+
+def test_two_experiments_into_one_folder_are_kept_apart(data: Path, tmp_path: Path) -> None:
+    with locked(tmp_path / "e", what="e"):
+        with pytest.raises(StoreError, match="is being written by process"):
+            experiment(_plan(data), tmp_path / "e")
+        assert not (tmp_path / "e").exists()
+
+
+_PARENT = """
+import multiprocessing, os, signal, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from wsitool.experiment.grid import _take_device
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    queue.put("cpu")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_take_device, initargs=(queue,)) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        pool.submit(time.sleep, 60)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(_PARENT)
+    told = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, check=False)
+    assert told.returncode == -signal.SIGKILL
+    worker, patience = int(told.stdout), 100
+    while _is_alive(worker) and patience:
+        patience -= 1
+        time.sleep(0.1)
+    assert not _is_alive(worker)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
 @pytest.mark.slow

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from wsitool.errors import StoreError, UsageError
+from wsitool.errors import UsageError
 from wsitool.grid import TileSpec
 from wsitool.store import open_store
 from wsitool.testing.synthetic import synthetic_slide
 from wsitool.tiling import SlideInput, find_slides, tile_slides
-from wsitool.tiling.lock import locked
 from wsitool.tiling.results import SLIDES_CSV
 
 _COMMAND = [sys.executable, "-c", "from wsitool.cli import main; main()", "tile"]
@@ -163,32 +160,6 @@ def test_two_runs_into_one_folder(slides: list[Path], tmp_path: Path) -> None:
     tile_slides(slides, tmp_path / "alone", TileSpec(patch_size=64))
     assert hashes(tmp_path / "o") == hashes(tmp_path / "alone")
     assert all(row["status"] == "done" for row in rows(tmp_path / "o").values())
-
-
-def test_a_held_lock_names_its_holder(tmp_path: Path) -> None:
-    with locked(tmp_path / "a.h5", what="a.h5"):
-        holder = f"a.h5 is being written by process {os.getpid()} on"
-        with pytest.raises(StoreError, match=holder), locked(tmp_path / "a.h5", what="a.h5"):
-            pass
-        with locked(tmp_path / "b.h5", what="b.h5"):
-            pass
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_dead_holder_locks_nothing(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from wsitool.tiling.lock import locked\n"
-        "with locked(Path(sys.argv[1]), what='x'):\n print('held', flush=True); time.sleep(60)"
-    )
-    target = tmp_path / "a.h5"
-    with subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"held\n"
-        with pytest.raises(StoreError, match=str(process.pid)), locked(target, what="a.h5"):
-            pass
-        process.send_signal(signal.SIGKILL)
-    assert (tmp_path / ".a.h5.lock").exists()
-    with locked(target, what="a.h5"):
-        pass
 
 
 def test_dry_run_writes_nothing_and_agrees(slides: list[Path], tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from patch_stores import patch_folder
 from safetensors.torch import load_file
 
 from wsitool.backbones import read_card
-from wsitool.errors import EncoderError, TrainingError, UsageError
+from wsitool.errors import EncoderError, StoreError, TrainingError, UsageError
+from wsitool.lock import locked
 from wsitool.training import monitor, pretrain
 
 QUICK: dict[str, Any] = {"backbone": "resnet18", "init": "random", "epochs": 2, "batch_size": 8, "seed": 5}
@@ -224,3 +225,10 @@ def test_steps_are_looked_at_by_the_clock_and_none_is_lost(
     pretrain(kidney, method="rotation", out=tmp_path / "r", **QUICK)
     assert looks == [3, 3]  # at the ends of the two epochs
     assert [int(row["step"]) for row in _rows(tmp_path / "r")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_two_runs_into_one_folder_are_kept_apart(kidney: Path, tmp_path: Path) -> None:
+    with locked(tmp_path / "r", what="r"):
+        with pytest.raises(StoreError, match=r"'.*r' is being written by process \d+ on .*: wait for it"):
+            pretrain(kidney, method="rotation", out=tmp_path / "r", **QUICK)
+        assert not (tmp_path / "r").exists()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import groupby
+from multiprocessing import connection
 from multiprocessing.queues import Queue
 from pathlib import Path
 
@@ -72,11 +74,20 @@ def chains_of(plan: Plan, cells: list[Cell]) -> list[list[Cell]]:
 
 def _take_device(queue: Queue[str]) -> None:
     global _device
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _device = queue.get()
     if _device.startswith("cuda:"):
         # Pretraining takes the first device it sees: let that be this process's own.
         os.environ["CUDA_VISIBLE_DEVICES"] = _device.removeprefix("cuda:")
         _device = "cuda"
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would go on with its chain beside the next run's worker."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _run_chain(plan: Plan, chain: list[Cell], out: Path) -> list[CellResult]:

@@ -17,6 +17,7 @@ from wsitool.experiment.plan import Plan
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, summarise
 from wsitool.experiment.rounds import Round, View, open_rounds
+from wsitool.lock import locked
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.files import write_json
 
@@ -45,17 +46,20 @@ def experiment(
     """Run every cell of `plan` that is not finished, then write the report into `out`.
 
     The same `out` may be used again after a change of plan: cells whose inputs are the same are reused.
-    Raises what `classify` and `pretrain` raise; finished cells stay.
+    Raises what `classify` and `pretrain` raise, and StoreError while another process writes to `out`;
+    finished cells stay.
     """
     out = Path(out)
     rounds = open_rounds(plan)
     check_plan(plan, rounds)
-    notes = _near_duplicates(rounds, reporter)
-    write_json(out / "plan.json", plan.to_dict())
-    _write_manifest(plan, rounds, out)
-    cells = run_grid(plan, out, devices=devices, reporter=reporter)
-    results = summarise(plan, rounds, cells)
-    report = write_report(results, out, command=command, notes=notes + _warnings(cells.values()))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(out, what=f"'{out}'"):
+        notes = _near_duplicates(rounds, reporter)
+        write_json(out / "plan.json", plan.to_dict())
+        _write_manifest(plan, rounds, out)
+        cells = run_grid(plan, out, devices=devices, reporter=reporter)
+        results = summarise(plan, rounds, cells)
+        report = write_report(results, out, command=command, notes=notes + _warnings(cells.values()))
     reused = sum(result.reused for result in cells.values())
     return ExperimentResult(out=out, results=results, report=report, cells=len(cells), reused=reused)
 

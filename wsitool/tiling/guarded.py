@@ -6,8 +6,8 @@ import errno
 from dataclasses import replace
 
 from wsitool.errors import UsageError, WsitoolError
+from wsitool.lock import locked
 from wsitool.progress import SILENT, Reporter
-from wsitool.tiling.lock import locked
 from wsitool.tiling.results import SlideResult
 from wsitool.tiling.resume import finished, remove_leftovers
 from wsitool.tiling.slide_task import SlideTask, run_task

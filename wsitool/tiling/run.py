@@ -10,11 +10,11 @@ from pathlib import Path
 from wsitool.annotations import LabelRule
 from wsitool.errors import UsageError
 from wsitool.grid import TileSpec
+from wsitool.lock import locked
 from wsitool.progress import SILENT, Reporter
 from wsitool.tiling.guarded import run_guarded, run_locked
 from wsitool.tiling.inputs import SlideInput, find_slides
 from wsitool.tiling.labelling import Outlines, plan_outlines
-from wsitool.tiling.lock import locked
 from wsitool.tiling.processes import run_in_processes
 from wsitool.tiling.results import SLIDES_CSV, RunResult, SlideResult, merge_slides_csv
 from wsitool.tiling.slide_task import Format, SlideTask, available_threads

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from wsitool.api import Method
 from wsitool.backbones import Encoder, EncoderCard, build_backbone, save_encoder
 from wsitool.errors import UsageError, WsitoolError
 from wsitool.loading import PatchLoader
+from wsitool.lock import locked
 from wsitool.params import Params
 from wsitool.plugins import blame_plugin, load_method
 from wsitool.progress import SILENT, Reporter
@@ -85,8 +87,8 @@ def pretrain(
 
     `params` are the method's own; `options` the further fields of `PretrainConfig` (epochs, batch_size, lr,
     backbone, ...); `loggers` any of Lightning's. `resume` goes on from `out`/last.ckpt with the very same
-    options, bit for bit. Raises UsageError, PluginError, EncoderError or StoreError before anything is
-    written, and TrainingError if training cannot go on.
+    options, bit for bit. Raises UsageError, PluginError, EncoderError or StoreError (as while another process
+    writes to `out`) before anything is written, and TrainingError if training cannot go on.
     """
     try:
         config = PretrainConfig(method=method, params=dict(params or {}), init=str(init), **options)
@@ -95,12 +97,21 @@ def pretrain(
     check_precision(config)
     if not is_first_process():
         reporter = SILENT
-    state = previous_state(Path(out), resume=resume, overwrite=overwrite)
-    run = _Run(config, stores, Path(out), reporter)
-    if state is not None:
-        check_same(state, run.config, run.collection.fingerprint)
-    run.loggers = [*loggers, *_loggers(config, run.out)]
-    return run.train(state)
+    with _only_writer(Path(out)):
+        state = previous_state(Path(out), resume=resume, overwrite=overwrite)
+        run = _Run(config, stores, Path(out), reporter)
+        if state is not None:
+            check_same(state, run.config, run.collection.fingerprint)
+        run.loggers = [*loggers, *_loggers(config, run.out)]
+        return run.train(state)
+
+
+def _only_writer(out: Path) -> AbstractContextManager[None]:
+    """Keep other runs out of the folder; the processes of one run share their first one's lock."""
+    if not is_first_process():
+        return nullcontext()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return locked(out, what=f"'{out}'")
 
 
 class _Run:

@@ -1,7 +1,8 @@
-"""One writer per file: a lock that names its holder and dies with it."""
+"""One writer per file or folder: a lock that names its holder and dies with it."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -16,6 +17,8 @@ from wsitool.errors import StoreError
 __all__ = ["locked"]
 
 _POLL_SECONDS = 0.05
+# What file systems answer that know no such locks, Lustre without its mount option among them.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -23,8 +26,9 @@ def locked(path: Path, *, what: str, wait_seconds: float = 0.0) -> Iterator[None
     """Hold the lock of `path`, kept in the hidden file `.<name>.lock` beside it, for a `with` block.
 
     The file states host and process of the holder, for people; the operating system's lock on it decides, and
-    is gone the moment its holder is, so a file left by a killed run locks nothing. Raises StoreError, naming
-    the holder of `what`, if it is still held after `wait_seconds`.
+    is gone the moment its holder is, so a file left by a killed run locks nothing. Where the file system
+    knows no locks, nothing is locked. Raises StoreError, naming the holder of `what`, if it is still held
+    after `wait_seconds`.
     """
     lock = path.with_name(f".{path.name}.lock")
     descriptor = _acquire(lock, what, time.monotonic() + wait_seconds)
@@ -55,7 +59,9 @@ def _acquire(lock: Path, what: str, deadline: float) -> int:
                     f"{what} is being written by {holder}: wait for it, or end it and run again."
                 ) from None
             time.sleep(_POLL_SECONDS)
-        except OSError:
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return descriptor
             os.close(descriptor)
             raise
         os.close(descriptor)
