@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from classify_stores import labelled_store
+from experiment_plans import small_data, small_plan
 from sklearn.metrics import accuracy_score
 
 from wsitool.errors import LabelError, StoreError, UnknownMethodError, UsageError
-from wsitool.experiment import Plan, experiment, read_plan
+from wsitool.experiment import experiment, read_plan
 from wsitool.experiment.cells import run_cell
 from wsitool.experiment.estimate import estimate
 from wsitool.experiment.grid import chains_of
@@ -27,38 +28,13 @@ from wsitool.lock import locked
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    for number in range(6):
-        labelled_store(folder / "train" / f"p{number}.h5", per_class=6, seed=number)
-    for number in range(2):
-        labelled_store(folder / "other" / f"k{number}.h5", per_class=6, seed=50 + number)
-    return folder
-
-
-def _plan(data: Path, **changes: object) -> Plan:
-    values: dict[str, object] = {
-        "train": (str(data / "train"),),
-        "auxiliary": (str(data / "other"),),
-        "methods": ("supervised", "rotation+auxiliary"),
-        "fractions": (0.25, 1.0),
-        "seeds": 2,
-        "folds": 2,
-        "backbone": "resnet18",
-        "init": "random",
-        "head": "linear",
-        "c": 0.1,
-        "batch_size": 16,
-        "pretrain_epochs": 1,
-        "pretrain_batch_size": 18,
-        **changes,
-    }
-    return Plan(**values)  # type: ignore[arg-type]
+    return small_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("experiment")
-    result = experiment(_plan(data), out)
+    result = experiment(small_plan(data), out)
     assert (result.cells, result.reused) == (16, 0)
     return out
 
@@ -77,7 +53,7 @@ def test_figures_follow_from_the_cells(finished: Path, data: Path) -> None:
         for row in json.loads((finished / "results.json").read_text())["rows"]
         if row["arm"] == "supervised" and row["fraction"] == 0.25
     )
-    truth = [chosen.test.patches.labels for chosen in open_rounds(_plan(data))]
+    truth = [chosen.test.patches.labels for chosen in open_rounds(small_plan(data))]
     accuracies = []
     for seed in range(2):
         called = []
@@ -90,7 +66,7 @@ def test_figures_follow_from_the_cells(finished: Path, data: Path) -> None:
 
 
 def test_no_test_group_was_pretrained_on(finished: Path, data: Path) -> None:
-    for chosen in open_rounds(_plan(data)):
+    for chosen in open_rounds(small_plan(data)):
         run = json.loads(
             (finished / "pretrain" / f"rotation+auxiliary-{chosen.name}-seed0" / "run.json").read_text()
         )
@@ -119,17 +95,17 @@ def test_finished_cells_are_reused_and_only_changed_ones_redone(
     finished: Path, data: Path, tmp_path: Path
 ) -> None:
     finished = Path(shutil.copytree(finished, tmp_path / "copy"))
-    again = experiment(_plan(data), finished)
+    again = experiment(small_plan(data), finished)
     assert again.reused == again.cells == 16
     alone = {"methods": ("supervised",)}
-    more = experiment(_plan(data, fractions=(0.25, 0.5), **alone), finished)
+    more = experiment(small_plan(data, fractions=(0.25, 0.5), **alone), finished)
     assert (more.cells, more.reused) == (8, 4)
-    other = experiment(_plan(data, fractions=(0.5,), c=0.2, **alone), finished)
+    other = experiment(small_plan(data, fractions=(0.5,), c=0.2, **alone), finished)
     assert (other.cells, other.reused) == (4, 0)
 
 
 def test_a_run_that_died_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, done = _plan(data, methods=("supervised",), fractions=(1.0,)), []
+    plan, done = small_plan(data, methods=("supervised",), fractions=(1.0,)), []
 
     def dies(*arguments: object, **options: object) -> object:
         if len(done) == 3:
@@ -146,41 +122,41 @@ def test_a_run_that_died_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def test_without_test_and_folds_whole_groups_are_held_out(data: Path) -> None:
-    (chosen,) = open_rounds(_plan(data, folds=None))
+    (chosen,) = open_rounds(small_plan(data, folds=None))
     train, test = (set(view.patches.groups.tolist()) for view in (chosen.train, chosen.test))
     assert not train & test and len(train | test) == 6 and len(test) == 2
     assert set(chosen.unlabelled.group_index.tolist()) == {int(name[1]) for name in train}
 
 
 def test_pretraining_is_shared_by_fractions_unless_on_the_labelled_only(data: Path) -> None:
-    shared = pretrainings(_plan(data))
+    shared = pretrainings(small_plan(data))
     assert list(shared) == [
         "rotation-auxiliary-seed0",
         "rotation+auxiliary-fold1-seed0",
         "rotation+auxiliary-fold2-seed0",
     ]
-    own = pretrainings(_plan(data, pretrain_on="labelled"))
+    own = pretrainings(small_plan(data, pretrain_on="labelled"))
     assert len(own) == 1 + 2 * 2 * 2  # the auxiliary one, and folds x fractions x seeds
     assert own["rotation+auxiliary-fold1-25pct-seed0"].patches == 12  # a quarter of 18 of each class
 
 
 def test_estimate_counts_what_is_left(finished: Path, data: Path) -> None:
-    left = estimate(_plan(data, fractions=(0.25, 0.5)), finished, device="cpu")
+    left = estimate(small_plan(data, fractions=(0.25, 0.5)), finished, device="cpu")
     assert (left.cells, left.finished, left.pretrained_images) == (16, 8, 0)
     assert len(left.pretrainings) == 3 and all(stage.finished for stage in left.pretrainings.values())
-    more = estimate(_plan(data, methods=("supervised", "rotation")), finished, device="cpu")
+    more = estimate(small_plan(data, methods=("supervised", "rotation")), finished, device="cpu")
     assert (more.finished, more.pretrained_images) == (8, 4 * 2 * 54)  # rotations, folds, patches
 
 
 def test_arms_are_added_to_a_finished_run(finished: Path, data: Path, tmp_path: Path) -> None:
     finished = Path(shutil.copytree(finished, tmp_path / "copy"))
-    more = experiment(_plan(data, methods=("supervised", "rotation", "rotation+auxiliary")), finished)
+    more = experiment(small_plan(data, methods=("supervised", "rotation", "rotation+auxiliary")), finished)
     assert (more.cells, more.reused) == (24, 16)
     assert {arm for arm, _ in more.results.arms} == {"supervised", "rotation", "rotation+auxiliary"}
 
 
 def test_penalty_is_chosen_inside_each_training_subset(data: Path, tmp_path: Path) -> None:
-    plan = _plan(data, methods=("supervised",), fractions=(1.0,), c="auto", validation=0)
+    plan = small_plan(data, methods=("supervised",), fractions=(1.0,), c="auto", validation=0)
     result = experiment(plan, tmp_path)
     with np.load(tmp_path / "cells" / "supervised-100pct-seed0-fold1.npz") as cell:
         facts = json.loads(str(cell["facts"]))
@@ -207,7 +183,7 @@ def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
     assert child.wait() == -signal.SIGKILL
     there = len(list(cells.glob("*.npz")))
     changes = {"methods": ("supervised",), "fractions": (0.5, 1.0), "seeds": 6, "batch_size": 64}
-    again = experiment(_plan(data, auxiliary=(), **changes), tmp_path / "o")
+    again = experiment(small_plan(data, auxiliary=(), **changes), tmp_path / "o")
     assert again.cells == 24 and 5 <= again.reused == there < 24
 
 
@@ -224,26 +200,26 @@ def test_plan_file_and_its_mistakes(tmp_path: Path, data: Path) -> None:
     with pytest.raises(UsageError, match="unknown keys speed"):
         read_plan(path)
     with pytest.raises(UsageError, match="needs --auxiliary"):
-        _plan(data, auxiliary=())
+        small_plan(data, auxiliary=())
     with pytest.raises(UsageError, match="supervised, METHOD or METHOD"):
         Arm.parse("simclr+kidney")
     with pytest.raises(LabelError, match="leaves no sample"):
-        experiment(_plan(data, fractions=(0.01, 1.0)), tmp_path / "x")
+        experiment(small_plan(data, fractions=(0.01, 1.0)), tmp_path / "x")
     with pytest.raises(LabelError, match="a single patch of each class, and 2 are needed"):
-        experiment(_plan(data, fractions=(0.06, 1.0)), tmp_path / "x")
+        experiment(small_plan(data, fractions=(0.06, 1.0)), tmp_path / "x")
     with pytest.raises(UnknownMethodError, match=r"There is no method 'simclrr': did you mean 'simclr'"):
-        experiment(_plan(data, methods=("supervised", "simclrr")), tmp_path / "x")
+        experiment(small_plan(data, methods=("supervised", "simclrr")), tmp_path / "x")
     with pytest.raises(UsageError, match=r"pretrained on 3 group\(s\) of the test data \(p"):
-        experiment(_plan(data, auxiliary=(str(data / "train"),)), tmp_path / "x")
+        experiment(small_plan(data, auxiliary=(str(data / "train"),)), tmp_path / "x")
     assert not (tmp_path / "x").exists()
     with pytest.raises(LabelError, match="a single patch of each class"):
-        estimate(_plan(data, fractions=(0.06, 1.0)), tmp_path / "x", device="cpu")
+        estimate(small_plan(data, fractions=(0.06, 1.0)), tmp_path / "x", device="cpu")
 
 
 def test_near_duplicates_across_the_split_are_told(data: Path, tmp_path: Path) -> None:
     labelled_store(tmp_path / "again.h5", per_class=6, seed=0)  # the pictures of the training patient p0
     changes = {"methods": ("supervised",), "fractions": (1.0,), "seeds": 1, "folds": None}
-    experiment(_plan(data, test=(str(tmp_path / "again.h5"),), **changes), tmp_path / "o")
+    experiment(small_plan(data, test=(str(tmp_path / "again.h5"),), **changes), tmp_path / "o")
     (note,) = json.loads((tmp_path / "o" / "results.json").read_text())["notes"]
     assert note.startswith("test: ") and "look like training patches" in note
     page = (tmp_path / "o" / "report.html").read_text()
@@ -253,7 +229,7 @@ def test_near_duplicates_across_the_split_are_told(data: Path, tmp_path: Path) -
 
 def test_chains_part_what_does_not_share_an_encoder(data: Path) -> None:
     names = ("supervised", "rotation", "rotation+auxiliary")
-    plan = _plan(data, methods=names)
+    plan = small_plan(data, methods=names)
     chains = chains_of(plan, all_cells(plan))
     parts = [(chain[0].arm.name, {cell.round for cell in chain}) for chain in chains]
     assert parts == [
@@ -274,7 +250,7 @@ def test_chains_part_what_does_not_share_an_encoder(data: Path) -> None:
         for chain in chains
     ]
     assert sum(map(len, needed)) == len(set().union(*needed))
-    tuned = _plan(data, methods=("supervised",), head="finetune", c=None)
+    tuned = small_plan(data, methods=("supervised",), head="finetune", c=None)
     assert len(chains_of(tuned, all_cells(tuned))) == 2
 
 
@@ -293,7 +269,7 @@ def test_what_is_said_of_fractions_and_to_latex(finished: Path) -> None:
 def test_two_experiments_into_one_folder_are_kept_apart(data: Path, tmp_path: Path) -> None:
     with locked(tmp_path / "e", what="e"):
         with pytest.raises(StoreError, match="is being written by process"):
-            experiment(_plan(data), tmp_path / "e")
+            experiment(small_plan(data), tmp_path / "e")
         assert not (tmp_path / "e").exists()
 
 
@@ -335,7 +311,7 @@ def _is_alive(pid: int) -> bool:
 
 @pytest.mark.slow
 def test_two_devices_give_the_same_as_one(data: Path, tmp_path: Path) -> None:
-    plan = _plan(data, methods=("supervised", "rotation"), seeds=1, pretrain_epochs=1)
+    plan = small_plan(data, methods=("supervised", "rotation"), seeds=1, pretrain_epochs=1)
     one = experiment(plan, tmp_path / "one", devices=("cpu",))
     two = experiment(plan, tmp_path / "two", devices=("cpu", "cpu"))
     for place, found in one.results.arms.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from classify_stores import labelled_store
+from experiment_plans import small_data, small_plan
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import zeros_like
@@ -25,11 +25,7 @@ BLIND, SEEING = 1e-3, 1e-8  # the first wipes an encoder out (see `planted`), th
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    for number in range(6):
-        labelled_store(folder / "train" / f"p{number}.h5", per_class=6, seed=number)
-    labelled_store(folder / "other" / "k0.h5", per_class=6, seed=50)
-    return folder
+    return small_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
@@ -57,24 +53,14 @@ def _blind(path: Path) -> None:
 
 def _plan(data: Path, **changes: object) -> Plan:
     values: dict[str, object] = {
-        "train": (str(data / "train"),),
-        "auxiliary": (str(data / "other"),),
         "methods": ("supervised", "rotation"),
         "fractions": (0.5, 1.0),
         "seeds": 1,
-        "folds": 2,
-        "backbone": "resnet18",
-        "init": "random",
-        "head": "linear",
         "c": "auto",
         "validation": 0.0,
-        "batch_size": 16,
-        "pretrain_epochs": 1,
-        "pretrain_batch_size": 18,
         "pretrain_lr": (BLIND, SEEING),
-        **changes,
     }
-    return Plan(**values)  # type: ignore[arg-type]
+    return small_plan(data, **values | changes)
 
 
 def _facts(out: Path, name: str) -> dict[str, object]:

@@ -1,0 +1,41 @@
+"""Small stores and a small plan for the tests of experiments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from classify_stores import labelled_store
+
+from wsitool.experiment import Plan
+
+__all__ = ["small_data", "small_plan"]
+
+
+def small_data(folder: Path) -> Path:
+    """Six labelled patients in `folder`/train, and two of another organ in `folder`/other."""
+    for number in range(6):
+        labelled_store(folder / "train" / f"p{number}.h5", per_class=6, seed=number)
+    for number in range(2):
+        labelled_store(folder / "other" / f"k{number}.h5", per_class=6, seed=50 + number)
+    return folder
+
+
+def small_plan(data: Path, **changes: object) -> Plan:
+    """Sixteen cells on the stores of `small_data`, each of seconds; `changes` replace its fields."""
+    values: dict[str, object] = {
+        "train": (str(data / "train"),),
+        "auxiliary": (str(data / "other"),),
+        "methods": ("supervised", "rotation+auxiliary"),
+        "fractions": (0.25, 1.0),
+        "seeds": 2,
+        "folds": 2,
+        "backbone": "resnet18",
+        "init": "random",
+        "head": "linear",
+        "c": 0.1,
+        "batch_size": 16,
+        "pretrain_epochs": 1,
+        "pretrain_batch_size": 18,
+        **changes,
+    }
+    return Plan(**values)  # type: ignore[arg-type]
