@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from classify_stores import labelled_store
 
-from wsitool.experiment import Plan
+from wsitool.experiment import Plan, experiment
+from wsitool.experiment.cells import run_cell
 
-__all__ = ["small_data", "small_plan"]
+__all__ = ["run_and_die", "small_data", "small_plan"]
 
 
 def small_data(folder: Path) -> Path:
@@ -39,3 +41,19 @@ def small_plan(data: Path, **changes: object) -> Plan:
         **changes,
     }
     return Plan(**values)  # type: ignore[arg-type]
+
+
+def run_and_die(plan: Plan, out: Path, *, cells: int) -> None:
+    """Run the experiment until `cells` cells are done, and interrupt it there."""
+    done: list[object] = []
+
+    def dies(*arguments: object, **options: object) -> object:
+        if len(done) == cells:
+            raise KeyboardInterrupt
+        done.append(1)
+        return run_cell(*arguments, **options)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wsitool.experiment.grid.run_cell", dies)
+        with pytest.raises(KeyboardInterrupt):
+            experiment(plan, out)

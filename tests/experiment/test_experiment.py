@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from classify_stores import labelled_store
-from experiment_plans import small_data, small_plan
+from experiment_plans import run_and_die, small_data, small_plan
 from sklearn.metrics import accuracy_score
 
 from wsitool.errors import LabelError, StoreError, UnknownMethodError, UsageError
 from wsitool.experiment import experiment, read_plan
-from wsitool.experiment.cells import run_cell
 from wsitool.experiment.estimate import estimate
 from wsitool.experiment.grid import chains_of
 from wsitool.experiment.plan import Arm, percent
@@ -104,19 +103,9 @@ def test_finished_cells_are_reused_and_only_changed_ones_redone(
     assert (other.cells, other.reused) == (4, 0)
 
 
-def test_a_run_that_died_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, done = small_plan(data, methods=("supervised",), fractions=(1.0,)), []
-
-    def dies(*arguments: object, **options: object) -> object:
-        if len(done) == 3:
-            raise KeyboardInterrupt
-        done.append(1)
-        return run_cell(*arguments, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr("wsitool.experiment.grid.run_cell", dies)
-    with pytest.raises(KeyboardInterrupt):
-        experiment(plan, tmp_path)
-    monkeypatch.undo()
+def test_a_run_that_died_goes_on(data: Path, tmp_path: Path) -> None:
+    plan = small_plan(data, methods=("supervised",), fractions=(1.0,))
+    run_and_die(plan, tmp_path, cells=3)
     again = experiment(plan, tmp_path)
     assert (again.cells, again.reused) == (4, 3)
 

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiment_plans import small_data, small_plan
+from experiment_plans import run_and_die, small_data, small_plan
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import zeros_like
 
 from wsitool.errors import UsageError
 from wsitool.experiment import Plan, experiment, read_plan, stages
-from wsitool.experiment.cells import CellResult, run_cell
 from wsitool.experiment.estimate import estimate
 from wsitool.experiment.rounds import all_cells, open_rounds
 from wsitool.experiment.stages import last_stages, pretrainings, start_keys
@@ -130,7 +129,7 @@ def test_one_value_has_the_keys_it_always_had(data: Path) -> None:
 
 
 def test_more_values_reuse_the_encoder_and_a_run_goes_on(
-    data: Path, tmp_path: Path, planted: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, planted: list[tuple[str, float]]
 ) -> None:
     experiment(_plan(data, pretrain_lr=SEEING, folds=None), tmp_path)
     both = _plan(data, folds=None)
@@ -138,18 +137,7 @@ def test_more_values_reuse_the_encoder_and_a_run_goes_on(
     assert [stage.finished for stage in foreseen.pretrainings.values()] == [False, True]
     assert (foreseen.cells, foreseen.finished) == (4, 2)  # the supervised ones
     assert foreseen.pretrained_images == 4 * 72  # rotations, patches; of the new lr only
-    done: list[object] = []
-
-    def dies(*arguments: object, **options: object) -> CellResult:
-        if len(done) == 3:
-            raise KeyboardInterrupt
-        done.append(1)
-        return run_cell(*arguments, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr("wsitool.experiment.grid.run_cell", dies)
-    with pytest.raises(KeyboardInterrupt):
-        experiment(both, tmp_path)
-    monkeypatch.setattr("wsitool.experiment.grid.run_cell", run_cell)
+    run_and_die(both, tmp_path, cells=3)
     again = experiment(both, tmp_path)
     assert (again.cells, again.reused) == (4, 3)
     assert [lr for _, lr in planted] == [SEEING, BLIND]
