@@ -38,15 +38,19 @@ class Hdf5Writer(Writer):
     def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool, expected: int = 0) -> None:
         super().__init__(path, meta, overwrite=overwrite)
         size = meta.patch_size
+        # Patches of other lengths would leave a hole after each, and HDF5 looks through all of them each time.
+        aligned = meta.codec == "raw" and size * size * 3 % ALIGNMENT == 0
         self._file = h5py.File(
             self._pending.temporary,
             "w",
-            alignment_threshold=size * size * 3 if meta.codec == "raw" else 1,
-            alignment_interval=ALIGNMENT if meta.codec == "raw" else 1,
+            alignment_threshold=size * size * 3 if aligned else 1,
+            alignment_interval=ALIGNMENT if aligned else 1,
         )
         self._raw: _RawChunks | None = None
         if meta.codec == "raw":
-            self._raw = _RawChunks(self._file, self._pending.temporary, (size, size, 3), expected)
+            self._raw = _RawChunks(
+                self._file, self._pending.temporary, (size, size, 3), expected, aligned=aligned
+            )
             self._data = self._raw.data
         else:
             self._data = self._file.create_dataset(
@@ -112,7 +116,9 @@ class _RawChunks:
     HDF5 would write them under Python's global lock and stop the threads that decode meanwhile.
     """
 
-    def __init__(self, file: h5py.File, path: Path, shape: tuple[int, int, int], expected: int) -> None:
+    def __init__(
+        self, file: h5py.File, path: Path, shape: tuple[int, int, int], expected: int, *, aligned: bool
+    ) -> None:
         plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         plist.set_chunk((1, *shape))
         plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -124,7 +130,7 @@ class _RawChunks:
         self._length = int(np.prod(shape))
         self._offsets = np.empty(0, np.int64)
         self._rows, self._expected = 0, expected
-        self._file = PatchFile(path, aligned=self._length % ALIGNMENT == 0)
+        self._file = PatchFile(path, aligned=aligned)
 
     def append(self, patches: Sequence[bytes | memoryview]) -> None:
         stop = self._rows + len(patches)
