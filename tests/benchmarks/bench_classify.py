@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tissue_slide import write_tissue_slide
 
-from wsitool.backbones import build_backbone
+from wsitool.backbones import build_backbone, place
 from wsitool.classify.heads import fit_linear
 from wsitool.classify.model import CLASSIFIER_FILE, Classifier, ClassifierCard, save_classifier
 from wsitool.classify.stream import open_stream
@@ -55,6 +55,7 @@ def run_predict(folder: Path, *, side: int, patch_size: int, rounds: int) -> dic
     """Patches per second: slide to probabilities, and the model alone on the same patches in memory."""
     path = synthetic_slide(folder / "s.svs", organ="breast", kind="dcis", size=(side, side), mpp=0.5)
     spec, classifier = TileSpec(patch_size=patch_size, mpp=0.5), _classifier(patch_size, patch_size)
+    place(classifier, torch.device("cpu"))
     with open_with(path) as slide:
         batches = [batch.patches for batch in open_stream(slide, spec).batches(_BATCH)]
 

@@ -5,6 +5,7 @@ from wsitool.backbones.card import EncoderCard, LineageStep, read_card
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.export import export_encoder
 from wsitool.backbones.files import encoder_file, save_encoder
+from wsitool.backbones.placement import keep_freed_memory, place
 
 __all__ = [
     "Encoder",
@@ -13,6 +14,8 @@ __all__ = [
     "build_backbone",
     "encoder_file",
     "export_encoder",
+    "keep_freed_memory",
+    "place",
     "read_card",
     "save_encoder",
 ]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wsitool.backbones import Encoder
+from wsitool.backbones import Encoder, place
 from wsitool.classify.model import Classifier, as_images
 from wsitool.errors import CorruptStoreError
 from wsitool.loading import PatchLoader
@@ -96,7 +96,8 @@ def _run(
     reporter: Reporter,
     what: str,
 ) -> NDArray[np.float32]:
-    module.to(device).eval()
+    place(module, device)
+    module.eval()
     rows: NDArray[np.float32] | None = None
     seen = np.zeros(len(collection), np.bool_)
     loader = PatchLoader(collection, batch_size=batch_size, shuffle=False, device=device)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wsitool.augment import random_d4
+from wsitool.backbones import place
 from wsitool.classify.features import choose_device, predict_logits
 from wsitool.classify.labels import LabelledPatches
 from wsitool.classify.model import Classifier, as_images
@@ -51,7 +52,7 @@ def finetune(
     Raises TrainingError if the loss stops being a number.
     """
     device = choose_device(settings.device)
-    classifier.to(device)
+    place(classifier, device)
     optimizer = torch.optim.Adam(
         [
             {"params": classifier.encoder.parameters(), "lr": settings.lr},

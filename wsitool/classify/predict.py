@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wsitool.backbones import place
 from wsitool.classify.calibration import softmax
 from wsitool.classify.features import choose_device
 from wsitool.classify.model import Classifier, ClassifierCard, load_classifier
@@ -80,7 +81,8 @@ def predict(
     EncoderError or UsageError if nothing can start.
     """
     options, out = options or PredictOptions(), Path(out)
-    classifier = load_classifier(run).to(choose_device(options.device))
+    classifier = load_classifier(run)
+    place(classifier, choose_device(options.device))
     done: list[Prediction] = []
     failed: list[tuple[str, str]] = []
     work = _find(inputs)

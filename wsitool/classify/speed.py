@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from wsitool.backbones import build_backbone
+from wsitool.backbones import build_backbone, place
 from wsitool.classify.features import choose_device
 
 __all__ = ["seconds_per_image"]
@@ -19,13 +19,14 @@ def seconds_per_image(
     backbone: str | None, *, init: str | Path, image_size: int, batch_size: int, device: str = "auto"
 ) -> float:
     """Time of one training step (forward and backward) on random images, divided by the batch size."""
-    place = choose_device(device)
-    encoder = build_backbone(backbone, init=init).to(place).train()
-    images = torch.rand(batch_size, 3, image_size, image_size, device=place)
+    where = choose_device(device)
+    encoder = build_backbone(backbone, init=init).train()
+    place(encoder, where)
+    images = torch.rand(batch_size, 3, image_size, image_size, device=where)
     encoder(images).sum().backward()  # the first step allocates
     began = time.perf_counter()
     for _ in range(_STEPS):
         encoder(images).sum().backward()
-    if place.type == "cuda":
-        torch.cuda.synchronize(place)
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
     return (time.perf_counter() - began) / (_STEPS * batch_size)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from wsitool.api import Params, resize
-from wsitool.backbones import build_backbone
+from wsitool.backbones import build_backbone, place
 from wsitool.errors import UsageError
 from wsitool.loading import PatchLoader
 from wsitool.plugins import blame_plugin, load_method
@@ -134,7 +134,8 @@ def _method_rates(
     params: Params = method_type.params_type.from_preset("paper", {})
     encoder = build_backbone(backbone, init="random")
     with blame_plugin(name, "its set-up"):
-        model = method_type(encoder, encoder.feature_dim, params).to(device)
+        model = method_type(encoder, encoder.feature_dim, params)
+    place(model, torch.device(device))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     indices = np.arange(batch_size)
     patches = torch.from_numpy(collection.read(indices)).permute(0, 3, 1, 2).to(device)

@@ -16,7 +16,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from wsitool.api import Method
-from wsitool.backbones import Encoder, EncoderCard, build_backbone, save_encoder
+from wsitool.backbones import Encoder, EncoderCard, build_backbone, keep_freed_memory, save_encoder
 from wsitool.errors import UsageError, WsitoolError
 from wsitool.loading import PatchLoader
 from wsitool.lock import locked
@@ -186,6 +186,7 @@ class _Run:
             trainer = self._trainer()
             if trainer.world_size > 1:
                 synchronise(self.method)
+            keep_freed_memory(trainer.strategy.root_device)
             module.to(memory_format=torch.channels_last)
             module.stream = BatchStream(
                 self._loader(trainer, self.collection), total=self.schedule.batches, start=done

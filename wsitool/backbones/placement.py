@@ -1,0 +1,39 @@
+"""Putting a network where it will run, in the layout and with the memory handling that make it fast there."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+import torch
+from torch import nn
+
+__all__ = ["keep_freed_memory", "place"]
+
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST_KEPT = 1 << 30  # bytes: what is larger goes back to the system as before
+_MOST_KEPT = 2**31 - 1
+_OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
+
+
+def place(network: nn.Module, device: torch.device) -> None:
+    """Move `network` to `device`, its convolutions with channels last."""
+    keep_freed_memory(device)
+    network.to(device)
+    network.to(memory_format=torch.channels_last)
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """On a CPU, have the C library keep what one batch frees for the next; up to 2 GiB of this process.
+
+    By default glibc gives every large block back to the system, which has to clear its pages anew for each
+    result of each layer: up to four fifths of an inference's time. Nothing is done for other devices, without
+    glibc, or where the user has set its malloc in the environment.
+    """
+    if device.type != "cpu" or any(name in os.environ for name in _OWN_SETTINGS):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+        mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT)
