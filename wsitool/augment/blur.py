@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from wsitool.augment.draw import as_float, chosen, uniform
+from wsitool.augment.draw import as_float, chosen, pieces, uniform
 
-__all__ = ["blur", "blur_image", "blur_sigmas", "gaussian_blur"]
+__all__ = ["blur", "blur_images", "blur_sigmas", "gaussian_blur"]
 
 # Beyond four standard deviations a Gaussian holds 6e-5 of its mass: less than 1/255 of any pixel.
 _REACH = 4
+# Side in pixels up to which a CPU is faster with matrices, some images at once.
+_MATRICES_UP_TO = 100
 # Neighbours in a row that a CPU takes as channels: more multiply more zeros, fewer fill no vector.
 _GROUP = 8
 
@@ -48,9 +51,8 @@ def blur(images: Tensor, sigma: Tensor, *, inplace: bool = False) -> Tensor:
     images = as_float(images)
     out = images if inplace else images.clone()
     if images.device.type == "cpu":
-        for image, blurred, own in zip(images, out, sigma.tolist(), strict=True):
-            if own:
-                blur_image(image, own, blurred)
+        for piece in pieces(out):
+            blur_images(out[piece], sigma[piece].tolist())
         return out
     index = sigma.nonzero().squeeze(1)
     sigma = sigma[index].to(device=images.device, dtype=images.dtype)
@@ -59,11 +61,25 @@ def blur(images: Tensor, sigma: Tensor, *, inplace: bool = False) -> Tensor:
     return out
 
 
+def blur_images(images: Tensor, sigma: Sequence[float]) -> None:
+    """Blur float images (n, C, H, W) on a CPU in place, any number of channels; 0 leaves one alone."""
+    rows = [row for row, own in enumerate(sigma) if own]
+    if max(images.shape[-2:]) > _MATRICES_UP_TO:
+        for row in rows:
+            _blur_image(images[row], sigma[row], images[row])
+    elif rows:
+        own = images.new_tensor([sigma[row] for row in rows])
+        index = torch.tensor(rows)
+        images[index] = _by_matrices(images[index], own)
+
+
 def _by_matrices(images: Tensor, sigma: Tensor) -> Tensor:
-    """A batch with a different kernel for every image as two products."""
-    down = _blur_matrix(sigma, images.shape[-2])  # (n, H, H)
-    across = _blur_matrix(sigma, images.shape[-1]).transpose(1, 2)  # (n, W, W)
-    return down[:, None] @ images @ across[:, None]
+    """A batch (n, C, H, W) with a different kernel for every image as two products."""
+    height, width = images.shape[-2:]
+    down = _blur_matrix(sigma, height)  # (n, H, H)
+    across = down if width == height else _blur_matrix(sigma, width)
+    columns = (down[:, None] @ images).flatten(1, 2)  # (n, C * H, W)
+    return (columns @ across.transpose(1, 2)).view_as(images)
 
 
 def _blur_matrix(sigma: Tensor, length: int) -> Tensor:
@@ -81,7 +97,7 @@ def _blur_matrix(sigma: Tensor, length: int) -> Tensor:
     return matrix.scatter_add_(2, source.expand(shape), weights[:, None].expand(shape))
 
 
-def blur_image(image: Tensor, sigma: float, out: Tensor) -> None:
+def _blur_image(image: Tensor, sigma: float, out: Tensor) -> None:
     """Blur one float image (C, H, W) into `out`, which may be `image`; any number of channels.
 
     As convolutions of pixels taken `_GROUP` or `2 * _GROUP` neighbours of a row at a time as channels: a

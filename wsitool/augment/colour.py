@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
-from wsitool.augment.colour_image import GREY, LEFT_ALONE, NO_CHROMA, adjust_image, grey_image
-from wsitool.augment.draw import as_float, chosen, uniform
+from wsitool.augment.colour_image import GREY, LEFT_ALONE, NO_CHROMA, adjust_images, grey_image
+from wsitool.augment.draw import as_float, chosen, pieces, uniform
 
 __all__ = [
     "adjust_colour",
@@ -122,8 +122,8 @@ def adjust_colour(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
         for place in range(4):
             _adjust_together(out, order[:, place], factors)
         return out
-    for image, made, own, turns in zip(images, out, factors.tolist(), order.tolist(), strict=True):
-        adjust_image(image, made, own, turns)
+    for piece in pieces(out):
+        adjust_images(images[piece].unbind(), out[piece], factors[piece].tolist(), order[piece].tolist())
     return out
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from wsitool.augment.blur import blur, blur_image, blur_sigmas
+from wsitool.augment.blur import blur, blur_images, blur_sigmas
 from wsitool.augment.colour import adjust_colour, grayscale, jitter_factors
-from wsitool.augment.colour_image import adjust_image, luminance_image
-from wsitool.augment.draw import as_float, chosen, one_thread
+from wsitool.augment.colour_image import adjust_images, luminance_image
+from wsitool.augment.draw import as_float, chosen, one_thread, pieces
 from wsitool.augment.geometry import crop_boxes, crop_image, flip_rotate, flip_rotate_image, resized_crop
 from wsitool.augment.memory import reused_empty
 from wsitool.augment.stain import shift_hed, stain_shifts
@@ -95,7 +95,7 @@ def _views(
     size = patches.shape[-1]
     out = reused_empty((len(patches), 3, size, size), as_float(patches[:0]))
     with one_thread(), torch.inference_mode():  # which makes short operations a little shorter
-        _one_by_one(patches, drawn, out)
+        _on_cpu(patches, drawn, out)
     return out
 
 
@@ -108,25 +108,29 @@ def _together(patches: Tensor, drawn: _Drawn) -> Tensor:
     return images if drawn.solarize is None else _solarize(images, drawn.solarize)
 
 
-def _one_by_one(patches: Tensor, drawn: _Drawn, out: Tensor) -> None:
-    """Each patch through all operations in turn: what lies between them stays in a core's own cache."""
+def _on_cpu(patches: Tensor, drawn: _Drawn, out: Tensor) -> None:
+    """Some patches at a time through all operations: so few that what lies between them stays in a core's own
+    cache, and as many as fit there, since with small patches the calls are what takes the time."""
     boxes, element = drawn.boxes.tolist(), drawn.element.tolist()
     factors, order = drawn.colour[0].tolist(), drawn.colour[1].tolist()
     grey, sigma = drawn.grey.tolist(), drawn.sigma.tolist()
-    for row, view in enumerate(out):
-        image = crop_image(patches[row : row + 1], boxes[row], patches.shape[-1])
-        image = flip_rotate_image(image, element[row])
-        if drawn.stain is not None:
-            alpha, beta = drawn.stain
-            image = shift_hed(image, alpha[row : row + 1], beta[row : row + 1])
-        adjust_image(image[0], view, factors[row], order[row])
-        if grey[row]:
-            luminance_image(view, out=view[0])
-        if sigma[row]:
-            channels = view[:1] if grey[row] else view
-            blur_image(channels, sigma[row], channels)
-        if grey[row]:
-            view[1:] = view[0]
+    for piece in pieces(out):
+        rows, views = range(piece.start, piece.stop), out[piece]
+        images = []
+        for row in rows:
+            image = crop_image(patches[row : row + 1], boxes[row], patches.shape[-1])
+            image = flip_rotate_image(image, element[row])
+            if drawn.stain is not None:
+                alpha, beta = drawn.stain
+                image = shift_hed(image, alpha[row : row + 1], beta[row : row + 1])
+            images.append(image[0])
+        adjust_images(images, views, factors[piece], order[piece])
+        blur_images(views, [0.0 if grey[row] else sigma[row] for row in rows])
+        for view, row in zip(views, rows, strict=True):
+            if grey[row]:
+                luminance_image(view, out=view[0])
+                blur_images(view[None, :1], sigma[row : row + 1])  # a third of the work
+                view[1:] = view[0]
     if drawn.solarize is not None:
         out.copy_(_solarize(out, drawn.solarize))
 
