@@ -11,17 +11,20 @@ import itertools
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from bench_stores import write
 from PIL import Image
-from side_by_side import Claim, measure, peer_version, print_table, tissue_patches
+from side_by_side import Claim, measure, own_process, peer_version, print_table, tissue_patches
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import resnet18
 
+from wsitool.backbones import place
 from wsitool.loading import PatchLoader
 from wsitool.store import open_collection, open_store
 from wsitool_plugins.simclr import SimCLR, SimCLRParams
@@ -33,6 +36,7 @@ _OURS, _ALONE = "wsitool loader and augmentation", "the step alone, fixed views"
 _LIGHTLY, _MIXED = "lightly's example, DataLoader(2)", "our step on lightly's views, DataLoader(2)"
 Views = dict[str, Tensor]
 Loss = Callable[[Views], Tensor]
+Model = Callable[[], tuple[nn.Module, int]]
 
 
 class _Jpegs(Dataset[tuple[Tensor, Tensor]]):
@@ -66,57 +70,60 @@ def small_model() -> tuple[nn.Module, int]:
     return nn.Sequential(*early, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 128
 
 
-def run(
-    folder: Path,
-    model: Callable[[], tuple[nn.Module, int]],
-    *,
-    number: int,
-    size: int,
-    steps: int,
-    rounds: int,
-) -> dict[str, float]:
-    """Patches per second of training `steps` steps on `number` patches of `size` pixels."""
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What every candidate does in a turn: `steps` steps of a model on the patches of a store."""
+
+    store: Path
+    size: int
+    model: Model
+    steps: int
+
+
+def run(folder: Path, model: Model, *, number: int, size: int, steps: int, rounds: int) -> dict[str, float]:
+    """Patches per second of training `steps` steps a turn on `number` patches of `size` pixels."""
     path = write(folder / f"{size}.h5", "jpeg", tissue_patches(number, size))
-    torch.manual_seed(0)
-    backbone, features = model()
-    method = SimCLR(backbone.to(memory_format=torch.channels_last), features, SimCLRParams())
-    optimizer = torch.optim.Adam(method.parameters(), lr=1e-4)
-    loader = PatchLoader(open_collection(path), batch_size=_BATCH, drop_last=True)
-    rng = torch.Generator().manual_seed(0)
+    work = Work(store=path, size=size, model=model, steps=steps)
+    names = [_OURS, _ALONE, *([_LIGHTLY, _MIXED] if peer_version("lightly") else [])]
+    with ExitStack() as stack:
+        candidates = {name: stack.enter_context(own_process(_training, name, work)) for name in names}
+        return measure(candidates, rounds=rounds)
 
-    def ours() -> Iterator[Views]:
-        while True:
-            for batch in loader:
-                with torch.no_grad():
-                    views = method.views(batch.patches, rng)
-                yield views
 
-    def loss(views: Views) -> Tensor:
-        return method.loss(views).loss
+def _training(name: str, work: Work) -> Callable[[], int]:
+    loss, optimizer = _lightly_step(work.model) if name == _LIGHTLY else _our_step(work.model)
+    views = _lightly_views(work) if name in (_LIGHTLY, _MIXED) else _our_views(work)
+    views = itertools.repeat(next(views)) if name == _ALONE else views
 
-    def train(loss: Loss, optimizer: Optimizer, views: Iterator[Views]) -> int:
-        for own in itertools.islice(views, steps):
+    def turn() -> int:
+        for own in itertools.islice(views, work.steps):
             optimizer.zero_grad()
             loss(own).backward()
             optimizer.step()
-        return steps * _BATCH
+        return work.steps * _BATCH
 
-    fixed = next(ours())
-    training: dict[str, tuple[Loss, Optimizer, Iterator[Views]]] = {
-        _OURS: (loss, optimizer, ours()),
-        _ALONE: (loss, optimizer, itertools.repeat(fixed)),
-    }
-    if peer_version("lightly"):
-        training[_LIGHTLY] = (*_lightly_step(model), _lightly_views(path, size))
-        training[_MIXED] = (loss, optimizer, _lightly_views(path, size))
-    candidates: dict[str, Callable[[], int]] = {
-        name: lambda parts=parts: train(*parts)  # type: ignore[misc]
-        for name, parts in training.items()
-    }
-    return measure(candidates, rounds=rounds)
+    return turn
 
 
-def _lightly_step(model: Callable[[], tuple[nn.Module, int]]) -> tuple[Loss, Optimizer]:
+def _our_step(model: Model) -> tuple[Loss, Optimizer]:
+    torch.manual_seed(0)
+    method = SimCLR(*model(), SimCLRParams())
+    place(method, torch.device("cpu"))
+    return lambda views: method.loss(views).loss, torch.optim.Adam(method.parameters(), lr=1e-4)
+
+
+def _our_views(work: Work) -> Iterator[Views]:
+    loader = PatchLoader(open_collection(work.store), batch_size=_BATCH, drop_last=True)
+    method = SimCLR(nn.Identity(), 1, SimCLRParams())
+    rng = torch.Generator().manual_seed(0)
+    while True:
+        for batch in loader:
+            with torch.no_grad():
+                views = method.views(batch.patches, rng)
+            yield views
+
+
+def _lightly_step(model: Model) -> tuple[Loss, Optimizer]:
     """The step of lightly's own SimCLR example, on the same model and optimiser."""
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
@@ -133,10 +140,10 @@ def _lightly_step(model: Callable[[], tuple[nn.Module, int]]) -> tuple[Loss, Opt
     return loss, torch.optim.Adam(network.parameters(), lr=1e-4)
 
 
-def _lightly_views(path: Path, size: int) -> Iterator[Views]:
-    store = open_store(path)
+def _lightly_views(work: Work) -> Iterator[Views]:
+    store = open_store(work.store)
     loader = DataLoader(
-        _Jpegs(store.encoded(range(len(store))), size),
+        _Jpegs(store.encoded(range(len(store))), work.size),
         batch_size=_BATCH,
         shuffle=True,
         drop_last=True,
@@ -154,16 +161,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--patches", type=int, default=640)
     number = parser.parse_args(arguments).patches
     versions = ", ".join(filter(None, map(peer_version, ("torch", "torchvision", "lightly"))))
+    # Many steps a turn: a DataLoader begins each with four batches made during the turns of the others.
     with tempfile.TemporaryDirectory() as folder:
-        rates = run(Path(folder), full_model, number=number, size=96, steps=3, rounds=5)
+        rates = run(Path(folder), full_model, number=number, size=96, steps=6, rounds=5)
         claims = [
             Claim(ours=_OURS, peer=_ALONE, factor=0.95),
             Claim(ours=_OURS, peer=_LIGHTLY, factor=1),
             Claim(ours=_OURS, peer=_MIXED, factor=1),
         ]
         print_table(f"SimCLR step, resnet18, 96 px, batch 64, 2 cores ({versions})", rates, claims)
-        # Many steps a turn: a DataLoader begins each with four batches made during the turns of the others.
-        rates = run(Path(folder), small_model, number=number, size=64, steps=20, rounds=3)
+        rates = run(Path(folder), small_model, number=number, size=64, steps=24, rounds=5)
         # The last line is what a loader and an augmentation without any cost would reach.
         claims = [Claim(ours=ours, peer=_LIGHTLY, factor=2) for ours in (_OURS, _ALONE)]
         print_table("SimCLR step, first two stages of resnet18, 64 px, batch 64", rates, claims)

@@ -43,7 +43,6 @@ def test_every_reader_reads_the_same_pixels(tmp_path: Path) -> None:
     assert set(bench_stores.opening(tmp_path, 1000)) == {"h5 raw", "h5 jpeg", "zarr raw", "zarr jpeg"}
 
 
-@pytest.mark.slow
 def test_every_loader_gives_every_patch(tmp_path: Path) -> None:
     rates = bench_loader.run(tmp_path, tissue_patches(130, 64), rounds=1)
     assert {"wsitool raw", "wsitool jpeg", "DataLoader(2) over h5[i]"} <= set(rates)
@@ -63,7 +62,6 @@ def test_augmentation_peers_run() -> None:
     assert "torchvision v2 per sample" in bench_augment.run(patches, rounds=1)
 
 
-@pytest.mark.slow
 def test_steps_run(tmp_path: Path) -> None:
     rates = bench_step.run(tmp_path, bench_step.small_model, number=128, size=32, steps=1, rounds=1)
     assert {"wsitool loader and augmentation", "the step alone, fixed views"} <= set(rates)

@@ -15,6 +15,7 @@ from wsitool.grid import TileSpec
 from wsitool.store import direct, open_store
 from wsitool.store.direct import ALIGNMENT, PatchFile
 from wsitool.testing import synthetic_slide
+from wsitool.testing.stores import write_example
 from wsitool.tiling import tile_slide
 
 _LENGTH = 3 * ALIGNMENT
@@ -99,6 +100,15 @@ def test_stores_are_the_same_either_way(
         assert np.array_equal(a.read(range(len(a))), b.read(range(len(b))))
         assert np.array_equal(file["patches"][:], a.read(range(len(a))))  # plain HDF5 finds them, too
         assert [path.name for path in (tmp_path / "b").iterdir() if path.suffix == ".partial"] == []
+
+
+@pytest.mark.parametrize("size", [5, 32, 50])
+def test_patches_of_any_length_lie_side_by_side(tmp_path: Path, size: int) -> None:
+    """A hole after each would be looked through for every further one: quadratic time."""
+    write_example(tmp_path / "s.h5", "raw", 500, size=size)
+    with h5py.File(tmp_path / "s.h5") as file:
+        gaps = np.diff(np.sort(file["chunk_offsets"][:])) - size * size * 3
+    assert (gaps != 0).sum() < 25  # HDF5 puts some of its own index in between
 
 
 @pytest.mark.parametrize("patches", [65, 129, 300])

@@ -38,7 +38,7 @@ class Hdf5Writer(Writer):
     def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool, expected: int = 0) -> None:
         super().__init__(path, meta, overwrite=overwrite)
         size = meta.patch_size
-        # Patches of other lengths would leave a hole after each, and HDF5 looks through all of them each time.
+        # Patches of other lengths would leave a hole after each, and HDF5 looks through all of them for each.
         aligned = meta.codec == "raw" and size * size * 3 % ALIGNMENT == 0
         self._file = h5py.File(
             self._pending.temporary,
