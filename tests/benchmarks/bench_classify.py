@@ -80,11 +80,10 @@ def run_predict(folder: Path, *, side: int, patch_size: int, rounds: int) -> dic
 
     count, shape = sum(map(len, batches)), batches[0].shape
     with own_process(_plain_loop, -(-count // _BATCH), shape) as plain:
-        candidates = {"predict": streamed, "bare model": bare, _PLAIN: plain}
-        return measure(candidates, rounds=rounds)
+        return measure({"predict": streamed, "bare model": bare, **plain}, rounds=rounds)
 
 
-def _plain_loop(batches: int, shape: tuple[int, int, int, int]) -> Callable[[], int]:
+def _plain_loop(batches: int, shape: tuple[int, int, int, int]) -> dict[str, Callable[[], int]]:
     network = torchvision.models.resnet18(num_classes=2).eval()
     normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     patches = torch.randint(0, 256, shape, dtype=torch.uint8).permute(0, 3, 1, 2)
@@ -95,7 +94,7 @@ def _plain_loop(batches: int, shape: tuple[int, int, int, int]) -> Callable[[], 
             network(normalise(patches / 255))
         return batches * len(patches)
 
-    return judge
+    return {_PLAIN: judge}
 
 
 def run_probe(*, count: int, width: int, rounds: int) -> dict[str, float]:

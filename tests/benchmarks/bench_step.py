@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -84,25 +85,31 @@ def run(folder: Path, model: Model, *, number: int, size: int, steps: int, round
     """Patches per second of training `steps` steps a turn on `number` patches of `size` pixels."""
     path = write(folder / f"{size}.h5", "jpeg", tissue_patches(number, size))
     work = Work(store=path, size=size, model=model, steps=steps)
-    names = [_OURS, _ALONE, *([_LIGHTLY, _MIXED] if peer_version("lightly") else [])]
     with ExitStack() as stack:
-        candidates = {name: stack.enter_context(own_process(_training, name, work)) for name in names}
+        candidates = stack.enter_context(own_process(_ours, work))
+        if peer_version("lightly"):
+            candidates |= stack.enter_context(own_process(_lightlys, work))
         return measure(candidates, rounds=rounds)
 
 
-def _training(name: str, work: Work) -> Callable[[], int]:
-    loss, optimizer = _lightly_step(work.model) if name == _LIGHTLY else _our_step(work.model)
-    views = _lightly_views(work) if name in (_LIGHTLY, _MIXED) else _our_views(work)
-    views = itertools.repeat(next(views)) if name == _ALONE else views
+def _ours(work: Work) -> dict[str, Callable[[], int]]:
+    step, views = _our_step(work.model), _our_views(work)
+    found = {_OURS: views, _ALONE: itertools.repeat(next(views))}
+    if peer_version("lightly"):
+        found[_MIXED] = _lightly_views(work)
+    return {name: partial(_train, work.steps, *step, own) for name, own in found.items()}
 
-    def turn() -> int:
-        for own in itertools.islice(views, work.steps):
-            optimizer.zero_grad()
-            loss(own).backward()
-            optimizer.step()
-        return work.steps * _BATCH
 
-    return turn
+def _lightlys(work: Work) -> dict[str, Callable[[], int]]:
+    return {_LIGHTLY: partial(_train, work.steps, *_lightly_step(work.model), _lightly_views(work))}
+
+
+def _train(steps: int, loss: Loss, optimizer: Optimizer, views: Iterator[Views]) -> int:
+    for own in itertools.islice(views, steps):
+        optimizer.zero_grad()
+        loss(own).backward()
+        optimizer.step()
+    return steps * _BATCH
 
 
 def _our_step(model: Model) -> tuple[Loss, Optimizer]:

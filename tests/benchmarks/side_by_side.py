@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -62,10 +63,12 @@ def measure(
 
 
 @contextmanager
-def own_process(make: Callable[..., Callable[[], int]], *arguments: Any) -> Iterator[Callable[[], int]]:
-    """A candidate in a process of its own, where `make(*arguments)` makes it: for what changes its process.
+def own_process(
+    make: Callable[..., Mapping[str, Callable[[], int]]], *arguments: Any
+) -> Iterator[dict[str, Callable[[], int]]]:
+    """Candidates in a process of their own, where `make(*arguments)` makes them.
 
-    wsitool's networks change how the memory of theirs is handled, which would speed up a peer in it as well.
+    wsitool's networks change how the memory of their process is handled, which would speed up a peer in it.
     """
     context = multiprocessing.get_context("spawn")
     turns, theirs = context.Pipe()
@@ -73,25 +76,26 @@ def own_process(make: Callable[..., Callable[[], int]], *arguments: Any) -> Iter
     process.start()
     theirs.close()  # so that the end of the process is noticed on this side
 
-    def turn() -> int:
-        turns.send("go")
+    def turn(name: str) -> int:
+        turns.send(name)
         items: int = turns.recv()
         return items
 
     try:
-        yield turn
+        yield {name: partial(turn, name) for name in turns.recv()}
     finally:
         turns.close()
         process.join()
 
 
 def _take_turns(
-    turns: Connection, make: Callable[..., Callable[[], int]], arguments: tuple[Any, ...]
+    turns: Connection, make: Callable[..., Mapping[str, Callable[[], int]]], arguments: tuple[Any, ...]
 ) -> None:
-    candidate = make(*arguments)
+    candidates = make(*arguments)
+    turns.send(list(candidates))
     try:
-        while turns.recv():
-            turns.send(candidate())
+        while True:
+            turns.send(candidates[turns.recv()]())
     except EOFError:  # no more turns
         return
 
