@@ -101,17 +101,18 @@ def _audit(slide: SlideInput, spec: TileSpec, reader: str, default_mpp: float | 
     audit = SlideAudit(name=slide.name, path=slide.path)
     try:
         with open_with(slide.path, reader=reader, default_mpp=mpp) as opened:
-            audit = _known(audit, opened.info)
+            audit = _known(audit, opened.info, spec)
             audit = replace(audit, warnings=(*audit.warnings, *_unreadable(opened)))
             return _estimated(audit, opened, spec)
     except (WsitoolError, OSError, MemoryError) as error:
         return replace(audit, error=str(error) or type(error).__name__)
 
 
-def _known(audit: SlideAudit, info: SlideInfo) -> SlideAudit:
+def _known(audit: SlideAudit, info: SlideInfo, spec: TileSpec) -> SlideAudit:
     warnings = []
     if info.mpp is None:
-        warnings.append("states no resolution: give --default-mpp, or tile with --level")
+        if spec.level is not None:  # otherwise it cannot be tiled, and the error says why
+            warnings.append("states no resolution, nor will its patches: give --default-mpp if it is known")
     elif info.mpp_source == "objective":
         warnings.append(f"states no mpp: {info.mpp:.3g} is only assumed from its {info.objective_power:g}x")
     elif info.objective_power:

@@ -124,8 +124,12 @@ def test_one_bad_slide_does_not_stop_the_others(run: Path, slide: Path, tmp_path
     assert result.exit_code == 0 and sum(found["share_of_patches"].values()) == pytest.approx(1)
 
 
-def test_another_resolution_is_refused_unless_told(run: Path, slide: Path, tmp_path: Path) -> None:
-    refused = predict(run, [slide], tmp_path / "a", options=PredictOptions(mpp=1.0))
+def test_another_resolution_is_refused_unless_told(
+    run: Path, slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:  # before tissue is looked for, which may take minutes
+        patched.delattr("wsitool.classify.predict.open_stream")
+        refused = predict(run, [slide], tmp_path / "a", options=PredictOptions(mpp=1.0))
     assert "more than 10 % off" in refused.failed[0][1] and not (tmp_path / "a").exists()
     told = predict(run, [slide], tmp_path / "a", options=PredictOptions(mpp=1.0, accept_mpp=True))
     assert told.predictions[0].size_level0 == pytest.approx(128)

@@ -25,7 +25,7 @@ from wsitool.classify.prediction import (
 )
 from wsitool.classify.stream import PatchBatch, open_stream
 from wsitool.errors import UsageError, WsitoolError
-from wsitool.grid import TileSpec
+from wsitool.grid import TileSpec, plan_read
 from wsitool.loading import PatchLoader
 from wsitool.progress import SILENT, Reporter
 from wsitool.readers import open_with
@@ -193,8 +193,9 @@ def _predict_slide(
     card = classifier.card
     default = item.mpp if item.mpp is not None else options.default_mpp
     with open_with(item.path, reader=options.reader, default_mpp=default) as slide:
-        stream = open_stream(slide, _spec(card, options), threads=options.threads)
-        _check_mpp(card, stream.grid.plan.mpp_effective, slide.info.name, options)
+        spec = _spec(card, options)
+        _check_mpp(card, plan_read(slide.info, spec).mpp_effective, slide.info.name, options)
+        stream = open_stream(slide, spec, threads=options.threads)
         began, coords, logits = time.perf_counter(), [], []
         with reporter.task(item.name, total=len(stream), unit="patches") as task:
             for batch in stream.batches(options.batch_size, threads=options.threads):
