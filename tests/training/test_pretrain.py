@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,8 +134,14 @@ def test_resume_with_other_options_or_data_is_refused(finished: Path, kidney: Pa
     other = patch_folder(tmp_path / "other", seed=9)
     with pytest.raises(UsageError, match="the stores hold other patches"):
         pretrain(other, method="simclr", out=finished, resume=True, **QUICK)
-    with pytest.raises(UsageError, match="There is no checkpoint"):
+    with pytest.raises(UsageError, match="There is no run in"):
         pretrain(kidney, method="simclr", out=tmp_path / "none", resume=True, **QUICK)
+    early = tmp_path / "stopped early"
+    early.mkdir()
+    shutil.copy(finished / "run.json", early)
+    for resume in (True, False):  # the same advice: neither sends to the other
+        with pytest.raises(UsageError, match=r"without a checkpoint .* pass --overwrite to start anew"):
+            pretrain(kidney, method="simclr", out=early, resume=resume, **QUICK)
     with pytest.raises(UsageError, match="holds a run already: pass --resume"):
         pretrain(kidney, method="simclr", out=finished, **QUICK)
     assert (finished / "run.json").read_bytes() == before

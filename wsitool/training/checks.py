@@ -21,13 +21,18 @@ _FREE = ("threads", "save_every", "logger")
 
 def previous_state(out: Path, *, resume: bool, overwrite: bool) -> State | None:
     """The checkpoint to go on from; UsageError if the folder does not fit the options."""
-    if resume:
-        checkpoint = out / "last.ckpt"
-        if not checkpoint.is_file():
-            raise UsageError(f"There is no checkpoint '{checkpoint}' to resume: leave out --resume.")
+    begun, checkpoint = (out / "run.json").exists(), out / "last.ckpt"
+    if resume and checkpoint.is_file():
         return load_checkpoint(checkpoint)
+    if resume and not begun:
+        raise UsageError(f"There is no run in '{out}' to resume: leave out --resume.")
     # Processes that Lightning starts for further devices come here after the first has begun the run.
-    if (out / "run.json").exists() and not overwrite and is_first_process():
+    if begun and not overwrite and is_first_process():
+        if not checkpoint.is_file():
+            raise UsageError(
+                f"'{out}' holds a run without a checkpoint (one is written at most once a minute, or as "
+                "--save-every says): pass --overwrite to start anew."
+            )
         raise UsageError(
             f"'{out}' holds a run already: pass --resume to go on with it, or --overwrite to start anew."
         )
