@@ -116,14 +116,7 @@ def _on_cpu(patches: Tensor, drawn: _Drawn, out: Tensor) -> None:
     grey, sigma = drawn.grey.tolist(), drawn.sigma.tolist()
     for piece in pieces(out):
         rows, views = range(piece.start, piece.stop), out[piece]
-        images = []
-        for row in rows:
-            image = crop_image(patches[row : row + 1], boxes[row], patches.shape[-1])
-            image = flip_rotate_image(image, element[row])
-            if drawn.stain is not None:
-                alpha, beta = drawn.stain
-                image = shift_hed(image, alpha[row : row + 1], beta[row : row + 1])
-            images.append(image[0])
+        images = [_cut(patches, row, boxes[row], element[row], drawn.stain) for row in rows]
         adjust_images(images, views, factors[piece], order[piece])
         blur_images(views, [0.0 if grey[row] else sigma[row] for row in rows])
         for view, row in zip(views, rows, strict=True):
@@ -133,6 +126,17 @@ def _on_cpu(patches: Tensor, drawn: _Drawn, out: Tensor) -> None:
                 view[1:] = view[0]
     if drawn.solarize is not None:
         out.copy_(_solarize(out, drawn.solarize))
+
+
+def _cut(
+    patches: Tensor, row: int, box: list[int], element: int, stain: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """Patch `row` cropped, turned and stained: (3, P, P)."""
+    image = flip_rotate_image(crop_image(patches[row : row + 1], box, patches.shape[-1]), element)
+    if stain is None:
+        return image[0]
+    alpha, beta = stain
+    return shift_hed(image, alpha[row : row + 1], beta[row : row + 1])[0]
 
 
 def _solarize(images: Tensor, which: Tensor) -> Tensor:
