@@ -28,8 +28,8 @@ def keep_freed_memory(device: torch.device) -> None:
     """On a CPU, have the C library keep what one batch frees for the next; up to 2 GiB of this process.
 
     By default glibc gives every large block back to the system, which has to clear its pages anew for each
-    result of each layer: up to three quarters of an inference's time. Nothing is done for other devices, without
-    glibc, or where the user has set its malloc in the environment.
+    result of each layer: up to three quarters of an inference's time. Nothing is done for other devices,
+    without glibc, or where the user has set its malloc in the environment.
     """
     if device.type != "cpu" or any(name in os.environ for name in _OWN_SETTINGS):
         return
