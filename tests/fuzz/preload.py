@@ -1,0 +1,50 @@
+"""Import everything once, so that a fork has it: a case then takes a tenth of a second instead of four."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+
+__all__ = ["preload"]
+
+# What commands import on first use. Importing must start no thread: a fork would lose it.
+_MODULES = (
+    "h5py",
+    "imagecodecs",
+    "matplotlib.pyplot",
+    "openslide",
+    "PIL.Image",
+    "pytorch_lightning",
+    "shapely",
+    "simplejpeg",
+    "skimage.draw",
+    "sklearn.linear_model",
+    "tifffile",
+    "tiffslide",
+    "timm",
+    "torchvision",
+    "wsitool.classify.predict",
+    "wsitool.classify.run",
+    "wsitool.embedding",
+    "wsitool.experiment",
+    "wsitool.exporting",
+    "wsitool.importing",
+    "wsitool.refiltering",
+    "wsitool.testing.synthetic",
+    "wsitool.tiling",
+    "wsitool.training.run",
+    "wsitool.verify",
+    "zarr",
+)
+
+
+def preload() -> None:
+    """Import the program and its libraries; AssertionError if that leaves threads behind."""
+    from wsitool.cli import COMMANDS
+
+    for name in (*_MODULES, *(module for module, _ in COMMANDS.values())):
+        importlib.import_module(name)
+    assert threading.active_count() == 1, threading.enumerate()
+    if os.path.isdir("/proc/self/task"):
+        assert len(os.listdir("/proc/self/task")) == 1, "a library has started a thread"
