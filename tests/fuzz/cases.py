@@ -92,12 +92,17 @@ def run_case(case: Case, place: Place, logs: Path) -> tuple[list[Ran], list[str]
     logs.mkdir(parents=True, exist_ok=True)
     ran: list[Ran] = []
     problems: list[str] = []
+    known: set[str] = set()
     before = listing(place.root, without=place.out)
     for number, argv in enumerate(case.commands):
         outcome = run_command(argv, cwd=place.cwd, log=logs / f"{number}.log")
         ran.append(Ran(argv=tuple(argv), outcome=outcome))
         after = listing(place.root, without=place.out)
-        found = [*_manners(outcome), *_elsewhere(before, after), *_leftovers(place.out)]
+        found = [*_manners(outcome), *_elsewhere(before, after)]
+        left = _leftovers(place.out)
+        if not outcome.ended_by:  # what was killed may leave things behind
+            found += [f"left {name!r} in --out" for name in left if name not in known][:3]
+        known |= set(left)
         problems += [f"{argv[0]}: {problem}" for problem in found]
         before = after
     if not problems or all(one.code is not None for one in ran):
@@ -148,4 +153,4 @@ def _elsewhere(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]
 
 
 def _leftovers(out: Path) -> list[str]:
-    return [f"left {name!r} in --out" for name in listing(out) if _LEFTOVER.search(name)][:3]
+    return [name for name in listing(out) if _LEFTOVER.search(name)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,7 +58,7 @@ class Truth:
         return any(view.agrees(patch, x, y) for view in self._views)
 
     @cached_property
-    def _views(self) -> list[_View]:
+    def _views(self) -> Sequence[_View | _OpenSlideView]:
         with _patience():
             if self._path.suffix in (".svs", ".tif"):
                 return _tiff_views(self._path)
@@ -84,8 +84,8 @@ def _patience() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _tiff_views(path: Path) -> list[_View]:
-    views: list[_View] = []
+def _tiff_views(path: Path) -> list[_View | _OpenSlideView]:
+    pages: list[_View] = []
     parsed = False
     try:
         with tifffile.TiffFile(path) as tiff:
@@ -93,11 +93,12 @@ def _tiff_views(path: Path) -> list[_View]:
                 parsed = True
                 view = _page_view(page)
                 if view is not None:
-                    views.append(view)
+                    pages.append(view)
     except Exception:  # noqa: BLE001 - tifffile reports damage through whatever fails first
         parsed = False
-    if views or not parsed:
-        views += _openslide_views(path, views)
+    views: list[_View | _OpenSlideView] = [*pages]
+    if pages or not parsed:
+        views.append(_OpenSlideView(path, pages[0].known if pages else None))
     return views
 
 
@@ -187,21 +188,22 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _openslide_views(path: Path, others: list[_View]) -> list[_View]:
+class _OpenSlideView:
     """Level 0 through OpenSlide, where tifffile's strict view has pixels too, or cannot open the file at all."""
-    try:
-        with openslide.OpenSlide(path) as slide:
-            width, height = slide.dimensions
-            if width * height > _MAX_PIXELS:
-                return []
-            rgba = np.asarray(slide.read_region((0, 0), 0, (width, height)))
-    except (openslide.OpenSlideError, OSError):
-        return []
-    known = rgba[..., 3] == 255
-    if others:
-        strict = others[0].known[:height, :width]
-        known[: strict.shape[0], : strict.shape[1]] &= strict
-    return [_View(pixels=np.ascontiguousarray(rgba[..., :3]), known=known)]
+
+    def __init__(self, path: Path, strict: NDArray[np.bool_] | None) -> None:
+        self._path, self._strict = path, strict
+
+    def agrees(self, patch: Rgb, x: int, y: int) -> bool:
+        height, width = patch.shape[:2]
+        if self._strict is not None and not self._strict[y : y + height, x : x + width].all():
+            return False
+        try:
+            with openslide.OpenSlide(self._path) as slide:  # after one error a handle is of no use
+                rgba = np.asarray(slide.read_region((x, y), 0, (width, height)))
+        except (openslide.OpenSlideError, OSError):
+            return False
+        return bool((rgba[..., 3] == 255).all()) and np.array_equal(rgba[..., :3], patch)
 
 
 def _picture_views(path: Path) -> list[_View]:
