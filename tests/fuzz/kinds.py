@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from fuzz import readers, stores, weights
+from fuzz import annotations, options, readers, stores, tables, weights
 from fuzz.cases import Kind
 
 __all__ = ["KINDS"]
 
-KINDS: Mapping[str, Kind] = MappingProxyType({module.KIND.name: module.KIND for module in (readers, stores, weights)})
+_MODULES = (readers, stores, weights, tables, annotations, options)
+KINDS: Mapping[str, Kind] = MappingProxyType({module.KIND.name: module.KIND for module in _MODULES})
