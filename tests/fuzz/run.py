@@ -42,11 +42,9 @@ def main(words: Sequence[str] | None = None) -> int:
         os.environ["MPLCONFIGDIR"] = str(Path(work, "matplotlib"))
         for name in options.kind or list(KINDS):
             kind = KINDS[name]
-            bases = Path(work, "bases", name)
-            bases.mkdir(parents=True)
-            built = run_forked(lambda: _build(kind, bases), cwd=bases, log=Path(work, "build.log"), seconds=240)
-            if built.code:
-                raise SystemExit(f"The inputs of {name} could not be made:\n{built.output}{built.ended_by}")
+            bases = Path(work, "bases", kind.build.__module__)
+            if not bases.exists():  # kinds may share them
+                _build(kind, bases, Path(work, "build.log"))
             numbers = range(options.count) if options.only is None else (options.only,)
             for number in numbers:
                 found = _case(kind, bases, options.seed, number, Path(work, "case"))
@@ -75,9 +73,17 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def _build(kind: Kind, bases: Path) -> int:
-    kind.build(bases)
-    return 0
+def _build(kind: Kind, bases: Path, log: Path) -> None:
+    """Make what all cases of a kind start from, in a fork too, as some libraries start threads."""
+
+    def call() -> int:
+        kind.build(bases)
+        return 0
+
+    bases.mkdir(parents=True)
+    built = run_forked(call, cwd=bases, log=log, seconds=_CASE_SECONDS)
+    if built.code != 0:
+        raise SystemExit(f"The inputs of {kind.name} could not be made:\n{built.output}{built.ended_by}")
 
 
 def _case(kind: Kind, bases: Path, seed: int, number: int, work: Path) -> dict[str, Any]:
@@ -117,7 +123,7 @@ def _print(found: dict[str, Any], options: argparse.Namespace) -> None:
         return
     again = f"python tests/fuzz/run.py --kind {found['kind']} --seed {found['seed']} --only {found['number']}"
     print(f"{'FAILED' if found['problems'] else 'ok'}  {found['kind']} {found['number']}: {found['title']}")
-    for problem in found["problems"]:
+    for problem in found["problems"][:8]:
         print(f"    {problem}")
     if options.verbose:
         for one in found["commands"]:

@@ -9,11 +9,14 @@ from typing import Any
 
 from classify_stores import labelled_store
 from patch_stores import patch_folder
+from PIL import Image
 
 from wsitool.cli import main
+from wsitool.testing.synthetic import draw_tissue, write_pyramid
 
 __all__ = ["CLASSIFY", "PRETRAIN", "Safetensors", "build_weights"]
 
+_TILE = "tile {base}/slide.svs --out {out}/stores --patch-size 64 --min-tissue 0 --mpp 0.5".split()
 # The commands that made them, so that a run can be gone on with.
 PRETRAIN = (
     "pretrain {base}/plain --method rotation --out {out}/pre --init random --backbone timm:test_resnet --epochs 1 "
@@ -25,11 +28,19 @@ CLASSIFY = (
 
 
 def build_weights(folder: Path) -> None:
-    """`folder`/pre is a pretraining run, /cls a classifier's, /train four labelled patients, /plain others."""
+    """All a command may need: `folder`/pre is a pretraining run, /cls a classifier's, /train four labelled
+    patients, /plain unlabelled stores, /slide.svs a slide, /stores its store, /images pictures.
+    """
+    pixels = draw_tissue(256, 192, kind="benign", seed=1, glass=0.05)
+    write_pyramid(folder / "slide.svs", pixels, tile=64, compression="none", levels=(1,))
+    (folder / "images").mkdir()
+    for number in range(2):
+        picture = Image.fromarray(draw_tissue(64, 64, kind="adh", seed=number, glass=0))
+        picture.save(folder / "images" / f"{number}.png")
     for number in range(4):
         labelled_store(folder / "train" / f"p{number}.h5", per_class=4, seed=number)
     patch_folder(folder / "plain", stores=2, each=8)
-    for argv in (PRETRAIN, CLASSIFY):
+    for argv in (_TILE, PRETRAIN, CLASSIFY):
         main([word.format(base=folder, out=folder) for word in argv], standalone_mode=False)
 
 
