@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from fuzz.cases import Case, Kind, Place, Ran
+from fuzz.cases import KEEP_ALL, Case, Kind, Place, Ran
 from fuzz.outlines import SPOILT, WRITERS, Outline, star
 from numpy.typing import NDArray
 from skimage.draw import polygon2mask
@@ -21,7 +21,6 @@ __all__ = ["KIND"]
 _SIDE, _PATCH = 512, 64
 _CLASSES = ("tumour", "stroma")
 _UNSURE = 0.03  # a mask of whole pixels is this far from the exact area of a patch
-_TILE = "--level 0 --min-tissue 0 --max-white 1 --max-black 1 --max-fold 1 --max-pen 1".split()
 
 
 def build(folder: Path) -> None:
@@ -38,7 +37,10 @@ def make(rng: np.random.Generator, number: int, bases: Path, place: Place) -> Ca
     true: list[tuple[str, Outline]] | None = regions if in_pixels else None
     fate = rng.random()
     if number >= len(names) and fate < 0.15:
-        regions[0] = (regions[0][0], rng.uniform(0, _SIDE, (int(rng.choice([40, 400, 1500, 20_000])), 2)).tolist())
+        regions[0] = (
+            regions[0][0],
+            rng.uniform(0, _SIDE, (int(rng.choice([40, 400, 1500, 20_000])), 2)).tolist(),
+        )
         text, true, title = write(regions), None, f"{len(regions[0][1])} vertices at random"
     elif number >= len(names) and fate < 0.75:
         kind = SPOILT[int(rng.integers(len(SPOILT)))]
@@ -51,8 +53,8 @@ def make(rng: np.random.Generator, number: int, bases: Path, place: Place) -> Ca
     path = place.inputs / f"slide{suffix}"
     path.write_text(text, encoding="utf-8")
     (place.inputs / "map.json").write_text(json.dumps({name: name for name in _CLASSES}))
-    argv = ["tile", str(bases / "slide.svs"), "--out", str(place.out), "--annotations", str(path), *_TILE]
-    argv += ["--label-map", str(place.inputs / "map.json"), "--patch-size", str(_PATCH)]
+    argv = ["tile", str(bases / "slide.svs"), "--out", str(place.out), "--annotations", str(path), *KEEP_ALL]
+    argv += ["--label-map", str(place.inputs / "map.json"), "--level", "0", "--patch-size", str(_PATCH)]
     check = partial(_check, place, true)
     return Case(title=f"{style}: {title}", commands=[argv], check=check)
 
@@ -68,7 +70,7 @@ def _regions(rng: np.random.Generator) -> list[tuple[str, Outline]]:
 def _check(place: Place, true: Sequence[tuple[str, Outline]] | None, ran: Sequence[Ran]) -> list[str]:
     stores = sorted(place.out.glob("*.h5"))
     if not stores:
-        return [f"refuses outlines that are right: {ran[0].output[-300:]}"] if true else []
+        return [f"refuses outlines that are right: {ran[0].said}"] if true else []
     with open_store(stores[0]) as store:
         labels, coords, classes = store.labels, store.coords, store.meta.classes
     if labels is None or not (labels >= 0).any():

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from fuzz.sandbox import MAX_GROWTH, Outcome, listing, run_command
 
-__all__ = ["Case", "Kind", "Place", "Ran", "run_case"]
+__all__ = ["KEEP_ALL", "Case", "Kind", "Place", "Ran", "run_case"]
 
+# Every patch stays, so that every pixel and label can be compared.
+KEEP_ALL = ("--min-tissue", "0", *(f"--max-{what}=1" for what in ("pen", "fold", "white", "black")))
 _MAX_ERROR_LINES = 12
 _MAX_LINE = 3000
 _LEFTOVER = re.compile(r"(^|/)\.[^/]|\.partial|\.lock$|\.tmp$")
@@ -64,6 +66,11 @@ class Ran:
     @property
     def output(self) -> str:
         return self.outcome.output
+
+    @property
+    def said(self) -> str:
+        """The end of what it printed, on one line."""
+        return " ".join(self.output[-400:].split())[-300:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +146,9 @@ def _last(text: str, sign: re.Pattern[str]) -> str:
         return text[found.start() :].splitlines()[0] if found else ""
     lines = [line for line in text.splitlines() if line.strip()]
     places = [line.strip() for line in lines if "/wsitool/" in line and line.strip().startswith("File")]
-    at = re.sub(r'File ".*/(wsitool/[^"]+)", line (\d+), in (\S+)', r"\1:\2 \3", places[-1]) if places else "?"
+    at = (
+        re.sub(r'File ".*/(wsitool/[^"]+)", line (\d+), in (\S+)', r"\1:\2 \3", places[-1]) if places else "?"
+    )
     raised = [line for line in lines if re.match(r"^[\w.]*(Error|Exception|Interrupt|Warning|Exit)\b", line)]
     return f"{(raised or lines)[-1][:160]} at {at}"
 

@@ -1,14 +1,17 @@
-"""The table of kinds."""
+"""The kinds of cases by name, each imported only when it is used."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+import importlib
 
-from fuzz import annotations, options, readers, stores, tables, weights
 from fuzz.cases import Kind
 
-__all__ = ["KINDS"]
+__all__ = ["NAMES", "kind_named"]
 
-_MODULES = (readers, stores, weights, tables, annotations, options)
-KINDS: Mapping[str, Kind] = MappingProxyType({module.KIND.name: module.KIND for module in _MODULES})
+NAMES = ("readers", "stores", "weights", "tables", "annotations", "options")
+
+
+def kind_named(name: str) -> Kind:
+    """The kind of that name."""
+    kind: Kind = importlib.import_module(f"fuzz.{name}").KIND
+    return kind

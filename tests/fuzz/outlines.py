@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
-from numpy.typing import NDArray
 
 __all__ = ["SPOILT", "WRITERS", "Outline", "star"]
 
@@ -66,7 +65,8 @@ def ndpa(regions: Sequence[tuple[str, Outline]]) -> str:
         corners = "".join(f"<point><x>{x}</x><y>{y}</y></point>" for x, y in points)
         parts.append(
             f'<ndpviewstate id="{number}"><title>{name}</title><coordformat>nanometers</coordformat>'
-            f'<annotation type="freehand" closed="1"><pointlist>{corners}</pointlist></annotation></ndpviewstate>'
+            f'<annotation type="freehand" closed="1"><pointlist>{corners}</pointlist></annotation>'
+            "</ndpviewstate>"
         )
     return "".join([*parts, "</annotations>"])
 
@@ -96,7 +96,9 @@ WRITERS: dict[str, tuple[str, Callable[[Sequence[tuple[str, Outline]]], str], bo
 def _coordinate(rng: Rng, text: str, points: Outline) -> str:
     """One coordinate, as it is written in `text`, becomes something else."""
     x = str(points[int(rng.integers(len(points)))][0])
-    other = str(rng.choice(["nan", "inf", "-inf", "1e400", "1e12", "-5000", "", "abc", x.replace(".", ","), "0x10"]))
+    other = str(
+        rng.choice(["nan", "inf", "-inf", "1e400", "1e12", "-5000", "", "abc", x.replace(".", ","), "0x10"])
+    )
     return text.replace(x, other, 1)
 
 
@@ -113,7 +115,9 @@ def _entities(rng: Rng, text: str, points: Outline) -> str:
 def _nested(rng: Rng, text: str, points: Outline) -> str:
     depth = int(rng.choice([200, 5000, 200_000]))
     if text.startswith("{"):
-        return text.replace('"Polygon"', '"MultiPolygon"').replace('"coordinates": ', '"coordinates": ' + "[" * depth, 1)
+        return text.replace('"Polygon"', '"MultiPolygon"').replace(
+            '"coordinates": ', '"coordinates": ' + "[" * depth, 1
+        )
     return text.replace("?>", "?>" + "<a>" * depth, 1)
 
 
@@ -123,7 +127,11 @@ def _cut(rng: Rng, text: str, points: Outline) -> str:
 
 def _letters(rng: Rng, text: str, points: Outline) -> str:
     place = int(rng.integers(len(text)))
-    return text[:place] + str(rng.choice(["<", ">", "&", '"', "\0", "\ufffe", "{", "]", "x"])) + text[place + 1 :]
+    return (
+        text[:place]
+        + str(rng.choice(["<", ">", "&", '"', "\0", "\ufffe", "{", "]", "x"]))
+        + text[place + 1 :]
+    )
 
 
 def _empty(rng: Rng, text: str, points: Outline) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import threading
+from pathlib import Path
 
 __all__ = ["preload"]
 
@@ -46,5 +46,4 @@ def preload() -> None:
     for name in (*_MODULES, *(module for module, _ in COMMANDS.values())):
         importlib.import_module(name)
     assert threading.active_count() == 1, threading.enumerate()
-    if os.path.isdir("/proc/self/task"):
-        assert len(os.listdir("/proc/self/task")) == 1, "a library has started a thread"
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, "a library has started a thread"

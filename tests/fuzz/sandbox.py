@@ -1,4 +1,4 @@
-"""One command in a fork of its own: what it said, how it ended, what it took, and what it left on the disk."""
+"""One command in a fork of its own: what it said, how it ended, what it took, what it left on the disk."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def _be_child(call: Callable[[], int], cwd: Path, log: Path) -> None:
         sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
         try:
             code = call()
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - what an interpreter would print on its way out
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -121,14 +122,12 @@ def _excess(worked: float, wall: float, grown: int, seconds: float) -> str:
 
 
 def _end_group(child: int) -> None:
-    try:
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _memory(pid: int) -> int:
-    """Anonymous memory in bytes; pages of shared libraries come back into a fork one by one and do not count."""
+    """Anonymous memory in bytes; pages of libraries come back into a fork one by one and do not count."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -168,7 +167,7 @@ def listing(folder: Path, *, without: Path | None = None) -> dict[str, str]:
 def _what(path: Path) -> str:
     mode = path.lstat().st_mode
     if stat.S_ISLNK(mode):
-        return f"link to {os.readlink(path)}"
+        return f"link to {path.readlink()}"
     if not stat.S_ISREG(mode):
         return stat.filemode(mode)[0]
     size = path.lstat().st_size

@@ -239,7 +239,9 @@ def bomb_png(side: int = 13_000) -> bytes:
 def giant_tiffs() -> dict[str, bytes]:
     """Small files that declare much: a sparse slide, one giant tile, one giant strip, many tiny strips."""
 
-    def rgb(width: int, height: int, more: dict[int, tuple[int, list[int]]]) -> dict[int, tuple[int, list[int]]]:
+    def rgb(
+        width: int, height: int, more: dict[int, tuple[int, list[int]]]
+    ) -> dict[int, tuple[int, list[int]]]:
         common = {256: (4, [width]), 257: (4, [height]), 258: (3, [8, 8, 8]), 259: (3, [1])}
         return {**common, 262: (3, [2]), 277: (3, [3]), **more}
 

@@ -141,7 +141,9 @@ def _paint(page: Any, index: int, canvas: Rgb, known: NDArray[np.bool_]) -> None
         data = file.read(page.databytecounts[index])
         if len(data) < page.databytecounts[index] or not _has_its_size(page, index, data):
             return
-        segment, place, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+        segment, place, shape = page.decode(
+            data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader
+        )
     except TimeoutError:
         raise
     except Exception:  # noqa: BLE001 - as above
@@ -189,7 +191,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 class _OpenSlideView:
-    """Level 0 through OpenSlide, where tifffile's strict view has pixels too, or cannot open the file at all."""
+    """Level 0 through OpenSlide, where tifffile's strict view has pixels too or cannot open the file."""
 
     def __init__(self, path: Path, strict: NDArray[np.bool_] | None) -> None:
         self._path, self._strict = path, strict

@@ -16,9 +16,48 @@ from fuzz.slide_damage import flip, truncate
 __all__ = ["DAMAGE"]
 
 Rng = np.random.Generator
-_EVIL = ("../../evil", "/proc/self/evil", "a/b", "..", ".", "", "x\0y", "n" * 400, "=1+1", "zeile\nzwei", "\ud55c" * 90)
-_WRONG: tuple[Any, ...] = (-1, 0, 2**31, 2**62, math.nan, math.inf, -0.5, 1e300, "", "x", "null", "[]", "{}", "[1,", True)
-_COMPOUND: tuple[Any, ...] = ("null", "[]", "{}", '"x"', "[1, 2", '{"a": NaN}', "[" * 5000, '["a", "a"]', "7", '{"kept": -1}')
+_EVIL = (
+    "../../evil",
+    "/proc/self/evil",
+    "a/b",
+    "..",
+    ".",
+    "",
+    "x\0y",
+    "n" * 400,
+    "=1+1",
+    "zeile\nzwei",
+    "\ud55c" * 90,
+)
+_WRONG: tuple[Any, ...] = (
+    -1,
+    0,
+    2**31,
+    2**62,
+    math.nan,
+    math.inf,
+    -0.5,
+    1e300,
+    "",
+    "x",
+    "null",
+    "[]",
+    "{}",
+    "[1,",
+    True,
+)
+_COMPOUND: tuple[Any, ...] = (
+    "null",
+    "[]",
+    "{}",
+    '"x"',
+    "[1, 2",
+    '{"a": NaN}',
+    "[" * 5000,
+    '["a", "a"]',
+    "7",
+    '{"kept": -1}',
+)
 _NAMES = ("name", "group", "source")
 _JSON = ("params", "classes", "counts")
 
@@ -195,7 +234,20 @@ def _zarr_metadata(rng: Rng, path: Path) -> str:
     file = _pick(rng, [entry for entry in _zarr_files(path) if entry.name == "zarr.json"])
     document = json.loads(file.read_text())
     name = _pick(rng, sorted(document))
-    values = (None, -1, "x", [], {}, [300_000_000], [2**62, 2, 2, 2], "float64", "int8", [[]], {"name": "x"}, True)
+    values = (
+        None,
+        -1,
+        "x",
+        [],
+        {},
+        [300_000_000],
+        [2**62, 2, 2, 2],
+        "float64",
+        "int8",
+        [[]],
+        {"name": "x"},
+        True,
+    )
     if rng.random() < 0.15:
         del document[name]
         title = "removed"

@@ -92,7 +92,7 @@ def make(rng: np.random.Generator, number: int, bases: Path, place: Place) -> Ca
 
 def _check(base: Path, path: Path, clean: bool, ran: Sequence[Ran]) -> list[str]:
     if clean and any(one.code for one in ran):
-        return [f"an undamaged store: {one.argv[0]} says {one.output[-200:]}" for one in ran if one.code]
+        return [f"an undamaged store: {one.argv[0]} says {one.said}" for one in ran if one.code]
     verified = next(one for one in ran if one.argv[0] == "verify")
     if verified.code != 0:
         return []

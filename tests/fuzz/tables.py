@@ -1,4 +1,4 @@
-"""Slide lists and label tables: the rows that are right give their results, the one that is wrong is named."""
+"""Slide lists and label tables: good rows give their results, a bad one is named."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from classify_stores import labelled_store
-from fuzz.cases import Case, Kind, Place, Ran
+from fuzz.cases import KEEP_ALL, Case, Kind, Place, Ran
 from fuzz.slide_damage import flip, truncate
 from fuzz.table_texts import BAD_CELLS, Dress, any_dress, dressed
 from PIL import Image
@@ -21,7 +21,8 @@ __all__ = ["KIND"]
 
 # One name in Latin letters, one with an umlaut, one in Korean: each where the encoding has its letters.
 _NAMES = {"cp949": ("a1", "b2", "환자"), "cp1252": ("a1", "b2", "prä"), "": ("a1", "prä", "환자")}
-_TILE = "--patch-size 64 --level 0 --min-tissue 0 --max-white 1 --max-black 1 --max-fold 1 --max-pen 1".split()
+_CLASSIFY = "--encoder random --backbone timm:test_resnet --head linear --c 0.1 --device cpu"
+_TILE = ("--patch-size", "64", "--level", "0", *KEEP_ALL)
 
 
 def build(folder: Path) -> None:
@@ -43,8 +44,10 @@ def _names(dress: Dress) -> tuple[str, ...]:
     return _NAMES.get(dress.encoding, _NAMES[""])
 
 
-def _write(rng: np.random.Generator, rows: list[dict[str, str]], dress: Dress, path: Path) -> tuple[str, str, bool]:
-    """Spoil one row, or bytes of the whole; returns what was done, the spoilt row's name, and if it is one row."""
+def _write(
+    rng: np.random.Generator, rows: list[dict[str, str]], dress: Dress, path: Path
+) -> tuple[str, str, bool]:
+    """Spoil one row, or the whole; returns what was done, the spoilt row's name, and if only rows were."""
     fate, title, named = rng.random(), "as it should be", ""
     key = next(iter(rows[0]))
     columns = [column for column in rows[0] if column in BAD_CELLS]
@@ -80,7 +83,7 @@ def _tile(rng: np.random.Generator, dress: Dress, bases: Path, place: Place) -> 
 
 
 def _check_tile(place: Place, good: Sequence[str], named: str, ran: Sequence[Ran]) -> list[str]:
-    problems = [f"no store of {name}: {ran[0].output[-300:]}" for name in good if not _is_store(place, name)]
+    problems = [f"no store of {name}: {ran[0].said}" for name in good if not _is_store(place, name)]
     if ran[0].code == 0 and named:
         problems.append("exit code 0 with a row that cannot be right")
     return problems + _check_named(named, ran[0])
@@ -99,7 +102,7 @@ def _check_named(named: str, ran: Ran) -> list[str]:
     start = named.split("\n")[0].split("\0")[0][:40]
     if not named or start in ran.output or "ine " in ran.output or "row " in ran.output:
         return []
-    return [f"does not name the row {start!r}: {ran.output[-300:]}"]
+    return [f"does not name the row {start!r}: {ran.said}"]
 
 
 def _import(rng: np.random.Generator, dress: Dress, bases: Path, place: Place) -> Case:
@@ -118,7 +121,7 @@ def _import(rng: np.random.Generator, dress: Dress, bases: Path, place: Place) -
 
 def _check_import(place: Place, good: Sequence[str], named: str, ran: Sequence[Ran]) -> list[str]:
     lost = [name for name in good if not (place.out / f"{name}.h5").is_file()]
-    problems = [f"no store of group {name}: {ran[0].output[-300:]}" for name in lost]
+    problems = [f"no store of group {name}: {ran[0].said}" for name in lost]
     if ran[0].code == 0 and named:
         problems.append("exit code 0 with a row that cannot be right")
     return problems + _check_named(named, ran[0])
@@ -133,15 +136,20 @@ def _classify(rng: np.random.Generator, dress: Dress, bases: Path, place: Place)
                 label = "flat" if name == "plain" else "busy"
                 rows.append({"file": f"p{number}_{name}_{index}.png", "label": label, "group": f"g{number}"})
     title, named, orderly = _write(rng, rows, dress, place.inputs / "labels.csv")
-    network = "--encoder random --backbone timm:test_resnet --head linear --c 0.1 --device cpu".split()
-    argv = ["classify", str(bases / "train"), "--labels", str(place.inputs / "labels.csv"), *network]
+    argv = [
+        "classify",
+        str(bases / "train"),
+        "--labels",
+        str(place.inputs / "labels.csv"),
+        *_CLASSIFY.split(),
+    ]
     check = partial(_check_classify, named if orderly else None)
     return Case(title=f"classify: {title}", commands=[[*argv, "--out", str(place.out)]], check=check)
 
 
 def _check_classify(named: str | None, ran: Sequence[Ran]) -> list[str]:
     if named == "" and ran[0].code != 0:
-        return [f"refuses a table that is right: {ran[0].output[-300:]}"]
+        return [f"refuses a table that is right: {ran[0].said}"]
     return _check_named(named or "", ran[0])
 
 

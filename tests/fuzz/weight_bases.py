@@ -16,15 +16,13 @@ from wsitool.testing.synthetic import draw_tissue, write_pyramid
 
 __all__ = ["CLASSIFY", "PRETRAIN", "Safetensors", "build_weights"]
 
-_TILE = "tile {base}/slide.svs --out {out}/stores --patch-size 64 --min-tissue 0 --mpp 0.5".split()
+_TILE = "tile {base}/slide.svs --out {out}/stores --patch-size 64 --min-tissue 0 --mpp 0.5"
 # The commands that made them, so that a run can be gone on with.
 PRETRAIN = (
-    "pretrain {base}/plain --method rotation --out {out}/pre --init random --backbone timm:test_resnet --epochs 1 "
-    "--batch-size 8 --accelerator cpu"
-).split()
-CLASSIFY = (
-    "classify {base}/train --out {out}/cls --encoder {base}/pre --head linear --c 0.1 --device cpu"
-).split()
+    "pretrain {base}/plain --method rotation --out {out}/pre --init random --backbone timm:test_resnet "
+    "--epochs 1 --batch-size 8 --accelerator cpu"
+)
+CLASSIFY = "classify {base}/train --out {out}/cls --encoder {base}/pre --head linear --c 0.1 --device cpu"
 
 
 def build_weights(folder: Path) -> None:
@@ -40,8 +38,8 @@ def build_weights(folder: Path) -> None:
     for number in range(4):
         labelled_store(folder / "train" / f"p{number}.h5", per_class=4, seed=number)
     patch_folder(folder / "plain", stores=2, each=8)
-    for argv in (_TILE, PRETRAIN, CLASSIFY):
-        main([word.format(base=folder, out=folder) for word in argv], standalone_mode=False)
+    for words in (_TILE, PRETRAIN, CLASSIFY):
+        main([word.format(base=folder, out=folder) for word in words.split()], standalone_mode=False)
 
 
 class Safetensors:

@@ -55,7 +55,7 @@ def change_somewhere(rng: Rng, value: Any, depth: int = 0) -> tuple[Any, str]:
 
 
 def damage_weights(rng: Rng, path: Path, *, key: str) -> tuple[str, bool]:
-    """Damage a safetensors file whose card is the metadata `key`; also says whether a weight is not finite."""
+    """Damage a safetensors file whose card is the metadata `key`; says also if a weight is not finite."""
     data, fate = path.read_bytes(), rng.random()
     if fate < 0.12:
         damaged, title = truncate(rng, data)
@@ -113,7 +113,10 @@ def damage_checkpoint(rng: Rng, path: Path) -> str:
         damaged, title = flip(rng, data)
     elif fate < 0.6:
         protocol = int(rng.integers(0, 5))
-        damaged, title = pickle.dumps({"format": 1, "x": _Payload()}, protocol), f"a pickle {protocol} that runs code"
+        damaged, title = (
+            pickle.dumps({"format": 1, "x": _Payload()}, protocol),
+            f"a pickle {protocol} that runs code",
+        )
         if rng.random() < 0.5:
             torch.save({"format": 1, "x": _Payload()}, path)
             return "a checkpoint that runs code"

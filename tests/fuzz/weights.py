@@ -1,4 +1,4 @@
-"""Encoders, classifiers, runs and plans, damaged: nothing that is not finite may be computed from them calmly."""
+"""Encoders, classifiers, runs and plans, damaged: no number that is not finite may come of them calmly."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def _encoder(rng: np.random.Generator, bases: Path, place: Place, *, clean: bool
     if not clean:
         title, infinite = damage_weights(rng, path, key="wsitool")
     features = ["embed", str(bases / "plain"), "--out", str(place.out / "e"), "--encoder", str(path)]
-    classify = [word.format(base=bases, out=place.out) for word in CLASSIFY]
+    classify = [word.format(base=bases, out=place.out) for word in CLASSIFY.split()]
     classify[classify.index("--encoder") + 1] = str(path)
-    again = [word.format(base=bases, out=place.out) for word in PRETRAIN]
+    again = [word.format(base=bases, out=place.out) for word in PRETRAIN.split()]
     again[again.index("--init") + 1] = str(path)
     others = (
         ["export-encoder", str(path), "--to", "torchvision", "--out", str(place.out / "encoder.pth")],
@@ -78,7 +78,9 @@ def _classifier(rng: np.random.Generator, bases: Path, place: Place, *, clean: b
         title, infinite = damage_weights(rng, path, key="wsitool_classifier")
     judge = ["predict", str(path.parent), str(bases / "train" / "p0.h5"), str(bases / "train" / "p1.h5")]
     commands = [["info", str(path)], [*judge, "--out", str(place.out / "p"), "--device", "cpu"]]
-    return Case(title=f"classifier: {title}", commands=commands, check=partial(_check, place, clean, infinite))
+    return Case(
+        title=f"classifier: {title}", commands=commands, check=partial(_check, place, clean, infinite)
+    )
 
 
 def _run(rng: np.random.Generator, bases: Path, place: Place, *, clean: bool) -> Case:
@@ -88,7 +90,9 @@ def _run(rng: np.random.Generator, bases: Path, place: Place, *, clean: bool) ->
     commands = [["info", given], ["info", given, "--json"], _resume(bases, place)]
     if name == "cls":
         commands[2] = ["predict", given, str(bases / "train" / "p0.h5"), "--out", str(place.out / "p")]
-    return Case(title=f"{name}/run.json: {title}", commands=commands, check=partial(_check, place, clean, False))
+    return Case(
+        title=f"{name}/run.json: {title}", commands=commands, check=partial(_check, place, clean, False)
+    )
 
 
 def _checkpoint(rng: np.random.Generator, bases: Path, place: Place, *, clean: bool) -> Case:
@@ -108,7 +112,7 @@ def _checkpoint(rng: np.random.Generator, bases: Path, place: Place, *, clean: b
 
 
 def _resume(bases: Path, place: Place) -> list[str]:
-    words = [word.format(base=bases, out=place.out) for word in PRETRAIN]
+    words = [word.format(base=bases, out=place.out) for word in PRETRAIN.split()]
     return [*words, "--resume"]
 
 
@@ -128,7 +132,7 @@ def _plan(rng: np.random.Generator, bases: Path, place: Place, *, clean: bool) -
 def _check(place: Place, clean: bool, infinite: bool, ran: Sequence[Ran]) -> list[str]:
     problems = []
     if clean:
-        problems += [f"undamaged, and {one.argv[0]} says {one.output[-300:]}" for one in ran if one.code == 2]
+        problems += [f"undamaged, and {one.argv[0]} says {one.said}" for one in ran if one.code == 2]
     for one in ran:
         if infinite and one.code == 0 and one.argv[0] not in ("info", "export-encoder"):
             problems.append(f"{one.argv[0]}: exit code 0 with weights that are not finite")
