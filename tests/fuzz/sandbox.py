@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import hashlib
 import os
 import resource
@@ -80,6 +81,7 @@ def run_forked(call: Callable[[], int], *, cwd: Path, log: Path, seconds: float 
         if not ended_by:
             ended_by = _excess(worked, now - began, grown, seconds)
             if ended_by:
+                _show_where(child)
                 _end_group(child)
         time.sleep(_POLL_SECONDS)
     _end_group(child)  # helpers it started and left behind
@@ -105,6 +107,7 @@ def _be_child(call: Callable[[], int], cwd: Path, log: Path) -> None:
             os.dup2(source, target)
         sys.stdout = open(1, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
+        faulthandler.register(signal.SIGUSR2, file=sys.stderr, all_threads=True)
         try:
             code = call()
         except BaseException:  # noqa: BLE001 - what an interpreter would print on its way out
@@ -119,6 +122,13 @@ def _excess(worked: float, wall: float, grown: int, seconds: float) -> str:
     if worked > seconds or wall > _WALL_FACTOR * seconds:
         return f"the limit of {seconds:g} s"
     return "the limit of memory" if grown > _KILL_GROWTH else ""
+
+
+def _show_where(child: int) -> None:
+    """Let the child print where its threads are, for whoever reads its output."""
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGUSR2)
+        time.sleep(0.3)
 
 
 def _end_group(child: int) -> None:

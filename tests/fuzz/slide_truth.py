@@ -136,6 +136,13 @@ def _segment_number(page: Any, samples: int) -> int:
 
 def _paint(page: Any, index: int, canvas: Rgb, known: NDArray[np.bool_]) -> None:
     file = page.parent.filehandle
+    if page.databytecounts[index] == 0 and page.is_tiled and page.planarconfig == 1 and not page.is_svs:
+        # What a sparse pyramid leaves out is blank: white, as on glass.
+        row, column = divmod(index, -(-page.imagewidth // page.tilewidth))
+        y, x = row * page.tilelength, column * page.tilewidth
+        canvas[y : y + page.tilelength, x : x + page.tilewidth] = 255
+        known[0, y : y + page.tilelength, x : x + page.tilewidth] = True
+        return
     try:
         file.seek(page.dataoffsets[index])
         data = file.read(page.databytecounts[index])
