@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ __all__ = ["SOME_FAILED", "Command", "CommandGroup", "wants_traceback"]
 
 SOME_FAILED = 1
 _DEBUG = "wsitool.debug"
+_MOST = 2**31 - 1  # of seeds, sizes and counts; torch, numpy and h5py each fail in another way beyond it
 
 
 class Command(click.Command):
@@ -33,6 +35,15 @@ class Command(click.Command):
             )
         )
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, but no number may be NaN, infinite, or a whole one beyond what libraries take."""
+        rest = super().parse_args(ctx, args)
+        for parameter in self.get_params(ctx):
+            value = ctx.params.get(parameter.name or "")
+            for number in value if isinstance(value, tuple) else (value,):
+                _check_number(ctx, parameter, number)
+        return rest
+
     def invoke(self, ctx: click.Context) -> Any:
         with in_one_sentence(debug=lambda: wants_traceback(ctx)):
             return super().invoke(ctx)
@@ -47,6 +58,13 @@ class Command(click.Command):
 
 class CommandGroup(Command, click.Group):
     """A command that only holds further ones; they share the manners of `Command`."""
+
+
+def _check_number(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise click.BadParameter(f"expected a finite number, got {value}.", ctx, parameter)
+    if isinstance(value, int) and abs(value) > _MOST:
+        raise click.BadParameter(f"expected a whole number up to {_MOST:,}, got {value}.", ctx, parameter)
 
 
 def wants_traceback(ctx: click.Context) -> bool:

@@ -21,7 +21,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 out_option = click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write."
 )
-seed_option = click.option("--seed", default=0, show_default=True, help="Seed of all randomness.")
+seed_option = click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of all randomness."
+)
 
 
 def _penalty(_: click.Context, __: click.Parameter, value: str | None) -> float | str | None:
