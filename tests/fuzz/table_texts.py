@@ -16,8 +16,8 @@ _ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "cp949", "cp1252")
 
 # Column -> cells no program can use as they are.
 BAD_CELLS: Mapping[str, Sequence[str]] = {
-    "path": ("gone.svs", "a\0b.svs", "x" * 2000, "../../../../etc/passwd", "gone\nline.svs", "http://[bad"),
-    "file": ("gone.png", "a\0b.png", "x" * 2000, "../../../../etc/passwd", "gone\nline.png"),
+    "path": ("gone.svs", "a\0b.svs", "x" * 300, "../../../../etc/passwd", "gone\nline.svs", "http://[bad"),
+    "file": ("gone.png", "a\0b.png", "x" * 300, "../../../../etc/passwd", "gone\nline.png"),
     "mpp": ("abc", "nan", "-1", "0", "inf", "1e400", "0.5 um", "1.234.567", "--", "½"),
 }
 
