@@ -41,7 +41,7 @@ RUNS: Mapping[str, str] = MappingProxyType(
         "export-encoder": "export-encoder {base}/pre --to timm --out {out}/encoder.safetensors",
         "classify": f"classify {{base}}/train --encoder random {_NETWORK} --head linear --c 0.1 "
         "--out {out} --device cpu",
-        "predict": "predict {base}/cls {base}/train/p0.h5 --out {out} --device cpu",
+        "predict": "predict {base}/cls {base}/plain --out {out} --device cpu",
         "experiment": f"experiment --train {{base}}/train --folds 2 --methods supervised {_RANDOM} "
         "--head linear --c 0.1 --fractions 50,100 --out {out} --dry-run",
         "demo": "demo --out {out}",

@@ -76,7 +76,7 @@ def _classifier(rng: np.random.Generator, bases: Path, place: Place, *, clean: b
     path, title, infinite = place.inputs / "cls" / "classifier.safetensors", "undamaged", False
     if not clean:
         title, infinite = damage_weights(rng, path, key="wsitool_classifier")
-    judge = ["predict", str(path.parent), str(bases / "train" / "p0.h5"), str(bases / "train" / "p1.h5")]
+    judge = ["predict", str(path.parent), str(bases / "plain")]
     commands = [["info", str(path)], [*judge, "--out", str(place.out / "p"), "--device", "cpu"]]
     return Case(
         title=f"classifier: {title}", commands=commands, check=partial(_check, place, clean, infinite)
@@ -87,9 +87,12 @@ def _run(rng: np.random.Generator, bases: Path, place: Place, *, clean: bool) ->
     name = str(rng.choice(["pre", "cls"]))
     title = "undamaged" if clean else damage_json(rng, place.inputs / name / "run.json")
     given = str(place.inputs / name)
-    commands = [["info", given], ["info", given, "--json"], _resume(bases, place)]
+    commands = [["info", given], ["info", given, "--json"]]
     if name == "cls":
-        commands[2] = ["predict", given, str(bases / "train" / "p0.h5"), "--out", str(place.out / "p")]
+        commands.append(["predict", given, str(bases / "plain"), "--out", str(place.out / "p")])
+    else:
+        shutil.copytree(given, place.out / "pre")
+        commands.append(_resume(bases, place))
     return Case(
         title=f"{name}/run.json: {title}", commands=commands, check=partial(_check, place, clean, False)
     )
@@ -100,7 +103,6 @@ def _checkpoint(rng: np.random.Generator, bases: Path, place: Place, *, clean: b
     if not clean and rng.random() < 0.5:
         (path.parent / "encoder.safetensors").unlink()  # as where the end of a run was lost
     title = "undamaged" if clean else damage_checkpoint(rng, path)
-    # The pretraining began in the folder it is gone on with in.
     shutil.copytree(path.parent, place.out / "pre")
     commands = [_resume(bases, place)]
     weights = place.inputs / "weights.pth"
