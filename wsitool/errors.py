@@ -9,6 +9,7 @@
     │   ├── RegionReadError         pixels of one region cannot be decoded
     │   └── NoTissueError           nothing is left after filtering
     ├── StoreError                  a patch store cannot be used
+    │   ├── NotAStoreError          another program's file, or another kind of ours
     │   ├── SchemaVersionError      written by another schema version
     │   └── CorruptStoreError       truncated, replaced, or not matching its own index
     ├── LabelError                  a label table does not fit the data
@@ -25,6 +26,7 @@ __all__ = [
     "LabelError",
     "MissingMppError",
     "NoTissueError",
+    "NotAStoreError",
     "PluginError",
     "RegionReadError",
     "SchemaVersionError",
@@ -76,6 +78,10 @@ class NoTissueError(SlideError):
 
 class StoreError(WsitoolError):
     """A patch store cannot be used."""
+
+
+class NotAStoreError(StoreError):
+    """The file is sound as far as can be seen, but no patch store."""
 
 
 class SchemaVersionError(StoreError):

@@ -1,4 +1,4 @@
-"""What a damaged file makes its library raise, said as one sentence."""
+"""What a damaged file makes its library raise, and what checks find in it, said as one sentence."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from pathlib import Path
 
 from wsitool.errors import CorruptStoreError
 
-__all__ = ["as_corruption"]
+__all__ = ["as_corruption", "damaged"]
 
-# h5py and zarr-python meet garbage in sizes, types, names and JSON with whatever it trips; found by fuzzing.
-_TRIPPED = (OSError, ValueError, KeyError, RuntimeError, TypeError, IndexError, AttributeError, OverflowError)
+# h5py and others meet garbage in sizes, types, names and text with whatever it trips; found by fuzzing.
+_TRIPPED = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError)
+
+
+def damaged(path: Path | str, problem: str) -> CorruptStoreError:
+    """The error that says what is wrong with the store at `path`."""
+    return CorruptStoreError(
+        f"{path}: {problem}: the store was truncated, damaged or changed by another program; write it again."
+    )
 
 
 @contextmanager

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from wsitool import __version__
 from wsitool.errors import StoreError, UsageError
-from wsitool.store.hdf5 import Hdf5Writer, open_hdf5
+from wsitool.store.attributes import problem_of
+from wsitool.store.hdf5 import Hdf5Writer
+from wsitool.store.hdf5_reading import open_hdf5
 from wsitool.store.reader import Reader
 from wsitool.store.schema import StoreMeta, StoreWriter
-from wsitool.store.zarr import ZarrWriter, open_zarr
+from wsitool.store.zarr import ZarrWriter
+from wsitool.store.zarr_reading import open_zarr
 
 __all__ = ["SUFFIXES", "create_store", "find_stores", "open_store"]
 
@@ -30,6 +33,9 @@ def create_store(
         raise UsageError(f"A store's name ends in .h5 or .zarr, got '{path.name}'.")
     if meta.codec == "jpeg" and not 1 <= (meta.quality or 0) <= 100:
         raise UsageError(f"A store of codec 'jpeg' needs a quality of 1 to 100, got {meta.quality!r}.")
+    problem = problem_of(meta)
+    if problem:
+        raise StoreError(f"{path} would not be a store that can be read again: {problem}.")
     meta = replace(meta, wsitool_version=meta.wsitool_version or __version__)
     writer = Hdf5Writer if path.suffix == ".h5" else ZarrWriter
     return writer(path, meta, overwrite=overwrite, expected=expected)

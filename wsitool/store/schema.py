@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "LARGEST_PATCH",
+    "MOST_CANDIDATES",
     "SCHEMA_VERSION",
     "UNLABELLED",
     "Candidates",
@@ -30,6 +32,10 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 UNLABELLED = -1
+LARGEST_PATCH = 16_384
+"""Pixels of a patch's side."""
+MOST_CANDIDATES = 1 << 25
+"""Grid positions of one store: an 800,000 px wide slide in patches of 138 px. More is refused unread."""
 
 Codec = Literal["jpeg", "raw", "native"]
 
@@ -131,7 +137,10 @@ class PatchStore(Protocol):
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over coords, labels and patch digests; the same however many workers wrote it."""
+        """What `hashing.ContentHash` makes of the patches, columns and attributes, "2:" before it.
+
+        The same however many workers wrote the store. Without "2:" it does not cover the attributes.
+        """
         ...
 
     @property

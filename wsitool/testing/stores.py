@@ -126,7 +126,7 @@ _FAILURES = (Failure(x0=5, y0=6, reason="Bogus marker length"),)
 
 
 def _coords(number: int, size: int) -> NDArray[np.int64]:
-    return np.stack([np.arange(number) % 5, np.arange(number) // 5], axis=1).astype(np.int64) * size
+    return np.stack([np.arange(number) % 20, np.arange(number) // 20], axis=1).astype(np.int64) * size
 
 
 def _candidates(coords: NDArray[np.int64]) -> Candidates:
