@@ -106,11 +106,11 @@ def _check_nesting_and_text(value: Any) -> None:
             raise ValueError("it holds text that is no text (a NUL or half a character)")
 
 
-def typed(kind: type[T], value: Any, key: str = "the content") -> T:
+def typed(kind: type[T], value: Any, key: str = "") -> T:
     """`value`, from JSON or TOML, as a `kind`: a dataclass, or any type its fields are annotated with.
 
-    Lists become tuples where those are asked for, whole numbers floats. ValueError names the `key` that does
-    not fit; for a dataclass also keys that it has not, or that are missing.
+    Lists become tuples where those are asked for, whole numbers floats. ValueError names the key that does
+    not fit, `key` before it; for a dataclass also keys that it has not, or that are missing.
     """
     checked: T = _typed(kind, value, key)
     return checked
@@ -130,7 +130,7 @@ def _typed(kind: Any, value: Any, key: str) -> Any:
         return _sequence(kind, value, key)
     if (origin or kind) is dict and isinstance(value, dict):
         of = arguments[1] if arguments else Any
-        return {str(name): _typed(of, item, f"{key}.{name}"[:120]) for name, item in value.items()}
+        return {str(name): _typed(of, item, _below(key, name)) for name, item in value.items()}
     if kind is float and type(value) in (int, float) and math.isfinite(value) and abs(value) <= 1e300:
         return float(value)
     if (
@@ -171,11 +171,11 @@ def _sequence(kind: Any, value: Any, key: str) -> Any:
 
 def _record(kind: Any, value: Any, key: str) -> Any:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{key} must be {_WORDS[dict]}, got {_shown(value)}")
+        raise ValueError(f"{key or 'it'} must be {_WORDS[dict]}, got {_shown(value)}")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     unknown = [str(name)[:60] for name in value if name not in fields]
     if unknown:
-        raise ValueError(f"{key} has the unknown key '{unknown[0]}'")
+        raise ValueError(f"{key or 'it'} has the unknown key '{unknown[0]}'")
     needed = [
         name
         for name, field in fields.items()
@@ -183,9 +183,13 @@ def _record(kind: Any, value: Any, key: str) -> Any:
     ]
     missing = [name for name in needed if name not in value]
     if missing:
-        raise ValueError(f"{key} lacks the key '{missing[0]}'")
+        raise ValueError(f"{key or 'it'} lacks the key '{missing[0]}'")
     hints = typing.get_type_hints(kind)
-    return kind(**{name: _typed(hints[name], item, f"{key}.{name}") for name, item in value.items()})
+    return kind(**{name: _typed(hints[name], item, _below(key, name)) for name, item in value.items()})
+
+
+def _below(key: str, name: object) -> str:
+    return f"{key}.{name}"[:120] if key else str(name)[:120]
 
 
 def _words(kind: Any) -> str:

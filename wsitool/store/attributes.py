@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from wsitool.errors import CorruptStoreError, NotAStoreError, SchemaVersionError
+from wsitool.errors import CorruptStoreError, SchemaVersionError
 from wsitool.json_files import parse_json, typed
 from wsitool.store.schema import LARGEST_PATCH, MOST_CANDIDATES, SCHEMA_VERSION, Codec, StoreMeta
 
@@ -55,12 +55,9 @@ def to_attributes(meta: StoreMeta, summary: Summary) -> dict[str, Attribute]:
 def from_attributes(path: Path, attributes: Mapping[str, Any]) -> tuple[StoreMeta, Summary]:
     """Read root attributes back, types and ranges checked; `path` is named in the errors.
 
-    NotAStoreError where they are no store's, SchemaVersionError for another version's, CorruptStoreError for
-    what wsitool does not write.
+    SchemaVersionError for another version's, CorruptStoreError for what wsitool does not write.
     """
     version = attributes.get("schema_version")
-    if version is None and not {"content_hash", "wsitool_version"} & set(attributes):
-        raise NotAStoreError(f"{path} is not a wsitool patch store: it has no attribute 'schema_version'.")
     if isinstance(version, int) and version != SCHEMA_VERSION:
         raise SchemaVersionError(
             f"{path} has store schema {version} and this wsitool reads schema {SCHEMA_VERSION}: "
@@ -71,11 +68,13 @@ def from_attributes(path: Path, attributes: Mapping[str, Any]) -> tuple[StoreMet
         values = {name: _parsed(name, attributes[name]) for name in ATTRIBUTES if name in attributes}
         # an attribute that is not known was left out
         optional = {name: None for name, field in _META.items() if "None" in str(field.type)}
-        meta = typed(StoreMeta, optional | {name: values[name] for name in _META if name in values}, "it")
-        rest = {name: value for name, value in values.items() if name not in _META}
-        summary = typed(Summary, rest, "it")
+        missing = [name for name in ATTRIBUTES if name not in optional | values]
+        if missing:
+            raise ValueError(f"{missing[0]} is missing")
+        values = optional | values
+        meta = typed(StoreMeta, {name: values[name] for name in _META})
+        summary = typed(Summary, {name: values[name] for name in ATTRIBUTES if name not in _META})
         problem = problem_of(meta) or _problem_of_summary(summary)
-        problem = "schema_version is missing" if version is None else problem
     except ValueError as error:
         problem = str(error)
     if problem:

@@ -17,11 +17,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.errors import CorruptStoreError
+from wsitool.errors import CorruptStoreError, NotAStoreError
 from wsitool.store.attributes import ATTRIBUTES, from_attributes
 from wsitool.store.columns import FIXED, Found, Kind, problem_of_columns, problem_of_reasons, problem_of_texts
 from wsitool.store.damage import as_corruption, damaged
 from wsitool.store.files import KnownFile, open_files
+from wsitool.store.foreign import hdf5_in_words, is_foreign
 from wsitool.store.reader import Reader, Segments
 
 __all__ = ["OFFSETS", "chunk_offsets", "open_hdf5"]
@@ -47,12 +48,18 @@ def chunk_offsets(data: Any) -> NDArray[np.int64]:
 
 
 def open_hdf5(path: Path) -> Reader:
-    """Open an HDF5 store; CorruptStoreError if it is truncated or was rewritten in another layout."""
+    """Open an HDF5 store; CorruptStoreError if it is truncated or was rewritten in another layout.
+
+    NotAStoreError where it is a sound file of another kind.
+    """
     if not stat.S_ISREG(path.stat().st_mode):
         raise damaged(path, "it is no regular file")
     known = KnownFile.of(path)
     with as_corruption(path, "the HDF5 file"), h5py.File(path, "r") as file:
-        meta, summary = from_attributes(path, _attributes(path, file, ATTRIBUTES))
+        attributes = _attributes(path, file, ATTRIBUTES)
+        if is_foreign(attributes) and OFFSETS not in file:
+            raise NotAStoreError(f"{path} is not a wsitool patch store but {hdf5_in_words(file)}.")
+        meta, summary = from_attributes(path, attributes)
         members = _Members(path, file, known.size)
         columns = members.columns()
         problem = problem_of_columns(columns, meta, summary)

@@ -8,6 +8,7 @@ from pathlib import Path
 from wsitool import __version__
 from wsitool.errors import StoreError, UsageError
 from wsitool.store.attributes import problem_of
+from wsitool.store.damage import damaged
 from wsitool.store.hdf5 import Hdf5Writer
 from wsitool.store.hdf5_reading import open_hdf5
 from wsitool.store.reader import Reader
@@ -50,7 +51,12 @@ def open_store(path: str | Path) -> Reader:
         )
     if path.suffix not in SUFFIXES:
         raise StoreError(f"{path} is no patch store: expected a name that ends in .h5 or .zarr.")
-    return open_hdf5(path) if path.suffix == ".h5" else open_zarr(path)
+    store = open_hdf5(path) if path.suffix == ".h5" else open_zarr(path)
+    problem = store.problem_of_pixels()
+    store.close()  # of the many stores of a collection none keeps a file open before it is read
+    if problem:
+        raise damaged(path, problem)
+    return store
 
 
 def find_stores(path: str | Path) -> list[Path]:

@@ -168,19 +168,39 @@ class Reader:
         if not len(wanted):
             return
         targets = np.arange(len(wanted)) if rows is None else rows
-        if self._meta.codec == "raw":
-            self._read_raw(wanted, out, targets, tally)
-        else:
-            self._read_jpeg(wanted, out, targets, tally)
+        read = self._read_raw if self._meta.codec == "raw" else self._read_jpeg
+        try:
+            read(wanted, out, targets, tally)
+        except OSError as error:
+            raise damaged(self._path, f"its patches cannot be read ({error.strerror})") from error
 
     def encoded(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> list[bytes]:
         """The stored bytes of patches: JPEG streams, or P*P*3 bytes of raw pixels."""
         wanted = self._checked(indices)
-        fetched = dict(self._fetch(wanted))
+        try:
+            fetched = dict(self._fetch(wanted))
+        except OSError as error:
+            raise damaged(self._path, f"its patches cannot be read ({error.strerror})") from error
         for row, data in fetched.items():
             if isinstance(data, str):
                 raise self._corrupt(int(wanted[row]), data)
         return [fetched[row] for row in range(len(wanted))]  # type: ignore[misc]
+
+    def problem_of_pixels(self) -> str:
+        """Whether JPEG patches are of another size than the store says; "" where one of a few is right."""
+        if self._meta.codec == "raw":  # the format has seen to that
+            return ""
+        sizes = set()
+        for row in {0, len(self) // 2, len(self) - 1}:
+            try:
+                sizes.add(jpeg.size_of(self.encoded([row])[0]))
+            except (ValueError, CorruptStoreError):
+                continue
+        side = self._meta.patch_size
+        if not sizes or (side, side) in sizes:
+            return ""
+        width, height = sizes.pop()
+        return f"its patches are {width} x {height} px and not {side} x {side} px"
 
     def check(self) -> None:
         """Raise CorruptStoreError if a file of the store was deleted, replaced or changed since opening."""

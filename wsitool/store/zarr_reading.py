@@ -17,7 +17,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.errors import CorruptStoreError
+from wsitool.errors import CorruptStoreError, NotAStoreError
 from wsitool.json_files import read_json
 from wsitool.store.attributes import from_attributes
 from wsitool.store.columns import (
@@ -31,6 +31,7 @@ from wsitool.store.columns import (
 )
 from wsitool.store.damage import as_corruption, damaged
 from wsitool.store.files import KnownFile
+from wsitool.store.foreign import is_foreign, zarr_in_words
 from wsitool.store.hashing import covers_attributes
 from wsitool.store.reader import Reader, Segments
 from wsitool.store.schema import StoreMeta
@@ -72,10 +73,19 @@ def array_metadata(meta: StoreMeta, patches: int, rows_per_shard: int) -> dict[s
 
 
 def open_zarr(path: Path) -> Reader:
-    """Open a zarr store; CorruptStoreError if a shard is missing, truncated or damaged."""
+    """Open a zarr store; CorruptStoreError if a shard is missing, truncated or damaged.
+
+    NotAStoreError where it is something else.
+    """
     folder = _Folder(path)
+    if not (path / "zarr.json").exists() and not (path / "patches").exists():
+        raise NotAStoreError(f"{path} is not a wsitool patch store but {zarr_in_words(path, None)}.")
     with as_corruption(path, "the zarr metadata"):
-        meta, summary = from_attributes(path, folder.metadata("").get("attributes", {}))
+        attributes = folder.metadata("").get("attributes", {})
+        if is_foreign(attributes):
+            told = zarr_in_words(path, folder.metadata(""))
+            raise NotAStoreError(f"{path} is not a wsitool patch store but {told}.")
+        meta, summary = from_attributes(path, attributes)
         columns = folder.columns()
         reasons = folder.metadata("candidates/reason").get("attributes", {}).get("reasons")
         problem = problem_of_columns(columns, meta, summary) or problem_of_reasons(reasons)
@@ -90,35 +100,27 @@ def open_zarr(path: Path) -> Reader:
             f"{path} was rewritten by another program (its array 'patches' is not what its attributes say): "
             "write the store again with wsitool."
         )
-    number = -(-summary.patches // rows_per_shard)
-    shards = [_read_index(folder, shard, rows_per_shard) for shard in range(number)]
-    index = np.concatenate([entries for _, entries in shards])[: summary.patches]
-    raw_length = meta.patch_size**2 * 3 if meta.codec == "raw" else None
+    length = meta.patch_size**2 * 3 if meta.codec == "raw" else None
+    with as_corruption(path, "the index of a shard"):
+        shards = [
+            _read_index(folder, first // rows_per_shard, rows_per_shard, summary.patches - first, length)
+            for first in range(0, summary.patches, rows_per_shard)
+        ]
+    index = np.concatenate([entries for _, entries in shards])
     files = tuple(file for file, _ in shards)
-    shard_of = np.arange(summary.patches) // rows_per_shard
-    room = np.array([file.size for file in files], dtype=np.int64)[shard_of] - index[:, 0]
-    _check_index(path, index, room, raw_length)
     old = not covers_attributes(summary.content_hash)
     return Reader(
         path, meta, summary, _ShardLayout(folder, columns, tuple(reasons), files, rows_per_shard, index, old)
     )
 
 
-def _check_index(
-    path: Path, index: NDArray[np.int64], room: NDArray[np.int64], raw_length: int | None
-) -> None:
-    """CorruptStoreError unless all places lie within their shards; `room` (N,) is what follows each start."""
-    start, length = index.T
-    if start.min() < 0 or length.min() < 0:
-        raise CorruptStoreError(f"{path} lacks patches that its shape promises: write the store again.")
-    if (length > room).any() or length.max() >= 2**31:
-        raise damaged(path, "the index of a shard leads outside of it")
-    if raw_length is not None and (length != raw_length).any():
-        raise damaged(path, f"not all of its patches have {raw_length} bytes")
+def _read_index(
+    folder: _Folder, shard: int, rows: int, used: int, raw_length: int | None
+) -> tuple[KnownFile, NDArray[np.int64]]:
+    """The shard's file and the first `used` of the `rows` of its index, (R, 2) offset and length.
 
-
-def _read_index(folder: _Folder, shard: int, rows: int) -> tuple[KnownFile, NDArray[np.int64]]:
-    """The shard's file and its index, (rows, 2) offset and length; -1 where a chunk is absent."""
+    CorruptStoreError unless they are there, lie within the file and, for raw pixels, have their length.
+    """
     path, file = folder.path, folder.file("patches", "c", str(shard), "0", "0", "0")
     try:
         known = KnownFile.of(file)
@@ -131,7 +133,7 @@ def _read_index(folder: _Folder, shard: int, rows: int) -> tuple[KnownFile, NDAr
         raise damaged(path, f"shard {shard} is shorter than its index")
     descriptor = os.open(file, os.O_RDONLY)
     try:
-        tail = os.pread(descriptor, size + 4, max(0, known.size - size - 4))
+        tail = os.pread(descriptor, size + 4, known.size - size - 4)
     finally:
         os.close(descriptor)
     if len(tail) != size + 4 or google_crc32c.value(tail[:-4]) != int.from_bytes(tail[-4:], "little"):
@@ -139,7 +141,14 @@ def _read_index(folder: _Folder, shard: int, rows: int) -> tuple[KnownFile, NDAr
             f"{path}: the index of shard {shard} does not match its checksum, so the file was truncated or "
             "damaged; write the store again."
         )
-    entries = np.frombuffer(tail[:-4], dtype="<u8").reshape(rows, 2).astype(np.int64)
+    entries = np.frombuffer(tail[:-4], dtype="<u8").reshape(rows, 2)[:used].astype(np.int64)
+    start, length = entries.T
+    if entries.min() < 0:
+        raise CorruptStoreError(f"{path} lacks patches that its shape promises: write the store again.")
+    if (length > known.size - start).any() or length.max() >= 2**31:
+        raise damaged(path, f"the index of shard {shard} leads outside of it")
+    if raw_length is not None and (length != raw_length).any():
+        raise damaged(path, f"not all patches in shard {shard} have {raw_length} bytes")
     return known, entries
 
 
@@ -151,18 +160,20 @@ class _Folder:
 
     def file(self, *parts: str) -> Path:
         """A file of the store, there or not; CorruptStoreError where links lead out of the folder."""
-        file = self.path.joinpath(*parts)
-        real = os.path.realpath(file)
-        if not real.startswith(self._real + os.sep):
-            raise damaged(self.path, f"'{'/'.join(parts)}' is a link out of the store, which is not followed")
-        if os.path.lexists(file) and not Path(real).is_file():
+        file = os.fspath(self.path)
+        for part in parts:
+            file = os.path.join(file, part) if part else file
+            if os.path.islink(file) and not os.path.realpath(file).startswith(self._real + os.sep):
+                told = "/".join(parts)
+                raise damaged(self.path, f"'{told}' is a link out of the store, which is not followed")
+        if os.path.exists(file) and not Path(file).is_file():  # reading from a pipe would wait for ever
             raise damaged(self.path, f"'{'/'.join(parts)}' is no regular file")
-        return file
+        return Path(file)
 
     def metadata(self, name: str) -> dict[str, Any]:
         """The zarr.json of an array or group; CorruptStoreError if it is no JSON object."""
         try:
-            values = read_json(self.file(name, "zarr.json"))
+            values = read_json(self.file(*name.split("/"), "zarr.json"))
         except ValueError as error:
             raise damaged(
                 self.path, f"'{name}/zarr.json' cannot be read, {error}".replace("'/", "'")
@@ -212,7 +223,7 @@ class _Folder:
         shape, number = tuple(array["shape"]), math.prod(array["shape"])
         text = array["data_type"] == "string"
         dtype = np.dtype("O" if text else array["data_type"]).newbyteorder("<")
-        file = self.file(name, "c", *("0" for _ in shape))
+        file = self.file(*name.split("/"), "c", *("0" for _ in shape))
         if not number or (may_lack_zeros and not file.exists() and not array["fill_value"]):
             return np.zeros(shape, np.dtype("U1") if text else dtype)
         data = file.read_bytes()

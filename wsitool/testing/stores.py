@@ -130,7 +130,7 @@ def _coords(number: int, size: int) -> NDArray[np.int64]:
 
 
 def _candidates(coords: NDArray[np.int64]) -> Candidates:
-    tissue = np.full(len(coords) + 1, 0.75, dtype=np.float32)
+    tissue = np.append(np.linspace(0.5, 1, len(coords), dtype=np.float32), np.float32(0.25))
     return Candidates(
         coords=np.concatenate([coords, [[7, 9]]]).astype(np.int64),
         tissue=tissue,
