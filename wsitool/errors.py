@@ -5,6 +5,7 @@
     │   └── UnknownMethodError      no installed SSL method of that name
     ├── SlideError                  one slide cannot be processed; others can
     │   ├── UnsupportedSlideError   no reader opens the file
+    │   │   └── RefusedSlideError   it contradicts itself or claims too much: no other reader may guess
     │   ├── MissingMppError         a resolution was asked for and the slide states none
     │   ├── RegionReadError         pixels of one region cannot be decoded
     │   └── NoTissueError           nothing is left after filtering
@@ -28,6 +29,7 @@ __all__ = [
     "NoTissueError",
     "NotAStoreError",
     "PluginError",
+    "RefusedSlideError",
     "RegionReadError",
     "SchemaVersionError",
     "SlideError",
@@ -62,6 +64,13 @@ class SlideError(WsitoolError):
 
 class UnsupportedSlideError(SlideError):
     """No reader opens the file."""
+
+
+class RefusedSlideError(UnsupportedSlideError):
+    """The file contradicts itself, or claims more than limits allow: a laxer reader would show wrong pixels.
+
+    Other UnsupportedSlideErrors mean "not my kind", after which another reader is tried; this one ends it.
+    """
 
 
 class MissingMppError(SlideError):

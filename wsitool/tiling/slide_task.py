@@ -182,6 +182,7 @@ class _Cutting:
                     f"Not one of the {len(kept)} patches of '{self._info.name}' can be read: "
                     f"{self._failures[0].reason}."
                 )
+            self._slide.check_unchanged()
             final = with_unreadable(candidates, np.array(self._failed, np.int64))
             self._hash = writer.finish(final, counts=count_reasons(final), failures=self._failures)
         return resampling
