@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,6 +16,7 @@ from PIL import Image
 
 from wsitool.errors import StoreError, UsageError
 from wsitool.export_coords import to_clam, to_geojson, to_trident
+from wsitool.paths import AnyPath, as_list
 from wsitool.progress import SILENT, Reporter
 from wsitool.store import find_stores, open_store
 from wsitool.store.reader import Reader
@@ -39,14 +40,14 @@ class ExportResult:
 
 
 def export_stores(
-    path: str | Path,
+    path: AnyPath | Iterable[AnyPath],
     out_dir: str | Path,
     to: Target,
     *,
     shard_size: int = 10_000,
     reporter: Reporter = SILENT,
 ) -> ExportResult:
-    """Export the store at `path`, or all stores in that folder, into the new folder `out_dir`.
+    """Export the store at `path`, or all stores in that folder (or several), into the new folder `out_dir`.
 
     `clam`, `trident`, `geojson`: positions, see `wsitool.export_coords`. `imagefolder`: an image per patch in
     a folder per class, as torchvision's ImageFolder reads. `webdataset`: tar shards of at most `shard_size`
@@ -59,11 +60,11 @@ def export_stores(
         raise UsageError(f"--to must be one of {', '.join(get_args(Target))}, got '{to}'.")
     if shard_size < 1:
         raise UsageError(f"--shard-size must be at least 1, got {shard_size}.")
-    stores = find_stores(path)
+    places = as_list(path)
+    stores = find_stores(places)
     if not stores:
-        raise StoreError(
-            f"There is no patch store at '{path}': expected a .h5 or .zarr, or a folder of them."
-        )
+        where = ", ".join(f"'{place}'" for place in places) or "nowhere"
+        raise StoreError(f"There is no patch store at {where}: expected a .h5 or .zarr, or a folder of them.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"'{out}' is not empty: delete it, or give another folder with --out.")
     partial = out.with_name(f".{out.name}.partial")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wsitool.errors import NotAStoreError, StoreError, UsageError, WsitoolError
 from wsitool.grid import TileGrid, TileSpec, plan_grid
 from wsitool.json_files import typed
+from wsitool.paths import AnyPath, as_list
 from wsitool.progress import SILENT, Reporter, Task
 from wsitool.readers import TiledSlide, open_with
 from wsitool.store import content_hash, find_stores, jpeg, open_store
@@ -72,24 +73,25 @@ class StoreReport:
 
 
 def verify_stores(
-    path: str | Path,
+    path: AnyPath | Iterable[AnyPath],
     *,
     slide: str | Path | None = None,
     samples: int = 64,
     seed: int = 0,
     reporter: Reporter = SILENT,
 ) -> list[StoreReport]:
-    """Verify the store at `path`, or all stores in that folder; StoreError if there is none.
+    """Verify the store at `path`, or all stores in that folder (or several); StoreError if there is none.
 
-    UsageError where all there is are files of other programs; beside stores they are listed as such. `slide` is the slide the one store was cut from; a folder's stores look for theirs in `slide` as a folder.
+    UsageError where all there is are files of other programs; beside stores they are listed as such.
+    `slide` is the slide the one store was cut from; a folder's stores look for theirs in `slide` as a folder.
     """
-    stores = find_stores(path)
+    places = as_list(path)
+    stores = find_stores(places)
+    where = ", ".join(f"'{place}'" for place in places) or "nowhere"
     if not stores:
-        raise StoreError(
-            f"There is no patch store at '{path}': expected a .h5 or .zarr, or a folder of them."
-        )
+        raise StoreError(f"There is no patch store at {where}: expected a .h5 or .zarr, or a folder of them.")
     if slide is not None and len(stores) > 1 and not Path(slide).is_dir():
-        raise UsageError(f"'{path}' holds {len(stores)} stores: give --slide the folder of their slides.")
+        raise UsageError(f"{where} holds {len(stores)} stores: give --slide the folder of their slides.")
     with reporter.task("Verifying", total=len(stores), unit="stores") as task:
         reports = [_verified(store, slide, samples, seed, task) for store in stores]
     if all(report.foreign for report in reports):

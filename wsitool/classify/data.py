@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,13 @@ from wsitool.classify.labels import LabelledPatches, check_table, label_patches,
 from wsitool.classify.leakage import check_separate, shared_groups
 from wsitool.classify.splits import SplitBy
 from wsitool.errors import LabelError, UsageError
+from wsitool.paths import AnyPath
 from wsitool.progress import Reporter
 from wsitool.store.collection import Collection, open_collection
 
 __all__ = ["Paths", "TrainTest", "open_train_test"]
 
-Paths = str | Path | Sequence[str | Path]
+Paths = AnyPath | Iterable[AnyPath]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 from wsitool.classify.settings import Head, Penalty, Settings
 from wsitool.classify.splits import SplitBy
 from wsitool.errors import UsageError
+from wsitool.paths import as_list
 
 __all__ = ["ARMS", "Arm", "Plan", "percent", "read_plan"]
 
@@ -81,6 +82,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         """UsageError naming what cannot work."""
+        for name in ("train", "test", "auxiliary", "methods"):
+            items = tuple(str(item) for item in as_list(getattr(self, name)))
+            object.__setattr__(self, name, items)  # frozen: this is its one way in
         for arm in self.arms:
             if arm.auxiliary and not self.auxiliary:
                 raise UsageError(
@@ -179,9 +183,6 @@ def read_plan(path: str | Path, **changes: Any) -> Plan:
     if unknown:
         raise UsageError(f"{path} has unknown keys {', '.join(unknown)}: a plan has {', '.join(known)}.")
     values |= changes
-    for name in ("train", "test", "auxiliary"):
-        if isinstance(values.get(name), str):
-            values[name] = [values[name]]
     if "fractions" in values:
         values["fractions"] = _shares(values["fractions"])
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -16,9 +16,18 @@ from typing import Any, get_args
 
 from wsitool.errors import CorruptStoreError, SchemaVersionError
 from wsitool.json_files import parse_json, typed
+from wsitool.paths import shown
 from wsitool.store.schema import LARGEST_PATCH, MOST_CANDIDATES, SCHEMA_VERSION, Codec, StoreMeta
 
-__all__ = ["ATTRIBUTES", "Summary", "coords_attributes", "from_attributes", "problem_of", "to_attributes"]
+__all__ = [
+    "ATTRIBUTES",
+    "Summary",
+    "as_stored",
+    "coords_attributes",
+    "from_attributes",
+    "problem_of",
+    "to_attributes",
+]
 
 Attribute = str | int | float | bool
 
@@ -46,10 +55,19 @@ def to_attributes(meta: StoreMeta, summary: Summary) -> dict[str, Attribute]:
     values: dict[str, Any] = dataclasses.asdict(meta)
     values |= {"patches": summary.patches, "counts": summary.counts, "content_hash": summary.content_hash}
     return {
-        name: json.dumps(value, sort_keys=True, default=str) if name in _COMPOUND else value
+        name: json.dumps(as_stored(value), sort_keys=True) if name in _COMPOUND else value
         for name, value in values.items()
         if value is not None
     }
+
+
+def as_stored(value: Any) -> Any:
+    """A compound value as it is read back: of JSON's own kinds, texts as UTF-8 can hold them."""
+    if isinstance(value, Mapping):
+        return {shown(str(name)): as_stored(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_stored(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float) else shown(str(value))
 
 
 def from_attributes(path: Path, attributes: Mapping[str, Any]) -> tuple[StoreMeta, Summary]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from wsitool.annotations import LabelRule
 from wsitool.errors import UsageError
 from wsitool.grid import TileSpec
 from wsitool.lock import locked
+from wsitool.paths import AnyPath, as_list
 from wsitool.progress import SILENT, Reporter
 from wsitool.tiling.guarded import run_guarded, run_locked
 from wsitool.tiling.inputs import SlideInput, find_slides
@@ -59,7 +60,7 @@ def tile_slide(
 
 
 def tile_slides(
-    slides: Sequence[str | Path | SlideInput],
+    slides: AnyPath | SlideInput | Iterable[AnyPath | SlideInput],
     out_dir: str | Path,
     spec: TileSpec | None = None,
     *,
@@ -86,9 +87,11 @@ def tile_slides(
     is reported in its result and in slides.csv, the others are complete. `dry_run` writes nothing, and
     decodes nothing at full resolution. Raises UsageError for inputs that cannot work together.
     """
-    given = [item for item in slides if isinstance(item, SlideInput)]
-    named = [item for item in slides if not isinstance(item, SlideInput)]
-    found = (*given, *(find_slides(named, group_regex=group_regex) if named or not given else ()))
+    items = as_list(slides, one=(SlideInput,))
+    given = [item for item in items if isinstance(item, SlideInput)]
+    named = [item for item in items if not isinstance(item, SlideInput)]
+    searched = find_slides(named, group_regex=group_regex, reporter=reporter) if named or not given else ()
+    found = (*given, *searched)
     classes = tuple(sorted({slide.label for slide in found if slide.label is not None}))
     outlines: dict[str, Outlines] = {}
     if annotations is None and label_map is not None:
@@ -125,7 +128,7 @@ def tile_slides(
             results[index] = result
             if not dry_run:
                 with locked(folder / SLIDES_CSV, what="slides.csv", wait_seconds=_CSV_PATIENCE_SECONDS):
-                    merge_slides_csv(folder, [result])
+                    merge_slides_csv(folder, [result], reporter)
             if progress is not None:
                 progress.advance(note=result.name)
     return RunResult(out_dir=str(folder), slides=tuple(results[i] for i in range(len(tasks))))
