@@ -17,7 +17,7 @@ from typing import Any, get_args
 from wsitool.errors import CorruptStoreError, SchemaVersionError
 from wsitool.json_files import parse_json, typed
 from wsitool.paths import shown
-from wsitool.store.schema import LARGEST_PATCH, MOST_CANDIDATES, SCHEMA_VERSION, Codec, StoreMeta
+from wsitool.store.schema import LARGEST_PATCH, SCHEMA_VERSION, Codec, StoreMeta
 
 __all__ = [
     "ATTRIBUTES",
@@ -136,8 +136,8 @@ def problem_of(meta: StoreMeta) -> str:
 
 def _problem_of_summary(summary: Summary) -> str:
     counts = summary.counts
-    if not 1 <= summary.patches <= MOST_CANDIDATES:
-        return f"patches must be from 1 to {MOST_CANDIDATES}, got {summary.patches}"
+    if summary.patches < 1:
+        return f"patches must be at least 1, got {summary.patches}"
     if any(count < 0 for count in counts.values()) or counts.get("kept", summary.patches) != summary.patches:
         return f"counts {str(counts)[:200]} do not fit {summary.patches} patches"
     return "" if _HASH.fullmatch(summary.content_hash) else "content_hash is no hash"

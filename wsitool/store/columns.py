@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.store.attributes import Summary
-from wsitool.store.schema import MOST_CANDIDATES, UNLABELLED, StoreMeta
+from wsitool.store.schema import UNLABELLED, StoreMeta
 
 __all__ = [
     "FIXED",
@@ -94,10 +94,15 @@ def problem_of_columns(columns: Mapping[str, Found], meta: StoreMeta, summary: S
 
 
 def _problem_of_candidates(number: int, meta: StoreMeta, summary: Summary) -> str:
-    most = MOST_CANDIDATES
+    from wsitool.readers.limits import (  # the readers load more than a store needs
+        MAX_CANDIDATES,
+        limit_factor,
+    )
+
+    most = int(MAX_CANDIDATES * limit_factor())
     if meta.level0_width and meta.level0_height:  # not so for images, which have no one grid
         columns, rows = (side / meta.stride_level0 + 2 for side in (meta.level0_width, meta.level0_height))
-        most = min(most, int(min(1.5 * columns * rows, MOST_CANDIDATES)))  # the axes' strides differ a little
+        most = min(most, int(min(1.5 * columns * rows, most)))  # the axes' strides differ a little
     if not summary.patches <= number <= most:
         return f"{number} candidates do not fit {summary.patches} patches of at most {most} positions"
     counted = sum(summary.counts.values())

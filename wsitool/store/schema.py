@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 __all__ = [
     "LARGEST_PATCH",
-    "MOST_CANDIDATES",
     "SCHEMA_VERSION",
     "UNLABELLED",
     "Candidates",
@@ -34,8 +33,6 @@ SCHEMA_VERSION = 1
 UNLABELLED = -1
 LARGEST_PATCH = 16_384
 """Pixels of a patch's side."""
-MOST_CANDIDATES = 1 << 25
-"""Grid positions of one store: an 800,000 px wide slide in patches of 138 px. More is refused unread."""
 
 Codec = Literal["jpeg", "raw", "native"]
 

@@ -160,15 +160,15 @@ class _Folder:
 
     def file(self, *parts: str) -> Path:
         """A file of the store, there or not; CorruptStoreError where links lead out of the folder."""
-        file = os.fspath(self.path)
+        file = self.path
         for part in parts:
-            file = os.path.join(file, part) if part else file
-            if os.path.islink(file) and not os.path.realpath(file).startswith(self._real + os.sep):
+            file /= part
+            if file.is_symlink() and not os.path.realpath(file).startswith(self._real + os.sep):
                 told = "/".join(parts)
                 raise damaged(self.path, f"'{told}' is a link out of the store, which is not followed")
-        if os.path.exists(file) and not Path(file).is_file():  # reading from a pipe would wait for ever
+        if file.exists() and not file.is_file():  # reading from a pipe would wait for ever
             raise damaged(self.path, f"'{'/'.join(parts)}' is no regular file")
-        return Path(file)
+        return file
 
     def metadata(self, name: str) -> dict[str, Any]:
         """The zarr.json of an array or group; CorruptStoreError if it is no JSON object."""
