@@ -23,6 +23,7 @@ MOST_BYTES = 1 << 26
 
 _DEEPEST = 64
 _LARGEST = 2**63 - 1
+_LARGEST_FLOAT = 1e300
 _WORDS = {
     str: "text",
     bool: "true or false",
@@ -131,7 +132,7 @@ def _typed(kind: Any, value: Any, key: str) -> Any:
     if (origin or kind) is dict and isinstance(value, dict):
         of = arguments[1] if arguments else Any
         return {str(name): _typed(of, item, _below(key, name)) for name, item in value.items()}
-    if kind is float and type(value) in (int, float) and math.isfinite(value) and abs(value) <= 1e300:
+    if kind is float and type(value) in (int, float) and abs(value) <= _LARGEST_FLOAT:
         return float(value)
     if (
         kind in (str, bool, int, NoneType)
