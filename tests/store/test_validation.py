@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -86,6 +87,29 @@ def test_attributes_that_cannot_be(copy: Callable[[str], Path], name: str, value
     (folder / "zarr.json").write_text(json.dumps(root))
     for path in (file, folder):
         _refused(path, "")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_store_that_may_not_be_read_is_not_called_damaged(copy: Callable[[str], Path]) -> None:
+    path = copy("raw.h5")
+    path.chmod(0)
+    with pytest.raises(StoreError, match="Permission denied") as raised:
+        open_store(path)
+    assert not isinstance(raised.value, CorruptStoreError)
+
+
+def test_too_many_open_files_are_not_called_damage(
+    copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = copy("raw.h5")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EMFILE, "Unable to open file")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(StoreError, match="Too many open files") as raised:
+        open_store(path)
+    assert not isinstance(raised.value, CorruptStoreError)
 
 
 def test_large_attributes_are_refused_unread(copy: Callable[[str], Path]) -> None:

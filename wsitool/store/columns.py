@@ -94,17 +94,18 @@ def problem_of_columns(columns: Mapping[str, Found], meta: StoreMeta, summary: S
 
 
 def _problem_of_candidates(number: int, meta: StoreMeta, summary: Summary) -> str:
-    from wsitool.readers.limits import (  # the readers load more than a store needs
-        MAX_CANDIDATES,
-        limit_factor,
-    )
+    # not at the top: the readers load more than opening a store needs
+    from wsitool.readers.limits import MAX_CANDIDATES, RAISE_LIMITS, limit_factor
 
-    most = int(MAX_CANDIDATES * limit_factor())
+    most: float = MAX_CANDIDATES * limit_factor()
+    if number > most:
+        raised = f"the environment variable {RAISE_LIMITS} raises that"
+        return f"it claims {number} candidates, where at most {most:.0f} are taken to be true ({raised})"
     if meta.level0_width and meta.level0_height:  # not so for images, which have no one grid
         columns, rows = (side / meta.stride_level0 + 2 for side in (meta.level0_width, meta.level0_height))
-        most = min(most, int(min(1.5 * columns * rows, most)))  # the axes' strides differ a little
+        most = min(most, 1.5 * columns * rows)  # the strides of the two axes differ a little
     if not summary.patches <= number <= most:
-        return f"{number} candidates do not fit {summary.patches} patches of at most {most} positions"
+        return f"{number} candidates do not fit {summary.patches} patches of at most {most:.0f} positions"
     counted = sum(summary.counts.values())
     if summary.counts and counted != number:
         return f"its counts add up to {counted} candidates and it has {number}"
