@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from wsitool.errors import StoreError
 from wsitool.store.opening import find_stores, open_store
 from wsitool.store.reader import Reader, Tally
-from wsitool.store.schema import UNLABELLED
+from wsitool.store.schema import UNLABELLED, StoreMeta
 
-__all__ = ["Collection", "open_collection"]
+__all__ = ["Collection", "open_collection", "union_of_classes"]
 
 
 class Collection:
@@ -46,7 +46,7 @@ class Collection:
     def of(cls, stores: Sequence[Reader]) -> Self:
         """All patches of `stores`, in order; StoreError if patch sizes differ or there is none."""
         _check_sizes(stores)
-        classes = tuple(dict.fromkeys(name for store in stores for name in store.meta.classes))
+        classes = union_of_classes([store.meta for store in stores])
         lengths = [len(store) for store in stores]
         labels = [_labels(store, classes) for store in stores]
         return cls(
@@ -183,6 +183,11 @@ def open_collection(paths: str | Path | Sequence[str | Path]) -> Collection:
             )
         found += stores
     return Collection.of([open_store(path) for path in dict.fromkeys(found)])
+
+
+def union_of_classes(metas: Sequence[StoreMeta]) -> tuple[str, ...]:
+    """The classes of several stores, each once, as first met; a class's place is its number in all of them."""
+    return tuple(dict.fromkeys(name for meta in metas for name in meta.classes))
 
 
 def _check_sizes(stores: Sequence[Reader]) -> None:
