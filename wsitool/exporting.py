@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,10 @@ from wsitool.export_parts import RECORD, Outcome, Part, Record, Source, named, s
 from wsitool.interrupt import progress_on_stop
 from wsitool.lock import locked
 from wsitool.progress import SILENT, Reporter
-from wsitool.report.files import write_json
+from wsitool.report.files import check_writable, write_json
+from wsitool.sentences import one_sentence
 from wsitool.store import find_stores, open_store
 from wsitool.store.collection import union_of_classes
-from wsitool.tiling.resume import remove_leftovers
 
 __all__ = ["CLASSES_FILE", "ExportResult", "Target", "export_stores"]
 
@@ -79,7 +79,7 @@ def export_stores(
     if not plan.parts:
         raise plan.failed[0][1]
     made = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out)
     try:
         with locked(out / RECORD, what=f"The export '{out}'"):
             return _export(plan, out, overwrite=overwrite, reporter=reporter)
@@ -167,7 +167,7 @@ def _positions(to: Target, sources: Sequence[Source], classes: Sequence[str]) ->
 
 
 def _export(plan: _Plan, out: Path, *, overwrite: bool, reporter: Reporter) -> ExportResult:
-    record = _record(out, plan.parts, overwrite=overwrite)
+    record = _record(out, plan, overwrite=overwrite)
     outcomes: dict[str, Outcome] = {}
     count = len(plan.parts)
     progress = progress_on_stop(
@@ -187,19 +187,18 @@ def _export(plan: _Plan, out: Path, *, overwrite: bool, reporter: Reporter) -> E
         out=out,
         stores=sum(source.path.name not in lost for source in plan.sources),
         patches=sum(outcome.patches for outcome in outcomes.values()),
-        files=tuple(
-            sorted(name for part in plan.parts if outcomes[part.name].patches for name in part.names)
-        ),
+        files=tuple(sorted(name for part in plan.parts for name in _written(part, outcomes[part.name], out))),
         failed=tuple(failed),
         skipped=sum(outcome.skipped for outcome in outcomes.values()),
         left_out=plan.left_out,
     )
 
 
-def _record(out: Path, parts: Sequence[Part], *, overwrite: bool) -> Record:
-    """The record of `out`, of nothing but some of `parts`; UsageError where it holds others, unless asked."""
+def _record(out: Path, plan: _Plan, *, overwrite: bool) -> Record:
+    """The record of `out`, of nothing but what is planned; UsageError where it holds more, unless asked."""
     record = Record(out)
-    others = record.differing(parts)
+    unusable = {name for name, _ in plan.failed}
+    others = [name for name in record.differing(plan.parts) if name not in unusable]
     if others and not overwrite:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise UsageError(
@@ -218,12 +217,17 @@ def _export_part(part: Part, out: Path, record: Record) -> Outcome:
     try:
         if record.is_done(part):
             return Outcome(patches=part.patches, skipped=True)
-        for name in part.names:
-            remove_leftovers(out / name)
         record.note(part, done=False)
         outcome = part.write(out)
         if not outcome.problem:
             record.note(part, done=True)
         return outcome
     except (WsitoolError, OSError) as error:
-        return Outcome(patches=0, problem=str(error))
+        return Outcome(patches=0, problem=one_sentence(error))
+
+
+def _written(part: Part, outcome: Outcome, out: Path) -> Iterable[str]:
+    if not outcome.problem:
+        return part.names
+    # what could not be planned, such as a damaged store, has no names either
+    return [name for name in part.names if (out / name).is_file()] if outcome.patches else ()
