@@ -12,11 +12,10 @@ import numpy as np
 
 from wsitool.errors import StoreError
 from wsitool.export_parts import Outcome, Part, Source
-from wsitool.file_names import printable
 from wsitool.report.files import replace_file, replace_file_in_parts
 from wsitool.report.geojson import class_colours, collection_of, tile_feature
 from wsitool.store import open_store
-from wsitool.store.attributes import coords_attributes, magnifications
+from wsitool.store.attributes import coords_attributes, magnifications, plain_text
 from wsitool.store.reader import Reader
 from wsitool.store.schema import UNLABELLED
 
@@ -37,7 +36,7 @@ def clam_file(source: Source) -> Part:
         "downsample": [1.0, 1.0],
         "downsampled_level_dim": dims,
         "level_dim": dims,
-        "name": meta.name,
+        "name": plain_text(meta.name),
         "save_path": "patches",
     }
     return _h5_part(source, f"patches/{source.slide}.h5", attributes)
@@ -67,22 +66,17 @@ def _h5_part(source: Source, name: str, attributes: Mapping[str, Any]) -> Part:
         with open_store(source.path) as store, h5py.File(buffer, "w") as file:
             coords = file.create_dataset("coords", data=store.coords)
             for key, value in attributes.items():
-                coords.attrs[key] = _attribute(value)
+                coords.attrs[key] = value
         replace_file(out / name, buffer.getvalue())
         return Outcome(patches=source.patches)
 
     return Part(
-        name=source.path.name,
+        name=source.name,
         made_of={"file": name, "store": source.identity, "attributes": attributes},
         files=lambda: [name],
         write=write,
         patches=source.patches,
     )
-
-
-def _attribute(value: Any) -> Any:
-    # HDF5's text ends at a NUL and is UTF-8
-    return printable(value).replace("\0", " ") if isinstance(value, str) else value
 
 
 def geojson_file(source: Source, classes: Sequence[str]) -> Part:
@@ -99,7 +93,7 @@ def geojson_file(source: Source, classes: Sequence[str]) -> Part:
         return Outcome(patches=source.patches)
 
     return Part(
-        name=source.path.name,
+        name=source.name,
         made_of={
             "file": name,
             "store": source.identity,

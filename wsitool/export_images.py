@@ -46,7 +46,7 @@ def image_folders(sources: Sequence[Source]) -> list[Part]:
     folders = class_folders(sources)
     return [
         Part(
-            name=source.path.name,
+            name=source.name,
             made_of={"to": "imagefolder", "store": source.identity, "key": source.key, "folders": folders},
             files=lambda source=source: list(_places(source, folders).values()),  # type: ignore[misc]
             write=lambda out, source=source: _write_folders(source, folders, out),  # type: ignore[misc]
@@ -169,8 +169,9 @@ def _samples(
             if sources is not None:
                 facts["source"] = str(sources[row])
             members = {_suffix(store): image, "json": json.dumps(facts).encode()}
-            if labels[row] is not None:
-                members["cls"] = str(numbers[labels[row]]).encode()
+            label = labels[row]
+            if label is not None:
+                members["cls"] = str(numbers[label]).encode()
             yield _key(part.source, row, x, y), members
 
 

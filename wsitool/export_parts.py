@@ -26,6 +26,8 @@ RECORD = "export.jsonl"
 class Source:
     """A store to export. `slide` is its slide's name as a file name, `key` its own, without a dot.
 
+    `name` is what it is called in the record, two stores of one name in two folders apart.
+
     `labels` counts its patches by class name; `identity` is a hash of its content and attributes.
     """
 
@@ -35,6 +37,7 @@ class Source:
     labels: Mapping[str, int]
     identity: str
     of_images: bool
+    name: str = ""
     slide: str = ""
     key: str = ""
 
@@ -56,13 +59,13 @@ def source_of(store: Reader) -> Source:
 
 def named(sources: Sequence[Source]) -> list[Source]:
     """The same stores with file names, no two of one kind alike."""
-    things = [source.path.name for source in sources]
-    slides = file_names([source.meta.name for source in sources], things)
+    names = file_names([source.path.name for source in sources], [str(source.path) for source in sources])
+    slides = file_names([source.meta.name for source in sources], names)
     # webdataset takes all after the first dot of a file's name as the suffix
-    keys = file_names([source.path.stem.replace(".", "_") for source in sources], things)
+    keys = file_names([source.path.stem.replace(".", "_") for source in sources], names)
     return [
-        replace(source, slide=slide, key=key)
-        for source, slide, key in zip(sources, slides, keys, strict=True)
+        replace(source, name=name, slide=slide, key=key)
+        for source, name, slide, key in zip(sources, names, slides, keys, strict=True)
     ]
 
 

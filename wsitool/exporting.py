@@ -91,7 +91,7 @@ def export_stores(
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """The parts of an export, the number of each class as its reader counts, and the stores that cannot be."""
+    """The parts of an export, the number of each class as its reader counts, and what cannot be exported."""
 
     sources: Sequence[Source]
     parts: Sequence[Part]
@@ -162,7 +162,7 @@ def _positions(to: Target, sources: Sequence[Source], classes: Sequence[str]) ->
         try:
             parts.append(part_of[to](source))
         except WsitoolError as error:
-            failed.append((source.path.name, error))
+            failed.append((source.name, error))
     return parts, failed
 
 
@@ -185,7 +185,7 @@ def _export(plan: _Plan, out: Path, *, overwrite: bool, reporter: Reporter) -> E
     lost = {name for name, _ in failed}
     return ExportResult(
         out=out,
-        stores=sum(source.path.name not in lost for source in plan.sources),
+        stores=sum(source.name not in lost for source in plan.sources),
         patches=sum(outcome.patches for outcome in outcomes.values()),
         files=tuple(sorted(name for part in plan.parts for name in _written(part, outcomes[part.name], out))),
         failed=tuple(failed),

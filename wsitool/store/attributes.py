@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from wsitool.errors import CorruptStoreError, SchemaVersionError
+from wsitool.file_names import printable
 from wsitool.store.schema import SCHEMA_VERSION, StoreMeta
 
-__all__ = ["Summary", "coords_attributes", "from_attributes", "magnifications", "to_attributes"]
+__all__ = ["Summary", "coords_attributes", "from_attributes", "magnifications", "plain_text", "to_attributes"]
 
 Attribute = str | int | float | bool
 
@@ -103,9 +104,14 @@ def coords_attributes(meta: StoreMeta, folder: str | Path) -> dict[str, Attribut
         "level0_magnification": level0,
         "target_magnification": target,
         "overlap": max(0, meta.patch_size - meta.stride),
-        "name": meta.name,
-        "savetodir": str(folder),
+        "name": plain_text(meta.name),
+        "savetodir": plain_text(str(folder)),
         "level0_width": meta.level0_width,
         "level0_height": meta.level0_height,
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def plain_text(text: str) -> str:
+    """`text` as an attribute of HDF5 can hold it: valid Unicode, without NUL."""
+    return printable(text).replace("\0", "\\0")

@@ -16,7 +16,7 @@ from wsitool.store.opening import find_stores, open_store
 from wsitool.store.reader import Reader, Tally
 from wsitool.store.schema import UNLABELLED, StoreMeta
 
-__all__ = ["Collection", "open_collection", "union_of_classes"]
+__all__ = ["Collection", "open_collection", "renumbered", "union_of_classes"]
 
 
 class Collection:
@@ -186,7 +186,7 @@ def open_collection(paths: str | Path | Sequence[str | Path]) -> Collection:
 
 
 def union_of_classes(metas: Sequence[StoreMeta]) -> tuple[str, ...]:
-    """The classes of several stores, each once, as first met; a class's place is its number in all of them."""
+    """The classes of several stores, each once, as first met; the place is a class's number in them all."""
     return tuple(dict.fromkeys(name for meta in metas for name in meta.classes))
 
 
@@ -208,6 +208,11 @@ def _labels(store: Reader, classes: tuple[str, ...]) -> NDArray[np.int16]:
     own = store.labels
     if own is None:
         return np.full(len(store), UNLABELLED, dtype=np.int16)
+    return renumbered(own, store.meta.classes, classes)
+
+
+def renumbered(labels: NDArray[np.int16], own: Sequence[str], classes: Sequence[str]) -> NDArray[np.int16]:
+    """Labels that index the classes `own` as ones that index `classes`; unlabelled ones stay so."""
     # the extra last entry maps -1 to -1
-    new = np.array([*(classes.index(name) for name in store.meta.classes), UNLABELLED], dtype=np.int16)
-    return new[own]
+    new = np.array([*(classes.index(name) for name in own), UNLABELLED], dtype=np.int16)
+    return new[labels]
