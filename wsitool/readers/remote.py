@@ -57,9 +57,8 @@ class RemoteBytes:
             self.size = int(size)
             self._blocks: OrderedDict[int, tuple[Future[bytes], int]] = OrderedDict()
             self._lock = threading.Lock()
-            at_once = (
-                _REQUESTS_AT_ONCE if self._fs.async_impl else 1
-            )  # the others promise nothing about threads
+            # File systems of another kind promise nothing about threads.
+            at_once = _REQUESTS_AT_ONCE if self._fs.async_impl else 1
             self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="wsitool-remote")
             if self.size:
                 _retried(lambda: self._fetch(0, min(4, self.size)))  # shows whether parts of files can be had
