@@ -53,9 +53,7 @@ def _open_source(source: ByteSource, reader: str, default_mpp: float | None) -> 
     """The slide takes the source over, unless this raises."""
     is_tiff = source.read(0, 4) in TIFF_MAGIC
     if is_tiff:
-        directories = read_directories(source)
-        if reader != "tiffslide":
-            check_directories(directories)
+        check_directories(read_directories(source))
     if reader != "auto":
         return _open(reader, source, default_mpp)
     refusals = []

@@ -29,7 +29,7 @@ _SOI, _APP0 = b"\xff\xd8", b"\xff\xe0"
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # the byte after it: 0 = RGB, 1 = YCbCr
 _SIZ = b"\xff\x4f\xff\x51"
 _MIN_IS_WHITE, _RGB, _DIFFERENCES = 0, 2, 2
-_JPEG2000 = {33003: True, 33004: True, 33005: False, 34712: False}  # compression -> pixels are YCbCr
+_JPEG2000 = {33003: True, 33004: False, 33005: False, 34712: False}  # compression -> pixels are YCbCr
 _PICTURES = {
     50001: imagecodecs.webp_decode,
     34933: imagecodecs.png_decode,
@@ -52,13 +52,11 @@ _BYTES = {
 
 def make_decoder(layout: PixelLayout, jpeg_tables: bytes | None) -> Decoder | None:
     """The decoder of a directory's tiles; None for a compression, or JPEG of a kind, that none here knows."""
-    compression, size = layout.compression, (layout.tile_height, layout.tile_width)
+    compression = layout.compression
     if compression in JPEG_COMPRESSIONS and layout.samples == 3:
-        return JpegDecoder(
-            tables=jpeg_tables, is_rgb=layout.photometric == _RGB, width=size[1], height=size[0]
-        )
+        return JpegDecoder(layout, jpeg_tables)
     if compression in JPEG_COMPRESSIONS and layout.samples == 1:
-        return _positive(layout, _GreyJpegDecoder(tables=jpeg_tables, width=size[1], height=size[0]))
+        return _positive(layout, _GreyJpegDecoder(layout, jpeg_tables))
     if compression in _JPEG2000:
         return _positive(layout, _Jpeg2000Decoder(layout, is_ycbcr=_JPEG2000[compression]))
     if compression in _PICTURES:
@@ -88,12 +86,13 @@ class JpegDecoder:
     YCbCr; an Adobe marker says it, so that every later reader of the stream sees the right colours.
     """
 
-    def __init__(self, *, tables: bytes | None, is_rgb: bool, width: int, height: int) -> None:
-        self._prefix = _SOI + _ADOBE + (b"\x00" if is_rgb else b"\x01") + (tables[2:-2] if tables else b"")
-        self._is_rgb = is_rgb
-        self._size = (height, width)
+    def __init__(self, layout: PixelLayout, tables: bytes | None) -> None:
+        self._layout = layout
+        self._is_rgb = layout.photometric == _RGB
+        colours = b"\x00" if self._is_rgb else b"\x01"
+        self._prefix = _SOI + _ADOBE + colours + (tables[2:-2] if tables else b"")
 
-    def stream(self, data: bytes) -> bytes:
+    def stream(self, data: bytes, row: int) -> bytes:
         """The complete JPEG stream of a tile; ValueError if it is not one of the tile's size."""
         if data[:2] != _SOI:
             raise ValueError("no JPEG start marker")
@@ -101,14 +100,16 @@ class JpegDecoder:
         if self._is_rgb and data[2:4] == _APP0:  # a JFIF marker would mean YCbCr and outweigh the Adobe one
             start += 2 + int.from_bytes(data[4:6], "big")
         stream = self._prefix + data[start:]
-        _check_jpeg(stream, self._size, ("RGB", "YCbCr"), whole=self._is_rgb)
+        subsampling = _check_jpeg(stream, self._layout, row, ("RGB", "YCbCr"))
+        if self._is_rgb and subsampling != "444":
+            raise ValueError(f"JPEG with {subsampling} chroma where the file says RGB")
         return stream
 
     def __call__(self, data: bytes, row: int, shrink: int) -> RgbArray:
-        stream = self.stream(data)
+        stream = self.stream(data, row)
         if shrink == 1:
             return np.asarray(simplejpeg.decode_jpeg(stream))
-        height, width = (side // shrink for side in self._size)
+        width, height = self._layout.tile_width // shrink, self._layout.tile_height // shrink
         return np.asarray(
             simplejpeg.decode_jpeg(stream, min_width=width, min_height=height, min_factor=shrink)
         )
@@ -117,24 +118,24 @@ class JpegDecoder:
 class _GreyJpegDecoder:
     """Tiles of compression 7 with one sample a pixel."""
 
-    def __init__(self, *, tables: bytes | None, width: int, height: int) -> None:
-        self._tables, self._size = (tables[2:-2] if tables else b""), (height, width)
+    def __init__(self, layout: PixelLayout, tables: bytes | None) -> None:
+        self._layout, self._tables = layout, tables[2:-2] if tables else b""
 
     def __call__(self, data: bytes, row: int, shrink: int) -> RgbArray:
         stream = _SOI + self._tables + data[2:]
-        _check_jpeg(stream, self._size, ("Gray",), whole=False)
+        _check_jpeg(stream, self._layout, row, ("Gray",))
         return to_rgb(np.asarray(simplejpeg.decode_jpeg(stream, colorspace="GRAY")))
 
 
-def _check_jpeg(stream: bytes, size: tuple[int, int], spaces: tuple[str, ...], *, whole: bool) -> None:
-    """ValueError unless a stream has the tile's (h, w) `size` and colours; with `whole` none subsampled."""
+def _check_jpeg(stream: bytes, layout: PixelLayout, row: int, spaces: tuple[str, ...]) -> str:
+    """The stream's chroma subsampling; ValueError unless it has the tile's size and one of the `spaces`."""
     height, width, space, subsampling = simplejpeg.decode_jpeg_header(stream)
-    if width != size[1] or height > size[0]:
-        raise ValueError(f"JPEG of {width}x{height} in a tile of {size[1]}x{size[0]}")
+    rest = layout.height - row * layout.tile_height  # some writers cut the last tiles off at the edge
+    if width != layout.tile_width or height not in (layout.tile_height, rest):
+        raise ValueError(f"JPEG of {width}x{height} in a tile of {layout.tile_width}x{layout.tile_height}")
     if space not in spaces:
         raise ValueError(f"{space} JPEG where the file says {' or '.join(spaces)}")
-    if whole and subsampling != "444":
-        raise ValueError(f"JPEG with {subsampling} chroma where the file says RGB")
+    return str(subsampling)
 
 
 class _Jpeg2000Decoder:

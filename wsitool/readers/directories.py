@@ -61,18 +61,23 @@ class Directory:
         """Whether it is Hamamatsu's own kind, whose offsets pass 4 GB in 32 bits."""
         return _NDPI in self.entries
 
-    def array(self, tag: int) -> NDArray[np.uint64]:
-        """All values of a tag of whole numbers; empty where it is absent, RefusedSlideError where damaged."""
+    def numeric(self, tag: int) -> Entry | None:
+        """The entry of a tag of whole numbers, or None; RefusedSlideError where it is another or cut off."""
         entry = self.entries.get(tag)
         if entry is None:
-            return np.zeros(0, np.uint64)
-        kind = _UNSIGNED.get(entry.type)
-        if kind is None or entry.offset + entry.bytes > self.source.size:
+            return None
+        if entry.type not in _UNSIGNED or entry.offset + entry.bytes > self.source.size:
             raise self.refusal(f"its tag {tag} is damaged")
         check_limit(f"Bytes of tag {tag} of '{self.source.name}'", entry.bytes, MAX_TAG_BYTES)
-        return np.frombuffer(_bytes(self.source, entry.offset, entry.bytes), self.byte_order + kind).astype(
-            np.uint64
-        )
+        return entry
+
+    def array(self, tag: int) -> NDArray[np.uint64]:
+        """All values of a tag of whole numbers, empty where it is absent; raises what `numeric` does."""
+        entry = self.numeric(tag)
+        if entry is None:
+            return np.zeros(0, np.uint64)
+        data = _bytes(self.source, entry.offset, entry.bytes)
+        return np.frombuffer(data, self.byte_order + _UNSIGNED[entry.type]).astype(np.uint64)
 
     def numbers(self, tag: int, *, most: int = 64) -> tuple[int, ...]:
         """`array` of a tag that can have but a few values."""

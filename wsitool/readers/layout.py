@@ -51,7 +51,9 @@ _COLOUR_SAMPLES = {
 }
 _PALETTE, _RGB = 3, 2
 _BITS = (1, 2, 4, 8, 10, 12, 14, 16, 24, 32, 64)
-_PLANES_APART = 2
+_PLANES_APART, _UNCOMPRESSED = 2, 1
+_HEADER_BYTES = 8
+_OFFSET_TYPES = (4, 13, 16, 18)
 _WITHOUT_PREDICTOR = (1, 32773)
 JPEG_COMPRESSIONS = (7, 33007)
 
@@ -90,6 +92,22 @@ class PixelLayout:
         """Offsets (0) or byte counts (1) of the tiles."""
         tag = (_TILE_TAGS if self.is_tiled else _STRIP_TAGS)[which]
         return self.directory.array(tag if tag in self.directory.entries else _STRIP_TAGS[which])
+
+    def overlapping(self) -> frozenset[int]:
+        """Tiles of plain samples whose bytes partly are another tile's, or the file's header.
+
+        Any bytes make plain samples, so nothing else shows that an offset was hit. Equal tiles may share all.
+        """
+        if self.compression != _UNCOMPRESSED:
+            return frozenset()
+        starts, counts = self.table(0).astype(np.int64), self.table(1).astype(np.int64)
+        used = np.flatnonzero(counts)
+        order = used[np.lexsort((counts[used], starts[used]))]
+        begin, end = starts[order], starts[order] + counts[order]
+        same = (begin[1:] == begin[:-1]) & (end[1:] == end[:-1])
+        touching = np.flatnonzero((begin[1:] < end[:-1]) & ~same)
+        head = order[begin < _HEADER_BYTES]
+        return frozenset(np.concatenate([order[touching], order[touching + 1], head]).tolist())
 
 
 def check_directories(directories: list[Directory]) -> None:
@@ -204,11 +222,13 @@ def _check_size(layout: PixelLayout) -> None:
 
 def _miscounted(layout: PixelLayout) -> str:
     """How the tables of tiles do not fit the size; "" where they do."""
-    entries, depth = layout.directory.entries, _one(layout.directory, _IMAGE_DEPTH, 1)
+    directory, depth = layout.directory, _one(layout.directory, _IMAGE_DEPTH, 1)
+    kind, expected = "tiles" if layout.is_tiled else "strips", layout.tiles * max(depth, 1)
     for tag, old in zip(_TILE_TAGS if layout.is_tiled else _STRIP_TAGS, _STRIP_TAGS, strict=True):
-        entry = entries.get(tag) or entries.get(old)
-        expected = layout.tiles * max(depth, 1)
+        number = tag if tag in directory.entries else old
+        entry = directory.numeric(number)
         if entry is None or entry.count != expected:
-            kind = "tiles" if layout.is_tiled else "strips"
             return f"it lists {entry.count if entry else 0} {kind} where its size makes {expected}"
+        if old == _STRIP_TAGS[0] and entry.type not in _OFFSET_TYPES and directory.source.size > 0xFFFF:
+            return f"its tag {number} has offsets of fewer bytes than the file needs"
     return ""

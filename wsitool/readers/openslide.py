@@ -25,7 +25,7 @@ __all__ = ["OpenSlideSlide", "RegionHandles", "open_openslide", "region_levels",
 RgbArray = NDArray[np.uint8]
 _TILE = 512
 _LARGEST_NATIVE_TILE = 1024
-_NO_INTERPOLATION = 0.0039
+_NO_INTERPOLATION = 0.0019
 _REACH, _MOST_PIXELS_FOR_EXACT = 1024, 2**21  # an exact read costs at most eight plain ones
 _COMPANIONS = {
     ".mrxs": (".dat", ".ini"),
@@ -135,7 +135,7 @@ def _exact_start(place: int, scale: float) -> int:
 
     OpenSlide takes level-0 coordinates only and interpolates where these fall between pixels of the level, so
     that a level of downsample 2.0025 comes out blurred by up to a quarter of a pixel. Cairo's interpolation
-    has 7 bits, so below 1/256 of a pixel there is none.
+    has 7 bits an axis, so below 1/512 of a pixel there is none.
     """
     places = np.arange(place, max(-1, place - _REACH), -1)
     off = np.abs(np.rint(places * scale) / scale - places)

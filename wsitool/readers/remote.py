@@ -35,6 +35,11 @@ _STATUS_REASONS = {
     404: "there is no such file (status 404): check the spelling",
     410: "the file was removed (status 410)",
 }
+# aiohttp's own, by name as it is imported only where it is used.
+_WORDS = {
+    "ClientPayloadError": "the server's answer was cut short",
+    "ServerDisconnectedError": "the server broke the connection",
+}
 
 
 class _ShortBody(OSError):
@@ -57,9 +62,8 @@ class RemoteBytes:
             self.size = int(size)
             self._blocks: OrderedDict[int, tuple[Future[bytes], int]] = OrderedDict()
             self._lock = threading.Lock()
-            at_once = (
-                _REQUESTS_AT_ONCE if self._fs.async_impl else 1
-            )  # the others promise nothing about threads
+            # File systems of another kind promise nothing about threads.
+            at_once = _REQUESTS_AT_ONCE if self._fs.async_impl else 1
             self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="wsitool-remote")
             if self.size:
                 _retried(lambda: self._fetch(0, min(4, self.size)))  # shows whether parts of files can be had
@@ -210,7 +214,8 @@ def _reason(error: BaseException) -> str:
         return _STATUS_REASONS.get(status, f"the server answers with status {status}{tries}")
     if isinstance(error, FileNotFoundError):
         return "there is no such file; check the spelling"
-    return (" ".join(str(error).split()) or type(error).__name__) + tries
+    text = _WORDS.get(type(error).__name__) or " ".join(str(error).split()) or type(error).__name__
+    return text + tries
 
 
 def _state(info: dict[str, Any]) -> tuple[tuple[str, str], ...]:

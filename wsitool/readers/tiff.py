@@ -48,6 +48,7 @@ class TiffLevel:
         self._index, self._source, self._blank_if_empty = index, layout.directory.source, blank_if_empty
         self._columns = layout.columns
         self._offsets, self._counts = layout.table(0), layout.table(1)
+        self._overlapping = layout.overlapping()
         self._decode = decode
         self.passthrough = isinstance(self._decode, JpegDecoder)
         self.shrinks = tuple(
@@ -82,7 +83,7 @@ class TiffLevel:
         if data is None or not isinstance(self._decode, JpegDecoder):
             raise self._failure(column, row, "it is not a JPEG tile")
         try:
-            stream = self._decode.stream(data)
+            stream = self._decode.stream(data, row)
         except ValueError as error:
             raise self._failure(column, row, str(error)) from error
         if b"\xff\xd9" not in data[-16:]:
@@ -98,6 +99,8 @@ class TiffLevel:
             if self._blank_if_empty:
                 return None
             raise self._failure(column, row, "it is empty (zero length)")
+        if index in self._overlapping:
+            raise self._failure(column, row, "its bytes belong to something else, too")
         if count > _MAX_TILE_BYTES:
             raise self._failure(column, row, f"its length of {count} bytes cannot be true")
         try:

@@ -17,7 +17,8 @@ from wsitool.slide import Level
 
 __all__ = ["open_tiffslide"]
 
-_OPENING_ERRORS = (tiffslide.TiffFileError, NotImplementedError, OSError, ValueError, KeyError)
+# What it raises on damaged files; decoders' own errors are kinds of RuntimeError.
+_OPENING_ERRORS = (tiffslide.TiffFileError, RuntimeError, OSError, ValueError, LookupError, TypeError)
 
 
 class _Handle:

@@ -177,12 +177,12 @@ class _Cutting:
                 if block.payload is not None:
                     writer.append(self._rows(block.payload, kept[block.readable], candidates))
                 progress.advance(block.stop - block.start)
+            self._slide.check_unchanged()
             if len(self._failed) == len(kept):
                 raise RegionReadError(
                     f"Not one of the {len(kept)} patches of '{self._info.name}' can be read: "
                     f"{self._failures[0].reason}."
                 )
-            self._slide.check_unchanged()
             final = with_unreadable(candidates, np.array(self._failed, np.int64))
             self._hash = writer.finish(final, counts=count_reasons(final), failures=self._failures)
         return resampling
