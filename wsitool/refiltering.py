@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from wsitool.errors import NoTissueError, SlideError, StoreError
 from wsitool.grid import Limit, decide, plan_grid
 from wsitool.lock import locked
+from wsitool.paths import path_of
 from wsitool.progress import SILENT, Reporter
 from wsitool.readers import open_with
 from wsitool.report.preview import preview_jpeg
@@ -113,7 +114,7 @@ def refilter(
             result = _cut_again(store, target, limits, Path(slide), result, reporter)
         else:
             _drop(store, target, limits, found, new[old], reporter)
-        source = store.meta.source if slide is None else slide
+        source = path_of(store.meta.source) if slide is None else slide
     return _followed(target, source, result)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -72,3 +74,7 @@ class _LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="wsitool")
 def main(**_: Any) -> None:
     """Whole-slide images to patch stores, self-supervised encoders and few-label classifiers."""
+    for stream in (sys.stdout, sys.stderr):
+        # A file name may hold bytes, and text letters, that the terminal's encoding has not.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
