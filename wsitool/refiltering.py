@@ -125,7 +125,7 @@ def refilter(
             result = _cut_again(store, target, limits, Path(slide), result, reporter)
         else:
             _drop(store, target, limits, found, new[old], reporter)
-        source = store.meta.source if slide is None else slide
+        source = path_of(store.meta.source) if slide is None else slide
     return _followed(path, target, source, result)
 
 

@@ -18,17 +18,15 @@ from typing import TYPE_CHECKING
 from wsitool.errors import UsageError, WsitoolError
 from wsitool.paths import shown
 from wsitool.progress import SILENT, Reporter
-from wsitool.text_encoding import decode_text
+from wsitool.text_files import decode_text, read_bytes
 
 if TYPE_CHECKING:
     import _csv
 
-__all__ = ["MOST_BYTES", "Row", "Table", "decimal", "read_table", "table_bytes"]
+__all__ = ["Row", "Table", "decimal", "read_table", "table_bytes"]
 
-MOST_BYTES = 256 * 2**20
 _HEADER_LETTERS = 100_000
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods, .xls
 _BLANKS = " \t\r\n\f\v\xa0\u200b\u200e\u200f\u202f\u3000\ufeff"
 _TEXT_FORMULA = re.compile(r'="((?:[^"]|"")*)"')  # how Excel is told that 001 is text
 _RUNS = re.compile(r"'*[=+\-@\t\r]")  # what a spreadsheet takes for a formula, or did before it was quoted
@@ -83,7 +81,7 @@ def read_table(
     fit the header, or that holds a formula or a NUL in a known column, has a `problem`.
     """
     try:
-        text, encoding = decode_text(_bytes(path, error, what))
+        text, encoding = decode_text(read_bytes(path, what=what, error=error))
     except ValueError as reason:
         raise error(
             f"The {what} '{path}' cannot be read, as its encoding is unknown: {reason}. Save it as CSV UTF-8."
@@ -105,7 +103,7 @@ def read_table(
         else:
             rows.append(_row(line, cells, columns, problem, used={*needs, *knows}, exact=exact))
     headers = headers or {}
-    _check_columns(path, headers, needs, knows, error)
+    _check_columns(path, headers, needs, knows, what, error)
     table = Table(path=path, headers=headers, rows=tuple(rows), encoding=encoding, delimiter=delimiter)
     if not table.plain:
         reporter.say(_stated(table, what))
@@ -141,22 +139,6 @@ def table_bytes(rows: Iterable[Sequence[object]]) -> bytes:
 def _safe(value: object) -> str:
     text = "" if value is None else shown(str(value))
     return f"'{text}" if _RUNS.match(text) and not _NO_FORMULA.fullmatch(text) else text
-
-
-def _bytes(path: Path, error: type[WsitoolError], what: str) -> bytes:
-    try:
-        if path.exists() and not path.is_file():
-            raise error(f"The {what} '{path}' cannot be read: it is no file.")
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise error(f"The {what} '{path}' has {size:,} bytes, more than {MOST_BYTES:,}: split it.")
-        data = path.read_bytes()
-    except (OSError, ValueError) as reason:
-        why = (reason.strerror if isinstance(reason, OSError) else None) or reason
-        raise error(f"The {what} '{path}' cannot be read: {why}.") from reason
-    if data.startswith(_WORKBOOKS):
-        raise error(f"The {what} '{path}' is a workbook: save it from the spreadsheet as CSV UTF-8.")
-    return data
 
 
 def _delimiter(text: str, columns: Sequence[str]) -> str:
@@ -216,6 +198,7 @@ def _check_columns(
     headers: Mapping[str, str],
     needs: Sequence[str],
     knows: Sequence[str],
+    what: str,
     error: type[WsitoolError],
 ) -> None:
     lacking = [name for name in needs if name not in headers]
@@ -223,7 +206,9 @@ def _check_columns(
         wanted = f"a column '{needs[0]}'" if len(needs) == 1 else f"the columns {' and '.join(needs)}"
         more = f" (and may have {', '.join(knows)})" if knows else ""
         has = ", ".join(shown(name) for name in headers.values()) or "none"
-        raise error(f"'{path}' needs {wanted}{more}: it lacks {' and '.join(lacking)}, and has {has}.")
+        raise error(
+            f"The {what} '{path}' needs {wanted}{more}: it lacks {' and '.join(lacking)}, and has {has}."
+        )
 
 
 def _row(

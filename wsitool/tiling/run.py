@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from wsitool.annotations import LabelRule
@@ -19,7 +20,7 @@ from wsitool.report.files import check_writable
 from wsitool.sentences import one_sentence
 from wsitool.tiling.guarded import run_guarded, run_locked
 from wsitool.tiling.inputs import SlideInput, find_slides
-from wsitool.tiling.labelling import Outlines, plan_outlines
+from wsitool.tiling.labelling import LabelPlan, plan_outlines
 from wsitool.tiling.processes import run_in_processes
 from wsitool.tiling.results import SLIDES_CSV, RunResult, SlideResult, merge_slides_csv
 from wsitool.tiling.slide_task import Format, SlideTask, available_threads
@@ -98,12 +99,12 @@ def tile_slides(
     searched = find_slides(named, group_regex=group_regex, reporter=reporter) if named or not given else ()
     found = (*given, *searched)
     classes = tuple(sorted({slide.label for slide in found if slide.label is not None}))
-    outlines: dict[str, Outlines] = {}
+    labels = LabelPlan(classes=classes, outlines={}, problems={}, notes={})
     if annotations is None and label_map is not None:
         raise UsageError("--label-map says what region names mean: give the regions with --annotations.")
     if annotations is not None:
         # All slides count, not only those of this shard: every store must have the same classes.
-        outlines, classes = plan_outlines(found, annotations, label_map, label_rule)
+        labels = plan_outlines(found, annotations, label_map, label_rule, reporter=reporter)
     chosen = _shard(found, shard)
     folder = Path(out_dir)
     if not dry_run:
@@ -111,18 +112,18 @@ def tile_slides(
     processes = min(workers or available_threads(), max(1, len(chosen)))
     tasks = [
         SlideTask(
-            slide=slide,
+            slide=replace(slide, problem=slide.problem or labels.problems.get(slide.name, "")),
             out_dir=folder,
             spec=spec or TileSpec(),
             format=format,
             reader=reader,
             default_mpp=default_mpp,
-            classes=classes,
+            classes=labels.classes,
             threads=max(1, available_threads() // processes),
             overwrite=overwrite,
             max_failures=max_failures,
             dry_run=dry_run,
-            outlines=outlines.get(slide.name),
+            outlines=labels.outlines.get(slide.name),
         )
         for slide in chosen
     ]
@@ -136,6 +137,9 @@ def tile_slides(
             closing(_run(tasks, processes, dask, reporter)) as answers,
         ):
             for index, result in answers:
+                note = labels.notes.get(result.name)
+                if note and not result.failed:
+                    result = replace(result, reason=f"{result.reason}; {note}" if result.reason else note)
                 results[index] = result
                 listing.add(result)
                 if progress is not None:

@@ -1,11 +1,17 @@
-"""Text of unknown encoding: byte order marks, UTF-8, then what Korean and Western Windows write."""
+"""Small text files that people made: read with a limit, and decoded whatever Windows saved them as."""
 
 from __future__ import annotations
 
 import codecs
 from collections import Counter
+from pathlib import Path
 
-__all__ = ["decode_text"]
+from wsitool.errors import WsitoolError
+
+__all__ = ["MOST_BYTES", "decode_text", "read_bytes"]
+
+MOST_BYTES = 512 * 2**20
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods, .xls
 
 # UTF-32 first: its mark begins with that of UTF-16.
 _MARKS = (
@@ -16,6 +22,23 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16"),
 )
 _HANGUL_LEADS = range(0xB0, 0xC9)  # of KS X 1001, in which nearly all Korean text stays
+
+
+def read_bytes(path: Path, *, what: str, error: type[WsitoolError]) -> bytes:
+    """The bytes of the `what` at `path`; `error` where that is no regular file, or above 512 MiB."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise error(f"The {what} '{path}' cannot be read: it is no regular file.")
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise error(f"The {what} '{path}' has {size:,} bytes, more than {MOST_BYTES:,}: split it.")
+        data = path.read_bytes()
+    except (OSError, ValueError) as reason:
+        why = (reason.strerror if isinstance(reason, OSError) else None) or reason
+        raise error(f"The {what} '{path}' cannot be read: {why}.") from reason
+    if data.startswith(_WORKBOOKS):
+        raise error(f"The {what} '{path}' is a workbook: save it from the spreadsheet as CSV UTF-8.")
+    return data
 
 
 def decode_text(data: bytes) -> tuple[str, str]:
