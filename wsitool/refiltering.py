@@ -333,7 +333,7 @@ def _cut_again(
     spec = replace(spec_of(store.meta), min_tissue=limits[0].at_least or 0.0, limits=limits[1:])
     try:
         group, reader = typed(str, params.get("group"), "group"), typed(str, params.get("reader"), "reader")
-        label = typed(str | None, params.get("label"), "label")
+        label: str | None = typed(str | None, params.get("label"), "label")  # type: ignore[arg-type]
     except ValueError as error:
         raise StoreError(
             f"{store.path} does not say how it was cut ({error}): tile the slide again."

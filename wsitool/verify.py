@@ -148,7 +148,7 @@ def spec_of(meta: StoreMeta) -> TileSpec:
 
 def default_mpp_of(meta: StoreMeta) -> float | None:
     """The resolution (um/px) the slide's reader was given for want of its own; None for anything else."""
-    value = meta.params.get("default_mpp")
+    value: Any = meta.params.get("default_mpp")
     return float(value) if type(value) in (int, float) and 0 < value < 1e6 else None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -69,7 +69,7 @@ class ZarrWriter(Writer):
         root = zarr.open_group(self._pending.temporary, mode="a", zarr_format=3)
         root.attrs.update(to_attributes(self._meta, summary))
         # Where chunks of nothing but zeros are not written, one that was lost cannot be told from them.
-        config = {"write_empty_chunks": True}
+        config: Any = {"write_empty_chunks": True}
         for name, array in columns.arrays().items():
             root.create_array(name, data=array, chunks=_whole(array.shape), config=config)
         for name, texts in columns.texts().items():

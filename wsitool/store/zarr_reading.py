@@ -94,8 +94,16 @@ def open_zarr(path: Path) -> Reader:
         array = folder.metadata("patches")
         rows_per_shard = int(array["chunk_grid"]["configuration"]["chunk_shape"][0])
         expected = array_metadata(meta, summary.patches, rows_per_shard)
-    told = ("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs")
-    if rows_per_shard < 1 or any(array.get(name) != expected[name] for name in told):
+    compared = (
+        "zarr_format",
+        "node_type",
+        "shape",
+        "data_type",
+        "chunk_grid",
+        "chunk_key_encoding",
+        "codecs",
+    )
+    if rows_per_shard < 1 or any(array.get(name) != expected[name] for name in compared):
         raise CorruptStoreError(
             f"{path} was rewritten by another program (its array 'patches' is not what its attributes say): "
             "write the store again with wsitool."
@@ -231,7 +239,7 @@ class _Folder:
         if text:
             return _texts(self.path, name, _unpacked_text(data, number) if packed else data, number)
         size = number * dtype.itemsize
-        data = imagecodecs.zstd_decode(data, out=size) if packed else data
+        data = bytes(imagecodecs.zstd_decode(data, out=size)) if packed else data
         if len(data) != size:
             raise ValueError(f"{len(data)} bytes instead of {size}")
         return np.frombuffer(data, dtype).reshape(shape)
@@ -242,8 +250,7 @@ def _unpacked_text(data: bytes, number: int) -> bytes:
     room = 256 * number + 1024
     while True:
         try:
-            unpacked: bytes = imagecodecs.zstd_decode(data, out=room)
-            return unpacked
+            return bytes(imagecodecs.zstd_decode(data, out=room))
         except RuntimeError:
             if room > MOST_TEXT:
                 raise
