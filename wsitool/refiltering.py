@@ -12,20 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.errors import NoTissueError, SlideError, StoreError
-from wsitool.grid import Limit, decide, plan_grid
+from wsitool.errors import NoTissueError, StoreError
+from wsitool.grid import Limit, decide
 from wsitool.lock import locked
 from wsitool.progress import SILENT, Reporter
 from wsitool.readers import open_with
-from wsitool.report.preview import preview_jpeg
 from wsitool.store import create_store, open_store
 from wsitool.store.reader import Reader
 from wsitool.store.schema import Candidates, Rows, StoreMeta
 from wsitool.tiling.inputs import SlideInput
 from wsitool.tiling.labelling import count_labels
 from wsitool.tiling.results import SLIDES_CSV, update_slides_csv
+from wsitool.tiling.resume import redraw_preview
 from wsitool.tiling.slide_task import SlideTask, available_threads, run_task, store_bytes
-from wsitool.tissue import tissue_mask
 from wsitool.verify import spec_of
 
 __all__ = ["RefilterResult", "refilter"]
@@ -138,21 +137,9 @@ def _followed(target: Path, source: str | Path, result: RefilterResult) -> Refil
     preview = target.parent / "previews" / f"{name}.jpg"
     if not preview.is_file():
         return replace(result, listed=listed)
-    redrawn = _redraw(preview, source, meta, found)
+    of_slide = meta.params.get("command") != "import"
+    redrawn = of_slide and redraw_preview(preview, source, meta, found, spec_of(meta))
     return replace(result, listed=listed, preview=str(preview), redrawn=redrawn)
-
-
-def _redraw(preview: Path, source: str | Path, meta: StoreMeta, found: Candidates) -> bool:
-    """Draw the preview anew from the slide at `source`; False where that is gone or another file."""
-    try:
-        with open_with(source, reader=meta.reader, default_mpp=meta.params.get("default_mpp")) as slide:
-            if slide.info.fingerprint != meta.fingerprint:
-                return False
-            size = plan_grid(slide.info, spec_of(meta)).patch_size_level0
-            preview_jpeg(preview, tissue_mask(slide), found, size)
-    except SlideError:
-        return False
-    return True
 
 
 def _new_limits(meta: StoreMeta, changes: Mapping[str, float]) -> tuple[Limit, ...]:

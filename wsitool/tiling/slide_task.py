@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import RegionReadError, SlideError, UsageError
+from wsitool.file_names import lone_file_name
 from wsitool.grid import Limit, TileGrid, TileSpec, plan_grid
 from wsitool.progress import SILENT, Reporter
 from wsitool.readers import TiledSlide, open_with
@@ -55,7 +56,12 @@ class SlideTask:
     @property
     def store(self) -> Path:
         """Where the store will be."""
-        return self.out_dir / f"{self.slide.name}{SUFFIX[self.format]}"
+        return self.out_dir / f"{lone_file_name(self.slide.name)}{SUFFIX[self.format]}"
+
+    @property
+    def preview(self) -> Path:
+        """Where the picture of the grid will be."""
+        return self.out_dir / "previews" / f"{lone_file_name(self.slide.name)}.jpg"
 
     def params(self) -> dict[str, object]:
         """Everything that decides the store's content, as JSON holds it."""
@@ -271,8 +277,7 @@ class _Cutting:
         )
 
     def _preview(self, mask: TissueMask, candidates: Candidates) -> None:
-        path = self._task.out_dir / "previews" / f"{self._task.slide.name}.jpg"
-        preview_jpeg(path, mask, candidates, self._grid.patch_size_level0)
+        preview_jpeg(self._task.preview, mask, candidates, self._grid.patch_size_level0)
 
     def _result(self, candidates: Candidates, resampling: str, seconds: float) -> SlideResult:
         info, plan = self._info, self._grid.plan
