@@ -98,8 +98,10 @@ def against_guessing(
     scores = [score(p, labels) for p in runs]
     hits = np.mean([p.argmax(axis=1) == labels for p in runs], axis=0)
     _, index = np.unique(groups, return_inverse=True)
-    accuracy = mean_above_zero(np.bincount(index, weights=hits - (labels == majority)), seed=seed)
+    gained = np.bincount(index, weights=hits - (labels == majority)).astype(np.float64)
+    accuracy = mean_above_zero(gained, seed=seed)
     auroc = auroc_above_half(runs, labels, groups, seed=seed)
+    ranking = [row["auroc"] for row in scores if row["auroc"] is not None]
     tests = [accuracy] if auroc is None else [accuracy, auroc]
     return Guessing(
         classes=len(classes),
@@ -107,7 +109,7 @@ def against_guessing(
         majority_class=classes[majority],
         majority_share=float(counts[majority] / len(labels)),
         accuracy_p=accuracy.p_value,
-        auroc=None if auroc is None else float(np.mean([row["auroc"] for row in scores])),  # type: ignore[arg-type]
+        auroc=None if auroc is None else float(np.mean(ranking)),
         auroc_p=None if auroc is None else auroc.p_value,
         groups=int(index.max()) + 1,
         exact=all(test.exact for test in tests),

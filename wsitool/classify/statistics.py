@@ -183,13 +183,13 @@ def auroc_above_half(
     doi:10.1016/j.neuroimage.2015.05.092). The statistic is `metrics.score`'s AUROC, the mean over `runs`.
     None where there is only one class.
     """
-    classes = np.unique(labels)
+    classes: Labels = np.unique(labels)
     if len(classes) < 2:
         return None
     pairs, unit = np.unique(np.stack([groups, labels], axis=1), axis=0, return_inverse=True)
     unit = unit.reshape(-1)  # its shape differs between versions of numpy
     ranks = np.mean([[_midranks(p[:, k]) for k in classes] for p in runs], axis=0)
-    sums = np.stack([np.bincount(unit, weights=row) for row in ranks], axis=1)  # (U, K)
+    sums = np.stack([np.bincount(unit, weights=row) for row in ranks], axis=1).astype(np.float64)  # (U, K)
     sizes = np.bincount(unit).astype(np.float64)
     observed = _arranged_auroc(pairs[None, :, 1], classes, sums, sizes)[0]
     strata = _strata(pairs[:, 0])
