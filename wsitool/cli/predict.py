@@ -82,7 +82,7 @@ def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **opt
         if result.slides:
             click.echo(f"{rule} {_KNOWS}{' and '.join(result.slides[0].mean)}.")
     for name, reason in result.failed:
-        click.echo(f"Error: {name}: {reason}", err=True)
+        click.echo(f"Error: {name}: {reason}.", err=True)
     if result.failed:
         sys.exit(SOME_FAILED)
 
