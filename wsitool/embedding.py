@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from wsitool.backbones import Encoder, build_backbone
 from wsitool.classify.features import encode
 from wsitool.errors import UsageError
+from wsitool.file_names import file_names, printable
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.scatter import save_scatter
 from wsitool.store import Collection, PatchStore, open_collection
-from wsitool.store.attributes import coords_attributes
+from wsitool.store.attributes import coords_attributes, plain_text
+from wsitool.store.collection import renumbered
 from wsitool.store.files import Pending
 
 __all__ = ["EmbedResult", "embed", "project"]
@@ -55,17 +57,20 @@ def embed(
 ) -> EmbedResult:
     """Write `out`/<slide>.h5 with `features` (N, F) float32 and `coords` (N, 2) per store, and `out`/map.png.
 
-    The layout is CLAM's and TRIDENT's, row for row that of the store. `projection` is "pca" or "umap" (needs
-    umap-learn), `colour` "slide" or "label". Raises UsageError if these do not fit, or files exist already.
+    The layout is CLAM's and TRIDENT's, row for row that of the store. Beside them stand `tissue` (N,) and,
+    where the store has them, `label` (N,) int16 with the collection's `classes`, and `source` (N,).
+    `projection` is "pca" or "umap" (needs umap-learn), `colour` "slide" or "label". Raises UsageError if
+    these do not fit, or files exist already.
     """
     collection = open_collection(stores)
     _check(collection, projection, colour)
     folder = Path(out)
-    targets = [folder / f"{store.meta.name}.h5" for store in collection.stores]
+    names = [store.meta.name for store in collection.stores]
+    targets = [folder / f"{name}.h5" for name in file_names(names)]
     existing = [str(path) for path in targets if path.exists()]
     if existing and not overwrite:
         raise UsageError(f"{existing[0]} exists already: pass --overwrite to replace it.")
-    if len(set(targets)) < len(targets):
+    if len(set(names)) < len(names):
         raise UsageError("Two stores are of a slide of the same name: embed them into folders of their own.")
     built = build_backbone(backbone, init=encoder)
     size = image_size or built.card.image_size or collection.patch_size
@@ -74,7 +79,7 @@ def embed(
     )
     for index, (store, target) in enumerate(zip(collection.stores, targets, strict=True)):
         rows = collection.store_index == index
-        _write(target, store, features[rows], built, overwrite=overwrite)
+        _write(target, store, features[rows], built, collection.classes, overwrite=overwrite)
     _draw(folder / "map.png", features, collection, projection=projection, colour=colour, seed=seed)
     return EmbedResult(
         files=tuple(targets),
@@ -96,21 +101,41 @@ def _check(collection: Collection, projection: str, colour: str) -> None:
         _umap(seed=0)  # say now, not after an hour of computing, that it is missing
 
 
-def _write(path: Path, store: PatchStore, features: Features, encoder: Encoder, *, overwrite: bool) -> None:
+def _write(
+    path: Path,
+    store: PatchStore,
+    features: Features,
+    encoder: Encoder,
+    classes: tuple[str, ...],
+    *,
+    overwrite: bool,
+) -> None:
     pending = Pending(path, overwrite=overwrite)
     try:
         with h5py.File(pending.temporary, "w") as file:
             coords = file.create_dataset("coords", data=store.coords)
             coords.attrs.update(coords_attributes(store.meta, path.parent))
             data = file.create_dataset("features", data=features)
-            data.attrs["name"] = store.meta.name
+            data.attrs["name"] = plain_text(store.meta.name)
             data.attrs["encoder"] = encoder.card.backbone
             data.attrs["lineage"] = encoder.card.chain
             data.attrs["content_hash"] = store.content_hash
+            _write_columns(file, store, classes)
         pending.commit()
     except BaseException:
         pending.discard()
         raise
+
+
+def _write_columns(file: h5py.File, store: PatchStore, classes: tuple[str, ...]) -> None:
+    """What else is known of each row; `label` counts in `classes`, the same in all files."""
+    file["tissue"] = store.tissue
+    if store.labels is not None:
+        label = file.create_dataset("label", data=renumbered(store.labels, store.meta.classes, classes))
+        label.attrs["classes"] = list(classes)
+    if store.sources is not None:
+        texts = [printable(str(name)) for name in store.sources]
+        file.create_dataset("source", data=texts, dtype=h5py.string_dtype())
 
 
 def _draw(

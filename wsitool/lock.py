@@ -95,7 +95,7 @@ def _is_free(descriptor: int, lock: Path) -> bool:
     if holder is None or holder.get("host") != socket.gethostname():
         return False
     try:
-        os.kill(int(holder["pid"]), 0)
+        os.kill(int(str(holder["pid"])), 0)
     except ProcessLookupError:
         return True
     except (OSError, ValueError, TypeError, KeyError):

@@ -111,8 +111,8 @@ def errors_in_one_sentence(*, debug: Callable[[], bool]) -> Iterator[None]:
         told = isinstance(error, WsitoolError | OSError | MemoryError | UnicodeEncodeError)
         if debug() or not (told or system_error(error)):
             raise
-        lost = _flush(sys.stdout)
-        _say(f"Error: {one_sentence(error)}" if lost is None else _about_stdout(lost))
+        _flush(sys.stdout)
+        _say(_about_stdout(error) if _is_of_stdout(error) else f"Error: {one_sentence(error)}")
         sys.exit(error.exit_code if isinstance(error, WsitoolError) else 1)
 
 
@@ -122,8 +122,17 @@ def _end_by_signal(stop: Interrupted) -> NoReturn:
     sys.exit(stop.exit_code)
 
 
-def _about_stdout(error: OSError) -> str:
-    return f"Error: Standard output could not be written ({error.strerror or error}): give it another place."
+def _about_stdout(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return f"Error: Standard output could not be written ({reason}): give it another place."
+
+
+def _is_of_stdout(error: Exception) -> bool:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    writes = trace is not None and trace.tb_frame.f_code.co_name == "echo"
+    return writes and isinstance(error, OSError) and error.filename is None
 
 
 def _say(sentence: str) -> None:

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from wsitool.errors import CorruptStoreError, SchemaVersionError
+from wsitool.file_names import printable
 from wsitool.store.schema import SCHEMA_VERSION, StoreMeta
 
-__all__ = ["Summary", "coords_attributes", "from_attributes", "to_attributes"]
+__all__ = ["Summary", "coords_attributes", "from_attributes", "magnifications", "plain_text", "to_attributes"]
 
 Attribute = str | int | float | bool
 
 _COMPOUND = ("classes", "params", "counts")
+_MPP_AT_1X = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,17 +82,36 @@ def _value(name: str, value: Any) -> Any:
     return value
 
 
-def coords_attributes(meta: StoreMeta, folder: Path) -> dict[str, Attribute]:
-    """Attributes of `coords` as TRIDENT names them; lengths in pixels, overlap at the patch's resolution."""
+def magnifications(meta: StoreMeta) -> tuple[float, float] | None:
+    """(level 0's, the patches') magnification, in the exact ratio of a patch's side at level 0 and its own.
+
+    TRIDENT cuts `round(patch_size * level0 / target)` pixels of level 0, so whole numbers would not do. Where
+    the slide states no objective power, 10 um/px is 1x; None where it states no resolution either.
+    """
+    level0 = meta.level0_magnification or (_MPP_AT_1X / meta.mpp_level0 if meta.mpp_level0 else None)
+    return None if level0 is None else (level0, level0 * meta.patch_size / meta.patch_size_level0)
+
+
+def coords_attributes(meta: StoreMeta, folder: str | Path) -> dict[str, Attribute]:
+    """Attributes of `coords` as TRIDENT names them; lengths in pixels, overlap at the patch's resolution.
+
+    Magnifications are left out where none is known.
+    """
+    level0, target = magnifications(meta) or (None, None)
     values: dict[str, Attribute | None] = {
         "patch_size": meta.patch_size,
         "patch_size_level0": round(meta.patch_size_level0),
-        "level0_magnification": meta.level0_magnification,
-        "target_magnification": meta.target_magnification,
+        "level0_magnification": level0,
+        "target_magnification": target,
         "overlap": max(0, meta.patch_size - meta.stride),
-        "name": meta.name,
-        "savetodir": str(folder),
+        "name": plain_text(meta.name),
+        "savetodir": plain_text(str(folder)),
         "level0_width": meta.level0_width,
         "level0_height": meta.level0_height,
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def plain_text(text: str) -> str:
+    """`text` as an attribute of HDF5 can hold it: valid Unicode, without NUL."""
+    return printable(text).replace("\0", "\\0")

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from wsitool.errors import StoreError
 from wsitool.store.opening import find_stores, open_store
 from wsitool.store.reader import Reader, Tally
-from wsitool.store.schema import UNLABELLED
+from wsitool.store.schema import UNLABELLED, StoreMeta
 
-__all__ = ["Collection", "open_collection"]
+__all__ = ["Collection", "open_collection", "renumbered", "union_of_classes"]
 
 
 class Collection:
@@ -46,7 +46,7 @@ class Collection:
     def of(cls, stores: Sequence[Reader]) -> Self:
         """All patches of `stores`, in order; StoreError if patch sizes differ or there is none."""
         _check_sizes(stores)
-        classes = tuple(dict.fromkeys(name for store in stores for name in store.meta.classes))
+        classes = union_of_classes([store.meta for store in stores])
         lengths = [len(store) for store in stores]
         labels = [_labels(store, classes) for store in stores]
         return cls(
@@ -185,6 +185,11 @@ def open_collection(paths: str | Path | Sequence[str | Path]) -> Collection:
     return Collection.of([open_store(path) for path in dict.fromkeys(found)])
 
 
+def union_of_classes(metas: Sequence[StoreMeta]) -> tuple[str, ...]:
+    """The classes of several stores, each once, as first met; the place is a class's number in them all."""
+    return tuple(dict.fromkeys(name for meta in metas for name in meta.classes))
+
+
 def _check_sizes(stores: Sequence[Reader]) -> None:
     if not stores:
         raise StoreError("A collection needs at least one patch store, got none.")
@@ -203,6 +208,11 @@ def _labels(store: Reader, classes: tuple[str, ...]) -> NDArray[np.int16]:
     own = store.labels
     if own is None:
         return np.full(len(store), UNLABELLED, dtype=np.int16)
+    return renumbered(own, store.meta.classes, classes)
+
+
+def renumbered(labels: NDArray[np.int16], own: Sequence[str], classes: Sequence[str]) -> NDArray[np.int16]:
+    """Labels that index the classes `own` as ones that index `classes`; unlabelled ones stay so."""
     # the extra last entry maps -1 to -1
-    new = np.array([*(classes.index(name) for name in store.meta.classes), UNLABELLED], dtype=np.int16)
-    return new[own]
+    new = np.array([*(classes.index(name) for name in own), UNLABELLED], dtype=np.int16)
+    return new[labels]

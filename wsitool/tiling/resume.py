@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from wsitool.tiling.results import SlideResult
 from wsitool.tiling.slide_task import SlideTask, store_bytes
 from wsitool.tissue import tissue_mask
 
-__all__ = ["difference", "finished", "redraw_preview", "remove_leftovers"]
+__all__ = ["difference", "finished", "redraw_preview"]
 
 
 def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
@@ -99,12 +97,3 @@ def redraw_preview(
     except SlideError:
         return False
     return True
-
-
-def remove_leftovers(store: Path) -> None:
-    """Remove what a killed run left half-written beside `store`; the caller holds the store's lock."""
-    for partial in store.parent.glob(f".{glob.escape(store.name)}.*.partial"):
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
