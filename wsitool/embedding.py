@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from wsitool.backbones import Encoder, build_backbone
 from wsitool.classify.features import encode
 from wsitool.errors import UsageError
 from wsitool.file_names import file_names, printable
+from wsitool.paths import AnyPath
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.scatter import save_scatter
 from wsitool.store import Collection, PatchStore, open_collection
@@ -41,7 +42,7 @@ class EmbedResult:
 
 
 def embed(
-    stores: str | Path | Sequence[str | Path],
+    stores: AnyPath | Iterable[AnyPath],
     *,
     encoder: str | Path,
     out: str | Path,

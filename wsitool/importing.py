@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import re
 import warnings
 from collections.abc import Sequence
@@ -24,6 +22,7 @@ from wsitool.report.files import replace_file
 from wsitool.slide import open_slide
 from wsitool.store import create_store
 from wsitool.store.schema import UNLABELLED, Candidates, Codec, Rows, StoreMeta, StoreWriter
+from wsitool.tables import table_bytes
 from wsitool.tissue import INK_LIMIT, tissue_mask_of_image
 
 __all__ = ["DEFAULT_MIN_TISSUE", "ImageResult", "ImportResult", "choose_patch_size", "import_images"]
@@ -121,7 +120,10 @@ def import_images(
     """
     folder, out_dir = Path(folder), Path(out_dir)
     table = read_image_table(
-        folder, labels_csv=None if labels_csv is None else Path(labels_csv), group_regex=group_regex
+        folder,
+        labels_csv=None if labels_csv is None else Path(labels_csv),
+        group_regex=group_regex,
+        reporter=reporter,
     )
     if patch_size is None:
         patch_size = choose_patch_size([entry.path for entry in table.entries])
@@ -140,7 +142,7 @@ def import_images(
     )
     groups = _by_group(table.entries)
     _check(plan, list(groups))
-    results: list[ImageResult] = []
+    results = [_result(entry, "", error=entry.problem) for entry in table.unusable]
     with reporter.task("Importing", total=len(table.entries), unit="images") as task:
         for name, entries in groups.items():
             results += _import_group(plan, name, entries, task)
@@ -368,8 +370,5 @@ def _result(
 
 
 def _write_summary(path: Path, results: Sequence[ImageResult]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(ImageResult)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(result) for result in results)
-    replace_file(path, text.getvalue().encode())
+    header = [field.name for field in fields(ImageResult)]
+    replace_file(path, table_bytes([header, *(list(asdict(result).values()) for result in results)]))

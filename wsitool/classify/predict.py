@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from wsitool.errors import EncoderError, SlideError, UsageError
 from wsitool.grid import TileSpec, plan_read
 from wsitool.interrupt import progress_on_stop, raise_if_stopping
 from wsitool.loading import PatchLoader
+from wsitool.paths import AnyPath, as_list
 from wsitool.progress import SILENT, Reporter
 from wsitool.quality import QualityThresholds
 from wsitool.readers import open_with
@@ -89,7 +90,7 @@ class PredictResult:
 
 def predict(
     run: str | Path,
-    inputs: Sequence[str | Path],
+    inputs: AnyPath | Iterable[AnyPath],
     out: str | Path,
     *,
     options: PredictOptions | None = None,
@@ -106,7 +107,7 @@ def predict(
     options.rule  # noqa: B018  # raises UsageError
     classifier = load_classifier(run)
     place(classifier, choose_device(options.device))
-    work = _find(inputs)
+    work = _find(inputs, reporter)
     check_writable(out)
     doubts = _doubts_of(Path(run))
     _warn_first(classifier.card, doubts, work, options, reporter)
@@ -159,12 +160,12 @@ def _digest(run: str | Path, options: PredictOptions, doubts: tuple[str, ...]) -
     return digest_of([__version__, weights, json.dumps(chosen, sort_keys=True), *doubts])
 
 
-def _find(inputs: Sequence[str | Path]) -> list[Item]:
+def _find(inputs: AnyPath | Iterable[AnyPath], reporter: Reporter) -> list[Item]:
     """Stores as paths, everything else as slides, in the order given."""
     work: list[Item] = []
-    for item in inputs:
+    for item in as_list(inputs):
         stores = find_stores(item)
-        work += stores or find_slides([item])
+        work += stores or find_slides(item, reporter=reporter)
     return list(dict.fromkeys(work))
 
 
@@ -263,6 +264,8 @@ def _predict_slide(
     classifier: Classifier, item: SlideInput, options: PredictOptions, reporter: Reporter
 ) -> Prediction:
     card = classifier.card
+    if item.problem:
+        raise SlideError(item.problem)
     default = item.mpp if item.mpp is not None else options.default_mpp
     with open_with(item.path, reader=options.reader, default_mpp=default) as slide:
         spec = _spec(card, options)

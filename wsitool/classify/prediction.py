@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +13,12 @@ from PIL import Image
 
 from wsitool.classify.summary import SlideSummary
 from wsitool.classify.verdict import Verdict, as_probability, as_share
+from wsitool.paths import shown
 from wsitool.report.files import replace_file_in_parts
 from wsitool.report.geojson import write_geojson
 from wsitool.report.heatmap import DRAWN_SIDE, draw_heatmap, heat
 from wsitool.store.schema import PatchStore
+from wsitool.tables import table_bytes
 
 __all__ = ["Picture", "Prediction", "by_image", "file_names_of", "mosaic", "write_prediction"]
 
@@ -112,7 +112,7 @@ def write_prediction(out: Path, found: Prediction, told: SlideSummary) -> None:
             pixels.shape[:2], downsample, found.coords, found.size_level0, found.probabilities[:, index]
         )
         title = (
-            f"{found.name}: {told.verdict.verdict}\n"
+            f"{shown(found.name)}: {told.verdict.verdict}\n"
             f"mean probability of {name} {as_probability(found.mean[index])}, patches called so "
             f"{as_share(round(found.shares[name] * len(found.coords)), len(found.coords))}"
         )
@@ -127,9 +127,7 @@ def _table(found: Prediction) -> Iterator[bytes]:
         part = slice(start, start + _BATCH)
         for (x, y), p in zip(found.coords[part].tolist(), found.probabilities[part], strict=True):
             rows.append((x, y, size, found.classes[int(p.argmax())], *(f"{value:.6f}" for value in p)))
-        buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows(rows)
-        yield buffer.getvalue().encode()
+        yield table_bytes(rows)
         rows = []
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wsitool.classify.verdict import Verdict
+from wsitool.errors import WsitoolError
 from wsitool.report.files import replace_file
+from wsitool.tables import Row, read_table, table_bytes
 
 __all__ = ["SlideSummary", "read_summary", "write_summary"]
 
@@ -55,38 +55,42 @@ def write_summary(
     path: Path, classes: Sequence[str], slides: Sequence[SlideSummary], failed: Sequence[tuple[str, str]]
 ) -> None:
     """One row for each slide that worked, then one for each that failed, with the reason."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    names = _columns(classes)
-    writer.writerow(names)
+    columns = _columns(classes)
+    rows: list[list[object]] = [[*columns]]
     for found in slides:
         verdict = found.verdict
-        writer.writerow(
-            (
-                *(found.name, "done", found.group, found.patches, found.unreadable),
-                *(verdict.verdict, "yes" if verdict.uncertain else "no", verdict.reason, verdict.leading),
-                *(f"{value:.6f}" for value in (verdict.share, verdict.mean_probability)),
-                *(f"{found.mean[name]:.6f}" for name in classes),
-                *(f"{found.shares[name]:.6f}" for name in classes),
-                *(f"{found.seconds:.2f}", found.files, found.made_from),
-            )
-        )
+        cells: dict[str, object] = {
+            "slide": found.name,
+            "status": "done",
+            "group": found.group,
+            "patches": found.patches,
+            "unreadable": found.unreadable,
+            "verdict": verdict.verdict,
+            "uncertain": "yes" if verdict.uncertain else "no",
+            "reason": verdict.reason,
+            "most_probable": verdict.leading,
+            "share": f"{verdict.share:.6f}",
+            "mean_probability": f"{verdict.mean_probability:.6f}",
+            **{f"mean_p_{name}": f"{found.mean[name]:.6f}" for name in classes},
+            **{f"share_{name}": f"{found.shares[name]:.6f}" for name in classes},
+            "seconds": f"{found.seconds:.2f}",
+            "files": found.files,
+            "made_from": found.made_from,
+        }
+        rows.append([cells[column] for column in columns])
     for name, reason in failed:
-        row = {"slide": name, "status": "failed", "reason": reason}
-        writer.writerow([row.get(column, "") for column in names])
-    replace_file(path, buffer.getvalue().encode("utf-8", "backslashreplace"))
+        cells = {"slide": name, "status": "failed", "reason": reason}
+        rows.append([cells.get(column) for column in columns])
+    replace_file(path, table_bytes(rows))
 
 
 def read_summary(path: Path, classes: Sequence[str]) -> list[SlideSummary]:
     """The slides an earlier run has finished; none where there is no such file, or it is of other classes."""
+    columns = [column.lower() for column in _columns(classes)]
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return []
-    try:
+        rows = read_table(path, needs=columns, exact=True).rows
         return [_slide(row, classes) for row in rows if row["status"] == "done"]
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (WsitoolError, ValueError):
         return []
 
 
@@ -95,15 +99,15 @@ def _columns(classes: Sequence[str]) -> list[str]:
     return [*_HEAD, *_VERDICT, *means, *shares, *_TAIL]
 
 
-def _slide(row: dict[str, str], classes: Sequence[str]) -> SlideSummary:
+def _slide(row: Row, classes: Sequence[str]) -> SlideSummary:
     reasons = tuple(row["reason"].split(_BETWEEN)) if row["reason"] else ()
     return SlideSummary(
         name=row["slide"],
         group=row["group"],
         patches=int(row["patches"]),
         unreadable=int(row["unreadable"]),
-        mean={name: float(row[f"mean_p_{name}"]) for name in classes},
-        shares={name: float(row[f"share_{name}"]) for name in classes},
+        mean={name: float(row[f"mean_p_{name}".lower()]) for name in classes},
+        shares={name: float(row[f"share_{name}".lower()]) for name in classes},
         verdict=Verdict(
             leading=row["most_probable"],
             share=float(row["share"]),
