@@ -8,10 +8,11 @@ from typing import Literal, get_args
 from wsitool.classify.splits import SplitBy
 from wsitool.errors import UsageError
 
-__all__ = ["Head", "Penalty", "Settings"]
+__all__ = ["FEW_STEPS", "Head", "Penalty", "Settings"]
 
 Head = Literal["finetune", "linear", "knn"]
 Penalty = float | Literal["auto"] | None
+FEW_STEPS = 50  # of the optimizer: with fewer a network is hardly trained, which reports say first
 
 
 @dataclass(frozen=True, kw_only=True)
