@@ -27,6 +27,7 @@ from wsitool.classify.stream import PatchBatch, open_stream
 from wsitool.errors import UsageError, WsitoolError
 from wsitool.grid import TileSpec, plan_read
 from wsitool.loading import PatchLoader
+from wsitool.machine import explain_memory
 from wsitool.progress import SILENT, Reporter
 from wsitool.readers import open_with
 from wsitool.store import Collection, find_stores, open_store
@@ -95,7 +96,8 @@ def predict(
         for item in work:
             name = item.stem if isinstance(item, Path) else item.name
             try:
-                found = _predict_one(classifier, item, options, reporter)
+                with explain_memory(f"lower --batch-size ({options.batch_size})"):
+                    found = _predict_one(classifier, item, options, reporter)
                 for part in found:
                     write_prediction(out, part)
                 done += found
