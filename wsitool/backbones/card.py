@@ -121,6 +121,6 @@ def read_card(path: str | Path) -> EncoderCard | None:
         return EncoderCard.from_json(text)
     except (ValueError, TypeError, KeyError) as error:
         raise EncoderError(
-            f"The card of '{path}' is damaged, or of a newer wsitool ({error}): upgrade wsitool, or write the "
-            "encoder again."
+            f"The card of '{path}' is damaged, or of a newer wsitool ({error}): upgrade wsitool, or write "
+            "the encoder again."
         ) from None

@@ -31,8 +31,8 @@ class ClassifierCard:
     """What a classifier is and has seen; sizes in pixels, `mpp` in um/px (None where not known).
 
     Patches of `patch_size` are resized to `image_size`. `groups` are the patients of the labelled patches it
-    was trained and validated on; `temperature` divides the logits for calibrated probabilities. ValueError for
-    a number that cannot be.
+    was trained and validated on; `temperature` divides the logits for calibrated probabilities. ValueError
+    for a number that cannot be.
     """
 
     classes: tuple[str, ...]
@@ -97,7 +97,7 @@ def as_images(patches: Tensor, image_size: int) -> Tensor:
 
 
 def save_classifier(classifier: Classifier, path: Path) -> None:
-    """Write weights and card to one safetensors file, complete or not at all; EncoderError for NaN weights."""
+    """Write weights and card to one safetensors file, complete or not at all; EncoderError if not finite."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in classifier.state_dict().items()}
     check_finite(tensors, what=f"'{path}' was not written", advice="Train again, with a lower --lr")
     replace_file(path, to_safetensors(tensors, {"format": "pt", _KEY: classifier.card.to_json()}))
@@ -106,7 +106,8 @@ def save_classifier(classifier: Classifier, path: Path) -> None:
 def load_classifier(path: str | Path) -> Classifier:
     """Load a classifier from its file or run folder, ready for inference.
 
-    EncoderError if there is none, if the file is not one, if its weights do not fit its card or are not finite.
+    EncoderError if there is none, if the file is not one, or if its weights are not finite or do not fit its
+    card.
     """
     path = Path(path)
     file = path / CLASSIFIER_FILE if path.is_dir() else path
@@ -127,7 +128,8 @@ def load_classifier(path: str | Path) -> Classifier:
         raise EncoderError(f"{file} cannot be read as a classifier ({error}).") from None
     except (ValueError, TypeError, KeyError) as error:
         raise EncoderError(
-            f"The card of {file} is damaged, or of a newer wsitool ({error}): upgrade wsitool, or train again."
+            f"The card of {file} is damaged, or of a newer wsitool ({error}): upgrade wsitool, or train "
+            "again."
         ) from None
     check_finite(tensors, what=f"{file} is not used", advice="Train the classifier again")
     classifier = Classifier(_encoder(card.encoder), _head(card), card)

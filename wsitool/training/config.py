@@ -74,6 +74,15 @@ class PretrainConfig:
         """How many processes train together, one per device."""
         return self.devices * self.num_nodes
 
+    @property
+    def memory_advice(self) -> str:
+        """What to do where memory is short."""
+        size = "" if self.image_size is None else f" ({self.image_size})"
+        return (
+            f"lower --batch-size ({self.batch_size}; --accumulate makes up for it) or --image-size{size}, or "
+            "take a smaller --backbone"
+        )
+
     def _check(self, good: bool, name: str, need: str) -> None:
         if not good:
             value = getattr(self, name.replace(" ", "_"))
