@@ -109,6 +109,7 @@ def _run(
     module.eval()
     rows: NDArray[np.float32] | None = None
     seen = np.zeros(len(collection), np.bool_)
+    batch_size = min(batch_size, max(1, len(collection)))  # a loader of larger batches wants two patches
     loader = PatchLoader(collection, batch_size=batch_size, shuffle=False, device=device)
     with reporter.task(what, total=len(collection), unit="patches") as task:
         for batch in loader:

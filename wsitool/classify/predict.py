@@ -163,7 +163,7 @@ def _predict_store(
         collection = Collection.of([store])
         loader = PatchLoader(
             collection,
-            batch_size=options.batch_size,
+            batch_size=min(options.batch_size, max(1, len(store))),
             shuffle=False,
             threads=options.threads,
             device=choose_device(options.device),

@@ -120,7 +120,7 @@ class RankWatch:
         how = "is gone" if dead is None else how_it_ended(dead[1])
         return (
             f"{who} of this run {how}, and the others cannot go on without it: lower --batch-size if memory "
-            "was short, and run again with --resume."
+            "was short, and run again with --resume auto."
         )
 
 

@@ -227,9 +227,9 @@ class _Run:
             )
             with RankWatch(trainer, self._say_lost):
                 fit(trainer, module)
+                if self.monitor.signal and self.monitor.saved < self.schedule.batches:
+                    raise Interrupted(self.monitor.signal)
         watch.close()
-        if self.monitor.signal and self.monitor.saved < self.schedule.batches:
-            raise Interrupted(self.monitor.signal)
 
     def _say_lost(self, sentence: str) -> None:
         """The last words of a process that is about to be ended."""
