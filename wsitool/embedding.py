@@ -76,6 +76,7 @@ def embed(
         raise UsageError("Two stores are of a slide of the same name: embed them into folders of their own.")
     built = build_backbone(backbone, init=encoder)
     size = image_size or built.card.image_size or collection.patch_size
+    run = _Run(encoder=built, image_size=size, batch_size=batch_size, device=device, overwrite=overwrite)
     done: dict[int, Features] = {}
     failed: list[tuple[str, str]] = []
     progress = f"of {len(targets)} stores are done; run again with --overwrite"
@@ -83,25 +84,12 @@ def embed(
         progress_on_stop(lambda: f"{len(done)} {progress}"),
         reporter.task("embed", total=len(targets), unit="stores") as task,
     ):
-        for index, (store, target) in enumerate(zip(collection.stores, targets, strict=True)):
-            own = collection.subset(np.flatnonzero(collection.store_index == index))
-            features = np.empty((0, built.feature_dim), np.float32)
+        for index, target in enumerate(targets):
             try:
-                with explain_memory(f"lower --batch-size ({batch_size}) or --image-size ({size})"):
-                    if len(own):
-                        features = encode(
-                            built,
-                            own,
-                            image_size=size,
-                            batch_size=batch_size,
-                            device=device,
-                            reporter=reporter,
-                        )
-                _write(target, store, features, built, overwrite=overwrite)
-                done[index] = features
+                done[index] = run.embed_store(collection, index, target, reporter)
             except WsitoolError as error:
-                failed.append((store.meta.name, str(error)))
-            task.advance(note=store.meta.name)
+                failed.append((collection.stores[index].meta.name, str(error)))
+            task.advance(note=target.stem)
     if done:
         rest = collection.subset(np.flatnonzero(np.isin(collection.store_index, list(done))))
         everything = np.concatenate(list(done.values()))
@@ -114,6 +102,34 @@ def embed(
         feature_dim=built.feature_dim,
         failed=tuple(failed),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """How every store of one call is embedded."""
+
+    encoder: Encoder
+    image_size: int
+    batch_size: int
+    device: str
+    overwrite: bool
+
+    def embed_store(self, collection: Collection, index: int, target: Path, reporter: Reporter) -> Features:
+        """Write the features (N, F) of store number `index`, and return them."""
+        own = collection.subset(np.flatnonzero(collection.store_index == index))
+        features = np.empty((0, self.encoder.feature_dim), np.float32)
+        with explain_memory(f"lower --batch-size ({self.batch_size}) or --image-size ({self.image_size})"):
+            if len(own):
+                features = encode(
+                    self.encoder,
+                    own,
+                    image_size=self.image_size,
+                    batch_size=self.batch_size,
+                    device=self.device,
+                    reporter=reporter,
+                )
+        _write(target, collection.stores[index], features, self.encoder, overwrite=self.overwrite)
+        return features
 
 
 def _check(collection: Collection, projection: str, colour: str) -> None:

@@ -82,11 +82,16 @@ def _results(
 
 @contextmanager
 def _ending_workers(pool: ProcessPoolExecutor) -> Iterator[None]:
-    """Where the block fails or is stopped the workers end too, instead of going on with their chains."""
+    """Where the run is stopped the workers end too, instead of going on with their chains."""
     before = set(multiprocessing.active_children())
     try:
         yield
-    except BaseException as error:
+    except BrokenProcessPool:
+        raise TrainingError(
+            "A worker of the experiment was killed, which the system does where memory runs out: run again to "
+            "go on from the finished cells, with fewer --devices or smaller batches."
+        ) from None
+    except KeyboardInterrupt:
         pool.shutdown(wait=False, cancel_futures=True)
         workers = set(multiprocessing.active_children()) - before
         for worker in workers:
@@ -96,11 +101,6 @@ def _ending_workers(pool: ProcessPoolExecutor) -> Iterator[None]:
             worker.join(max(0.0, patience - time.monotonic()))
             if worker.is_alive():
                 worker.kill()
-        if isinstance(error, BrokenProcessPool):
-            raise TrainingError(
-                "A worker of the experiment was killed, which the system does where memory runs out: run again "
-                "to go on from the finished cells, with fewer --devices or smaller batches."
-            ) from None
         raise
 
 
@@ -121,9 +121,8 @@ def chains_of(plan: Plan, cells: list[Cell]) -> list[list[Cell]]:
 def _take_device(queue: Queue[str]) -> None:
     global _device
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C comes to every process; the parent says what follows
+    # Ctrl-C comes to every process of a terminal; the parent, whose say it is, ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _device = queue.get()
     if _device.startswith("cuda:"):
         # Pretraining takes the first device it sees: let that be this process's own.
