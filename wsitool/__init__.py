@@ -7,7 +7,6 @@ nothing and the tiling half never loads torch.
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version as _version
 from typing import Any
 
 _HOME = {
@@ -48,10 +47,13 @@ _HOME = {
 }
 
 __all__ = sorted(_HOME)
-__version__ = _version("wsitool")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # reading it takes longer than all the rest of `import wsitool`
+        from importlib.metadata import version
+
+        return version("wsitool")
     if name not in _HOME:
         raise AttributeError(f"module 'wsitool' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,31 +1,47 @@
-"""One rule for Ctrl-C, SIGTERM and SLURM's SIGUSR1: finish or drop the item in hand, say how far, end.
+"""One rule for Ctrl-C, SIGTERM, SIGUSR1 (SLURM), SIGHUP: finish or drop the item in hand, say how far, end.
 
 The command line runs every command inside `stoppable()`. A signal then raises `Interrupted` in the main
 thread, so that `with` blocks drop what is half written; where the item in hand should rather be finished (a
 training step and its checkpoint), `deferred()` puts the signal off until its block asks or ends. A second
-signal never waits.
+signal never waits. Python swallows what is raised inside a destructor or a callback of C: a request is kept,
+and raised again (`raise_if_stopping`, `deliver_again`), until the block has ended.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["STOP_SIGNALS", "Interrupted", "StopRequest", "deferred", "progress_on_stop", "stoppable"]
+__all__ = [
+    "STOP_SIGNALS",
+    "Interrupted",
+    "StopRequest",
+    "deferred",
+    "deliver_again",
+    "progress_on_stop",
+    "raise_if_stopping",
+    "stoppable",
+]
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+_SAME_REQUEST_SECONDS = 1.0  # a terminal and a wrapper both pass Ctrl-C on
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user or the scheduler asked this process to end; `progress` says how far it had come."""
+    """The user or the scheduler asked this process to end; `progress` says how far it had come.
+
+    `counted` says the same where nobody set `progress`: what the outermost progress bar stood at.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__()
         self.number = signal.Signals(number)
-        self.progress = ""
+        self.progress = self.counted = ""
 
     @property
     def exit_code(self) -> int:
@@ -33,7 +49,8 @@ class Interrupted(KeyboardInterrupt):
         return 128 + self.number
 
     def __str__(self) -> str:
-        return f"Stopped by {self.number.name}" + (f": {self.progress}" if self.progress else "")
+        progress = self.progress or self.counted
+        return f"Stopped by {self.number.name}" + (f": {progress}" if progress else "")
 
 
 class StopRequest:
@@ -49,30 +66,64 @@ class StopRequest:
     def raise_if_requested(self) -> None:
         """Raise Interrupted where a signal has come."""
         if self._number is not None:
-            raise Interrupted(self._number)
+            raise _stop(self._number)
 
 
 # The innermost open `deferred()` block; signals come to the main thread, which alone opens one.
 _open: StopRequest | None = None
+_depth = 0  # of open `stoppable()` blocks
+_whole_process = False  # the outermost of them is a whole command
+_stopping: tuple[int, float] | None = None  # the signal that was raised, and when
+
+
+def _stop(number: int) -> Interrupted:
+    global _stopping
+    if _depth:
+        _stopping = (number, time.monotonic())
+    return Interrupted(number)
 
 
 def _handle(number: int, _: FrameType | None) -> None:
     if _open is not None and not _open.requested:
         _open._number = number
         return
-    raise Interrupted(number)
+    if _stopping is not None and _whole_process:
+        # `with` blocks are being left: what they still do is short, and cutting it off leaves things behind.
+        if time.monotonic() - _stopping[1] > _SAME_REQUEST_SECONDS:
+            _end_at_once(number)
+        return
+    raise _stop(number)
+
+
+def _end_at_once(number: int) -> None:
+    show_cursor = b"\x1b[?25h" if os.isatty(2) else b""
+    name = signal.Signals(number).name.encode()
+    os.write(2, show_cursor + b"Stopped at once by a second " + name + b": the next run clears up.\n")
+    os._exit(128 + number)
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Turn `STOP_SIGNALS` into `Interrupted` for a `with` block; does nothing outside the main thread."""
+def stoppable(*, whole_process: bool = False) -> Iterator[None]:
+    """Turn `STOP_SIGNALS` into `Interrupted` for a `with` block; does nothing outside the main thread.
+
+    A signal that this process was started to ignore (`nohup`, a background job's Ctrl-C) stays ignored. Where
+    the block is all that the process does (`whole_process`), further signals are ignored for a second while
+    it is left, and then end the process on the spot.
+    """
+    global _depth, _whole_process, _stopping
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    earlier = {number: signal.signal(number, _handle) for number in STOP_SIGNALS}
+    outer = _whole_process
+    heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    earlier = {number: signal.signal(number, _handle) for number in heeded}
+    _depth, _whole_process = _depth + 1, outer or whole_process
     try:
         yield
     finally:
+        _depth, _whole_process = _depth - 1, outer
+        if not _depth:
+            _stopping = None
         for number, handler in earlier.items():
             signal.signal(number, handler)
 
@@ -92,6 +143,22 @@ def deferred() -> Iterator[StopRequest]:
         finally:
             _open = outer
     request.raise_if_requested()
+
+
+def raise_if_stopping() -> None:
+    """Raise Interrupted again if one was raised in an open `stoppable()` block and got lost since."""
+    if _stopping is not None and threading.current_thread() is threading.main_thread():
+        raise _stop(_stopping[0])
+
+
+def deliver_again(lost: Interrupted) -> None:
+    """Have a signal come again in a moment, whose Interrupted was swallowed; for `sys.unraisablehook`."""
+    global _stopping
+    if _depth:
+        _stopping = None
+        again = threading.Timer(0.01, os.kill, (os.getpid(), lost.number))
+        again.daemon = True
+        again.start()
 
 
 @contextmanager

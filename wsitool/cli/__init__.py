@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
+from wsitool.cli.ending import errors_in_one_sentence, in_one_sentence, quiet_start, whole_process
 
-import click
+quiet_start()  # click alone takes longer to import than the eye needs to see a traceback
 
-from wsitool import __version__
+import importlib  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Mapping  # noqa: E402
+from types import MappingProxyType  # noqa: E402
+from typing import Any  # noqa: E402
+
+import click  # noqa: E402
+
+from wsitool.cli.command import wants_traceback  # noqa: E402
 
 __all__ = ["COMMANDS", "main"]
 
@@ -39,6 +44,22 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
 
 
 class _LazyGroup(click.Group):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs.get("standalone_mode", True):
+            return self.main(*args, **kwargs)
+        with whole_process():
+            return self.main(*args, **kwargs)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        words = kwargs.get("args", args[0] if args else None)
+        with errors_in_one_sentence(debug=lambda: "--debug" in (sys.argv if words is None else words)):
+            return super().main(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        # The command's module is imported here: a signal meanwhile is heeded as it is later on.
+        with in_one_sentence(debug=lambda: wants_traceback(ctx)):
+            return super().invoke(ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -69,6 +90,6 @@ class _LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Start with 'wsitool demo', or 'wsitool tile SLIDES --out DIR'.",
 )
-@click.version_option(__version__, prog_name="wsitool")
+@click.version_option(package_name="wsitool", prog_name="wsitool")
 def main(**_: Any) -> None:
     """Whole-slide images to patch stores, self-supervised encoders and few-label classifiers."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
-from wsitool.errors import WsitoolError
+from wsitool.cli.ending import in_one_sentence
 
-__all__ = ["SOME_FAILED", "Command", "CommandGroup"]
+__all__ = ["SOME_FAILED", "Command", "CommandGroup", "wants_traceback"]
 
 SOME_FAILED = 1
 _DEBUG = "wsitool.debug"
 
 
 class Command(click.Command):
-    """A click command that turns a WsitoolError into one sentence on stderr, unless --debug is given.
+    """A click command that ends as `wsitool.cli.ending` says, with tracebacks only where --debug is given.
 
     Pass `examples` (lines of shell) to show them at the end of the help.
     """
@@ -35,13 +34,8 @@ class Command(click.Command):
         )
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with in_one_sentence(debug=lambda: wants_traceback(ctx)):
             return super().invoke(ctx)
-        except WsitoolError as error:
-            if ctx.meta.get(_DEBUG):
-                raise
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(error.exit_code)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_epilog(ctx, formatter)
@@ -53,6 +47,11 @@ class Command(click.Command):
 
 class CommandGroup(Command, click.Group):
     """A command that only holds further ones; they share the manners of `Command`."""
+
+
+def wants_traceback(ctx: click.Context) -> bool:
+    """Whether the command was given --debug."""
+    return bool(ctx.meta.get(_DEBUG))
 
 
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from wsitool.interrupt import Interrupted, raise_if_stopping
 from wsitool.progress import Reporter, Task
 
 __all__ = ["console_reporter"]
@@ -23,12 +24,32 @@ def console_reporter(*, quiet: bool = False) -> Reporter:
     return _RichReporter(console) if console.is_terminal and not quiet else _PlainReporter(quiet=quiet)
 
 
+@contextmanager
+def _told_on_stop(how_far: Callable[[], str]) -> Iterator[None]:
+    """Write how far the bar is on an Interrupted that passes; the outermost bar has the last word."""
+    try:
+        yield
+    except Interrupted as stop:
+        stop.counted = how_far()
+        raise
+
+
+def _how_far(done: float, total: float, unit: str) -> str:
+    return f"{done:,.10g} of {total:,.10g} {unit} done; run the same command again"
+
+
 class _RichTask:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
+    def __init__(self, progress: Progress, task: TaskID, total: float, unit: str) -> None:
+        self._progress, self._task, self._total, self._unit = progress, task, total, unit
+        self._done = 0.0
 
     def advance(self, amount: float = 1, *, note: str = "") -> None:
+        self._done += amount
         self._progress.update(self._task, advance=amount, note=note)
+        raise_if_stopping()
+
+    def how_far(self) -> str:
+        return _how_far(self._done, self._total, self._unit)
 
 
 class _RichReporter:
@@ -37,7 +58,7 @@ class _RichReporter:
         self._progress: Progress | None = None
 
     @contextmanager
-    def _open(self, description: str, total: float) -> Iterator[Task]:
+    def _open(self, description: str, total: float, unit: str) -> Iterator[Task]:
         # rich allows one live display at a time: a task inside a task becomes a second bar of the first.
         outer = self._progress
         progress = outer or Progress(
@@ -51,18 +72,20 @@ class _RichReporter:
         if outer is None:
             progress.start()
             self._progress = progress
-        task = progress.add_task(description, total=total, note="")
+        bar = progress.add_task(description, total=total, note="")
+        task = _RichTask(progress, bar, total, unit)
         try:
-            yield _RichTask(progress, task)
+            with _told_on_stop(task.how_far):
+                yield task
         finally:
             if outer is None:
                 progress.stop()
                 self._progress = None
             else:
-                progress.remove_task(task)
+                progress.remove_task(bar)
 
     def task(self, description: str, *, total: float, unit: str = "it") -> AbstractContextManager[Task]:
-        return self._open(description, total)
+        return self._open(description, total, unit)
 
     def say(self, message: str) -> None:
         self._console.print(message, markup=False, soft_wrap=True)
@@ -82,8 +105,17 @@ class _PlainTask:
         now = time.monotonic()
         if not self._quiet and now - self._last >= _PLAIN_EVERY_SECONDS:
             self._last = now
-            line = f"{self._description}: {self._done:g}/{self._total:g} {self._unit} {note}"
-            print(line.rstrip(), file=sys.stderr, flush=True)
+            _print(f"{self._description}: {self._done:g}/{self._total:g} {self._unit} {note}".rstrip())
+        raise_if_stopping()
+
+    def how_far(self) -> str:
+        return _how_far(self._done, self._total, self._unit)
+
+
+def _print(line: str) -> None:
+    # Nobody may be there to read any more; that is no reason to lose the results.
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 class _PlainReporter:
@@ -92,14 +124,16 @@ class _PlainReporter:
 
     @contextmanager
     def _open(self, description: str, total: float, unit: str) -> Iterator[Task]:
-        yield _PlainTask(description, total, unit, self._quiet)
+        task = _PlainTask(description, total, unit, self._quiet)
+        with _told_on_stop(task.how_far):
+            yield task
 
     def task(self, description: str, *, total: float, unit: str = "it") -> AbstractContextManager[Task]:
         return self._open(description, total, unit)
 
     def say(self, message: str) -> None:
         if not self._quiet:
-            print(message, file=sys.stderr, flush=True)
+            _print(message)
 
     def warn(self, message: str) -> None:
-        print(f"Warning: {message}", file=sys.stderr, flush=True)
+        _print(f"Warning: {message}")

@@ -161,7 +161,9 @@ def command(
         reporter=console_reporter(quiet=as_json),
     )
     click.echo(json.dumps(result.to_dict(), indent=2) if as_json else summary(result))
-    if result.failed:
+    if result.unlisted:
+        click.echo(f"Error: slides.csv lacks slides of this run: {result.unlisted}", err=True)
+    if result.failed or result.unlisted:
         sys.exit(SOME_FAILED)
 
 

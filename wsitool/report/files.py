@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["replace_file", "replace_file_in_parts", "write_json"]
+from wsitool.partial import partial_path, remove_abandoned
+from wsitool.sentences import unusable_output
+
+__all__ = ["check_writable", "replace_file", "replace_file_in_parts", "write_json"]
+
+_PROBE_BYTES = 1 << 16
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make `folder` and try to write there, so that a command finds out before it computes.
+
+    Also removes what killed runs left in it. Raises UsageError where the path cannot be used (a file, no
+    permission, read-only, a name too long), WsitoolError where the disk is full.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(folder)
+        with partial_path(folder / "probe") as probe, probe.open("xb") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())  # some file systems find out only then that they are full
+    except OSError as error:
+        raise unusable_output(folder, error) from error
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -19,27 +41,14 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def replace_file_in_parts(path: Path, parts: Iterable[bytes]) -> None:
     """As `replace_file`, for what is too large to hold as a whole; an error of `parts` leaves nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
+    with partial_path(path) as temporary:
+        with temporary.open("xb") as file:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        temporary.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON; ValueError for NaN, which JSON cannot hold."""
     replace_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
-def _umask() -> int:
-    # mkstemp makes files private; a result should have the permissions the user's other files have.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

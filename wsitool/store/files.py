@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import resource
-import secrets
-import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsitool.errors import CorruptStoreError, StoreError
+from wsitool.partial import partial_path, replace_path
 
 __all__ = ["EarlySync", "KnownFile", "OpenFiles", "Pending", "open_files", "write_at"]
 
-_PARTIAL = ".partial"
 _MOST_PARTS = 512  # the system takes 1024 in one call
 
 
@@ -28,29 +26,20 @@ class Pending:
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         if path.exists() and not overwrite:
             raise StoreError(f"{path} exists already: pass overwrite (--overwrite) to replace it.")
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.final = path
-        self.temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
+        self._held = ExitStack()
+        self.temporary = self._held.enter_context(partial_path(path))
 
     def commit(self) -> None:
         """Make everything durable, then take the final name in one step."""
         _sync_tree(self.temporary)
-        if self.final.is_dir() and not self.final.is_symlink():
-            # A folder cannot be renamed over a full one: the old steps aside under a hidden name first.
-            aside = self.final.with_name(f".{self.final.name}.{secrets.token_hex(4)}{_PARTIAL}")
-            self.final.rename(aside)
-            self.temporary.rename(self.final)
-            shutil.rmtree(aside)
-        else:
-            self.temporary.replace(self.final)
+        replace_path(self.temporary, self.final)
         _sync(self.final.parent)
+        self._held.close()
 
     def discard(self) -> None:
         """Remove what was written; nothing to do after `commit`."""
-        if self.temporary.is_dir():
-            shutil.rmtree(self.temporary)
-        else:
-            self.temporary.unlink(missing_ok=True)
+        self._held.close()
 
 
 def _sync_tree(path: Path) -> None:

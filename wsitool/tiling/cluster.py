@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +16,7 @@ __all__ = ["run_on_cluster"]
 _CONNECT_SECONDS = 30
 
 
-def run_on_cluster(tasks: Sequence[SlideTask], *, address: str) -> Iterator[tuple[int, SlideResult]]:
+def run_on_cluster(tasks: Sequence[SlideTask], *, address: str) -> Generator[tuple[int, SlideResult]]:
     """Run tasks on the cluster whose scheduler is at `address`; yields (index, result) as slides end.
 
     A slide whose worker dies is given to another one; after dask's `allowed-failures` it is a failed result.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import replace
 
-from wsitool.errors import UsageError, WsitoolError
+from wsitool.errors import UsageError
 from wsitool.lock import locked
+from wsitool.partial import remove_abandoned
 from wsitool.progress import SILENT, Reporter
+from wsitool.sentences import one_sentence
 from wsitool.tiling.results import SlideResult
-from wsitool.tiling.resume import finished, remove_leftovers
+from wsitool.tiling.resume import finished
 from wsitool.tiling.slide_task import SlideTask, run_task
 
 __all__ = ["failed_result", "run_guarded", "run_locked"]
@@ -24,7 +25,7 @@ def run_guarded(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
     except UsageError:
         raise  # the same for every slide
     except Exception as error:  # noqa: BLE001 - around one slide of many
-        return failed_result(task, _sentence(error))
+        return failed_result(task, one_sentence(error))
 
 
 def run_locked(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
@@ -33,7 +34,7 @@ def run_locked(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
         return run_task(task, reporter)
     task.out_dir.mkdir(parents=True, exist_ok=True)
     with locked(task.store, what=f"'{task.store}'", wait_seconds=_PATIENCE_SECONDS):
-        remove_leftovers(task.store)
+        remove_abandoned(task.out_dir)
         earlier = finished(task, reporter)
         # What is in the way now, if anything, is damaged or meant to be replaced.
         return earlier if earlier is not None else run_task(replace(task, overwrite=True), reporter)
@@ -49,12 +50,3 @@ def failed_result(task: SlideTask, reason: str) -> SlideResult:
         group=task.slide.group or task.slide.name,
         label=task.slide.label or "",
     )
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, WsitoolError):
-        return str(error)
-    text = " ".join(str(error).split())
-    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in text:
-        return "The disk is full: free some space and run the same command again"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

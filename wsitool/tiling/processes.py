@@ -13,12 +13,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
 from wsitool.errors import UsageError
+from wsitool.interrupt import STOP_SIGNALS
 from wsitool.progress import Reporter, Task
+from wsitool.sentences import one_sentence
 from wsitool.tiling.guarded import failed_result
 from wsitool.tiling.results import SlideResult
 from wsitool.tiling.slide_task import SlideTask
@@ -30,11 +32,11 @@ _Message = tuple[int, str, Any]
 
 def run_in_processes(
     tasks: Sequence[SlideTask], *, workers: int, reporter: Reporter
-) -> Iterator[tuple[int, SlideResult]]:
+) -> Generator[tuple[int, SlideResult]]:
     """Run tasks in `workers` processes; yields (index of the task, result) as slides end.
 
     A worker that dies gives its slide a failed result that names the signal, and is replaced. Raises
-    UsageError where a worker does.
+    UsageError where a worker does. Close it to end the workers, whatever they are at.
     """
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for index in range(len(tasks)):
@@ -76,22 +78,32 @@ class _Worker:
         self._thread.start()
 
     def _serve(self) -> None:
+        # Inherited by the process: Ctrl-C and SLURM reach the whole group, but this process decides who ends.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         while not self._stopped:
             try:
                 index = self._waiting.get_nowait()
             except queue.Empty:
                 break
-            self._run(index)
+            try:
+                self._run(index)
+            except Exception as error:  # noqa: BLE001 - around one slide of many; else nobody would answer for it
+                failed = failed_result(self._tasks[index], one_sentence(error))
+                self._messages.put((index, "result", vars(failed)))
         self._end_process()
 
     def _run(self, index: int) -> None:
         process = self._process = self._process or _start()
+        if self._stopped:  # `stop` may have looked for a process before there was one
+            return
         if process.stdin is None or process.stdout is None:
             raise AssertionError("the worker was started with pipes")
         with suppress(BrokenPipeError):
             process.stdin.write(self._tasks[index].to_json() + "\n")
             process.stdin.flush()
         for line in process.stdout:
+            if not line.endswith("\n"):  # it died in the middle of a message
+                break
             kind, value = json.loads(line)
             self._messages.put((index, kind, value))
             if kind in ("result", "usage"):

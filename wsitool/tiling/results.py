@@ -74,10 +74,11 @@ class SlideResult:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """The results of all slides of one run, in the order given."""
+    """The results of all slides of one run, in the order given; `unlisted` says why slides.csv lacks some."""
 
     out_dir: str
     slides: tuple[SlideResult, ...]
+    unlisted: str = ""
 
     @property
     def failed(self) -> tuple[SlideResult, ...]:

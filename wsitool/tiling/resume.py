@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 from typing import Any
 
 from wsitool.errors import CorruptStoreError, StoreError
@@ -15,7 +13,7 @@ from wsitool.tiling.labelling import count_labels
 from wsitool.tiling.results import SlideResult
 from wsitool.tiling.slide_task import SlideTask, store_bytes
 
-__all__ = ["finished", "remove_leftovers"]
+__all__ = ["finished"]
 
 
 def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
@@ -74,12 +72,3 @@ def _difference(stored: dict[str, Any], asked: dict[str, Any]) -> str:
     names = [name for name in asked if stored.get(name) != asked[name]]
     parts = [f"{name} {stored.get(name)!r} instead of {asked[name]!r}" for name in names]
     return f"was made with {', '.join(parts)}" if parts else ""
-
-
-def remove_leftovers(store: Path) -> None:
-    """Remove what a killed run left half-written beside `store`; the caller holds the store's lock."""
-    for partial in store.parent.glob(f".{store.name}.*.partial"):
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 from wsitool.annotations import LabelRule
-from wsitool.errors import UsageError
+from wsitool.errors import StoreError, UsageError
 from wsitool.grid import TileSpec
+from wsitool.interrupt import progress_on_stop
 from wsitool.lock import locked
+from wsitool.partial import remove_abandoned
 from wsitool.progress import SILENT, Reporter
+from wsitool.report.files import check_writable
+from wsitool.sentences import one_sentence
 from wsitool.tiling.guarded import run_guarded, run_locked
 from wsitool.tiling.inputs import SlideInput, find_slides
 from wsitool.tiling.labelling import Outlines, plan_outlines
@@ -22,6 +26,7 @@ from wsitool.tiling.slide_task import Format, SlideTask, available_threads
 __all__ = ["tile_slide", "tile_slides"]
 
 _CSV_PATIENCE_SECONDS = 120.0
+_CSV_PATIENCE_BETWEEN_SLIDES = 5.0
 
 
 def tile_slide(
@@ -99,7 +104,7 @@ def tile_slides(
     chosen = _shard(found, shard)
     folder = Path(out_dir)
     if not dry_run:
-        _make_folder(folder)
+        check_writable(folder)
     processes = min(workers or available_threads(), max(1, len(chosen)))
     tasks = [
         SlideTask(
@@ -119,21 +124,63 @@ def tile_slides(
         for slide in chosen
     ]
     results: dict[int, SlideResult] = {}
+    listing = _Listing(None if dry_run else folder)
     bar = reporter.task("slides", total=len(tasks), unit="slides") if len(tasks) > 1 else nullcontext()
-    with bar as progress:
-        for index, result in _run(tasks, processes, dask, reporter):
-            results[index] = result
-            if not dry_run:
-                with locked(folder / SLIDES_CSV, what="slides.csv", wait_seconds=_CSV_PATIENCE_SECONDS):
-                    merge_slides_csv(folder, [result])
-            if progress is not None:
-                progress.advance(note=result.name)
-    return RunResult(out_dir=str(folder), slides=tuple(results[i] for i in range(len(tasks))))
+    try:
+        with (
+            progress_on_stop(lambda: f"{len(results)} of {len(tasks)} slides done; run again to go on"),
+            bar as progress,
+            closing(_run(tasks, processes, dask, reporter)) as answers,
+        ):
+            for index, result in answers:
+                results[index] = result
+                listing.add(result)
+                if progress is not None:
+                    progress.advance(note=result.name)
+        listing.finish()
+    finally:
+        # Workers that were ended, or crashed, cannot clear up after themselves.
+        remove_abandoned(folder)
+        remove_abandoned(folder / "previews")
+    return RunResult(
+        out_dir=str(folder),
+        slides=tuple(results[i] for i in range(len(tasks))),
+        unlisted=listing.failure,
+    )
+
+
+class _Listing:
+    """slides.csv, brought up to date with each result; what cannot be written now comes with the next."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._waiting: list[SlideResult] = []
+        self.failure = ""
+
+    def add(self, result: SlideResult) -> None:
+        self._waiting.append(result)
+        self._write(_CSV_PATIENCE_BETWEEN_SLIDES)
+
+    def finish(self) -> None:
+        """Write what is still waiting; `failure` says why that could not be done."""
+        self._write(_CSV_PATIENCE_SECONDS)
+
+    def _write(self, patience: float) -> None:
+        if self._folder is None or not self._waiting:
+            return
+        table = self._folder / SLIDES_CSV
+        try:
+            with locked(table, what="slides.csv", wait_seconds=patience):
+                merge_slides_csv(self._folder, self._waiting)
+        except (OSError, StoreError) as error:
+            self.failure = one_sentence(error)
+        else:
+            self._waiting, self.failure = [], ""
 
 
 def _run(
     tasks: Sequence[SlideTask], processes: int, dask: str | None, reporter: Reporter
-) -> Iterator[tuple[int, SlideResult]]:
+) -> Generator[tuple[int, SlideResult]]:
     if dask is not None:
         from wsitool.tiling.cluster import run_on_cluster
 
@@ -152,10 +199,3 @@ def _shard(slides: Sequence[SlideInput], shard: str | None) -> Sequence[SlideInp
     if not 1 <= part <= parts:
         raise UsageError(f"--shard must be i/N with i from 1 to N, as in 2/8, got '{shard}'.")
     return slides[part - 1 :: parts]
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"The folder '{folder}' cannot be made: {error.strerror or error}.") from error
