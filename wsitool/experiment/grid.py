@@ -88,8 +88,8 @@ def _ending_workers(pool: ProcessPoolExecutor) -> Iterator[None]:
         yield
     except BrokenProcessPool:
         raise TrainingError(
-            "A worker of the experiment was killed, which the system does where memory runs out: run again to "
-            "go on from the finished cells, with fewer --devices or smaller batches."
+            "A worker of the experiment was killed, which the system does where memory runs out: run again "
+            "to go on from the finished cells, with fewer --devices or smaller batches."
         ) from None
     except KeyboardInterrupt:
         pool.shutdown(wait=False, cancel_futures=True)

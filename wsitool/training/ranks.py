@@ -16,7 +16,7 @@ from pytorch_lightning import Trainer
 
 from wsitool.api import all_gather, world_size
 from wsitool.errors import TrainingError
-from wsitool.interrupt import STOP_SIGNALS, Interrupted, StopRequest
+from wsitool.interrupt import STOP_SIGNALS, StopRequest
 from wsitool.machine import how_it_ended, is_peer_lost
 
 __all__ = ["RankWatch", "agreed_signal"]
@@ -29,14 +29,9 @@ _IN_AGREEMENT = (0, *(128 + number for number in STOP_SIGNALS))
 
 def agreed_signal(request: StopRequest, device: torch.device) -> int:
     """The signal that any of the ranks was sent, or 0; every rank must ask at the same point."""
-    own = 0
-    try:
-        request.raise_if_requested()
-    except Interrupted as stop:
-        own = int(stop.number)
     if world_size() == 1:
-        return own
-    return int(all_gather(torch.tensor([own], device=device)).max())
+        return request.number
+    return int(all_gather(torch.tensor([request.number], device=device)).max())
 
 
 class RankWatch:
