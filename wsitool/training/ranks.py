@@ -108,6 +108,7 @@ class RankWatch:
         for process in self._children:
             if process.poll() is None:
                 process.kill()
+                process.wait()
 
     @staticmethod
     def _sentence(dead: tuple[int, int] | None) -> str:
