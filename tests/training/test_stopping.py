@@ -91,9 +91,7 @@ def test_the_step_in_hand_is_finished_and_saved(
     assert encoders[0] == encoders[1]
 
 
-def test_a_second_signal_does_not_wait(
-    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_signal_does_not_wait(stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _signal_in_batch(monkeypatch, 2, signal.SIGTERM, signal.SIGTERM)
     with pytest.raises(Interrupted, match="no step is saved; run again with --overwrite or --resume auto"):
         pretrain(stores, out=tmp_path / "r", **QUICK)
@@ -145,7 +143,9 @@ def test_an_image_size_that_memory_cannot_hold(
 
 
 def _two_ranks(stores: Path, out: Path) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "NODE_RANK")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "NODE_RANK")
+    }
     words = [_WSITOOL, "pretrain", str(stores), "--method", "rotation", "--out", str(out), "--devices", "2"]
     words += ["--backbone", "squeezenet1_1", "--init", "random", "--epochs", "500", "--accelerator", "cpu"]
     running = subprocess.Popen(

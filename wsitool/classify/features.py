@@ -80,7 +80,8 @@ def encode(
 def _cached(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
     """The features of a file of the cache; None if there is none, or it is damaged and to be written anew."""
     try:
-        kept: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            kept: NDArray[np.float32] = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return kept if kept.shape == shape and kept.dtype == np.float32 and np.isfinite(kept).all() else None

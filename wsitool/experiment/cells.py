@@ -198,7 +198,7 @@ def _cell_key(plan: Plan, cell: Cell, chosen: Round) -> str:
 def _read_cell(path: Path, key: str) -> CellResult | None:
     """The cell in the file; None if there is none, or it is damaged, or computed from other inputs."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             facts, logits = json.loads(str(stored["facts"])), stored["logits"]
             if facts["key"] != key or logits.ndim != 2 or not np.isfinite(logits).all():
                 return None

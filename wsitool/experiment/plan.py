@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
 import typing
 from collections.abc import Sequence
@@ -158,7 +159,7 @@ def _shares(fractions: Sequence[float]) -> list[float]:
 
 def _are_rates(values: tuple[object, ...]) -> bool:
     """Also false for text, which a plan file may hold."""
-    numbers = all(isinstance(value, int | float) and value > 0 for value in values)
+    numbers = all(isinstance(value, int | float) and 0 < value < math.inf for value in values)
     return numbers and len(set(values)) == len(values) > 0
 
 
