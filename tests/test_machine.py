@@ -17,6 +17,17 @@ def test_short_memory_is_known_by_its_many_words() -> None:
     assert not is_memory_short(ValueError("out of memory"))
 
 
+def test_the_sentence_says_how_much_was_asked_for() -> None:
+    for words, amount in (
+        ("[enforce fail at alloc_cpu.cpp:127] you tried to allocate 97200000000 bytes. Error", "97.2 GB"),
+        ("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has", "2.50 GiB"),
+    ):
+        error = RuntimeError(f"not enough memory: {words}")
+        message = rf"\({amount} more were asked for\): lower it"
+        with pytest.raises(MemoryShortError, match=message), explain_memory("lower it"):
+            raise error
+
+
 def test_a_lost_peer_is_known_by_gloos_words() -> None:
     assert is_peer_lost(RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Read error"))
     assert is_peer_lost(torch.distributed.DistBackendError("NCCL communicator was aborted"))
@@ -24,9 +35,9 @@ def test_a_lost_peer_is_known_by_gloos_words() -> None:
 
 
 def test_an_error_of_another_kind_passes() -> None:
-    with pytest.raises(MemoryShortError, match=r"There is not enough memory \(MemoryError\): buy more\."):
-        with explain_memory("buy more"):
-            raise MemoryError
+    message = r"There is not enough memory \(MemoryError\): buy more\."
+    with pytest.raises(MemoryShortError, match=message), explain_memory("buy more"):
+        raise MemoryError
     with pytest.raises(RuntimeError, match="shapes"), explain_memory("buy more"):
         raise RuntimeError("shapes")
 

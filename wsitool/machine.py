@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ _SHORT = (
 # How gloo and NCCL say that the other end of a connection is gone.
 _LOST = ("gloo/", "connection closed by peer", "connection reset by peer", "broken pipe")
 _MOST_LETTERS = 160
+_ASKED = re.compile(r"tried to allocate ([\d.]+) ?(bytes|[KMGT]i?B)", re.IGNORECASE)
 
 
 def is_memory_short(error: BaseException) -> bool:
@@ -49,8 +51,20 @@ def explain_memory(advice: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_memory_short(error):
             raise
-        reason = " ".join(str(error).split())[:_MOST_LETTERS] or type(error).__name__
-        raise MemoryShortError(f"There is not enough memory ({reason}): {advice}.") from None
+        raise MemoryShortError(f"There is not enough memory ({_asked(error)}): {advice}.") from None
+
+
+def _asked(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    found = _ASKED.search(text)
+    if found is None:
+        return text[:_MOST_LETTERS] or type(error).__name__
+    amount, unit = found.groups()
+    return (
+        f"{float(amount) / 1e9:.3g} GB more were asked for"
+        if unit == "bytes"
+        else (f"{amount} {unit} more were asked for")
+    )
 
 
 def how_it_ended(code: int | None) -> str:

@@ -94,16 +94,15 @@ def test_killed_at_the_end_of_a_pretraining(
     assert _same(tmp_path / "e", whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_keeps_finished_cells_and_the_step_in_hand(
-    plan: Plan, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    plan: Plan, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls, real = [0], Rotation.loss
 
     def loss(*given: Any) -> Any:
         calls[0] += 1
         if calls[0] == 6 + 3:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGTERM)
         return real(*given)
 
     out = tmp_path / "e"
@@ -160,19 +159,24 @@ def _die(_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["signal", "killed worker"])
 def test_workers_end_with_the_run(end: str) -> None:
-    context = multiprocessing.get_context("spawn")
-    error = Interrupted(signal.SIGTERM) if end == "signal" else None
-    with pytest.raises((Interrupted, TrainingError)) as found:
-        with ProcessPoolExecutor(1, mp_context=context) as pool, grid._ending_workers(pool):
-            job = pool.submit(_sleep if error else _die, None)
+    workers: list[Any] = []
+
+    def fill(pool: ProcessPoolExecutor) -> None:
+        with pool, grid._ending_workers(pool):
+            job = pool.submit(_sleep if end == "signal" else _die, None)
             while not job.running():
                 time.sleep(0.01)
-            (worker,) = multiprocessing.active_children()
-            if error:
-                raise error
+            workers.extend(multiprocessing.active_children())
+            if end == "signal":
+                raise Interrupted(signal.SIGTERM)
             job.result()
+
+    with pytest.raises((Interrupted, TrainingError)) as found:
+        fill(ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")))
+    (worker,) = workers
     worker.join(5)
     assert worker.exitcode is not None
     assert end == "signal" or "A worker of the experiment was killed" in str(found.value)

@@ -108,7 +108,7 @@ def test_float16_may_leave_out_steps_but_not_all(monkeypatch: pytest.MonkeyPatch
 
     _stop_if_scale_is_lost(Trainer)  # type: ignore[arg-type]
     Trainer.precision_plugin.scaler = _Scaler(2.0**-20)
-    with pytest.raises(TrainingError, match="overflow float16 at any scale .* --precision bf16 or 32"):
+    with pytest.raises(TrainingError, match=r"overflow float16 at any scale .* --precision bf16 or 32"):
         _stop_if_scale_is_lost(Trainer)  # type: ignore[arg-type]
     module = torch.nn.Linear(1, 1)
     module.weight.grad = torch.full((1, 1), float("inf"))

@@ -209,6 +209,7 @@ with ranks.RankWatch(SimpleNamespace(strategy=strategy), lambda said: print(othe
 """
 
 
+@pytest.mark.slow
 def test_a_process_stuck_without_its_peer_is_ended() -> None:
     done = subprocess.run([sys.executable, "-c", _STUCK], capture_output=True, text=True, check=False)
     other, _, said = done.stdout.partition(" ")

@@ -43,8 +43,13 @@ def command(stores: tuple[str, ...], as_json: bool, **options: Any) -> None:
 
     result = embed(stores, reporter=console_reporter(quiet=as_json), **options)
     if as_json:
-        facts = {"files": [str(path) for path in result.files], "map": result.map and str(result.map)}
-        facts |= {"patches": result.patches, "feature_dim": result.feature_dim, "failed": result.failed}
+        facts: dict[str, Any] = {
+            "files": [str(path) for path in result.files],
+            "map": None if result.map is None else str(result.map),
+            "patches": result.patches,
+            "feature_dim": result.feature_dim,
+            "failed": result.failed,
+        }
         click.echo(json.dumps(facts))
     elif result.map is not None:
         click.echo(

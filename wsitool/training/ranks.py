@@ -11,7 +11,7 @@ from subprocess import Popen
 from typing import Any
 
 import torch
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Trainer
 
 from wsitool.api import all_gather, world_size
