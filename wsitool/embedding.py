@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from wsitool.backbones import Encoder, build_backbone
 from wsitool.classify.features import encode
-from wsitool.errors import UsageError
+from wsitool.errors import UsageError, WsitoolError
 from wsitool.file_names import file_names, printable
+from wsitool.interrupt import progress_on_stop
+from wsitool.machine import explain_memory
 from wsitool.paths import AnyPath
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.scatter import save_scatter
@@ -32,13 +34,17 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedResult:
-    """Files written: one of features per store, and the map; `method` is how it was projected."""
+    """Files written: one of features per store, and the map; `method` is how it was projected.
+
+    `failed` holds (store, reason) for each that could not be embedded; the map is None if none could.
+    """
 
     files: tuple[Path, ...]
-    map: Path
+    map: Path | None
     method: str
     patches: int
     feature_dim: int
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 def embed(
@@ -61,7 +67,8 @@ def embed(
     The layout is CLAM's and TRIDENT's, row for row that of the store. Beside them stand `tissue` (N,) and,
     where the store has them, `label` (N,) int16 with the collection's `classes`, and `source` (N,).
     `projection` is "pca" or "umap" (needs umap-learn), `colour` "slide" or "label". Raises UsageError if
-    these do not fit, or files exist already.
+    these do not fit, or files exist already. A store that cannot be read, or whose features are not finite,
+    does not stop the others.
     """
     collection = open_collection(stores)
     _check(collection, projection, colour)
@@ -75,20 +82,61 @@ def embed(
         raise UsageError("Two stores are of a slide of the same name: embed them into folders of their own.")
     built = build_backbone(backbone, init=encoder)
     size = image_size or built.card.image_size or collection.patch_size
-    features = encode(
-        built, collection, image_size=size, batch_size=batch_size, device=device, reporter=reporter
-    )
-    for index, (store, target) in enumerate(zip(collection.stores, targets, strict=True)):
-        rows = collection.store_index == index
-        _write(target, store, features[rows], built, collection.classes, overwrite=overwrite)
-    _draw(folder / "map.png", features, collection, projection=projection, colour=colour, seed=seed)
+    run = _Run(encoder=built, image_size=size, batch_size=batch_size, device=device, overwrite=overwrite)
+    done: dict[int, Features] = {}
+    failed: list[tuple[str, str]] = []
+    progress = f"of {len(targets)} stores are done; run again with --overwrite"
+    with (
+        progress_on_stop(lambda: f"{len(done)} {progress}"),
+        reporter.task("embed", total=len(targets), unit="stores") as task,
+    ):
+        for index, target in enumerate(targets):
+            try:
+                done[index] = run.embed_store(collection, index, target, reporter)
+            except WsitoolError as error:
+                failed.append((collection.stores[index].meta.name, str(error)))
+            task.advance(note=target.stem)
+    if done:
+        rest = collection.subset(np.flatnonzero(np.isin(collection.store_index, list(done))))
+        everything = np.concatenate(list(done.values()))
+        _draw(folder / "map.png", everything, rest, projection=projection, colour=colour, seed=seed)
     return EmbedResult(
-        files=tuple(targets),
-        map=folder / "map.png",
+        files=tuple(targets[index] for index in done),
+        map=folder / "map.png" if done else None,
         method=projection,
-        patches=len(features),
-        feature_dim=features.shape[1],
+        patches=sum(map(len, done.values())),
+        feature_dim=built.feature_dim,
+        failed=tuple(failed),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """How every store of one call is embedded."""
+
+    encoder: Encoder
+    image_size: int
+    batch_size: int
+    device: str
+    overwrite: bool
+
+    def embed_store(self, collection: Collection, index: int, target: Path, reporter: Reporter) -> Features:
+        """Write the features (N, F) of store number `index`, and return them."""
+        own = collection.subset(np.flatnonzero(collection.store_index == index))
+        features = np.empty((0, self.encoder.feature_dim), np.float32)
+        with explain_memory(f"lower --batch-size ({self.batch_size}) or --image-size ({self.image_size})"):
+            if len(own):
+                features = encode(
+                    self.encoder,
+                    own,
+                    image_size=self.image_size,
+                    batch_size=self.batch_size,
+                    device=self.device,
+                    reporter=reporter,
+                )
+        store, classes = collection.stores[index], collection.classes
+        _write(target, store, features, self.encoder, classes, overwrite=self.overwrite)
+        return features
 
 
 def _check(collection: Collection, projection: str, colour: str) -> None:
