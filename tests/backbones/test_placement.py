@@ -10,7 +10,8 @@ import sys
 import pytest
 import torch
 
-from wsitool.backbones import build_backbone, place
+from wsitool.backbones import build_backbone, choose_device, place
+from wsitool.errors import UsageError
 
 _COUNT_FAULTS = """
 import resource, sys, torch
@@ -67,3 +68,9 @@ def test_a_placed_network_has_channels_last_and_the_same_features() -> None:
     kernels = [weight for weight in encoder.parameters() if weight.ndim == 4]
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["nan", "[", " ", "cuda:999", "meta", "xla", "hpu", "n" * 300, "cpu:x"])
+def test_a_device_that_is_not_here_is_named(name: str) -> None:
+    with pytest.raises(UsageError, match="There is no device"):
+        choose_device(name)

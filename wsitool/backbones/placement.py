@@ -8,13 +8,29 @@ import os
 import torch
 from torch import nn
 
-__all__ = ["keep_freed_memory", "place"]
+from wsitool.errors import UsageError
+
+__all__ = ["choose_device", "keep_freed_memory", "place"]
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT = 1 << 30  # bytes: what is larger goes back to the system as before
 _MOST_KEPT = 2**31 - 1
 _OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name, "auto" being CUDA where there is one, else the CPU; UsageError for no such."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(
+            1, device=device
+        ).cpu()  # names of devices that are not here, or hold no data, are names too
+    except (RuntimeError, AssertionError, ImportError, ValueError):
+        raise UsageError(f"There is no device {name[:40]!r} here: pass auto, cpu, cuda or cuda:1.") from None
+    return device
 
 
 def place(network: nn.Module, device: torch.device) -> None:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wsitool.backbones import Encoder, place
+from wsitool.backbones import Encoder, choose_device, place
 from wsitool.classify.model import Classifier, as_images
 from wsitool.errors import CorruptStoreError, EncoderError
 from wsitool.loading import PatchLoader
@@ -21,13 +21,6 @@ from wsitool.report.files import replace_file
 from wsitool.store.collection import Collection
 
 __all__ = ["choose_device", "encode", "encoder_digest", "predict_logits"]
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is CUDA where there is one, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def predict_logits(

@@ -9,7 +9,7 @@ import click
 
 from wsitool.cli.command import Command
 from wsitool.cli.console import console_reporter
-from wsitool.cli.options import json_option
+from wsitool.cli.options import image_size_option, json_option
 
 __all__ = ["command"]
 
@@ -30,7 +30,7 @@ __all__ = ["command"]
 @click.option(
     "--batch-size", default=64, show_default=True, type=click.IntRange(min=2), help="Patches per step."
 )
-@click.option("--image-size", type=int, help="Pixels the patches are resized to.  [default: their own size]")
+@image_size_option("Pixels the patches are resized to.  [default: their own size]")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="Reader threads.")
 @click.option("--device", help="cpu, cuda, ...  [default: cuda where there is one]")
 @click.option("--seconds", default=3.0, show_default=True, help="Time for each stage.")

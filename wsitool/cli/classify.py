@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsitool.cli.command import Command
-from wsitool.cli.options import json_option, out_option, penalty_option, seed_option
+from wsitool.cli.options import image_size_option, json_option, out_option, penalty_option, seed_option
 
 if TYPE_CHECKING:
     from wsitool.classify import ClassifyResult
@@ -72,7 +72,7 @@ _PATHS = click.Path(path_type=Path)
 @click.option("--augment/--no-augment", default=True, show_default=True, help="Flips and quarter turns.")
 @penalty_option
 @click.option("--neighbours", type=int, default=20, show_default=True, help="Of --head knn.")
-@click.option("--image-size", type=int, help="Side in pixels the network sees; default: the encoder's.")
+@image_size_option("Side in pixels the network sees; default: the encoder's.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--cache", type=_PATHS, help="Folder that keeps features of frozen encoders between runs.")
 @click.option("--allow-transductive", is_flag=True, help="Accept an encoder pretrained on test groups.")

@@ -10,7 +10,7 @@ import click
 
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
-from wsitool.cli.options import json_option, out_option, seed_option
+from wsitool.cli.options import image_size_option, json_option, out_option, seed_option
 
 __all__ = ["command"]
 
@@ -32,7 +32,7 @@ __all__ = ["command"]
     "--projection", default="pca", show_default=True, help="pca, or umap if umap-learn is installed."
 )
 @click.option("--colour", default="slide", show_default=True, help="Colour the map by slide or label.")
-@click.option("--image-size", type=int, help="Pixels patches are resized to.  [default: as in training]")
+@image_size_option("Pixels patches are resized to.  [default: as in training]")
 @click.option("--batch-size", default=64, show_default=True, help="Patches at a time.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, ...")
 @click.option("--overwrite", is_flag=True, help="Replace files in OUT.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsitool.cli.command import Command
-from wsitool.cli.options import json_option, out_option, penalty_option
+from wsitool.cli.options import image_size_option, json_option, out_option, penalty_option
 
 if TYPE_CHECKING:
     from wsitool.experiment import Plan
@@ -71,7 +71,7 @@ def _rates(_: click.Context, __: click.Parameter, value: str | None) -> float | 
 @click.option("--test-share", type=float, help="Share of groups held out without --test [default: 0.3].")
 @click.option("--backbone", help="Network, such as resnet50 or timm:NAME [default: resnet50].")
 @click.option("--init", help="Start of every arm: imagenet, random, or a file [default: imagenet].")
-@click.option("--image-size", type=int, help="Side in pixels the network sees [default: the patches'].")
+@image_size_option("Side in pixels the network sees [default: the patches'].")
 @click.option("--head", type=click.Choice(["finetune", "linear", "knn"]), help="[default: finetune]")
 @click.option("--epochs", type=int, help="Of fine-tuning [default: 100].")
 @click.option("--batch-size", type=int, help="Of fine-tuning [default: 64].")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from wsitool.cli.command import Command
+from wsitool.cli.options import image_size_option
 
 __all__ = ["command"]
 
@@ -28,7 +29,7 @@ __all__ = ["command"]
     type=click.Path(path_type=Path, dir_okay=False),
     help="File to write: .pth, .pt, .bin or .safetensors; .onnx for onnx.",
 )
-@click.option("--image-size", type=int, help="Pixels of ONNX input.  [default: as in training]")
+@image_size_option("Pixels of ONNX input.  [default: as in training]")
 def command(encoder: Path, to: str, out: Path, image_size: int | None) -> None:
     from wsitool.backbones import export_encoder
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 __all__ = [
+    "image_size_option",
     "json_option",
     "out_option",
     "penalty_option",
@@ -17,6 +18,7 @@ __all__ = [
     "seed_option",
 ]
 
+_IMAGE_SIZE = click.IntRange(16, 4096)  # pixels of a side that networks take
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 
 
@@ -39,6 +41,11 @@ out_option = click.option(
 seed_option = click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of all randomness."
 )
+
+
+def image_size_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--image-size, the side in pixels of what the network sees, with `text` as its help."""
+    return click.option("--image-size", type=_IMAGE_SIZE, help=text)
 
 
 def _penalty(_: click.Context, __: click.Parameter, value: str | None) -> float | str | None:

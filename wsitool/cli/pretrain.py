@@ -13,7 +13,7 @@ import click
 
 from wsitool.cli.command import Command
 from wsitool.cli.console import console_reporter
-from wsitool.cli.options import json_option, out_option, seed_option
+from wsitool.cli.options import image_size_option, json_option, out_option, seed_option
 from wsitool.errors import PluginError, WsitoolError
 from wsitool.interrupt import Interrupted
 from wsitool.params import HParam
@@ -138,7 +138,7 @@ def _shown(spec: HParam) -> str:
 @click.option(
     "--accumulate", default=1, show_default=True, help="Batches per optimiser step; adds no negatives."
 )
-@click.option("--image-size", type=int, help="Pixels the patches are resized to.  [default: their own size]")
+@image_size_option("Pixels the patches are resized to.  [default: their own size]")
 @click.option("--optimizer", default="adam", show_default=True, help="adam, adamw, sgd or lars.")
 @click.option("--lr", default=3e-4, show_default=True, help="Highest learning rate.")
 @click.option("--schedule", default="cosine", show_default=True, help="cosine or constant.")

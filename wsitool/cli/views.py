@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from wsitool.cli.options import seed_option
+from wsitool.cli.options import image_size_option, seed_option
 from wsitool.cli.pretrain import METHOD_PREFIX, MethodCommand
 
 __all__ = ["command"]
@@ -34,7 +34,7 @@ __all__ = ["command"]
 )
 @click.option("--preset", default="paper", show_default=True, help="Method defaults: paper or histology.")
 @click.option("--number", default=8, show_default=True, type=click.IntRange(min=1), help="Patches to show.")
-@click.option("--image-size", type=int, help="Pixels the patches are resized to.  [default: their own size]")
+@image_size_option("Pixels the patches are resized to.  [default: their own size]")
 @seed_option
 def command(
     stores: tuple[str, ...],

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from wsitool.api import Params, resize
-from wsitool.backbones import build_backbone, place
+from wsitool.backbones import build_backbone, choose_device, place
 from wsitool.errors import UsageError
 from wsitool.loading import PatchLoader
 from wsitool.plugins import blame_plugin, load_method
@@ -74,7 +74,7 @@ def bench(
     """
     if len(collection) < batch_size:
         raise UsageError(f"Measuring needs a batch of {batch_size} patches, and there are {len(collection)}.")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = str(choose_device(device or "auto"))
     with reporter.task("measuring", total=4, unit="stage") as task:
         read, decode = _reading(collection, batch_size, seconds)
         task.advance(note="read, decode")
