@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from wsitool.errors import RegionReadError, UnsupportedSlideError, UsageError
+from wsitool.errors import RegionReadError, SlideError, UnsupportedSlideError, UsageError
 from wsitool.readers import READERS, fingerprint, open_with
 from wsitool.testing.synthetic import draw_tissue, synthetic_slide
 
@@ -288,3 +289,31 @@ def test_tiffslide_is_taken_only_by_name(tmp_path: Path) -> None:
         open_with(path)
     with pytest.raises(UnsupportedSlideError, match="local files only"):
         open_with("memory://s.svs", reader="tiffslide")
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF"])
+def test_damaged_pictures_end_in_a_sentence(tmp_path: Path, form: str) -> None:
+    """Pillow's plugins raise whatever fails first; here it is one sentence, or the picture."""
+    path = tmp_path / "p"
+    Image.fromarray(draw_tissue(120, 90, kind="adh", mpp=0.5, seed=1)).save(path, form)
+    data, rng = path.read_bytes(), np.random.default_rng(5)
+    for _ in range(25):
+        damaged = bytearray(data[: int(rng.integers(4, len(data)))] if rng.random() < 0.3 else data)
+        for place in rng.integers(0, min(len(damaged), 300), 2):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            with open_with(path) as slide:
+                slide.read_region(0, 0, 0, 50, 50)
+        except SlideError as error:
+            assert "\n" not in str(error)
+
+
+def test_a_name_in_bytes_that_are_no_utf8(tmp_path: Path) -> None:
+    """As a Korean Windows wrote it; the name opens by every reader."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path / "x") + "슬라이드".encode("cp949") + b".svs"))
+    synthetic_slide(tmp_path / "s.svs", size=(300, 300)).rename(path)
+    for reader in READERS:
+        with open_with(path, reader=reader) as slide:
+            assert slide.read_region(0, 0, 0, 50, 50).std() > 0
+            slide.check_unchanged()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from wsitool.errors import RegionReadError, UnsupportedSlideError
+from wsitool.readers.codecs import DECODE_ERRORS
 from wsitool.readers.directories import TIFF_MAGIC
 from wsitool.readers.limits import check_picture
 from wsitool.readers.resolution import resolve_mpp
@@ -24,6 +25,8 @@ __all__ = ["open_image"]
 
 RgbArray = NDArray[np.uint8]
 _TILE = 1024
+# Pillow's plugins report damage through whatever fails first.
+_DAMAGED = (OSError, EOFError, SyntaxError, AttributeError, *DECODE_ERRORS)
 
 
 class _ArrayLevel:
@@ -57,8 +60,9 @@ def open_image(source: ByteSource, *, default_mpp: float | None = None) -> Tiled
         format_name, pixels = _decode(source)
     except UnidentifiedImageError as error:
         raise UnsupportedSlideError(f"'{source.name}' is not a picture that Pillow can read.") from error
-    except (OSError, ValueError, SyntaxError, MemoryError) as error:
-        raise UnsupportedSlideError(f"'{source.name}' is damaged: {error}.") from error
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UnsupportedSlideError(f"'{source.name}' is damaged: {reason}.") from error
     height, width = pixels.shape[:2]
     mpp, mpp_source = resolve_mpp(None, None, default_mpp)
     info = SlideInfo(
