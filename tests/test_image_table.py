@@ -8,7 +8,6 @@ import pytest
 
 from wsitool.errors import LabelError, UsageError
 from wsitool.image_table import read_image_table
-from wsitool.progress import SILENT
 
 
 def _touch(folder: Path, *names: str) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsitool.paths import shown
+from wsitool.paths import path_of, shown
 from wsitool.report.files import replace_file, replace_file_in_parts
 from wsitool.report.geojson import write_geojson
 from wsitool.report.heatmap import DRAWN_SIDE, draw_heatmap, heat
@@ -77,10 +77,10 @@ class Prediction:
 
 def write_prediction(out: Path, found: Prediction) -> None:
     """Write <slide>.csv, <slide>.geojson and one <slide>-<class>.png for each class into `out`."""
-    replace_file_in_parts(out / f"{found.name}.csv", _table(found))
+    replace_file_in_parts(out / path_of(f"{found.name}.csv"), _table(found))
     write_geojson(
-        out / f"{found.name}.geojson",
-        slide=found.name,
+        out / path_of(f"{found.name}.geojson"),
+        slide=shown(found.name),
         coords=found.coords,
         size_level0=found.size_level0,
         probabilities=found.probabilities,
@@ -93,7 +93,7 @@ def write_prediction(out: Path, found: Prediction) -> None:
             pixels.shape[:2], downsample, found.coords, found.size_level0, found.probabilities[:, index]
         )
         title = f"{shown(found.name)}: {name}, mean {found.mean[index]:.3f}"
-        draw_heatmap(out / f"{found.name}-{_plain(name)}.png", pixels, drawn, title=title)
+        draw_heatmap(out / path_of(f"{found.name}-{_plain(name)}.png"), pixels, drawn, title=title)
 
 
 def _table(found: Prediction) -> Iterator[bytes]:
