@@ -17,6 +17,7 @@ from PIL import Image
 
 from wsitool.errors import NoTissueError, SlideError, UsageError
 from wsitool.image_table import ImageEntry, read_image_table
+from wsitool.paths import path_of
 from wsitool.progress import SILENT, Reporter, Task
 from wsitool.report.files import replace_file
 from wsitool.slide import open_slide
@@ -185,7 +186,7 @@ def _by_group(entries: Sequence[ImageEntry]) -> dict[str, list[ImageEntry]]:
     ordered = sorted(entries, key=lambda entry: (entry.group, entry.name))
     groups: dict[str, list[ImageEntry]] = {}
     for group, members in groupby(ordered, key=lambda entry: entry.group):
-        name = re.sub(r"[^\w.+-]+", "_", group).lstrip(".") or "group"
+        name = path_of(re.sub(r"[^\w.+-]+", "_", group).lstrip(".") or "group")
         if name in groups:
             raise UsageError(
                 f"The groups '{groups[name][0].group}' and '{group}' would both be stored as '{name}': "

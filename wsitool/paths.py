@@ -61,9 +61,9 @@ def located(folder: Path, text: str) -> Path:
     macOS composes letters otherwise than Excel, Windows parts folders otherwise, and both have spaces of
     other kinds: the spellings are tried on disk.
     """
-    plain = text.replace("\xa0", " ")
-    spellings = [text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD")), plain]
+    texts = [text, text.replace("\xa0", " ")]
     if os.sep == "/":
-        spellings.append(text.replace("\\", "/"))
-    paths = [folder / path_of(spelling) for spelling in dict.fromkeys(spellings)]
+        texts += [spelling.replace("\\", "/") for spelling in texts]
+    composed = [unicodedata.normalize(form, spelling) for spelling in texts for form in ("NFC", "NFD")]
+    paths = [folder / path_of(spelling) for spelling in dict.fromkeys([*texts, *composed])]
     return next((path for path in paths if os.path.lexists(path)), paths[0])

@@ -220,7 +220,8 @@ def _row(
         problem = problem or f"{counts}: put cells that hold the delimiter in quotation marks"
     named = {name: cell for name, cell in zip(columns, cells, strict=False) if name}
     if not exact:
-        problem = problem or next((_fault(name, named[name]) for name in named if name in used), "")
+        faults = [_fault(name, cell) for name, cell in named.items() if name in used]
+        problem = problem or next(filter(None, faults), "")
         named = {name: cell.strip(_BLANKS) for name, cell in named.items()}
     return Row(line=line, cells={name: _unquoted(cell) for name, cell in named.items()}, problem=problem)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wsitool.errors import NotAStoreError, StoreError, UsageError, WsitoolError
 from wsitool.grid import TileGrid, TileSpec, plan_grid
 from wsitool.json_files import typed
-from wsitool.paths import AnyPath, as_list
+from wsitool.paths import AnyPath, as_list, path_of
 from wsitool.progress import SILENT, Reporter, Task
 from wsitool.readers import TiledSlide, open_with
 from wsitool.store import content_hash, find_stores, jpeg, open_store
@@ -209,7 +209,7 @@ def _hash(store: Reader) -> str:
 
 
 def _same(store: Reader, place: Path, samples: int, seed: int) -> str:
-    path = place / Path(store.meta.source).name if place.is_dir() else place
+    path = place / Path(path_of(store.meta.source)).name if place.is_dir() else place
     with open_with(path, reader=store.meta.reader, default_mpp=default_mpp_of(store.meta)) as slide:
         if slide.info.fingerprint != store.meta.fingerprint:
             return f"'{path}' is another file (or a changed one) than the store was cut from"

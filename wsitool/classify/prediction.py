@@ -98,7 +98,7 @@ def write_prediction(out: Path, found: Prediction, told: SlideSummary) -> None:
     replace_file_in_parts(table, _table(found))
     write_geojson(
         objects,
-        slide=found.name,
+        slide=shown(found.name),
         coords=found.coords,
         size_level0=found.size_level0,
         probabilities=found.probabilities,
