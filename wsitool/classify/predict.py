@@ -32,6 +32,7 @@ from wsitool.errors import EncoderError, SlideError, UsageError
 from wsitool.grid import TileSpec, plan_read
 from wsitool.interrupt import progress_on_stop, raise_if_stopping
 from wsitool.loading import PatchLoader
+from wsitool.machine import explain_memory
 from wsitool.paths import AnyPath, as_list
 from wsitool.progress import SILENT, Reporter
 from wsitool.quality import QualityThresholds
@@ -126,7 +127,8 @@ def predict(
             task.advance(1, note=name_of(item))
         for item in outcomes.unfinished(work):
             try:
-                found = _predict_one(classifier, item, options, reporter)
+                with explain_memory(f"lower --batch-size ({options.batch_size})"):
+                    found = _predict_one(classifier, item, options, reporter)
                 _warn_of(classifier.card, item, found[0].group, reporter)
                 outcomes.add(item, found)
             except Exception as error:  # noqa: BLE001  # whatever it is, it is one slide's
@@ -232,7 +234,7 @@ def _predict_store(
         collection = Collection.of([store])
         loader = PatchLoader(
             collection,
-            batch_size=options.batch_size,
+            batch_size=min(options.batch_size, max(1, len(store))),
             shuffle=False,
             threads=options.threads,
             device=choose_device(options.device),

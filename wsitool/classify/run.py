@@ -24,6 +24,8 @@ from wsitool.classify.splits import group_folds
 from wsitool.classify.subsets import per_class_count
 from wsitool.classify.work import Work, cross_validate, joined, test_part, validation_part
 from wsitool.errors import UsageError
+from wsitool.interrupt import deferred, progress_on_stop
+from wsitool.machine import explain_memory
 from wsitool.progress import SILENT, Reporter
 
 __all__ = ["ClassifyResult", "classify"]
@@ -107,7 +109,11 @@ def classify(
         reporter=reporter,
     )
     record = _run_record(work, first, encoder_given=str(encoder), folds=folds)
-    return _carry_out(work, out, folds, facts, record, began)
+    with (
+        progress_on_stop(lambda: f"nothing was written to '{out}'; run again to start anew"),
+        explain_memory(f"lower --batch-size ({settings.batch_size}) or --image-size ({work.image_size})"),
+    ):
+        return _carry_out(work, out, folds, facts, record, began)
 
 
 def _carry_out(
@@ -124,25 +130,7 @@ def _carry_out(
     steps = _optimizer_steps(fitted, work.settings)
     metrics = {"said_first": _said_first(metrics[judged_on], train.classes, steps), **metrics, **facts}
     seconds = round(time.monotonic() - began, 2)
-    write_run(
-        out,
-        fitted,
-        parts=parts,
-        metrics=metrics,
-        judged=judged_on,
-        manifest=_manifest(work.data, subset, fitted, work.fraction, work.seed),
-        run={
-            **record,
-            "judged_on": judged_on,
-            "said_first": metrics["said_first"],
-            "better_than_guessing": metrics[judged_on]["guessing"]["better"],
-            "optimizer_steps": steps,
-            "c": fitted.c,
-            "c_search": fitted.search.to_dict() if fitted.search is not None else None,
-            "seconds": seconds,
-        },
-    )
-    return ClassifyResult(
+    result = ClassifyResult(
         out=out,
         classes=train.classes,
         judged_on=judged_on,
@@ -150,6 +138,26 @@ def _carry_out(
         trained_on=len(fitted.split.train),
         validated_on=len(fitted.split.held_out),
     )
+    with progress_on_stop(lambda: f"all is done and written to '{out}'"), deferred():
+        write_run(
+            out,
+            fitted,
+            parts=parts,
+            metrics=metrics,
+            judged=judged_on,
+            manifest=_manifest(work.data, subset, fitted, work.fraction, work.seed),
+            run={
+                **record,
+                "judged_on": judged_on,
+                "said_first": metrics["said_first"],
+                "better_than_guessing": metrics[judged_on]["guessing"]["better"],
+                "optimizer_steps": steps,
+                "c": fitted.c,
+                "c_search": fitted.search.to_dict() if fitted.search is not None else None,
+                "seconds": seconds,
+            },
+        )
+    return result
 
 
 def _optimizer_steps(fitted: Fitted, settings: Settings) -> int | None:
