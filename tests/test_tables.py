@@ -98,7 +98,7 @@ def test_the_two_windows_encodings_are_told_apart(text: str, codec: str | None) 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     for data in (bytes(range(128, 256)) * 3, "日本語のスライド".encode("shift_jis"), b"\xff\xfe\x00\xd8"):
-        with pytest.raises(UsageError, match="its encoding is unknown.*Save it as CSV UTF-8"):
+        with pytest.raises(UsageError, match=r"its encoding is unknown.*Save it as CSV UTF-8"):
             _read(tmp_path / "t.csv", data)
 
 
@@ -151,7 +151,7 @@ def test_numbers(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["1,234", "12,345", "nan", "inf", "1_0", "0.5 um", "", "1.234,5", "0x1"])
 def test_what_is_no_number_or_two(text: str) -> None:
-    with pytest.raises(ValueError, match="is no number|use a decimal point"):
+    with pytest.raises(ValueError, match=r"is no number|use a decimal point"):
         decimal(text)
 
 
