@@ -67,14 +67,15 @@ def run_forked(call: Callable[[], int], *, cwd: Path, log: Path, seconds: float 
         _be_child(call, cwd, log)
     began = time.monotonic()
     before = _memory(child)
-    worked, waited, grown, ended_by = 0.0, 0.0, 0, ""
+    worked, computed, waited, grown, ended_by = 0.0, 0.0, 0.0, 0, ""
     last = began
     while True:
         pid, status, usage = os.wait4(child, os.WNOHANG)
         if pid:
             break
-        now, computed = time.monotonic(), _processor_seconds(child)
-        if computed + waited == worked and _waits(child):
+        now, family = time.monotonic(), _family(child)
+        computed = max(computed, sum(map(_processor_seconds, family)))
+        if computed + waited == worked and all(map(_waits, family)):
             waited += now - last
         worked, last = computed + waited, now
         grown = max(grown, _memory(child) - before)
@@ -145,6 +146,16 @@ def _memory(pid: int) -> int:
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem")))
 
 
+def _family(pid: int) -> list[int]:
+    """The process and those it or its own have started."""
+    found = [pid]
+    for one in found:
+        for task in Path(f"/proc/{one}/task").glob("*/children"):
+            with suppress(OSError):
+                found += map(int, task.read_text().split())
+    return found
+
+
 def _stat(pid: int) -> list[str]:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -154,7 +165,7 @@ def _stat(pid: int) -> list[str]:
 
 def _waits(pid: int) -> bool:
     fields = _stat(pid)
-    return bool(fields) and fields[0] in "SD"
+    return bool(fields) and fields[0] == "S"  # not "D", a busy disk
 
 
 def _processor_seconds(pid: int) -> float:

@@ -133,7 +133,7 @@ def _changed_state(rng: Rng, state: dict[str, Any]) -> tuple[dict[str, Any], str
     if rng.random() < 0.5:
         return change_somewhere(rng, state)  # type: ignore[return-value]
     name = _pick(rng, [key for key, value in state["method"].items() if value.is_floating_point()])
-    tensor = state["method"][name].clone()
+    tensor = state["method"][name].clone(memory_format=torch.contiguous_format)
     tensor.view(-1)[0] = math.nan
     return {**state, "method": {**state["method"], name: tensor}}, f"NaN in {name}"
 
