@@ -38,6 +38,16 @@ def test_a_second_signal_does_not_wait() -> None:
     assert caught.value.number == signal.SIGINT
 
 
+def test_an_inner_block_hands_its_signal_to_the_outer_one() -> None:
+    finished = False
+    with pytest.raises(Interrupted), deferred() as stop:
+        with deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+        finished = True
+    assert finished
+
+
 def test_an_error_of_the_block_is_not_hidden_by_a_signal() -> None:
     with pytest.raises(ValueError, match="its own"), deferred():
         os.kill(os.getpid(), signal.SIGTERM)

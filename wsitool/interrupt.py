@@ -137,20 +137,29 @@ def stoppable(*, whole_process: bool = False) -> Iterator[None]:
 def deferred() -> Iterator[StopRequest]:
     """Put signals off: the first is only noted in the request, and raised at the block's end at the latest.
 
-    Works in the command line and in a plain Python program alike.
+    Works in the command line and in a plain Python program alike; in other threads than the main one, which
+    no signal reaches, it does nothing. Inside another such block the request becomes that one's. Where the
+    block ends by an error of its own, `raise_if_stopping` has the last word.
     """
-    global _open
+    global _open, _stopping
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
     with stoppable():
         outer, _open = _open, request
         try:
             yield request
+        except BaseException:
+            if request._number is not None and _depth > 1:
+                _stopping = (request._number, time.monotonic())
+            raise
         finally:
             _open = outer
-    if outer is not None and request.requested and not outer.requested:
-        outer._number = request.number  # a block inside another must not cut that one short
-        return
-    request.raise_if_requested()
+    if outer is not None and not outer.requested:
+        outer._number = request._number
+    else:
+        request.raise_if_requested()
 
 
 def raise_if_stopping() -> None:

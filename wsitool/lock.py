@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsitool.errors import StoreError
+from wsitool.interrupt import deferred
 
 __all__ = ["hidden_name", "lock_of", "locked", "taken_over"]
 
@@ -45,18 +46,21 @@ def locked(path: Path, *, what: str, wait_seconds: float = 0.0) -> Iterator[None
     knows no locks, nothing is locked. Raises StoreError, naming the holder of `what`, if it is still held
     after `wait_seconds`.
     """
-    lock = lock_of(path)
-    descriptor = _acquire(lock, what, time.monotonic() + wait_seconds)
+    lock, deadline = lock_of(path), time.monotonic() + wait_seconds
+    held: list[int] = []
     try:
-        holder = {"host": socket.gethostname(), "pid": os.getpid()}
-        with suppress(OSError):  # on a full disk the lock holds all the same, only without a name
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        while not held:
+            with deferred():  # a signal between taking and noting it would leave the file behind
+                _acquire(lock, what, held, final=time.monotonic() >= deadline)
+            if not held:
+                time.sleep(_POLL_SECONDS)
         yield
     finally:
-        with suppress(OSError):  # the folder may have become read-only, or be gone
-            lock.unlink()
-        os.close(descriptor)
+        with deferred():
+            for descriptor in held:
+                with suppress(OSError):  # the folder may have become read-only, or be gone
+                    lock.unlink()
+                os.close(descriptor)
 
 
 @contextmanager
@@ -65,21 +69,20 @@ def taken_over(lock: Path) -> Iterator[bool]:
 
     False wherever that is not certain: another process holds it, or it cannot be opened or locked.
     """
-    try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError:
-        yield False
-        return
-    try:
-        free = _is_free(descriptor, lock)
+    with deferred():
         try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:
+            yield False
+            return
+        try:
+            free = _is_free(descriptor, lock)
             yield free
-        finally:
             if free:
                 with suppress(OSError):
                     lock.unlink()
-    finally:
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _is_free(descriptor: int, lock: Path) -> bool:
@@ -112,29 +115,31 @@ def _take(descriptor: int, lock: Path) -> bool:
     return False
 
 
-def _acquire(lock: Path, what: str, deadline: float) -> int:
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+def _acquire(lock: Path, what: str, held: list[int], *, final: bool) -> None:
+    """Try once to take the lock; its descriptor goes into `held`. StoreError if another has it and `final`."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
         try:
-            if _take(descriptor, lock):
-                return descriptor
+            taken = _take(descriptor, lock)
         except BlockingIOError:
-            if time.monotonic() >= deadline:
-                holder = _holder(descriptor)
-                os.close(descriptor)
+            taken = False
+            if final:
                 raise StoreError(
-                    f"{what} is being written by {holder}: wait for it, or end it and run again."
+                    f"{what} is being written by {_holder(descriptor)}: wait for it, or end it and run again."
                 ) from None
-            time.sleep(_POLL_SECONDS)
         except OSError as error:
-            if error.errno in _NO_LOCKS:
-                return descriptor
+            if error.errno not in _NO_LOCKS:
+                raise
+            taken = True
+        if taken:
+            held.append(descriptor)
+            with suppress(OSError):  # on a full disk the lock holds all the same, only without a name
+                os.ftruncate(descriptor, 0)
+                holder = {"host": socket.gethostname(), "pid": os.getpid()}
+                os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+    finally:
+        if not held:
             os.close(descriptor)
-            raise
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
 
 
 def _holder(descriptor: int) -> str:

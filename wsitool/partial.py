@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from wsitool.interrupt import deferred
 from wsitool.lock import hidden_name, lock_of, locked, taken_over
 
-__all__ = ["partial_path", "remove_abandoned", "replace_path"]
+__all__ = ["partial_path", "remove_abandoned", "remove_all_abandoned", "replace_path"]
 
 _PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(partial|replaced)", re.DOTALL)
 _seen: set[Path] = set()  # folders this process has cleared
@@ -39,7 +40,8 @@ def partial_path(final: Path) -> Iterator[Path]:
         try:
             yield path
         finally:
-            _remove(path)
+            with deferred():
+                _remove(path)
 
 
 def replace_path(complete: Path, final: Path) -> None:
@@ -49,12 +51,21 @@ def replace_path(complete: Path, final: Path) -> None:
         return
     # A folder cannot be renamed over a full one: the old steps aside, and comes back if we are killed here.
     aside = final.with_name(f".{final.name}.{secrets.token_hex(4)}.replaced")
-    with locked(aside, what=f"'{aside}'"):
+    with locked(aside, what=f"'{aside}'"), deferred():
         try:
             final.rename(aside)
             complete.rename(final)
         finally:
             _settle(aside, final)
+
+
+def remove_all_abandoned(out: Path) -> None:
+    """As `remove_abandoned`, for the output of a command: beside it, in it, and in the folders below it."""
+    remove_abandoned(out.parent)
+    for folder, below, _ in os.walk(out):
+        remove_abandoned(Path(folder))
+        # A store is complete or partial as a whole.
+        below[:] = [name for name in below if not name.startswith(".") and not name.endswith(".zarr")]
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -18,8 +18,23 @@ __all__ = [
 ]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+
+
+def _cleared(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    # Even a command that then refuses clears up after one that was killed.
+    from wsitool.partial import remove_all_abandoned
+
+    if value is not None:
+        remove_all_abandoned(value)
+    return value
+
+
 out_option = click.option(
-    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write."
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    callback=_cleared,
+    help="Folder to write.",
 )
 seed_option = click.option("--seed", default=0, show_default=True, help="Seed of all randomness.")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from wsitool.partial import partial_path, remove_abandoned
+from wsitool.partial import partial_path, remove_all_abandoned
 from wsitool.sentences import unusable_output
 
 __all__ = ["check_writable", "replace_file", "replace_file_in_parts", "write_json"]
@@ -25,7 +25,7 @@ def check_writable(folder: str | Path) -> None:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(folder)
+        remove_all_abandoned(folder)
         with partial_path(folder / "probe") as probe, probe.open("xb") as file:
             file.write(bytes(_PROBE_BYTES))
             file.flush()

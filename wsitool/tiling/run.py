@@ -140,8 +140,9 @@ def tile_slides(
         listing.finish()
     finally:
         # Workers that were ended, or crashed, cannot clear up after themselves.
-        remove_abandoned(folder)
-        remove_abandoned(folder / "previews")
+        if not dry_run:
+            remove_abandoned(folder)
+            remove_abandoned(folder / "previews")
     return RunResult(
         out_dir=str(folder),
         slides=tuple(results[i] for i in range(len(tasks))),
