@@ -118,13 +118,14 @@ def test_bad_images_stop_nobody_and_are_listed(tmp_path: Path) -> None:
 def test_existing_stores_are_kept_unless_overwritten(tmp_path: Path) -> None:
     _draw(tmp_path / "in" / "a.png", 64, 64)
     import_images(tmp_path / "in", tmp_path / "out", min_tissue=0.0)
-    before = (tmp_path / "out" / "a.h5").read_bytes()
-    with pytest.raises(UsageError, match="--overwrite"):
-        import_images(tmp_path / "in", tmp_path / "out", min_tissue=0.0)
-    assert (tmp_path / "out" / "a.h5").read_bytes() == before
+    store, table = tmp_path / "out" / "a.h5", tmp_path / "out" / "images.csv"
+    before, listed = store.read_bytes(), table.read_bytes()
+    refused = import_images(tmp_path / "in", tmp_path / "out", min_tissue=0.0, codec="raw")
+    assert "codec 'jpeg' instead of 'raw', quality 90 instead of None: pass --over" in refused.images[0].error
+    assert store.read_bytes() == before and table.read_bytes() == listed
     import_images(tmp_path / "in", tmp_path / "out", min_tissue=0.0, overwrite=True, codec="raw")
-    with open_store(tmp_path / "out" / "a.h5") as store:
-        assert store.meta.codec == "raw"
+    with open_store(store) as opened:
+        assert opened.meta.codec == "raw"
 
 
 @pytest.mark.parametrize(
@@ -159,11 +160,16 @@ def test_a_label_table_with_unknown_files_writes_nothing(tmp_path: Path) -> None
     assert run.exit_code == 1 and "zz.png" in run.output and not (tmp_path / "out").exists()
 
 
-def test_groups_that_would_share_a_file_name_are_refused(tmp_path: Path) -> None:
-    for name in ("a b.png", "a_b.png"):
+def test_groups_that_would_share_a_file_name_are_told_apart(tmp_path: Path) -> None:
+    for name in ("a b.png", "a_b.png", "A_B.png"):
         _draw(tmp_path / "in" / name, 64, 64)
-    with pytest.raises(UsageError, match="both be stored as 'a_b'"):
-        import_images(tmp_path / "in", tmp_path / "out")
+    result = import_images(tmp_path / "in", tmp_path / "out", min_tissue=0.0)
+    groups = {}
+    for path in result.stores:
+        with open_store(path) as store:
+            groups[store.meta.group] = path.stem
+    assert groups["A_B"] == "A_B" and len({name.lower() for name in groups.values()}) == 3
+    assert all(name.lower().startswith("a_b") for name in groups.values())
 
 
 def test_json_result(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from wsitool.errors import StoreError, UsageError, WsitoolError
 from wsitool.export_coords import clam_file, geojson_file, trident_file
 from wsitool.export_images import class_folders, image_folders, webdataset_shards
 from wsitool.export_parts import RECORD, Outcome, Part, Record, Source, named, source_of
-from wsitool.interrupt import progress_on_stop
+from wsitool.interrupt import progress_on_stop, raise_if_stopping
 from wsitool.lock import locked
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.files import check_writable, write_json
@@ -222,7 +222,8 @@ def _export_part(part: Part, out: Path, record: Record) -> Outcome:
         if not outcome.problem:
             record.note(part, done=True)
         return outcome
-    except (WsitoolError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - one store of many
+        raise_if_stopping()
         return Outcome(patches=0, problem=one_sentence(error))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,7 +31,9 @@ class ImageTable:
     """The images to import, sorted by name, the sorted class names, and what was passed over.
 
     `ignored` counts files that are no images, `unlisted` images that no row or class folder speaks for.
-    `grouped` is false where no groups were given, so that every image counts as one.
+    `grouped` is false where no groups were given, so that every image counts as one. `unreadable` is (name,
+    reason) of folders that cannot be listed, and of what has an image's name and is no file; a label table
+    names all that counts, so there are none with one.
     """
 
     entries: tuple[ImageEntry, ...]
@@ -38,6 +41,7 @@ class ImageTable:
     ignored: int
     unlisted: int
     grouped: bool
+    unreadable: tuple[tuple[str, str], ...] = ()
 
 
 def read_image_table(
@@ -52,9 +56,9 @@ def read_image_table(
     """
     if not folder.is_dir():
         raise UsageError(f"There is no folder '{folder}' to import: check the spelling.")
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(folder)))
+    files, unreadable = _files_below(folder)
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
+    if not images and not unreadable:
         raise UsageError(
             f"No image in '{folder}': expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
@@ -67,6 +71,8 @@ def read_image_table(
     else:
         flat = [path for path in images if path.parent == folder]
         entries = [_from_path(path, folder, group_regex) for path in flat or images]
+        flat_only = [(name, reason) for name, reason in unreadable if "/" not in name]
+        unreadable = flat_only if flat else unreadable
     entries.sort(key=lambda entry: entry.name)
     classes = tuple(sorted({entry.label for entry in entries if entry.label is not None}))
     return ImageTable(
@@ -75,7 +81,37 @@ def read_image_table(
         ignored=ignored,
         unlisted=len(images) - len(entries),
         grouped=grouped,
+        unreadable=() if labels_csv is not None else tuple(unreadable),
     )
+
+
+def _files_below(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+    """The files below `folder`, sorted, save hidden ones; and what cannot be read there, with the reason.
+
+    Nothing is opened: a pipe would never answer.
+    """
+    files: list[Path] = []
+    failed: list[OSError] = []
+    unreadable: list[tuple[str, str]] = []
+    for place, folders, names in os.walk(folder, onerror=failed.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(place, name) for name in names if not name.startswith(".")):
+            if _is_file(path):
+                files.append(path)
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
+                name = path.relative_to(folder).as_posix()
+                unreadable.append((name, f"'{name}' is no file that can be read, as a broken link or a pipe"))
+    for error in failed:
+        name = Path(error.filename).relative_to(folder).as_posix()
+        unreadable.append((f"{name}/", f"The folder '{name}' cannot be listed: {error.strerror}"))
+    return sorted(files), sorted(unreadable)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _from_path(path: Path, folder: Path, group_regex: str | None) -> ImageEntry:
@@ -144,10 +180,6 @@ def _group(name: str, group_regex: str | None) -> str:
             f"--group-regex '{group_regex}' finds no group in '{name}': make it match every name."
         )
     return match.group(1) if match.re.groups else match.group()
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _resolved(files: Iterable[Path]) -> set[Path]:
