@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from PIL import Image
 
 from wsitool.cli import main
-from wsitool.errors import UsageError
 from wsitool.importing import choose_patch_size, import_images
 from wsitool.store import open_collection, open_store
 from wsitool.testing import draw_tissue

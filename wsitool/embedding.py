@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from wsitool.backbones import Encoder, build_backbone
 from wsitool.classify.features import encode
 from wsitool.errors import UsageError
-from wsitool.file_names import file_names, printable
+from wsitool.file_names import file_names
+from wsitool.paths import AnyPath, shown
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.scatter import save_scatter
 from wsitool.store import Collection, PatchStore, open_collection
@@ -41,7 +42,7 @@ class EmbedResult:
 
 
 def embed(
-    stores: str | Path | Sequence[str | Path],
+    stores: AnyPath | Iterable[AnyPath],
     *,
     encoder: str | Path,
     out: str | Path,
@@ -134,7 +135,7 @@ def _write_columns(file: h5py.File, store: PatchStore, classes: tuple[str, ...])
         label = file.create_dataset("label", data=renumbered(store.labels, store.meta.classes, classes))
         label.attrs["classes"] = list(classes)
     if store.sources is not None:
-        texts = [printable(str(name)) for name in store.sources]
+        texts = [shown(str(name)) for name in store.sources]
         file.create_dataset("source", data=texts, dtype=h5py.string_dtype())
 
 

@@ -14,6 +14,7 @@ from wsitool.export_images import class_folders, image_folders, webdataset_shard
 from wsitool.export_parts import RECORD, Outcome, Part, Record, Source, named, source_of
 from wsitool.interrupt import progress_on_stop, raise_if_stopping
 from wsitool.lock import locked
+from wsitool.paths import AnyPath, as_list
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.files import check_writable, write_json
 from wsitool.sentences import one_sentence
@@ -45,7 +46,7 @@ class ExportResult:
 
 
 def export_stores(
-    path: str | Path,
+    path: AnyPath | Iterable[AnyPath],
     out_dir: str | Path,
     to: Target,
     *,
@@ -53,7 +54,7 @@ def export_stores(
     overwrite: bool = False,
     reporter: Reporter = SILENT,
 ) -> ExportResult:
-    """Export the store at `path`, or all stores in that folder, into the folder `out_dir`.
+    """Export the store at `path`, or all stores in that folder (or several), into the folder `out_dir`.
 
     `clam`, `trident`, `geojson`: positions, see `wsitool.export_coords`. `imagefolder`: an image per patch in
     a folder per class, as torchvision's ImageFolder reads. `webdataset`: tar shards of at most `shard_size`
@@ -69,11 +70,11 @@ def export_stores(
         raise UsageError(f"--to must be one of {', '.join(get_args(Target))}, got '{to}'.")
     if shard_size < 1:
         raise UsageError(f"--shard-size must be at least 1, got {shard_size}.")
-    stores = find_stores(path)
+    places = as_list(path)
+    stores = find_stores(places)
     if not stores:
-        raise StoreError(
-            f"There is no patch store at '{path}': expected a .h5 or .zarr, or a folder of them."
-        )
+        where = ", ".join(f"'{place}'" for place in places) or "nowhere"
+        raise StoreError(f"There is no patch store at {where}: expected a .h5 or .zarr, or a folder of them.")
     _check_folder(out)
     plan = _plan(to, stores, shard_size)
     if not plan.parts:

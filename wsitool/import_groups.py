@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import CorruptStoreError, NoTissueError, SlideError, StoreError
-from wsitool.file_names import printable
 from wsitool.image_table import ImageEntry
 from wsitool.import_summary import ImageResult
+from wsitool.paths import shown
 from wsitool.progress import Reporter, Task
 from wsitool.slide import open_slide
 from wsitool.store import create_store, open_store
@@ -147,8 +147,8 @@ def _outcome(
         if stamp is not None and _stamp(entry.path) != stamp:
             raise SlideError(f"{entry.name} changed while it was read: import it again when it is complete.")
     except SlideError as error:
-        text = printable(str(error))
-        named = entry.name in text or printable(entry.path.name) in text
+        text = shown(str(error))
+        named = entry.name in text or shown(entry.path.name) in text
         return replace(row, store="", error=text if named else f"{entry.name}: {text}"), None
     kept = int(cut.kept.sum())
     row = replace(row, width=cut.width, height=cut.height, candidates=len(cut.candidates.coords), kept=kept)
@@ -207,7 +207,7 @@ def _meta(plan: ImportPlan, entries: Sequence[ImageEntry], *, fingerprint: str) 
     return StoreMeta(
         name=entries[0].group,
         group=entries[0].group,
-        source=printable(str(plan.folder)),
+        source=shown(str(plan.folder)),
         fingerprint=fingerprint,
         # Coordinates count from each image's own corner, so the store has no one slide size.
         level0_width=0,

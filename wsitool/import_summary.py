@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from wsitool.errors import WsitoolError
 from wsitool.report.files import replace_file
+from wsitool.tables import read_table, table_bytes
 
 __all__ = ["IMAGES_CSV", "ImageResult", "Summary"]
 
 IMAGES_CSV = "images.csv"
+_NUMBERS = ("width", "height", "candidates", "kept")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +48,22 @@ class Summary:
             if any(row.store and (self._folder / row.store).exists() for row in rows)
         }
         ordered = [row for _, group in sorted((rows | dict(done)).items()) for row in group]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(ImageResult)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in ordered)
-        replace_file(self._folder / IMAGES_CSV, text.getvalue().encode())
+        header = [field.name for field in fields(ImageResult)]
+        lines = [header, *(list(asdict(row).values()) for row in ordered)]
+        replace_file(self._folder / IMAGES_CSV, table_bytes(lines))
 
 
 def _read(path: Path) -> list[ImageResult]:
     """The rows of an images.csv; none of a file that is not there, or is none of ours."""
+    names = [field.name for field in fields(ImageResult)]
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [_row(row) for row in csv.DictReader(file, strict=True)]
-    except (OSError, ValueError, TypeError, csv.Error):
+        rows = read_table(path, needs=names, what="table of images").rows if path.is_file() else ()
+        return [_row({name: row[name] for name in names}) for row in rows if not row.problem]
+    except (WsitoolError, ValueError):
         return []
 
 
-def _row(row: Mapping[str, str]) -> ImageResult:
-    numbers = ("width", "height", "candidates", "kept")
-    return ImageResult(**{name: int(value) if name in numbers else value for name, value in row.items()})  # type: ignore[arg-type]
+def _row(cells: Mapping[str, str]) -> ImageResult:
+    return ImageResult(
+        **{name: int(cell or 0) if name in _NUMBERS else cell for name, cell in cells.items()}  # type: ignore[arg-type]
+    )

@@ -15,12 +15,13 @@ from typing import Literal
 from PIL import Image
 
 from wsitool.errors import UsageError
-from wsitool.file_names import file_names, printable
+from wsitool.file_names import file_names
 from wsitool.image_table import ImageEntry, ImageTable, read_image_table
 from wsitool.import_groups import ImportPlan, finished_group, write_group
 from wsitool.import_summary import IMAGES_CSV, ImageResult, Summary
 from wsitool.interrupt import progress_on_stop, raise_if_stopping
 from wsitool.lock import locked
+from wsitool.paths import shown
 from wsitool.progress import SILENT, Reporter, Task
 from wsitool.report.files import check_writable
 from wsitool.sentences import one_sentence
@@ -96,7 +97,10 @@ def import_images(
     folder, out_dir = Path(folder), Path(out_dir)
     table = _plain(
         read_image_table(
-            folder, labels_csv=None if labels_csv is None else Path(labels_csv), group_regex=group_regex
+            folder,
+            labels_csv=None if labels_csv is None else Path(labels_csv),
+            group_regex=group_regex,
+            reporter=reporter,
         )
     )
     if patch_size is None:
@@ -138,11 +142,8 @@ class _Run:
     def __init__(self, plan: ImportPlan, table: ImageTable, reporter: Reporter) -> None:
         self._plan, self._groups, self._reporter = plan, _by_group(table.entries), reporter
         self.done: dict[str, Sequence[ImageResult]] = {}
-        if table.unreadable:
-            self.done[""] = [
-                ImageResult(file=printable(name), label="", group="", store="", error=f"{printable(reason)}.")
-                for name, reason in table.unreadable
-            ]
+        if table.unusable:
+            self.done[""] = [_failed(entry, entry.problem) for entry in table.unusable]
         self.skipped = 0
 
     def run(self) -> None:
@@ -181,11 +182,14 @@ class _Run:
             return rows
         except Exception as error:  # noqa: BLE001 - one group of many
             raise_if_stopping()
-            reason = printable(one_sentence(error))
-            return [
-                ImageResult(file=e.name, label=e.label or "", group=e.group, store="", error=reason)
-                for e in entries
-            ]
+            reason = one_sentence(error)
+            return [_failed(entry, reason) for entry in entries]
+
+
+def _failed(entry: ImageEntry, reason: str) -> ImageResult:
+    return ImageResult(
+        file=entry.name, label=entry.label or "", group=entry.group, store="", error=shown(reason)
+    )
 
 
 def _refused(rows: Sequence[ImageResult], earlier: Sequence[ImageResult], out_dir: Path) -> bool:
@@ -196,16 +200,17 @@ def _refused(rows: Sequence[ImageResult], earlier: Sequence[ImageResult], out_di
 
 def _plain(table: ImageTable) -> ImageTable:
     """The same with names that a store and a table can hold: bytes that are no UTF-8 are written out."""
-    entries = [
-        replace(
-            entry,
-            name=plain_text(entry.name),
-            group=plain_text(entry.group),
-            label=None if entry.label is None else plain_text(entry.label),
-        )
-        for entry in table.entries
-    ]
-    return replace(table, entries=tuple(entries), classes=tuple(map(plain_text, table.classes)))
+
+    def plain(entry: ImageEntry) -> ImageEntry:
+        label = None if entry.label is None else plain_text(entry.label)
+        return replace(entry, name=plain_text(entry.name), group=plain_text(entry.group), label=label)
+
+    return replace(
+        table,
+        entries=tuple(map(plain, table.entries)),
+        unusable=tuple(map(plain, table.unusable)),
+        classes=tuple(map(plain_text, table.classes)),
+    )
 
 
 def choose_patch_size(paths: Sequence[Path]) -> int:

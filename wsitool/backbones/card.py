@@ -10,6 +10,7 @@ from typing import Any, Self
 from safetensors import SafetensorError, safe_open
 
 from wsitool.errors import EncoderError
+from wsitool.json_files import parse_json, typed
 
 __all__ = ["METADATA_KEY", "EncoderCard", "LineageStep", "read_card"]
 
@@ -70,14 +71,8 @@ class EncoderCard:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`; ValueError, TypeError or KeyError for anything else."""
-        values = json.loads(text)
-        values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
-        values["lineage"] = tuple(
-            LineageStep(**{**step, "slides": tuple(step["slides"]), "groups": tuple(step["groups"])})
-            for step in values["lineage"]
-        )
-        return cls(**values)
+        """The inverse of `to_json`; ValueError for anything else."""
+        return typed(cls, parse_json(text))
 
 
 def read_card(path: str | Path) -> EncoderCard | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,7 @@ from wsitool.backbones import Encoder, EncoderCard, build_backbone
 from wsitool.classify.heads import NeighbourHead
 from wsitool.classify.settings import Head
 from wsitool.errors import EncoderError
+from wsitool.json_files import parse_json, typed
 from wsitool.report.files import replace_file
 
 __all__ = ["CLASSIFIER_FILE", "Classifier", "ClassifierCard", "load_classifier", "save_classifier"]
@@ -48,11 +49,8 @@ class ClassifierCard:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`; ValueError, TypeError or KeyError for anything else."""
-        values: dict[str, Any] = json.loads(text)
-        values["classes"], values["groups"] = tuple(values["classes"]), tuple(values["groups"])
-        values["encoder"] = EncoderCard.from_json(json.dumps(values["encoder"]))
-        return cls(**values)
+        """The inverse of `to_json`; ValueError for anything else."""
+        return typed(cls, parse_json(text))
 
 
 class Classifier(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +24,10 @@ from wsitool.classify.prediction import (
     write_summary,
 )
 from wsitool.classify.stream import PatchBatch, open_stream
-from wsitool.errors import UsageError, WsitoolError
+from wsitool.errors import SlideError, UsageError, WsitoolError
 from wsitool.grid import TileSpec, plan_read
 from wsitool.loading import PatchLoader
+from wsitool.paths import AnyPath, as_list
 from wsitool.progress import SILENT, Reporter
 from wsitool.readers import open_with
 from wsitool.store import Collection, find_stores, open_store
@@ -68,7 +69,7 @@ class PredictResult:
 
 def predict(
     run: str | Path,
-    inputs: Sequence[str | Path],
+    inputs: AnyPath | Iterable[AnyPath],
     out: str | Path,
     *,
     options: PredictOptions | None = None,
@@ -85,7 +86,7 @@ def predict(
     place(classifier, choose_device(options.device))
     done: list[Prediction] = []
     failed: list[tuple[str, str]] = []
-    work = _find(inputs)
+    work = _find(inputs, reporter)
     if _resolution_unknown(classifier.card, work, options):
         reporter.warn(
             "The resolution of the patches the classifier was trained on is not known, so slides are read as "
@@ -112,12 +113,12 @@ def predict(
     return PredictResult(out=out, predictions=tuple(done), failed=tuple(failed))
 
 
-def _find(inputs: Sequence[str | Path]) -> list[Path | SlideInput]:
+def _find(inputs: AnyPath | Iterable[AnyPath], reporter: Reporter) -> list[Path | SlideInput]:
     """Stores as paths, everything else as slides, in the order given."""
     work: list[Path | SlideInput] = []
-    for item in inputs:
+    for item in as_list(inputs):
         stores = find_stores(item)
-        work += stores or find_slides([item])
+        work += stores or find_slides(item, reporter=reporter)
     return work
 
 
@@ -191,6 +192,8 @@ def _predict_slide(
     classifier: Classifier, item: SlideInput, options: PredictOptions, reporter: Reporter
 ) -> Prediction:
     card = classifier.card
+    if item.problem:
+        raise SlideError(item.problem)
     default = item.mpp if item.mpp is not None else options.default_mpp
     with open_with(item.path, reader=options.reader, default_mpp=default) as slide:
         spec = _spec(card, options)

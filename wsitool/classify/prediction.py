@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from wsitool.paths import shown
 from wsitool.report.files import replace_file, replace_file_in_parts
 from wsitool.report.geojson import write_geojson
 from wsitool.report.heatmap import DRAWN_SIDE, draw_heatmap, heat
 from wsitool.store.schema import PatchStore
+from wsitool.tables import table_bytes
 
 __all__ = ["Picture", "Prediction", "by_image", "mosaic", "write_prediction", "write_summary"]
 
@@ -92,7 +92,7 @@ def write_prediction(out: Path, found: Prediction) -> None:
         drawn = heat(
             pixels.shape[:2], downsample, found.coords, found.size_level0, found.probabilities[:, index]
         )
-        title = f"{found.name}: {name}, mean {found.mean[index]:.3f}"
+        title = f"{shown(found.name)}: {name}, mean {found.mean[index]:.3f}"
         draw_heatmap(out / f"{found.name}-{_plain(name)}.png", pixels, drawn, title=title)
 
 
@@ -104,24 +104,21 @@ def _table(found: Prediction) -> Iterator[bytes]:
         part = slice(start, start + _BATCH)
         for (x, y), p in zip(found.coords[part].tolist(), found.probabilities[part], strict=True):
             rows.append((x, y, size, found.classes[int(p.argmax())], *(f"{value:.6f}" for value in p)))
-        buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows(rows)
-        yield buffer.getvalue().encode()
+        yield table_bytes(rows)
         rows = []
 
 
 def write_summary(path: Path, predictions: Sequence[Prediction]) -> None:
     """One row per slide: the class called, and mean probability and share of patches of each class."""
     classes = predictions[0].classes
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     means, shares = [f"mean_p_{name}" for name in classes], [f"share_{name}" for name in classes]
-    writer.writerow(("slide", "group", "patches", "unreadable", "predicted", *means, *shares, "seconds"))
+    columns = ("slide", "group", "patches", "unreadable", "predicted", *means, *shares, "seconds")
+    rows: list[tuple[object, ...]] = [columns]
     for found in predictions:
         figures = [f"{value:.6f}" for value in (*found.mean, *found.shares.values())]
         head = (found.name, found.group, len(found.coords), found.unreadable, found.called)
-        writer.writerow((*head, *figures, f"{found.seconds:.2f}"))
-    replace_file(path, buffer.getvalue().encode())
+        rows.append((*head, *figures, f"{found.seconds:.2f}"))
+    replace_file(path, table_bytes(rows))
 
 
 def by_image(found: Prediction, store: PatchStore, rows: NDArray[np.int64]) -> list[Prediction]:

@@ -88,6 +88,7 @@ class SlideStream:
                     while sum(len(part.coords) for part in waiting) >= batch_size:
                         first, waiting = _take(waiting, batch_size)
                         put(first)
+            self.slide.check_unchanged()
             if waiting:
                 put(_take(waiting, sum(len(part.coords) for part in waiting))[0])
             put(None)

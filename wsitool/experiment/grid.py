@@ -15,6 +15,7 @@ from pathlib import Path
 from wsitool.experiment.cells import CellResult, run_cell
 from wsitool.experiment.plan import Plan, percent
 from wsitool.experiment.rounds import Cell, all_cells
+from wsitool.paths import as_list
 from wsitool.progress import SILENT, Reporter
 
 __all__ = ["chains_of", "run_grid"]
@@ -29,7 +30,7 @@ def run_grid(
 
     Cells that need the same encoder stay in one process, so that none is pretrained twice.
     """
-    cells = all_cells(plan)
+    cells, devices = all_cells(plan), as_list(devices)
     results: dict[Cell, CellResult] = {}
     with reporter.task("experiment", total=len(cells), unit="cells") as task:
         for cell, result in _results(plan, cells, out, devices, reporter):

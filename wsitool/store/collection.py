@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import StoreError
+from wsitool.paths import AnyPath, as_list
 from wsitool.store.opening import find_stores, open_store
 from wsitool.store.reader import Reader, Tally
 from wsitool.store.schema import UNLABELLED, StoreMeta
@@ -167,14 +168,13 @@ class Collection:
             store.close()
 
 
-def open_collection(paths: str | Path | Sequence[str | Path]) -> Collection:
+def open_collection(paths: AnyPath | Iterable[AnyPath]) -> Collection:
     """Open stores and folders of stores as one collection, in the order given and by name within a folder.
 
     Raises StoreError if a path holds no store, or if the stores' patch sizes differ.
     """
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
     found: list[Path] = []
-    for path in given:
+    for path in as_list(paths):
         stores = find_stores(path)
         if not stores:
             raise StoreError(

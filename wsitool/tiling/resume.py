@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from wsitool.progress import Reporter
 from wsitool.readers import fingerprint, open_with
 from wsitool.report.preview import preview_jpeg
 from wsitool.store import open_store
+from wsitool.store.attributes import as_stored
 from wsitool.store.schema import Candidates, StoreMeta
 from wsitool.tiling.labelling import count_labels
 from wsitool.tiling.results import SlideResult
@@ -78,7 +78,7 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
 
 def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """Which of the parameters `asked` for a store was made with others, in words; "" if with none."""
-    wanted = json.loads(json.dumps(asked))
+    wanted = as_stored(asked)
     names = [name for name in wanted if stored.get(name) != wanted[name]]
     parts = [f"{name} {stored.get(name)!r} instead of {wanted[name]!r}" for name in names]
     return f"was made with {', '.join(parts)}" if parts else ""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from wsitool.backbones import EncoderCard, LineageStep
+from wsitool.paths import AnyPath, as_list
 from wsitool.store import Collection
 from wsitool.training.config import PretrainConfig
 
 __all__ = ["Stores", "run_card", "run_facts"]
 
-Stores = str | Path | Sequence[str | Path] | Collection
+Stores = AnyPath | Iterable[AnyPath] | Collection
 
 
 def run_card(
@@ -47,8 +48,7 @@ def run_card(
 def _name_of(stores: Stores) -> str:
     if isinstance(stores, Collection):
         return "+".join(dict.fromkeys(store.path.resolve().parent.name for store in stores.stores))
-    paths = [stores] if isinstance(stores, str | Path) else list(stores)
-    names = [Path(path).resolve() for path in paths]
+    names = [Path(path).resolve() for path in as_list(stores)]
     more = f"+{len(names) - 3} more" if len(names) > 3 else ""
     return "+".join(path.stem if path.is_file() else path.name for path in names[:3]) + more
 

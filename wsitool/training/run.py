@@ -21,6 +21,7 @@ from wsitool.errors import UsageError, WsitoolError
 from wsitool.loading import PatchLoader
 from wsitool.lock import locked
 from wsitool.params import Params
+from wsitool.paths import as_list
 from wsitool.plugins import blame_plugin, load_method
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.files import write_json
@@ -97,6 +98,7 @@ def pretrain(
     check_precision(config)
     if not is_first_process():
         reporter = SILENT
+    stores = stores if isinstance(stores, Collection) else as_list(stores)
     with _only_writer(Path(out)):
         state = previous_state(Path(out), resume=resume, overwrite=overwrite)
         run = _Run(config, stores, Path(out), reporter)
