@@ -16,50 +16,18 @@ import numpy as np
 import openslide
 import pytest
 from numpy.typing import NDArray
-from patch_stores import patch_meta
+from patch_stores import patch_meta, small_store
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from wsitool.exporting import export_stores
 from wsitool.grid import TileSpec
-from wsitool.store import create_store, open_collection, open_store
+from wsitool.store import open_collection, open_store
 from wsitool.store.attributes import magnifications
-from wsitool.store.schema import UNLABELLED, Candidates, Rows
 from wsitool.testing import synthetic_slide
 from wsitool.tiling import tile_slide
 
 Pixels = NDArray[np.uint8]
-
-
-def _store(
-    path: Path,
-    labels: tuple[str | None, ...],
-    *,
-    classes: tuple[str, ...] | None = None,
-    name: str = "",
-    sources: bool = False,
-    **changes: Any,
-) -> Path:
-    """A raw store of one 16-px patch for each label, its pixels all different."""
-    number, size = len(labels), 16
-    own = tuple(sorted({label for label in labels if label})) if classes is None else classes
-    rng = np.random.default_rng(number)
-    coords = np.stack([np.arange(number) * size, np.zeros(number, int)], axis=1).astype(np.int64)
-    tissue = np.linspace(0.5, 1, number, dtype=np.float32)
-    rows = Rows(
-        patches=rng.integers(0, 255, (number, size, size, 3)).astype(np.uint8),
-        coords=coords,
-        tissue=tissue,
-        labels=np.array([own.index(n) if n else UNLABELLED for n in labels], np.int16) if own else None,
-        sources=[f"{path.stem}-{row}.png" for row in range(number)] if sources else None,
-    )
-    meta = replace(patch_meta(name or path.stem, size, number), classes=own, **changes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with create_store(path, meta) as writer:
-        writer.append(rows)
-        kept = Candidates(coords=coords, tissue=tissue, reason=np.zeros(number, np.uint8))
-        writer.finish(kept, counts={"kept": number})
-    return path
 
 
 def _as_trident(slide: openslide.OpenSlide, coords: h5py.Dataset) -> Iterator[Pixels]:
@@ -168,8 +136,8 @@ def test_webdataset_takes_long_korean_names_and_dots(tmp_path: Path) -> None:
     assert len(KOREAN) >= 36
     names = (KOREAN, "s.1.a", "s_1_a", "S.1.A", "__x__", "한" * 80)
     for name in names[:-1]:
-        _store(tmp_path / "in" / f"{name}.h5", ("a", "b"))
-    _store(tmp_path / "in" / f"{names[-1]}.zarr", ("a",))
+        small_store(tmp_path / "in" / f"{name}.h5", ("a", "b"))
+    small_store(tmp_path / "in" / f"{names[-1]}.zarr", ("a",))
     done = export_stores(tmp_path / "in", tmp_path / "out", "webdataset", shard_size=4)
     samples = [sample for name in done.files for sample in _as_webdataset(tmp_path / "out" / name)]
     assert len(samples) == done.patches == 2 * 5 + 1
@@ -183,9 +151,9 @@ def test_webdataset_takes_long_korean_names_and_dots(tmp_path: Path) -> None:
 
 def _two_runs(folder: Path) -> Path:
     """Stores whose own numbering of the classes differs, as from several runs."""
-    _store(folder / "one.h5", ("dcis", "benign", None))
-    _store(folder / "three.h5", ("dcis",))
-    _store(folder / "two.h5", ("adh", "dcis"))
+    small_store(folder / "one.h5", ("dcis", "benign", None))
+    small_store(folder / "three.h5", ("dcis",))
+    small_store(folder / "two.h5", ("adh", "dcis"))
     return folder
 
 
@@ -215,8 +183,8 @@ def test_classes_have_one_number_in_all_stores(tmp_path: Path) -> None:
 def test_imagefolder_has_no_class_of_what_has_none(tmp_path: Path) -> None:
     """Unlabelled patches beside labelled ones would be a class, a class without patches an error."""
     stores = _two_runs(tmp_path / "in")
-    _store(tmp_path / "in" / "empty.h5", ("dcis",), classes=("ADH/DCIS", "dcis", "none of them"))
-    _store(tmp_path / "in" / "slash.h5", ("ADH/DCIS", "ADH_DCIS"))
+    small_store(tmp_path / "in" / "empty.h5", ("dcis",), classes=("ADH/DCIS", "dcis", "none of them"))
+    small_store(tmp_path / "in" / "slash.h5", ("ADH/DCIS", "ADH_DCIS"))
     done = export_stores(stores, tmp_path / "out", "imagefolder")
     dataset = ImageFolder(str(tmp_path / "out"))
     numbers = json.loads((tmp_path / "out" / "classes.json").read_text())
@@ -229,7 +197,7 @@ def test_imagefolder_has_no_class_of_what_has_none(tmp_path: Path) -> None:
 
 def test_geojson_is_what_qupath_takes(tmp_path: Path) -> None:
     """Closed rings in level-0 pixels, finite numbers, measurements as the list every version reads."""
-    _store(tmp_path / "in" / "s.h5", ("a", None), patch_size_level0=23.4)
+    small_store(tmp_path / "in" / "s.h5", ("a", None), patch_size_level0=23.4)
     export_stores(tmp_path / "in", tmp_path / "out", "geojson")
     text = (tmp_path / "out" / "s.geojson").read_text()
     collection = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
