@@ -95,8 +95,9 @@ def embed(
     check_writable(folder)
     done: dict[int, Features] = {}
     failed: list[tuple[str, str]] = []
+    again = "do all once more" if overwrite else "go on"
     with (
-        progress_on_stop(lambda: f"{len(done)} of {len(targets)} stores done; run again to go on"),
+        progress_on_stop(lambda: f"{len(done)} of {len(targets)} stores done; run again to {again}"),
         reporter.task("embed", total=len(targets), unit="stores") as task,
     ):
         for index, target in enumerate(targets):
@@ -106,9 +107,7 @@ def embed(
                 raise_if_stopping()
                 failed.append((collection.stores[index].meta.name, one_sentence(error)))
                 if system_error(error) is not None:
-                    check_writable(
-                        folder
-                    )  # a full disk ends the run: the others would be computed for nothing
+                    check_writable(folder)  # if it is full, the others would be computed for nothing
             task.advance(note=target.stem)
     if done:
         rest = collection.subset(np.flatnonzero(np.isin(collection.store_index, list(done))))
