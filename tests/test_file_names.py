@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from wsitool.file_names import FileNames, file_names, lone_file_name, printable, safe_name
+from wsitool.file_names import FileNames, file_names, lone_file_name, safe_name
 
 HOSTILE = (
     "../../evil",
@@ -116,8 +116,3 @@ def test_one_name_of_two_things() -> None:
     given = FileNames()
     first, *others = [given.give("S"), given.give("s"), given.give("s")]
     assert first == "S" and all(name.startswith("s-") for name in others) and len(set(others)) == 2
-
-
-def test_printable_text_encodes() -> None:
-    assert printable("가.png") == "가.png"
-    assert printable("\udcb0\udca1.png").encode() == b"\\udcb0\\udca1.png"

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from wsitool.backbones import Encoder, build_backbone
 from wsitool.classify.features import encode, encoder_digest
 from wsitool.errors import UsageError
-from wsitool.file_names import file_names, printable
+from wsitool.file_names import file_names
 from wsitool.interrupt import progress_on_stop, raise_if_stopping
 from wsitool.machine import explain_memory
-from wsitool.paths import AnyPath
+from wsitool.paths import AnyPath, shown
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.files import check_writable
 from wsitool.report.scatter import save_scatter
@@ -95,8 +95,9 @@ def embed(
     check_writable(folder)
     done: dict[int, Features] = {}
     failed: list[tuple[str, str]] = []
+    again = "do all once more" if overwrite else "go on"
     with (
-        progress_on_stop(lambda: f"{len(done)} of {len(targets)} stores done; run again to go on"),
+        progress_on_stop(lambda: f"{len(done)} of {len(targets)} stores done; run again to {again}"),
         reporter.task("embed", total=len(targets), unit="stores") as task,
     ):
         for index, target in enumerate(targets):
@@ -106,9 +107,7 @@ def embed(
                 raise_if_stopping()
                 failed.append((collection.stores[index].meta.name, one_sentence(error)))
                 if system_error(error) is not None:
-                    check_writable(
-                        folder
-                    )  # a full disk ends the run: the others would be computed for nothing
+                    check_writable(folder)  # if it is full, the others would be computed for nothing
             task.advance(note=target.stem)
     if done:
         rest = collection.subset(np.flatnonzero(np.isin(collection.store_index, list(done))))
@@ -230,7 +229,7 @@ def _write_columns(file: h5py.File, store: PatchStore, classes: tuple[str, ...])
         label = file.create_dataset("label", data=renumbered(store.labels, store.meta.classes, classes))
         label.attrs["classes"] = list(classes)
     if store.sources is not None:
-        texts = [printable(str(name)) for name in store.sources]
+        texts = [shown(str(name)) for name in store.sources]
         file.create_dataset("source", data=texts, dtype=h5py.string_dtype())
 
 

@@ -12,8 +12,9 @@ from wsitool.errors import StoreError, UsageError, WsitoolError
 from wsitool.export_coords import clam_file, geojson_file, trident_file
 from wsitool.export_images import class_folders, image_folders, webdataset_shards
 from wsitool.export_parts import RECORD, Outcome, Part, Record, Source, named, source_of
-from wsitool.interrupt import progress_on_stop
+from wsitool.interrupt import progress_on_stop, raise_if_stopping
 from wsitool.lock import locked
+from wsitool.partial import remove_abandoned
 from wsitool.paths import AnyPath, as_list
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.files import check_writable, write_json
@@ -209,6 +210,8 @@ def _record(out: Path, plan: _Plan, *, overwrite: bool) -> Record:
     if overwrite:
         record.clear()
         (out / CLASSES_FILE).unlink(missing_ok=True)
+    for folder in (path for pattern in ("*", "*/patches") for path in out.glob(pattern) if path.is_dir()):
+        remove_abandoned(folder)
     record.rewrite()
     return record
 
@@ -223,7 +226,8 @@ def _export_part(part: Part, out: Path, record: Record) -> Outcome:
         if not outcome.problem:
             record.note(part, done=True)
         return outcome
-    except (WsitoolError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - one store of many
+        raise_if_stopping()
         return Outcome(patches=0, problem=one_sentence(error))
 
 

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["FileNames", "file_names", "lone_file_name", "printable", "safe_name"]
+__all__ = ["FileNames", "file_names", "lone_file_name", "safe_name"]
 
 # Of the 255 bytes a file system gives a name, what is left for suffixes and for temporary names around it.
 _MOST_BYTES = 200
@@ -76,11 +76,6 @@ class FileNames:
             salt += 1
         self._taken.add(_folded(found))
         return found
-
-
-def printable(text: str) -> str:
-    """`text` with what no file or terminal takes written out: a name's bytes that are not UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _folded(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,8 @@ class ImageEntry:
 class ImageTable:
     """The images to import, sorted by name, the sorted class names, and what was passed over.
 
-    `unusable` are rows of the label table that name no image or cannot be read, each with its problem.
+    `unusable` are rows of the label table that name no image or cannot be read, and, without a table, folders
+    that cannot be listed and what has an image's name and is no file, each with its problem.
     `ignored` counts files that are no images, `unlisted` images that no row or class folder speaks for.
     `grouped` is false where no groups were given, so that every image counts as one.
     """
@@ -64,15 +66,14 @@ def read_image_table(
     """
     if not folder.is_dir():
         raise UsageError(f"There is no folder '{folder}' to import: check the spelling.")
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(folder)))
+    files, unusable = _files_below(folder)
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
+    if not images and not unusable:
         raise UsageError(
             f"No image in '{folder}': expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     ignored = len(files) - len(images) - (labels_csv is not None and labels_csv.resolve() in _resolved(files))
     grouped = group_regex is not None
-    unusable: list[ImageEntry] = []
     if labels_csv is not None:
         rows = _read_rows(labels_csv, reporter)
         listed = _from_rows(rows, folder, labels_csv, group_regex)
@@ -86,6 +87,7 @@ def read_image_table(
         _tell_of_tables(files, folder, reporter)
         flat = [path for path in images if path.parent == folder]
         entries = [_from_path(path, folder, group_regex) for path in flat or images]
+        unusable = [entry for entry in unusable if not flat or entry.path.parent == folder]
     entries.sort(key=lambda entry: entry.name)
     classes = tuple(sorted({entry.label for entry in entries if entry.label is not None}))
     return ImageTable(
@@ -96,6 +98,38 @@ def read_image_table(
         grouped=grouped,
         unusable=tuple(unusable),
     )
+
+
+def _files_below(folder: Path) -> tuple[list[Path], list[ImageEntry]]:
+    """The files below `folder`, sorted, save hidden ones; and what there cannot be used, with its problem.
+
+    Nothing is opened: a pipe would never answer.
+    """
+    files: list[Path] = []
+    failed: list[OSError] = []
+    problems: list[tuple[Path, str]] = []
+    for place, folders, names in os.walk(folder, onerror=failed.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(place, name) for name in names if not name.startswith(".")):
+            if _is_file(path):
+                files.append(path)
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
+                problems.append((path, "is no file that can be read, as a broken link or a pipe"))
+    problems += [(Path(error.filename), f"cannot be listed: {error.strerror}") for error in failed]
+    unusable = []
+    for path, problem in sorted(problems):
+        name = shown(path.relative_to(folder).as_posix())
+        unusable.append(
+            ImageEntry(path=path, name=name, label=None, group="", problem=f"'{name}' {problem}.")
+        )
+    return sorted(files), unusable
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _from_path(path: Path, folder: Path, group_regex: str | None) -> ImageEntry:
@@ -175,10 +209,6 @@ def _group(name: str, group_regex: str | None) -> str:
             f"--group-regex '{group_regex}' finds no group in '{name}': make it match every name."
         )
     return match.group(1) if match.re.groups else match.group()
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _resolved(files: Iterable[Path]) -> set[Path]:

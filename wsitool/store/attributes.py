@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from wsitool.errors import CorruptStoreError, SchemaVersionError
-from wsitool.file_names import printable
 from wsitool.json_files import parse_json, typed
 from wsitool.paths import shown
 from wsitool.store.schema import LARGEST_PATCH, SCHEMA_VERSION, Codec, StoreMeta
@@ -179,4 +178,4 @@ def coords_attributes(meta: StoreMeta, folder: str | Path) -> dict[str, Attribut
 
 def plain_text(text: str) -> str:
     """`text` as an attribute of HDF5 can hold it: valid Unicode, without NUL."""
-    return printable(text).replace("\0", "\\0")
+    return shown(text).replace("\0", "\\0")
