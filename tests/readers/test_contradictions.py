@@ -52,6 +52,7 @@ _STRIPS = {"rowsperstrip": 52, "compression": "lzw"}
         (_TILED, lambda p: set_tag(p, 277, value=0), "size is zero"),
         (_TILED, lambda p: set_tag(p, 262, value=1), "colours need 1"),
         (_TILED, lambda p: set_tag(p, 262, value=3), "colours need 1"),
+        (_TILED, lambda p: set_tag(p, 262, value=6), "nothing says how they are subsampled"),
         (_TILED, lambda p: set_tag(p, 262, value=17), "none that there is"),
         (_TILED, lambda p: drop_tag(p, 262), "PhotometricInterpretation is missing"),
         (_TILED, lambda p: drop_tag(p, 258), "BitsPerSample is missing"),

@@ -49,7 +49,8 @@ _COLOUR_SAMPLES = {
     32845: 3,
     34892: 3,
 }
-_PALETTE, _RGB = 3, 2
+_PALETTE, _YCBCR, _SUBSAMPLING = 3, 6, 530
+_BYTES_ONLY = (1, 5, 8, 32773, 32946, 34925, 34926, 50000)
 _BITS = (1, 2, 4, 8, 10, 12, 14, 16, 24, 32, 64)
 _PLANES_APART, _UNCOMPRESSED = 2, 1
 _HEADER_BYTES = 8
@@ -199,6 +200,12 @@ def _contradiction(layout: PixelLayout) -> str:
         return f"{samples} sample(s) per pixel, {extra} of them extra, where its colours need {needed}"
     if layout.photometric == _PALETTE and _COLOUR_MAP not in directory.entries:
         return "its palette is missing"
+    if (
+        layout.photometric == _YCBCR
+        and layout.compression in _BYTES_ONLY
+        and _SUBSAMPLING not in directory.entries
+    ):
+        return "its pixels are YCbCr and nothing says how they are subsampled"
     if layout.planar not in (1, _PLANES_APART) or layout.fill_order not in (1, 2):
         return f"planar configuration {layout.planar}, fill order {layout.fill_order}"
     if layout.predictor not in (1, 2, 3) or (layout.predictor == 3 and layout.sample_format != 3):
