@@ -98,14 +98,17 @@ def test_the_two_windows_encodings_are_told_apart(text: str, codec: str | None) 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     for data in (bytes(range(128, 256)) * 3, "日本語のスライド".encode("shift_jis"), b"\xff\xfe\x00\xd8"):
-        with pytest.raises(UsageError, match="its encoding is unknown.*Save it as CSV UTF-8"):
+        with pytest.raises(UsageError, match=r"its encoding is unknown.*Save it as CSV UTF-8"):
             _read(tmp_path / "t.csv", data)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("file,mpp\nx,1\n", r"needs a column 'path' \(and may have mpp, group\): it lacks path, and has file, mpp"),
+        (
+            "file,mpp\nx,1\n",
+            r"needs a column 'path' \(and may have mpp, group\): it lacks path, and has file, mpp",
+        ),
         ("", "has none"),
         ("path,Path \nx,y\n", "has the column 'path' more than once"),
         ('path\n"x\ny\n', "Line 2 .*quotation mark that is never closed"),
@@ -148,11 +151,27 @@ def test_numbers(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["1,234", "12,345", "nan", "inf", "1_0", "0.5 um", "", "1.234,5", "0x1"])
 def test_what_is_no_number_or_two(text: str) -> None:
-    with pytest.raises(ValueError, match="is no number|use a decimal point"):
+    with pytest.raises(ValueError, match=r"is no number|use a decimal point"):
         decimal(text)
 
 
-VALUES = ["=1+1", "+x", "-x", "@x", "'=x", "''=x", "'x", "-", "\tx", "-1", "+1.5e-3", "1", "a,b", 'a"b', "a\nb"]
+VALUES = [
+    "=1+1",
+    "+x",
+    "-x",
+    "@x",
+    "'=x",
+    "''=x",
+    "'x",
+    "-",
+    "\tx",
+    "-1",
+    "+1.5e-3",
+    "1",
+    "a,b",
+    'a"b',
+    "a\nb",
+]
 
 
 def test_written_values_come_back_and_run_nowhere(tmp_path: Path) -> None:
