@@ -37,9 +37,8 @@ ANNOTATION_SUFFIXES = (".xml", ".geojson", ".json", ".annotations")
 _ASAP_OUTLINES = frozenset({"polygon", "spline", "rectangle"})
 _RECTANGLES, _ELLIPSES = ("1", "Rectangle"), ("2", "Ellipse")  # two corners stand for the whole
 _FARTHEST = 2.0**31  # pixels; no slide is as large
-_MOST_CROSSINGS = (
-    1000  # of one outline with itself: what is valid of it takes a second then, and the square after
-)
+# Of one outline with itself. To find what is inside takes a second or two at these, and grows by the square.
+_MOST_CROSSINGS, _MOST_TOUCHES = 1000, 3000
 _CROSSINGS_AT_ONCE = 256
 
 
@@ -289,8 +288,8 @@ def _check_crossings(rings: Sequence[NDArray[np.float64]], name: str) -> None:
     touches = len(sides) - len(np.unique(sides[:, 0], axis=0))
     if touches > _MOST_TOUCHES:
         raise _Unusable(
-            f"an outline of '{name}' touches itself at more than {_MOST_TOUCHES} of its vertices: smooth it, or "
-            "export its parts as outlines of their own"
+            f"an outline of '{name}' touches itself at more than {_MOST_TOUCHES} of its vertices: smooth it, "
+            "or export its parts as outlines of their own"
         )
     lines = shapely.linestrings(sides)
     tree = shapely.STRtree(lines)
