@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,54 @@ def test_unreadable_csv_empty_folder_and_missing_folder(tmp_path: Path) -> None:
         read_image_table(tmp_path / "empty")
     with pytest.raises(UsageError, match="no folder"):
         read_image_table(tmp_path / "absent")
+
+
+class Listener:
+    """A reporter that remembers warnings."""
+
+    def __init__(self) -> None:
+        self.warned: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warned.append(message)
+
+    def say(self, message: str) -> None:
+        pass
+
+
+def test_bad_rows_are_told_apart_from_the_others(tmp_path: Path) -> None:
+    folder = _touch(tmp_path, "1.png", "2.png", "é.png", "sub/4.png")
+    csv = tmp_path / "labels.csv"
+    text = (
+        " File ;LABEL;Group\n1.png;a;p1\n1.png;a;p1\n2.png;a;p1\n2.png;b;p1\ne\u0301.png;b;001\n"
+        "sub\\4.png;b;\nnone.png;a;\n;a;\n=A1;a;\n1.png;a;b;c;d\n"
+    )
+    csv.write_bytes(text.encode("utf-16"))
+    table = read_image_table(folder, labels_csv=csv)
+    found = [(entry.name, entry.label, entry.group) for entry in table.entries]
+    assert found == [("sub/4.png", "b", "sub_4"), ("é.png", "b", "001")]
+    problems = [entry.problem for entry in table.unusable]
+    for wanted in (
+        "Line 11 of",
+        "Lines 4 and 5 of",
+        "Line 8 of .*none.png, not found in",
+        "Line 9 of .*names no file",
+        "Line 10 of .*formula",
+    ):
+        assert any(re.search(wanted, problem) for problem in problems), (wanted, problems)
+    assert len(problems) == 5
+
+
+def test_a_label_table_that_is_there_and_not_read_is_said(tmp_path: Path) -> None:
+    folder = _touch(tmp_path, "1.png")
+    (folder / "Labels.CSV").write_bytes("file;label\n1.png;a\n".encode("utf-16"))
+    (folder / "notes.csv").write_text("file,text\n1.png,a\n")
+    listener = Listener()
+    read_image_table(folder, reporter=listener)  # type: ignore[arg-type]
+    assert listener.warned == [
+        f"'{folder / 'Labels.CSV'}' is there and not read: pass --labels '{folder / 'Labels.CSV'}' to take "
+        "the labels from it."
+    ]
+    listener = Listener()
+    read_image_table(folder, labels_csv=folder / "Labels.CSV", reporter=listener)  # type: ignore[arg-type]
+    assert not listener.warned

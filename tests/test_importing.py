@@ -435,3 +435,20 @@ def test_file_names_that_are_no_utf8_are_imported(tmp_path: Path, locale: str) -
             groups.append(store.meta.group)
     assert sorted(groups) == ["\\xb0\\xcb\u00fc", "검체"]
     assert len({path.stem.lower() for path in (tmp_path / "out").glob("*.h5")}) == 2
+
+
+def test_a_bad_row_costs_one_image(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        _draw(tmp_path / "images" / f"{name}.png", 128, 128)
+    table = tmp_path / "images" / "labels.csv"
+    table.write_text("file,label\na.png,x\nb.png,y,z\nnone.png,x\n")
+    base = ["import", str(tmp_path / "images")]
+    run = CliRunner().invoke(main, [*base, "--labels", str(table), "--out", str(tmp_path / "o")])
+    assert run.exit_code == 1
+    assert f"Error: Line 3 of '{table}': it has 3 cells and the header 2" in run.output
+    assert f"Error: Line 4 of '{table}': none.png, not found" in run.output
+    with (tmp_path / "o" / "images.csv").open() as file:
+        stores = {row["file"]: row["store"] for row in csv.DictReader(file)}
+    assert stores == {"a.png": "a.h5", "b.png": "", "none.png": ""}
+    run = CliRunner().invoke(main, [*base, "--out", str(tmp_path / "p")])
+    assert run.exit_code == 0 and "labels.csv' is there and not read: pass --labels" in run.output

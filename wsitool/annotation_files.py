@@ -37,9 +37,8 @@ ANNOTATION_SUFFIXES = (".xml", ".geojson", ".json", ".annotations")
 _ASAP_OUTLINES = frozenset({"polygon", "spline", "rectangle"})
 _RECTANGLES, _ELLIPSES = ("1", "Rectangle"), ("2", "Ellipse")  # two corners stand for the whole
 _FARTHEST = 2.0**31  # pixels; no slide is as large
-_MOST_CROSSINGS = (
-    1000  # of one outline with itself: what is valid of it takes a second then, and the square after
-)
+# Of one outline with itself. To find what is inside takes a second or two at these, and grows by the square.
+_MOST_CROSSINGS, _MOST_TOUCHES = 1000, 3000
 _CROSSINGS_AT_ONCE = 256
 
 
@@ -277,18 +276,26 @@ def _polygon(
         return drawn if drawn.area > 0 else None
     _check_crossings(rings, name)
     # Outlines drawn by hand cross themselves; what make_valid leaves besides areas is lines.
-    parts = [part for part in shapely.get_parts(shapely.make_valid(drawn)) if part.area > 0]
-    areas = [part for part in parts if part.geom_type in ("Polygon", "MultiPolygon")]
-    return shapely.union_all(areas) if areas else None
+    parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(drawn)))
+    areas = [part for part in parts if part.area > 0]
+    return shapely.multipolygons(areas) if areas else None
 
 
 def _check_crossings(rings: Sequence[NDArray[np.float64]], name: str) -> None:
     closed = [np.concatenate([ring, ring[:1]]) for ring in rings]
-    sides = shapely.linestrings(np.concatenate([np.stack([r[:-1], r[1:]], axis=1) for r in closed]))
-    tree = shapely.STRtree(sides)
+    sides = np.concatenate([np.stack([ring[:-1], ring[1:]], axis=1) for ring in closed])
+    sides = sides[(sides[:, 0] != sides[:, 1]).any(axis=1)]
+    touches = len(sides) - len(np.unique(sides[:, 0], axis=0))
+    if touches > _MOST_TOUCHES:
+        raise _Unusable(
+            f"an outline of '{name}' touches itself at more than {_MOST_TOUCHES} of its vertices: smooth it, "
+            "or export its parts as outlines of their own"
+        )
+    lines = shapely.linestrings(sides)
+    tree = shapely.STRtree(lines)
     crossings = 0.0
-    for first in range(0, len(sides), _CROSSINGS_AT_ONCE):
-        pairs = tree.query(sides[first : first + _CROSSINGS_AT_ONCE], predicate="crosses")
+    for first in range(0, len(lines), _CROSSINGS_AT_ONCE):
+        pairs = tree.query(lines[first : first + _CROSSINGS_AT_ONCE], predicate="crosses")
         crossings += pairs.shape[1] / 2  # each is found from both sides
         if crossings > _MOST_CROSSINGS:
             raise _Unusable(

@@ -158,7 +158,8 @@ def _from_rows(
 def _from_row(row: Row, folder: Path, labels_csv: Path, group_regex: str | None) -> ImageEntry:
     cell = row.cells.get("file", "").split("\0")[0]
     path = located(folder, cell) if cell else folder / f"line {row.line} of {labels_csv.name}"
-    name = shown(PurePosixPath(cell or path.name).as_posix())
+    inside = path.relative_to(folder) if path.is_relative_to(folder) else PurePosixPath(cell)
+    name = shown(inside.as_posix())
     problem = row.problem
     if not cell:
         problem = problem or "it names no file"

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from classify_stores import labelled_store
 
+from wsitool.classify.data import open_train_test
 from wsitool.classify.labels import check_table, label_patches, read_label_table
 from wsitool.errors import LabelError
 from wsitool.store.collection import Collection, open_collection
@@ -66,3 +67,44 @@ def test_class_the_classifier_does_not_know(collection: Collection) -> None:
 def test_missing_table(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match="cannot be read as a label table"):
         read_label_table(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "cp949"])
+def test_tables_as_excel_saves_them(collection: Collection, tmp_path: Path, codec: str) -> None:
+    (tmp_path / "t.csv").write_bytes(
+        ' File;Label;Group\r\np0.svs;양성;="001"\r\np1;음성;\r\n;;\r\n'.encode(codec)
+    )
+    table = read_label_table(tmp_path / "t.csv")
+    check_table(table, [collection])
+    found = label_patches(collection, table=table)
+    assert found.classes == ("양성", "음성") and set(found.groups) == {"001", "p1"}
+
+
+def test_bad_rows_are_named_by_their_line(tmp_path: Path) -> None:
+    for row, message in (("p0,a,b,c,d", "5 cells"), (",a,", "names no file"), ("=A1,a,", "formula")):
+        with pytest.raises(LabelError, match=f"line 3: .*{message}"):
+            read_label_table(_table(tmp_path / "t.csv", f"file,label,group\np1,a,\n{row}\n"))
+
+
+def test_classes_without_a_patch_are_said(tmp_path: Path) -> None:
+    for number in range(4):
+        folder = tmp_path / ("train" if number < 2 else "test")
+        labelled_store(folder / f"p{number}.h5", per_class=2, seed=number)
+    said: list[str] = []
+
+    class Listener:
+        def say(self, message: str) -> None:
+            pass
+
+        def warn(self, message: str) -> None:
+            said.append(message)
+
+    text = "file,label\np0,a\np1,b\np2,a\np3,a\n"
+    open_train_test(
+        tmp_path / "train",
+        tmp_path / "test",
+        labels=_table(tmp_path / "t.csv", text),
+        split="group",
+        reporter=Listener(),  # type: ignore[arg-type]
+    )
+    assert said == ["No test patch is labelled b: the figures say nothing of that class."]

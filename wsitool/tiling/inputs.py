@@ -117,9 +117,9 @@ def _slide(table: Path, row: Row) -> SlideInput:
         try:
             mpp = decimal(row["mpp"])
         except ValueError as error:
-            problem = problem or f"mpp must be a number, got {error}"
+            problem = problem or f"its mpp {error}"
     if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
-        problem = problem or f"mpp must be above 0, got {row['mpp']}"
+        problem = problem or f"its mpp must be above 0, got {row['mpp']}"
         mpp = None
     cell = row.cells.get("path", "").split("\0")[0]
     if not cell:
