@@ -116,7 +116,7 @@ def _take(descriptor: int, lock: Path) -> bool:
 
 
 def _acquire(lock: Path, what: str, held: list[int], *, final: bool) -> None:
-    """Try once to take the lock; its descriptor goes into `held`. StoreError if another has it and `final`."""
+    """Try once to take the lock; its descriptor goes into `held`. StoreError if not, and `final`."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -84,6 +85,7 @@ def in_one_sentence(*, debug: Callable[[], bool]) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         if _depth > 1:
             raise
+        _let_go(stop)
         _end_by_signal(stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT))
     finally:
         _depth -= 1
@@ -114,6 +116,16 @@ def errors_in_one_sentence(*, debug: Callable[[], bool]) -> Iterator[None]:
         _flush(sys.stdout)
         _say(_about_stdout(error) if _is_of_stdout(error) else f"Error: {one_sentence(error)}")
         sys.exit(error.exit_code if isinstance(error, WsitoolError) else 1)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Have `with` blocks end that a signal kept from being left: what the frames of `error` hold is freed."""
+    import traceback
+
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+    gc.collect()
 
 
 def _end_by_signal(stop: Interrupted) -> NoReturn:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import StoreError
+from wsitool.interrupt import deferred
 from wsitool.store.attributes import Summary
 from wsitool.store.files import Pending
 from wsitool.store.hashing import ContentHash
@@ -123,9 +124,10 @@ class Writer(ABC):
             failures=tuple(failures),
         )
         digest = self._hash.hexdigest()
-        self._write_columns(columns, Summary(patches=self._patches, counts=counts, content_hash=digest))
-        self._close()
-        self._pending.commit()
+        with deferred():  # it is nearly done, and zarr's threads would write on after a signal
+            self._write_columns(columns, Summary(patches=self._patches, counts=counts, content_hash=digest))
+            self._close()
+            self._pending.commit()
         return digest
 
     def __enter__(self) -> Self:
