@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -47,6 +46,9 @@ def whole_process() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")  # names of slides need not fit the terminal
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from wsitool.sentences import silence_echoes
+
+    silence_echoes()
     earlier = sys.unraisablehook
 
     def hook(unraisable: sys.UnraisableHookArgs, /) -> None:
@@ -113,18 +115,21 @@ def errors_in_one_sentence(*, debug: Callable[[], bool]) -> Iterator[None]:
         told = isinstance(error, WsitoolError | OSError | MemoryError | UnicodeEncodeError)
         if debug() or not (told or system_error(error)):
             raise
+        _let_go(error)
         _flush(sys.stdout)
         _say(_about_stdout(error) if _is_of_stdout(error) else f"Error: {one_sentence(error)}")
         sys.exit(error.exit_code if isinstance(error, WsitoolError) else 1)
 
 
-def _let_go(error: BaseException | None) -> None:
-    """Have `with` blocks end that a signal kept from being left: what the frames of `error` hold is freed."""
+def _let_go(error: BaseException) -> None:
+    """Have what was begun inside `error`, and never came to a `with` block, end: its frames hold it."""
+    import gc
     import traceback
 
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__context__
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__context__
     gc.collect()
 
 
