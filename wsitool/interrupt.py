@@ -58,6 +58,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._number: int | None = None
+        self._when = 0.0
 
     @property
     def requested(self) -> bool:
@@ -89,12 +90,15 @@ def _stop(number: int) -> Interrupted:
 
 
 def _handle(number: int, _: FrameType | None) -> None:
+    now = time.monotonic()
     if _open is not None and not _open.requested:
-        _open._number = number
+        _open._number, _open._when = number, now
         return
-    if _stopping is not None and _whole_process:
+    if _whole_process and _open is not None and now - _open._when < _SAME_REQUEST_SECONDS:
+        return
+    if _whole_process and _stopping is not None:
         # `with` blocks are being left: what they still do is short, and cutting it off leaves things behind.
-        if time.monotonic() - _stopping[1] > _SAME_REQUEST_SECONDS:
+        if now - _stopping[1] > _SAME_REQUEST_SECONDS:
             _end_at_once(number)
         return
     raise _stop(number)
@@ -112,8 +116,8 @@ def stoppable(*, whole_process: bool = False) -> Iterator[None]:
     """Turn `STOP_SIGNALS` into `Interrupted` for a `with` block; does nothing outside the main thread.
 
     A signal that this process was started to ignore (`nohup`, a background job's Ctrl-C) stays ignored. Where
-    the block is all that the process does (`whole_process`), further signals are ignored for a second while
-    it is left, and then end the process on the spot.
+    the block is all that the process does (`whole_process`), signals within a second are one request, and a
+    later one while the block is being left ends the process on the spot.
     """
     global _depth, _whole_process, _stopping
     if threading.current_thread() is not threading.main_thread():
@@ -156,10 +160,10 @@ def deferred() -> Iterator[StopRequest]:
             raise
         finally:
             _open = outer
-    if outer is not None and request.requested and not outer.requested:
-        outer._number = request.number  # a block inside another must not cut that one short
-        return
-    request.raise_if_requested()
+    if outer is not None and not outer.requested:
+        outer._number, outer._when = request._number, request._when
+    else:
+        request.raise_if_requested()
 
 
 def raise_if_stopping() -> None:

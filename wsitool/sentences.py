@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
+from types import TracebackType
 
 from wsitool.errors import UsageError, WsitoolError
 
-__all__ = ["one_sentence", "system_error", "unusable_output"]
+__all__ = ["one_sentence", "silence_echoes", "system_error", "unusable_output"]
 
 _AGAIN = "and run the same command again"
 _CAUSES = {
@@ -80,6 +82,30 @@ def one_sentence(error: BaseException) -> str:
     cause = _CAUSES.get(number, f"{os.strerror(number)}: check the path {_AGAIN}")
     where = _where(error, text)
     return f"'{where}': {cause}." if where else f"{cause[0].upper()}{cause[1:]}."
+
+
+def silence_echoes() -> None:
+    """Keep h5py from printing again, for each object of a file, what has already been raised.
+
+    What HDF5 could not write to a full disk it tries to write once more as each object goes; h5py prints the
+    failures by Python's hooks for errors that nobody can catch.
+    """
+    unraisable, uncaught = sys.unraisablehook, sys.excepthook
+
+    def unraisable_hook(found: sys.UnraisableHookArgs, /) -> None:
+        if not _is_echo(found.exc_value, found.exc_traceback):
+            unraisable(found)
+
+    def uncaught_hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not _is_echo(error, trace):
+            uncaught(kind, error, trace)
+
+    sys.unraisablehook, sys.excepthook = unraisable_hook, uncaught_hook
+
+
+def _is_echo(error: BaseException | None, trace: TracebackType | None) -> bool:
+    begun_in = "" if trace is None else trace.tb_frame.f_code.co_filename
+    return error is not None and begun_in.startswith("h5py") and system_error(error) is not None
 
 
 def _where(error: BaseException, text: str) -> str:

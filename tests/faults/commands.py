@@ -101,7 +101,7 @@ COMMANDS: tuple[Case, ...] = (
     Case(name="classify", words=f"{_CLASSIFY} {_FIT}", again="--overwrite"),
     Case(
         name="classify-linear",
-        words=f"{_CLASSIFY} --head linear --c 0.1 --folds 3 --cache {{out}}/cache",
+        words=f"{_CLASSIFY} --head linear --c 0.1 --folds 3 --cache {{out}}/cache --allow-transductive",
         again="--overwrite",
     ),
     Case(

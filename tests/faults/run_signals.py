@@ -42,7 +42,12 @@ def main() -> int:
         material = Path(folder, "material")
         make_material(material, server)
         for case in cases:
-            bench = Bench(server=server, case=case, material=material, folder=Path(folder, case.name))
+            try:
+                bench = Bench(server=server, case=case, material=material, folder=Path(folder, case.name))
+            except AssertionError as error:
+                failures.append(str(error))
+                print(f"FAILED undisturbed: {error}", flush=True)
+                continue
             for stop in stops:
                 bench.tally.clear()
                 bad = 0

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import wsitool
+
 __all__ = ["Ended", "Server", "processes_of"]
 
 _LONGEST_SECONDS = 120.0
@@ -41,13 +43,15 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        root = Path(wsitool.__file__).parent.parent  # this very tree, wherever another one is installed
+        path = os.pathsep.join((str(root), str(root / "plugins"), os.environ.get("PYTHONPATH", "")))
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("server.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | single | {"PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"},
+            env=os.environ | single | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"},
         )
         self._read()
 

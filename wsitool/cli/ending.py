@@ -46,6 +46,9 @@ def whole_process() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")  # names of slides need not fit the terminal
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from wsitool.sentences import silence_echoes
+
+    silence_echoes()
     earlier = sys.unraisablehook
 
     def hook(unraisable: sys.UnraisableHookArgs, /) -> None:
@@ -84,6 +87,7 @@ def in_one_sentence(*, debug: Callable[[], bool]) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         if _depth > 1:
             raise
+        _let_go(stop)
         _end_by_signal(stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT))
     finally:
         _depth -= 1
@@ -111,9 +115,22 @@ def errors_in_one_sentence(*, debug: Callable[[], bool]) -> Iterator[None]:
         told = isinstance(error, WsitoolError | OSError | MemoryError | UnicodeEncodeError)
         if debug() or not (told or system_error(error)):
             raise
+        _let_go(error)
         _flush(sys.stdout)
         _say(_about_stdout(error) if _is_of_stdout(error) else f"Error: {one_sentence(error)}")
         sys.exit(error.exit_code if isinstance(error, WsitoolError) else 1)
+
+
+def _let_go(error: BaseException) -> None:
+    """Have what was begun inside `error`, and never came to a `with` block, end: its frames hold it."""
+    import gc
+    import traceback
+
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__context__
+    gc.collect()
 
 
 def _end_by_signal(stop: Interrupted) -> NoReturn:

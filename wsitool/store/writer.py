@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import StoreError
+from wsitool.interrupt import deferred
 from wsitool.store.attributes import Summary
 from wsitool.store.columns import (
     Found,
@@ -152,9 +153,10 @@ class Writer(ABC):
         problem = columns.problem(self._meta, summary)
         if problem:
             raise StoreError(f"{self._pending.final} would not be a store that can be read again: {problem}.")
-        self._write_columns(columns, summary)
-        self._close()
-        self._pending.commit()
+        with deferred():  # it is nearly done, and zarr's threads would write on after a signal
+            self._write_columns(columns, summary)
+            self._close()
+            self._pending.commit()
         return digest
 
     def __enter__(self) -> Self:

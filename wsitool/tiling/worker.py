@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from wsitool.errors import UsageError
 from wsitool.progress import Task
+from wsitool.sentences import silence_echoes
 from wsitool.tiling.guarded import run_guarded
 from wsitool.tiling.slide_task import SlideTask
 
@@ -26,6 +27,7 @@ __all__ = ["main"]
 def main() -> None:
     """Answer tasks until standard input ends; end at once then, as the parent is gone."""
     # Whatever a library prints must not get between the messages.
+    silence_echoes()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     tasks: queue.SimpleQueue[str] = queue.SimpleQueue()
