@@ -18,7 +18,7 @@ __all__ = ["KINDS_OF_BREAST", "DemoStep", "demo_summary", "draw_demo_slides", "w
 
 KINDS_OF_BREAST = ("benign", "adh", "dcis")
 _TRAINING_PATIENTS = ("patient1", "patient2", "patient3", "patient4")
-_TEST_PATIENTS = ("patient5", "patient6")
+_TEST_PATIENTS = ("patient5", "patient6", "patient7")
 _SIDE_PX = 1408
 
 

@@ -15,6 +15,7 @@
     │   └── CorruptStoreError       truncated, replaced, or not matching its own index
     ├── LabelError                  a label table does not fit the data
     ├── EncoderError                weights do not fit the backbone, or are not to be had
+    ├── MemoryShortError            the machine has not enough memory for what was asked
     ├── PluginError                 an installed method is broken, duplicated or too new
     └── TrainingError               training cannot start or go on
 
@@ -25,6 +26,7 @@ __all__ = [
     "CorruptStoreError",
     "EncoderError",
     "LabelError",
+    "MemoryShortError",
     "MissingMppError",
     "NoTissueError",
     "NotAStoreError",
@@ -107,6 +109,10 @@ class LabelError(WsitoolError):
 
 class EncoderError(WsitoolError):
     """Encoder weights do not fit the backbone, or cannot be obtained."""
+
+
+class MemoryShortError(WsitoolError):
+    """The machine or its GPU has not enough memory for what was asked."""
 
 
 class PluginError(WsitoolError):

@@ -63,6 +63,11 @@ class StopRequest:
     def requested(self) -> bool:
         return self._number is not None
 
+    @property
+    def number(self) -> int:
+        """The signal that has come, 0 if none has; asking raises nothing."""
+        return self._number or 0
+
     def raise_if_requested(self) -> None:
         """Raise Interrupted where a signal has come."""
         if self._number is not None:
@@ -142,6 +147,9 @@ def deferred() -> Iterator[StopRequest]:
             yield request
         finally:
             _open = outer
+    if outer is not None and request.requested and not outer.requested:
+        outer._number = request.number  # a block inside another must not cut that one short
+        return
     request.raise_if_requested()
 
 

@@ -49,7 +49,12 @@ def write_run(
     manifest: dict[str, Any],
     run: dict[str, Any],
 ) -> None:
-    """Write everything of a run into `out`; `judged` names the part of `metrics` the pictures show."""
+    """Write everything of a run into `out`; `judged` names the part of `metrics` the pictures show.
+
+    A run that was there is replaced: until all is written the folder has no run.json, and so no finished run.
+    """
+    for name in ("run.json", "metrics.csv", "curves.png"):
+        (out / name).unlink(missing_ok=True)
     classes = fitted.classifier.card.classes
     save_classifier(fitted.classifier, out / CLASSIFIER_FILE)
     write_json(out / "metrics.json", metrics)

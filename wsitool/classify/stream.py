@@ -116,7 +116,7 @@ class SlideStream:
 
 
 def open_stream(slide: TiledSlide, spec: TileSpec, *, threads: int = 2) -> SlideStream:
-    """Find the tissue of an open slide and prepare to read its patches, exactly those `tile` would store.
+    """Find the tissue of an open slide and prepare to read its patches: those `tile` stores by this `spec`.
 
     Raises SlideError (or a kind of it) where there is nothing to read at that resolution.
     """

@@ -39,21 +39,26 @@ def write_geojson(
     size_level0: float,
     probabilities: NDArray[np.float64],
     classes: Sequence[str],
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a FeatureCollection of squares in level-0 pixels (QuPath's frame).
 
     `coords` (N, 2) are corners, `probabilities` (N, K). Each feature is QuPath's object type "tile", of its
     most probable class, with every class's probability as a measurement. Ids depend on slide and place
-    only, so that a second export updates the first. Features are written as they are made: memory does not
+    only, so that a second export updates the first. `about`, what is known of the whole slide, becomes the
+    member "wsitool" of the collection. Features are written as they are made: memory does not
     grow with their number.
     """
     features = _features(slide, coords, round(size_level0), probabilities, classes)
-    replace_file_in_parts(Path(path), collection_of(features))
+    replace_file_in_parts(Path(path), collection_of(features, about))
 
 
-def collection_of(features: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
-    """A FeatureCollection in pieces, a line for each feature."""
-    yield b'{"type":"FeatureCollection","features":['
+def collection_of(
+    features: Iterable[Mapping[str, Any]], about: Mapping[str, Any] | None = None
+) -> Iterator[bytes]:
+    """A FeatureCollection in pieces, a line for each feature; `about` becomes its member "wsitool"."""
+    member = "" if about is None else f'"wsitool":{json.dumps(about, allow_nan=False)},'
+    yield f'{{"type":"FeatureCollection",{member}"features":['.encode()
     between = ""
     for feature in features:
         yield (between + json.dumps(feature, separators=(",", ":"))).encode()
