@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +86,9 @@ def read_label_map(path: str | Path, *, reporter: Reporter = SILENT) -> LabelMap
 def find_annotations(place: str | Path, slide_name: str) -> Path | None:
     """The file that annotates a slide: `place` itself, or <slide>.xml, .geojson, ... in that folder."""
     place = Path(place)
-    if place.is_file():
+    if os.path.isfile(place):  # noqa: PTH113 - Path's raises for a name that is too long
         return place
-    if not place.is_dir():
+    if not os.path.isdir(place):  # noqa: PTH112
         raise UsageError(f"There is no annotation file or folder '{place}': check --annotations.")
     paths = (located(place, f"{slide_name}{suffix}") for suffix in ANNOTATION_SUFFIXES)
     return next((path for path in paths if path.is_file()), None)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Row", "Table", "decimal", "read_table", "table_bytes"]
 
 _HEADER_LETTERS = 100_000
+_QUOTED_AT_MOST = 60
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _BLANKS = " \t\r\n\f\v\xa0\u200b\u200e\u200f\u202f\u3000\ufeff"
 _TEXT_FORMULA = re.compile(r'="((?:[^"]|"")*)"')  # how Excel is told that 001 is text
@@ -122,7 +123,7 @@ def decimal(text: str) -> float:
     if _DECIMAL_COMMA.fullmatch(text):
         text = text.replace(",", ".")
     if not _NUMBER.fullmatch(text):
-        raise ValueError(f"'{text}' is no number")
+        raise ValueError(f"'{_short(text)}' is no number")
     return float(text)
 
 
@@ -205,7 +206,7 @@ def _check_columns(
     if lacking:
         wanted = f"a column '{needs[0]}'" if len(needs) == 1 else f"the columns {' and '.join(needs)}"
         more = f" (and may have {', '.join(knows)})" if knows else ""
-        has = ", ".join(shown(name) for name in headers.values()) or "none"
+        has = ", ".join(_short(name) for name in headers.values()) or "none"
         raise error(
             f"The {what} '{path}' needs {wanted}{more}: it lacks {' and '.join(lacking)}, and has {has}."
         )
@@ -230,8 +231,14 @@ def _fault(column: str, cell: str) -> str:
     if "\0" in cell:
         return f"its {column} holds a NUL character"
     if cell.strip(_BLANKS).startswith("=") and not _TEXT_FORMULA.fullmatch(cell.strip(_BLANKS)):
-        return f"its {column} is a formula, '{cell.strip(_BLANKS)[:40]}': save the table with values"
+        return f"its {column} is a formula, '{_short(cell.strip(_BLANKS))}': save the table with values"
     return ""
+
+
+def _short(text: str) -> str:
+    """As a message can quote it: on one line, and not all of a novel."""
+    line = " ".join(shown(text).split())
+    return line if len(line) <= _QUOTED_AT_MOST else f"{line[:_QUOTED_AT_MOST]}..."
 
 
 def _unquoted(cell: str) -> str:

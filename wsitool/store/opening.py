@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -75,8 +76,8 @@ def find_stores(paths: AnyPath | Iterable[AnyPath]) -> list[Path]:
 
 def _stores_at(path: Path) -> list[Path]:
     if path.suffix in SUFFIXES:
-        return [path] if path.exists() else []
-    if not path.is_dir():
+        return [path] if os.path.exists(path) else []  # noqa: PTH110 - Path's raises for long names
+    if not os.path.isdir(path):  # noqa: PTH112
         return []
     return sorted(
         entry for entry in path.iterdir() if entry.suffix in SUFFIXES and not entry.name.startswith(".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -62,7 +63,7 @@ def find_slides(
     for item in as_list(inputs):
         if is_url(item):
             found.append(SlideInput(path=str(item)))
-        elif Path(item).is_dir():
+        elif os.path.isdir(item):  # noqa: PTH112 - Path's raises for a name that is too long
             found += _in_folder(Path(item))
         elif Path(item).suffix.lower() in _TABLES:
             found += _in_table(Path(item), reporter)

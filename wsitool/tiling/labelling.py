@@ -144,6 +144,8 @@ def plan_outlines(
     run; with one it only stops its slide. Raises LabelError also where no file holds a region or the label
     map names none of them, UsageError where no slide has a file or slides have labels of their own.
     """
+    if all(slide.problem for slide in slides):
+        return LabelPlan(classes=(), outlines={}, problems={}, notes={})
     files = _files(slides, place)
     found, problems = _read(files, keep_going=label_map is not None)
     if label_map is None:
@@ -194,7 +196,7 @@ def _files(slides: Sequence[SlideInput], place: str | Path) -> dict[str, Path]:
     """The annotation file of each slide that has one, by slide name."""
     if any(slide.label is not None for slide in slides):
         raise UsageError("Slides have labels in the CSV and --annotations is given: use one of the two.")
-    if Path(place).is_file() and len(slides) > 1:
+    if len(slides) > 1 and find_annotations(place, "") == Path(place):
         raise UsageError(
             f"{len(slides)} slides cannot share the annotations '{place}': give a folder with one file per "
             "slide, named as the slide."
