@@ -89,3 +89,11 @@ def test_unreadable_csv_empty_folder_and_missing_folder(tmp_path: Path) -> None:
         read_image_table(tmp_path / "empty")
     with pytest.raises(UsageError, match="no folder"):
         read_image_table(tmp_path / "absent")
+
+
+def test_a_name_too_long_for_a_file_costs_its_row_only(tmp_path: Path) -> None:
+    table = _touch(tmp_path, "a.png") / "labels.csv"
+    table.write_text(f"file,label\na.png,x\n{'n' * 300}.png,y\n")
+    found = read_image_table(tmp_path, labels_csv=table)
+    assert [entry.name for entry in found.entries] == ["a.png"]
+    assert ["not found" in entry.problem for entry in found.unusable] == [True]
