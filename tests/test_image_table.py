@@ -141,3 +141,11 @@ def test_a_label_table_that_is_there_and_not_read_is_said(tmp_path: Path) -> Non
     listener = Listener()
     read_image_table(folder, labels_csv=folder / "Labels.CSV", reporter=listener)  # type: ignore[arg-type]
     assert not listener.warned
+
+
+def test_a_name_too_long_for_a_file_costs_its_row_only(tmp_path: Path) -> None:
+    table = _touch(tmp_path, "a.png") / "labels.csv"
+    table.write_text(f"file,label\na.png,x\n{'n' * 300}.png,y\n")
+    found = read_image_table(tmp_path, labels_csv=table)
+    assert [entry.name for entry in found.entries] == ["a.png"]
+    assert ["not found" in entry.problem for entry in found.unusable] == [True]

@@ -13,8 +13,8 @@ from PIL import Image
 
 from wsitool import partial
 from wsitool.cli import main
-from wsitool.errors import NoTissueError, StoreError
-from wsitool.grid import TileSpec
+from wsitool.errors import NoTissueError, StoreError, UsageError
+from wsitool.grid import Limit, TileSpec
 from wsitool.importing import import_images
 from wsitool.quality import QualityThresholds
 from wsitool.refiltering import refilter
@@ -198,3 +198,17 @@ def test_a_folder_is_replaced_as_a_whole(
 def _row(folder: Path) -> dict[str, str]:
     with (folder / "slides.csv").open(newline="", encoding="utf-8") as file:
         return next(iter(csv.DictReader(file)))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"max_fold": 1e308}, {"min_tissue": -1.0}, {"min_sharpness": float("nan")}]
+)
+def test_limits_have_the_bounds_of_tiling(changes: dict[str, float], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="0"):
+        refilter(tmp_path / "not-even-there.h5", changes)
+
+
+def test_a_limit_beyond_float32_is_infinite() -> None:
+    scores = np.array([0, 1e30], np.float32)
+    assert Limit(score="x", reason="x", at_least=1e300).rejects(scores).tolist() == [True, True]
+    assert Limit(score="x", reason="x", at_most=1e300).rejects(scores).tolist() == [False, False]

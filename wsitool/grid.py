@@ -51,10 +51,11 @@ class Limit:
     def rejects(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
         """(M,) scores to (M,) bool."""
         rejected = np.zeros(len(values), bool)
-        if self.at_least is not None:
-            rejected |= values < self.at_least
-        if self.at_most is not None:
-            rejected |= values > self.at_most
+        with np.errstate(over="ignore"):  # a limit beyond float32 is infinite, and so it is meant
+            if self.at_least is not None:
+                rejected |= values < self.at_least
+            if self.at_most is not None:
+                rejected |= values > self.at_most
         return rejected
 
 

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import CorruptStoreError, NoTissueError, SlideError, StoreError, UsageError
-from wsitool.grid import Limit, decide
+from wsitool.grid import Limit, TileSpec, decide
 from wsitool.json_files import typed
 from wsitool.lock import locked
 from wsitool.partial import partial_path, replace_path
 from wsitool.paths import path_of
 from wsitool.progress import SILENT, Reporter
+from wsitool.quality import QualityThresholds
 from wsitool.readers import open_with
 from wsitool.report.files import replace_file
 from wsitool.store import SUFFIXES, create_store, open_store
@@ -95,6 +96,7 @@ def refilter(
     imported or the slide is gone. NoTissueError where nothing would be left; then nothing is changed.
     Slides.csv and the preview beside the store follow, and images.csv goes along.
     """
+    _check_values(changes)
     path = Path(path)
     target = _target(path, path if out is None else Path(out))
     with open_store(path) as store:
@@ -224,6 +226,12 @@ def _list_images(images: Path, store: str, target: Path, kept: Mapping[str, int]
     lines = [[rows[name].get(column, "") for column in headers] for name in sorted(rows)]
     replace_file(here, table_bytes([list(headers.values()), *lines]))
     return True
+
+
+def _check_values(changes: Mapping[str, float]) -> None:
+    """The same bounds as for tiling; UsageError."""
+    TileSpec(min_tissue=changes.get("min_tissue", 0.0))
+    QualityThresholds(**{option: value for option, value in changes.items() if option != "min_tissue"})
 
 
 def _new_limits(store: Reader, changes: Mapping[str, float]) -> tuple[Limit, ...]:

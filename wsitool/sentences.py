@@ -10,7 +10,7 @@ from types import TracebackType
 
 from wsitool.errors import UsageError, WsitoolError
 
-__all__ = ["one_sentence", "silence_echoes", "system_error", "unusable_output"]
+__all__ = ["one_sentence", "printable", "silence_echoes", "system_error", "unusable_output"]
 
 _AGAIN = "and run the same command again"
 _CAUSES = {
@@ -40,9 +40,15 @@ _PATH_ITSELF = (
     errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
     errno.ENOENT, errno.ELOOP,
 )  # fmt: skip
+_STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # HDF5, and PyTorch's archives, hand the system's answer on in their own text.
 _ERRNO = re.compile(r"\berrno = (\d+)")
 _NAME = re.compile(r"\b(?:file)?name = '([^']+)'")
+
+
+def printable(text: str) -> str:
+    """`text` without what steers a terminal: names and cards of others' files may hold anything."""
+    return _STEERS.sub(lambda sign: repr(sign[0])[1:-1], text)
 
 
 def system_error(error: BaseException) -> int | None:

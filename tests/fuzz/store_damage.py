@@ -27,6 +27,7 @@ _EVIL = (
     "n" * 400,
     "=1+1",
     "zeile\nzwei",
+    "\x1b[31mred\x07",
     "\ud55c" * 90,
 )
 _WRONG: tuple[Any, ...] = (

@@ -14,10 +14,33 @@ __all__ = ["BAD_CELLS", "Dress", "any_dress", "dressed"]
 Rng = np.random.Generator
 _ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "cp949", "cp1252")
 
+_NO_FILES = (
+    "gone.png",
+    "gone\x1b[31m.png",
+    "a\0b.png",
+    "x" * 300,
+    "../../../../etc/passwd",
+    "gone\nline.png",
+)
 # Column -> cells no program can use as they are.
 BAD_CELLS: Mapping[str, Sequence[str]] = {
-    "path": ("gone.svs", "a\0b.svs", "x" * 300, "../../../../etc/passwd", "gone\nline.svs", "http://[bad"),
-    "file": ("gone.png", "a\0b.png", "x" * 300, "../../../../etc/passwd", "gone\nline.png"),
+    "path": (
+        "gone.svs",
+        "gone\x1b[31m.svs",
+        "a\0b.svs",
+        "x" * 300,
+        "../../../../etc/passwd",
+        "gone\nline.svs",
+        "http://[bad",
+    ),
+    "file": (
+        "gone.png",
+        "gone\x1b[31m.png",
+        "a\0b.png",
+        "x" * 300,
+        "../../../../etc/passwd",
+        "gone\nline.png",
+    ),
     "mpp": ("abc", "nan", "-1", "0", "inf", "1e400", "0.5 um", "1.234.567", "--", "½"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -99,7 +100,7 @@ def _is_store(place: Place, name: str) -> bool:
 
 def _check_named(named: str, ran: Ran) -> list[str]:
     """The wrong row is told by its name (as far as it can be printed) or by its line."""
-    start = named.split("\n")[0].split("\0")[0][:40]
+    start = re.split(r"[\x00-\x1f]", named)[0][:40]
     if not named or start in ran.output or "ine " in ran.output or "row " in ran.output:
         return []
     return [f"does not name the row {start!r}: {ran.said}"]

@@ -20,7 +20,7 @@ __all__ = ["damage_checkpoint", "damage_json", "damage_plan", "damage_weights"]
 Rng = np.random.Generator
 _VALUES: tuple[Any, ...] = (
     None, -1, 0, 1, 10**12, 1e308, math.nan, math.inf, "", "x", "../../evil", "timm:../../evil", [], {}, [[]],
-    ["../../evil", "a\nb"], [math.nan] * 3, [0, 0, 0], True, "n" * 300, {"a": {"a": {}}},
+    ["../../evil", "a\nb"], "\x1b[31mred", [math.nan] * 3, [0, 0, 0], True, "n" * 300, {"a": {"a": {}}},
 )  # fmt: skip
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -26,6 +28,7 @@ __all__ = [
     "encoder_file",
     "file_digest",
     "is_saved",
+    "load_plain",
     "load_strictly",
     "read_state",
     "save_encoder",
@@ -61,6 +64,13 @@ def encoder_file(init: str | Path) -> Path:
     return path
 
 
+def load_plain(path: Path) -> Any:
+    """What torch.save wrote, if it is tensors, numbers, text and containers of them, else UNREADABLE."""
+    with warnings.catch_warnings():  # about the form of pickles that are not torch's: what matters is raised
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of a .pth file holding nothing but tensors."""
     if path.suffix == ".safetensors":
@@ -69,9 +79,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise EncoderError(f"'{path}' is not a readable safetensors file ({error}).") from None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_plain(path)
     except UNREADABLE as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # What torch says of pickles advises to trust the file.
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds other objects, or is damaged" if unsafe else lines[0]
         raise EncoderError(f"'{path}' is not a file of plain tensors ({reason}).") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]

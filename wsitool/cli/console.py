@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from wsitool.interrupt import Interrupted, raise_if_stopping
 from wsitool.progress import Reporter, Task
+from wsitool.sentences import printable
 
 __all__ = ["console_reporter"]
 
@@ -88,10 +89,10 @@ class _RichReporter:
         return self._open(description, total, unit)
 
     def say(self, message: str) -> None:
-        self._console.print(message, markup=False, soft_wrap=True)
+        self._console.print(printable(message), markup=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
-        self._console.print(f"Warning: {message}", style="yellow", markup=False, soft_wrap=True)
+        self._console.print(f"Warning: {printable(message)}", style="yellow", markup=False, soft_wrap=True)
 
 
 class _PlainTask:
@@ -115,7 +116,7 @@ class _PlainTask:
 def _print(line: str) -> None:
     # Nobody may be there to read any more; that is no reason to lose the results.
     with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 class _PlainReporter:

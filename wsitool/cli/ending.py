@@ -100,7 +100,7 @@ def errors_in_one_sentence(*, debug: Callable[[], bool]) -> Iterator[None]:
     So end WsitoolErrors and what the system refuses: disks, permissions, memory. Where nobody reads standard
     output any more it is 141, without a word. With `debug` errors pass as they are, others always do.
     """
-    from wsitool.sentences import one_sentence, system_error
+    from wsitool.sentences import one_sentence, printable, system_error
 
     try:
         try:
@@ -117,7 +117,7 @@ def errors_in_one_sentence(*, debug: Callable[[], bool]) -> Iterator[None]:
             raise
         _let_go(error)
         _flush(sys.stdout)
-        _say(_about_stdout(error) if _is_of_stdout(error) else f"Error: {one_sentence(error)}")
+        _say(_about_stdout(error) if _is_of_stdout(error) else f"Error: {printable(one_sentence(error))}")
         sys.exit(error.exit_code if isinstance(error, WsitoolError) else 1)
 
 

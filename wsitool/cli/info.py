@@ -11,10 +11,12 @@ import click
 
 from wsitool.cli.command import Command
 from wsitool.cli.options import json_option
+from wsitool.sentences import printable
 
 __all__ = ["command"]
 
 _SHOWN = 6
+_WIDEST = 500
 
 
 @click.command(
@@ -44,7 +46,7 @@ def command(path: str, as_json: bool) -> None:
     click.echo(f"{found.path}: {found.kind}")
     # A run's card repeats its own facts, as the encoder's file must carry them by itself.
     for name, value in _flat({name: value for name, value in found.facts.items() if name != "card"}):
-        click.echo(f"  {name:<26} {value}")
+        click.echo(printable(f"  {name:<26} {value if len(value) <= _WIDEST else value[:_WIDEST] + '...'}"))
 
 
 def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

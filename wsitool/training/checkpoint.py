@@ -12,7 +12,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 
 from wsitool.api import Method
-from wsitool.backbones.files import UNREADABLE
+from wsitool.backbones.files import UNREADABLE, load_plain
 from wsitool.backbones.finite import first_not_finite
 from wsitool.errors import TrainingError
 from wsitool.report.files import replace_file
@@ -54,7 +54,7 @@ def save_checkpoint(path: Path, trainer: Trainer, module: PretrainModule, *, bat
 def load_checkpoint(path: Path) -> State:
     """Read a checkpoint of plain tensors and numbers (`weights_only`); TrainingError if it is not one."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_plain(path)
     except UNREADABLE as error:
         raise TrainingError(
             f"The checkpoint '{path}' cannot be read ({type(error).__name__}): start anew with --overwrite."
