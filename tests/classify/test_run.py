@@ -255,3 +255,14 @@ def test_what_cannot_work_fails_before_anything_is_written(
     with pytest.raises(LabelError, match="Unknown class ghost"):
         classify(stores / "train", out=tmp_path / "r", test=tmp_path / "other.h5", **common)
     assert not (tmp_path / "r").exists()
+
+
+def test_out_is_tried_before_anything_is_computed(stores: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    common = {"encoder": "random", "backbone": "resnet18"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr("wsitool.classify.work.Work.fit")
+        with pytest.raises(UsageError, match=r"Nothing can be written to .*below"):
+            classify(stores / "train", out=tmp_path / "file" / "below", **common)
+        with pytest.raises(UsageError, match=r"Nothing can be written to .*file"):
+            classify(stores / "train", out=tmp_path / "r", cache=tmp_path / "file", **common)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from experiment_plans import small_data, small_plan
 
+from wsitool.errors import UsageError
+from wsitool.experiment import experiment
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, summarise
@@ -59,3 +61,11 @@ def test_a_mark_that_works_is_compared_with_as_before(data: Path) -> None:
 def test_hardly_trained_networks_are_a_caveat(data: Path, tmp_path: Path) -> None:
     results = _results(data, supervised=2.0, pretrained=2.0, head="finetune", c=None, epochs=2)
     assert "fine-tuning took 6 optimizer steps at most" in write_report(results, tmp_path).read_text()
+
+
+def test_out_is_tried_before_anything_is_computed(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr("wsitool.experiment.run.run_grid")
+        with pytest.raises(UsageError, match=r"Nothing can be written to .*below"):
+            experiment(small_plan(data), tmp_path / "file" / "below")

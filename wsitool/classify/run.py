@@ -27,6 +27,7 @@ from wsitool.errors import UsageError
 from wsitool.interrupt import deferred, progress_on_stop
 from wsitool.machine import explain_memory
 from wsitool.progress import SILENT, Reporter
+from wsitool.report.files import check_writable
 
 __all__ = ["ClassifyResult", "classify"]
 
@@ -109,6 +110,8 @@ def classify(
         reporter=reporter,
     )
     record = _run_record(work, first, encoder_given=str(encoder), folds=folds)
+    for folder in (out, *([] if work.cache is None else [work.cache])):
+        check_writable(folder)
     with (
         progress_on_stop(lambda: f"nothing was written to '{out}'; run again to start anew"),
         explain_memory(f"lower --batch-size ({settings.batch_size}) or --image-size ({work.image_size})"),

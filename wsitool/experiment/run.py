@@ -19,7 +19,7 @@ from wsitool.experiment.results import Results, summarise
 from wsitool.experiment.rounds import Round, View, open_rounds
 from wsitool.lock import locked
 from wsitool.progress import SILENT, Reporter
-from wsitool.report.files import write_json
+from wsitool.report.files import check_writable, write_json
 
 __all__ = ["ExperimentResult", "experiment"]
 
@@ -52,7 +52,7 @@ def experiment(
     out = Path(out)
     rounds = open_rounds(plan)
     check_plan(plan, rounds)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(out)
     with locked(out, what=f"'{out}'"):
         notes = _near_duplicates(rounds, reporter)
         write_json(out / "plan.json", plan.to_dict())
