@@ -62,7 +62,7 @@ def small_store(
     *,
     classes: tuple[str, ...] | None = None,
     name: str = "",
-    sources: bool = False,
+    sources: tuple[str, ...] = (),
     **changes: Any,
 ) -> Path:
     """A raw store of one 16-px patch for each label, its pixels all different."""
@@ -76,7 +76,7 @@ def small_store(
         coords=coords,
         tissue=tissue,
         labels=np.array([own.index(n) if n else UNLABELLED for n in labels], np.int16) if own else None,
-        sources=[f"{path.stem}-{row}.png" for row in range(number)] if sources else None,
+        sources=[sources[row % len(sources)] for row in range(number)] if sources else None,
     )
     meta = replace(patch_meta(name or path.stem, size, number), classes=own, **changes)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from classify_stores import labelled_store
-from patch_stores import patch_folder
+from patch_stores import patch_folder, small_store
 from PIL import Image
 from sklearn.decomposition import PCA
 
@@ -154,3 +154,26 @@ def test_out_is_tried_before_anything_is_computed(encoder: Path, tmp_path: Path)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UsageError, match="Nothing can be written to"):
         patch.delattr(embedding, "encode")
         embed(stores, encoder=encoder, out=tmp_path / "file" / "below")
+
+
+def test_features_say_which_image_and_label_a_row_has(encoder: Path, tmp_path: Path) -> None:
+    """Stores of two runs, whose own numbers of the classes differ: `label` counts in one list for all."""
+    small_store(tmp_path / "in" / "a.h5", ("dcis", None), sources=("x.png", "유방.png"))
+    small_store(tmp_path / "in" / "b.h5", ("adh", "dcis", "adh"), sources=("../y.png",))
+    small_store(tmp_path / "in" / "c.h5", (None,))
+    embed(tmp_path / "in", encoder=encoder, out=tmp_path / "out")
+    collection = open_collection(tmp_path / "in")
+    for number, (store, name) in enumerate(zip(collection.stores, "abc", strict=True)):
+        rows = collection.store_index == number
+        with h5py.File(tmp_path / "out" / f"{name}.h5") as file:
+            assert set(file) == {"coords", "features", "tissue"} | (
+                set() if name == "c" else {"label", "source"}
+            )
+            np.testing.assert_array_equal(file["tissue"][:], store.tissue)
+            if name == "c":
+                continue
+            assert file["label"].attrs["classes"].tolist() == list(collection.classes)
+            np.testing.assert_array_equal(file["label"][:], collection.labels[rows])
+            assert file["source"].asstr()[:].tolist() == collection.sources[rows].tolist()
+            attributes = file["coords"].attrs
+            assert attributes["level0_magnification"] == attributes["target_magnification"] == 20.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,14 +43,14 @@ COMMANDS = {
     "export imagefolder": "export {images} --to imagefolder",
     "export webdataset": "export {images} --to webdataset --shard-size 5",
     "embed": "embed {named} --encoder {encoder} --device cpu",
-    "predict": "predict {classifier} {stores} --device cpu",
+    "predict": "predict {classifier} {few} --device cpu",
     "predict images": "predict {classifier} {images} --device cpu",
     "refilter": "refilter {store} --min-tissue 0.6",
     "import": "import {pictures} --labels {labels} --min-tissue 0",
 }
 
 
-def _hostile(folder: Path, names: tuple[str, ...] = NAMES, *, sources: bool = False) -> Path:
+def _hostile(folder: Path, names: tuple[str, ...] = NAMES, *, sources: tuple[str, ...] = ()) -> Path:
     """Zarr stores, as their JSON holds any name: NUL and half characters, which HDF5 has no text for."""
     for number, name in enumerate(names):
         path = small_store(
@@ -63,13 +64,19 @@ def _hostile(folder: Path, names: tuple[str, ...] = NAMES, *, sources: bool = Fa
     return folder
 
 
+def _some(stores: Path, folder: Path, names: list[str]) -> Path:
+    for number in map(NAMES.index, names):
+        shutil.copytree(stores / f"{number}.zarr", folder / f"{number}.zarr")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("inputs")
     encoder = build_backbone("resnet18", init="random")
     save_encoder(encoder, folder / "encoder.safetensors", encoder.card)
     card = ClassifierCard(
-        classes=("../../evil", "a b"),
+        classes=("../../evil", "a b", "a_b", "x" * 300),
         head="finetune",
         image_size=32,
         patch_size=16,
@@ -78,7 +85,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         groups=(),
         encoder=encoder.card,
     )
-    save_classifier(Classifier(encoder, torch.nn.Linear(512, 2), card), folder / "classifier.safetensors")
+    save_classifier(Classifier(encoder, torch.nn.Linear(512, 4), card), folder / "classifier.safetensors")
     pictures = folder / "pictures"
     pictures.mkdir()
     Image.fromarray(draw_tissue(32, 32, kind="benign", mpp=0.5, glass=0.0)).save(pictures / "0.png")
@@ -92,9 +99,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "stores": stores,
         "store": stores / "0.zarr",
-        "images": _hostile(folder / "images", ("../../evil", "/abs/evil", ".."), sources=True),
+        "images": _hostile(folder / "images", ("../../evil", "s"), sources=("../../evil.png", "..")),
         # embed takes all stores or none, so those that no program can open stay out
-        "named": _hostile(folder / "named", tuple(name for name in NAMES if _is_text(name))),
+        "named": _some(stores, folder / "named", [name for name in NAMES if _is_text(name)]),
+        # a picture for every class and slide takes its time
+        "few": _some(stores, folder / "few", ["../../evil", "..", "$\\frac$"]),
         "encoder": folder / "encoder.safetensors",
         "classifier": folder / "classifier.safetensors",
         "pictures": pictures,
@@ -110,6 +119,7 @@ def _state(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")  # of letters that no font at hand has
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_file_lies_under_out(
     inputs: dict[str, Path], tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
@@ -138,6 +148,8 @@ def test_every_file_lies_under_out(
     suffix = {"export clam": "h5", "export trident": "h5", "embed": "h5", "export geojson": "geojson"}
     if command in suffix:
         assert sum(path.suffix == f".{suffix[command]}" for path in written) == usable >= 10
+    if command == "predict":
+        assert sum(path.suffix == ".png" for path in written) == 3 * 4
     if command == "import":
         assert sum(path.suffix == ".h5" for path in written) >= 10
 

@@ -24,7 +24,7 @@ def _draw_slides(folder: Path) -> None:
     """The `slides/` folder the README speaks of, as small as its commands allow."""
     (folder / "kidney").mkdir(parents=True)
     (folder / "breast").mkdir()
-    synthetic_slide(folder / "kidney" / "k1.svs", organ="kidney", size=(1700, 1700), glass=0.05)
+    synthetic_slide(folder / "kidney" / "k1.svs", organ="kidney", size=(1100, 1100), glass=0.05)
     for name, patients in _PATIENTS.items():
         rows = ["path,label,group"]
         for seed, patient in enumerate(patients):

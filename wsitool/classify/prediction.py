@@ -13,6 +13,7 @@ from PIL import Image
 
 from wsitool.classify.summary import SlideSummary
 from wsitool.classify.verdict import Verdict, as_probability, as_share
+from wsitool.file_names import file_names, safe_name
 from wsitool.paths import shown
 from wsitool.report.files import replace_file_in_parts
 from wsitool.report.geojson import write_geojson
@@ -89,7 +90,8 @@ class Prediction:
 
 def file_names_of(files: str, classes: Sequence[str]) -> list[str]:
     """The files of a slide: <files>.csv, <files>.geojson and one <files>-<class>.png for each class."""
-    return [f"{files}.csv", f"{files}.geojson", *(f"{files}-{_plain(name)}.png" for name in classes)]
+    parts = file_names([_plain(name) for name in classes], classes)
+    return [f"{files}.csv", f"{files}.geojson", *(f"{safe_name(f'{files}-{part}')}.png" for part in parts)]
 
 
 def write_prediction(out: Path, found: Prediction, told: SlideSummary) -> None:

@@ -47,6 +47,8 @@ def command(path: Path, to: str, out: Path, shard_size: int, overwrite: bool) ->
         reporter=console_reporter(),
     )
     click.echo(f"{done.patches:,} patches of {done.stores} stores in {len(done.files):,} files: {done.out}")
+    if done.skipped:
+        click.echo(f"  {done.skipped} stores or shards were there already, made of the same in the same way")
     if done.left_out:
         click.echo(f"  {done.left_out:,} patches without a label left out: they have no class folder")
     for name, reason in done.failed:

@@ -119,6 +119,8 @@ def _summary(result: ImportResult, out: Path, *, chosen: bool) -> list[str]:
             "  every image is a group of its own: if a patient has several, say so with --group-regex or the "
             "CSV's column group"
         )
+    if result.skipped:
+        lines.append(f"  {result.skipped} stores were there already, made of the same images in the same way")
     if rejected:
         lines.append(f"  {rejected:,} patches left out for too little tissue (--min-tissue)")
     if result.ignored:

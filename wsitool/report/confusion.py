@@ -17,6 +17,7 @@ from wsitool.report.texts import literal
 __all__ = ["draw_confusion"]
 
 _TEXT_LIMIT = 0.55  # cells darker than this carry white text
+_LETTERS = 40
 
 
 def draw_confusion(
@@ -39,7 +40,7 @@ def draw_confusion(
             va="center",
             color="white" if share[row, column] > _TEXT_LIMIT else "#23202a",
         )
-    names = [literal(name) for name in classes]
+    names = [literal(name, most=_LETTERS) for name in classes]
     axes.set_xticks(range(len(classes)), names, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(classes)), names)
     axes.set_xlabel("predicted")

@@ -17,6 +17,7 @@ from wsitool.report.texts import literal
 __all__ = ["save_scatter"]
 
 _LEGEND = 20
+_LEGEND_LETTERS = 40
 
 
 def save_scatter(
@@ -42,7 +43,13 @@ def save_scatter(
     axis.scatter(points[order, 0], points[order, 1], s=9, c=colours, alpha=0.7, linewidths=0)
     if len(present) <= _LEGEND:
         for group in present:
-            axis.scatter([], [], s=20, color=colour_of[int(group)], label=literal(names[int(group)]))
+            axis.scatter(
+                [],
+                [],
+                s=20,
+                color=colour_of[int(group)],
+                label=literal(names[int(group)], most=_LEGEND_LETTERS),
+            )
         axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     axis.set_title(literal(title), fontsize=10)
     axis.set_xticks([])

@@ -7,6 +7,12 @@ from wsitool.paths import shown
 __all__ = ["literal"]
 
 
-def literal(text: str) -> str:
-    """`text` as matplotlib draws it letter by letter: `$` begins no formula, which could fail to parse."""
-    return shown(text).replace("$", r"\$")
+def literal(text: str, *, most: int | None = None) -> str:
+    """`text` as matplotlib draws it letter by letter: `$` begins no formula, which could fail to parse.
+
+    Of more than `most` letters the rest is left out, so that it leaves room for the picture.
+    """
+    plain = shown(text)
+    if most is not None and len(plain) > most:
+        plain = f"{plain[: most - 3]}..."
+    return plain.replace("$", r"\$")
