@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from wsitool.store import create_store
-from wsitool.store.schema import Candidates, Rows, StoreMeta
+from wsitool.store.schema import UNLABELLED, Candidates, Rows, StoreMeta
 
 
 def patch_folder(folder: Path, *, stores: int = 2, each: int = 12, size: int = 32, seed: int = 0) -> Path:
@@ -52,3 +54,34 @@ def patch_meta(name: str, size: int, count: int) -> StoreMeta:
         quality=None,
         reader="image",
     )
+
+
+def small_store(
+    path: Path,
+    labels: tuple[str | None, ...],
+    *,
+    classes: tuple[str, ...] | None = None,
+    name: str = "",
+    sources: bool = False,
+    **changes: Any,
+) -> Path:
+    """A raw store of one 16-px patch for each label, its pixels all different."""
+    number, size = len(labels), 16
+    own = tuple(sorted({label for label in labels if label})) if classes is None else classes
+    rng = np.random.default_rng(number)
+    coords = np.stack([np.arange(number) * size, np.zeros(number, int)], axis=1).astype(np.int64)
+    tissue = np.linspace(0.5, 1, number, dtype=np.float32)
+    rows = Rows(
+        patches=rng.integers(0, 255, (number, size, size, 3)).astype(np.uint8),
+        coords=coords,
+        tissue=tissue,
+        labels=np.array([own.index(n) if n else UNLABELLED for n in labels], np.int16) if own else None,
+        sources=[f"{path.stem}-{row}.png" for row in range(number)] if sources else None,
+    )
+    meta = replace(patch_meta(name or path.stem, size, number), classes=own, **changes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with create_store(path, meta) as writer:
+        writer.append(rows)
+        kept = Candidates(coords=coords, tissue=tissue, reason=np.zeros(number, np.uint8))
+        writer.finish(kept, counts={"kept": number})
+    return path

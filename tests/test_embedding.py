@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
+import signal
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,9 +14,11 @@ from patch_stores import patch_folder
 from PIL import Image
 from sklearn.decomposition import PCA
 
+from wsitool import embedding
 from wsitool.backbones import build_backbone, save_encoder
-from wsitool.embedding import embed, project
+from wsitool.embedding import EmbedResult, embed, project
 from wsitool.errors import UsageError
+from wsitool.interrupt import Interrupted
 from wsitool.store import open_collection
 
 
@@ -43,8 +48,10 @@ def test_features_lie_beside_their_coordinates_as_clam_reads_them(encoder: Path,
         assert features.dtype == np.float32 and np.array_equal(coords, store.coords)
     with Image.open(result.map) as picture:
         assert picture.size[0] > 300
-    with pytest.raises(UsageError, match=r"stores-0\.h5 exists already: pass --overwrite"):
-        embed(stores, encoder=encoder, out=tmp_path / "features")
+    with pytest.raises(
+        UsageError, match=r"stores-0\.h5 exists already and was not made of these .* --overwrite"
+    ):
+        embed(stores, encoder=encoder, out=tmp_path / "features", image_size=16)
 
 
 def test_the_map_is_the_principal_components() -> None:
@@ -80,3 +87,60 @@ def test_umap_keeps_two_clouds_apart(encoder: Path, tmp_path: Path) -> None:
     stores = patch_folder(tmp_path / "stores", each=12)
     result = embed(stores, encoder=encoder, out=tmp_path / "features", projection="umap")
     assert result.method == "umap" and result.map.is_file()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("where", ["encode", "_write", "_write_columns", "_draw"])
+def test_a_stopped_run_goes_on_and_a_failing_store_costs_itself(
+    encoder: Path, tmp_path: Path, where: str, number: int
+) -> None:
+    stores = patch_folder(tmp_path / "stores", stores=3, each=4)
+
+    def run(name: str, error: BaseException | None = None) -> tuple[EmbedResult, int]:
+        calls = [0]
+        with pytest.MonkeyPatch.context() as patch:
+            for at in ("encode", where):
+                real = getattr(embedding, at)
+
+                def called(*arguments: Any, _at: str = at, _real: Any = real, **options: Any) -> Any:
+                    calls[0] += _at == "encode"
+                    counts[_at] = counts.get(_at, 0) + 1
+                    if error is not None and _at == where and counts[_at] == number:
+                        raise error
+                    return _real(*arguments, **options)
+
+                patch.setattr(embedding, at, called)
+            return embed(stores, encoder=encoder, out=tmp_path / name), calls[0]
+
+    counts: dict[str, int] = {}
+    if where == "_draw" and number > 1:
+        pytest.skip("it is called once")
+    with pytest.raises(Interrupted) as stopped:
+        run("stopped", Interrupted(signal.SIGTERM))
+    if where != "_draw":
+        assert str(stopped.value) == f"Stopped by SIGTERM: {number - 1} of 3 stores done; run again to go on"
+    counts = {}
+    result, computed = run("stopped")
+    assert (len(result.files), computed) == (3, 0 if where == "_draw" else 4 - number)
+    counts = {}
+    run("whole")
+    names = ["map.png", *(path.name for path in result.files)]
+    for out in ("stopped", "whole"):
+        assert sorted(path.name for path in (tmp_path / out).iterdir()) == sorted(names)
+    for name in names:
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    if where == "_draw":
+        return
+    counts = {}
+    result, _ = run("failed", OSError(errno.EIO, "Input/output error"))
+    assert len(result.files) == 2 and len(result.failed) == 1 and result.map is not None
+    counts = {}
+    assert run("failed")[1] == 1
+
+
+def test_out_is_tried_before_anything_is_computed(encoder: Path, tmp_path: Path) -> None:
+    stores = patch_folder(tmp_path / "stores", each=3)
+    (tmp_path / "file").write_text("mine")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UsageError, match="Nothing can be written to"):
+        patch.delattr(embedding, "encode")
+        embed(stores, encoder=encoder, out=tmp_path / "file" / "below")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
+import signal
 import tarfile
 from pathlib import Path
 
@@ -21,7 +24,10 @@ from wsitool.errors import StoreError, UsageError
 from wsitool.exporting import Target, export_stores
 from wsitool.grid import TileSpec
 from wsitool.importing import import_images
+from wsitool.interrupt import Interrupted, stoppable
+from wsitool.lock import locked
 from wsitool.store import open_store
+from wsitool.store.reader import Reader
 from wsitool.testing import synthetic_slide
 from wsitool.tiling import SlideInput, tile_slides
 
@@ -99,7 +105,8 @@ def test_geojson_comes_back_as_annotations(stores: Path, tmp_path: Path) -> None
         assert found.regions[5].area.bounds == (x, y, x + 128, y + 128)
         assert found.regions[5].names == ("benign",)
     features = json.loads((tmp_path / "g" / "s.benign.geojson").read_text())["features"]
-    assert {"tissue", "pen", "sharpness"} <= set(features[0]["properties"]["measurements"])
+    measured = {entry["name"] for entry in features[0]["properties"]["measurements"]}
+    assert {"tissue", "pen", "sharpness"} <= measured
 
 
 def test_raw_imports_become_png_and_have_no_place_on_a_slide(real_data: Path, tmp_path: Path) -> None:
@@ -133,3 +140,134 @@ def test_command_line(stores: Path, tmp_path: Path) -> None:
     run = CliRunner().invoke(main, ["export", str(stores), "--to", "trident", "--out", str(tmp_path / "t")])
     assert run.exit_code == 0 and "2 stores in 2 files" in run.output, run.output
     assert set(_TARGETS) == set(Target.__args__)  # type: ignore[attr-defined]
+
+
+TARGETS = ("clam", "trident", "geojson", "imagefolder", "webdataset")
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_an_export_goes_on_where_it_was_ended(stores: Path, tmp_path: Path, to: Target) -> None:
+    """A file lost, one half written, the record torn: the re-run ends like an undisturbed run."""
+    out = tmp_path / "out"
+    whole = export_stores(stores, out, to, shard_size=50)
+    expected = _tree(out)
+    inodes = {name: (out / name).stat().st_ino for name in whole.files}
+    record = (out / "export.jsonl").read_text().splitlines(keepends=True)
+    (out / whole.files[-1]).unlink()
+    (out / "export.jsonl").write_text("".join(record[:-1]) + record[-1][:20])
+    (out / whole.files[0]).with_name(".x.0123abcd.partial").write_bytes(b"half")
+    again = export_stores(stores, out, to, shard_size=50)
+    assert again.skipped == len(record) - 1 and again.files == whole.files
+    assert again.patches == whole.patches and _tree(out) == expected
+    kept = [name for name in whole.files if (out / name).stat().st_ino == inodes[name]]
+    assert len(kept) >= (len(whole.files) - 1) // len(record)
+    assert export_stores(stores, out, to, shard_size=50).skipped == len(record)
+    assert _tree(out) == expected
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_a_signal_leaves_no_half_of_a_file(
+    stores: Path, tmp_path: Path, to: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, reads = tmp_path / "out", []
+    coords = Reader.coords.fget
+    assert coords is not None
+
+    def stopping(store: Reader) -> object:
+        reads.append(store)
+        if len(reads) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return coords(store)
+
+    monkeypatch.setattr(Reader, "coords", property(stopping))
+    with pytest.raises(Interrupted) as stop, stoppable():
+        export_stores(stores, out, to, shard_size=60)
+    assert re.fullmatch(r"\d of \d (stores|shards) exported; run again to go on", stop.value.progress)
+    assert not [path for path in out.rglob(".*") if path.is_file()]
+    monkeypatch.undo()
+    export_stores(stores, out, to, shard_size=60)
+    export_stores(stores, tmp_path / "whole", to, shard_size=60)
+    assert _tree(out) == _tree(tmp_path / "whole")
+
+
+def test_another_export_is_only_replaced_when_asked(stores: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_stores(stores, out, "webdataset", shard_size=50)
+    (out / "notes.txt").write_text("mine")
+    before = _tree(out)
+    for to, size in (("webdataset", 40), ("clam", 50)):
+        with pytest.raises(UsageError, match=r"made otherwise .* pass --overwrite"):
+            export_stores(stores, out, to, shard_size=size)  # type: ignore[arg-type]
+    assert _tree(out) == before
+    export_stores(stores, out, "clam", overwrite=True)
+    assert sorted(_tree(out)) == ["export.jsonl", "notes.txt", "patches/s.benign.h5", "patches/s.dcis.h5"]
+
+
+def test_a_record_names_nothing_outside_to_be_removed(stores: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "precious").touch()
+    line = {"part": "x", "fingerprint": "0", "done": True, "top": ["../precious", "..", "."]}
+    (out / "export.jsonl").write_text(json.dumps(line) + "\n")
+    export_stores(stores, out, "clam", overwrite=True)
+    assert (tmp_path / "precious").is_file()
+
+
+def test_new_stores_are_added(stores: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(stores / "s.benign.h5", folder)
+    export_stores(folder, tmp_path / "out", "clam")
+    shutil.copy(stores / "s.dcis.h5", folder)
+    assert export_stores(folder, tmp_path / "out", "clam").skipped == 1
+    assert sorted(path.name for path in (tmp_path / "out" / "patches").iterdir()) == [
+        "s.benign.h5",
+        "s.dcis.h5",
+    ]
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_one_store_that_fails_costs_no_other(stores: Path, tmp_path: Path, to: str) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(stores, folder)
+    (folder / "broken.h5").write_bytes(b"no store")
+    run = CliRunner().invoke(main, ["export", str(folder), "--to", to, "--out", str(out)])
+    assert run.exit_code == 1 and "2 stores" in run.output and "Error: broken.h5" in run.stderr, run.output
+    (folder / "broken.h5").unlink()
+    export_stores(folder, tmp_path / "whole", to)  # type: ignore[arg-type]
+    assert _tree(out) == _tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("to", ["imagefolder", "webdataset"])
+def test_damaged_patches_are_left_out_and_told(stores: Path, tmp_path: Path, to: Target) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(stores / "s.benign.h5", folder)
+    with h5py.File(folder / "s.benign.h5", "r+") as file:
+        offsets = file["encoded/offsets"][:]
+        file["encoded/blob"][int(offsets[3]) : int(offsets[4])] = 0
+    done = export_stores(folder, tmp_path / "out", to)
+    (name, reason), *_ = done.failed
+    assert "1 patches of s.benign.h5 cannot be read and are left out" in reason and name
+    with open_store(folder / "s.benign.h5") as store:
+        assert done.patches == len(store) - 1
+    if to == "imagefolder":
+        assert len(list((tmp_path / "out").rglob("*.jpg"))) == len(done.files) == done.patches
+    assert export_stores(folder, tmp_path / "out", to).skipped == 0  # it is tried again
+
+
+def test_two_exports_into_one_folder_are_kept_apart(stores: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with (
+        locked(tmp_path / "out" / "export.jsonl", what="x"),
+        pytest.raises(StoreError, match=r"The export .* is being written by process"),
+    ):
+        export_stores(stores, tmp_path / "out", "clam")

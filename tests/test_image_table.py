@@ -62,7 +62,7 @@ def test_csv_gives_labels_and_groups(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label\n1.png,a\nmissing.png,b\n", "missing.png, not found"),
+        ("file,label\nmissing.png,b\n", "Line 2 .*missing.png, not found"),
         ("name,label\n1.png,a\n", "lacks file"),
         ("file,label\n", "no rows"),
         ("", "lacks file and label"),

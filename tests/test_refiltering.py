@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
+from wsitool import partial
 from wsitool.cli import main
 from wsitool.errors import NoTissueError, StoreError
 from wsitool.grid import TileSpec
@@ -76,8 +78,11 @@ def test_a_limit_on_another_score(slide: Path, tmp_path: Path) -> None:
     assert done.after == int((sharp >= limit).sum()) and done.counts["blurred"] == done.dropped
     with open_store(first.store) as store:
         assert len(store) == first.kept  # the original is as it was
+    before = (tmp_path / "sharp.h5").stat()
+    again = refilter(first.store, {"min_sharpness": limit}, out=tmp_path / "sharp.h5")
+    assert again.after == done.after and (tmp_path / "sharp.h5").stat().st_ino == before.st_ino  # left alone
     with pytest.raises(StoreError, match="exists already"):
-        refilter(first.store, {"min_sharpness": limit}, out=tmp_path / "sharp.h5")
+        refilter(first.store, {"min_sharpness": limit / 2}, out=tmp_path / "sharp.h5")
 
 
 def test_nothing_left_and_unknown_scores_change_nothing(slide: Path, tmp_path: Path) -> None:
@@ -96,11 +101,19 @@ def test_imported_images_can_be_refiltered(real_data: Path, tmp_path: Path) -> N
     folder = real_data / "breast_ucsb"
     for name, least in (("a", 0.3), ("b", 0.7)):
         import_images(folder, tmp_path / name, labels_csv=folder / "labels.csv", min_tissue=least)
-    run = CliRunner().invoke(main, ["refilter", str(tmp_path / "a"), "--min-tissue", "0.7"])
-    assert run.exit_code == 0, run.output
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir() if path.is_file()}
+    command = ["refilter", str(tmp_path / "a"), "--min-tissue", "0.7"]
+    run = CliRunner().invoke(main, command)
+    assert run.exit_code == 1 and "would lose 18 patches for good" in run.output and "--out" in run.output
+    for _ in range(2):  # a run again finds all done
+        run = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "c")])
+        assert run.exit_code == 0, run.output
     for path in sorted((tmp_path / "b").glob("*.h5")):
-        with open_store(path) as wanted, open_store(tmp_path / "a" / path.name) as found:
+        with open_store(path) as wanted, open_store(tmp_path / "c" / path.name) as found:
             assert found.content_hash == wanted.content_hash
+    images = [(tmp_path / name / "images.csv").read_bytes() for name in ("b", "c")]
+    assert images[0] == images[1]
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir() if path.is_file()}
 
 
 def test_command_line(slide: Path, tmp_path: Path) -> None:
@@ -126,12 +139,60 @@ def test_slides_csv_and_preview_follow(slide: Path, tmp_path: Path) -> None:
     assert (out / "previews" / "s.jpg").read_bytes() == (tmp_path / "b" / "previews" / "s.jpg").read_bytes()
     assert (out / "previews" / "s.jpg").read_bytes() != before
 
-    mine.unlink()  # without its slide the picture cannot follow, and that is said
-    run = CliRunner().invoke(main, ["refilter", str(out), "--min-tissue", "0.9"])
+    mine.unlink()  # without its slide patches are not dropped for good, and the picture cannot follow
+    run = CliRunner().invoke(main, ["refilter", str(out), "--min-tissue", "0.9", "--dry-run"])
+    assert run.exit_code == 0 and "needs --out" in run.output
+    assert CliRunner().invoke(main, ["refilter", str(out), "--min-tissue", "0.9"]).exit_code == 1
+    assert int(_row(out)["kept"]) == direct.kept
+    run = CliRunner().invoke(main, ["refilter", str(out), "--min-tissue", "0.8"])
     assert run.exit_code == 0 and "s.jpg still shows the earlier choice" in run.output
-    assert int(_row(out)["kept"]) < direct.kept
     elsewhere = refilter(first.store, {"min_tissue": 0.95}, out=tmp_path / "c" / "s.h5", slide=slide)
     assert not elsewhere.listed and not elsewhere.preview
+
+
+def test_a_changed_slide_counts_as_gone(slide: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "s.svs"
+    mine.write_bytes(slide.read_bytes())
+    store = Path(tile_slide(mine, tmp_path / "o", SPEC).store)
+    synthetic_slide(mine, size=(1200, 1000), seed=8)
+    before = store.read_bytes()
+    with pytest.raises(StoreError, match="another file now"):
+        refilter(store, {"min_tissue": 0.8})
+    assert store.read_bytes() == before
+    assert refilter(store, {"min_tissue": 0.8}, slide=slide).dropped > 0  # it is still elsewhere
+
+
+def test_images_csv_keeps_what_it_has_of_others(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for name in ("x", "y"):
+        pixels = np.full((64, 96, 3), 230, np.uint8)
+        pixels[:, :40] = draw.integers(80, 160, (64, 40, 3))
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "in" / name / f"{name}.png")
+    options = {"patch_size": 32, "min_tissue": 0.1}
+    import_images(tmp_path / "in", tmp_path / "a", **options)  # type: ignore[arg-type]
+    for name in ("x", "y"):
+        store = next((tmp_path / "a").glob(f"*{name}.h5"))
+        done = refilter(store, {"min_tissue": 0.9}, out=tmp_path / "b")
+        assert done.listed and done.store == str(tmp_path / "b" / store.name)
+    import_images(tmp_path / "in", tmp_path / "c", **(options | {"min_tissue": 0.9}))  # type: ignore[arg-type]
+    tables = [(tmp_path / folder / "images.csv").read_bytes() for folder in "abc"]
+    assert tables[1] == tables[2] != tables[0]
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_is_replaced_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
+    if not can_exchange:
+        monkeypatch.setattr(partial, "_exchange", lambda one, other: False)
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    partial.replace_path(tmp_path / "new", tmp_path / "old")
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["new"]
+    left = [path.name for path in tmp_path.iterdir() if path.name != "old"]
+    assert left in ([], ["new"]) and (not left or [p.name for p in (tmp_path / "new").iterdir()] == ["old"])
 
 
 def _row(folder: Path) -> dict[str, str]:

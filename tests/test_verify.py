@@ -116,3 +116,21 @@ def test_wrong_usage(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     with pytest.raises(UsageError, match="folder of their slides"):
         verify_stores(tmp_path, slide=tmp_path / "a.h5")
+
+
+def test_other_programs_files_are_no_damage(slide: Path, tmp_path: Path) -> None:
+    store = Path(tile_slide(slide, tmp_path / "out", TileSpec(patch_size=128, level=0)).store)
+    run = CliRunner().invoke(main, ["export", str(store), "--to", "clam", "--out", str(tmp_path / "clam")])
+    assert run.exit_code == 0, run.output
+    theirs = next((tmp_path / "clam").rglob("*.h5"))
+    for path in (theirs, theirs.parent):
+        run = CliRunner().invoke(main, ["verify", str(path)])
+        assert run.exit_code == 2 and "not a wsitool patch store but positions of patches" in run.output
+    theirs.rename(store.with_name("theirs.h5"))
+    run = CliRunner().invoke(main, ["verify", str(store.parent)])
+    assert run.exit_code == 0 and f"ok       {store}" in run.output
+    assert "not a store: " in run.output and "DAMAGED" not in run.output
+    with h5py.File(store, "r+") as file:
+        file.attrs["group"] = "another patient"
+    run = CliRunner().invoke(main, ["verify", str(store.parent)])
+    assert run.exit_code == 1 and f"CHANGED  {store}" in run.output

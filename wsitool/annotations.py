@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import shapely
@@ -16,7 +14,11 @@ from numpy.typing import NDArray
 
 from wsitool.annotation_files import ANNOTATION_SUFFIXES, Annotations, Region, read_annotations
 from wsitool.errors import LabelError, UsageError
+from wsitool.paths import located
+from wsitool.progress import SILENT, Reporter
 from wsitool.store.schema import UNLABELLED
+from wsitool.tables import read_table
+from wsitool.text_files import decode_text, read_bytes
 
 __all__ = [
     "Annotations",
@@ -59,33 +61,35 @@ def map_of_names(annotations: Iterable[Annotations]) -> LabelMap:
     return LabelMap(entries=tuple((name, name) for name in sorted(names)))
 
 
-def read_label_map(path: str | Path) -> LabelMap:
-    """Read a label map: JSON {name: class or null}, or a CSV with the columns name and label.
+def read_label_map(path: str | Path, *, reporter: Reporter = SILENT) -> LabelMap:
+    """Read a label map: JSON {name: class or null}, or a table with the columns name and label.
 
-    Names are those of regions (class, group, or an ImageScope Id). LabelError if it is neither.
+    Names are those of regions (class, group, or an ImageScope Id). LabelError if it is neither, or a name is
+    empty or there twice.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabelError(f"The label map '{path}' cannot be read: {error}.") from error
-    if path.suffix.lower() == ".json":
-        entries = _json_entries(path, text)
-    else:
-        entries = _csv_entries(path, text)
+    data = read_bytes(path, what="label map", error=LabelError)
+    is_json = path.suffix.lower() == ".json" or data.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"[")
+    entries = _json_entries(path, data) if is_json else _table_entries(path, reporter)
+    names = [name for name, _ in entries]
+    if "" in names:
+        raise LabelError(f"The label map '{path}' has an entry without a name: name the region it is of.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise LabelError(f"The label map '{path}' has the name '{twice[0]}' more than once: keep one entry.")
     if not any(label for _, label in entries):
         raise LabelError(f"The label map '{path}' gives no name a class: add at least one.")
     return LabelMap(entries=tuple(entries))
 
 
 def find_annotations(place: str | Path, slide_name: str) -> Path | None:
-    """The file that annotates a slide: `place` itself, or <slide>.xml, .geojson or .json in that folder."""
+    """The file that annotates a slide: `place` itself, or <slide>.xml, .geojson, ... in that folder."""
     place = Path(place)
     if place.is_file():
         return place
     if not place.is_dir():
         raise UsageError(f"There is no annotation file or folder '{place}': check --annotations.")
-    paths = (place / f"{slide_name}{suffix}" for suffix in ANNOTATION_SUFFIXES)
+    paths = (located(place, f"{slide_name}{suffix}") for suffix in ANNOTATION_SUFFIXES)
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -154,22 +158,31 @@ def _shares(
     return shares
 
 
-def _json_entries(path: Path, text: str) -> list[tuple[str, str | None]]:
+def _json_entries(path: Path, data: bytes) -> list[tuple[str, str | None]]:
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
+        # As pairs, so that a name that is there twice is noticed.
+        values = json.loads(decode_text(data)[0], object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError) as error:
         raise LabelError(f"The label map '{path}' is no JSON: {error}.") from error
-    if not isinstance(values, dict) or not all(v is None or isinstance(v, str) for v in values.values()):
+    if not isinstance(values, _Pairs):
         raise LabelError(f"The label map '{path}' must be a JSON object of name: class (text or null).")
-    return [(name, label or None) for name, label in values.items()]
+    for name, label in values:
+        if not (label is None or isinstance(label, str)):
+            raise LabelError(
+                f"The label map '{path}' must give each name a class (text or null), but gives '{name}' "
+                f"{json.dumps(label)[:40]}."
+            )
+    return [(name.strip(), (label or "").strip() or None) for name, label in values]
 
 
-def _csv_entries(path: Path, text: str) -> list[tuple[str, str | None]]:
-    reader = csv.DictReader(io.StringIO(text), restval="")
-    columns = [(column or "").strip().lower() for column in reader.fieldnames or ()]
-    if not {"name", "label"} <= set(columns):
-        raise LabelError(
-            f"The label map '{path}' needs the columns name and label, it has {', '.join(columns) or 'none'}."
-        )
-    reader.fieldnames = columns
-    return [(row["name"].strip(), row["label"].strip() or None) for row in reader if row["name"].strip()]
+class _Pairs(list[Any]):
+    """The names and values of a JSON object, in order."""
+
+
+def _table_entries(path: Path, reporter: Reporter) -> list[tuple[str, str | None]]:
+    needs = ("name", "label")
+    rows = read_table(path, needs=needs, what="label map", error=LabelError, reporter=reporter).rows
+    for row in rows:
+        if row.problem:
+            raise LabelError(f"Line {row.line} of the label map '{path}' cannot be used: {row.problem}.")
+    return [(row["name"], row["label"] or None) for row in rows]

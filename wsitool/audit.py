@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from PIL import Image
 
 from wsitool.errors import RegionReadError, WsitoolError
 from wsitool.grid import ReadPlan, TileSpec, plan_grid
+from wsitool.paths import AnyPath
 from wsitool.progress import SILENT, Reporter
 from wsitool.readers import TiledSlide, open_with
 from wsitool.slide import SlideInfo
@@ -75,7 +75,7 @@ class SlideAudit:
 
 
 def audit_slides(
-    slides: Sequence[str | Path],
+    slides: AnyPath | Iterable[AnyPath],
     spec: TileSpec | None = None,
     *,
     reader: str = "auto",
@@ -87,7 +87,7 @@ def audit_slides(
     A slide that cannot be opened or tiled is in the result with its error. Slides of equal fingerprint get
     a warning that names the others.
     """
-    found = find_slides(slides)
+    found = find_slides(slides, reporter=reporter)
     audits: list[SlideAudit] = []
     with reporter.task("Auditing", total=len(found), unit="slides") as task:
         for slide in found:
@@ -99,6 +99,8 @@ def audit_slides(
 def _audit(slide: SlideInput, spec: TileSpec, reader: str, default_mpp: float | None) -> SlideAudit:
     mpp = slide.mpp if slide.mpp is not None else default_mpp
     audit = SlideAudit(name=slide.name, path=slide.path)
+    if slide.problem:
+        return replace(audit, error=slide.problem)
     try:
         with open_with(slide.path, reader=reader, default_mpp=mpp) as opened:
             audit = _known(audit, opened.info, spec)

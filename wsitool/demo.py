@@ -18,7 +18,7 @@ __all__ = ["KINDS_OF_BREAST", "DemoStep", "demo_summary", "draw_demo_slides", "w
 
 KINDS_OF_BREAST = ("benign", "adh", "dcis")
 _TRAINING_PATIENTS = ("patient1", "patient2", "patient3", "patient4")
-_TEST_PATIENTS = ("patient5", "patient6")
+_TEST_PATIENTS = ("patient5", "patient6", "patient7")
 _SIDE_PX = 1408
 
 
@@ -70,8 +70,8 @@ def _write_table(path: Path, patients: Sequence[str]) -> None:
 
 
 def demo_summary(out: Path) -> str:
-    """The closing table on the terminal: both classifiers on the test patients."""
-    lines = [f"{'classifier on the test patients':<34} accuracy  balanced   AUROC"]
+    """The end on the terminal: what is to be known first, and both classifiers on the test patients."""
+    lines = [*_said_first(out), f"{'classifier on the test patients':<34} accuracy  balanced   AUROC"]
     for name, folder in _ARMS.items():
         accuracy, balanced, auroc = _scores(out / folder)
         lines.append(f"{name:<34} {accuracy:>8}  {balanced:>8}  {auroc:>6}")
@@ -79,6 +79,13 @@ def demo_summary(out: Path) -> str:
 
 
 _ARMS = {"pretrained kidney -> breast": "classifier", "no pretraining": "classifier-scratch"}
+
+
+def _said_first(out: Path) -> list[str]:
+    metrics = {
+        name: json.loads((out / folder / "metrics.json").read_text()) for name, folder in _ARMS.items()
+    }
+    return [f"{name}: {line}" for name, found in metrics.items() for line in found["said_first"]]
 
 
 def _scores(run: Path) -> tuple[str, str, str]:
@@ -124,6 +131,8 @@ def _show_pretraining(page: Page, out: Path) -> None:
 
 def _show_classifiers(page: Page, out: Path) -> None:
     page.section("Classifiers", "Trained on half of the labels, judged on patients they never saw.")
+    if first := _said_first(out):
+        page.note("\n\n".join(first))
     page.table(
         ("classifier", "accuracy", "balanced accuracy", "AUROC"),
         [(name, *_scores(out / folder)) for name, folder in _ARMS.items()],

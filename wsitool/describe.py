@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from wsitool.errors import EncoderError, UsageError
+from wsitool.json_files import parse_json, read_json
 from wsitool.readers.source import is_url
 from wsitool.slide import open_slide
 from wsitool.store import find_stores, open_collection, open_store
@@ -106,7 +106,12 @@ def _collection(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((path / "run.json").read_text())
+    try:
+        facts = read_json(path / "run.json")
+    except ValueError as error:
+        raise UsageError(f"'{path / 'run.json'}' is not a run's ({error}): was it cut short?") from None
+    if not isinstance(facts, dict):
+        raise UsageError(f"'{path / 'run.json'}' is not a run's: it must hold names and values.")
     return facts
 
 
@@ -115,13 +120,13 @@ def _weights(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = len(file.keys())
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise EncoderError(f"'{path}' is not a safetensors file ({error}): it may be truncated.") from None
     return {"tensors": tensors, **{key: _from_json(text) for key, text in metadata.items()}}
 
 
 def _from_json(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse_json(text)
+    except ValueError:
         return text

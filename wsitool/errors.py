@@ -5,14 +5,17 @@
     │   └── UnknownMethodError      no installed SSL method of that name
     ├── SlideError                  one slide cannot be processed; others can
     │   ├── UnsupportedSlideError   no reader opens the file
+    │   │   └── RefusedSlideError   it contradicts itself or claims too much: no other reader may guess
     │   ├── MissingMppError         a resolution was asked for and the slide states none
     │   ├── RegionReadError         pixels of one region cannot be decoded
     │   └── NoTissueError           nothing is left after filtering
     ├── StoreError                  a patch store cannot be used
+    │   ├── NotAStoreError          another program's file, or another kind of ours
     │   ├── SchemaVersionError      written by another schema version
     │   └── CorruptStoreError       truncated, replaced, or not matching its own index
     ├── LabelError                  a label table does not fit the data
     ├── EncoderError                weights do not fit the backbone, or are not to be had
+    ├── MemoryShortError            the machine has not enough memory for what was asked
     ├── PluginError                 an installed method is broken, duplicated or too new
     └── TrainingError               training cannot start or go on
 
@@ -23,9 +26,12 @@ __all__ = [
     "CorruptStoreError",
     "EncoderError",
     "LabelError",
+    "MemoryShortError",
     "MissingMppError",
     "NoTissueError",
+    "NotAStoreError",
     "PluginError",
+    "RefusedSlideError",
     "RegionReadError",
     "SchemaVersionError",
     "SlideError",
@@ -62,6 +68,13 @@ class UnsupportedSlideError(SlideError):
     """No reader opens the file."""
 
 
+class RefusedSlideError(UnsupportedSlideError):
+    """The file contradicts itself, or claims more than limits allow: a laxer reader would show wrong pixels.
+
+    Other UnsupportedSlideErrors mean "not my kind", after which another reader is tried; this one ends it.
+    """
+
+
 class MissingMppError(SlideError):
     """A resolution in um/px was asked for and the slide states none."""
 
@@ -78,6 +91,10 @@ class StoreError(WsitoolError):
     """A patch store cannot be used."""
 
 
+class NotAStoreError(StoreError):
+    """The file is sound as far as can be seen, but no patch store."""
+
+
 class SchemaVersionError(StoreError):
     """The store was written with another version of the schema."""
 
@@ -92,6 +109,10 @@ class LabelError(WsitoolError):
 
 class EncoderError(WsitoolError):
     """Encoder weights do not fit the backbone, or cannot be obtained."""
+
+
+class MemoryShortError(WsitoolError):
+    """The machine or its GPU has not enough memory for what was asked."""
 
 
 class PluginError(WsitoolError):

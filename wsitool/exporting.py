@@ -2,207 +2,237 @@
 
 from __future__ import annotations
 
-import io
-import json
-import shutil
-import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import numpy as np
-from PIL import Image
-
-from wsitool.errors import StoreError, UsageError
-from wsitool.export_coords import to_clam, to_geojson, to_trident
+from wsitool.errors import StoreError, UsageError, WsitoolError
+from wsitool.export_coords import clam_file, geojson_file, trident_file
+from wsitool.export_images import class_folders, image_folders, webdataset_shards
+from wsitool.export_parts import RECORD, Outcome, Part, Record, Source, named, source_of
+from wsitool.interrupt import progress_on_stop, raise_if_stopping
+from wsitool.lock import locked
+from wsitool.partial import remove_abandoned
+from wsitool.paths import AnyPath, as_list
 from wsitool.progress import SILENT, Reporter
+from wsitool.report.files import check_writable, write_json
+from wsitool.sentences import one_sentence
 from wsitool.store import find_stores, open_store
-from wsitool.store.reader import Reader
-from wsitool.store.schema import UNLABELLED
+from wsitool.store.collection import union_of_classes
 
-__all__ = ["ExportResult", "Target", "export_stores"]
+__all__ = ["CLASSES_FILE", "ExportResult", "Target", "export_stores"]
 
 Target = Literal["clam", "trident", "geojson", "imagefolder", "webdataset"]
-_BATCH = 256
-_UNLABELLED = "unlabelled"
+CLASSES_FILE = "classes.json"
+_Failed = list[tuple[str, WsitoolError]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """Where the export is, the stores and patches it speaks of, and its files relative to `out`."""
+    """Where the export is, the stores and patches in it, and their files relative to `out`.
+
+    `failed` is (store or shard, reason) for what is not or not wholly there. `skipped` counts the parts that
+    an earlier run had finished, `left_out` the patches without a label that imagefolder has no place for.
+    """
 
     out: Path
     stores: int
     patches: int
     files: tuple[str, ...]
+    failed: tuple[tuple[str, str], ...] = ()
+    skipped: int = 0
+    left_out: int = 0
 
 
 def export_stores(
-    path: str | Path,
+    path: AnyPath | Iterable[AnyPath],
     out_dir: str | Path,
     to: Target,
     *,
     shard_size: int = 10_000,
+    overwrite: bool = False,
     reporter: Reporter = SILENT,
 ) -> ExportResult:
-    """Export the store at `path`, or all stores in that folder, into the new folder `out_dir`.
+    """Export the store at `path`, or all stores in that folder (or several), into the folder `out_dir`.
 
     `clam`, `trident`, `geojson`: positions, see `wsitool.export_coords`. `imagefolder`: an image per patch in
     a folder per class, as torchvision's ImageFolder reads. `webdataset`: tar shards of at most `shard_size`
-    samples (.jpg or .png, .json, and .cls where labelled). JPEG patches are written as stored, never
-    compressed again; raw ones become PNG. The folder appears when complete. Raises UsageError if it has
-    content already, StoreError if the stores do not suit the target.
+    samples. JPEG patches are written as stored, never compressed again; raw ones become PNG. `classes.json`
+    says which number each class has, in all stores the same.
+
+    What an earlier run finished of the same stores is left alone, the rest is done. A store that cannot be
+    exported does not stop the others. Raises UsageError if `out_dir` holds something else (`overwrite`
+    replaces an export made otherwise), StoreError if no store can be exported or another process is at it.
     """
     out = Path(out_dir)
     if to not in get_args(Target):
         raise UsageError(f"--to must be one of {', '.join(get_args(Target))}, got '{to}'.")
     if shard_size < 1:
         raise UsageError(f"--shard-size must be at least 1, got {shard_size}.")
-    stores = find_stores(path)
+    places = as_list(path)
+    stores = find_stores(places)
     if not stores:
-        raise StoreError(
-            f"There is no patch store at '{path}': expected a .h5 or .zarr, or a folder of them."
-        )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"'{out}' is not empty: delete it, or give another folder with --out.")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+        where = ", ".join(f"'{place}'" for place in places) or "nowhere"
+        raise StoreError(f"There is no patch store at {where}: expected a .h5 or .zarr, or a folder of them.")
+    _check_folder(out)
+    plan = _plan(to, stores, shard_size)
+    if not plan.parts:
+        raise plan.failed[0][1]
+    made = not out.exists()
+    check_writable(out)
     try:
-        patches, files = _write(stores, partial, to, shard_size, reporter)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
+        with locked(out / RECORD, what=f"The export '{out}'"):
+            return _export(plan, out, overwrite=overwrite, reporter=reporter)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return ExportResult(out=out, stores=len(stores), patches=patches, files=tuple(sorted(files)))
-
-
-def _write(
-    stores: list[Path], out: Path, to: Target, shard_size: int, reporter: Reporter
-) -> tuple[int, list[str]]:
-    files: list[str] = []
-    patches = 0
-    positions: dict[str, Callable[[Reader, Path], list[str]]] = {
-        "clam": to_clam,
-        "trident": to_trident,
-        "geojson": to_geojson,
-    }
-    shards = _Shards(out, shard_size)
-    with reporter.task("Exporting", total=len(stores), unit="stores") as task:
-        for path in stores:
-            with open_store(path) as store:
-                if to in positions:
-                    files += positions[to](store, out)
-                elif to == "imagefolder":
-                    files += _to_folders(store, out)
-                else:
-                    for sample in _samples(store):
-                        shards.add(sample)
-                patches += len(store)
-            task.advance(note=path.name)
-    shards.close()
-    return patches, files + shards.names
+        with suppress(OSError):  # there is something in it, as there should be
+            if made:
+                out.rmdir()
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Sample:
-    """One patch as an encoded image with what is known of it."""
+class _Plan:
+    """The parts of an export, the number of each class as its reader counts, and what cannot be exported."""
 
-    key: str
-    suffix: str
-    image: bytes
-    label: str | None
-    class_index: int
-    facts: dict[str, Any]
-
-
-def _samples(store: Reader) -> Iterator[_Sample]:
-    meta, coords, tissue = store.meta, store.coords, store.tissue
-    labels, sources = store.labels, store.sources
-    raw = meta.codec == "raw"
-    for first in range(0, len(store), _BATCH):
-        rows = np.arange(first, min(first + _BATCH, len(store)))
-        images = [_png(patch) for patch in store.read(rows)] if raw else store.encoded(rows)
-        for row, image in zip(rows.tolist(), images, strict=True):
-            x, y = coords[row].tolist()
-            index = UNLABELLED if labels is None else int(labels[row])
-            label = meta.classes[index] if index != UNLABELLED else None
-            facts = {
-                "slide": meta.name,
-                "group": meta.group,
-                "x": x,
-                "y": y,
-                "patch_size_level0": meta.patch_size_level0,
-                "mpp": meta.mpp_effective,
-                "tissue": round(float(tissue[row]), 4),
-                "label": label,
-            }
-            if sources is not None:
-                facts["source"] = str(sources[row])
-            # The row keeps keys apart where patches of several images share positions. A key has no dot:
-            # webdataset takes all after the first one as the suffix.
-            yield _Sample(
-                key=f"{store.path.stem.replace('.', '_')}_{row:06d}_x{x}_y{y}",
-                suffix="png" if raw else "jpg",
-                image=image,
-                label=label,
-                class_index=index,
-                facts=facts,
-            )
+    sources: Sequence[Source]
+    parts: Sequence[Part]
+    numbers: Mapping[str, int]
+    failed: Sequence[tuple[str, WsitoolError]]
+    unit: str
+    left_out: int
 
 
-def _png(patch: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(patch).save(buffer, format="PNG")
-    return buffer.getvalue()
+def _check_folder(out: Path) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UsageError(f"'{out}' is a file: give a folder with --out.")
+    # a killed run may have left no more than the record's lock
+    others = [entry.name for entry in out.iterdir() if not entry.name.startswith(f".{RECORD}")]
+    if others and RECORD not in others:
+        raise UsageError(f"'{out}' is not empty: delete it, or give another folder with --out.")
 
 
-def _to_folders(store: Reader, out: Path) -> list[str]:
-    files = []
-    for name in store.meta.classes or (_UNLABELLED,):
-        (out / _folder(name)).mkdir(exist_ok=True)
-    for sample in _samples(store):
-        name = f"{_folder(sample.label or _UNLABELLED)}/{sample.key}.{sample.suffix}"
-        path = out / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(sample.image)
-        files.append(name)
-    return files
+def _plan(to: Target, stores: Sequence[Path], shard_size: int) -> _Plan:
+    sources, failed = _open(stores)
+    classes = union_of_classes([source.meta for source in sources])
+    numbers = {name: number for number, name in enumerate(classes)}
+    if to == "webdataset":
+        parts = webdataset_shards(sources, numbers, shard_size)
+    elif to == "imagefolder":
+        parts = image_folders(sources)
+        folders = class_folders(sources)
+        order = sorted(folders, key=folders.__getitem__)  # ImageFolder numbers sorted folder names
+        numbers = {name: number for number, name in enumerate(order)}
+    else:
+        parts, others = _positions(to, sources, classes)
+        failed += others
+        numbers = numbers if to == "geojson" else {}
+    left_out = sum(source.patches for source in sources) - sum(part.patches for part in parts)
+    return _Plan(
+        sources=sources,
+        parts=parts,
+        numbers=numbers,
+        failed=failed,
+        unit="shards" if to == "webdataset" else "stores",
+        left_out=left_out if to == "imagefolder" else 0,
+    )
 
 
-def _folder(label: str) -> str:
-    """A class name as a folder name."""
-    return label.replace("/", "_").replace("\\", "_").lstrip(".") or "_"
+def _open(stores: Sequence[Path]) -> tuple[list[Source], _Failed]:
+    sources: list[Source] = []
+    failed: _Failed = []
+    for path in stores:
+        try:
+            with open_store(path) as store:
+                sources.append(source_of(store))
+        except WsitoolError as error:
+            failed.append((path.name, error))
+    return named(sources), failed
 
 
-class _Shards:
-    """Tar files of a limited number of samples, the same bytes for the same stores."""
+def _positions(to: Target, sources: Sequence[Source], classes: Sequence[str]) -> tuple[list[Part], _Failed]:
+    part_of: dict[str, Callable[[Source], Part]] = {
+        "clam": clam_file,
+        "trident": trident_file,
+        "geojson": lambda source: geojson_file(source, classes),
+    }
+    parts: list[Part] = []
+    failed: _Failed = []
+    for source in sources:
+        try:
+            parts.append(part_of[to](source))
+        except WsitoolError as error:
+            failed.append((source.name, error))
+    return parts, failed
 
-    def __init__(self, out: Path, size: int) -> None:
-        self._out, self._size, self._count = out, size, 0
-        self._tar: tarfile.TarFile | None = None
-        self.names: list[str] = []
 
-    def add(self, sample: _Sample) -> None:
-        """Append one sample, in a new shard if the last one is full."""
-        if self._tar is None or self._count == self._size:
-            self.close()
-            self.names.append(f"shard-{len(self.names):06d}.tar")
-            self._tar = tarfile.open(self._out / self.names[-1], "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-            self._count = 0
-        members = {sample.suffix: sample.image, "json": json.dumps(sample.facts).encode()}
-        if sample.label is not None:
-            members["cls"] = str(sample.class_index).encode()
-        for suffix, data in members.items():
-            entry = tarfile.TarInfo(f"{sample.key}.{suffix}")
-            entry.size = len(data)
-            self._tar.addfile(entry, io.BytesIO(data))
-        self._count += 1
+def _export(plan: _Plan, out: Path, *, overwrite: bool, reporter: Reporter) -> ExportResult:
+    record = _record(out, plan, overwrite=overwrite)
+    outcomes: dict[str, Outcome] = {}
+    count = len(plan.parts)
+    progress = progress_on_stop(
+        lambda: f"{len(outcomes)} of {count} {plan.unit} exported; run again to go on"
+    )
+    with progress, reporter.task("Exporting", total=count, unit=plan.unit) as task:
+        for part in plan.parts:
+            outcomes[part.name] = _export_part(part, out, record)
+            task.advance(note=part.name)
+        if plan.numbers:
+            write_json(out / CLASSES_FILE, plan.numbers)
+        record.rewrite()
+    failed = [(name, str(error)) for name, error in plan.failed]
+    failed += [(name, outcome.problem) for name, outcome in outcomes.items() if outcome.problem]
+    lost = {name for name, _ in failed}
+    return ExportResult(
+        out=out,
+        stores=sum(source.name not in lost for source in plan.sources),
+        patches=sum(outcome.patches for outcome in outcomes.values()),
+        files=tuple(sorted(name for part in plan.parts for name in _written(part, outcomes[part.name], out))),
+        failed=tuple(failed),
+        skipped=sum(outcome.skipped for outcome in outcomes.values()),
+        left_out=plan.left_out,
+    )
 
-    def close(self) -> None:
-        """Finish the shard being written."""
-        if self._tar is not None:
-            self._tar.close()
-            self._tar = None
+
+def _record(out: Path, plan: _Plan, *, overwrite: bool) -> Record:
+    """The record of `out`, of nothing but what is planned; UsageError where it holds more, unless asked."""
+    record = Record(out)
+    unusable = {name for name, _ in plan.failed}
+    others = [name for name in record.differing(plan.parts) if name not in unusable]
+    if others and not overwrite:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise UsageError(
+            f"'{out}' holds an export of other stores, or one made otherwise ({others[0]}{more}): pass "
+            "--overwrite to replace it, or give another folder with --out."
+        )
+    if overwrite:
+        record.clear()
+        (out / CLASSES_FILE).unlink(missing_ok=True)
+    for folder in (path for pattern in ("*", "*/patches") for path in out.glob(pattern) if path.is_dir()):
+        remove_abandoned(folder)
+    record.rewrite()
+    return record
+
+
+def _export_part(part: Part, out: Path, record: Record) -> Outcome:
+    """Write `part` unless it is there; one with a problem is done again by the next run."""
+    try:
+        if record.is_done(part):
+            return Outcome(patches=part.patches, skipped=True)
+        record.note(part, done=False)
+        outcome = part.write(out)
+        if not outcome.problem:
+            record.note(part, done=True)
+        return outcome
+    except Exception as error:  # noqa: BLE001 - one store of many
+        raise_if_stopping()
+        return Outcome(patches=0, problem=one_sentence(error))
+
+
+def _written(part: Part, outcome: Outcome, out: Path) -> Iterable[str]:
+    if not outcome.problem:
+        return part.names
+    # what could not be planned, such as a damaged store, has no names either
+    return [name for name in part.names if (out / name).is_file()] if outcome.patches else ()

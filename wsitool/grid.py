@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import MissingMppError, SlideError, UsageError
+from wsitool.readers.limits import MAX_CANDIDATES, check_limit
 from wsitool.slide import SlideInfo
 from wsitool.store.schema import Codec
 
@@ -286,4 +287,6 @@ def plan_grid(info: SlideInfo, spec: TileSpec) -> TileGrid:
             f"A patch of {spec.patch_size} px does not fit into '{info.name}', which is {width}x{height} px "
             "at this resolution: ask for a smaller --patch-size or a finer resolution."
         )
-    return TileGrid(plan=plan, patch_size=spec.patch_size, stride=spec.step)
+    grid = TileGrid(plan=plan, patch_size=spec.patch_size, stride=spec.step)
+    check_limit(f"Grid positions of '{info.name}' at stride {spec.step}", len(grid), MAX_CANDIDATES)
+    return grid

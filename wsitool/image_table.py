@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import csv
+import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from wsitool.errors import LabelError, UsageError
+from wsitool.errors import LabelError, UsageError, WsitoolError
+from wsitool.paths import located, shown
+from wsitool.progress import SILENT, Reporter
+from wsitool.tables import Row, read_table
 
 __all__ = ["IMAGE_SUFFIXES", "ImageEntry", "ImageTable", "read_image_table"]
 
@@ -17,18 +20,24 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEntry:
-    """One image: `name` is its path inside the folder with forward slashes; `label` None is unlabelled."""
+    """One image: `name` is its path inside the folder with forward slashes; `label` None is unlabelled.
+
+    `problem` says why it cannot be imported, where its row of the label table is already wrong.
+    """
 
     path: Path
     name: str
     label: str | None
     group: str
+    problem: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTable:
     """The images to import, sorted by name, the sorted class names, and what was passed over.
 
+    `unusable` are rows of the label table that name no image or cannot be read, and, without a table, folders
+    that cannot be listed and what has an image's name and is no file, each with its problem.
     `ignored` counts files that are no images, `unlisted` images that no row or class folder speaks for.
     `grouped` is false where no groups were given, so that every image counts as one.
     """
@@ -38,35 +47,47 @@ class ImageTable:
     ignored: int
     unlisted: int
     grouped: bool
+    unusable: tuple[ImageEntry, ...] = ()
 
 
 def read_image_table(
-    folder: Path, *, labels_csv: Path | None = None, group_regex: str | None = None
+    folder: Path,
+    *,
+    labels_csv: Path | None = None,
+    group_regex: str | None = None,
+    reporter: Reporter = SILENT,
 ) -> ImageTable:
-    """List the images of `folder`, labelled by a CSV (file, label and optionally group) or by class folders.
+    """List the images of `folder`, labelled by a table (file, label, maybe group) or by class folders.
 
     Without a CSV, images in subfolders have the first subfolder's name as label; images directly in `folder`
     are unlabelled and then subfolders are passed over. The group is the CSV's, or what `group_regex` finds in
     the name (its first group, or the whole match), or the name without suffix. Raises LabelError for a
-    CSV that does not fit the folder, UsageError for an empty folder or a regex that does not match.
+    CSV of which no row fits the folder, UsageError for an empty folder or a regex that does not match.
     """
     if not folder.is_dir():
         raise UsageError(f"There is no folder '{folder}' to import: check the spelling.")
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(folder)))
+    files, unusable = _files_below(folder)
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
+    if not images and not unusable:
         raise UsageError(
             f"No image in '{folder}': expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     ignored = len(files) - len(images) - (labels_csv is not None and labels_csv.resolve() in _resolved(files))
     grouped = group_regex is not None
     if labels_csv is not None:
-        rows = _read_rows(labels_csv)
-        entries = _from_rows(rows, folder, labels_csv, group_regex)
-        grouped |= any(row.get("group") for row in rows)
+        rows = _read_rows(labels_csv, reporter)
+        listed = _from_rows(rows, folder, labels_csv, group_regex)
+        entries = [entry for entry in listed if not entry.problem]
+        unusable = [entry for entry in listed if entry.problem]
+        if not entries:
+            more = f" (and so for {len(unusable) - 1} more)" if len(unusable) > 1 else ""
+            raise LabelError(f"{unusable[0].problem.rstrip('.')}{more}.")
+        grouped |= any(row["group"] for row in rows)
     else:
+        _tell_of_tables(files, folder, reporter)
         flat = [path for path in images if path.parent == folder]
         entries = [_from_path(path, folder, group_regex) for path in flat or images]
+        unusable = [entry for entry in unusable if not flat or entry.path.parent == folder]
     entries.sort(key=lambda entry: entry.name)
     classes = tuple(sorted({entry.label for entry in entries if entry.label is not None}))
     return ImageTable(
@@ -75,61 +96,105 @@ def read_image_table(
         ignored=ignored,
         unlisted=len(images) - len(entries),
         grouped=grouped,
+        unusable=tuple(unusable),
     )
 
 
+def _files_below(folder: Path) -> tuple[list[Path], list[ImageEntry]]:
+    """The files below `folder`, sorted, save hidden ones; and what there cannot be used, with its problem.
+
+    Nothing is opened: a pipe would never answer.
+    """
+    files: list[Path] = []
+    failed: list[OSError] = []
+    problems: list[tuple[Path, str]] = []
+    for place, folders, names in os.walk(folder, onerror=failed.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(place, name) for name in names if not name.startswith(".")):
+            if _is_file(path):
+                files.append(path)
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
+                problems.append((path, "is no file that can be read, as a broken link or a pipe"))
+    problems += [(Path(error.filename), f"cannot be listed: {error.strerror}") for error in failed]
+    unusable = []
+    for path, problem in sorted(problems):
+        name = shown(path.relative_to(folder).as_posix())
+        unusable.append(
+            ImageEntry(path=path, name=name, label=None, group="", problem=f"'{name}' {problem}.")
+        )
+    return sorted(files), unusable
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _from_path(path: Path, folder: Path, group_regex: str | None) -> ImageEntry:
-    name = path.relative_to(folder).as_posix()
-    label = None if path.parent == folder else path.relative_to(folder).parts[0]
+    name = shown(path.relative_to(folder).as_posix())
+    label = None if path.parent == folder else shown(path.relative_to(folder).parts[0])
     return ImageEntry(path=path, name=name, label=label, group=_group(name, group_regex))
 
 
 def _from_rows(
-    rows: list[dict[str, str]], folder: Path, labels_csv: Path, group_regex: str | None
+    rows: Sequence[Row], folder: Path, labels_csv: Path, group_regex: str | None
 ) -> list[ImageEntry]:
-    names = [row["file"] for row in rows]
-    repeated = (
-        sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    """One entry for each file that is named; a row as another one is counted once."""
+    found: dict[Path, ImageEntry] = {}
+    lines: dict[Path, int] = {}
+    for row in rows:
+        entry = _from_row(row, folder, labels_csv, group_regex)
+        first, line = found.setdefault(entry.path, entry), lines.setdefault(entry.path, row.line)
+        if first != entry and not first.problem:
+            problem = (
+                f"Lines {line} and {row.line} of '{labels_csv}' name {entry.name} more than once: keep one."
+            )
+            found[entry.path] = replace(first, problem=entry.problem or problem)
+    return list(found.values())
+
+
+def _from_row(row: Row, folder: Path, labels_csv: Path, group_regex: str | None) -> ImageEntry:
+    cell = row.cells.get("file", "").split("\0")[0]
+    path = located(folder, cell) if cell else folder / f"line {row.line} of {labels_csv.name}"
+    name = shown(PurePosixPath(cell or path.name).as_posix())
+    problem = row.problem
+    if not cell:
+        problem = problem or "it names no file"
+    elif not path.is_file():
+        problem = problem or (
+            f"{name}, not found in '{folder}': correct the column 'file', which is relative to that folder"
+        )
+    return ImageEntry(
+        path=path,
+        name=name,
+        label=row["label"] or None,
+        group=row["group"] or ("" if problem else _group(name, group_regex)),
+        problem=f"Line {row.line} of '{labels_csv}': {problem}." if problem else "",
     )
-    if repeated:
-        raise LabelError(f"{labels_csv} names {_some(repeated)} more than once: keep one row for each file.")
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise LabelError(
-            f"{labels_csv} names {_some(missing)}, not found in '{folder}': correct the column 'file', "
-            "which is relative to that folder."
-        )
-    return [
-        ImageEntry(
-            path=folder / row["file"],
-            name=PurePosixPath(row["file"]).as_posix(),
-            label=row["label"] or None,
-            group=row.get("group") or _group(row["file"], group_regex),
-        )
-        for row in rows
-    ]
 
 
-def _read_rows(labels_csv: Path) -> list[dict[str, str]]:
-    try:
-        with labels_csv.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            columns = [(column or "").strip().lower() for column in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            rows = [{k: (v or "").strip() for k, v in row.items() if isinstance(k, str)} for row in reader]
-    except OSError as error:
-        raise LabelError(f"The label table '{labels_csv}' cannot be read: {error.strerror}.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"The label table '{labels_csv}' is no CSV in UTF-8: {error}.") from error
-    lacking = [column for column in ("file", "label") if column not in columns]
-    if lacking:
-        raise LabelError(
-            f"{labels_csv} needs the columns file and label (and may have group): it lacks "
-            f"{' and '.join(lacking)}, and has {', '.join(columns) or 'none'}."
-        )
-    if not rows:
+def _read_rows(labels_csv: Path, reporter: Reporter) -> tuple[Row, ...]:
+    needs, knows = ("file", "label"), ("group",)
+    table = read_table(
+        labels_csv, needs=needs, knows=knows, what="label table", error=LabelError, reporter=reporter
+    )
+    if not table.rows:
         raise LabelError(f"{labels_csv} has a header and no rows: add one row for each image.")
-    return rows
+    return table.rows
+
+
+def _tell_of_tables(files: Iterable[Path], folder: Path, reporter: Reporter) -> None:
+    """Warn of label tables in `folder`: whoever put one there means it."""
+    for path in files:
+        if path.parent != folder or path.suffix.lower() not in (".csv", ".tsv"):
+            continue
+        try:
+            read_table(path, needs=("file", "label"))
+        except WsitoolError:
+            continue
+        reporter.warn(f"'{path}' is there and not read: pass --labels '{path}' to take the labels from it.")
 
 
 def _group(name: str, group_regex: str | None) -> str:
@@ -146,14 +211,5 @@ def _group(name: str, group_regex: str | None) -> str:
     return match.group(1) if match.re.groups else match.group()
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 def _resolved(files: Iterable[Path]) -> set[Path]:
     return {path.resolve() for path in files}
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - 3
-    return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")

@@ -2,60 +2,48 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
+import math
 import re
+import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from wsitool.errors import NoTissueError, SlideError, UsageError
-from wsitool.image_table import ImageEntry, read_image_table
+from wsitool.errors import UsageError
+from wsitool.file_names import file_names
+from wsitool.image_table import ImageEntry, ImageTable, read_image_table
+from wsitool.import_groups import ImportPlan, finished_group, write_group
+from wsitool.import_summary import IMAGES_CSV, ImageResult, Summary
+from wsitool.interrupt import progress_on_stop, raise_if_stopping
+from wsitool.lock import locked
+from wsitool.paths import shown
 from wsitool.progress import SILENT, Reporter, Task
-from wsitool.report.files import replace_file
-from wsitool.slide import open_slide
-from wsitool.store import create_store
-from wsitool.store.schema import UNLABELLED, Candidates, Codec, Rows, StoreMeta, StoreWriter
-from wsitool.tissue import INK_LIMIT, tissue_mask_of_image
+from wsitool.report.files import check_writable
+from wsitool.sentences import one_sentence
+from wsitool.store.attributes import plain_text
+from wsitool.store.schema import Codec
 
 __all__ = ["DEFAULT_MIN_TISSUE", "ImageResult", "ImportResult", "choose_patch_size", "import_images"]
 
 DEFAULT_PATCH_SIZE = 224
 DEFAULT_MIN_TISSUE = 0.3
 _LARGEST_WHOLE_PATCH = 512
-_REASONS = ("kept", "low tissue")
 _SUFFIX = {"hdf5": ".h5", "zarr": ".zarr"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageResult:
-    """What became of one image: a row of images.csv. `error` is "" where all went well."""
-
-    file: str
-    label: str
-    group: str
-    store: str
-    width: int = 0
-    height: int = 0
-    candidates: int = 0
-    kept: int = 0
-    error: str = ""
+_SAVE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportResult:
-    """The stores an import wrote, and what became of each image.
+    """The stores of an import, and what became of each image.
 
     `ignored` counts files that are no images, `unlisted` images without a row in the label table (or below
-    a folder that holds images itself). `grouped` is false where no groups were given.
+    a folder that holds images itself), `skipped` stores that an earlier import had finished. `grouped` is
+    false where no groups were given.
     """
 
     stores: tuple[Path, ...]
@@ -65,6 +53,7 @@ class ImportResult:
     ignored: int
     unlisted: int
     grouped: bool
+    skipped: int = 0
 
     @property
     def patches(self) -> int:
@@ -75,23 +64,6 @@ class ImportResult:
     def failed(self) -> tuple[ImageResult, ...]:
         """The images that gave no patch because of an error."""
         return tuple(image for image in self.images if image.error)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """How every image of one import is cut and stored."""
-
-    folder: Path
-    out_dir: Path
-    classes: tuple[str, ...]
-    patch_size: int
-    stride: int
-    mpp: float | None
-    min_tissue: float
-    codec: Codec
-    quality: int
-    suffix: str
-    overwrite: bool
 
 
 def import_images(
@@ -115,17 +87,25 @@ def import_images(
     Labels and groups: see `read_image_table`. Images are cut on a grid of `patch_size` with `stride` (px,
     default the patch size) from their top-left corner; `patch_size` None is chosen by `choose_patch_size`.
     A patch is kept where at least `min_tissue` of its pixels have min(R, G, B) < 215. `mpp` states the
-    images' resolution in um/px; nothing is resampled. An image that cannot be read or is smaller than a patch
-    is reported in the result and does not stop the others. Raises UsageError or LabelError before
-    anything is written.
+    images' resolution in um/px; nothing is resampled.
+
+    A store that an earlier import finished in the same way is left alone; one made otherwise is only
+    replaced with `overwrite`. An image or group that fails is reported in the result and does not stop the
+    others. Raises UsageError or LabelError before anything is written, StoreError if another import writes
+    into `out_dir`.
     """
     folder, out_dir = Path(folder), Path(out_dir)
-    table = read_image_table(
-        folder, labels_csv=None if labels_csv is None else Path(labels_csv), group_regex=group_regex
+    table = _plain(
+        read_image_table(
+            folder,
+            labels_csv=None if labels_csv is None else Path(labels_csv),
+            group_regex=group_regex,
+            reporter=reporter,
+        )
     )
     if patch_size is None:
         patch_size = choose_patch_size([entry.path for entry in table.entries])
-    plan = _Plan(
+    plan = ImportPlan(
         folder=folder,
         out_dir=out_dir,
         classes=table.classes,
@@ -138,23 +118,98 @@ def import_images(
         suffix=_SUFFIX[format],
         overwrite=overwrite,
     )
-    groups = _by_group(table.entries)
-    _check(plan, list(groups))
-    results: list[ImageResult] = []
-    with reporter.task("Importing", total=len(table.entries), unit="images") as task:
-        for name, entries in groups.items():
-            results += _import_group(plan, name, entries, task)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    _write_summary(out_dir / "images.csv", results)
-    stores = sorted({out_dir / result.store for result in results if result.store})
+    _check(plan)
+    run = _Run(plan, table, reporter)
+    check_writable(out_dir)
+    with locked(out_dir / IMAGES_CSV, what=f"An import into '{out_dir}'"):
+        run.run()
+    images = tuple(row for group in run.done.values() for row in group)
     return ImportResult(
-        stores=tuple(stores),
-        images=tuple(results),
+        stores=tuple(sorted({out_dir / row.store for row in images if row.store})),
+        images=images,
         classes=table.classes,
         patch_size=patch_size,
         ignored=table.ignored,
         unlisted=table.unlisted,
         grouped=table.grouped,
+        skipped=run.skipped,
+    )
+
+
+class _Run:
+    """An import under way: group by group, with images.csv following."""
+
+    def __init__(self, plan: ImportPlan, table: ImageTable, reporter: Reporter) -> None:
+        self._plan, self._groups, self._reporter = plan, _by_group(table.entries), reporter
+        self.done: dict[str, Sequence[ImageResult]] = {}
+        if table.unusable:
+            self.done[""] = [_failed(entry, entry.problem) for entry in table.unusable]
+        self.skipped = 0
+
+    def run(self) -> None:
+        total = sum(map(len, self._groups.values()))
+        summary, saved = Summary(self._plan.out_dir), time.monotonic()
+        # What is refused leaves the rows of the store that is there.
+        listed = dict(self.done)
+        progress = progress_on_stop(
+            lambda: f"{sum(map(len, self.done.values()))} of {total} images done; run again to go on"
+        )
+        try:
+            with progress, self._reporter.task("Importing", total=total, unit="images") as task:
+                for name, entries in self._groups.items():
+                    group = entries[0].group
+                    earlier = summary.earlier.get(group, ())
+                    self.done[group] = self._one(name, entries, earlier, task)
+                    if not _refused(self.done[group], earlier, self._plan.out_dir):
+                        listed[group] = self.done[group]
+                    if time.monotonic() - saved > _SAVE_SECONDS:
+                        summary.write(listed)
+                        saved = time.monotonic()
+        finally:
+            summary.write(listed)
+
+    def _one(
+        self, name: str, entries: Sequence[ImageEntry], earlier: Sequence[ImageResult], task: Task
+    ) -> list[ImageResult]:
+        """The rows of one group; whatever goes wrong is an error of its images alone."""
+        store = f"{name}{self._plan.suffix}"
+        try:
+            rows = finished_group(self._plan, store, entries, earlier, self._reporter)
+            if rows is None:
+                return write_group(self._plan, store, entries, task)
+            self.skipped += 1
+            task.advance(len(entries), note=name)
+            return rows
+        except Exception as error:  # noqa: BLE001 - one group of many
+            raise_if_stopping()
+            reason = one_sentence(error)
+            return [_failed(entry, reason) for entry in entries]
+
+
+def _failed(entry: ImageEntry, reason: str) -> ImageResult:
+    return ImageResult(
+        file=entry.name, label=entry.label or "", group=entry.group, store="", error=shown(reason)
+    )
+
+
+def _refused(rows: Sequence[ImageResult], earlier: Sequence[ImageResult], out_dir: Path) -> bool:
+    """Whether nothing came of a group, and a store of it is there all the same."""
+    stores = {row.store for row in earlier if row.store}
+    return not any(row.store for row in rows) and any((out_dir / store).exists() for store in stores)
+
+
+def _plain(table: ImageTable) -> ImageTable:
+    """The same with names that a store and a table can hold: bytes that are no UTF-8 are written out."""
+
+    def plain(entry: ImageEntry) -> ImageEntry:
+        label = None if entry.label is None else plain_text(entry.label)
+        return replace(entry, name=plain_text(entry.name), group=plain_text(entry.group), label=label)
+
+    return replace(
+        table,
+        entries=tuple(map(plain, table.entries)),
+        unusable=tuple(map(plain, table.unusable)),
+        classes=tuple(map(plain_text, table.classes)),
     )
 
 
@@ -181,195 +236,18 @@ def choose_patch_size(paths: Sequence[Path]) -> int:
 def _by_group(entries: Sequence[ImageEntry]) -> dict[str, list[ImageEntry]]:
     """Entries by the file name their store will have, groups in alphabetical order."""
     ordered = sorted(entries, key=lambda entry: (entry.group, entry.name))
-    groups: dict[str, list[ImageEntry]] = {}
-    for group, members in groupby(ordered, key=lambda entry: entry.group):
-        name = re.sub(r"[^\w.+-]+", "_", group).lstrip(".") or "group"
-        if name in groups:
-            raise UsageError(
-                f"The groups '{groups[name][0].group}' and '{group}' would both be stored as '{name}': "
-                "rename one."
-            )
-        groups[name] = list(members)
-    return groups
+    groups = {group: list(members) for group, members in groupby(ordered, key=lambda entry: entry.group)}
+    plain = [re.sub(r"[^\w.+-]+", "_", group).lstrip(".") or "group" for group in groups]
+    return dict(zip(file_names(plain, list(groups)), groups.values(), strict=True))
 
 
-def _check(plan: _Plan, names: Sequence[str]) -> None:
+def _check(plan: ImportPlan) -> None:
     for option, value, least in (("--patch-size", plan.patch_size, 8), ("--stride", plan.stride, 1)):
         if value < least:
             raise UsageError(f"{option} must be at least {least} pixels, got {value}.")
     if not 0 <= plan.min_tissue <= 1:
         raise UsageError(f"--min-tissue is a share from 0 to 1, got {plan.min_tissue:g}.")
-    if plan.mpp is not None and not plan.mpp > 0:
+    if plan.mpp is not None and not 0 < plan.mpp < math.inf:
         raise UsageError(f"--mpp is the images' resolution in um/px and must be positive, got {plan.mpp:g}.")
-    present = [name for name in names if (plan.out_dir / f"{name}{plan.suffix}").exists()]
-    if present and not plan.overwrite:
-        raise UsageError(
-            f"'{plan.out_dir}' already holds {present[0]}{plan.suffix}"
-            + (f" and {len(present) - 1} more" if len(present) > 1 else "")
-            + " of this import: pass --overwrite to replace them, or another --out."
-        )
-
-
-def _import_group(plan: _Plan, name: str, entries: Sequence[ImageEntry], task: Task) -> list[ImageResult]:
-    """Write the store of one group; without any patch there is none, and every image says why."""
-    store = f"{name}{plan.suffix}"
-    results: list[ImageResult] = []
-    found: list[Candidates] = []
-    with create_store(plan.out_dir / store, _meta(plan, entries), overwrite=plan.overwrite) as writer:
-        for entry in entries:
-            try:
-                candidates, size = _append_image(plan, writer, entry)
-                found.append(candidates)
-                kept = int((candidates.reason == 0).sum())
-                results.append(_result(entry, store, size=size, candidates=len(candidates.coords), kept=kept))
-            except SlideError as error:
-                found.append(_no_candidates())
-                message = str(error) if entry.path.name in str(error) else f"{entry.name}: {error}"
-                results.append(_result(entry, "", error=message))
-            task.advance(1, note=entry.name)
-        if any(result.kept for result in results):
-            joined = _join(found)
-            kept = int((joined.reason == 0).sum())
-            writer.finish(joined, counts={"kept": kept, "low tissue": len(joined.reason) - kept})
-            return results
-    empty = NoTissueError(
-        f"No patch of group '{entries[0].group}' has at least {plan.min_tissue:.0%} of pixels with "
-        f"min(R,G,B) < {INK_LIMIT}: lower --min-tissue."
-    )
-    return [
-        ImageResult(**{**asdict(result), "store": "", "error": result.error or str(empty)})
-        for result in results
-    ]
-
-
-def _append_image(plan: _Plan, writer: StoreWriter, entry: ImageEntry) -> tuple[Candidates, tuple[int, int]]:
-    """Cut one image into the store; returns all its grid positions and its (width, height)."""
-    size = plan.patch_size
-    with open_slide(entry.path, reader="image") as slide:
-        width, height = slide.info.width, slide.info.height
-        if min(width, height) < size:
-            raise SlideError(
-                f"{entry.name} is {width} x {height} px, smaller than the patch size of {size} px: "
-                f"pass --patch-size {min(width, height)} or less, or leave it out."
-            )
-        pixels = slide.read_region(0, 0, 0, width, height)
-    corners = [
-        (x, y)
-        for y in range(0, height - size + 1, plan.stride)
-        for x in range(0, width - size + 1, plan.stride)
-    ]
-    coords = np.array(corners, np.int64)
-    tissue = tissue_mask_of_image(pixels).fraction(coords, size)
-    keep = tissue >= plan.min_tissue
-    if keep.any():
-        patches = np.stack([pixels[y : y + size, x : x + size] for x, y in coords[keep]])
-        writer.append(
-            Rows(
-                patches=patches,
-                coords=coords[keep],
-                tissue=tissue[keep],
-                labels=_labels(plan, entry, len(patches)),
-                sources=[entry.name] * len(patches),
-            )
-        )
-    found = Candidates(coords=coords, tissue=tissue, reason=(~keep).astype(np.uint8), reasons=_REASONS)
-    return found, (width, height)
-
-
-def _labels(plan: _Plan, entry: ImageEntry, number: int) -> NDArray[np.int16] | None:
-    if not plan.classes:
-        return None
-    label = UNLABELLED if entry.label is None else plan.classes.index(entry.label)
-    return np.full(number, label, np.int16)
-
-
-def _meta(plan: _Plan, entries: Sequence[ImageEntry]) -> StoreMeta:
-    return StoreMeta(
-        name=entries[0].group,
-        group=entries[0].group,
-        source=str(plan.folder),
-        fingerprint=_fingerprint(entries),
-        # Coordinates count from each image's own corner, so the store has no one slide size.
-        level0_width=0,
-        level0_height=0,
-        patch_size=plan.patch_size,
-        patch_size_level0=float(plan.patch_size),
-        stride=plan.stride,
-        stride_level0=float(plan.stride),
-        level=0,
-        mpp_level0=plan.mpp,
-        mpp_requested=None,
-        mpp_effective=plan.mpp,
-        level0_magnification=None,
-        target_magnification=None,
-        codec=plan.codec,
-        quality=plan.quality if plan.codec == "jpeg" else None,
-        reader="image",
-        classes=plan.classes,
-        params={
-            "command": "import",
-            "min_tissue": plan.min_tissue,
-            "ink_limit": INK_LIMIT,
-            "images": [entry.name for entry in entries],
-        },
-    )
-
-
-def _fingerprint(entries: Sequence[ImageEntry]) -> str:
-    """One fingerprint of all images of a group: over their names and whole bytes, in hex."""
-    digest = hashlib.sha256()
-    for entry in entries:
-        digest.update(entry.name.encode())
-        digest.update(hashlib.sha256(entry.path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
-
-
-def _no_candidates() -> Candidates:
-    return Candidates(
-        coords=np.zeros((0, 2), np.int64),
-        tissue=np.zeros(0, np.float32),
-        reason=np.zeros(0, np.uint8),
-        reasons=_REASONS,
-    )
-
-
-def _join(found: Sequence[Candidates]) -> Candidates:
-    """Candidates of all images of a group; the score "image" is the image's place in params["images"]."""
-    numbers = np.repeat(np.arange(len(found), dtype=np.float32), [len(one.coords) for one in found])
-    return Candidates(
-        coords=np.concatenate([one.coords for one in found]),
-        tissue=np.concatenate([one.tissue for one in found]),
-        reason=np.concatenate([one.reason for one in found]),
-        reasons=_REASONS,
-        scores={"image": numbers},
-    )
-
-
-def _result(
-    entry: ImageEntry,
-    store: str,
-    *,
-    size: tuple[int, int] = (0, 0),
-    candidates: int = 0,
-    kept: int = 0,
-    error: str = "",
-) -> ImageResult:
-    return ImageResult(
-        file=entry.name,
-        label=entry.label or "",
-        group=entry.group,
-        store=store,
-        width=size[0],
-        height=size[1],
-        candidates=candidates,
-        kept=kept,
-        error=error,
-    )
-
-
-def _write_summary(path: Path, results: Sequence[ImageResult]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(ImageResult)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(result) for result in results)
-    replace_file(path, text.getvalue().encode())
+    if not 1 <= plan.quality <= 100:
+        raise UsageError(f"--quality is from 1 to 100, got {plan.quality}.")

@@ -6,6 +6,7 @@ A killed writer leaves both, and the next that writes into that folder removes t
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from wsitool.lock import hidden_name, lock_of, locked, taken_over
 __all__ = ["partial_path", "remove_abandoned", "remove_all_abandoned", "replace_path"]
 
 _PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(partial|replaced)", re.DOTALL)
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 _seen: set[Path] = set()  # folders this process has cleared
 
 
@@ -45,9 +47,14 @@ def partial_path(final: Path) -> Iterator[Path]:
 
 
 def replace_path(complete: Path, final: Path) -> None:
-    """Give a complete file or folder its final name, in place of what has it now."""
+    """Give a complete file or folder its final name, in place of what has it now.
+
+    A folder that was replaced may then have the name `complete`, for the caller to remove.
+    """
     if not final.is_dir() or final.is_symlink():
         complete.replace(final)
+        return
+    if _exchange(complete, final):
         return
     # A folder cannot be renamed over a full one: the old steps aside, and comes back if we are killed here.
     aside = final.with_name(f".{final.name}.{secrets.token_hex(4)}.replaced")
@@ -57,6 +64,16 @@ def replace_path(complete: Path, final: Path) -> None:
             complete.rename(final)
         finally:
             _settle(aside, final)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step, so that there is always one complete; False where the system cannot."""
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # an older C library, or another system's
+        return False
+    done: int = swap(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE)
+    return done == 0
 
 
 def remove_all_abandoned(out: Path) -> None:

@@ -18,6 +18,7 @@ from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
 from wsitool.errors import PluginError, UnknownMethodError, UsageError, WsitoolError
+from wsitool.machine import is_memory_short, is_peer_lost
 from wsitool.params import Params
 
 if TYPE_CHECKING:
@@ -105,8 +106,7 @@ def blame_plugin(name: str, part: str) -> Iterator[None]:
     except WsitoolError:
         raise
     except Exception as error:
-        # Known by name, as torch is not imported here: not the plugin's fault.
-        if type(error).__name__ == "OutOfMemoryError":
+        if is_memory_short(error) or is_peer_lost(error):  # not the plugin's fault
             raise
         place = extract_tb(error.__traceback__)[-1]
         reason = " ".join(str(error).split())  # torch writes several lines

@@ -2,77 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.errors import StoreError, UsageError, WsitoolError
-from wsitool.grid import Limit, TileGrid, TileSpec, plan_grid
+from wsitool.errors import NotAStoreError, StoreError, UsageError, WsitoolError
+from wsitool.grid import TileGrid, TileSpec, plan_grid
+from wsitool.json_files import typed
+from wsitool.paths import AnyPath, as_list
 from wsitool.progress import SILENT, Reporter, Task
 from wsitool.readers import TiledSlide, open_with
 from wsitool.store import content_hash, find_stores, jpeg, open_store
+from wsitool.store.hashing import covers_attributes
 from wsitool.store.reader import Reader, Tally
-from wsitool.store.schema import UNLABELLED, StoreMeta
+from wsitool.store.schema import StoreMeta
 from wsitool.tiling.resample import area_resample, psnr
 
-__all__ = ["Check", "StoreReport", "spec_of", "verify_store", "verify_stores"]
+__all__ = ["Check", "StoreReport", "default_mpp_of", "spec_of", "verify_store", "verify_stores"]
+
+Verdict = Literal["ok", "CHANGED", "DAMAGED", "not a store"]
 
 _BATCH = 256
+_BATCH_BYTES = 1 << 26
+_HASH, _SLIDE = "content hash", "same as the slide"
 # A patch brought to another resolution by the decoder, and compressed after, is this near to the exact mean.
 _RESAMPLED_MIN_DB = 28.0
+_OLD_HASH = "written before the hash covered group, resolution and classes: a change of those is not noticed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was checked; `problem` is "" where it is right."""
+    """One thing that was checked; `problem` is "" where it is right, `note` what else is worth knowing."""
 
     name: str
     problem: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreReport:
-    """All checks of one store."""
+    """All checks of one store; for another program's file none but that, in words, in `foreign`."""
 
     path: str
     patches: int
     checks: tuple[Check, ...]
+    foreign: str = ""
 
     @property
     def sound(self) -> bool:
         """Whether every check passed."""
         return not any(check.problem for check in self.checks)
 
+    @property
+    def verdict(self) -> Verdict:
+        """In a word: a store that reads well but is not what was written, or cut, was changed."""
+        if self.foreign:
+            return "not a store"
+        wrong = {check.name for check in self.checks if check.problem}
+        if wrong and wrong <= {_HASH, _SLIDE}:
+            return "CHANGED"
+        return "DAMAGED" if wrong else "ok"
+
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON can hold it."""
-        return asdict(self) | {"sound": self.sound}
+        return asdict(self) | {"sound": self.sound, "verdict": self.verdict}
 
 
 def verify_stores(
-    path: str | Path,
+    path: AnyPath | Iterable[AnyPath],
     *,
     slide: str | Path | None = None,
     samples: int = 64,
     seed: int = 0,
     reporter: Reporter = SILENT,
 ) -> list[StoreReport]:
-    """Verify the store at `path`, or all stores in that folder; StoreError if there is none.
+    """Verify the store at `path`, or all stores in that folder (or several); StoreError if there is none.
 
+    UsageError where all there is are files of other programs; beside stores they are listed as such.
     `slide` is the slide the one store was cut from; a folder's stores look for theirs in `slide` as a folder.
     """
-    stores = find_stores(path)
+    places = as_list(path)
+    stores = find_stores(places)
+    where = ", ".join(f"'{place}'" for place in places) or "nowhere"
     if not stores:
-        raise StoreError(
-            f"There is no patch store at '{path}': expected a .h5 or .zarr, or a folder of them."
-        )
+        raise StoreError(f"There is no patch store at {where}: expected a .h5 or .zarr, or a folder of them.")
     if slide is not None and len(stores) > 1 and not Path(slide).is_dir():
-        raise UsageError(f"'{path}' holds {len(stores)} stores: give --slide the folder of their slides.")
+        raise UsageError(f"{where} holds {len(stores)} stores: give --slide the folder of their slides.")
     with reporter.task("Verifying", total=len(stores), unit="stores") as task:
-        return [_verified(store, slide, samples, seed, task) for store in stores]
+        reports = [_verified(store, slide, samples, seed, task) for store in stores]
+    if all(report.foreign for report in reports):
+        more = f" The other {len(reports) - 1} there are no stores either." if len(reports) > 1 else ""
+        raise UsageError(f"{reports[0].foreign}{more}")
+    return reports
 
 
 def verify_store(
@@ -86,6 +111,8 @@ def verify_store(
     checks: list[Check] = []
     try:
         store = open_store(path)
+    except NotAStoreError as error:
+        return StoreReport(path=str(path), patches=0, checks=(), foreign=str(error))
     except WsitoolError as error:
         return StoreReport(path=str(path), patches=0, checks=(Check(name="opens", problem=str(error)),))
     with store:
@@ -94,16 +121,17 @@ def verify_store(
             ("order", lambda: _order(store)),
             ("labels", lambda: _labels(store)),
             ("patches decode", lambda: _decodes(store)),
-            ("content hash", lambda: _hash(store)),
+            (_HASH, lambda: _hash(store)),
         ]
         if slide is not None:
-            parts.append(("same as the slide", lambda: _same(store, Path(slide), samples, seed)))
+            parts.append((_SLIDE, lambda: _same(store, Path(slide), samples, seed)))
         for name, check in parts:
             try:
                 problem = check()
             except (WsitoolError, OSError, ValueError, KeyError) as error:
                 problem = str(error) or type(error).__name__
-            checks.append(Check(name=name, problem=problem))
+            note = "" if name != _HASH or covers_attributes(store.content_hash) else _OLD_HASH
+            checks.append(Check(name=name, problem=problem, note=note))
         return StoreReport(path=str(path), patches=len(store), checks=(Check(name="opens"), *checks))
 
 
@@ -112,8 +140,16 @@ def spec_of(meta: StoreMeta) -> TileSpec:
     names = {field.name for field in fields(TileSpec)}
     if not names <= set(meta.params):
         raise StoreError(f"The store '{meta.name}' was not cut from a slide by 'wsitool tile'.")
-    values = {name: meta.params[name] for name in names}
-    return TileSpec(**values | {"limits": tuple(Limit(**limit) for limit in values["limits"])})
+    try:
+        return typed(TileSpec, {name: meta.params[name] for name in names})
+    except (ValueError, UsageError) as error:
+        raise StoreError(f"The options that the store '{meta.name}' states cannot be: {error}.") from None
+
+
+def default_mpp_of(meta: StoreMeta) -> float | None:
+    """The resolution (um/px) the slide's reader was given for want of its own; None for anything else."""
+    value: Any = meta.params.get("default_mpp")
+    return float(value) if type(value) in (int, float) and 0 < value < 1e6 else None
 
 
 def _verified(path: Path, slide: str | Path | None, samples: int, seed: int, task: Task) -> StoreReport:
@@ -123,19 +159,13 @@ def _verified(path: Path, slide: str | Path | None, samples: int, seed: int, tas
 
 
 def _counts(store: Reader) -> str:
-    number = len(store)
-    columns = {"coords": len(store.coords), "tissue": len(store.tissue)}
-    for name, column in (("label", store.labels), ("source", store.sources)):
-        if column is not None:
-            columns[name] = len(column)
-    for name, length in columns.items():
-        if length != number:
-            return f"{number} patches have {length} rows of {name}"
-    found = store.candidates
+    number, found, _ = len(store), store.candidates, store.failures
     tally = np.bincount(found.reason, minlength=len(found.reasons))
     counted = {reason: int(count) for reason, count in zip(found.reasons, tally, strict=True)}
     if counted != {**dict.fromkeys(counted, 0), **store.counts} or counted["kept"] != number:
         return f"the counts {store.counts} and {number} patches contradict the candidates: {counted}"
+    if not np.array_equal(found.tissue[found.reason == 0], store.tissue):
+        return "the tissue of the patches is not that of the candidates kept"
     if not np.array_equal(found.coords[found.reason == 0], store.coords):
         return "the coordinates of the patches are not those of the candidates kept"
     return ""
@@ -152,15 +182,13 @@ def _order(store: Reader) -> str:
 
 
 def _labels(store: Reader) -> str:
-    labels = store.labels
-    if labels is not None and not ((labels >= UNLABELLED) & (labels < len(store.meta.classes))).all():
-        return f"labels run from {labels.min()} to {labels.max()} with {len(store.meta.classes)} classes"
-    return ""
+    return "" if store.labels is None or store.meta.classes else "there are labels and no classes"
 
 
 def _decodes(store: Reader) -> str:
     size = store.meta.patch_size
-    out = np.empty((min(_BATCH, len(store)), size, size, 3), np.uint8)
+    batch = max(1, min(_BATCH, len(store), _BATCH_BYTES // (size * size * 3)))
+    out = np.empty((batch, size, size, 3), np.uint8)
     bad: list[tuple[int, str]] = []
     for first in range(0, len(store), len(out)):
         tally = Tally()
@@ -174,12 +202,15 @@ def _decodes(store: Reader) -> str:
 
 def _hash(store: Reader) -> str:
     found = content_hash(store)
-    return "" if found == store.content_hash else f"expected {store.content_hash}, the content has {found}"
+    if found == store.content_hash:
+        return ""
+    covered = " or what decides group and scale" if covers_attributes(found) else ""
+    return f"the patches{covered} were changed: expected {store.content_hash}, the content has {found}"
 
 
 def _same(store: Reader, place: Path, samples: int, seed: int) -> str:
     path = place / Path(store.meta.source).name if place.is_dir() else place
-    with open_with(path, reader=store.meta.reader, default_mpp=store.meta.params.get("default_mpp")) as slide:
+    with open_with(path, reader=store.meta.reader, default_mpp=default_mpp_of(store.meta)) as slide:
         if slide.info.fingerprint != store.meta.fingerprint:
             return f"'{path}' is another file (or a changed one) than the store was cut from"
         spec = spec_of(store.meta)

@@ -70,7 +70,37 @@ def test_what_has_no_such_form_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     folder = _saved(tmp_path / "a", "squeezenet1_1")
     with pytest.raises(EncoderError, match="timm has no 'squeezenet1_1'"):
-        export_encoder(folder, tmp_path / "x", to="timm")
+        export_encoder(folder, tmp_path / "x.pth", to="timm")
     with pytest.raises(UsageError, match="--to must be one of torchvision, timm, onnx, got 'keras'"):
         export_encoder(folder, tmp_path / "x", to="keras")
-    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "x").exists() and not (tmp_path / "x.pth").exists()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("to", "suffix"),
+    [("timm", "pth"), ("timm", "safetensors"), ("torchvision", "bin"), ("torchvision", "safetensors")],
+)
+def test_the_suffix_says_how_the_file_is_written(resnet: Path, tmp_path: Path, to: str, suffix: str) -> None:
+    """Loaded as the library does it: timm by `checkpoint_path`, which goes by the suffix too."""
+    if to == "timm":
+        timm = pytest.importorskip("timm")
+    path = export_encoder(resnet, tmp_path / f"x.{suffix}", to=to)
+    if to == "timm":
+        network = timm.create_model("resnet18", num_classes=0, checkpoint_path=str(path))
+    else:
+        network = torchvision.models.resnet18(weights=None)
+        network.fc = torch.nn.Identity()
+        state = load_file(path) if suffix == "safetensors" else torch.load(path, weights_only=True)
+        network.load_state_dict(state, strict=True)
+    expected = build_backbone(init=resnet).eval()(IMAGES)
+    assert torch.allclose(network.eval()(NORMAL), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("to", "name"), [("timm", "x"), ("torchvision", "x.onnx"), ("onnx", "x.pth"), ("timm", "x.SAFETENSORS")]
+)
+def test_another_suffix_is_refused(resnet: Path, tmp_path: Path, to: str, name: str) -> None:
+    with pytest.raises(UsageError, match=f"for {to} ends in .*, got '{name}'"):
+        export_encoder(resnet, tmp_path / name, to=to)
+    assert not list(tmp_path.iterdir())

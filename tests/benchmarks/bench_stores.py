@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -41,7 +42,8 @@ def write(path: Path, codec: Codec, patches: NDArray[np.uint8]) -> Path:
     number = len(patches)
     coords = np.zeros((number, 2), dtype=np.int64)
     tissue = np.ones(number, dtype=np.float32)
-    with create_store(path, example_meta(codec, size=patches.shape[1])) as writer:
+    meta = replace(example_meta(codec, size=patches.shape[1]), level0_width=0, level0_height=0)
+    with create_store(path, meta) as writer:
         for first in range(0, number, _BATCH):
             part = slice(first, first + _BATCH)
             writer.append(Rows(patches=patches[part], coords=coords[part], tissue=tissue[part]))

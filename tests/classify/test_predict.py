@@ -14,11 +14,12 @@ from wsitool.annotation_files import read_annotations
 from wsitool.backbones import build_backbone
 from wsitool.classify.model import Classifier, ClassifierCard, load_classifier, save_classifier
 from wsitool.classify.predict import PredictOptions, predict
-from wsitool.classify.prediction import Picture
+from wsitool.classify.prediction import Picture, mosaic
 from wsitool.cli import main
 from wsitool.errors import EncoderError
 from wsitool.grid import TileSpec
 from wsitool.importing import import_images
+from wsitool.quality import QualityThresholds
 from wsitool.store import open_store
 from wsitool.testing import draw_tissue, synthetic_slide
 from wsitool.tiling import tile_slide
@@ -57,7 +58,8 @@ def _table(path: Path) -> dict[tuple[int, int], float]:
 
 
 def test_slide_and_its_store_give_the_same(run: Path, slide: Path, tmp_path: Path) -> None:
-    tile_slide(slide, tmp_path / "stores", TileSpec(patch_size=64, mpp=0.5, codec="raw"))
+    limits = QualityThresholds().limits  # as the command has them
+    tile_slide(slide, tmp_path / "stores", TileSpec(patch_size=64, mpp=0.5, codec="raw", limits=limits))
     streamed = predict(run, [slide], tmp_path / "a", options=PredictOptions(batch_size=16))
     stored = predict(run, [tmp_path / "stores"], tmp_path / "b", options=PredictOptions(batch_size=16))
     assert not streamed.failed and not stored.failed
@@ -121,7 +123,7 @@ def test_one_bad_slide_does_not_stop_the_others(run: Path, slide: Path, tmp_path
         main, ["predict", str(run), str(slide), "--out", str(tmp_path / "o"), "--json"]
     )
     found = json.loads(result.stdout)["slides"][0]
-    assert result.exit_code == 0 and sum(found["share_of_patches"].values()) == pytest.approx(1)
+    assert result.exit_code == 0 and sum(found["shares_of_patches"].values()) == pytest.approx(1)
 
 
 def test_another_resolution_is_refused_unless_told(
@@ -130,9 +132,12 @@ def test_another_resolution_is_refused_unless_told(
     with monkeypatch.context() as patched:  # before tissue is looked for, which may take minutes
         patched.delattr("wsitool.classify.predict.open_stream")
         refused = predict(run, [slide], tmp_path / "a", options=PredictOptions(mpp=1.0))
-    assert "more than 10 % off" in refused.failed[0][1] and not (tmp_path / "a").exists()
+    assert "more than 10 % off" in refused.failed[0][1]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["summary.csv"]
     told = predict(run, [slide], tmp_path / "a", options=PredictOptions(mpp=1.0, accept_mpp=True))
-    assert told.predictions[0].size_level0 == pytest.approx(128)
+    assert len(told.slides) == 1
+    with (tmp_path / "a" / "s.csv").open() as file:
+        assert {row["size"] for row in csv.DictReader(file)} == {"128"}
 
 
 def test_images_of_an_imported_store_are_judged_each_on_its_own(run: Path, tmp_path: Path) -> None:
@@ -147,14 +152,16 @@ def test_images_of_an_imported_store_are_judged_each_on_its_own(run: Path, tmp_p
     told = CliRunner().invoke(main, words)
     assert told.exit_code == 0 and "labelled p1, p2 and the classifier knows benign, dcis" in told.stderr
     found = predict(run, [tmp_path / "s"], tmp_path / "o")
-    assert [(part.name, len(part.coords)) for part in found.predictions] == [("p1_a", 6), ("p2_a", 4)]
+    assert [(part.name, part.patches) for part in found.slides] == [("p1_a", 6), ("p2_a", 4)]
+    assert found.kept == 2  # the same as before
     assert {path.name for path in (tmp_path / "o").glob("p1_a*")} == {
         "p1_a.csv",
         "p1_a.geojson",
         "p1_a-benign.png",
         "p1_a-dcis.png",
     }
-    shrunk = found.predictions[0].picture
+    with open_store(tmp_path / "s" / "a.h5") as store:
+        shrunk = mosaic(store, np.flatnonzero(store.sources == store.sources[0]))
     pixels = np.asarray(Image.open(tmp_path / "in" / "p1" / "a.png").convert("RGB"))
     assert np.array_equal(shrunk.pixels[:128, :192], pixels[:128, :192])  # the image's patches, in place
     ids = [

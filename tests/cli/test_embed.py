@@ -29,6 +29,8 @@ def test_embed_says_what_it_wrote_and_refuses_to_replace_it(encoder: Path, tmp_p
     assert (facts["patches"], facts["feature_dim"]) == (6, 512)
     assert all(Path(path).is_file() for path in [*facts["files"], facts["map"]])
     again = CliRunner().invoke(main, words)
+    assert again.exit_code == 0 and "6 patches of 2 stores" in again.stdout  # they are kept
+    again = CliRunner().invoke(main, [*words, "--image-size", "16"])
     assert again.exit_code == 2 and "pass --overwrite" in again.stderr
     said = CliRunner().invoke(main, [*words, "--overwrite"])
     assert "6 patches of 2 stores, 512 features each; PCA map in map.png" in said.stdout

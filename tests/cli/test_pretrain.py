@@ -53,3 +53,20 @@ def test_errors_are_one_sentence_with_exit_code_2(tmp_path: Path) -> None:
         "No such option '--temperature'" in _run(stores, "--method", "rotation", "--temperature", "1").stderr
     )
     assert not (tmp_path / "r").exists()
+
+
+def test_one_command_may_be_queued_again_and_again(tmp_path: Path) -> None:
+    stores = patch_folder(tmp_path / "kidney", each=4)
+    words = [stores, "--method", "rotation", "--out", tmp_path / "r", "--backbone", "squeezenet1_1"]
+    words += ["--init", "random", "--epochs", "1", "--batch-size", "4"]
+    none = _run(*words, "--resume")
+    assert none.exit_code == 2 and "leave out --resume, or pass --resume auto" in none.stderr
+    assert _run(*words, "--resume", "auto").exit_code == 0
+    before = (tmp_path / "r" / "encoder.safetensors").read_bytes()
+    for resume in (("--resume", "auto"), ("--resume=auto",), ("--resume",)):
+        again = _run(*words, *resume)
+        assert again.exit_code == 0 and "is finished, and is left as it is" in again.stderr
+    assert (tmp_path / "r" / "encoder.safetensors").read_bytes() == before
+    assert "holds a run already" in _run(*words).stderr
+    assert _run(*words, "--resume", "later").exit_code == 2
+    assert _run("--resume", *words).exit_code == 2  # stores after it would be taken for its value

@@ -44,6 +44,7 @@ def test_coords_follow_tridents_convention(tmp_path: Path) -> None:
             "patch_size": 32,
             "patch_size_level0": 64,
             "level0_magnification": 40.0,
+            "target_magnification": 20.0,
             "overlap": 0,
             "name": "slide",
             "savetodir": str(tmp_path),

@@ -206,3 +206,37 @@ def test_find_slides(slides: list[Path], tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             find_slides(inputs, group_regex=regex)  # type: ignore[arg-type]
+
+
+def test_a_preview_that_is_missing_is_drawn_again(slides: list[Path], tmp_path: Path) -> None:
+    """As after a kill between a store and its preview: the re-run's picture is an undisturbed run's."""
+    tile_slides(slides[:1], tmp_path / "o", _SPEC)
+    preview, store = tmp_path / "o" / "previews" / "p0_s.jpg", tmp_path / "o" / "p0_s.h5"
+    drawn, inode = preview.read_bytes(), store.stat().st_ino
+    preview.unlink()
+    assert tile_slides(slides[:1], tmp_path / "o", _SPEC).slides[0].status == "skipped"
+    assert preview.read_bytes() == drawn and store.stat().st_ino == inode
+
+
+def test_leftovers_of_a_slide_with_brackets_in_its_name_are_removed(
+    slides: list[Path], tmp_path: Path
+) -> None:
+    slide = shutil.copy(slides[0], tmp_path / "s[1].svs")
+    out = tmp_path / "o"
+    out.mkdir()
+    (out / ".s[1].h5.abcd1234.partial").touch()
+    tile_slides([slide], out, _SPEC)
+    assert sorted(path.name for path in out.iterdir()) == ["previews", "s[1].h5", "slides.csv"]
+
+
+@pytest.mark.parametrize("name", ["a\nb", ".s", "CON", "s" * 240])
+def test_a_slide_whose_name_is_no_file_name_is_tiled(slides: list[Path], tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    slide = shutil.copy(slides[0], tmp_path / "in" / f"{name}.svs")
+    result = tile_slides([slide], tmp_path / "o", _SPEC)
+    assert result.slides[0].status == "done" and result.slides[0].name == name
+    (store,) = (tmp_path / "o").glob("*.h5")
+    assert str(store) == result.slides[0].store and not store.name.startswith(".")
+    with open_store(store) as opened:
+        assert opened.meta.name == name
+    assert tile_slides([slide], tmp_path / "o", _SPEC).slides[0].status == "skipped"

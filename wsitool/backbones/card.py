@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -10,8 +12,9 @@ from typing import Any, Self
 from safetensors import SafetensorError, safe_open
 
 from wsitool.errors import EncoderError
+from wsitool.json_files import parse_json, typed
 
-__all__ = ["METADATA_KEY", "EncoderCard", "LineageStep", "read_card"]
+__all__ = ["METADATA_KEY", "EncoderCard", "LineageStep", "check_positive", "read_card"]
 
 METADATA_KEY = "wsitool"
 
@@ -36,9 +39,20 @@ class LineageStep:
     groups: tuple[str, ...] = ()
 
 
+def check_positive(**values: float | None) -> None:
+    """ValueError naming the first value that is neither None nor a finite number above 0."""
+    for name, value in values.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be a number above 0, got {value!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderCard:
-    """The metadata of an encoder file; sizes in pixels, `mpp` in um/px (None where it is not known)."""
+    """The metadata of an encoder file; sizes in pixels, `mpp` in um/px (None where it is not known).
+
+    ValueError for a number that cannot be: NaN, an infinity, or where it must be above 0 and is not.
+    """
 
     backbone: str
     feature_dim: int
@@ -49,6 +63,14 @@ class EncoderCard:
     mpp: float | None = None
     lineage: tuple[LineageStep, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_positive(
+            feature_dim=self.feature_dim, image_size=self.image_size, patch_size=self.patch_size, mpp=self.mpp
+        )
+        for name, three in (("mean", self.mean), ("std", self.std)):
+            if len(three) != 3 or not _are_finite(three) or (name == "std" and min(three) <= 0):
+                raise ValueError(f"{name} must be three finite numbers, got {three!r}")
 
     @property
     def chain(self) -> str:
@@ -70,14 +92,12 @@ class EncoderCard:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`; ValueError, TypeError or KeyError for anything else."""
-        values = json.loads(text)
-        values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
-        values["lineage"] = tuple(
-            LineageStep(**{**step, "slides": tuple(step["slides"]), "groups": tuple(step["groups"])})
-            for step in values["lineage"]
-        )
-        return cls(**values)
+        """The inverse of `to_json`; ValueError for anything else."""
+        return typed(cls, parse_json(text))
+
+
+def _are_finite(values: Sequence[object]) -> bool:
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
 
 
 def read_card(path: str | Path) -> EncoderCard | None:
@@ -96,6 +116,6 @@ def read_card(path: str | Path) -> EncoderCard | None:
         return EncoderCard.from_json(text)
     except (ValueError, TypeError, KeyError) as error:
         raise EncoderError(
-            f"The card of '{path}' is not one this wsitool reads ({error}): upgrade wsitool, or export the "
-            "encoder again."
+            f"The card of '{path}' is damaged, or of a newer wsitool ({error}): upgrade wsitool, or write "
+            "the encoder again."
         ) from None

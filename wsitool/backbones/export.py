@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,46 +24,53 @@ from wsitool.report.files import replace_file
 __all__ = ["EXPORTS", "export_encoder"]
 
 _TOLERANCE = 1e-4
+_TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 
 
 def export_encoder(encoder: str | Path, out: str | Path, *, to: str, image_size: int | None = None) -> Path:
     """Write the encoder of a run folder or file to `out` for another library, and return the path.
 
-    `to` is "torchvision" (a .pth state dict with torchvision's keys, classifier aside), "timm" (safetensors
-    with timm's keys) or "onnx" (float (B, 3, S, S) in [0, 1] to (B, feature_dim), normalisation included; S
-    is `image_size`, else the size it was trained at). Raises UsageError for another `to` or a missing
-    library, EncoderError if the backbone has no such form or the written file computes something else (1e-4).
+    `to` is "torchvision" or "timm" (a state dict with that library's keys, classifier aside; the suffix of
+    `out` says how: .pth, .pt and .bin as torch.save writes, or .safetensors) or "onnx" (.onnx: float
+    (B, 3, S, S) in [0, 1] to (B, feature_dim), normalisation included; S is `image_size`, else the size it
+    was trained at). Raises UsageError for another `to` or suffix or a missing library, EncoderError if the
+    backbone has no such form or the library computes something else (1e-4) with the written file.
     """
+    out = Path(out)
     if to not in EXPORTS:
         raise UsageError(f"--to must be one of {', '.join(EXPORTS)}, got '{to}'.")
+    suffixes = (".onnx",) if to == "onnx" else (*_TORCH_SUFFIXES, ".safetensors")
+    if out.suffix not in suffixes:
+        raise UsageError(f"A file for {to} ends in {' or '.join(suffixes)}, got '{out.name}'.")
     built = build_backbone(init=encoder).eval()
     size = image_size or built.card.image_size or 224
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = built(images)
-    data, computed = EXPORTS[to](built, images)
+    data, computed = EXPORTS[to](built, images, out.suffix)
     difference = float((computed - expected).abs().max())
     if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
         raise EncoderError(f"The {to} form of {built.name} computes features that differ by {difference:g}.")
-    replace_file(Path(out), data)
-    return Path(out)
+    replace_file(out, data)
+    return out
 
 
 Written = tuple[bytes, Tensor]  # the file, and the features the reading library computes with it
 
 
-def _to_torchvision(encoder: Encoder, images: Tensor) -> Written:
+def _to_torchvision(encoder: Encoder, images: Tensor, suffix: str) -> Written:
     if encoder.name.startswith(TIMM_PREFIX):
         raise EncoderError(f"{encoder.name} is timm's: export it with --to timm or --to onnx.")
-    buffer = io.BytesIO()
-    torch.save({key: value.contiguous() for key, value in encoder.trunk.state_dict().items()}, buffer)
-    buffer.seek(0)
+    data = _state_file(encoder.trunk, suffix)
     fresh = make_network(encoder.name).trunk
-    fresh.load_state_dict(torch.load(buffer, weights_only=True), strict=True)
-    return buffer.getvalue(), _features(fresh, encoder, images)
+    if suffix == ".safetensors":
+        fresh.load_state_dict(safetensors.torch.load(data), strict=True)
+    else:
+        fresh.load_state_dict(torch.load(io.BytesIO(data), weights_only=True), strict=True)
+    return data, _features(fresh, encoder, images)
 
 
-def _to_timm(encoder: Encoder, images: Tensor) -> Written:
+def _to_timm(encoder: Encoder, images: Tensor, suffix: str) -> Written:
     plain = encoder.name.removeprefix(TIMM_PREFIX)
     try:
         network = make_network(TIMM_PREFIX + plain).trunk
@@ -72,10 +80,29 @@ def _to_timm(encoder: Encoder, images: Tensor) -> Written:
             f"timm has no '{plain}' with the tensors of {encoder.name} ({str(error).splitlines()[0]}): "
             "use --to onnx."
         ) from None
-    data = safetensors.torch.save(
-        {key: value.contiguous() for key, value in network.state_dict().items()}, {"format": "pt"}
-    )
-    return data, _features(network, encoder, images)
+    data = _state_file(network, suffix)
+    fresh = make_network(TIMM_PREFIX + plain).trunk
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"encoder{suffix}")
+        file.write_bytes(data)
+        _load_as_timm(fresh, file)
+    return data, _features(fresh, encoder, images)
+
+
+def _load_as_timm(network: nn.Module, file: Path) -> None:
+    """As timm.create_model(..., checkpoint_path=file) does."""
+    from timm.models import load_checkpoint
+
+    load_checkpoint(network, str(file), strict=True)
+
+
+def _state_file(network: nn.Module, suffix: str) -> bytes:
+    state = {key: value.contiguous() for key, value in network.state_dict().items()}
+    if suffix == ".safetensors":
+        return safetensors.torch.save(state, {"format": "pt"})
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
 
 
 def _features(network: nn.Module, encoder: Encoder, images: Tensor) -> Tensor:
@@ -83,7 +110,7 @@ def _features(network: nn.Module, encoder: Encoder, images: Tensor) -> Tensor:
         return Encoder(network, encoder.card).eval()(images)  # type: ignore[no-any-return]
 
 
-def _to_onnx(encoder: Encoder, images: Tensor) -> Written:
+def _to_onnx(encoder: Encoder, images: Tensor, _: str) -> Written:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(name)]
     if missing:
         raise UsageError(f"--to onnx needs {', '.join(missing)}: install wsitool[onnx].")
@@ -106,7 +133,7 @@ def _to_onnx(encoder: Encoder, images: Tensor) -> Written:
     return data, torch.from_numpy(features)
 
 
-EXPORTS: dict[str, Callable[[Encoder, Tensor], Written]] = {
+EXPORTS: dict[str, Callable[[Encoder, Tensor, str], Written]] = {
     "torchvision": _to_torchvision,
     "timm": _to_timm,
     "onnx": _to_onnx,

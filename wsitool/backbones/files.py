@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,16 +16,20 @@ from torch import Tensor, nn
 
 from wsitool.backbones.card import METADATA_KEY, EncoderCard
 from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.finite import first_not_finite
 from wsitool.errors import EncoderError
 from wsitool.report.files import replace_file
 
 __all__ = [
     "UNREADABLE",
+    "check_finite",
     "encoder_file",
     "file_digest",
+    "is_saved",
     "load_strictly",
     "read_state",
     "save_encoder",
+    "to_safetensors",
     "versions",
 ]
 
@@ -60,7 +66,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise EncoderError(f"'{path}' is not a readable safetensors file ({error}).") from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -77,7 +83,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def load_strictly(trunk: nn.Module, state: dict[str, Tensor], *, what: str, ignored: tuple[str, ...]) -> None:
     """Load `state` into `trunk`; every tensor must fit, but for keys beginning with an `ignored` prefix.
 
-    EncoderError beginning with `what` names what is missing, unexpected or of another shape.
+    EncoderError beginning with `what` names what is missing, unexpected, of another shape or not finite.
     """
     own = trunk.state_dict()
     state = {key: value for key, value in state.items() if not key.startswith(ignored)}
@@ -97,7 +103,15 @@ def load_strictly(trunk: nn.Module, state: dict[str, Tensor], *, what: str, igno
     found = "; ".join(f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys)
     if found:
         raise EncoderError(f"{what} - {found}. Pass the --backbone the weights were made with.")
+    check_finite(state, what=what, advice="Take other weights, or train them again")
     trunk.load_state_dict(state, strict=True)
+
+
+def check_finite(tensors: Mapping[str, Tensor], *, what: str, advice: str) -> None:
+    """EncoderError naming the first tensor that holds NaN or an infinity, if one does."""
+    name = first_not_finite(tensors)
+    if name is not None:
+        raise EncoderError(f"{what} - {name} holds values that are not finite (NaN or infinity). {advice}.")
 
 
 def _some(keys: list[str], most: int = 4) -> str:
@@ -108,19 +122,46 @@ def _some(keys: list[str], most: int = 4) -> str:
 def save_encoder(encoder: Encoder, path: Path, card: EncoderCard) -> None:
     """Write the trunk's tensors and `card` to a safetensors file, complete or not at all.
 
-    What was written is read back and compared with the encoder, key by key and bit by bit.
+    What was written is read back and compared with the encoder, key by key and bit by bit. EncoderError for
+    weights that are not finite.
     """
-    tensors = {key: value.detach().cpu().contiguous() for key, value in encoder.trunk.state_dict().items()}
-    metadata = {"format": "pt", METADATA_KEY: card.to_json()}
-    data = safetensors.torch.save(tensors, metadata)
-    written = safetensors.torch.load(data)
-    if written.keys() != tensors.keys() or not all(_same(written[key], tensors[key]) for key in tensors):
+    tensors = _tensors(encoder)
+    check_finite(tensors, what=f"'{path}' was not written", advice="Train again, with a lower --lr")
+    data = to_safetensors(tensors, {"format": "pt", METADATA_KEY: card.to_json()})
+    if not _are_same(safetensors.torch.load(data), tensors):
         raise EncoderError(f"The encoder could not be written to '{path}' without loss.")
     replace_file(path, data)
 
 
-def _same(left: Tensor, right: Tensor) -> bool:
-    return left.dtype == right.dtype and torch.equal(left.nan_to_num(), right.nan_to_num())
+def is_saved(encoder: Encoder, path: Path) -> bool:
+    """Whether the file is there, whole, and holds this encoder's weights bit by bit."""
+    try:
+        return path.is_file() and _are_same(read_state(path), _tensors(encoder))
+    except EncoderError:
+        return False
+
+
+def to_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a safetensors file, the same for the same content.
+
+    The library itself writes the metadata in an order that changes from process to process.
+    """
+    plain = safetensors.torch.save(dict(tensors))
+    size = int.from_bytes(plain[:8], "little")
+    header = {"__metadata__": dict(metadata), **json.loads(plain[8 : 8 + size])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(plain)[8 + size :]))
+
+
+def _tensors(encoder: Encoder) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().contiguous() for key, value in encoder.trunk.state_dict().items()}
+
+
+def _are_same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(
+        left[key].dtype == right[key].dtype and torch.equal(left[key], right[key]) for key in right
+    )
 
 
 def file_digest(path: Path) -> str:

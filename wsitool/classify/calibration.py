@@ -5,14 +5,26 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["fit_temperature", "softmax"]
+from wsitool.errors import EncoderError
+
+__all__ = ["check_logits", "fit_temperature", "softmax"]
 
 Floats = NDArray[np.float64]
 _LOG_BOUNDS = (-3.0, 3.0)  # temperatures of 0.05 to 20: beyond them the fit is running away
 
 
+def check_logits(logits: NDArray[np.floating]) -> None:
+    """EncoderError if one is not finite: the largest of such a row would be taken for a class."""
+    if not np.isfinite(logits).all():
+        raise EncoderError(
+            "The classifier's values are not finite (NaN or infinity) and are taken for no class: train it "
+            "again with a lower --lr, or take another encoder."
+        )
+
+
 def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
-    """Probabilities (N, K) of logits (N, K) divided by a temperature."""
+    """Probabilities (N, K) of logits (N, K) divided by a temperature; EncoderError as `check_logits`."""
+    check_logits(logits)
     scaled = np.asarray(logits, np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     result: Floats = powers / powers.sum(axis=1, keepdims=True)

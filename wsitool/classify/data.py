@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,13 @@ from wsitool.classify.labels import LabelledPatches, check_table, label_patches,
 from wsitool.classify.leakage import check_separate, shared_groups
 from wsitool.classify.splits import SplitBy
 from wsitool.errors import LabelError, UsageError
+from wsitool.paths import AnyPath
 from wsitool.progress import Reporter
 from wsitool.store.collection import Collection, open_collection
 
 __all__ = ["Paths", "TrainTest", "open_train_test"]
 
-Paths = str | Path | Sequence[str | Path]
+Paths = AnyPath | Iterable[AnyPath]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ def open_train_test(
     test_stores = None if test is None else open_collection(test)
     table = None
     if labels is not None:
-        table = read_label_table(labels)
+        table = read_label_table(labels, reporter=reporter)
         check_table(table, [train_stores, *([test_stores] if test_stores is not None else [])])
     training = label_patches(train_stores, table=table)
     if len(training.classes) < 2:
@@ -45,12 +46,15 @@ def open_train_test(
             f"A classifier needs at least two classes, and all labelled patches are {training.classes[0]}."
         )
     _say_left_out(training, train_stores, "training", reporter)
+    known = train_stores.classes if table is None else {row.label for row in table.values()}
+    _warn_of_absent(known, training, "training", reporter)
     if test_stores is None:
         if split == "patch":
             reporter.warn("--split patch leaks: patients are on both sides of training and validation.")
         return TrainTest(train=training, test=None)
     testing = label_patches(test_stores, table=table, classes=training.classes)
     _say_left_out(testing, test_stores, "test", reporter)
+    _warn_of_absent(training.classes, testing, "test", reporter)
     if testing.collection.patch_size != training.collection.patch_size:
         raise UsageError(
             f"Training patches are {training.collection.patch_size} px and test patches "
@@ -80,3 +84,13 @@ def _say_left_out(patches: LabelledPatches, whole: Collection, what: str, report
     left = len(whole) - len(patches)
     if left:
         reporter.say(f"{left} of {len(whole)} {what} patches have no label and are left out.")
+
+
+def _warn_of_absent(known: Iterable[str], patches: LabelledPatches, what: str, reporter: Reporter) -> None:
+    """A class that is named and has no patch would be missing from every figure without a word."""
+    there = {patches.classes[index] for index in set(patches.labels.tolist())}
+    absent = sorted(set(known) - there)
+    if absent:
+        reporter.warn(
+            f"No {what} patch is labelled {', '.join(absent)}: the figures say nothing of that class."
+        )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wsitool.backbones import Encoder, place
 from wsitool.classify.model import Classifier, as_images
-from wsitool.errors import CorruptStoreError
+from wsitool.errors import CorruptStoreError, EncoderError
 from wsitool.loading import PatchLoader
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.files import replace_file
@@ -38,7 +38,7 @@ def predict_logits(
     device: str = "auto",
     reporter: Reporter = SILENT,
 ) -> NDArray[np.float64]:
-    """Logits (N, K) of every patch of `collection`, in its order."""
+    """Logits (N, K) of every patch of `collection`, in its order; EncoderError if one is not finite."""
     return _run(
         classifier, classifier.logits, collection, batch_size, choose_device(device), reporter, "predict"
     ).astype(np.float64)
@@ -54,15 +54,15 @@ def encode(
     cache: Path | None = None,
     reporter: Reporter = SILENT,
 ) -> NDArray[np.float32]:
-    """Features (N, D) of every patch of `collection`, in its order.
+    """Features (N, D) of every patch of `collection`, in its order; EncoderError if one is not finite.
 
     With a folder `cache` they are kept there under a name that encoder, patches and size decide.
     """
     if cache is not None:
         key = f"{encoder_digest(encoder)}:{collection.fingerprint}:{image_size}"
         cache = cache / f"features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
-        if cache.is_file():
-            kept: NDArray[np.float32] = np.load(cache, allow_pickle=False)
+        kept = _cached(cache, (len(collection), encoder.feature_dim))
+        if kept is not None:
             return kept
 
     def step(patches: Tensor) -> Tensor:
@@ -75,6 +75,16 @@ def encode(
         np.save(buffer, features)
         replace_file(cache, buffer.getvalue())
     return features
+
+
+def _cached(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    """The features of a file of the cache; None if there is none, or it is damaged and to be written anew."""
+    try:
+        with path.open("rb") as file:
+            kept: NDArray[np.float32] = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return kept if kept.shape == shape and kept.dtype == np.float32 and np.isfinite(kept).all() else None
 
 
 def encoder_digest(encoder: Encoder) -> str:
@@ -100,11 +110,13 @@ def _run(
     module.eval()
     rows: NDArray[np.float32] | None = None
     seen = np.zeros(len(collection), np.bool_)
+    batch_size = min(batch_size, max(1, len(collection)))  # a loader of larger batches wants two patches
     loader = PatchLoader(collection, batch_size=batch_size, shuffle=False, device=device)
     with reporter.task(what, total=len(collection), unit="patches") as task:
         for batch in loader:
             found = step(batch.patches).float().cpu().numpy()
             index = batch.indices.cpu().numpy()
+            _check_finite(found, index, collection)
             if rows is None:
                 rows = np.empty((len(collection), found.shape[1]), np.float32)
             rows[index] = found
@@ -116,3 +128,14 @@ def _run(
             f"{int((~seen).sum())} of {len(collection)} patches cannot be read: write their stores again."
         )
     return rows
+
+
+def _check_finite(rows: NDArray[np.float32], index: NDArray[np.int64], collection: Collection) -> None:
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        first = int(index[bad[0]])
+        store = collection.stores[collection.store_index[first]]
+        raise EncoderError(
+            f"The network's values for patch {collection.row[first]} of {store.path} are not finite (NaN or "
+            "infinity), so nothing is made of them: take other weights, or train again with a lower --lr."
+        )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from wsitool.augment import random_d4
 from wsitool.backbones import place
+from wsitool.backbones.finite import first_not_finite, largest_gradient
 from wsitool.classify.features import choose_device, predict_logits
 from wsitool.classify.labels import LabelledPatches
 from wsitool.classify.model import Classifier, as_images
@@ -49,7 +50,7 @@ def finetune(
 ) -> list[Epoch]:
     """Train `classifier` in place with Adam; leave it at the (earliest) epoch of lowest validation loss.
 
-    Raises TrainingError if the loss stops being a number.
+    Raises TrainingError if the loss, a gradient or a weight stops being a number.
     """
     device = choose_device(settings.device)
     place(classifier, device)
@@ -109,11 +110,16 @@ def _train_epoch(
         loss = nn.functional.cross_entropy(classifier(images), labels[batch.indices], weight=weights)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's, unannotated
-        optimizer.step()
+        slope = largest_gradient(classifier.parameters())
         value = float(loss.detach())  # waits for the device, once a batch: the epochs are short
-        if not np.isfinite(value):
-            raise TrainingError(f"The training loss became {value}: use a lower --lr than {settings.lr:g}.")
+        for what, number in (("training loss", value), ("largest gradient", float(slope))):
+            if not np.isfinite(number):
+                raise TrainingError(f"The {what} became {number}: use a lower --lr than {settings.lr:g}.")
+        optimizer.step()
         total, count = total + value * len(batch), count + len(batch)
+    broken = first_not_finite(classifier.state_dict())
+    if broken is not None:
+        raise TrainingError(f"{broken} is no longer finite: use a lower --lr than {settings.lr:g}.")
     return total / count
 
 

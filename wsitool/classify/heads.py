@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from wsitool.classify.calibration import check_logits
+
 __all__ = ["PENALTIES", "NeighbourHead", "fit_linear", "fit_neighbours", "head_logits"]
 
 Floats = NDArray[np.float32]
@@ -110,8 +112,9 @@ def _layer(
 
 @torch.no_grad()
 def head_logits(head: nn.Module, features: Floats) -> NDArray[np.float64]:
-    """Logits (N, K) of features (N, D)."""
+    """Logits (N, K) of features (N, D); EncoderError if one is not finite."""
     logits: NDArray[np.float64] = head.cpu()(torch.from_numpy(features)).double().numpy()
+    check_logits(logits)
     return logits
 
 

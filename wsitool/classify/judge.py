@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.classify.calibration import softmax
+from wsitool.classify.guessing import against_guessing
 from wsitool.classify.labels import LabelledPatches
 from wsitool.classify.metrics import confusion_matrix, score
 from wsitool.classify.statistics import Interval, group_intervals
@@ -22,6 +23,8 @@ def judge(
 ) -> dict[str, Any]:
     """Judge logits (N, K): metrics, intervals over groups, confusion, and the same by image and by group.
 
+    `guessing` comes first: what the figures are beside always answering one class and ranking by chance.
+
     `calibrated` repeats loss and calibration error with the logits divided by `temperature`: one number, or
     (N,), as the classifiers of folds have one each.
     """
@@ -31,7 +34,11 @@ def judge(
     calibrated = score(softmax(scaled), patches.labels)
     intervals = group_intervals([probabilities], patches.labels, patches.group_index, seed=seed)
     confusion = confusion_matrix(patches.labels, predicted, len(patches.classes))
+    guessing = against_guessing(
+        [probabilities], patches.labels, patches.group_index, patches.classes, seed=seed
+    )
     return {
+        "guessing": guessing.to_dict(),
         **score(probabilities, patches.labels),
         "patches": len(patches),
         "intervals": {name: _pair(interval) for name, interval in intervals.items()},

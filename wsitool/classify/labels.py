@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import LabelError
+from wsitool.progress import SILENT, Reporter
 from wsitool.store.collection import Collection
+from wsitool.tables import read_table
 
 __all__ = ["LabelRow", "LabelledPatches", "check_table", "label_patches", "read_label_table"]
 
@@ -65,31 +67,27 @@ class LabelledPatches:
         return [f"{hashes[store]}:{row}:{self.classes[label]}" for store, row, label in places]
 
 
-def read_label_table(path: str | Path) -> dict[str, LabelRow]:
-    """Read a CSV with the columns file, label and optionally group: rows by file name.
+def read_label_table(path: str | Path, *, reporter: Reporter = SILENT) -> dict[str, LabelRow]:
+    """Read a table with the columns file, label and optionally group: rows by file name.
 
-    LabelError if a column is missing, a label is empty, or one file has two labels.
+    LabelError if a column is missing, a row cannot be read, a label is empty, or one file has two labels.
     """
     path = Path(path)
+    needs, knows = ("file", "label"), ("group",)
+    table = read_table(
+        path, needs=needs, knows=knows, what="label table", error=LabelError, reporter=reporter
+    )
     rows: dict[str, LabelRow] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = {"file", "label"} - set(reader.fieldnames or ())
-            if missing:
-                raise LabelError(
-                    f"{path} needs the columns file and label (and may have group), but its header is "
-                    f"{', '.join(reader.fieldnames or ['empty'])}."
-                )
-            for line in reader:
-                name, label = line["file"].strip(), (line["label"] or "").strip()
-                row = LabelRow(label=label, group=(line.get("group") or "").strip() or None)
-                if not label:
-                    raise LabelError(f"{path}, line {reader.line_num}: {name} has no label.")
-                if rows.setdefault(name, row) != row:
-                    raise LabelError(f"{path} gives {name} two different labels or groups.")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"{path} cannot be read as a label table (CSV): {error}.") from error
+    for line in table.rows:
+        name = line["file"]
+        problem = line.problem or ("" if name else "it names no file")
+        if not problem and not line["label"]:
+            problem = f"{name} has no label"
+        if problem:
+            raise LabelError(f"{path}, line {line.line}: {problem}.")
+        row = LabelRow(label=line["label"], group=line["group"] or None)
+        if rows.setdefault(name, row) != row:
+            raise LabelError(f"{path}, line {line.line}, gives {name} two different labels or groups.")
     if not rows:
         raise LabelError(f"{path} names no file: it needs one row for each labelled image or slide.")
     return rows
@@ -172,7 +170,8 @@ def _lookup(rows: Mapping[str, LabelRow], name: str) -> LabelRow | None:
 
 
 def _spellings(name: str) -> set[str]:
-    """A file may be named with or without its folder and suffix."""
+    """A file may be named with or without its folder and suffix, and its letters composed or not."""
+    name = unicodedata.normalize("NFC", name).replace("\\", "/")
     last = Path(name).name
     return {name, last, Path(last).stem}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from wsitool.augment import resize, to_float
 from wsitool.backbones import Encoder, EncoderCard, build_backbone
+from wsitool.backbones.card import check_positive
+from wsitool.backbones.files import check_finite, to_safetensors
 from wsitool.classify.heads import NeighbourHead
 from wsitool.classify.settings import Head
 from wsitool.errors import EncoderError
+from wsitool.json_files import parse_json, typed
 from wsitool.report.files import replace_file
 
 __all__ = ["CLASSIFIER_FILE", "Classifier", "ClassifierCard", "load_classifier", "save_classifier"]
@@ -29,7 +32,8 @@ class ClassifierCard:
     """What a classifier is and has seen; sizes in pixels, `mpp` in um/px (None where not known).
 
     Patches of `patch_size` are resized to `image_size`. `groups` are the patients of the labelled patches it
-    was trained and validated on; `temperature` divides the logits for calibrated probabilities.
+    was trained and validated on; `temperature` divides the logits for calibrated probabilities. ValueError
+    for a number that cannot be.
     """
 
     classes: tuple[str, ...]
@@ -43,16 +47,25 @@ class ClassifierCard:
     neighbours: int | None = None
     bank: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.temperature is None:
+            raise ValueError("temperature must be a number above 0, got None")
+        check_positive(
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+            mpp=self.mpp,
+            temperature=self.temperature,
+            neighbours=self.neighbours,
+            bank=self.bank,
+        )
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`; ValueError, TypeError or KeyError for anything else."""
-        values: dict[str, Any] = json.loads(text)
-        values["classes"], values["groups"] = tuple(values["classes"]), tuple(values["groups"])
-        values["encoder"] = EncoderCard.from_json(json.dumps(values["encoder"]))
-        return cls(**values)
+        """The inverse of `to_json`; ValueError for anything else."""
+        return typed(cls, parse_json(text))
 
 
 class Classifier(nn.Module):
@@ -82,15 +95,17 @@ def as_images(patches: Tensor, image_size: int) -> Tensor:
 
 
 def save_classifier(classifier: Classifier, path: Path) -> None:
-    """Write weights and card to one safetensors file, complete or not at all."""
+    """Write weights and card to one safetensors file, complete or not at all; EncoderError if not finite."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in classifier.state_dict().items()}
-    replace_file(path, safetensors.torch.save(tensors, {"format": "pt", _KEY: classifier.card.to_json()}))
+    check_finite(tensors, what=f"'{path}' was not written", advice="Train again, with a lower --lr")
+    replace_file(path, to_safetensors(tensors, {"format": "pt", _KEY: classifier.card.to_json()}))
 
 
 def load_classifier(path: str | Path) -> Classifier:
     """Load a classifier from its file or run folder, ready for inference.
 
-    EncoderError if there is none, if the file is not one, or if its weights do not fit its card.
+    EncoderError if there is none, if the file is not one, or if its weights are not finite or do not fit its
+    card.
     """
     path = Path(path)
     file = path / CLASSIFIER_FILE if path.is_dir() else path
@@ -111,8 +126,10 @@ def load_classifier(path: str | Path) -> Classifier:
         raise EncoderError(f"{file} cannot be read as a classifier ({error}).") from None
     except (ValueError, TypeError, KeyError) as error:
         raise EncoderError(
-            f"The card of {file} is not one this wsitool reads ({error}): upgrade wsitool."
+            f"The card of {file} is damaged, or of a newer wsitool ({error}): upgrade wsitool, or train "
+            "again."
         ) from None
+    check_finite(tensors, what=f"{file} is not used", advice="Train the classifier again")
     classifier = Classifier(_encoder(card.encoder), _head(card), card)
     try:
         classifier.load_state_dict(tensors, strict=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from wsitool.classify.subsets import subset_hash
 from wsitool.report.confusion import draw_confusion
 from wsitool.report.curves import Curve, Panel, save_curves
 from wsitool.report.files import replace_file, write_json
+from wsitool.tables import table_bytes
 
 __all__ = ["Part", "describe_patches", "write_predictions", "write_run"]
 
@@ -50,7 +49,12 @@ def write_run(
     manifest: dict[str, Any],
     run: dict[str, Any],
 ) -> None:
-    """Write everything of a run into `out`; `judged` names the part of `metrics` the pictures show."""
+    """Write everything of a run into `out`; `judged` names the part of `metrics` the pictures show.
+
+    A run that was there is replaced: until all is written the folder has no run.json, and so no finished run.
+    """
+    for name in ("run.json", "metrics.csv", "curves.png"):
+        (out / name).unlink(missing_ok=True)
     classes = fitted.classifier.card.classes
     save_classifier(fitted.classifier, out / CLASSIFIER_FILE)
     write_json(out / "metrics.json", metrics)
@@ -68,15 +72,13 @@ def write_run(
 
 def write_predictions(path: Path, parts: Sequence[Part]) -> None:
     """One row per patch: where it is, what it is, what it was taken for, the probability of each class."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     classes = parts[0].patches.classes
-    writer.writerow([*_COLUMNS, *(f"p_{name}" for name in classes)])
+    rows: list[list[Any]] = [[*_COLUMNS, *(f"p_{name}" for name in classes)]]
     for part in parts:
         probabilities = softmax(part.logits)
         called = probabilities.argmax(axis=1)
         for index, place in enumerate(_places(part.patches)):
-            writer.writerow(
+            rows.append(
                 [
                     part.name,
                     *place,
@@ -85,7 +87,7 @@ def write_predictions(path: Path, parts: Sequence[Part]) -> None:
                     *(f"{value:.6f}" for value in probabilities[index]),
                 ]
             )
-    replace_file(path, buffer.getvalue().encode())
+    replace_file(path, table_bytes(rows))
 
 
 def describe_patches(patches: LabelledPatches) -> dict[str, Any]:
@@ -119,12 +121,8 @@ def _places(patches: LabelledPatches) -> list[tuple[Any, ...]]:
 
 
 def _write_history(out: Path, fitted: Fitted) -> None:
-    buffer = io.StringIO()
     lines = [asdict(epoch) for epoch in fitted.history]
-    writer = csv.DictWriter(buffer, lines[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    replace_file(out / "metrics.csv", buffer.getvalue().encode())
+    replace_file(out / "metrics.csv", table_bytes([list(lines[0]), *(list(line.values()) for line in lines)]))
     epochs = [epoch.epoch for epoch in fitted.history]
     losses = (
         Curve(label="training", x=epochs, y=[epoch.train_loss for epoch in fitted.history]),

@@ -2,47 +2,59 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wsitool import __version__
 from wsitool.backbones import place
 from wsitool.classify.calibration import softmax
 from wsitool.classify.features import choose_device
-from wsitool.classify.model import Classifier, ClassifierCard, load_classifier
+from wsitool.classify.model import CLASSIFIER_FILE, Classifier, ClassifierCard, load_classifier
+from wsitool.classify.outcomes import Item, Outcomes, digest_of, name_of
 from wsitool.classify.prediction import (
     Picture,
     Prediction,
     by_image,
     mosaic,
-    write_prediction,
-    write_summary,
 )
 from wsitool.classify.stream import PatchBatch, open_stream
-from wsitool.errors import UsageError, WsitoolError
+from wsitool.classify.summary import SlideSummary
+from wsitool.classify.verdict import VerdictRule
+from wsitool.errors import EncoderError, SlideError, UsageError
 from wsitool.grid import TileSpec, plan_read
+from wsitool.interrupt import progress_on_stop, raise_if_stopping
 from wsitool.loading import PatchLoader
+from wsitool.machine import explain_memory
+from wsitool.paths import AnyPath, as_list
 from wsitool.progress import SILENT, Reporter
+from wsitool.quality import QualityThresholds
 from wsitool.readers import open_with
+from wsitool.report.files import check_writable
 from wsitool.store import Collection, find_stores, open_store
 from wsitool.tiling import SlideInput, find_slides
 
 __all__ = ["PredictOptions", "PredictResult", "predict"]
 
 MPP_TOLERANCE = 0.1
+_ONLY_SPEED = ("batch_size", "device", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """How slides are read and what is accepted.
+    """How slides are read, what is accepted, and when a slide is called uncertain.
 
     By default a slide is read at the mpp the classifier was trained at (level 0 where that is not known), in
-    patches of its size. `accept_mpp` allows more than 10 % off. `min_tissue` and `stride` are as in `tile`.
+    patches of its size. `accept_mpp` allows more than 10 % off. `min_tissue` and `stride` are as in `tile`,
+    whose limits on pen, folds, white and black hold too. `least_lead` and `least_patches` are the verdict's
+    (see `VerdictRule`).
     """
 
     mpp: float | None = None
@@ -52,23 +64,34 @@ class PredictOptions:
     default_mpp: float | None = None
     reader: str = "auto"
     accept_mpp: bool = False
+    least_lead: float = 0.2
+    least_patches: int = 5
     batch_size: int = 64
     device: str = "auto"
     threads: int = 2
 
+    @property
+    def rule(self) -> VerdictRule:
+        return VerdictRule(lead=self.least_lead, least_patches=self.least_patches)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictResult:
-    """One entry per slide (or image of an imported store) that worked, (name, reason) for what did not."""
+    """One entry per slide (or image of an imported store) that worked, (name, reason) for what did not.
+
+    `doubts` hold for every slide; `kept` counts the entries that an earlier run had finished.
+    """
 
     out: Path
-    predictions: tuple[Prediction, ...]
+    slides: tuple[SlideSummary, ...]
     failed: tuple[tuple[str, str], ...]
+    doubts: tuple[str, ...]
+    kept: int
 
 
 def predict(
     run: str | Path,
-    inputs: Sequence[str | Path],
+    inputs: AnyPath | Iterable[AnyPath],
     out: str | Path,
     *,
     options: PredictOptions | None = None,
@@ -76,70 +99,120 @@ def predict(
 ) -> PredictResult:
     """Judge every tissue patch of slides (files, folders, CSV) or stores with the classifier in `run`.
 
-    Writes `out`/<slide>.csv, <slide>.geojson (QuPath), <slide>-<class>.png and summary.csv. Stores of
-    `import` give these for each of their images. A slide that cannot be read does not stop the others.
-    EncoderError or UsageError if nothing can start.
+    Writes `out`/<slide>.csv, <slide>.geojson (QuPath), <slide>-<class>.png and summary.csv, which grows as
+    slides finish. Stores of `import` give these for each of their images. A slide that fails does not stop
+    the others; what an earlier run into `out` made of the same slide with the same classifier and options is
+    kept. EncoderError or UsageError if nothing can start; the error of a disk that is full ends the run.
     """
     options, out = options or PredictOptions(), Path(out)
+    options.rule  # noqa: B018  # raises UsageError
     classifier = load_classifier(run)
     place(classifier, choose_device(options.device))
-    done: list[Prediction] = []
-    failed: list[tuple[str, str]] = []
-    work = _find(inputs)
-    if _resolution_unknown(classifier.card, work, options):
+    work = _find(inputs, reporter)
+    check_writable(out)
+    doubts = _doubts_of(Path(run))
+    _warn_first(classifier.card, doubts, work, options, reporter)
+    outcomes = Outcomes(
+        out,
+        classifier.card.classes,
+        rule=options.rule,
+        doubts=doubts,
+        digest=_digest(run, options, doubts),
+    )
+    with (
+        progress_on_stop(lambda: f"{outcomes.finished} of {len(work)} slides done; run again to go on"),
+        reporter.task("predict", total=len(work), unit="slides") as task,
+    ):
+        for item in outcomes.keep_finished(work):
+            task.advance(1, note=name_of(item))
+        for item in outcomes.unfinished(work):
+            try:
+                with explain_memory(f"lower --batch-size ({options.batch_size})"):
+                    found = _predict_one(classifier, item, options, reporter)
+                _warn_of(classifier.card, item, found[0].group, reporter)
+                outcomes.add(item, found)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is one slide's
+                raise_if_stopping()
+                outcomes.fails(item, error)
+            task.advance(1, note=name_of(item))
+    return PredictResult(
+        out=out,
+        slides=tuple(outcomes.slides),
+        failed=tuple(outcomes.failed.values()),
+        doubts=doubts,
+        kept=outcomes.kept,
+    )
+
+
+def _doubts_of(run: Path) -> tuple[str, ...]:
+    """What is known against every verdict of the classifier of a run folder: that it was found to guess."""
+    try:
+        record = json.loads((run / "run.json").read_bytes())
+        guessed = record["better_than_guessing"] is False
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+    return ("its classifier was not found to be better than guessing",) if guessed else ()
+
+
+def _digest(run: str | Path, options: PredictOptions, doubts: tuple[str, ...]) -> str:
+    path = Path(run) / CLASSIFIER_FILE if Path(run).is_dir() else Path(run)
+    with path.open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    chosen = {name: value for name, value in asdict(options).items() if name not in _ONLY_SPEED}
+    return digest_of([__version__, weights, json.dumps(chosen, sort_keys=True), *doubts])
+
+
+def _find(inputs: AnyPath | Iterable[AnyPath], reporter: Reporter) -> list[Item]:
+    """Stores as paths, everything else as slides, in the order given."""
+    work: list[Item] = []
+    for item in as_list(inputs):
+        stores = find_stores(item)
+        work += stores or find_slides(item, reporter=reporter)
+    return list(dict.fromkeys(work))
+
+
+def _warn_first(
+    card: ClassifierCard,
+    doubts: Sequence[str],
+    work: Sequence[Item],
+    options: PredictOptions,
+    reporter: Reporter,
+) -> None:
+    """What holds for every slide, before the first."""
+    if doubts:
+        reporter.warn("The classifier was not found to be better than guessing: every slide is uncertain.")
+    if card.temperature == 1:
+        reporter.warn(
+            "The classifier's probabilities are not calibrated, as nothing was held out of its training for "
+            "that: they may be far too sure."
+        )
+    told = options.mpp is not None or options.level is not None
+    if card.mpp is None and not told and any(not isinstance(item, Path) for item in work):
         reporter.warn(
             "The resolution of the patches the classifier was trained on is not known, so slides are read as "
             "they are (level 0): give --mpp if the patches were of another resolution."
         )
-    with reporter.task("predict", total=len(work), unit="slides") as task:
-        for item in work:
-            name = item.stem if isinstance(item, Path) else item.name
-            try:
-                found = _predict_one(classifier, item, options, reporter)
-                for part in found:
-                    write_prediction(out, part)
-                done += found
-                if isinstance(item, Path):
-                    _warn_of_classes(classifier.card, item, reporter)
-                group = found[0].group
-                if group in classifier.card.groups:
-                    reporter.warn(f"{name}: its group {group} was in the classifier's training data.")
-            except WsitoolError as error:
-                failed.append((name, str(error)))
-            task.advance(1, note=name)
-    if done:
-        write_summary(out / "summary.csv", done)
-    return PredictResult(out=out, predictions=tuple(done), failed=tuple(failed))
 
 
-def _find(inputs: Sequence[str | Path]) -> list[Path | SlideInput]:
-    """Stores as paths, everything else as slides, in the order given."""
-    work: list[Path | SlideInput] = []
-    for item in inputs:
-        stores = find_stores(item)
-        work += stores or find_slides([item])
-    return work
-
-
-def _warn_of_classes(card: ClassifierCard, path: Path, reporter: Reporter) -> None:
-    with open_store(path) as store:
+def _warn_of(card: ClassifierCard, item: Item, group: str, reporter: Reporter) -> None:
+    if group in card.groups:
+        reporter.warn(
+            f"{name_of(item)}: its group {group} was in the classifier's training data, so its verdict tells "
+            "nothing of new patients."
+        )
+    if not isinstance(item, Path):
+        return
+    with open_store(item) as store:
         own = store.meta.classes
     if own and set(own) != set(card.classes):
         reporter.warn(
-            f"{path.name} is labelled {', '.join(own)} and the classifier knows {', '.join(card.classes)}: "
+            f"{item.name} is labelled {', '.join(own)} and the classifier knows {', '.join(card.classes)}: "
             "its probabilities are of the latter only."
         )
 
 
-def _resolution_unknown(
-    card: ClassifierCard, work: Sequence[Path | SlideInput], options: PredictOptions
-) -> bool:
-    told = options.mpp is not None or options.level is not None
-    return card.mpp is None and not told and any(not isinstance(item, Path) for item in work)
-
-
 def _predict_one(
-    classifier: Classifier, item: Path | SlideInput, options: PredictOptions, reporter: Reporter
+    classifier: Classifier, item: Item, options: PredictOptions, reporter: Reporter
 ) -> list[Prediction]:
     if isinstance(item, Path):
         return _predict_store(classifier, item, options, reporter)
@@ -161,7 +234,7 @@ def _predict_store(
         collection = Collection.of([store])
         loader = PatchLoader(
             collection,
-            batch_size=options.batch_size,
+            batch_size=min(options.batch_size, max(1, len(store))),
             shuffle=False,
             threads=options.threads,
             device=choose_device(options.device),
@@ -169,9 +242,11 @@ def _predict_store(
         began, rows, logits = time.perf_counter(), [], []
         with reporter.task(meta.name, total=len(store), unit="patches") as task, torch.inference_mode():
             for batch in loader:
-                logits.append(classifier.logits(batch.patches).float().cpu().numpy())
+                logits.append(_finite(classifier.logits(batch.patches).float().cpu().numpy()))
                 rows.append(batch.indices.cpu().numpy())
                 task.advance(len(batch))
+        if not rows:
+            raise SlideError(f"None of the {len(store)} patches of '{meta.name}' can be read")
         chosen = np.concatenate(rows)
         found = Prediction(
             name=meta.name,
@@ -191,6 +266,8 @@ def _predict_slide(
     classifier: Classifier, item: SlideInput, options: PredictOptions, reporter: Reporter
 ) -> Prediction:
     card = classifier.card
+    if item.problem:
+        raise SlideError(item.problem)
     default = item.mpp if item.mpp is not None else options.default_mpp
     with open_with(item.path, reader=options.reader, default_mpp=default) as slide:
         spec = _spec(card, options)
@@ -202,6 +279,10 @@ def _predict_slide(
                 logits.append(_logits(classifier, batch))
                 coords.append(batch.coords)
                 task.advance(len(batch.coords))
+        if not coords:
+            raise SlideError(
+                f"None of the {len(stream)} patches of '{item.name}' can be read: {stream.failures[0]}"
+            )
         return Prediction(
             name=item.name,
             group=item.group or item.name,
@@ -219,7 +300,16 @@ def _predict_slide(
 def _logits(classifier: Classifier, batch: PatchBatch) -> NDArray[np.float32]:
     device = next(classifier.parameters()).device
     patches = torch.from_numpy(batch.patches).permute(0, 3, 1, 2).to(device)
-    logits: NDArray[np.float32] = classifier.logits(patches).float().cpu().numpy()
+    return _finite(classifier.logits(patches).float().cpu().numpy())
+
+
+def _finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same; EncoderError if one is not finite: the largest of such a row would be taken for a class."""
+    if not np.isfinite(logits).all():
+        raise EncoderError(
+            "The classifier's values for it are not finite (NaN or infinity) and are taken for no class: "
+            "train it again with a lower --lr"
+        )
     return logits
 
 
@@ -233,6 +323,7 @@ def _spec(card: ClassifierCard, options: PredictOptions) -> TileSpec:
         level=level,
         stride=options.stride,
         min_tissue=options.min_tissue,
+        limits=QualityThresholds().limits,
     )
 
 

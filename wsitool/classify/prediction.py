@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsitool.report.files import replace_file, replace_file_in_parts
+from wsitool.classify.summary import SlideSummary
+from wsitool.classify.verdict import Verdict, as_probability, as_share
+from wsitool.paths import shown
+from wsitool.report.files import replace_file_in_parts
 from wsitool.report.geojson import write_geojson
 from wsitool.report.heatmap import DRAWN_SIDE, draw_heatmap, heat
 from wsitool.store.schema import PatchStore
+from wsitool.tables import table_bytes
 
-__all__ = ["Picture", "Prediction", "by_image", "mosaic", "write_prediction", "write_summary"]
+__all__ = ["Picture", "Prediction", "by_image", "file_names_of", "mosaic", "write_prediction"]
 
 _MOSAIC_SIDE = 2000  # pixels of the longer side of a picture put together from patches
 _BATCH = 256
@@ -64,36 +66,57 @@ class Prediction:
         return mean
 
     @property
-    def called(self) -> str:
-        """The class with the highest mean probability."""
-        return self.classes[int(self.mean.argmax())]
-
-    @property
     def shares(self) -> dict[str, float]:
         """The share of patches each class is the most probable one of."""
         counts = np.bincount(self.probabilities.argmax(axis=1), minlength=len(self.classes))
         return {name: float(n / len(self.coords)) for name, n in zip(self.classes, counts, strict=True)}
 
+    def summary(self, verdict: Verdict, *, files: str, made_from: str) -> SlideSummary:
+        """What of it goes into summary.csv."""
+        return SlideSummary(
+            name=self.name,
+            group=self.group,
+            patches=len(self.coords),
+            unreadable=self.unreadable,
+            mean={name: round(float(p), 6) for name, p in zip(self.classes, self.mean, strict=True)},
+            shares={name: round(share, 6) for name, share in self.shares.items()},
+            verdict=verdict,
+            seconds=round(self.seconds, 2),
+            files=files,
+            made_from=made_from,
+        )
 
-def write_prediction(out: Path, found: Prediction) -> None:
-    """Write <slide>.csv, <slide>.geojson and one <slide>-<class>.png for each class into `out`."""
-    replace_file_in_parts(out / f"{found.name}.csv", _table(found))
+
+def file_names_of(files: str, classes: Sequence[str]) -> list[str]:
+    """The files of a slide: <files>.csv, <files>.geojson and one <files>-<class>.png for each class."""
+    return [f"{files}.csv", f"{files}.geojson", *(f"{files}-{_plain(name)}.png" for name in classes)]
+
+
+def write_prediction(out: Path, found: Prediction, told: SlideSummary) -> None:
+    """Write the files of `file_names_of` into `out`; GeoJSON and pictures carry the verdict of `told`."""
+    table, objects, *pictures = (out / name for name in file_names_of(told.files, found.classes))
+    replace_file_in_parts(table, _table(found))
     write_geojson(
-        out / f"{found.name}.geojson",
+        objects,
         slide=found.name,
         coords=found.coords,
         size_level0=found.size_level0,
         probabilities=found.probabilities,
         classes=found.classes,
+        about=told.to_dict(),
     )
     drawn_on = found.picture.at_most(DRAWN_SIDE)
     pixels, downsample = drawn_on.pixels, drawn_on.downsample
-    for index, name in enumerate(found.classes):
+    for index, (name, picture) in enumerate(zip(found.classes, pictures, strict=True)):
         drawn = heat(
             pixels.shape[:2], downsample, found.coords, found.size_level0, found.probabilities[:, index]
         )
-        title = f"{found.name}: {name}, mean {found.mean[index]:.3f}"
-        draw_heatmap(out / f"{found.name}-{_plain(name)}.png", pixels, drawn, title=title)
+        title = (
+            f"{shown(found.name)}: {told.verdict.verdict}\n"
+            f"mean probability of {name} {as_probability(found.mean[index])}, patches called so "
+            f"{as_share(round(found.shares[name] * len(found.coords)), len(found.coords))}"
+        )
+        draw_heatmap(picture, pixels, drawn, title=title)
 
 
 def _table(found: Prediction) -> Iterator[bytes]:
@@ -104,24 +127,8 @@ def _table(found: Prediction) -> Iterator[bytes]:
         part = slice(start, start + _BATCH)
         for (x, y), p in zip(found.coords[part].tolist(), found.probabilities[part], strict=True):
             rows.append((x, y, size, found.classes[int(p.argmax())], *(f"{value:.6f}" for value in p)))
-        buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows(rows)
-        yield buffer.getvalue().encode()
+        yield table_bytes(rows)
         rows = []
-
-
-def write_summary(path: Path, predictions: Sequence[Prediction]) -> None:
-    """One row per slide: the class called, and mean probability and share of patches of each class."""
-    classes = predictions[0].classes
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    means, shares = [f"mean_p_{name}" for name in classes], [f"share_{name}" for name in classes]
-    writer.writerow(("slide", "group", "patches", "unreadable", "predicted", *means, *shares, "seconds"))
-    for found in predictions:
-        figures = [f"{value:.6f}" for value in (*found.mean, *found.shares.values())]
-        head = (found.name, found.group, len(found.coords), found.unreadable, found.called)
-        writer.writerow((*head, *figures, f"{found.seconds:.2f}"))
-    replace_file(path, buffer.getvalue().encode())
 
 
 def by_image(found: Prediction, store: PatchStore, rows: NDArray[np.int64]) -> list[Prediction]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from wsitool.classify.judge import judge
 from wsitool.classify.labels import LabelledPatches
 from wsitool.classify.leakage import check_pretraining
 from wsitool.classify.outputs import Part, describe_patches, write_run
-from wsitool.classify.settings import Settings
+from wsitool.classify.settings import FEW_STEPS, Settings
 from wsitool.classify.splits import group_folds
 from wsitool.classify.subsets import per_class_count
 from wsitool.classify.work import Work, cross_validate, joined, test_part, validation_part
 from wsitool.errors import UsageError
+from wsitool.interrupt import deferred, progress_on_stop
+from wsitool.machine import explain_memory
 from wsitool.progress import SILENT, Reporter
 
 __all__ = ["ClassifyResult", "classify"]
@@ -47,6 +50,11 @@ class ClassifyResult:
         """The figures of the part it was judged on."""
         found: dict[str, Any] = self.metrics[self.judged_on]
         return found
+
+    @property
+    def said_first(self) -> list[str]:
+        """What must be known before any figure is read: guessing, hardly trained, a class never judged."""
+        return list(self.metrics["said_first"])
 
 
 def classify(
@@ -101,7 +109,11 @@ def classify(
         reporter=reporter,
     )
     record = _run_record(work, first, encoder_given=str(encoder), folds=folds)
-    return _carry_out(work, out, folds, facts, record, began)
+    with (
+        progress_on_stop(lambda: f"nothing was written to '{out}'; run again to start anew"),
+        explain_memory(f"lower --batch-size ({settings.batch_size}) or --image-size ({work.image_size})"),
+    ):
+        return _carry_out(work, out, folds, facts, record, began)
 
 
 def _carry_out(
@@ -114,24 +126,11 @@ def _carry_out(
     fitted, subset = work.fit(train, features)
     parts += test_part(work, fitted) + validation_part(fitted, subset)
     judged_on = _judged_on(parts, folds, work.reporter)
-    metrics = {**_metrics(parts, fitted, judged_on, work.seed), **facts}
+    metrics = _metrics(parts, fitted, judged_on, work.seed)
+    steps = _optimizer_steps(fitted, work.settings)
+    metrics = {"said_first": _said_first(metrics[judged_on], train.classes, steps), **metrics, **facts}
     seconds = round(time.monotonic() - began, 2)
-    write_run(
-        out,
-        fitted,
-        parts=parts,
-        metrics=metrics,
-        judged=judged_on,
-        manifest=_manifest(work.data, subset, fitted, work.fraction, work.seed),
-        run={
-            **record,
-            "judged_on": judged_on,
-            "c": fitted.c,
-            "c_search": fitted.search.to_dict() if fitted.search is not None else None,
-            "seconds": seconds,
-        },
-    )
-    return ClassifyResult(
+    result = ClassifyResult(
         out=out,
         classes=train.classes,
         judged_on=judged_on,
@@ -139,6 +138,50 @@ def _carry_out(
         trained_on=len(fitted.split.train),
         validated_on=len(fitted.split.held_out),
     )
+    with progress_on_stop(lambda: f"all is done and written to '{out}'"), deferred():
+        write_run(
+            out,
+            fitted,
+            parts=parts,
+            metrics=metrics,
+            judged=judged_on,
+            manifest=_manifest(work.data, subset, fitted, work.fraction, work.seed),
+            run={
+                **record,
+                "judged_on": judged_on,
+                "said_first": metrics["said_first"],
+                "better_than_guessing": metrics[judged_on]["guessing"]["better"],
+                "optimizer_steps": steps,
+                "c": fitted.c,
+                "c_search": fitted.search.to_dict() if fitted.search is not None else None,
+                "seconds": seconds,
+            },
+        )
+    return result
+
+
+def _optimizer_steps(fitted: Fitted, settings: Settings) -> int | None:
+    """Steps of fine-tuning; None for heads on frozen features."""
+    batches = -(-len(fitted.split.train) // settings.batch_size)
+    return len(fitted.history) * batches if fitted.history else None
+
+
+def _said_first(scores: dict[str, Any], classes: Sequence[str], steps: int | None) -> list[str]:
+    lines = [scores["guessing"]["sentence"]] if scores["guessing"]["sentence"] else []
+    if not scores["guessing"]["better"]:
+        lines.append("No conclusion can be drawn from the figures.")
+    if steps is not None and steps < FEW_STEPS:
+        lines.append(
+            f"Fine-tuning took {steps} optimizer step{'' if steps == 1 else 's'}, fewer than {FEW_STEPS}: "
+            "the network is hardly trained; give more --epochs, more labels or a smaller --batch-size."
+        )
+    absent = [name for name, row in zip(classes, scores["confusion"], strict=True) if not sum(row)]
+    if absent:
+        lines.append(
+            f"No judged patch is {' or '.join(absent)}: how well that is recognised is not known, and means "
+            "over classes leave it out."
+        )
+    return lines
 
 
 def _check_choices(

@@ -8,10 +8,12 @@ from typing import Literal, get_args
 from wsitool.classify.splits import SplitBy
 from wsitool.errors import UsageError
 
-__all__ = ["Head", "Penalty", "Settings"]
+__all__ = ["FEW_STEPS", "Head", "Penalty", "Settings"]
 
 Head = Literal["finetune", "linear", "knn"]
+_LARGEST_LR = 1e30  # optimisers compute in float32 with it
 Penalty = float | Literal["auto"] | None
+FEW_STEPS = 50  # of the optimizer: with fewer a network is hardly trained, which reports say first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +48,12 @@ class Settings:
             ("split", self.split in get_args(SplitBy), "one of " + ", ".join(get_args(SplitBy))),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch-size", self.batch_size >= 2, "at least 2"),
-            ("lr", self.lr > 0, "above 0"),
-            ("head-lr", self.head_lr is None or self.head_lr > 0, "above 0"),
+            ("lr", 0 < self.lr <= _LARGEST_LR, f"above 0 and at most {_LARGEST_LR:g}"),
+            (
+                "head-lr",
+                self.head_lr is None or 0 < self.head_lr <= _LARGEST_LR,
+                f"above 0 and at most {_LARGEST_LR:g}",
+            ),
             ("patience", self.patience is None or self.patience >= 1, "at least 1"),
             (
                 "c",

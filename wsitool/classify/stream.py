@@ -88,6 +88,7 @@ class SlideStream:
                     while sum(len(part.coords) for part in waiting) >= batch_size:
                         first, waiting = _take(waiting, batch_size)
                         put(first)
+            self.slide.check_unchanged()
             if waiting:
                 put(_take(waiting, sum(len(part.coords) for part in waiting))[0])
             put(None)
@@ -115,7 +116,7 @@ class SlideStream:
 
 
 def open_stream(slide: TiledSlide, spec: TileSpec, *, threads: int = 2) -> SlideStream:
-    """Find the tissue of an open slide and prepare to read its patches, exactly those `tile` would store.
+    """Find the tissue of an open slide and prepare to read its patches: those `tile` stores by this `spec`.
 
     Raises SlideError (or a kind of it) where there is nothing to read at that resolution.
     """

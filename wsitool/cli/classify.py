@@ -132,6 +132,7 @@ def _summary(result: ClassifyResult) -> list[str]:
     scores = result.scores
     on = {"test": "test patches", "folds": "patches, each judged by a fold that had not seen its group"}
     lines = [
+        *result.said_first,
         f"trained on {result.trained_on:,} patches of {len(result.classes)} classes, "
         f"validated on {result.validated_on:,}: {result.out}",
         f"judged on {scores['patches']:,} {on.get(result.judged_on, 'validation patches (optimistic)')}",

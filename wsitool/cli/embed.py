@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import sys
 from typing import Any
 
 import click
 
-from wsitool.cli.command import Command
+from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
 from wsitool.cli.options import json_option, out_option, seed_option
 
@@ -43,11 +43,20 @@ def command(stores: tuple[str, ...], as_json: bool, **options: Any) -> None:
 
     result = embed(stores, reporter=console_reporter(quiet=as_json), **options)
     if as_json:
-        facts = {"files": [str(path) for path in result.files], "map": str(result.map)}
-        click.echo(json.dumps(facts | {"patches": result.patches, "feature_dim": result.feature_dim}))
-        return
-    folder: Path = result.map.parent
-    click.echo(
-        f"{folder}: {result.patches} patches of {len(result.files)} stores, {result.feature_dim} features "
-        f"each; {result.method.upper()} map in {result.map.name}."
-    )
+        facts: dict[str, Any] = {
+            "files": [str(path) for path in result.files],
+            "map": None if result.map is None else str(result.map),
+            "patches": result.patches,
+            "feature_dim": result.feature_dim,
+            "failed": result.failed,
+        }
+        click.echo(json.dumps(facts))
+    elif result.map is not None:
+        click.echo(
+            f"{result.map.parent}: {result.patches} patches of {len(result.files)} stores, "
+            f"{result.feature_dim} features each; {result.method.upper()} map in {result.map.name}."
+        )
+    for name, reason in result.failed:
+        click.echo(f"Error: {name}: {reason}", err=True)
+    if result.failed:
+        sys.exit(SOME_FAILED)

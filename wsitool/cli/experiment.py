@@ -135,10 +135,10 @@ def command(
         click.echo(json.dumps(json.loads((out / "results.json").read_text()), indent=2))
         return
     from wsitool.experiment.table import to_markdown
-    from wsitool.experiment.words import verdicts
+    from wsitool.experiment.words import said_first, verdicts
 
     click.echo(to_markdown(result.results))
-    for line in verdicts(result.results):
+    for line in verdicts(result.results)[bool(said_first(result.results)) :]:  # the table begins with it
         click.echo(line)
     click.echo(f"{result.cells} cells, {result.reused} of them finished before; report: {result.report}")
 

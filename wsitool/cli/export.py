@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from wsitool.cli.command import Command
+from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
 from wsitool.cli.options import out_option
 
@@ -28,12 +29,27 @@ _TARGETS = ("clam", "trident", "geojson", "imagefolder", "webdataset")
 @click.option("--to", type=click.Choice(_TARGETS), required=True, help="What will read the export.")
 @out_option
 @click.option("--shard-size", default=10_000, show_default=True, help="Samples in a webdataset shard.")
-def command(path: Path, to: str, out: Path, shard_size: int) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace an export in OUT that was made otherwise.")
+def command(path: Path, to: str, out: Path, shard_size: int, overwrite: bool) -> None:
     """Write stores as other programs read them.
 
-    clam, trident and geojson (QuPath) get positions, imagefolder and webdataset the patches themselves.
+    clam, trident and geojson (QuPath) get positions, imagefolder and webdataset the patches themselves. The
+    same command run again leaves alone what it finished and does the rest.
     """
     from wsitool.exporting import export_stores
 
-    done = export_stores(path, out, to, shard_size=shard_size, reporter=console_reporter())  # type: ignore[arg-type]
+    done = export_stores(
+        path,
+        out,
+        to,  # type: ignore[arg-type]
+        shard_size=shard_size,
+        overwrite=overwrite,
+        reporter=console_reporter(),
+    )
     click.echo(f"{done.patches:,} patches of {done.stores} stores in {len(done.files):,} files: {done.out}")
+    if done.left_out:
+        click.echo(f"  {done.left_out:,} patches without a label left out: they have no class folder")
+    for name, reason in done.failed:
+        click.echo(f"Error: {name}: {reason}", err=True)
+    if done.failed:
+        sys.exit(SOME_FAILED)

@@ -22,7 +22,12 @@ __all__ = ["command"]
 )
 @click.argument("encoder", type=click.Path(exists=True, path_type=Path))
 @click.option("--to", required=True, help="torchvision, timm or onnx.")
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="File to write.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write: .pth, .pt, .bin or .safetensors; .onnx for onnx.",
+)
 @click.option("--image-size", type=int, help="Pixels of ONNX input.  [default: as in training]")
 def command(encoder: Path, to: str, out: Path, image_size: int | None) -> None:
     from wsitool.backbones import export_encoder

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.options import json_option, out_option
 
+if TYPE_CHECKING:
+    from wsitool.classify.summary import SlideSummary
+
 __all__ = ["command"]
+
+_KNOWS = "Whatever a slide shows is called one of "
 
 
 @click.command(
@@ -34,6 +39,16 @@ __all__ = ["command"]
 @click.option("--default-mpp", type=float, help="um/px of level 0 for slides that state none.")
 @click.option("--reader", default="auto", show_default=True, help="auto, tiff, openslide or image.")
 @click.option("--accept-mpp", is_flag=True, help="Accept a resolution more than 10 % off the training's.")
+@click.option(
+    "--least-lead",
+    type=float,
+    default=0.2,
+    show_default=True,
+    help="Least lead of the highest mean probability over the next, else uncertain.",
+)
+@click.option(
+    "--least-patches", type=int, default=5, show_default=True, help="Fewer patches than this: uncertain."
+)
 @click.option("--batch-size", type=int, default=64, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--threads", type=int, default=2, show_default=True, help="Threads that decode ahead.")
@@ -42,33 +57,48 @@ def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **opt
     """Judge every patch of slides or stores by a classifier.
 
     RUN is a folder of 'wsitool classify'. For each slide: a CSV, a GeoJSON that QuPath opens, and a heatmap
-    per class; summary.csv has one row per slide.
+    per class; summary.csv has one row per slide. Run again, the command goes on where it was stopped.
+
+    A slide is called the class of highest mean probability over its patches. It is called uncertain where
+    that mean is below 0.5 or leads the next class by less than --least-lead, where most patches are called
+    another class, where there are fewer than --least-patches, or where the classifier was not found to be
+    better than guessing. The share of patches called a class says nothing of how sure each call is.
     """
     from wsitool.classify.predict import PredictOptions, predict
     from wsitool.cli.console import console_reporter
 
-    result = predict(run, inputs, out, options=PredictOptions(**options), reporter=console_reporter())
+    chosen = PredictOptions(**options)
+    rule = chosen.rule.sentence()
+    result = predict(run, inputs, out, options=chosen, reporter=console_reporter(quiet=as_json))
     if as_json:
-        slides = [
-            {
-                "slide": found.name,
-                "patches": len(found.coords),
-                "unreadable": found.unreadable,
-                "predicted": found.called,
-                "mean_probability": dict(zip(found.classes, found.mean.tolist(), strict=True)),
-                "share_of_patches": found.shares,
-            }
-            for found in result.predictions
-        ]
-        click.echo(json.dumps({"out": str(out), "slides": slides, "failed": result.failed}, indent=2))
+        facts = {"out": str(out), "rule": rule, "doubts": result.doubts}
+        slides = [found.to_dict() for found in result.slides]
+        click.echo(json.dumps({**facts, "slides": slides, "failed": result.failed}, indent=2))
     else:
-        for found in result.predictions:
-            rate = len(found.coords) / max(found.seconds, 1e-9)
-            shares = ", ".join(f"{name} {share:.0%}" for name, share in found.shares.items())
-            count = f"{len(found.coords):,} patches"
-            click.echo(f"{found.name}: {found.called} ({count}: {shares}; {rate:.0f} patches/s)")
-        click.echo(f"{len(result.predictions)} of {len(result.predictions) + len(result.failed)}: {out}")
+        for found in result.slides:
+            click.echo(_line(found))
+        kept = f", {result.kept} of them by an earlier run" if result.kept else ""
+        click.echo(f"{len(result.slides)} of {len(result.slides) + len(result.failed)} done{kept}: {out}")
+        if result.slides:
+            click.echo(f"{rule} {_KNOWS}{' and '.join(result.slides[0].mean)}.")
     for name, reason in result.failed:
-        click.echo(f"Error: {name}: {reason}", err=True)
+        click.echo(f"Error: {name}: {reason}.", err=True)
     if result.failed:
         sys.exit(SOME_FAILED)
+
+
+def _line(found: SlideSummary) -> str:
+    """One slide: the verdict, how probable each class is on average, and how many patches are called so."""
+    from wsitool.classify.verdict import as_probability, as_share
+
+    verdict = found.verdict
+    because = f" ({verdict.reason})" if verdict.uncertain else ""
+    means = ", ".join(f"{name} {as_probability(p)}" for name, p in found.mean.items())
+    counts = {name: round(share * found.patches) for name, share in found.shares.items()}
+    shares = ", ".join(f"{name} {as_share(count, found.patches)}" for name, count in counts.items())
+    unreadable = f", {found.unreadable} more unreadable" if found.unreadable else ""
+    rate = found.patches / max(found.seconds, 0.01)
+    return (
+        f"{found.name}: {verdict.verdict}{because}; mean probability {means}; "
+        f"{found.patches:,} patches called {shares}{unreadable} ({rate:.0f} patches/s)"
+    )

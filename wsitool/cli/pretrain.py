@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -13,6 +15,7 @@ from wsitool.cli.command import Command
 from wsitool.cli.console import console_reporter
 from wsitool.cli.options import json_option, out_option, seed_option
 from wsitool.errors import PluginError, WsitoolError
+from wsitool.interrupt import Interrupted
 from wsitool.params import HParam
 
 __all__ = ["METHOD_PREFIX", "MethodCommand", "command"]
@@ -167,16 +170,36 @@ def _shown(spec: HParam) -> str:
 )
 @click.option("--logger", default="none", show_default=True, help="none or tensorboard, beside metrics.csv.")
 @seed_option
-@click.option("--resume", is_flag=True, help="Go on from OUT/last.ckpt, bit for bit.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="yes",
+    type=click.Choice(["yes", "auto"]),
+    help="Go on from OUT/last.ckpt, bit for bit; 'auto' also starts where there is none, so that one command "
+    "can be queued again and again.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a run in OUT.")
 @json_option
-def command(stores: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
+def command(stores: tuple[str, ...], out: Path, as_json: bool, resume: str | None, **options: Any) -> None:
     from wsitool.training import is_first_process, pretrain
 
     own = {name.removeprefix(METHOD_PREFIX) for name in options if name.startswith(METHOD_PREFIX)}
     params = {name: options.pop(METHOD_PREFIX + name) for name in own}
     params = {name: value for name, value in params.items() if value is not None}
-    result = pretrain(stores, out=out, params=params, reporter=console_reporter(quiet=as_json), **options)
+    goes_on: bool | Literal["auto"] = "auto" if resume == "auto" else resume is not None
+    try:
+        result = pretrain(
+            stores,
+            out=out,
+            params=params,
+            resume=goes_on,
+            reporter=console_reporter(quiet=as_json),
+            **options,
+        )
+    except Interrupted as stop:
+        if is_first_process():
+            raise
+        sys.exit(stop.exit_code)  # the first process says it for all
     if not is_first_process():
         return
     if as_json:
@@ -187,7 +210,7 @@ def command(stores: tuple[str, ...], out: Path, as_json: bool, **options: Any) -
                     "encoder": str(result.encoder),
                     "lineage": result.card.chain,
                     "steps": result.steps,
-                    "loss": result.loss,
+                    "loss": None if math.isnan(result.loss) else result.loss,
                     "seconds": result.seconds,
                     "images_per_second": result.images_per_second,
                     "time_shares": None if result.time is None else result.time.rounded(),

@@ -13,6 +13,7 @@ from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
 from wsitool.cli.options import json_option, quality_changes
 from wsitool.errors import StoreError, UsageError, WsitoolError
+from wsitool.interrupt import progress_on_stop
 
 if TYPE_CHECKING:
     from wsitool.refiltering import RefilterResult
@@ -26,13 +27,16 @@ __all__ = ["command"]
     examples="""
     wsitool refilter patches/slide.h5 --min-tissue 0.7
     wsitool refilter patches --min-sharpness 100 --dry-run
+    wsitool refilter imported --min-tissue 0.7 --out stricter
     wsitool refilter patches/slide.h5 --min-tissue 0.3 --slide slide.svs
     """,
 )
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--min-tissue", type=float, help="Least share of tissue in a patch.")
 @quality_changes
-@click.option("--out", type=click.Path(path_type=Path), help="Write here instead of replacing the store.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write to this store or folder and leave PATH as it is."
+)
 @click.option("--slide", type=click.Path(path_type=Path), help="Slide to read patches from that come back.")
 @click.option("--dry-run", is_flag=True, help="Say what would change; write nothing.")
 @json_option
@@ -52,10 +56,11 @@ def command(
     """Decide again which patches stay, by stored scores.
 
     PATH is a store or a folder of them. Limits not named stay as they were. Patches left out earlier come
-    back only with --slide. Slides.csv follows, and the preview where the slide is at hand.
+    back only with --slide. Where they could not come back (imported images, a slide that is gone) none is
+    dropped in place: name --out. Slides.csv, images.csv and the preview follow.
     """
     from wsitool.refiltering import refilter
-    from wsitool.store import find_stores
+    from wsitool.store import SUFFIXES, find_stores
 
     options = {
         "min_tissue": min_tissue,
@@ -73,20 +78,17 @@ def command(
         raise StoreError(
             f"There is no patch store at '{path}': expected a .h5 or .zarr, or a folder of them."
         )
-    if len(stores) > 1 and (out or slide):
-        raise UsageError("--out and --slide are for one store: name it instead of its folder.")
+    if len(stores) > 1 and slide:
+        raise UsageError("--slide is for one store: name it instead of its folder.")
+    if len(stores) > 1 and out and out.suffix in SUFFIXES:
+        raise UsageError(f"--out must be a folder for the {len(stores)} stores, got '{out}'.")
     results: list[RefilterResult] = []
     failed = False
     for store in stores:
+        reporter = console_reporter(quiet=as_json)
         try:
-            done = refilter(
-                store,
-                changes,
-                out=out,
-                slide=slide,
-                dry_run=dry_run,
-                reporter=console_reporter(quiet=as_json),
-            )
+            with progress_on_stop(lambda: f"{len(results)} of {len(stores)} stores done; run again to go on"):
+                done = refilter(store, changes, out=out, slide=slide, dry_run=dry_run, reporter=reporter)
         except UsageError:
             raise
         except WsitoolError as error:
@@ -96,6 +98,8 @@ def command(
         results.append(done)
         if not as_json:
             click.echo(_line(done, dry_run=dry_run))
+            if done.lost:
+                click.echo(f"  needs --out, as {done.lost}")
             if done.preview and not done.redrawn:
                 click.echo(
                     f"  {done.preview} still shows the earlier choice, as the slide is not where it was: "

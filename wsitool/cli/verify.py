@@ -47,11 +47,13 @@ def command(path: Path, slide: Path | None, samples: int, seed: int, as_json: bo
         for report in reports:
             names = ", ".join(check.name for check in report.checks)
             click.echo(
-                f"{'ok     ' if report.sound else 'DAMAGED'}  {report.path}  {report.patches:,} patches"
+                f"{report.verdict:<7}  {report.path}  {report.patches:,} patches"
                 + (f"  ({names})" if report.sound else "")
+                if not report.foreign
+                else f"{report.verdict}: {report.foreign}"
             )
             for check in report.checks:
-                if check.problem:
-                    click.echo(f"         {check.name}: {check.problem}")
+                for text in filter(None, (check.problem, check.note)):
+                    click.echo(f"         {check.name}: {text}")
     if not all(report.sound for report in reports):
         sys.exit(SOME_FAILED)

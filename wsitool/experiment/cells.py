@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,10 +196,12 @@ def _cell_key(plan: Plan, cell: Cell, chosen: Round) -> str:
 
 
 def _read_cell(path: Path, key: str) -> CellResult | None:
-    if not path.is_file():
+    """The cell in the file; None if there is none, or it is damaged, or computed from other inputs."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            facts, logits = json.loads(str(stored["facts"])), stored["logits"]
+            if facts["key"] != key or logits.ndim != 2 or not np.isfinite(logits).all():
+                return None
+            return CellResult(logits=logits, facts=facts, reused=True)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
-    with np.load(path, allow_pickle=False) as stored:
-        facts = json.loads(str(stored["facts"]))
-        if facts["key"] != key:
-            return None
-        return CellResult(logits=stored["logits"], facts=facts, reused=True)

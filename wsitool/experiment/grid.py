@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import groupby
 from multiprocessing import connection
 from multiprocessing.queues import Queue
 from pathlib import Path
 
+from wsitool.errors import TrainingError
 from wsitool.experiment.cells import CellResult, run_cell
 from wsitool.experiment.plan import Plan, percent
 from wsitool.experiment.rounds import Cell, all_cells
+from wsitool.interrupt import Interrupted
+from wsitool.machine import explain_memory
+from wsitool.paths import as_list
 from wsitool.progress import SILENT, Reporter
 
 __all__ = ["chains_of", "run_grid"]
 
+_GRACE_SECONDS = 20.0  # in which a worker's pretraining may save the step in hand
 _device = "auto"  # of a worker process; set once when it starts
 
 
@@ -29,12 +38,23 @@ def run_grid(
 
     Cells that need the same encoder stay in one process, so that none is pretrained twice.
     """
-    cells = all_cells(plan)
+    cells, devices = all_cells(plan), as_list(devices)
     results: dict[Cell, CellResult] = {}
-    with reporter.task("experiment", total=len(cells), unit="cells") as task:
-        for cell, result in _results(plan, cells, out, devices, reporter):
-            results[cell] = result
-            task.advance(1, note=f"{cell.arm.name} {percent(cell.fraction)} seed {cell.seed}")
+    with (
+        reporter.task("experiment", total=len(cells), unit="cells") as task,
+        explain_memory(
+            f"lower batch_size ({plan.batch_size}), pretrain_batch_size ({plan.pretrain_batch_size}) or "
+            "image_size; finished cells are kept"
+        ),
+    ):
+        try:
+            for cell, result in _results(plan, cells, out, devices, reporter):
+                results[cell] = result
+                task.advance(1, note=f"{cell.arm.name} {percent(cell.fraction)} seed {cell.seed}")
+        except Interrupted as stop:
+            # Not what a pretraining inside says, whose own --resume this command does not have.
+            stop.progress = f"{len(results)} of {len(cells)} cells are done; run again to go on"
+            raise
     return {cell: results[cell] for cell in cells}
 
 
@@ -50,12 +70,39 @@ def _results(
     queue: Queue[str] = context.Queue()
     for device in devices:
         queue.put(device)
-    with ProcessPoolExecutor(
-        len(devices), mp_context=context, initializer=_take_device, initargs=(queue,)
-    ) as pool:
+    with (
+        ProcessPoolExecutor(
+            len(devices), mp_context=context, initializer=_take_device, initargs=(queue,)
+        ) as pool,
+        _ending_workers(pool),
+    ):
         jobs = {pool.submit(_run_chain, plan, chain, out): chain for chain in chains}
         for job in as_completed(jobs):
             yield from zip(jobs[job], job.result(), strict=True)
+
+
+@contextmanager
+def _ending_workers(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """Where the run is stopped the workers end too, instead of going on with their chains."""
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    except BrokenProcessPool:
+        raise TrainingError(
+            "A worker of the experiment was killed, which the system does where memory runs out: run again "
+            "to go on from the finished cells, with fewer --devices or smaller batches."
+        ) from None
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        workers = set(multiprocessing.active_children()) - before
+        for worker in workers:
+            worker.terminate()
+        patience = time.monotonic() + _GRACE_SECONDS
+        for worker in workers:
+            worker.join(max(0.0, patience - time.monotonic()))
+            if worker.is_alive():
+                worker.kill()
+        raise
 
 
 def chains_of(plan: Plan, cells: list[Cell]) -> list[list[Cell]]:
@@ -75,6 +122,8 @@ def chains_of(plan: Plan, cells: list[Cell]) -> list[list[Cell]]:
 def _take_device(queue: Queue[str]) -> None:
     global _device
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Ctrl-C comes to every process of a terminal; the parent, whose say it is, ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _device = queue.get()
     if _device.startswith("cuda:"):
         # Pretraining takes the first device it sees: let that be this process's own.
@@ -91,4 +140,7 @@ def _end_with_parent() -> None:
 
 
 def _run_chain(plan: Plan, chain: list[Cell], out: Path) -> list[CellResult]:
-    return [run_cell(plan, cell, out, device=_device) for cell in chain]
+    try:
+        return [run_cell(plan, cell, out, device=_device) for cell in chain]
+    except Interrupted as stop:
+        os._exit(stop.exit_code)  # or the worker would take up its next chain

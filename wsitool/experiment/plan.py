@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import tomllib
 import typing
 from collections.abc import Sequence
@@ -14,11 +14,16 @@ from typing import Any, Literal, Self
 from wsitool.classify.settings import Head, Penalty, Settings
 from wsitool.classify.splits import SplitBy
 from wsitool.errors import UsageError
+from wsitool.json_files import parse_json, read_text, typed
+from wsitool.paths import as_list
+from wsitool.store.schema import LARGEST_PATCH
 
 __all__ = ["ARMS", "Arm", "Plan", "percent", "read_plan"]
 
 ARMS = ("supervised", "rotation", "jitter-rotation", "simclr", "simclr+auxiliary")
 _AUXILIARY = "+auxiliary"
+_MOST = 10_000  # of what is run one after another: more is a slip of the keyboard
+_LISTS = ("train", "test", "auxiliary", "methods")  # one alone may be given as text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         """UsageError naming what cannot work."""
+        for name in ("train", "test", "auxiliary", "methods"):
+            items = tuple(str(item) for item in as_list(getattr(self, name)))
+            object.__setattr__(self, name, items)  # frozen: this is its one way in
         for arm in self.arms:
             if arm.auxiliary and not self.auxiliary:
                 raise UsageError(
@@ -94,7 +102,18 @@ class Plan:
                 all(0 < share <= 1 for share in self.fractions),
                 "--fractions are percentages above 0, up to 100",
             ),
-            (self.seeds >= 1, "--seeds must be at least 1"),
+            (1 <= self.seeds <= _MOST, f"--seeds must be from 1 to {_MOST}"),
+            (self.folds is None or 2 <= self.folds <= _MOST, f"--folds must be from 2 to {_MOST}"),
+            (0 <= self.seed < 2**32, "--seed must be from 0 to 4294967295"),
+            (
+                self.image_size is None or 8 <= self.image_size <= LARGEST_PATCH,
+                f"--image-size must be from 8 to {LARGEST_PATCH}",
+            ),
+            (self.pretrain_batch_size >= 2, "--pretrain-batch-size must be at least 2"),
+            (
+                self.auxiliary_epochs is None or self.auxiliary_epochs >= 1,
+                "--auxiliary-epochs must be at least 1",
+            ),
             (1 <= self.pretrain_seeds <= self.seeds, "--pretrain-seeds must be from 1 to --seeds"),
             (0 < self.test_share < 1, "--test-share must be between 0 and 1"),
             (not (self.test and self.folds), "--test and --folds exclude each other"),
@@ -158,7 +177,7 @@ def _shares(fractions: Sequence[float]) -> list[float]:
 
 def _are_rates(values: tuple[object, ...]) -> bool:
     """Also false for text, which a plan file may hold."""
-    numbers = all(isinstance(value, int | float) and value > 0 for value in values)
+    numbers = all(isinstance(value, int | float) and 0 < value < math.inf for value in values)
     return numbers and len(set(values)) == len(values) > 0
 
 
@@ -170,18 +189,22 @@ def read_plan(path: str | Path, **changes: Any) -> Plan:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        values: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, ValueError) as error:
+        text = read_text(path)
+        values: dict[str, Any] = parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read as a plan (TOML or JSON): {error}.") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} is no plan: it must hold names and values.")
     known = typing.get_type_hints(Plan)
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise UsageError(f"{path} has unknown keys {', '.join(unknown)}: a plan has {', '.join(known)}.")
+    values |= {name: [values[name]] for name in _LISTS if isinstance(values.get(name), str)}
+    try:
+        values = {name: typed(known[name], value, name) for name, value in values.items()}
+    except ValueError as error:
+        raise UsageError(f"{path} is no plan: {error}.") from None
     values |= changes
-    for name in ("train", "test", "auxiliary"):
-        if isinstance(values.get(name), str):
-            values[name] = [values[name]]
     if "fractions" in values:
         values["fractions"] = _shares(values["fractions"])
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -10,7 +10,7 @@ import numpy as np
 from wsitool.experiment import table
 from wsitool.experiment.plan import percent
 from wsitool.experiment.results import Results, as_json
-from wsitool.experiment.words import caveats, choices, verdicts
+from wsitool.experiment.words import caveats, choices, said_first, verdicts
 from wsitool.report.confusion import draw_confusion
 from wsitool.report.efficiency import EfficiencyCurve, draw_efficiency
 from wsitool.report.files import replace_file, write_json
@@ -31,6 +31,7 @@ def write_report(results: Results, out: Path, *, command: str = "", notes: Seque
     ):
         replace_file(out / name, text.encode())
     said = {
+        "said_first": [line] if (line := said_first(results)) else [],
         "verdicts": verdicts(results),
         "choices": choices(results),
         "caveats": caveats(results),
@@ -80,11 +81,16 @@ def _page(results: Results, out: Path, said: dict[str, list[str]], command: str)
         f"{_number(plan.seeds, 'label seed')} each, and judged on {len(results.labels):,} patches of "
         f"{len(results.groups)} groups (patients) that none of them was trained on.",
     )
-    page.section("In words", "\n\n".join(said["verdicts"]))
+    if said["said_first"]:
+        page.note("\n\n".join(said["said_first"]))
+    words = [line for line in said["verdicts"] if line not in said["said_first"]]
+    if words:
+        page.section("In words", "\n\n".join(words))
     page.note("\n\n".join(said["caveats"] + said["notes"]))
     page.section("Table 2", "Patch accuracy in percent [95 % interval] / loss per patch.")
     page.table(table.headers(results), table.rows(results))
-    page.section("Label efficiency", "Bands are 95 % intervals over groups; the dotted line is the mark.")
+    mark = f"{results.baseline} with {percent(results.full.fraction)} of the labels"
+    page.section("Label efficiency", f"Bands are 95 % intervals over groups; the dotted line is {mark}.")
     for metric, title in _TITLES.items():
         page.image(out / "figures" / f"{metric}.png", title)
     page.section("All figures", "Means over seeds.")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.classify.calibration import softmax
+from wsitool.classify.guessing import Guessing, against_guessing
 from wsitool.classify.judge import mean_by
 from wsitool.classify.metrics import METRICS, confusion_matrix, score
 from wsitool.classify.statistics import Comparison, Interval, group_intervals, paired_comparison
@@ -37,6 +38,7 @@ class ArmResult:
     mean: dict[str, float | None]
     spread: dict[str, float | None]
     intervals: dict[str, Interval | None]
+    guessing: Guessing
     image_accuracy: float | None
     calibrated_ece: float
     confusion: NDArray[np.int64]
@@ -75,7 +77,9 @@ def summarise(plan: Plan, rounds: Sequence[Round], cells: Mapping[Cell, CellResu
     groups = np.concatenate([patches.groups for patches in tests])
     images = np.concatenate([patches.images for patches in tests])
     arms = {
-        (arm.name, fraction): _arm(arm.name, fraction, cells, (labels, groups, images), plan)
+        (arm.name, fraction): _arm(
+            arm.name, fraction, cells, (labels, groups, images), tests[0].classes, plan
+        )
         for arm in plan.arms
         for fraction in plan.fractions
     }
@@ -103,10 +107,12 @@ def _arm(
     fraction: float,
     cells: Mapping[Cell, CellResult],
     truth: tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.str_]],
+    classes: tuple[str, ...],
     plan: Plan,
 ) -> ArmResult:
     labels, groups, images = truth
     mine = [cell for cell in cells if cell.arm.name == name and cell.fraction == fraction]
+    index = np.unique(groups, return_inverse=True)[1]
     by_seed = [
         sorted((cell for cell in mine if cell.seed == seed), key=lambda cell: cell.round)
         for seed in range(plan.seeds)
@@ -124,7 +130,8 @@ def _arm(
         runs=runs,
         mean={metric: _mean([row[metric] for row in scores]) for metric in METRICS},
         spread={metric: _spread([row[metric] for row in scores]) for metric in METRICS},
-        intervals=group_intervals(runs, labels, np.unique(groups, return_inverse=True)[1]),
+        intervals=group_intervals(runs, labels, index),
+        guessing=against_guessing(runs, labels, index, classes),
         image_accuracy=_mean(per_image),
         calibrated_ece=float(np.mean([score(run, labels)["ece"] for run in calibrated])),
         confusion=np.sum(
@@ -178,6 +185,7 @@ def as_json(results: Results) -> dict[str, Any]:
             "fraction": found.fraction,
             "labelled_patches": found.trained_on,
             "mean": found.mean,
+            "guessing": found.guessing.to_dict(),
             "sd_over_seeds": found.spread,
             "intervals": {name: vars(value) if value else None for name, value in found.intervals.items()},
             "per_seed": [score(run, results.labels) for run in found.runs],

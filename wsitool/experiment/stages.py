@@ -13,15 +13,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from wsitool.backbones import encoder_file
+from wsitool.backbones import encoder_file, read_card
 from wsitool.backbones.files import file_digest
 from wsitool.classify.subsets import balanced_subset
+from wsitool.errors import EncoderError, TrainingError
 from wsitool.experiment.plan import Plan
 from wsitool.experiment.rounds import Cell, Round, all_cells, open_rounds
 from wsitool.progress import Reporter
 from wsitool.report.files import write_json
 from wsitool.store.collection import Collection, open_collection
 from wsitool.training import pretrain
+from wsitool.training.checkpoint import load_checkpoint
 
 __all__ = ["Pretraining", "Stage", "ensure", "last_stages", "pretrainings", "start_keys"]
 
@@ -87,9 +89,10 @@ def ensure(plan: Plan, stage: Stage, folder: Path, reporter: Reporter) -> Path:
     """The finished run folder of a stage; pretrains it, or goes on with it, where needed."""
     out, key = _find(plan, stage, folder)
     if _is_complete(out, key):
+        (out / "last.ckpt").unlink(missing_ok=True)  # of a run that was killed at its very end
         return out
     init = plan.init if stage.before is None else str(ensure(plan, stage.before, folder, reporter))
-    resume = _known(out).get("key") == key and (out / "last.ckpt").is_file()
+    goes_on = _known(out).get("key") == key and not _is_damaged(out / "last.ckpt", reporter)
     write_json(_note(out), {"key": key, "complete": False})
     pretrain(
         stage.data,
@@ -103,13 +106,25 @@ def ensure(plan: Plan, stage: Stage, folder: Path, reporter: Reporter) -> Path:
         image_size=plan.image_size,
         preset=plan.preset,
         seed=stage.seed,
-        resume=resume,
-        overwrite=not resume,
+        resume="auto" if goes_on else False,
+        overwrite=not goes_on,
         reporter=reporter,
     )
-    (out / "last.ckpt").unlink(missing_ok=True)  # three times the encoder's size, and it is finished
     write_json(_note(out), {"key": key, "complete": True})
+    (out / "last.ckpt").unlink(missing_ok=True)  # three times the encoder's size, and it is finished
     return out
+
+
+def _is_damaged(checkpoint: Path, reporter: Reporter) -> bool:
+    """Whether there is a checkpoint and it cannot be read."""
+    if not checkpoint.is_file():
+        return False
+    try:
+        load_checkpoint(checkpoint)
+    except TrainingError as error:
+        reporter.warn(f"{error} So it is.")
+        return True
+    return False
 
 
 def _last_stage(plan: Plan, cell: Cell, chosen: Round, method: str, lr: float) -> Stage:
@@ -179,11 +194,19 @@ def _note(run: Path) -> Path:
 
 
 def _known(run: Path) -> dict[str, Any]:
-    note = _note(run)
-    known: dict[str, Any] = json.loads(note.read_text()) if note.is_file() else {}
-    return known
+    try:
+        known = json.loads(_note(run).read_bytes())
+    except (OSError, ValueError):  # none, or damaged: as good as none
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def _is_complete(run: Path, key: str) -> bool:
+    """Whether the note says so and the encoder can be read: a damaged one is made again."""
     known = _known(run)
-    return known.get("key") == key and bool(known.get("complete"))
+    if known.get("key") != key or not known.get("complete"):
+        return False
+    try:
+        return read_card(encoder_file(run)) is not None
+    except EncoderError:
+        return False

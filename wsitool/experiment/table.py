@@ -8,6 +8,7 @@ import io
 from wsitool.classify.metrics import METRICS
 from wsitool.experiment.plan import percent
 from wsitool.experiment.results import ArmResult, Results
+from wsitool.experiment.words import said_first
 
 __all__ = ["headers", "rows", "to_csv", "to_latex", "to_markdown"]
 
@@ -30,10 +31,11 @@ def rows(results: Results) -> list[list[str]]:
 
 
 def to_markdown(results: Results) -> str:
-    """A Markdown table."""
+    """A Markdown table, below what must be said first."""
     head = headers(results)
     lines = [head, ["---"] * len(head), *rows(results)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    before = f"{first}\n\n" if (first := said_first(results)) else ""
+    return before + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def to_latex(results: Results) -> str:
@@ -43,12 +45,9 @@ def to_latex(results: Results) -> str:
     escaped = [" & ".join(_escape(cell) for cell in line) + r" \\" for line in body]
     inside = [r"\toprule", escaped[0], r"\midrule", *escaped[1:], r"\bottomrule"]
     columns = "l" + "r" * (len(head) - 1)
-    return (
-        "\n".join(
-            [r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{{columns}}}", *inside, r"\end{tabular}"]
-        )
-        + "\n"
-    )
+    before = [f"% {first}"] if (first := said_first(results)) else []
+    before.append(r"% needs \usepackage{booktabs}")
+    return "\n".join([*before, rf"\begin{{tabular}}{{{columns}}}", *inside, r"\end{tabular}"]) + "\n"
 
 
 def to_csv(results: Results) -> str:

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import math
+
+from wsitool.classify.settings import FEW_STEPS
 from wsitool.classify.statistics import Comparison
 from wsitool.experiment.plan import percent
 from wsitool.experiment.results import ArmResult, Results
 
-__all__ = ["caveats", "choices", "verdicts"]
+__all__ = ["caveats", "choices", "said_first", "verdicts"]
 
 _FEW_GROUPS = 20
 
 
+def said_first(results: Results) -> str:
+    """What must be known of the mark before anything is compared with it; "" where it is beyond guessing."""
+    full = results.full
+    if not (sentence := full.guessing.sentence()):
+        return ""
+    mark = (
+        f"{results.baseline} with {percent(full.fraction)} of the labels, which the others are compared with"
+    )
+    if full.guessing.better:
+        return f"{mark}: {sentence}"
+    return f"{mark}: {sentence} No conclusion is drawn from the figures."
+
+
 def verdicts(results: Results) -> list[str]:
-    """One paragraph for each arm but the baseline, and one for the baseline's own curve."""
+    """What must be said first; a paragraph for the baseline's curve and one for each other arm.
+
+    Where the baseline with all labels is no better than guessing nothing is concluded from it.
+    """
+    first = [line] if (line := said_first(results)) else []
+    return first + _compared(results) if results.full.guessing.better else first
+
+
+def _compared(results: Results) -> list[str]:
     full = results.full
     own = [
         f"{percent(found.fraction)}: {_accuracy(found)}"
@@ -40,6 +64,11 @@ def caveats(results: Results) -> list[str]:
             f"{count} groups are few: intervals of this kind are then too narrow, so take differences whose "
             "interval barely leaves zero as undecided."
         )
+    if (steps := _steps(results)) is not None and steps < FEW_STEPS:
+        lines.append(
+            f"Even with the most labels fine-tuning took {steps} optimizer steps at most, fewer than "
+            f"{FEW_STEPS}: the networks are hardly trained."
+        )
     comparisons = len(results.same_fraction)
     if comparisons > 1:
         lines.append(
@@ -56,6 +85,14 @@ def caveats(results: Results) -> list[str]:
             "The split is by patch, as in the paper: patients are on both sides, so figures flatter."
         )
     return lines
+
+
+def _steps(results: Results) -> int | None:
+    """Optimizer steps of one fine-tuning of the baseline, all epochs; None for heads on frozen features."""
+    plan = results.plan
+    if plan.head != "finetune":
+        return None
+    return plan.epochs * math.ceil(results.full.trained_on * (1 - plan.validation) / plan.batch_size)
 
 
 def choices(results: Results) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
+import threading
+from collections.abc import Iterable
+from typing import BinaryIO
 
 import numpy as np
 import simplejpeg
@@ -11,13 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from wsitool.errors import RegionReadError, UnsupportedSlideError
+from wsitool.readers.directories import TIFF_MAGIC
+from wsitool.readers.limits import check_picture
 from wsitool.readers.resolution import resolve_mpp
-from wsitool.readers.source import file_name, fingerprint, open_bytes
-from wsitool.readers.tiff import TIFF_MAGIC, open_tiff
+from wsitool.readers.source import ByteSource, fingerprint, stem
+from wsitool.readers.tiff import open_tiff
 from wsitool.readers.tiles import TiledSlide
 from wsitool.slide import Level, SlideInfo
 
-__all__ = ["ImageSlide", "open_image"]
+__all__ = ["open_image"]
 
 RgbArray = NDArray[np.uint8]
 _TILE = 1024
@@ -35,57 +38,65 @@ class _ArrayLevel:
     def decode(self, column: int, row: int, *, shrink: int = 1) -> RgbArray:
         return self._pixels[row * _TILE : (row + 1) * _TILE, column * _TILE : (column + 1) * _TILE]
 
+    def prefetch(self, places: Iterable[tuple[int, int]]) -> None:
+        pass
+
     def jpeg(self, column: int, row: int) -> bytes:
         raise RegionReadError("an ordinary picture has no JPEG tiles")
 
 
-class ImageSlide(TiledSlide):
-    """A picture in memory, as a slide of one level."""
-
-    def __init__(self, info: SlideInfo, pixels: RgbArray) -> None:
-        super().__init__(info, (_ArrayLevel(pixels),))
-
-
-def open_image(path: str | Path, *, default_mpp: float | None = None) -> TiledSlide:
+def open_image(source: ByteSource, *, default_mpp: float | None = None) -> TiledSlide:
     """Open a picture; its resolution is `default_mpp`, save for a TIFF that states one itself.
 
-    Pixels are turned to RGB, transparent ones to white. Raises UnsupportedSlideError.
+    Pixels are turned to RGB, transparent ones to white. Raises UnsupportedSlideError, before any pixel is
+    decoded where the picture claims more pixels than `limits` allow.
     """
-    source = open_bytes(path)
+    if source.read(0, 4) in TIFF_MAGIC:
+        return open_tiff(source, default_mpp=default_mpp, strips=True, reader="image")
     try:
-        if source.read(0, 4) in TIFF_MAGIC:
-            return open_tiff(path, default_mpp=default_mpp, strips=True, reader="image")
-        with source.stream() as stream, warnings.catch_warnings():
-            # A slide exported as one picture is larger than Pillow's limit for pictures from strangers.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(stream) as image:
-                format_name = image.format or "image"
-                # Pillow makes grey pixels up where JPEG data is damaged; simplejpeg refuses.
-                if format_name == "JPEG" and image.mode in ("RGB", "L"):
-                    pixels = simplejpeg.decode_jpeg(source.read(0, source.size))
-                else:
-                    pixels = _rgb(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UnsupportedSlideError(f"'{file_name(path)}' is not a picture that Pillow can read.") from error
+        format_name, pixels = _decode(source)
+    except UnidentifiedImageError as error:
+        raise UnsupportedSlideError(f"'{source.name}' is not a picture that Pillow can read.") from error
     except (OSError, ValueError, SyntaxError, MemoryError) as error:
-        raise UnsupportedSlideError(f"'{file_name(path)}' is damaged: {error}.") from error
-    finally:
-        source.close()
+        raise UnsupportedSlideError(f"'{source.name}' is damaged: {error}.") from error
     height, width = pixels.shape[:2]
     mpp, mpp_source = resolve_mpp(None, None, default_mpp)
-    name = file_name(path)
     info = SlideInfo(
-        path=str(path),
-        name=name.rsplit(".", 1)[0] if "." in name else name,
+        path=source.path,
+        name=stem(source.name),
         reader="image",
         format=f"{format_name} picture",
         levels=(Level(width=width, height=height, downsample=1.0),),
         mpp=mpp,
         mpp_source=mpp_source,
         objective_power=None,
-        fingerprint=fingerprint(path),
+        fingerprint=fingerprint(source),
     )
-    return ImageSlide(info, pixels)
+    return TiledSlide(info, (_ArrayLevel(pixels),), source)
+
+
+def _decode(source: ByteSource) -> tuple[str, RgbArray]:
+    """The format's name and the whole picture, its size checked first."""
+    with source.stream() as stream, _open_unlimited(stream) as image:
+        check_picture(source.name, *image.size, source.size)
+        format_name = image.format or "image"
+        # Pillow makes grey pixels up where JPEG data is damaged; simplejpeg refuses.
+        if format_name == "JPEG" and image.mode in ("RGB", "L"):
+            return format_name, simplejpeg.decode_jpeg(source.read(0, source.size))
+        return format_name, _rgb(image)
+
+
+_PILLOW_LIMIT = threading.Lock()
+
+
+def _open_unlimited(stream: BinaryIO) -> Image.Image:
+    """Read a picture's header, without Pillow's own limit: that of `check_picture` can be raised."""
+    with _PILLOW_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(stream)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _rgb(image: Image.Image) -> RgbArray:

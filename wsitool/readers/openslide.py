@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -11,9 +13,10 @@ import numpy as np
 import openslide
 from numpy.typing import NDArray
 
-from wsitool.errors import RegionReadError, UnsupportedSlideError
+from wsitool.errors import RegionReadError, SlideError, UnsupportedSlideError
+from wsitool.readers.limits import MAX_LEVEL_PIXELS, check_limit
 from wsitool.readers.resolution import resolve_mpp
-from wsitool.readers.source import file_name, fingerprint, is_url, open_bytes
+from wsitool.readers.source import ByteSource, file_state, fingerprint, is_url, stem
 from wsitool.readers.tiles import TiledSlide
 from wsitool.slide import Level, SlideInfo
 
@@ -22,6 +25,14 @@ __all__ = ["OpenSlideSlide", "RegionHandles", "open_openslide", "region_levels",
 RgbArray = NDArray[np.uint8]
 _TILE = 512
 _LARGEST_NATIVE_TILE = 1024
+_NO_INTERPOLATION = 0.0019
+_REACH, _MOST_PIXELS_FOR_EXACT = 1024, 2**21  # an exact read costs at most eight plain ones
+_COMPANIONS = {
+    ".mrxs": (".dat", ".ini"),
+    ".dcm": (".dcm",),
+    ".vms": (".jpg", ".opt"),
+    ".vmu": (".ngr", ".opt"),
+}
 _OWN_ERRORS = (openslide.OpenSlideError, OSError, ValueError)
 
 
@@ -91,13 +102,24 @@ class _OpenSlideLevel:
 
     def decode(self, column: int, row: int, *, shrink: int = 1) -> RgbArray:
         x, y = column * self.tile_width, row * self.tile_height
-        size = (min(self.tile_width, self.width - x), min(self.tile_height, self.height - y))
-        return self.read(round(x * self._scale), round(y * self._scale), size)
+        width, height = min(self.tile_width, self.width - x), min(self.tile_height, self.height - y)
+        left, top = _exact_start(x, self._scale), _exact_start(y, self._scale)
+        area = (x - left + width) * (y - top + height)
+        if (left, top) != (x, y) and area <= max(_MOST_PIXELS_FOR_EXACT, width * height):
+            # A bad tile beside this one must not cost it.
+            with contextlib.suppress(RegionReadError):
+                return self._read(left, top, (x - left + width, y - top + height))[y - top :, x - left :]
+        return self._read(x, y, (width, height))
+
+    def prefetch(self, places: Iterable[tuple[int, int]]) -> None:
+        pass
 
     def jpeg(self, column: int, row: int) -> bytes:
         raise RegionReadError("this reader gives no JPEG tiles")
 
-    def read(self, x0: int, y0: int, size: tuple[int, int]) -> RgbArray:
+    def _read(self, x: int, y: int, size: tuple[int, int]) -> RgbArray:
+        """Pixels from (x, y) of this level on."""
+        x0, y0 = round(x * self._scale), round(y * self._scale)
         try:
             rgba = self._handles.read(x0, y0, self._index, size)
         except _OWN_ERRORS as error:
@@ -108,27 +130,50 @@ class _OpenSlideLevel:
         return rgb
 
 
+def _exact_start(place: int, scale: float) -> int:
+    """The nearest level pixel up to `place` that whole level-0 pixels reach; `place` where none is near.
+
+    OpenSlide takes level-0 coordinates only and interpolates where these fall between pixels of the level, so
+    that a level of downsample 2.0025 comes out blurred by up to a quarter of a pixel. Cairo's interpolation
+    has 7 bits an axis, so below 1/512 of a pixel there is none.
+    """
+    places = np.arange(place, max(-1, place - _REACH), -1)
+    off = np.abs(np.rint(places * scale) / scale - places)
+    fitting = np.flatnonzero(off < _NO_INTERPOLATION)
+    return int(places[fitting[0]]) if len(fitting) else place
+
+
 class OpenSlideSlide(TiledSlide):
-    """An open slide of any format OpenSlide knows; pixels it has none for are white."""
+    """An open slide whose pixels come by rectangle; those the library has none for are white."""
 
-    def __init__(self, info: SlideInfo, levels: tuple[_OpenSlideLevel, ...], handles: RegionHandles) -> None:
-        super().__init__(info, levels)
-        self._regions = levels
+    def __init__(
+        self, info: SlideInfo, levels: tuple[_OpenSlideLevel, ...], source: ByteSource, handles: RegionHandles
+    ) -> None:
+        super().__init__(info, levels, source)
         self._handles = handles
+        self._companions = _companions(Path(source.path))
 
-    def read_region(self, x0: int, y0: int, level: int, width: int, height: int) -> RgbArray:
-        return self._regions[level].read(x0, y0, (width, height))
+    def check_unchanged(self) -> None:
+        super().check_unchanged()
+        if self._companions.items() - _companions(Path(self.info.path)).items():
+            raise SlideError(
+                f"The files beside '{self.info.path}' changed while it was read, so its patches would be a "
+                "mix: run the same command again when nothing writes to them."
+            )
 
     def close(self) -> None:
         super().close()
         self._handles.close()
 
 
-def open_openslide(path: str | Path, *, default_mpp: float | None = None) -> OpenSlideSlide:
-    """Open a slide through OpenSlide; UnsupportedSlideError if it does not know the format or refuses it."""
+def open_openslide(source: ByteSource, *, default_mpp: float | None = None) -> OpenSlideSlide:
+    """Open a slide through OpenSlide; UnsupportedSlideError if it does not know the format or refuses it.
+
+    RefusedSlideError where a level is larger than `limits` allow.
+    """
+    path = source.path
     if is_url(path):
         raise UnsupportedSlideError("OpenSlide reads local files only.")
-    open_bytes(path).close()
     try:
         handle = openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
@@ -141,8 +186,25 @@ def open_openslide(path: str | Path, *, default_mpp: float | None = None) -> Ope
         for (width, height), downsample in zip(handle.level_dimensions, handle.level_downsamples, strict=True)
     )
     handles = _Handles(Path(path), handle)
-    info = slide_info(path, properties, levels, default_mpp, reader="openslide")
-    return OpenSlideSlide(info, region_levels(handles, properties, levels, reader="openslide"), handles)
+    try:
+        info = slide_info(source, properties, levels, default_mpp, reader="openslide")
+    except SlideError:
+        handles.close()
+        raise
+    return OpenSlideSlide(
+        info, region_levels(handles, properties, levels, reader="openslide"), source, handles
+    )
+
+
+def _companions(path: Path) -> dict[str, tuple[int, ...]]:
+    """State of the files a slide of several files has beside the one that names it."""
+    suffix = path.suffix.lower()
+    folder = path.with_suffix("") if suffix == ".mrxs" else path.parent
+    kinds = _COMPANIONS.get(suffix)
+    if kinds is None or not folder.is_dir():
+        return {}
+    files = [entry for entry in os.scandir(folder) if entry.name.lower().endswith(kinds) and entry.is_file()]
+    return {entry.name: file_state(entry.stat()) for entry in files}
 
 
 def region_levels(
@@ -154,27 +216,34 @@ def region_levels(
 
 
 def slide_info(
-    path: str | Path,
+    source: ByteSource,
     properties: dict[str, str],
     levels: tuple[Level, ...],
     default_mpp: float | None,
     *,
     reader: str,
 ) -> SlideInfo:
-    """Facts from the properties of `reader`, whose names start with its own ("openslide.mpp-x")."""
+    """Facts from the properties of `reader`, whose names start with its own ("openslide.mpp-x").
+
+    Raises RefusedSlideError where a level is larger than `limits` allow.
+    """
+    for level in levels:
+        size = f"{level.width} x {level.height}"
+        check_limit(
+            f"Pixels of a level of '{source.name}' ({size})", level.width * level.height, MAX_LEVEL_PIXELS
+        )
     power = _float(properties.get(f"{reader}.objective-power"))
-    mpp, source = resolve_mpp(_float(properties.get(f"{reader}.mpp-x")), power, default_mpp)
-    name = file_name(path)
+    mpp, mpp_source = resolve_mpp(_float(properties.get(f"{reader}.mpp-x")), power, default_mpp)
     return SlideInfo(
-        path=str(path),
-        name=name.rsplit(".", 1)[0] if "." in name else name,
+        path=source.path,
+        name=stem(source.name),
         reader=reader,
         format=properties.get(f"{reader}.vendor", "unknown"),
         levels=levels,
         mpp=mpp,
-        mpp_source=source,
+        mpp_source=mpp_source,
         objective_power=power,
-        fingerprint=fingerprint(path),
+        fingerprint=fingerprint(source),
         properties=properties,
     )
 

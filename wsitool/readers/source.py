@@ -2,29 +2,62 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
 from wsitool.errors import SlideError, UnsupportedSlideError
 
-__all__ = ["ByteSource", "file_name", "fingerprint", "is_url", "open_bytes"]
+__all__ = [
+    "ByteSource",
+    "SourceStream",
+    "file_name",
+    "file_state",
+    "fingerprint",
+    "is_url",
+    "open_bytes",
+    "stem",
+]
 
 _SAMPLES, _SAMPLE_BYTES = 18, 65_536
+_STREAM_BYTES = 65_536
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 class ByteSource(Protocol):
-    """A file of known `size`; `read` may be called from several threads."""
+    """A file of known `size` at `path`, whose last part is `name`; `read` may be called from any thread."""
 
+    path: str
+    name: str
     size: int
 
     def read(self, offset: int, count: int) -> bytes:
         """At most `count` bytes from `offset`; fewer only at the end of the file. Raises OSError."""
         ...
 
+    def prefetch(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Say which (offset, count) will be read next; a remote file asks for them all at once."""
+        ...
+
     def stream(self) -> BinaryIO:
         """A new file object over the same bytes; the caller closes it."""
+        ...
+
+    def changed(self) -> bool | None:
+        """Whether the file at this path is another one, or of another size or time, than when it was opened.
+
+        None where a server does not say; raises OSError where it does not answer.
+        """
         ...
 
     def close(self) -> None: ...
@@ -40,48 +73,99 @@ def file_name(path: str | Path) -> str:
     return str(path).rstrip("/").rsplit("/", 1)[-1] if is_url(path) else Path(path).name
 
 
+def stem(name: str) -> str:
+    """A file's name without its last suffix: what the slide is called."""
+    return name.rsplit(".", 1)[0] if "." in name else name
+
+
 def open_bytes(path: str | Path) -> ByteSource:
     """Open a local file or an fsspec URL; UnsupportedSlideError if there is no such readable file."""
     if is_url(path):
-        return _RemoteBytes(str(path))
+        from wsitool.readers.remote import RemoteBytes
+
+        return RemoteBytes(str(path))
     path = Path(path)
-    if not path.exists():
-        raise UnsupportedSlideError(f"There is no file '{path}': check the spelling.")
-    if path.is_dir():
-        raise UnsupportedSlideError(f"'{path}' is a folder, not a slide: name the slide file in it.")
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise UnsupportedSlideError(f"'{path}' is a folder, not a slide: name the slide file in it.")
+        if not stat.S_ISREG(mode):
+            # Opening a pipe would wait for a writer that may never come.
+            kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+            raise UnsupportedSlideError(f"'{path}' is {kind}, not a slide: name a file.")
         return _LocalBytes(path)
-    except OSError as error:
-        raise UnsupportedSlideError(f"'{path}' cannot be opened: {error.strerror or error}.") from error
+    except FileNotFoundError as error:
+        raise UnsupportedSlideError(f"There is no file '{path}': check the spelling.") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise UnsupportedSlideError(f"'{path}' cannot be opened: {reason or error}.") from error
 
 
-def fingerprint(path: str | Path) -> str:
+def fingerprint(path: str | Path | ByteSource) -> str:
     """Identify a file's content: SHA-256 over its size and samples of its bytes, in hex (16 characters).
 
     Files up to about 1 MiB are hashed whole; of larger ones, 18 evenly spread blocks of 64 KiB, the first and
     the last among them, so that a slide of gigabytes costs milliseconds.
     """
-    source = open_bytes(path)
+    if isinstance(path, str | Path):
+        source = open_bytes(path)
+        try:
+            return fingerprint(source)
+        finally:
+            source.close()
+    source = path
+    digest = hashlib.sha256(str(source.size).encode())
+    parts = [(0, source.size)]
+    if source.size > _SAMPLES * _SAMPLE_BYTES:
+        step = (source.size - _SAMPLE_BYTES) / (_SAMPLES - 1)
+        parts = [(round(i * step), _SAMPLE_BYTES) for i in range(_SAMPLES)]
     try:
-        digest = hashlib.sha256(str(source.size).encode())
-        if source.size <= _SAMPLES * _SAMPLE_BYTES:
-            digest.update(source.read(0, source.size))
-        else:
-            step = (source.size - _SAMPLE_BYTES) / (_SAMPLES - 1)
-            for i in range(_SAMPLES):
-                digest.update(source.read(round(i * step), _SAMPLE_BYTES))
+        source.prefetch(parts)
+        for part in parts:
+            digest.update(source.read(*part))
     except OSError as error:
-        raise SlideError(f"'{path}' cannot be read: {error}.") from error
-    finally:
-        source.close()
+        raise SlideError(f"'{source.name}' cannot be read: {error}.") from error
     return digest.hexdigest()[:16]
+
+
+def file_state(status: os.stat_result) -> tuple[int, ...]:
+    """What a file cannot be written or replaced without changing."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class SourceStream(io.RawIOBase):
+    """A source as a file object, for libraries that want one."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source, self._place = source, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._place = (
+            offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._source.size}[whence]
+        )
+        if self._place < 0:
+            raise OSError(errno.EINVAL, "a place before the file")
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._source.read(self._place, len(buffer)) if self._place < self._source.size else b""
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
 
 
 class _LocalBytes:
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd = os.open(path, os.O_RDONLY)
-        self.size = os.fstat(self._fd).st_size
+        self.path, self.name = str(path), path.name
+        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._opened = os.fstat(self._fd)
+        self.size = self._opened.st_size
 
     def read(self, offset: int, count: int) -> bytes:
         data = os.pread(self._fd, count, offset)
@@ -92,47 +176,19 @@ class _LocalBytes:
             data += more
         return data
 
+    def prefetch(self, ranges: Iterable[tuple[int, int]]) -> None:
+        pass
+
     def stream(self) -> BinaryIO:
-        return self._path.open("rb")
+        return cast(BinaryIO, io.BufferedReader(SourceStream(self), _STREAM_BYTES))
+
+    def changed(self) -> bool:
+        try:
+            return file_state(Path(self.path).stat()) != file_state(self._opened)
+        except OSError:
+            return True
 
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-class _RemoteBytes:
-    def __init__(self, url: str) -> None:
-        import fsspec
-
-        try:
-            self._fs, self._path = fsspec.core.url_to_fs(url)
-            self.size = int(self._fs.info(self._path)["size"] or 0)
-        except ImportError as error:
-            raise UnsupportedSlideError(f"'{url}' needs another package: {error}.") from error
-        except FileNotFoundError as error:
-            raise UnsupportedSlideError(
-                f"'{url}' cannot be opened: there is no such file; check the spelling."
-            ) from error
-        except (OSError, ValueError, KeyError) as error:
-            raise UnsupportedSlideError(f"'{url}' cannot be opened: {error}.") from error
-
-    def read(self, offset: int, count: int) -> bytes:
-        end = min(offset + count, self.size)
-        if end <= offset:
-            return b""
-        data = cast(bytes, self._fs.cat_file(self._path, start=offset, end=end))
-        if len(data) != end - offset:
-            # A server without range requests sends the whole file, whose first bytes are not those asked for.
-            raise OSError(
-                f"the server sent {len(data)} bytes where {end - offset} were asked for: it cannot send "
-                "parts of files, so download the slide"
-            )
-        return data
-
-    def stream(self) -> BinaryIO:
-        stream: Any = self._fs.open(self._path, "rb")
-        return cast(BinaryIO, stream)
-
-    def close(self) -> None:
-        pass

@@ -8,41 +8,29 @@ from __future__ import annotations
 
 import logging
 import struct
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from wsitool.errors import RegionReadError, UnsupportedSlideError
-from wsitool.readers.codecs import (
-    DECODE_ERRORS,
-    JPEG_SHRINKS,
-    Decoder,
-    Jpeg2000Decoder,
-    JpegDecoder,
-    to_rgb,
-)
+from wsitool.readers.codecs import DECODE_ERRORS, JPEG_SHRINKS, Decoder, JpegDecoder, make_decoder
+from wsitool.readers.directories import TIFF_MAGIC, Directory, read_directories
+from wsitool.readers.layout import JPEG_COMPRESSIONS, PixelLayout, pixel_layout
 from wsitool.readers.resolution import resolve_mpp
-from wsitool.readers.source import ByteSource, file_name, fingerprint, open_bytes
+from wsitool.readers.source import ByteSource, fingerprint, stem
 from wsitool.readers.tiff_facts import TiffFacts, tiff_facts
 from wsitool.readers.tiles import TiledSlide
 from wsitool.slide import Level, SlideInfo
 
-__all__ = ["TIFF_MAGIC", "TiffLevel", "TiffSlide", "open_tiff"]
+__all__ = ["TiffLevel", "open_tiff"]
 
 RgbArray = NDArray[np.uint8]
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 # What tifffile raises on damaged files: it reports through whatever fails first.
 _MALFORMED = (tifffile.TiffFileError, AttributeError, EOFError, OSError, RecursionError, *DECODE_ERRORS)
 _MAX_TILE_BYTES = 2**31
-_JPEG = 7
-_JPEG2000 = {33003: True, 33004: True, 33005: False, 34712: False}  # compression -> pixels are YCbCr
-# tifffile fills in defaults where a tag is damaged; pixels read by a guess would be wrong ones.
-_REQUIRED_TAGS = ("ImageWidth", "ImageLength", "BitsPerSample", "Compression", "PhotometricInterpretation")
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _YCBCR = 0, 1, 2, 6
 
 # Its warnings about odd tags are for developers; what matters reaches the user as our errors.
@@ -53,15 +41,15 @@ class TiffLevel:
     """One level of a TIFF; see `wsitool.readers.tiles.TileLevel`."""
 
     def __init__(
-        self, page: tifffile.TiffPage, index: int, source: ByteSource, *, blank_if_empty: bool
+        self, layout: PixelLayout, decode: Decoder, size: tuple[int, int], index: int, *, blank_if_empty: bool
     ) -> None:
-        self.width, self.height = int(page.imagewidth), int(page.imagelength)
-        self.tile_width, self.tile_height = _tile_size(page)
-        self._index, self._source, self._blank_if_empty = index, source, blank_if_empty
-        self._columns = -(-self.width // self.tile_width)
-        self._offsets = np.asarray(page.dataoffsets, np.uint64)
-        self._counts = np.asarray(page.databytecounts, np.uint64)
-        self._decode: Decoder = _decoder(page, self.tile_width, self.tile_height)
+        self.width, self.height = size
+        self.tile_width, self.tile_height = layout.tile_width, layout.tile_height
+        self._index, self._source, self._blank_if_empty = index, layout.directory.source, blank_if_empty
+        self._columns = layout.columns
+        self._offsets, self._counts = layout.table(0), layout.table(1)
+        self._overlapping = layout.overlapping()
+        self._decode = decode
         self.passthrough = isinstance(self._decode, JpegDecoder)
         self.shrinks = tuple(
             k for k in JPEG_SHRINKS if self.passthrough and not (self.tile_width % k or self.tile_height % k)
@@ -73,7 +61,7 @@ class TiffLevel:
         if data is None:
             return np.full((self.tile_height // shrink, self.tile_width // shrink, 3), 255, np.uint8)
         try:
-            tile = self._decode(data, row * self._columns + column, shrink)
+            tile = self._decode(data, row, shrink)
         except DECODE_ERRORS as error:
             raise self._failure(column, row, str(error) or type(error).__name__) from error
         visible_h = min(self.tile_height, self.height - row * self.tile_height) // shrink
@@ -82,13 +70,20 @@ class TiffLevel:
             raise self._failure(column, row, f"decoded to {tile.shape[1]}x{tile.shape[0]} pixels only")
         return tile
 
+    def prefetch(self, places: Iterable[tuple[int, int]]) -> None:
+        """See `TileLevel.prefetch`."""
+        indices = [row * self._columns + column for column, row in places]
+        self._source.prefetch(
+            (int(self._offsets[i]), int(self._counts[i])) for i in indices if i < len(self._counts)
+        )
+
     def jpeg(self, column: int, row: int) -> bytes:
         """See `TileLevel.jpeg`; a tile without an end marker is an error, as it was cut off."""
         data = self._bytes(column, row)
         if data is None or not isinstance(self._decode, JpegDecoder):
             raise self._failure(column, row, "it is not a JPEG tile")
         try:
-            stream = self._decode.stream(data)
+            stream = self._decode.stream(data, row)
         except ValueError as error:
             raise self._failure(column, row, str(error)) from error
         if b"\xff\xd9" not in data[-16:]:
@@ -104,6 +99,8 @@ class TiffLevel:
             if self._blank_if_empty:
                 return None
             raise self._failure(column, row, "it is empty (zero length)")
+        if index in self._overlapping:
+            raise self._failure(column, row, "its bytes belong to something else, too")
         if count > _MAX_TILE_BYTES:
             raise self._failure(column, row, f"its length of {count} bytes cannot be true")
         try:
@@ -120,48 +117,38 @@ class TiffLevel:
         )
 
 
-class TiffSlide(TiledSlide):
-    """An open TIFF slide."""
-
-    def __init__(self, info: SlideInfo, levels: tuple[TiffLevel, ...], source: ByteSource) -> None:
-        super().__init__(info, levels)
-        self._source = source
-
-    def close(self) -> None:
-        super().close()
-        self._source.close()
-
-
 def open_tiff(
-    path: str | Path, *, default_mpp: float | None = None, strips: bool = False, reader: str = "tiff"
-) -> TiffSlide:
+    source: ByteSource, *, default_mpp: float | None = None, strips: bool = False, reader: str = "tiff"
+) -> TiledSlide:
     """Open a tiled TIFF, or with `strips` also one stored in strips, directly.
 
-    Raises UnsupportedSlideError where the file is damaged or of a kind left to OpenSlide (NDPI, Leica SCN,
-    Ventana BIF with overlapping tiles, ...).
+    Raises RefusedSlideError where the file is damaged or contradicts itself, and UnsupportedSlideError where
+    it is of a kind left to other readers (NDPI, Leica SCN, Ventana BIF with overlapping tiles, 16 bit, ...).
     """
-    source = open_bytes(path)
+    if source.read(0, 4) not in TIFF_MAGIC:
+        raise UnsupportedSlideError(
+            f"'{source.name}' is not a readable TIFF slide: it does not begin as a TIFF."
+        )
+    directories = {directory.offset: directory for directory in read_directories(source)}
+    if next(iter(directories.values())).is_ndpi:
+        raise UnsupportedSlideError("NDPI files are read by OpenSlide.")
     try:
         with source.stream() as stream, tifffile.TiffFile(stream) as tiff:
-            pages = _level_pages(tiff, strips=strips)
+            pages = _level_pages(tiff)
             facts = tiff_facts(tiff)
             levels = tuple(
-                TiffLevel(page, i, source, blank_if_empty=bool(tiff.is_philips))
+                _level(page, directories, i, strips=strips, blank_if_empty=bool(tiff.is_philips))
                 for i, page in enumerate(pages)
             )
     except _MALFORMED as error:
-        source.close()
         raise UnsupportedSlideError(
-            f"'{file_name(path)}' is not a readable TIFF slide: {_first_line(error)}."
+            f"'{source.name}' is not a readable TIFF slide: {_first_line(error)}."
         ) from error
-    except UnsupportedSlideError:
-        source.close()
-        raise
-    info = _slide_info(path, pages[0], levels, facts, reader=reader, default_mpp=default_mpp)
-    return TiffSlide(info, levels, source)
+    info = _slide_info(source, pages[0], levels, facts, reader=reader, default_mpp=default_mpp)
+    return TiledSlide(info, levels, source)
 
 
-def _level_pages(tiff: tifffile.TiffFile, *, strips: bool) -> list[tifffile.TiffPage]:
+def _level_pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     """The pages of the pyramid, largest first; UnsupportedSlideError names what is in the way."""
     for kind in ("ndpi", "scn", "bif", "qpi", "vsi"):
         if getattr(tiff, f"is_{kind}", False):
@@ -180,73 +167,48 @@ def _level_pages(tiff: tifffile.TiffFile, *, strips: bool) -> list[tifffile.Tiff
         # Rounding may cost a small level up to a pixel per side; anything more is another picture.
         if abs(ratio_x - ratio_y) <= 0.02 * max(ratio_x, ratio_y) + 2 * ratio_x / min(page.shape[:2]):
             kept.append(page)
-    for page in kept:
-        _check(page, strips=strips)
     return kept
 
 
-def _check(page: tifffile.TiffPage, *, strips: bool) -> None:
-    if not page.is_tiled and not strips:
-        raise UnsupportedSlideError("It is a TIFF without tiles: the image reader takes it.")
-    missing = [name for name in _REQUIRED_TAGS if name not in page.tags]
+def _level(
+    page: tifffile.TiffPage,
+    directories: dict[int, Directory],
+    index: int,
+    *,
+    strips: bool,
+    blank_if_empty: bool,
+) -> TiffLevel:
+    """One level; raises UnsupportedSlideError where it is of a kind that is not read directly."""
+    if page.offset not in directories:
+        raise UnsupportedSlideError("its directories are linked in an unknown way")
+    layout = pixel_layout(directories[page.offset])
+    decode = make_decoder(layout, page.jpegtables)
     problem = ""
-    if missing:
-        problem = f"its tag {missing[0]} is missing or damaged"
-    elif page.bitspersample != 8 or page.sampleformat != 1:
-        problem = f"{page.bitspersample}-bit samples where 8-bit ones are expected"
-    elif page.planarconfig != 1 and page.samplesperpixel > 1:
+    if not layout.is_tiled and not strips:
+        raise UnsupportedSlideError("It is a TIFF without tiles: the image reader takes it.")
+    if layout.bits != 8 or layout.sample_format != 1:
+        problem = f"{layout.bits}-bit samples where 8-bit ones are expected"
+    elif layout.planar != 1 and layout.samples > 1:
         problem = "its colour planes are stored apart"
     elif page.imagedepth != 1:
         problem = "it is a volume"
-    elif page.photometric not in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _YCBCR):
-        problem = f"photometric interpretation {page.photometric} is not RGB, YCbCr or grey"
-    elif page.photometric == _YCBCR and page.compression != _JPEG:
+    elif layout.photometric not in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _YCBCR):
+        problem = f"photometric interpretation {layout.photometric} is not RGB, YCbCr or grey"
+    elif layout.photometric == _YCBCR and layout.compression not in JPEG_COMPRESSIONS:
         problem = "its YCbCr pixels are not JPEG"
-    elif page.samplesperpixel not in (1, 3, 4):
-        problem = f"{page.samplesperpixel} samples per pixel"
-    elif min(page.imagewidth, page.imagelength, *_tile_size(page)) < 1:
-        problem = "its size is zero"
-    elif _tile_size(page)[0] * _tile_size(page)[1] * 3 > _MAX_TILE_BYTES:
-        problem = "one of its tiles is larger than 2 GB"
-    elif len(page.dataoffsets) < _tile_count(page) or len(page.databytecounts) < _tile_count(page):
-        problem = f"it lists {len(page.dataoffsets)} of its {_tile_count(page)} tiles"
-    elif page.compression not in tifffile.TIFF.DECOMPRESSORS:
-        problem = f"compression {int(page.compression)} is unknown"
-    if problem:
+    elif layout.samples not in (1, 3, 4):
+        problem = f"{layout.samples} samples per pixel"
+    elif layout.fill_order != 1:
+        problem = "its bits are stored in reverse"
+    if problem or decode is None:
+        problem = problem or f"compression {layout.compression} is unknown"
         raise UnsupportedSlideError(f"This TIFF cannot be read directly: {problem}.")
-
-
-def _tile_size(page: tifffile.TiffPage) -> tuple[int, int]:
-    if page.is_tiled:
-        return int(page.tilewidth), int(page.tilelength)
-    return int(page.imagewidth), min(int(page.rowsperstrip), int(page.imagelength))
-
-
-def _tile_count(page: tifffile.TiffPage) -> int:
-    width, height = _tile_size(page)
-    return -(-int(page.imagewidth) // width) * -(-int(page.imagelength) // height)
-
-
-def _decoder(page: tifffile.TiffPage, width: int, height: int) -> Decoder:
-    if page.compression == _JPEG and page.samplesperpixel == 3:
-        is_rgb = page.photometric == _RGB
-        return JpegDecoder(tables=page.jpegtables, is_rgb=is_rgb, width=width, height=height)
-    if page.compression in _JPEG2000:
-        is_ycbcr = _JPEG2000[page.compression]
-        return Jpeg2000Decoder(is_ycbcr=is_ycbcr, width=width, height=height)
-    return partial(_decode_generic, page)
-
-
-def _decode_generic(page: tifffile.TiffPage, data: bytes, index: int, shrink: int) -> RgbArray:
-    decoded: Any = page.decode(data, index, jpegtables=page.jpegtables)[0]
-    if decoded is None:
-        raise ValueError("the decoder returned nothing")
-    pixels = to_rgb(decoded[0])
-    return 255 - pixels if page.photometric == _MIN_IS_WHITE else pixels
+    size = (int(page.imagewidth), int(page.imagelength))  # of a Philips level less than its tags say
+    return TiffLevel(layout, decode, size, index, blank_if_empty=blank_if_empty)
 
 
 def _slide_info(
-    path: str | Path,
+    source: ByteSource,
     page: tifffile.TiffPage,
     levels: tuple[TiffLevel, ...],
     facts: TiffFacts,
@@ -255,13 +217,12 @@ def _slide_info(
     default_mpp: float | None,
 ) -> SlideInfo:
     base = levels[0]
-    mpp, source = resolve_mpp(facts.mpp, facts.objective_power, default_mpp)
+    mpp, mpp_source = resolve_mpp(facts.mpp, facts.objective_power, default_mpp)
     compression = getattr(page.compression, "name", str(page.compression))
     shape = "tiles" if page.is_tiled else "strips"
-    name = file_name(path)
     return SlideInfo(
-        path=str(path),
-        name=name.rsplit(".", 1)[0] if "." in name else name,
+        path=source.path,
+        name=stem(source.name),
         reader=reader,
         format=f"{facts.format}, {compression} {shape} {base.tile_width}x{base.tile_height}",
         levels=tuple(
@@ -273,9 +234,9 @@ def _slide_info(
             for level in levels
         ),
         mpp=mpp,
-        mpp_source=source,
+        mpp_source=mpp_source,
         objective_power=facts.objective_power,
-        fingerprint=fingerprint(path),
+        fingerprint=fingerprint(source),
         properties={"description": facts.description, "compression": compression},
     )
 

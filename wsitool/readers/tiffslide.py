@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
-from pathlib import Path
 
 import numpy as np
 import tiffslide
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from wsitool.errors import UnsupportedSlideError
 from wsitool.readers.openslide import OpenSlideSlide, region_levels, slide_info
-from wsitool.readers.source import is_url, open_bytes
+from wsitool.readers.source import ByteSource
 from wsitool.slide import Level
 
 __all__ = ["open_tiffslide"]
 
-_OPENING_ERRORS = (tiffslide.TiffFileError, NotImplementedError, OSError, ValueError, KeyError)
+# What it raises on damaged files; decoders' own errors are kinds of RuntimeError.
+_OPENING_ERRORS = (tiffslide.TiffFileError, RuntimeError, OSError, ValueError, LookupError, TypeError)
 
 
 class _Handle:
@@ -29,11 +30,13 @@ class _Handle:
 
     def read(self, x0: int, y0: int, level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """(h, w, 4) RGBA; what lies outside the slide is transparent. OSError or ValueError if unreadable."""
-        with self._lock:
-            pixels = self._handle.read_region((x0, y0), level, size, as_array=True, padding=True)
-        # tiffslide pads with black, which is not what glass looks like: mark the padding as transparent.
         scale, (width, height) = self._handle.level_downsamples[level], self._handle.level_dimensions[level]
-        left, top = int(x0 / scale), int(y0 / scale)
+        left, top = round(x0 / scale), round(y0 / scale)
+        # It rounds the level's coordinates down, which at odd downsamples is a pixel less than was meant.
+        place = (math.ceil(left * scale), math.ceil(top * scale))
+        with self._lock:
+            pixels = self._handle.read_region(place, level, size, as_array=True, padding=True)
+        # tiffslide pads with black, which is not what glass looks like: mark the padding as transparent.
         rgba = np.zeros((size[1], size[0], 4), np.uint8)
         rgba[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0), 3] = 255
         rgba[..., :3] = pixels[..., :3]
@@ -43,14 +46,11 @@ class _Handle:
         self._handle.close()
 
 
-def open_tiffslide(path: str | Path, *, default_mpp: float | None = None) -> OpenSlideSlide:
+def open_tiffslide(source: ByteSource, *, default_mpp: float | None = None) -> OpenSlideSlide:
     """Open a local TIFF through tiffslide; UnsupportedSlideError if it refuses the file."""
-    if is_url(path):
-        raise UnsupportedSlideError("tiffslide is used for local files only; the direct reader takes URLs.")
-    open_bytes(path).close()
     with contextlib.ExitStack() as undo:
         try:
-            handle = tiffslide.TiffSlide(path)
+            handle = tiffslide.TiffSlide(source.path)
             undo.callback(handle.close)
             dimensions, downsamples = handle.level_dimensions, handle.level_downsamples
             handle.read_region((0, 0), 0, (1, 1), as_array=True)  # an unknown compression shows only here
@@ -63,5 +63,5 @@ def open_tiffslide(path: str | Path, *, default_mpp: float | None = None) -> Ope
         for (width, height), downsample in zip(dimensions, downsamples, strict=True)
     )
     reader = _Handle(handle)
-    info = slide_info(path, properties, levels, default_mpp, reader="tiffslide")
-    return OpenSlideSlide(info, region_levels(reader, properties, levels, reader="tiffslide"), reader)
+    info = slide_info(source, properties, levels, default_mpp, reader="tiffslide")
+    return OpenSlideSlide(info, region_levels(reader, properties, levels, reader="tiffslide"), source, reader)

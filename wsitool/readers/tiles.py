@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsitool.errors import SlideError
+from wsitool.readers.source import ByteSource, fingerprint
 from wsitool.slide import SlideInfo
 
 __all__ = ["TileLevel", "TiledSlide"]
@@ -49,6 +52,10 @@ class TileLevel(Protocol):
         """One tile, (h, w, 3) uint8 with h and w at most the tile's size, at least what lies in the level."""
         ...
 
+    def prefetch(self, places: Iterable[tuple[int, int]]) -> None:
+        """Say which tiles (column, row) will be read next, so that a remote file asks for them at once."""
+        ...
+
     def jpeg(self, column: int, row: int) -> bytes:
         """The tile as one complete JPEG stream, its pixels never decoded."""
         ...
@@ -57,8 +64,9 @@ class TileLevel(Protocol):
 class TiledSlide:
     """A slide whose pixels all come from tile levels; the readers differ in how they make these."""
 
-    def __init__(self, info: SlideInfo, levels: tuple[TileLevel, ...]) -> None:
+    def __init__(self, info: SlideInfo, levels: tuple[TileLevel, ...], source: ByteSource) -> None:
         self._info = info
+        self._source = source
         self._levels = levels
         self._cache: OrderedDict[tuple[int, int, int], RgbArray] = OrderedDict()
         self._cached_bytes = 0
@@ -71,6 +79,23 @@ class TiledSlide:
         """The tiles of one level."""
         return self._levels[level]
 
+    def check_unchanged(self) -> None:
+        """Raise SlideError where the file is no longer the one that was opened.
+
+        To be called when all pixels have been read and before they are kept: they may be a mix of two files.
+        """
+        try:
+            changed = self._source.changed()
+            if changed is None:  # a server that gives no version: compare samples of the content
+                changed = fingerprint(self._info.path) != self._info.fingerprint
+        except OSError as error:
+            raise SlideError(f"Whether '{self._info.name}' changed cannot be told: {error}.") from error
+        if changed:
+            raise SlideError(
+                f"'{self._info.path}' changed while it was read, so its patches would be a mix of two files: "
+                "run the same command again when nothing writes to it."
+            )
+
     def read_region(self, x0: int, y0: int, level: int, width: int, height: int) -> RgbArray:
         """See `wsitool.slide.Slide.read_region`; level pixels are read as they are, never interpolated."""
         tiles = self._levels[level]
@@ -78,13 +103,16 @@ class TiledSlide:
         top = round(y0 * tiles.height / self._info.height)
         region = np.full((height, width, 3), 255, np.uint8)
         x_end, y_end = min(left + width, tiles.width), min(top + height, tiles.height)
-        for row in range(max(top, 0) // tiles.tile_height, -(-y_end // tiles.tile_height)):
-            for column in range(max(left, 0) // tiles.tile_width, -(-x_end // tiles.tile_width)):
-                tile_x, tile_y = column * tiles.tile_width, row * tiles.tile_height
-                ax, bx = max(left, tile_x, 0), min(x_end, tile_x + tiles.tile_width)
-                ay, by = max(top, tile_y, 0), min(y_end, tile_y + tiles.tile_height)
-                part = self._cached(level, column, row)[ay - tile_y : by - tile_y, ax - tile_x : bx - tile_x]
-                region[ay - top : by - top, ax - left : bx - left] = part
+        rows = range(max(top, 0) // tiles.tile_height, -(-y_end // tiles.tile_height))
+        columns = range(max(left, 0) // tiles.tile_width, -(-x_end // tiles.tile_width))
+        places = [(column, row) for row in rows for column in columns]
+        tiles.prefetch([place for place in places if (level, *place) not in self._cache])
+        for column, row in places:
+            tile_x, tile_y = column * tiles.tile_width, row * tiles.tile_height
+            ax, bx = max(left, tile_x, 0), min(x_end, tile_x + tiles.tile_width)
+            ay, by = max(top, tile_y, 0), min(y_end, tile_y + tiles.tile_height)
+            part = self._cached(level, column, row)[ay - tile_y : by - tile_y, ax - tile_x : bx - tile_x]
+            region[ay - top : by - top, ax - left : bx - left] = part
         return region
 
     def _cached(self, level: int, column: int, row: int) -> RgbArray:
@@ -103,6 +131,7 @@ class TiledSlide:
     def close(self) -> None:
         self._cache.clear()
         self._cached_bytes = 0
+        self._source.close()
 
     def __enter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from wsitool.report.files import replace_file
+from wsitool.report.texts import literal
 
 __all__ = ["draw_confusion"]
 
@@ -38,8 +39,9 @@ def draw_confusion(
             va="center",
             color="white" if share[row, column] > _TEXT_LIMIT else "#23202a",
         )
-    axes.set_xticks(range(len(classes)), classes, rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(classes)), classes)
+    names = [literal(name) for name in classes]
+    axes.set_xticks(range(len(classes)), names, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(classes)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_xticks(np.arange(len(classes) - 1) + 0.5, minor=True)
@@ -48,7 +50,7 @@ def draw_confusion(
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     if title:
-        axes.set_title(title, fontsize=11)
+        axes.set_title(literal(title), fontsize=11)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     replace_file(Path(path), buffer.getvalue())

@@ -1,10 +1,10 @@
-"""Predictions as GeoJSON that QuPath opens: one tile object per patch, with class and measurements."""
+"""Patches as GeoJSON that QuPath opens: one tile object each, with class and measurements."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wsitool.report.files import replace_file_in_parts
 
-__all__ = ["class_colours", "write_geojson"]
+__all__ = ["class_colours", "collection_of", "tile_feature", "write_geojson"]
 
 _COLOURS = (
     (0, 114, 178),
@@ -39,20 +39,26 @@ def write_geojson(
     size_level0: float,
     probabilities: NDArray[np.float64],
     classes: Sequence[str],
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a FeatureCollection of squares in level-0 pixels (QuPath's frame).
 
     `coords` (N, 2) are corners, `probabilities` (N, K). Each feature is QuPath's object type "tile", of its
     most probable class, with every class's probability as a measurement. Ids depend on slide and place
-    only, so that a second export updates the first. Features are written as they are made: memory does not
+    only, so that a second export updates the first. `about`, what is known of the whole slide, becomes the
+    member "wsitool" of the collection. Features are written as they are made: memory does not
     grow with their number.
     """
     features = _features(slide, coords, round(size_level0), probabilities, classes)
-    replace_file_in_parts(Path(path), _collection(features))
+    replace_file_in_parts(Path(path), collection_of(features, about))
 
 
-def _collection(features: Iterator[dict[str, Any]]) -> Iterator[bytes]:
-    yield b'{"type":"FeatureCollection","features":['
+def collection_of(
+    features: Iterable[Mapping[str, Any]], about: Mapping[str, Any] | None = None
+) -> Iterator[bytes]:
+    """A FeatureCollection in pieces, a line for each feature; `about` becomes its member "wsitool"."""
+    member = "" if about is None else f'"wsitool":{json.dumps(about, allow_nan=False)},'
+    yield f'{{"type":"FeatureCollection",{member}"features":['.encode()
     between = ""
     for feature in features:
         yield (between + json.dumps(feature, separators=(",", ":"))).encode()
@@ -71,20 +77,29 @@ def _features(
     called = probabilities.argmax(axis=1)
     for index, corner in enumerate(coords):
         x, y = map(int, corner)
-        name = classes[called[index]]
-        corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
-        # a list of name and value: QuPath before 0.4 reads only this, later ones read it too
-        measured = [
-            {"name": f"p {name_k}", "value": round(float(p), 6)}
-            for name_k, p in zip(classes, probabilities[index], strict=True)
-        ]
-        yield {
-            "type": "Feature",
-            "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{slide}:{x}:{y}:{side}")),
-            "geometry": {"type": "Polygon", "coordinates": [corners]},
-            "properties": {
-                "objectType": "tile",
-                "classification": {"name": name, "color": list(colours[name])},
-                "measurements": measured,
-            },
+        measured = {
+            f"p {name}": round(float(p), 6) for name, p in zip(classes, probabilities[index], strict=True)
         }
+        unique = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{slide}:{x}:{y}:{side}"))
+        yield tile_feature(x, y, side, measured, classes[called[index]], colours) | {"id": unique}
+
+
+def tile_feature(
+    x: int,
+    y: int,
+    side: float,
+    measured: Mapping[str, float],
+    name: str | None,
+    colours: Mapping[str, tuple[int, int, int]],
+) -> dict[str, Any]:
+    """A square of `side` level-0 pixels from its upper left corner, of class `name` (None for no class)."""
+    properties: dict[str, Any] = {
+        "objectType": "tile",
+        # a list of name and value: QuPath before 0.4 reads only this, later ones read it too
+        "measurements": [{"name": key, "value": value} for key, value in measured.items()],
+    }
+    if name is not None:
+        properties["classification"] = {"name": name, "color": list(colours[name])}
+    ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    return {"type": "Feature", "geometry": geometry, "properties": properties}

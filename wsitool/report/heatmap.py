@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from wsitool.report.files import replace_file
+from wsitool.report.texts import literal
 
 __all__ = ["DRAWN_SIDE", "draw_heatmap", "heat"]
 
@@ -61,7 +62,7 @@ def draw_heatmap(
         np.ma.masked_invalid(heat_map), cmap="turbo", vmin=0, vmax=1, alpha=_SHADE, interpolation="nearest"
     )
     axes.set_axis_off()
-    axes.set_title(title, fontsize=10)
+    axes.set_title(literal(title), fontsize=10)
     bar = figure.colorbar(shown, ax=axes, fraction=0.04, pad=0.02)
     bar.set_label("probability", fontsize=9)
     buffer = io.BytesIO()

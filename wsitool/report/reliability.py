@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from wsitool.report.files import replace_file
+from wsitool.report.texts import literal
 
 __all__ = ["draw_reliability", "reliability"]
 
@@ -48,7 +49,7 @@ def draw_reliability(
     axes.set_aspect("equal")
     axes.grid(alpha=0.25)
     if title:
-        axes.set_title(title, fontsize=10)
+        axes.set_title(literal(title), fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     replace_file(Path(path), buffer.getvalue())

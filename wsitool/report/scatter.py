@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from wsitool.report.files import replace_file
+from wsitool.report.texts import literal
 
 __all__ = ["save_scatter"]
 
@@ -41,9 +42,9 @@ def save_scatter(
     axis.scatter(points[order, 0], points[order, 1], s=9, c=colours, alpha=0.7, linewidths=0)
     if len(present) <= _LEGEND:
         for group in present:
-            axis.scatter([], [], s=20, color=colour_of[int(group)], label=names[int(group)])
+            axis.scatter([], [], s=20, color=colour_of[int(group)], label=literal(names[int(group)]))
         axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    axis.set_title(title, fontsize=10)
+    axis.set_title(literal(title), fontsize=10)
     axis.set_xticks([])
     axis.set_yticks([])
     picture = io.BytesIO()

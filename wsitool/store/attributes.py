@@ -7,19 +7,36 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from wsitool.errors import CorruptStoreError, SchemaVersionError
-from wsitool.store.schema import SCHEMA_VERSION, StoreMeta
+from wsitool.json_files import parse_json, typed
+from wsitool.paths import shown
+from wsitool.store.schema import LARGEST_PATCH, SCHEMA_VERSION, Codec, StoreMeta
 
-__all__ = ["Summary", "coords_attributes", "from_attributes", "to_attributes"]
+__all__ = [
+    "ATTRIBUTES",
+    "Summary",
+    "as_stored",
+    "coords_attributes",
+    "from_attributes",
+    "magnifications",
+    "plain_text",
+    "problem_of",
+    "to_attributes",
+]
 
 Attribute = str | int | float | bool
 
 _COMPOUND = ("classes", "params", "counts")
+_MOST_CLASSES = 32_767  # labels are int16
+_HASH = re.compile(r"(?:2:)?[0-9a-f]{64}")
+_MPP_AT_1X = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,66 +48,134 @@ class Summary:
     content_hash: str
 
 
+_META = {field.name: field for field in dataclasses.fields(StoreMeta)}
+ATTRIBUTES = (*_META, *(field.name for field in dataclasses.fields(Summary)))
+"""The names of all attributes that are read."""
+
+
 def to_attributes(meta: StoreMeta, summary: Summary) -> dict[str, Attribute]:
     """Flatten `meta` and `summary` to root attributes."""
     values: dict[str, Any] = dataclasses.asdict(meta)
     values |= {"patches": summary.patches, "counts": summary.counts, "content_hash": summary.content_hash}
     return {
-        name: json.dumps(value, sort_keys=True, default=str) if name in _COMPOUND else value
+        name: json.dumps(as_stored(value), sort_keys=True) if name in _COMPOUND else value
         for name, value in values.items()
         if value is not None
     }
 
 
+def as_stored(value: Any) -> Any:
+    """A compound value as it is read back: of JSON's own kinds, texts as UTF-8 can hold them."""
+    if isinstance(value, Mapping):
+        return {shown(str(name)): as_stored(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_stored(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float) else shown(str(value))
+
+
 def from_attributes(path: Path, attributes: Mapping[str, Any]) -> tuple[StoreMeta, Summary]:
-    """Read root attributes back; `path` is named in the errors."""
+    """Read root attributes back, types and ranges checked; `path` is named in the errors.
+
+    SchemaVersionError for another version's, CorruptStoreError for what wsitool does not write.
+    """
     version = attributes.get("schema_version")
-    if version is None:
-        raise CorruptStoreError(f"{path} is not a wsitool patch store: it has no attribute 'schema_version'.")
-    if int(version) != SCHEMA_VERSION:
+    if isinstance(version, int) and version != SCHEMA_VERSION:
         raise SchemaVersionError(
-            f"{path} has store schema {int(version)} and this wsitool reads schema {SCHEMA_VERSION}: "
+            f"{path} has store schema {version} and this wsitool reads schema {SCHEMA_VERSION}: "
             "write the store again, or install the wsitool version that wrote it "
             f"({attributes.get('wsitool_version', 'unknown')})."
         )
     try:
-        values = {name: _value(name, attributes[name]) for name in attributes}
-        summary = Summary(
-            patches=values["patches"], counts=values["counts"], content_hash=values["content_hash"]
-        )
-        fields = {field.name for field in dataclasses.fields(StoreMeta)}
-        optional = {"mpp_level0", "mpp_requested", "mpp_effective", "level0_magnification"}
-        optional |= {"target_magnification", "quality"}
-        known: dict[str, Any] = dict.fromkeys(optional) | {
-            name: values[name] for name in fields if name in values
-        }
-        return StoreMeta(**known), summary
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptStoreError(
-            f"{path} lacks or garbles a store attribute ({error}): write it again."
-        ) from error
+        values = {name: _parsed(name, attributes[name]) for name in ATTRIBUTES if name in attributes}
+        # an attribute that is not known was left out
+        optional = {name: None for name, field in _META.items() if "None" in str(field.type)}
+        missing = [name for name in ATTRIBUTES if name not in optional | values]
+        if missing:
+            raise ValueError(f"{missing[0]} is missing")
+        values = optional | values
+        meta = typed(StoreMeta, {name: values[name] for name in _META})
+        summary = typed(Summary, {name: values[name] for name in ATTRIBUTES if name not in _META})
+        problem = problem_of(meta) or _problem_of_summary(summary)
+    except ValueError as error:
+        problem = str(error)
+    if problem:
+        raise CorruptStoreError(f"{path} lacks or garbles a store attribute ({problem}): write it again.")
+    return meta, summary
 
 
-def _value(name: str, value: Any) -> Any:
-    if hasattr(value, "item"):  # a numpy scalar, as h5py returns
-        value = value.item()
-    if name in _COMPOUND:
-        value = json.loads(value)
-        return tuple(value) if name == "classes" else value
-    return value
+def _parsed(name: str, value: Any) -> Any:
+    if name not in _COMPOUND:
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is not JSON text")
+    try:
+        return parse_json(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
-def coords_attributes(meta: StoreMeta, folder: Path) -> dict[str, Attribute]:
-    """Attributes of `coords` as TRIDENT names them; lengths in pixels, overlap at the patch's resolution."""
+def problem_of(meta: StoreMeta) -> str:
+    """What no store may say of itself; "" where all values are in range."""
+    size, classes = meta.patch_size, meta.classes
+    rules: list[tuple[str, bool, str]] = [
+        ("patch_size", 1 <= size <= LARGEST_PATCH, f"from 1 to {LARGEST_PATCH}"),
+        ("stride", meta.stride >= 1, "at least 1"),
+        ("level", meta.level >= 0, "0 or more"),
+        ("codec", meta.codec in get_args(Codec), f"one of {', '.join(get_args(Codec))}"),
+        ("quality", meta.quality is None or 1 <= meta.quality <= 100, "from 1 to 100"),
+        ("level0_width", 0 <= meta.level0_width < 2**31, "from 0 to 2147483647"),
+        ("level0_height", 0 <= meta.level0_height < 2**31, "from 0 to 2147483647"),
+        ("classes", len(set(classes)) == len(classes) <= _MOST_CLASSES, "distinct names"),
+        ("classes", all(classes), "names that are not empty"),
+    ]
+    lengths = ("patch_size_level0", "stride_level0", "mpp_level0", "mpp_requested", "mpp_effective")
+    for name in (*lengths, "level0_magnification", "target_magnification"):
+        value = getattr(meta, name)
+        rules.append((name, value is None or 0 < value < math.inf, "finite and above 0"))
+    return next(
+        (f"{name} must be {need}, got {getattr(meta, name)!r}" for name, ok, need in rules if not ok), ""
+    )
+
+
+def _problem_of_summary(summary: Summary) -> str:
+    counts = summary.counts
+    if summary.patches < 1:
+        return f"patches must be at least 1, got {summary.patches}"
+    if any(count < 0 for count in counts.values()) or counts.get("kept", summary.patches) != summary.patches:
+        return f"counts {str(counts)[:200]} do not fit {summary.patches} patches"
+    return "" if _HASH.fullmatch(summary.content_hash) else "content_hash is no hash"
+
+
+def magnifications(meta: StoreMeta) -> tuple[float, float] | None:
+    """(level 0's, the patches') magnification, in the exact ratio of a patch's side at level 0 and its own.
+
+    TRIDENT cuts `round(patch_size * level0 / target)` pixels of level 0, so whole numbers would not do. Where
+    the slide states no objective power, 10 um/px is 1x; None where it states no resolution either.
+    """
+    level0 = meta.level0_magnification or (_MPP_AT_1X / meta.mpp_level0 if meta.mpp_level0 else None)
+    return None if level0 is None else (level0, level0 * meta.patch_size / meta.patch_size_level0)
+
+
+def coords_attributes(meta: StoreMeta, folder: str | Path) -> dict[str, Attribute]:
+    """Attributes of `coords` as TRIDENT names them; lengths in pixels, overlap at the patch's resolution.
+
+    Magnifications are left out where none is known.
+    """
+    level0, target = magnifications(meta) or (None, None)
     values: dict[str, Attribute | None] = {
         "patch_size": meta.patch_size,
         "patch_size_level0": round(meta.patch_size_level0),
-        "level0_magnification": meta.level0_magnification,
-        "target_magnification": meta.target_magnification,
+        "level0_magnification": level0,
+        "target_magnification": target,
         "overlap": max(0, meta.patch_size - meta.stride),
-        "name": meta.name,
-        "savetodir": str(folder),
+        "name": plain_text(meta.name),
+        "savetodir": plain_text(str(folder)),
         "level0_width": meta.level0_width,
         "level0_height": meta.level0_height,
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def plain_text(text: str) -> str:
+    """`text` as an attribute of HDF5 can hold it: valid Unicode, without NUL."""
+    return shown(text).replace("\0", "\\0")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import StoreError
+from wsitool.paths import AnyPath, as_list
 from wsitool.store.opening import find_stores, open_store
 from wsitool.store.reader import Reader, Tally
-from wsitool.store.schema import UNLABELLED
+from wsitool.store.schema import UNLABELLED, StoreMeta
 
-__all__ = ["Collection", "open_collection"]
+__all__ = ["Collection", "open_collection", "renumbered", "union_of_classes"]
 
 
 class Collection:
@@ -46,7 +47,7 @@ class Collection:
     def of(cls, stores: Sequence[Reader]) -> Self:
         """All patches of `stores`, in order; StoreError if patch sizes differ or there is none."""
         _check_sizes(stores)
-        classes = tuple(dict.fromkeys(name for store in stores for name in store.meta.classes))
+        classes = union_of_classes([store.meta for store in stores])
         lengths = [len(store) for store in stores]
         labels = [_labels(store, classes) for store in stores]
         return cls(
@@ -167,14 +168,13 @@ class Collection:
             store.close()
 
 
-def open_collection(paths: str | Path | Sequence[str | Path]) -> Collection:
+def open_collection(paths: AnyPath | Iterable[AnyPath]) -> Collection:
     """Open stores and folders of stores as one collection, in the order given and by name within a folder.
 
     Raises StoreError if a path holds no store, or if the stores' patch sizes differ.
     """
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
     found: list[Path] = []
-    for path in given:
+    for path in as_list(paths):
         stores = find_stores(path)
         if not stores:
             raise StoreError(
@@ -183,6 +183,11 @@ def open_collection(paths: str | Path | Sequence[str | Path]) -> Collection:
             )
         found += stores
     return Collection.of([open_store(path) for path in dict.fromkeys(found)])
+
+
+def union_of_classes(metas: Sequence[StoreMeta]) -> tuple[str, ...]:
+    """The classes of several stores, each once, as first met; the place is a class's number in them all."""
+    return tuple(dict.fromkeys(name for meta in metas for name in meta.classes))
 
 
 def _check_sizes(stores: Sequence[Reader]) -> None:
@@ -203,6 +208,11 @@ def _labels(store: Reader, classes: tuple[str, ...]) -> NDArray[np.int16]:
     own = store.labels
     if own is None:
         return np.full(len(store), UNLABELLED, dtype=np.int16)
+    return renumbered(own, store.meta.classes, classes)
+
+
+def renumbered(labels: NDArray[np.int16], own: Sequence[str], classes: Sequence[str]) -> NDArray[np.int16]:
+    """Labels that index the classes `own` as ones that index `classes`; unlabelled ones stay so."""
     # the extra last entry maps -1 to -1
-    new = np.array([*(classes.index(name) for name in store.meta.classes), UNLABELLED], dtype=np.int16)
-    return new[own]
+    new = np.array([*(classes.index(name) for name in own), UNLABELLED], dtype=np.int16)
+    return new[labels]

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-__all__ = ["ContentHash", "patch_digest"]
+from wsitool.store.schema import StoreMeta
+
+__all__ = ["RULE", "ContentHash", "covers_attributes", "patch_digest"]
+
+RULE = "2:"
+"""What hashes begin with that cover the attributes; those of stores written earlier begin with nothing."""
+
+# What decides which patients are apart, at what scale, and what a label means. Where a slide lies may change.
+_COVERED = (
+    *("name", "group", "fingerprint", "classes", "level0_width", "level0_height", "patch_size"),
+    *("patch_size_level0", "stride", "stride_level0", "mpp_level0", "mpp_requested", "mpp_effective"),
+    *("level0_magnification", "target_magnification", "codec"),
+)
 
 
 def patch_digest(patch: bytes | memoryview) -> bytes:
@@ -17,10 +30,19 @@ def patch_digest(patch: bytes | memoryview) -> bytes:
     return xxhash.xxh3_128_digest(patch)
 
 
-class ContentHash:
-    """SHA-256 over the patches' lengths and digests, coords, labels and source names, in any batching."""
+def covers_attributes(content_hash: str) -> bool:
+    """Whether a change of group, resolution, classes, size or name changes this hash."""
+    return content_hash.startswith(RULE)
 
-    def __init__(self) -> None:
+
+class ContentHash:
+    """SHA-256 over the patches' lengths and digests, coords, labels and source names, in any batching.
+
+    And over the attributes that decide leakage and scale, unless `meta` is None: the rule of earlier stores.
+    """
+
+    def __init__(self, meta: StoreMeta | None) -> None:
+        self._meta = meta
         self._columns = {name: hashlib.sha256() for name in ("patches", "coords", "labels", "sources")}
 
     def add_patches(self, patches: Iterable[bytes | memoryview], digests: Iterable[bytes]) -> None:
@@ -40,7 +62,18 @@ class ContentHash:
             self._columns["sources"].update("".join(f"{name}\0" for name in sources).encode())
 
     def hexdigest(self) -> str:
-        whole = hashlib.sha256(b"wsitool store 1")
+        """The hash so far, in hex, `RULE` before it where it covers the attributes."""
+        whole = hashlib.sha256(b"wsitool store 1" if self._meta is None else b"wsitool store 2")
         for column in self._columns.values():
             whole.update(column.digest())
-        return whole.hexdigest()
+        if self._meta is None:
+            return whole.hexdigest()
+        whole.update(_attributes(self._meta))
+        return RULE + whole.hexdigest()
+
+
+def _attributes(meta: StoreMeta) -> bytes:
+    values = {name: getattr(meta, name) for name in _COVERED}
+    # a length is the same number whether it was given as 32 or 32.0, which the formats do not keep apart
+    values = {name: float(value) if isinstance(value, int) else value for name, value in values.items()}
+    return json.dumps(values, sort_keys=True).encode()

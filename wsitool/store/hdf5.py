@@ -1,8 +1,8 @@
 """The HDF5 form of a store: one file that plain h5py reads.
 
 Patches are chunks of one patch without filter (raw), or one byte string per patch in `encoded/blob` (jpeg).
-`chunk_offsets` holds the place of every chunk in the file, as asking HDF5 for 150,000 of them takes long;
-a sample is compared with HDF5's own index at each opening, and a repacked file is indexed anew.
+`chunk_offsets` holds the place of every chunk in the file, as asking HDF5 for 150,000 of them takes long.
+Here it is written; `hdf5_reading` opens it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.errors import CorruptStoreError
-from wsitool.store.attributes import Summary, coords_attributes, from_attributes, to_attributes
-from wsitool.store.damage import as_corruption
+from wsitool.store.attributes import Summary, coords_attributes, to_attributes
 from wsitool.store.direct import ALIGNMENT, PatchFile
-from wsitool.store.files import KnownFile
-from wsitool.store.reader import Reader, Segments
-from wsitool.store.schema import Candidates, StoreMeta
+from wsitool.store.hdf5_reading import OFFSETS, chunk_offsets
+from wsitool.store.schema import StoreMeta
 from wsitool.store.writer import Columns, Writer
 
-__all__ = ["Hdf5Writer", "open_hdf5"]
+__all__ = ["Hdf5Writer"]
 
 _BLOB_CHUNK = 1 << 16  # a few patches: small stores stay small, and plain h5py reads little in vain
-_OFFSETS = "chunk_offsets"
 _FIRST_ROWS = 64
 
 
@@ -88,7 +84,7 @@ class Hdf5Writer(Writer):
                 self._write_blob_chunk(bytes(self._tail).ljust(_BLOB_CHUNK, b"\0"))
             self._data.resize(self._ends[-1], axis=0)
             self._file["encoded/offsets"] = np.array(self._ends, dtype=np.uint64)
-            offsets = _chunk_offsets(self._data)
+            offsets = chunk_offsets(self._data)
         for name, array in columns.arrays().items():
             self._file[name] = array
         for name, texts in columns.texts().items():
@@ -99,7 +95,7 @@ class Hdf5Writer(Writer):
         self._file["coords"].attrs.update(
             coords_attributes(self._meta, self._pending.final.parent.absolute())
         )
-        self._file[_OFFSETS] = offsets
+        self._file[OFFSETS] = offsets
         self._file.attrs.update(to_attributes(self._meta, summary))
 
     def _close(self) -> None:
@@ -139,7 +135,7 @@ class _RawChunks:
             # The file does not always shrink with it, hence `expected`.
             more = 0 if stop <= self._expected else max(2 * len(self._offsets), _FIRST_ROWS)
             self.data.resize(max(stop, self._expected, more), axis=0)
-            self._offsets = _chunk_offsets(self.data)
+            self._offsets = chunk_offsets(self.data)
         places = self._offsets[self._rows : stop]
         edges = [0, *(np.flatnonzero(np.diff(places) != self._length) + 1).tolist(), len(patches)]
         for first, end in pairwise(edges):
@@ -155,124 +151,3 @@ class _RawChunks:
     def close(self) -> None:
         """May be called twice."""
         self._file.close()
-
-
-def _chunk_offsets(data: Any) -> NDArray[np.int64]:
-    """Byte offset in the file of each chunk along axis 0, from HDF5's own index."""
-    step = data.chunks[0]
-    offsets = np.full(-(-data.shape[0] // step), -1, dtype=np.int64)
-
-    def note(chunk: Any) -> None:
-        offsets[chunk.chunk_offset[0] // step] = chunk.byte_offset
-
-    data.id.chunk_iter(note)
-    return offsets
-
-
-def open_hdf5(path: Path) -> Reader:
-    """Open an HDF5 store; CorruptStoreError if it is truncated or was rewritten in another layout."""
-    known = KnownFile.of(path)
-    with as_corruption(path, "the HDF5 file"), h5py.File(path, "r") as file:
-        meta, summary = from_attributes(path, file.attrs)
-        layout: _RawLayout | _JpegLayout
-        if meta.codec == "raw":
-            offsets = _verified_offsets(path, file["patches"], file, known.size)
-            layout = _RawLayout(known, offsets, meta.patch_size**2 * 3)
-        else:
-            offsets = _verified_offsets(path, file["encoded/blob"], file, known.size)
-            blob, ends = file["encoded/blob"], file["encoded/offsets"][:].astype(np.int64)
-            if ends[0] != 0 or (np.diff(ends) < 0).any() or ends[-1] > blob.shape[0]:
-                raise CorruptStoreError(f"{path}: 'encoded/offsets' does not fit its blob: write it again.")
-            layout = _JpegLayout(known, offsets, blob.chunks[0], ends)
-    if layout.rows != summary.patches:
-        raise CorruptStoreError(
-            f"{path} states {summary.patches} patches and holds {layout.rows}: write the store again."
-        )
-    return Reader(path, meta, summary, layout)
-
-
-def _verified_offsets(path: Path, data: Any, file: Any, size: int) -> NDArray[np.int64]:
-    if data.chunks is None or data.compression is not None or (data.ndim == 4 and data.chunks[0] != 1):
-        raise CorruptStoreError(
-            f"{path} was rewritten by another program (its patches are no longer unfiltered chunks): "
-            "write the store again with wsitool."
-        )
-    step, length = data.chunks[0], int(np.prod(data.chunks))
-    number = -(-data.shape[0] // step)
-    offsets: NDArray[np.int64] = file[_OFFSETS][:] if _OFFSETS in file else np.empty(0, dtype=np.int64)
-    rest = (0,) * (data.ndim - 1)
-    sample = {0, number // 3, number // 2, number - 1} if number else set()
-    if len(offsets) != number or any(
-        data.id.get_chunk_info_by_coord((chunk * step, *rest)).byte_offset != offsets[chunk]
-        for chunk in sample
-    ):
-        offsets = _chunk_offsets(data)
-    if number and (offsets.min() < 0 or offsets.max() + length > size):
-        raise CorruptStoreError(
-            f"{path} is shorter than its own index says: it was truncated; write it again."
-        )
-    return offsets
-
-
-class _Columns:
-    """Columns of an HDF5 store, read when asked for: an open store holds no h5py object."""
-
-    def __init__(self, file: KnownFile) -> None:
-        self.files = (file,)
-
-    def column(self, name: str) -> NDArray[Any] | None:
-        self.files[0].check()
-        path = self.files[0].path
-        with as_corruption(path, f"the column '{name}'"), h5py.File(path, "r") as file:
-            if name not in file:
-                return None
-            data = file[name]
-            if h5py.check_string_dtype(data.dtype):
-                return np.array(data.asstr()[:], dtype=np.str_)
-            array: NDArray[Any] = data[:]
-            return array
-
-    def candidates(self) -> Candidates:
-        self.files[0].check()
-        path = self.files[0].path
-        with as_corruption(path, "the candidates"), h5py.File(path, "r") as file:
-            group = file["candidates"]
-            fixed = ("x", "y", "tissue", "reason")
-            return Candidates(
-                coords=np.stack([group["x"][:], group["y"][:]], axis=1).astype(np.int64),
-                tissue=group["tissue"][:],
-                reason=group["reason"][:],
-                reasons=tuple(str(reason) for reason in group["reason"].attrs["reasons"]),
-                scores={name: group[name][:] for name in group if name not in fixed},
-            )
-
-
-class _RawLayout(_Columns):
-    def __init__(self, file: KnownFile, offsets: NDArray[np.int64], length: int) -> None:
-        super().__init__(file)
-        self._offsets, self._length = offsets, length
-        self.rows = len(offsets)
-
-    def locate(self, indices: NDArray[np.int64]) -> Segments:
-        rows = np.arange(len(indices))
-        return Segments(rows, np.zeros_like(rows), self._offsets[indices], np.full_like(rows, self._length))
-
-
-class _JpegLayout(_Columns):
-    def __init__(
-        self, file: KnownFile, chunks: NDArray[np.int64], step: int, ends: NDArray[np.int64]
-    ) -> None:
-        super().__init__(file)
-        self._chunks, self._step, self._ends = chunks, step, ends
-        self.rows = len(ends) - 1
-
-    def locate(self, indices: NDArray[np.int64]) -> Segments:
-        starts, ends = self._ends[indices], self._ends[indices + 1]
-        first, last = starts // self._step, np.maximum(ends - 1, starts) // self._step
-        pieces = last - first + 1
-        rows = np.repeat(np.arange(len(indices)), pieces)
-        chunk = first[rows] + np.arange(len(rows)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        begin = np.maximum(starts[rows], chunk * self._step)
-        end = np.minimum(ends[rows], (chunk + 1) * self._step)
-        place = self._chunks[chunk] + begin - chunk * self._step
-        return Segments(rows, np.zeros_like(rows), place, end - begin)

@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-__all__ = ["decode", "decode_into", "encode"]
+__all__ = ["decode", "decode_into", "encode", "size_of"]
 
 
 def encode(patch: NDArray[np.uint8], quality: int) -> bytes:
@@ -35,3 +35,9 @@ def decode_into(data: bytes, out: NDArray[np.uint8]) -> None:
         raise ValueError(
             f"JPEG of {image.shape[1]} x {image.shape[0]} pixels, not {out.shape[1]} x {out.shape[0]}"
         )
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height of a JPEG, from its header; ValueError if it is damaged."""
+    height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    return int(width), int(height)

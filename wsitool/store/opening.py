@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from wsitool import __version__
 from wsitool.errors import StoreError, UsageError
-from wsitool.store.hdf5 import Hdf5Writer, open_hdf5
+from wsitool.paths import AnyPath, as_list, shown
+from wsitool.store.attributes import problem_of
+from wsitool.store.damage import damaged
+from wsitool.store.hdf5 import Hdf5Writer
+from wsitool.store.hdf5_reading import open_hdf5
 from wsitool.store.reader import Reader
 from wsitool.store.schema import StoreMeta, StoreWriter
-from wsitool.store.zarr import ZarrWriter, open_zarr
+from wsitool.store.zarr import ZarrWriter
+from wsitool.store.zarr_reading import open_zarr
 
 __all__ = ["SUFFIXES", "create_store", "find_stores", "open_store"]
 
@@ -30,7 +36,17 @@ def create_store(
         raise UsageError(f"A store's name ends in .h5 or .zarr, got '{path.name}'.")
     if meta.codec == "jpeg" and not 1 <= (meta.quality or 0) <= 100:
         raise UsageError(f"A store of codec 'jpeg' needs a quality of 1 to 100, got {meta.quality!r}.")
-    meta = replace(meta, wsitool_version=meta.wsitool_version or __version__)
+    meta = replace(
+        meta,
+        name=shown(meta.name),
+        group=shown(meta.group),
+        source=shown(meta.source),
+        classes=tuple(shown(name) for name in meta.classes),
+        wsitool_version=meta.wsitool_version or __version__,
+    )
+    problem = problem_of(meta)
+    if problem:
+        raise StoreError(f"{path} would not be a store that can be read again: {problem}.")
     writer = Hdf5Writer if path.suffix == ".h5" else ZarrWriter
     return writer(path, meta, overwrite=overwrite, expected=expected)
 
@@ -44,12 +60,20 @@ def open_store(path: str | Path) -> Reader:
         )
     if path.suffix not in SUFFIXES:
         raise StoreError(f"{path} is no patch store: expected a name that ends in .h5 or .zarr.")
-    return open_hdf5(path) if path.suffix == ".h5" else open_zarr(path)
+    store = open_hdf5(path) if path.suffix == ".h5" else open_zarr(path)
+    problem = store.problem_of_pixels()
+    store.close()  # of the many stores of a collection none keeps a file open before it is read
+    if problem:
+        raise damaged(path, problem)
+    return store
 
 
-def find_stores(path: str | Path) -> list[Path]:
-    """The store at `path`, or the stores directly in that folder, sorted by name; hidden names are none."""
-    path = Path(path)
+def find_stores(paths: AnyPath | Iterable[AnyPath]) -> list[Path]:
+    """The store at a path, or the stores directly in that folder, sorted by name; hidden names are none."""
+    return [store for path in as_list(paths) for store in _stores_at(Path(path))]
+
+
+def _stores_at(path: Path) -> list[Path]:
     if path.suffix in SUFFIXES:
         return [path] if path.exists() else []
     if not path.is_dir():

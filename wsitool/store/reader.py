@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from wsitool.errors import CorruptStoreError
 from wsitool.store import jpeg
 from wsitool.store.attributes import Summary
+from wsitool.store.columns import Found, in_schema, problem_of_values, score_names
+from wsitool.store.damage import damaged
 from wsitool.store.files import KnownFile, open_files
-from wsitool.store.hashing import ContentHash, patch_digest
+from wsitool.store.hashing import ContentHash, covers_attributes, patch_digest
 from wsitool.store.schema import Candidates, Failure, StoreMeta
 
 __all__ = ["Layout", "Reader", "Segments", "Tally", "content_hash"]
@@ -41,18 +43,25 @@ class Segments:
 
 
 class Layout(Protocol):
-    """What a format knows: its files, where patches lie in them, and its columns."""
+    """What a format knows: its files, where patches lie in them, and its columns.
+
+    `columns` by schema name ("coords", "candidates/x") have been checked for shape and size.
+    """
 
     @property
     def files(self) -> tuple[KnownFile, ...]: ...
 
+    @property
+    def columns(self) -> Mapping[str, Found]: ...
+
+    @property
+    def reasons(self) -> tuple[str, ...]: ...
+
     def locate(self, indices: NDArray[np.int64]) -> Segments: ...
 
-    def column(self, name: str) -> NDArray[Any] | None:
-        """A whole column by its schema name ("coords", "candidates/x"), None where the store has none."""
+    def column(self, name: str) -> NDArray[Any]:
+        """A whole column of those there are, its values unchecked; CorruptStoreError if it cannot be read."""
         ...
-
-    def candidates(self) -> Candidates: ...
 
 
 @dataclass
@@ -90,10 +99,9 @@ class Reader:
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        coords = self._layout.column("failures/coords")
-        reasons = self._layout.column("failures/reason")
-        if coords is None or reasons is None:
+        if "failures/coords" not in self._layout.columns:
             return ()
+        coords, reasons = self._column("failures/coords"), self._column("failures/reason")
         return tuple(
             Failure(x0=int(x), y0=int(y), reason=str(reason))
             for (x, y), reason in zip(coords, reasons, strict=True)
@@ -109,21 +117,30 @@ class Reader:
 
     @cached_property
     def labels(self) -> NDArray[np.int16] | None:
-        return self._layout.column("label")
+        return self._column("label") if "label" in self._layout.columns else None
 
     @property
     def sources(self) -> NDArray[np.str_] | None:
-        return self._layout.column("source")
+        return self._column("source") if "source" in self._layout.columns else None
 
     @property
     def candidates(self) -> Candidates:
-        return self._layout.candidates()
+        x, y = self._column("candidates/x"), self._column("candidates/y")
+        return Candidates(
+            coords=np.stack([x, y], axis=1),
+            tissue=self._column("candidates/tissue"),
+            reason=self._column("candidates/reason"),
+            reasons=self._layout.reasons,
+            scores={name: self._column(f"candidates/{name}") for name in score_names(self._layout.columns)},
+        )
 
     def _column(self, name: str) -> NDArray[Any]:
-        column = self._layout.column(name)
-        if column is None:
-            raise CorruptStoreError(f"{self._path} has no column '{name}': write the store again.")
-        return column
+        """A column with its values checked, in the schema's dtype."""
+        values = self._layout.column(name)
+        problem = problem_of_values(name, values, self._meta, reasons=len(self._layout.reasons))
+        if problem:
+            raise damaged(self._path, problem)
+        return in_schema(name, values)
 
     def __len__(self) -> int:
         return self._summary.patches
@@ -151,19 +168,39 @@ class Reader:
         if not len(wanted):
             return
         targets = np.arange(len(wanted)) if rows is None else rows
-        if self._meta.codec == "raw":
-            self._read_raw(wanted, out, targets, tally)
-        else:
-            self._read_jpeg(wanted, out, targets, tally)
+        read = self._read_raw if self._meta.codec == "raw" else self._read_jpeg
+        try:
+            read(wanted, out, targets, tally)
+        except OSError as error:
+            raise damaged(self._path, f"its patches cannot be read ({error.strerror})") from error
 
     def encoded(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> list[bytes]:
         """The stored bytes of patches: JPEG streams, or P*P*3 bytes of raw pixels."""
         wanted = self._checked(indices)
-        fetched = dict(self._fetch(wanted))
+        try:
+            fetched = dict(self._fetch(wanted))
+        except OSError as error:
+            raise damaged(self._path, f"its patches cannot be read ({error.strerror})") from error
         for row, data in fetched.items():
             if isinstance(data, str):
                 raise self._corrupt(int(wanted[row]), data)
         return [fetched[row] for row in range(len(wanted))]  # type: ignore[misc]
+
+    def problem_of_pixels(self) -> str:
+        """Whether JPEG patches are of another size than the store says; "" where one of a few is right."""
+        if self._meta.codec == "raw":  # the format has seen to that
+            return ""
+        sizes = set()
+        for row in {0, len(self) // 2, len(self) - 1}:
+            try:
+                sizes.add(jpeg.size_of(self.encoded([row])[0]))
+            except (ValueError, CorruptStoreError):
+                continue
+        side = self._meta.patch_size
+        if not sizes or (side, side) in sizes:
+            return ""
+        width, height = sizes.pop()
+        return f"its patches are {width} x {height} px and not {side} x {side} px"
 
     def check(self) -> None:
         """Raise CorruptStoreError if a file of the store was deleted, replaced or changed since opening."""
@@ -320,8 +357,8 @@ def _runs_by_file(
 
 
 def content_hash(store: Reader) -> str:
-    """Compute the content hash of what is on disk, to compare with `store.content_hash`."""
-    hashing = ContentHash()
+    """Compute the content hash of what is on disk by the rule of `store.content_hash`, to compare the two."""
+    hashing = ContentHash(store.meta if covers_attributes(store.content_hash) else None)
     for first in range(0, len(store), 256):
         patches = store.encoded(range(first, min(first + 256, len(store))))
         hashing.add_patches(patches, map(patch_digest, patches))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "LARGEST_PATCH",
     "SCHEMA_VERSION",
     "UNLABELLED",
     "Candidates",
@@ -30,6 +31,8 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 UNLABELLED = -1
+LARGEST_PATCH = 16_384
+"""Pixels of a patch's side."""
 
 Codec = Literal["jpeg", "raw", "native"]
 
@@ -131,7 +134,10 @@ class PatchStore(Protocol):
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over coords, labels and patch digests; the same however many workers wrote it."""
+        """What `hashing.ContentHash` makes of the patches, columns and attributes, "2:" before it.
+
+        The same however many workers wrote the store. Without "2:" it does not cover the attributes.
+        """
         ...
 
     @property

@@ -15,6 +15,15 @@ from numpy.typing import NDArray
 from wsitool.errors import StoreError
 from wsitool.interrupt import deferred
 from wsitool.store.attributes import Summary
+from wsitool.store.columns import (
+    Found,
+    Kind,
+    in_schema,
+    problem_of_columns,
+    problem_of_reasons,
+    problem_of_texts,
+    problem_of_values,
+)
 from wsitool.store.files import Pending
 from wsitool.store.hashing import ContentHash
 from wsitool.store.preparing import prepare
@@ -50,7 +59,7 @@ class Columns:
             arrays["label"] = self.label
         if self.failures:
             arrays["failures/coords"] = np.array([(f.x0, f.y0) for f in self.failures], dtype=np.int64)
-        return arrays
+        return {name: in_schema(name, values) for name, values in arrays.items()}
 
     def texts(self) -> dict[str, tuple[str, ...]]:
         """The text columns by schema name."""
@@ -59,6 +68,22 @@ class Columns:
             texts["failures/reason"] = tuple(failure.reason for failure in self.failures)
         return texts
 
+    def problem(self, meta: StoreMeta, summary: Summary) -> str:
+        """What a reader would refuse in these columns; "" where they are as the schema wants them."""
+        arrays, reasons = self.arrays(), self.candidates.reasons
+        kinds: dict[str, Kind] = {"i": "int", "u": "int", "f": "float"}
+        found = {name: Found(kinds[values.dtype.kind], values.shape) for name, values in arrays.items()}
+        found |= {name: Found("text", (len(texts),)) for name, texts in self.texts().items()}
+        problems = [problem_of_columns(found, meta, summary), problem_of_reasons(reasons)]
+        problems += [
+            problem_of_texts(name, len(texts), max(len(text.encode()) for text in texts))
+            for name, texts in self.texts().items()
+        ]
+        problems += [
+            problem_of_values(name, values, meta, reasons=len(reasons)) for name, values in arrays.items()
+        ]
+        return next(filter(None, problems), "")
+
 
 class Writer(ABC):
     """A store being written; formats say how patches and columns reach the disk."""
@@ -66,7 +91,7 @@ class Writer(ABC):
     def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool) -> None:
         self._meta = meta
         self._pending = Pending(path, overwrite=overwrite)
-        self._hash = ContentHash()
+        self._hash = ContentHash(meta)
         self._coords: list[NDArray[np.int64]] = []
         self._tissue: list[NDArray[np.float32]] = []
         self._labels: list[NDArray[np.int16]] = []
@@ -124,8 +149,12 @@ class Writer(ABC):
             failures=tuple(failures),
         )
         digest = self._hash.hexdigest()
+        summary = Summary(patches=self._patches, counts=counts, content_hash=digest)
+        problem = columns.problem(self._meta, summary)
+        if problem:
+            raise StoreError(f"{self._pending.final} would not be a store that can be read again: {problem}.")
         with deferred():  # it is nearly done, and zarr's threads would write on after a signal
-            self._write_columns(columns, Summary(patches=self._patches, counts=counts, content_hash=digest))
+            self._write_columns(columns, summary)
             self._close()
             self._pending.commit()
         return digest

@@ -126,11 +126,11 @@ _FAILURES = (Failure(x0=5, y0=6, reason="Bogus marker length"),)
 
 
 def _coords(number: int, size: int) -> NDArray[np.int64]:
-    return np.stack([np.arange(number) % 5, np.arange(number) // 5], axis=1).astype(np.int64) * size
+    return np.stack([np.arange(number) % 20, np.arange(number) // 20], axis=1).astype(np.int64) * size
 
 
 def _candidates(coords: NDArray[np.int64]) -> Candidates:
-    tissue = np.full(len(coords) + 1, 0.75, dtype=np.float32)
+    tissue = np.append(np.linspace(0.5, 1, len(coords), dtype=np.float32), np.float32(0.25))
     return Candidates(
         coords=np.concatenate([coords, [[7, 9]]]).astype(np.int64),
         tissue=tissue,

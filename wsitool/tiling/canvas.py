@@ -65,6 +65,10 @@ class Canvas:
         tile = self._tiles.decode(column, row)
         return tile if self._block == 1 else block_mean(tile, self._block)
 
+    def prefetch(self, columns: range, row: int) -> None:
+        """Say which tiles will be fetched next."""
+        self._tiles.prefetch([(column, row) for column in columns])
+
     def finish(self, cut: RgbArray, positions: NDArray[np.int64], corners: NDArray[np.int64]) -> RgbArray:
         """Resample rectangles (B, h, w, 3) at `corners` to the patches (B, P, P, 3) at `positions`."""
         starts = positions * np.array(self._rest) - corners

@@ -38,6 +38,8 @@ class TileSource(Protocol):
 
     def fetch(self, column: int, row: int) -> RgbArray: ...
 
+    def prefetch(self, columns: range, row: int) -> None: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Block(Generic[T]):
@@ -328,6 +330,7 @@ class _Cutter(Generic[T]):
         """In a thread: decode the task's tiles into the buffers; returns column -> reason of the failed."""
         failures: dict[int, str] = {}
         width = self._tiles.tile_width
+        self._tiles.prefetch(task.columns, task.row)
         for column in task.columns:
             try:
                 tile = self._tiles.fetch(column, task.row)

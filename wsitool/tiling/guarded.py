@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from wsitool.errors import UsageError
+from wsitool.errors import SlideError, UsageError
 from wsitool.lock import locked
 from wsitool.partial import remove_abandoned
 from wsitool.progress import SILENT, Reporter
@@ -21,6 +21,8 @@ _PATIENCE_SECONDS = 5.0  # the workers of a killed run need a moment to notice
 def run_guarded(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
     """Tile one slide, or skip it where its store is complete; whatever goes wrong becomes a failed result."""
     try:
+        if task.slide.problem:
+            raise SlideError(task.slide.problem)
         return run_locked(task, reporter)
     except UsageError:
         raise  # the same for every slide

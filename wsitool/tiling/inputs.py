@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-import csv
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsitool.errors import UsageError
+from wsitool.paths import AnyPath, as_list, located, path_of
+from wsitool.progress import SILENT, Reporter
 from wsitool.readers.source import file_name, is_url
+from wsitool.tables import Row, decimal, read_table
 
 __all__ = ["SLIDE_SUFFIXES", "SlideInput", "find_slides", "slide_name"]
 
 _WHOLE_SLIDE = (".svs", ".tif", ".tiff", ".btf", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".svslide", ".dcm")
 _PICTURE = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SLIDE_SUFFIXES = frozenset((*_WHOLE_SLIDE, *_PICTURE))
-_COLUMNS = ("path", "mpp", "group", "label")
+_TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")  # workbooks are refused by name
+_OPTIONAL = ("mpp", "group", "label")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlideInput:
-    """A slide to tile. `mpp` is used where the file states none; `group` is the patient."""
+    """A slide to tile. `mpp` is used where the file states none; `group` is the patient.
+
+    `problem` says why it cannot be tiled, where the row of its table is already wrong.
+    """
 
     path: str
     mpp: float | None = None
     group: str | None = None
     label: str | None = None
+    problem: str = ""
 
     @property
     def name(self) -> str:
@@ -40,21 +48,24 @@ def slide_name(path: str | Path) -> str:
     return name.rsplit(".", 1)[0] if "." in name[1:] else name
 
 
-def find_slides(inputs: Sequence[str | Path], *, group_regex: str | None = None) -> tuple[SlideInput, ...]:
+def find_slides(
+    inputs: AnyPath | Iterable[AnyPath], *, group_regex: str | None = None, reporter: Reporter = SILENT
+) -> tuple[SlideInput, ...]:
     """Turn what the user named into slides, in order; folders are searched, sorted by name.
 
     `group_regex` takes the group of a slide that has none from its name: its first group if it has one, else
-    the whole match. A named file that does not exist is kept: it fails on its own, beside the others. Raises
-    UsageError for an empty folder, a malformed CSV, or two slides whose stores would have the same name.
+    the whole match. A named file that does not exist is kept, and so is a row of a table that cannot be used:
+    they fail on their own, beside the others. Raises UsageError for an empty folder, an unreadable table, or
+    two slides whose stores would have the same name.
     """
     found: list[SlideInput] = []
-    for item in inputs:
+    for item in as_list(inputs):
         if is_url(item):
             found.append(SlideInput(path=str(item)))
         elif Path(item).is_dir():
             found += _in_folder(Path(item))
-        elif Path(item).suffix.lower() == ".csv":
-            found += _in_csv(Path(item))
+        elif Path(item).suffix.lower() in _TABLES:
+            found += _in_table(Path(item), reporter)
         else:
             found.append(SlideInput(path=str(item)))
     if not found:
@@ -80,42 +91,52 @@ def _in_folder(folder: Path) -> list[SlideInput]:
     return [SlideInput(path=str(path)) for path in paths]
 
 
-def _in_csv(table: Path) -> list[SlideInput]:
+def _in_table(table: Path, reporter: Reporter) -> list[SlideInput]:
     if not table.is_file():
         raise UsageError(f"There is no file '{table}': check the spelling.")
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            if "path" not in columns:
-                raise UsageError(
-                    f"'{table}' needs a column 'path' (and may have mpp, group, label), it has: "
-                    f"{', '.join(columns) or 'nothing'}."
-                )
-            rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"'{table}' is not a CSV in UTF-8: {error}.") from error
-    return [_row(table, number, row) for number, row in enumerate(rows, 2) if (row["path"] or "").strip()]
+    rows = read_table(table, needs=("path",), knows=_OPTIONAL, what="slide list", reporter=reporter).rows
+    if not rows:
+        raise UsageError(f"'{table}' has a header and no rows: add one row for each slide.")
+    found: dict[str, SlideInput] = {}
+    lines: dict[str, int] = {}
+    for row in rows:
+        slide = _slide(table, row)
+        first = found.setdefault(slide.path, slide)
+        line = lines.setdefault(slide.path, row.line)
+        if first != slide and not first.problem:
+            problem = f"Lines {line} and {row.line} of '{table}' say different things of it: keep one."
+            found[slide.path] = replace(first, problem=slide.problem or problem)
+    return list(found.values())
 
 
-def _row(table: Path, line: int, row: dict[str, str]) -> SlideInput:
-    values = {name: (row.get(name) or "").strip() or None for name in _COLUMNS}
-    path = values["path"] or ""
-    if not is_url(path) and not Path(path).is_absolute():
-        path = str(table.parent / path)
+def _slide(table: Path, row: Row) -> SlideInput:
+    """The slide of one row, with its problem if it has any."""
+    problem = row.problem
     mpp: float | None = None
-    if values["mpp"] is not None:
+    if row["mpp"]:
         try:
-            mpp = float(values["mpp"])
-        except ValueError:
-            raise UsageError(
-                f"Line {line} of '{table}': mpp must be a number, got '{values['mpp']}'."
-            ) from None
-    return SlideInput(path=path, mpp=mpp, group=values["group"], label=values["label"])
+            mpp = decimal(row["mpp"])
+        except ValueError as error:
+            problem = problem or f"mpp must be a number, got {error}"
+    if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
+        problem = problem or f"mpp must be above 0, got {row['mpp']}"
+        mpp = None
+    cell = row.cells.get("path", "").split("\0")[0]
+    if not cell:
+        path, problem = f"line {row.line} of {table.stem}", problem or "it names no path"
+    else:
+        path = path_of(cell) if is_url(cell) else str(located(table.parent, cell))
+    return SlideInput(
+        path=path,
+        mpp=mpp,
+        group=row["group"] or None,
+        label=row["label"] or None,
+        problem=f"Line {row.line} of '{table}': {problem}." if problem else "",
+    )
 
 
 def _with_group(slide: SlideInput, pattern: str) -> SlideInput:
-    if slide.group is not None:
+    if slide.group is not None or slide.problem:
         return slide
     try:
         match = re.search(pattern, slide.name)

@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
+from wsitool.annotation_files import ANNOTATION_SUFFIXES
 from wsitool.annotations import (
+    Annotations,
     LabelMap,
     LabelRule,
+    Region,
     find_annotations,
     label_patches,
     map_of_names,
     read_annotations,
     read_label_map,
 )
-from wsitool.errors import UsageError
+from wsitool.errors import LabelError, UsageError
+from wsitool.progress import SILENT, Reporter
 from wsitool.tiling.inputs import SlideInput
 
-__all__ = ["Outlines", "count_labels", "plan_outlines"]
+__all__ = ["LabelPlan", "Labelled", "Outlines", "count_labels", "plan_outlines"]
+
+_NAMED_AT_MOST = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """The labels of candidates (M,) int16, -1 outside all regions; `note` is what the user should know."""
+
+    labels: NDArray[np.int16]
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +50,49 @@ class Outlines:
     label_map: LabelMap
     rule: LabelRule = "area"
 
-    def labels(
-        self, classes: Sequence[str], coords: NDArray[np.int64], size_level0: float
-    ) -> NDArray[np.int16]:
-        """(M,) int16 labels of the patches at `coords`, -1 outside all regions; LabelError."""
+    def label(
+        self,
+        classes: Sequence[str],
+        coords: NDArray[np.int64],
+        size_level0: float,
+        *,
+        kept: NDArray[np.bool_],
+        slide_size: tuple[int, int],
+    ) -> Labelled:
+        """Label the candidates at `coords`; LabelError where not one that is `kept` (M,) gets a class.
+
+        That some have none is as it should be only where all outlines of the slide mean "no class".
+        """
         regions = read_annotations(self.path).regions
-        return label_patches(regions, self.label_map, classes, coords, size_level0, rule=self.rule)
+        labels = label_patches(regions, self.label_map, classes, coords, size_level0, rule=self.rule)
+        if (labels[kept] >= 0).any():
+            outside = len(_outside(regions, slide_size))
+            note = f"{outside} of {len(regions)} outlines lie outside the slide" if outside else ""
+            return Labelled(labels=labels, note=note)
+        layers = {self.label_map.layer_of(region) for region in regions} - {None}
+        if layers and not any(self.label_map.entries[layer][1] for layer in layers if layer is not None):
+            return Labelled(labels=labels, note="all its outlines mean no class in the label map")
+        raise LabelError(self._why_none(regions, int(kept.sum()), slide_size))
+
+    def _why_none(self, regions: Sequence[Region], kept: int, slide_size: tuple[int, int]) -> str:
+        mapped = [region for region in regions if self.label_map.layer_of(region) is not None]
+        if not mapped:
+            return (
+                f"No outline in '{self.path}' has a name of the label map: they are called "
+                f"{_names_of(regions)}, and the map names "
+                f"{_some(name for name, _ in self.label_map.entries)}."
+            )
+        if len(_outside(mapped, slide_size)) == len(mapped):
+            width, height = slide_size
+            return (
+                f"All outlines in '{self.path}' lie outside the slide of {width} x {height} px: they must be "
+                "of this slide, in level-0 pixels."
+            )
+        within = "is at least half covered by" if self.rule == "area" else "has its centre in"
+        return (
+            f"None of the {kept} patches kept {within} an outline with a class in '{self.path}': use a "
+            "smaller patch size or stride, another --label-rule, or outlines of this slide."
+        )
 
     def params(self) -> dict[str, Any]:
         """What decides the labels, as JSON holds it: a changed file shows in its hash."""
@@ -64,14 +117,81 @@ def count_labels(labels: NDArray[np.int16] | None, classes: Sequence[str]) -> di
     }
 
 
-def plan_outlines(
-    slides: Sequence[SlideInput], place: str | Path, label_map: str | Path | None, rule: LabelRule
-) -> tuple[dict[str, Outlines], tuple[str, ...]]:
-    """The annotations of each slide by slide name, and the class names all stores of the run share.
+@dataclass(frozen=True, kw_only=True)
+class LabelPlan:
+    """How the slides of a run are labelled; all their stores have the same `classes`.
 
-    Without a label map every name that occurs in any of the files is a class. Raises LabelError for a damaged
-    file, UsageError where no slide has a file or slides have labels of their own.
+    By slide name: `outlines`, `problems` (why a slide that has a file cannot be labelled) and `notes`.
     """
+
+    classes: tuple[str, ...]
+    outlines: Mapping[str, Outlines]
+    problems: Mapping[str, str]
+    notes: Mapping[str, str]
+
+
+def plan_outlines(
+    slides: Sequence[SlideInput],
+    place: str | Path,
+    label_map: str | Path | None,
+    rule: LabelRule,
+    *,
+    reporter: Reporter = SILENT,
+) -> LabelPlan:
+    """Find and read the annotations of each slide, and decide on the classes.
+
+    Without a label map every name that occurs in any of the files is a class, so a damaged file stops the
+    run; with one it only stops its slide. Raises LabelError also where no file holds a region or the label
+    map names none of them, UsageError where no slide has a file or slides have labels of their own.
+    """
+    files = _files(slides, place)
+    found, problems = _read(files, keep_going=label_map is not None)
+    if label_map is None:
+        mapping = map_of_names(found.values())
+    else:
+        mapping = read_label_map(label_map, reporter=reporter)
+        _compare(mapping, label_map, [region for one in found.values() for region in one.regions], reporter)
+    _say_skipped(found, reporter)
+    expected = " or ".join(f"<slide>{suffix}" for suffix in ANNOTATION_SUFFIXES[:2])
+    without = f"no outlines of it in '{place}' (expected {expected}), so its patches are unlabelled"
+    return LabelPlan(
+        classes=mapping.classes,
+        outlines={name: Outlines(path=str(files[name]), label_map=mapping, rule=rule) for name in found},
+        problems=problems,
+        notes={slide.name: without for slide in slides if slide.name not in files},
+    )
+
+
+def _read(files: Mapping[str, Path], *, keep_going: bool) -> tuple[dict[str, Annotations], dict[str, str]]:
+    """The annotations with regions, and what is wrong with the others, by slide name.
+
+    LabelError where no file has any, or for a damaged file unless `keep_going`.
+    """
+    found: dict[str, Annotations] = {}
+    problems: dict[str, str] = {}
+    for name, path in files.items():
+        try:
+            read = read_annotations(path)
+        except LabelError as error:
+            if not keep_going:
+                raise
+            problems[name] = str(error)
+            continue
+        if read.regions:
+            found[name] = read
+        else:
+            problems[name] = (
+                f"'{path}' ({read.format}) holds no outline with an area, and {read.skipped} annotations "
+                "without: draw areas, or take the file away to leave the slide unlabelled."
+            )
+    if not found:
+        more = f", and so for {len(files) - 1} more slides" if len(files) > 1 else ""
+        raise LabelError(f"{next(iter(problems.values())).rstrip('.')}{more}.")
+    return found, problems
+
+
+def _files(slides: Sequence[SlideInput], place: str | Path) -> dict[str, Path]:
+    """The annotation file of each slide that has one, by slide name."""
     if any(slide.label is not None for slide in slides):
         raise UsageError("Slides have labels in the CSV and --annotations is given: use one of the two.")
     if Path(place).is_file() and len(slides) > 1:
@@ -79,14 +199,53 @@ def plan_outlines(
             f"{len(slides)} slides cannot share the annotations '{place}': give a folder with one file per "
             "slide, named as the slide."
         )
-    found = {slide.name: find_annotations(place, slide.name) for slide in slides}
+    found = {slide.name: find_annotations(place, slide.name) for slide in slides if not slide.problem}
     files = {name: path for name, path in found.items() if path is not None}
     if not files:
+        there = sorted(path.name for path in Path(place).iterdir()) if Path(place).is_dir() else []
         raise UsageError(
             f"No annotations for any slide in '{place}': expected files named as the slides, as in "
-            f"{slides[0].name}.xml or {slides[0].name}.geojson."
+            f"{slides[0].name}.xml or {slides[0].name}.geojson, and it holds {_some(there) or 'nothing'}."
         )
-    read = [read_annotations(path) for path in files.values()]
-    mapping = map_of_names(read) if label_map is None else read_label_map(label_map)
-    outlines = {name: Outlines(path=str(path), label_map=mapping, rule=rule) for name, path in files.items()}
-    return outlines, mapping.classes
+    return files
+
+
+def _compare(mapping: LabelMap, path: str | Path, regions: Sequence[Region], reporter: Reporter) -> None:
+    """LabelError where the map at `path` names none of the regions; says which of either are alone."""
+    known = {name for region in regions for name in region.names}
+    unused = [name for name, _ in mapping.entries if name not in known]
+    if len(unused) == len(mapping.entries):
+        raise LabelError(
+            f"The label map '{path}' names {_some(unused)}, and no outline is called so: they are called "
+            f"{_names_of(regions)}."
+        )
+    if unused:
+        reporter.warn(f"No outline is called {_some(unused)}, which the label map '{path}' names.")
+    left = [region for region in regions if mapping.layer_of(region) is None]
+    if left:
+        reporter.say(f"Outlines that the label map does not name are left out: {_names_of(left)}.")
+
+
+def _say_skipped(found: Mapping[str, Annotations], reporter: Reporter) -> None:
+    skipped = {name: one.skipped for name, one in found.items() if one.skipped and one.regions}
+    if skipped:
+        reporter.say(
+            f"{sum(skipped.values())} annotations without an area (points, lines) are left out, of "
+            f"{_some(skipped)}."
+        )
+
+
+def _outside(regions: Sequence[Region], slide_size: tuple[int, int]) -> list[Region]:
+    slide = shapely.box(0, 0, *slide_size)
+    return [region for region in regions if not shapely.intersects(region.area, slide)]
+
+
+def _names_of(regions: Sequence[Region]) -> str:
+    """The regions' first names, each with how often it occurs."""
+    return _some(f"{name} ({number})" for name, number in Counter(r.names[0] for r in regions).most_common())
+
+
+def _some(names: Iterable[str]) -> str:
+    every = list(names)
+    more = f" and {len(every) - _NAMED_AT_MOST} more" if len(every) > _NAMED_AT_MOST else ""
+    return ", ".join(every[:_NAMED_AT_MOST]) + more

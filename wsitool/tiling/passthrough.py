@@ -51,6 +51,7 @@ def pass_tiles(tiles: TileLevel, places: NDArray[np.int64], *, pool: Executor) -
 
     def read(start: int, stop: int) -> tuple[Prepared | None, dict[int, str]]:
         streams, failures = [], {}
+        tiles.prefetch([(column, row) for column, row in places[start:stop].tolist()])
         for index, (column, row) in enumerate(places[start:stop].tolist(), start):
             try:
                 streams.append(tiles.jpeg(column, row))

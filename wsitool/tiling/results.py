@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from wsitool.errors import WsitoolError
+from wsitool.paths import path_of, shown
+from wsitool.progress import SILENT, Reporter
 from wsitool.report.files import replace_file
+from wsitool.tables import read_table, table_bytes
 
 __all__ = ["SLIDES_CSV", "RunResult", "SlideResult", "merge_slides_csv", "update_slides_csv"]
 
@@ -69,7 +72,7 @@ class SlideResult:
             "labels": json.dumps(self.labels),
             "seconds": f"{self.seconds:.2f}",
         }
-        return {name: "" if value is None else str(value) for name, value in row.items()}
+        return {name: "" if value is None else shown(str(value)) for name, value in row.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,51 +98,86 @@ class RunResult:
         return asdict(self) | {"kept": self.kept, "failed": len(self.failed)}
 
 
-def merge_slides_csv(folder: Path, results: Sequence[SlideResult]) -> None:
-    """Bring `results` into `folder`/slides.csv: one row per slide, earlier runs' other slides kept.
+def merge_slides_csv(folder: Path, results: Sequence[SlideResult], reporter: Reporter = SILENT) -> None:
+    """Bring `results` into `folder`/slides.csv: one row per slide, other rows and columns of the file kept.
 
     The file is replaced as a whole, so a reader never sees half of it. A slide whose finished store was left
-    alone, because it was skipped or because the run refused to replace it, keeps its row.
+    alone, because it was skipped or because the run refused to replace it, keeps its row. A file that cannot
+    be read, or not all of it, is set aside under another name, with a warning.
     """
-    rows = _read_rows(folder / SLIDES_CSV)
+    path = folder / SLIDES_CSV
+    try:
+        listed = _read(path)
+    except WsitoolError as error:
+        reporter.warn(f"{str(error).rstrip('.')}; it is kept as {_set_aside(path)} and a new one begun.")
+        listed = _Listed()
     for result in results:
-        old = rows.get(result.name, {})
+        row = result.to_row()
+        places = [index for index, old in enumerate(listed.rows) if _same_slide(old, row)]
+        old = listed.rows[places[0]] if places else {}
         untouched = result.status == "skipped" or (result.failed and old.get("status") == "done")
-        if not (untouched and old.get("store") and Path(old["store"]).exists()):
-            rows[result.name] = result.to_row()
-    _write_rows(folder / SLIDES_CSV, rows)
+        if untouched and old.get("store") and Path(path_of(old["store"])).exists():
+            continue
+        kept = [other for index, other in enumerate(listed.rows) if index not in places]
+        listed = _Listed(rows=[*kept, old | row], columns=listed.columns)
+    _write(path, listed)
 
 
 def update_slides_csv(folder: Path, name: str, changed: Mapping[str, object]) -> bool:
-    """Put `changed` columns into the row of slide `name`; False where slides.csv or the row is not there."""
-    rows = _read_rows(folder / SLIDES_CSV)
-    if name not in rows:
+    """Put `changed` columns into the row of slide `name`; False where slides.csv or the row is not there.
+
+    False too, and the file is left as it is, where it cannot be read.
+    """
+    try:
+        listed = _read(folder / SLIDES_CSV)
+    except WsitoolError:
         return False
-    rows[name] |= {column: str(value) for column, value in changed.items()}
-    _write_rows(folder / SLIDES_CSV, rows)
-    return True
+    places = [row for row in listed.rows if row["name"] == shown(name)]
+    for row in places:
+        row |= {column: str(value) for column, value in changed.items()}
+    if places:
+        _write(folder / SLIDES_CSV, listed)
+    return bool(places)
 
 
-def _read_rows(path: Path) -> dict[str, dict[str, str]]:
-    if not path.is_file():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["name"]: row for row in csv.DictReader(file) if row.get("name")}
+@dataclass(frozen=True, kw_only=True)
+class _Listed:
+    """What slides.csv says; `columns` are those a user added, by the name they have in `rows`."""
+
+    rows: list[dict[str, str]] = field(default_factory=list)
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
-def _write_rows(path: Path, rows: Mapping[str, dict[str, str]]) -> None:
-    columns = [column.name for column in fields(SlideResult)]
-    lines: list[str] = []
-    writer = csv.DictWriter(_Lines(lines), columns, extrasaction="ignore", restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows[name] for name in sorted(rows))
-    replace_file(path, "".join(lines).encode())
+def _read(path: Path) -> _Listed:
+    """What is there, nothing where there is no file; WsitoolError where a part of it would be lost."""
+    if not path.exists():
+        return _Listed()
+    table = read_table(path, needs=("name",), exact=True)
+    bad = next((row for row in table.rows if row.problem), None)
+    if bad is not None:
+        raise WsitoolError(f"Line {bad.line} of '{path}' cannot be read: {bad.problem}.")
+    own = {column.name for column in fields(SlideResult)}
+    added = {name: header for name, header in table.headers.items() if name not in own}
+    return _Listed(rows=[dict(row.cells) for row in table.rows], columns=added)
 
 
-class _Lines:
-    def __init__(self, lines: list[str]) -> None:
-        self._lines = lines
+def _same_slide(old: Mapping[str, str], new: Mapping[str, str]) -> bool:
+    # Excel makes 1 of the name 001; the path it leaves alone.
+    return old.get("name") == new["name"] or (bool(new["path"]) and old.get("path") == new["path"])
 
-    def write(self, text: str) -> int:
-        self._lines.append(text)
-        return len(text)
+
+def _set_aside(path: Path) -> str:
+    """Move the file to a name that is free; returns the name."""
+    number = 1
+    while (aside := path.with_name(f"{path.stem}.unread{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(aside)
+    return f"'{aside}'"
+
+
+def _write(path: Path, listed: _Listed) -> None:
+    own = {column.name: column.name for column in fields(SlideResult)}
+    columns = own | dict(listed.columns)
+    ordered = sorted(listed.rows, key=lambda row: row.get("name", ""))
+    lines = [[row.get(name, "") for name in columns] for row in ordered]
+    replace_file(path, table_bytes([list(columns.values()), *lines]))

@@ -2,44 +2,54 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from wsitool.errors import CorruptStoreError, StoreError
+from wsitool.errors import CorruptStoreError, SlideError, StoreError
+from wsitool.grid import TileSpec, plan_grid
 from wsitool.progress import Reporter
-from wsitool.readers import fingerprint
+from wsitool.readers import fingerprint, open_with
+from wsitool.report.preview import preview_jpeg
 from wsitool.store import open_store
+from wsitool.store.attributes import as_stored
+from wsitool.store.schema import Candidates, StoreMeta
 from wsitool.tiling.labelling import count_labels
 from wsitool.tiling.results import SlideResult
 from wsitool.tiling.slide_task import SlideTask, store_bytes
+from wsitool.tissue import tissue_mask
 
-__all__ = ["finished"]
+__all__ = ["difference", "finished", "redraw_preview"]
 
 
 def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
     """The result of an earlier run if its store is what `task` would write, else None.
 
     Raises StoreError, saying what differs, where a store of another slide or with other parameters is in the
-    way: a finished store is only replaced when asked to. A damaged store is redone.
+    way: a finished store is only replaced when asked to. A damaged store is redone; a preview that is not
+    there is drawn.
     """
     if task.overwrite or not task.store.exists():
         return None
     try:
         with open_store(task.store) as store:
             meta, counts, content_hash = store.meta, store.counts, store.content_hash
-            failures, number = len(store.failures), len(store)
+            failures, number, found = len(store.failures), len(store), store.candidates
             labels = count_labels(store.labels, meta.classes)
     except CorruptStoreError as error:
         reporter.warn(f"{task.slide.name} is tiled again: {error}")
         return None
-    difference = _difference(meta.params, task.params())
+    differs = difference(meta.params, task.params())
     if meta.fingerprint != fingerprint(task.slide.path):
-        difference = "the slide file is another one now"
-    if difference:
+        differs = "the slide file is another one now"
+    if differs:
         raise StoreError(
-            f"'{task.store}' exists and {difference}: pass --overwrite to replace it, or choose "
-            "another --out."
+            f"'{task.store}' exists and {differs}: pass --overwrite to replace it, or choose another --out."
         )
+    if not task.preview.exists() and not redraw_preview(
+        task.preview, task.slide.path, meta, found, task.spec
+    ):
+        reporter.warn(f"The preview of {task.slide.name} is missing and could not be drawn again.")
     return SlideResult(
         name=task.slide.name,
         path=task.slide.path,
@@ -66,9 +76,24 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
     )
 
 
-def _difference(stored: dict[str, Any], asked: dict[str, Any]) -> str:
-    """Which parameters differ, in words; "" if none does."""
-    asked = json.loads(json.dumps(asked))
-    names = [name for name in asked if stored.get(name) != asked[name]]
-    parts = [f"{name} {stored.get(name)!r} instead of {asked[name]!r}" for name in names]
+def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Which of the parameters `asked` for a store was made with others, in words; "" if with none."""
+    wanted = as_stored(asked)
+    names = [name for name in wanted if stored.get(name) != wanted[name]]
+    parts = [f"{name} {stored.get(name)!r} instead of {wanted[name]!r}" for name in names]
     return f"was made with {', '.join(parts)}" if parts else ""
+
+
+def redraw_preview(
+    preview: Path, source: str | Path, meta: StoreMeta, found: Candidates, spec: TileSpec
+) -> bool:
+    """Draw a store's preview from its slide at `source`; False where that is gone or another file."""
+    try:
+        with open_with(source, reader=meta.reader, default_mpp=meta.params.get("default_mpp")) as slide:
+            if slide.info.fingerprint != meta.fingerprint:
+                return False
+            size = plan_grid(slide.info, spec).patch_size_level0
+            preview_jpeg(preview, tissue_mask(slide), found, size)
+    except SlideError:
+        return False
+    return True

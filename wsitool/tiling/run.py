@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from wsitool.annotations import LabelRule
@@ -13,12 +14,13 @@ from wsitool.grid import TileSpec
 from wsitool.interrupt import progress_on_stop
 from wsitool.lock import locked
 from wsitool.partial import remove_abandoned
+from wsitool.paths import AnyPath, as_list
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.files import check_writable
 from wsitool.sentences import one_sentence
 from wsitool.tiling.guarded import run_guarded, run_locked
 from wsitool.tiling.inputs import SlideInput, find_slides
-from wsitool.tiling.labelling import Outlines, plan_outlines
+from wsitool.tiling.labelling import LabelPlan, plan_outlines
 from wsitool.tiling.processes import run_in_processes
 from wsitool.tiling.results import SLIDES_CSV, RunResult, SlideResult, merge_slides_csv
 from wsitool.tiling.slide_task import Format, SlideTask, available_threads
@@ -64,7 +66,7 @@ def tile_slide(
 
 
 def tile_slides(
-    slides: Sequence[str | Path | SlideInput],
+    slides: AnyPath | SlideInput | Iterable[AnyPath | SlideInput],
     out_dir: str | Path,
     spec: TileSpec | None = None,
     *,
@@ -91,16 +93,18 @@ def tile_slides(
     is reported in its result and in slides.csv, the others are complete. `dry_run` writes nothing, and
     decodes nothing at full resolution. Raises UsageError for inputs that cannot work together.
     """
-    given = [item for item in slides if isinstance(item, SlideInput)]
-    named = [item for item in slides if not isinstance(item, SlideInput)]
-    found = (*given, *(find_slides(named, group_regex=group_regex) if named or not given else ()))
+    items = as_list(slides, one=(SlideInput,))
+    given = [item for item in items if isinstance(item, SlideInput)]
+    named = [item for item in items if not isinstance(item, SlideInput)]
+    searched = find_slides(named, group_regex=group_regex, reporter=reporter) if named or not given else ()
+    found = (*given, *searched)
     classes = tuple(sorted({slide.label for slide in found if slide.label is not None}))
-    outlines: dict[str, Outlines] = {}
+    labels = LabelPlan(classes=classes, outlines={}, problems={}, notes={})
     if annotations is None and label_map is not None:
         raise UsageError("--label-map says what region names mean: give the regions with --annotations.")
     if annotations is not None:
         # All slides count, not only those of this shard: every store must have the same classes.
-        outlines, classes = plan_outlines(found, annotations, label_map, label_rule)
+        labels = plan_outlines(found, annotations, label_map, label_rule, reporter=reporter)
     chosen = _shard(found, shard)
     folder = Path(out_dir)
     if not dry_run:
@@ -108,23 +112,23 @@ def tile_slides(
     processes = min(workers or available_threads(), max(1, len(chosen)))
     tasks = [
         SlideTask(
-            slide=slide,
+            slide=replace(slide, problem=slide.problem or labels.problems.get(slide.name, "")),
             out_dir=folder,
             spec=spec or TileSpec(),
             format=format,
             reader=reader,
             default_mpp=default_mpp,
-            classes=classes,
+            classes=labels.classes,
             threads=max(1, available_threads() // processes),
             overwrite=overwrite,
             max_failures=max_failures,
             dry_run=dry_run,
-            outlines=outlines.get(slide.name),
+            outlines=labels.outlines.get(slide.name),
         )
         for slide in chosen
     ]
     results: dict[int, SlideResult] = {}
-    listing = _Listing(None if dry_run else folder)
+    listing = _Listing(None if dry_run else folder, reporter)
     bar = reporter.task("slides", total=len(tasks), unit="slides") if len(tasks) > 1 else nullcontext()
     try:
         with (
@@ -133,6 +137,9 @@ def tile_slides(
             closing(_run(tasks, processes, dask, reporter)) as answers,
         ):
             for index, result in answers:
+                note = labels.notes.get(result.name)
+                if note and not result.failed:
+                    result = replace(result, reason=f"{result.reason}; {note}" if result.reason else note)
                 results[index] = result
                 listing.add(result)
                 if progress is not None:
@@ -153,8 +160,8 @@ def tile_slides(
 class _Listing:
     """slides.csv, brought up to date with each result; what cannot be written now comes with the next."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None, reporter: Reporter) -> None:
+        self._folder, self._reporter = folder, reporter
         self._waiting: list[SlideResult] = []
         self.failure = ""
 
@@ -172,7 +179,7 @@ class _Listing:
         table = self._folder / SLIDES_CSV
         try:
             with locked(table, what="slides.csv", wait_seconds=patience):
-                merge_slides_csv(self._folder, self._waiting)
+                merge_slides_csv(self._folder, self._waiting, self._reporter)
         except (OSError, StoreError) as error:
             self.failure = one_sentence(error)
         else:

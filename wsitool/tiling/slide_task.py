@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import RegionReadError, SlideError, UsageError
+from wsitool.file_names import lone_file_name
 from wsitool.grid import Limit, TileGrid, TileSpec, plan_grid
 from wsitool.progress import SILENT, Reporter
 from wsitool.readers import TiledSlide, open_with
@@ -55,7 +56,12 @@ class SlideTask:
     @property
     def store(self) -> Path:
         """Where the store will be."""
-        return self.out_dir / f"{self.slide.name}{SUFFIX[self.format]}"
+        return self.out_dir / f"{lone_file_name(self.slide.name)}{SUFFIX[self.format]}"
+
+    @property
+    def preview(self) -> Path:
+        """Where the picture of the grid will be."""
+        return self.out_dir / "previews" / f"{lone_file_name(self.slide.name)}.jpg"
 
     def params(self) -> dict[str, object]:
         """Everything that decides the store's content, as JSON holds it."""
@@ -130,6 +136,7 @@ class _Cutting:
         self._failed: list[int] = []
         self._hash = ""
         self._labels: NDArray[np.int16] | None = None
+        self._note = ""
 
     def run(self, began: float) -> SlideResult:
         mask = tissue_mask(self._slide)
@@ -171,6 +178,7 @@ class _Cutting:
                 if block.payload is not None:
                     writer.append(self._rows(block.payload, kept[block.readable], candidates))
                 progress.advance(block.stop - block.start)
+            self._slide.check_unchanged()
             if len(self._failed) == len(kept):
                 raise RegionReadError(
                     f"Not one of the {len(kept)} patches of '{self._info.name}' can be read: "
@@ -238,8 +246,14 @@ class _Cutting:
         if not task.classes:
             return
         if task.outlines is not None:
-            size = self._grid.patch_size_level0
-            self._labels = task.outlines.labels(task.classes, candidates.coords, size)
+            labelled = task.outlines.label(
+                task.classes,
+                candidates.coords,
+                self._grid.patch_size_level0,
+                kept=candidates.reason == 0,
+                slide_size=(self._info.width, self._info.height),
+            )
+            self._labels, self._note = labelled.labels, labelled.note
             return
         value = UNLABELLED if task.slide.label is None else task.classes.index(task.slide.label)
         self._labels = np.full(number, value, np.int16)
@@ -271,16 +285,15 @@ class _Cutting:
         )
 
     def _preview(self, mask: TissueMask, candidates: Candidates) -> None:
-        path = self._task.out_dir / "previews" / f"{self._task.slide.name}.jpg"
-        preview_jpeg(path, mask, candidates, self._grid.patch_size_level0)
+        preview_jpeg(self._task.preview, mask, candidates, self._grid.patch_size_level0)
 
     def _result(self, candidates: Candidates, resampling: str, seconds: float) -> SlideResult:
         info, plan = self._info, self._grid.plan
         counts = count_reasons(candidates)
-        reason = ""
+        notes = [self._note] if self._note else []
         if self._failures:
             first = self._failures[0]
-            reason = (
+            notes.append(
                 f"{len(self._failures)} patches left out as unreadable, the first at level-0 "
                 f"x {first.x0}, y {first.y0}: {first.reason}"
             )
@@ -288,7 +301,7 @@ class _Cutting:
             name=self._task.slide.name,
             path=info.path,
             status="planned" if self._task.dry_run else "done",
-            reason=reason,
+            reason="; ".join(notes),
             group=self._task.slide.group or info.name,
             label=self._task.slide.label or "",
             store="" if self._task.dry_run else str(self._task.store),

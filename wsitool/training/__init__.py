@@ -2,6 +2,7 @@
 
 from wsitool.training.config import PretrainConfig
 from wsitool.training.quiet import is_first_process
-from wsitool.training.run import PretrainResult, pretrain
+from wsitool.training.result import PretrainResult
+from wsitool.training.run import pretrain
 
 __all__ = ["PretrainConfig", "PretrainResult", "is_first_process", "pretrain"]

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
+from torch import Tensor
 
+from wsitool.api import Method
 from wsitool.backbones.files import UNREADABLE
+from wsitool.backbones.finite import first_not_finite
 from wsitool.errors import TrainingError
 from wsitool.report.files import replace_file
 from wsitool.training.module import PretrainModule
 
-__all__ = ["FORMAT", "load_checkpoint", "restore", "save_checkpoint"]
+__all__ = ["FORMAT", "load_checkpoint", "load_method_state", "restore", "save_checkpoint"]
 
 FORMAT = 1
+_CONTENT = {"batches": int, "data": str, "config": dict, "method": dict, "optimizer": dict, "precision": dict}
 State = dict[str, Any]
 
 
@@ -24,8 +29,9 @@ def save_checkpoint(path: Path, trainer: Trainer, module: PretrainModule, *, bat
     """Write weights, optimiser, loss scaler and position (`batches` done) to `path`, complete or not at all.
 
     The learning rate and all randomness follow from the position. `data` is the collection's fingerprint.
+    TrainingError, and the file is left as it is, where a weight is not finite.
     """
-    state = {
+    state: State = {
         "format": FORMAT,
         "batches": batches,
         "data": data,
@@ -34,6 +40,12 @@ def save_checkpoint(path: Path, trainer: Trainer, module: PretrainModule, *, bat
         "optimizer": trainer.optimizers[0].state_dict(),
         "precision": trainer.precision_plugin.state_dict(),
     }
+    broken = _not_finite(state)
+    if broken is not None:
+        raise TrainingError(
+            f"{broken} is no longer finite after batch {batches - 1}: lower --lr or raise --warmup; the last "
+            "checkpoint (if any) is from before."
+        )
     buffer = io.BytesIO()
     torch.save(state, buffer)
     replace_file(path, buffer.getvalue())
@@ -49,11 +61,51 @@ def load_checkpoint(path: Path) -> State:
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise TrainingError(f"'{path}' is not a checkpoint of this wsitool: start anew with --overwrite.")
+    for name, kind in _CONTENT.items():
+        if not isinstance(state.get(name), kind):
+            raise TrainingError(f"The checkpoint '{path}' is damaged ({name}): start anew with --overwrite.")
+    broken = _not_finite(state)
+    if broken is not None:
+        raise TrainingError(
+            f"The checkpoint '{path}' holds values that are not finite ({broken}): start anew with "
+            "--overwrite and a lower --lr."
+        )
     return state
+
+
+def load_method_state(state: State, method: Method[Any]) -> None:
+    """Give `method` the weights of a loaded checkpoint; TrainingError if they are of another make."""
+    try:
+        method.load_state_dict(state["method"], strict=True)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise TrainingError(
+            f"The checkpoint was made by another version of the method ({reason}): start anew with "
+            "--overwrite."
+        ) from None
 
 
 def restore(state: State, trainer: Trainer, module: PretrainModule) -> None:
     """Put a loaded checkpoint into a trainer whose optimiser exists; the stream starts there itself."""
-    module.method.load_state_dict(state["method"], strict=True)
-    trainer.optimizers[0].load_state_dict(state["optimizer"])
+    load_method_state(state, module.method)
+    try:
+        trainer.optimizers[0].load_state_dict(state["optimizer"])
+    except (ValueError, KeyError) as error:
+        raise TrainingError(
+            f"The checkpoint's optimizer is of another version ({error}): start anew with --overwrite."
+        ) from None
     trainer.precision_plugin.load_state_dict(state["precision"])
+
+
+def _not_finite(state: State) -> str | None:
+    """The name of the first tensor that is not finite: a weight's, or one of the optimiser's."""
+    tensors = dict(_tensors(state["method"], ""))
+    return first_not_finite(tensors | dict(_tensors(state["optimizer"], "optimizer")))
+
+
+def _tensors(values: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(values, Tensor):
+        yield name, values
+    elif isinstance(values, dict):
+        for key, value in values.items():
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))

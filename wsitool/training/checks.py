@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from wsitool.backbones import Encoder
 from wsitool.errors import EncoderError, TrainingError, UsageError
+from wsitool.machine import is_memory_short
 from wsitool.store import Collection
 from wsitool.training.checkpoint import State, load_checkpoint
 from wsitool.training.config import PretrainConfig
 from wsitool.training.quiet import is_first_process
+from wsitool.training.record import finished_state, read_facts
 
-__all__ = ["check_amount", "check_precision", "check_same", "check_size", "previous_state"]
+__all__ = ["Resume", "check_amount", "check_precision", "check_same", "check_size", "previous_state"]
+
+Resume = bool | Literal["auto"]
 
 # What may differ between a run and its continuation: none of it changes what is computed.
 _FREE = ("threads", "save_every", "logger")
 
 
-def previous_state(out: Path, *, resume: bool, overwrite: bool) -> State | None:
-    """The checkpoint to go on from; UsageError if the folder does not fit the options."""
+def previous_state(out: Path, *, resume: Resume, overwrite: bool) -> State | None:
+    """The checkpoint to go on from; UsageError if the folder does not fit the options.
+
+    None means to start anew. A finished run whose checkpoint was removed gives a state without weights.
+    """
+    if resume not in (True, False, "auto"):
+        raise UsageError(f"resume must be True, False or 'auto', got {resume!r}.")
+    if resume and overwrite:
+        raise UsageError("--resume goes on with a run and --overwrite replaces it: give one of them.")
     begun, checkpoint = (out / "run.json").exists(), out / "last.ckpt"
+    if resume and begun:
+        _check_command(out)
     if resume and checkpoint.is_file():
         return load_checkpoint(checkpoint)
+    if resume and (finished := finished_state(out)) is not None:
+        return finished
+    if resume == "auto":
+        return None
     if resume and not begun:
-        raise UsageError(f"There is no run in '{out}' to resume: leave out --resume.")
+        raise UsageError(f"There is no run in '{out}' to resume: leave out --resume, or pass --resume auto.")
     # Processes that Lightning starts for further devices come here after the first has begun the run.
     if begun and not overwrite and is_first_process():
         if not checkpoint.is_file():
@@ -39,12 +58,18 @@ def previous_state(out: Path, *, resume: bool, overwrite: bool) -> State | None:
     return None
 
 
+def _check_command(out: Path) -> None:
+    command = read_facts(out).get("command", "pretrain")
+    if command != "pretrain":
+        raise UsageError(f"'{out}' holds a run of {command}: choose another --out.")
+
+
 def check_same(state: State, config: PretrainConfig, data: str) -> None:
     """UsageError naming what differs between the checkpoint's run and this one."""
-    now = config.to_dict()
+    now, before = (json.loads(json.dumps(each)) for each in (config.to_dict(), state["config"]))
     changed = [
         f"{name} was {value!r} and is {now.get(name)!r}"
-        for name, value in state["config"].items()
+        for name, value in before.items()
         if name not in _FREE and now.get(name) != value
     ]
     if state["data"] != data:
@@ -90,6 +115,8 @@ def check_size(encoder: Encoder, size: int) -> None:
         with torch.no_grad():
             shape = tuple(encoder(torch.zeros(1, 3, size, size)).shape)
     except (RuntimeError, AssertionError) as error:
+        if is_memory_short(error):
+            raise
         reason = str(error).splitlines()[0]
         raise EncoderError(
             f"{encoder.name} cannot take images of {size} px ({reason}): choose another --image-size."

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from wsitool.errors import UsageError
 
-__all__ = ["LOGGERS", "OPTIMIZERS", "PRECISIONS", "SCHEDULES", "PretrainConfig"]
+__all__ = ["LARGEST_LR", "LOGGERS", "OPTIMIZERS", "PRECISIONS", "SCHEDULES", "PretrainConfig"]
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "lars")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("32", "bf16", "16")
+LARGEST_LR = 1e30  # optimisers compute in float32 with it
 LOGGERS = ("none", "tensorboard")
 
 
@@ -53,9 +55,9 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         self._check(self.epochs >= 1, "epochs", "at least 1")
         self._check(self.batch_size >= 2, "batch size", "at least 2 (batch norm and contrast need company)")
-        self._check(self.lr > 0, "lr", "more than 0")
+        self._check(0 < self.lr <= LARGEST_LR, "lr", f"more than 0 and at most {LARGEST_LR:g}")
         self._check(self.image_size is None or self.image_size >= 16, "image size", "at least 16 px")
-        self._check(self.weight_decay >= 0, "weight decay", "at least 0")
+        self._check(0 <= self.weight_decay < math.inf, "weight decay", "at least 0")
         self._check(0 <= self.warmup < 1, "warmup", "at least 0 and less than 1")
         self._check(self.accumulate >= 1, "accumulate", "at least 1")
         self._check(self.devices >= 1, "devices", "at least 1")
@@ -73,6 +75,15 @@ class PretrainConfig:
     def processes(self) -> int:
         """How many processes train together, one per device."""
         return self.devices * self.num_nodes
+
+    @property
+    def memory_advice(self) -> str:
+        """What to do where memory is short."""
+        size = "" if self.image_size is None else f" ({self.image_size})"
+        return (
+            f"lower --batch-size ({self.batch_size}; --accumulate makes up for it) or --image-size{size}, or "
+            "take a smaller --backbone"
+        )
 
     def _check(self, good: bool, name: str, need: str) -> None:
         if not good:

@@ -25,7 +25,7 @@ class MetricsFile:
         `extra` are columns that not every row has, the first one least of all.
         """
         self._path = path
-        rows = [row for row in read_metrics(path) if row["step"] <= keep] if keep and path.is_file() else []
+        rows = [row for row in read_metrics(path) if row["step"] <= keep] if keep else []
         self._columns: list[str] = []
         self._extra = list(extra)
         replace_file(path, b"")
@@ -47,16 +47,30 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, float | int]]:
-    """The rows of a metrics file; absent values are left out, a line cut short by a crash is dropped."""
-    with path.open(newline="") as file:
-        lines = file.read().split("\n")[:-1]  # what follows the last line feed is incomplete
-    return [
-        {name: _number(value) for name, value in row.items() if value not in ("", None)}
-        for row in csv.DictReader(lines)
-    ]
+    """The rows of a metrics file; absent values and lines that are damaged or cut short are left out."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    lines = text.splitlines() if text.endswith(("\n", "\r")) else text.splitlines()[:-1]
+    try:
+        table = list(csv.DictReader(lines, restkey=""))
+    except csv.Error:
+        return []
+    return [values for row in table if (values := _values(row)) is not None]
 
 
-def _number(text: str) -> float | int:
+def _values(row: Mapping[str, str | None]) -> dict[str, float | int] | None:
+    """A row's numbers; None where something else is among them, or the step is not."""
+    try:
+        values = {name: _number(value) for name, value in row.items() if value not in ("", None)}
+    except (ValueError, TypeError, AttributeError):
+        return None
+    return values if "step" in values and "epoch" in values else None
+
+
+def _number(text: str | None) -> float | int:
+    assert text is not None
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +13,19 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 
 from wsitool.api import all_gather, world_size
+from wsitool.backbones.finite import largest_gradient
 from wsitool.errors import TrainingError
+from wsitool.interrupt import STOP_SIGNALS, StopRequest
 from wsitool.progress import Task
 from wsitool.report.files import write_json
 from wsitool.training.checkpoint import State, restore, save_checkpoint
 from wsitool.training.diagnostics import Diagnostics
 from wsitool.training.metrics import MetricsFile
 from wsitool.training.module import PretrainModule
+from wsitool.training.ranks import agreed_signal
 from wsitool.training.review import EpochReview
 from wsitool.training.stream import Item
 from wsitool.training.timing import TimeShares
@@ -32,6 +38,8 @@ _FLUSH_SECONDS = (
 )
 _SAVE_SECONDS = 600.0
 _EPOCH_SECONDS = 60.0
+_GRADIENT = "largest gradient"
+_LEAST_SCALE = 1e-4  # of float16's losses: the first is 65536, and each gradient that overflows halves it
 Row = dict[str, float | int]
 
 
@@ -49,7 +57,9 @@ class Monitor(Callback):
     """Watches one run in `out`; `state` is the checkpoint to go on from.
 
     `shares` says where the time went and `skipped` which patches could not be read, of this process and so
-    far.
+    far. Where `request` says that a signal has come, to this process or another of the run, training ends
+    after the step in hand with a checkpoint: `signal` is its number then (0: none), `saved` the batches that
+    the checkpoint has behind it.
     """
 
     def __init__(
@@ -60,9 +70,14 @@ class Monitor(Callback):
         task: Task,
         review: EpochReview,
         diagnostics: Diagnostics,
+        request: StopRequest,
         state: State | None = None,
     ) -> None:
         self._out, self._data, self._task, self._state = out, data, task, state
+        self._request, self.signal = request, 0
+        self.saved = 0 if state is None else int(state["batches"])
+        self._handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        self._gradient: Tensor | None = None
         self._review, self._diagnostics = review, diagnostics
         self._metrics: MetricsFile | None = None
         self._pending: list[_Pending] = []
@@ -78,6 +93,10 @@ class Monitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = _own(pl_module)
+        if threading.current_thread() is threading.main_thread():
+            # Lightning has just put its own in their place, which know nothing of our checkpoints.
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
         done = 0
         if self._state is not None:
             restore(self._state, trainer, module)
@@ -92,6 +111,13 @@ class Monitor(Callback):
             )
         self._saved_at = self._flushed_at = time.monotonic()
 
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        # float16's scaler leaves out steps whose gradient overflows by itself; see _stop_if_scale_is_lost.
+        if _scaler(trainer) is None:
+            self._gradient = largest_gradient(pl_module.parameters())
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -99,6 +125,8 @@ class Monitor(Callback):
         assert module.last is not None
         values = {"loss": module.last.loss.detach()}
         values |= {name: value.detach() for name, value in module.last.metrics.items()}
+        if self._gradient is not None:
+            values[_GRADIENT], self._gradient = self._gradient, None
         lr = float(trainer.optimizers[0].param_groups[0]["lr"])
         self._pending.append(_Pending(item["step"], values, item["indices"], lr))
         self.images += len(item["indices"]) * world_size()
@@ -109,14 +137,26 @@ class Monitor(Callback):
             self._measured |= self._review.look(module, epoch)
         if rest == 0 or len(self._pending) >= _FLUSH or self._is_look_due(module):
             self._flush(trainer, module)
+            self._ask_all_ranks(module)
         if rest == 0:
             assert module.stream is not None
             self.skipped = module.stream.loader.skipped()
             self._diagnostics.after_reading(self.skipped)
             self._diagnostics.after_epoch(self._epoch_rows, epoch=epoch)
             self.last_rows, self._epoch_rows = self._epoch_rows, []
-        if self._should_save(module, done):
+        stopping = self._should_stop(module, done)
+        if stopping or self._should_save(module, done):
             self._save(trainer, module, done)
+        trainer.should_stop = trainer.should_stop or stopping
+
+    def _ask_all_ranks(self, module: PretrainModule) -> None:
+        if world_size() > 1 and self.signal == 0:
+            self.signal = agreed_signal(self._request, module.device)
+
+    def _should_stop(self, module: PretrainModule, done: int) -> bool:
+        if world_size() == 1 and self._request.requested:
+            self.signal = agreed_signal(self._request, module.device)
+        return self.signal != 0 and module.schedule.is_step(done - 1)
 
     def _is_look_due(self, module: PretrainModule) -> bool:
         # A look waits for a GPU. On CPUs it is a question of time, but ranks look together, by the count.
@@ -143,18 +183,20 @@ class Monitor(Callback):
         self._flush(trainer, module)
         if trainer.is_global_zero:
             save_checkpoint(self._out / "last.ckpt", trainer, module, batches=done, data=self._data)
-        self._saved_at = time.monotonic()
+        self._saved_at, self.saved = time.monotonic(), done
 
     def _look(self) -> None:
-        """Wait for the losses of the pending batches; TrainingError at the first that is not finite."""
+        """Wait for losses and gradients of the pending batches; TrainingError at the first not finite."""
         for entry in self._pending:
             values = _mean_over_ranks(entry.values)
             self._stop_if_broken(values, entry)
+            values.pop(_GRADIENT, None)
             self._seen.append((entry, values))
         self._pending.clear()
 
     def _flush(self, trainer: Trainer, module: PretrainModule) -> None:
         self._look()
+        _stop_if_scale_is_lost(trainer)
         if not self._seen:
             return
         speed = self._speed(module)
@@ -194,14 +236,30 @@ class Monitor(Callback):
                 logger.log_metrics({name: float(row[name]) for name in row}, step=int(row["step"]))
 
     def _stop_if_broken(self, values: dict[str, float], entry: _Pending) -> None:
-        if math.isfinite(values["loss"]):
+        broken = [name for name in ("loss", _GRADIENT) if not math.isfinite(values.get(name, 0.0))]
+        if not broken:
             return
         report = self._out / "broken-batch.json"
         facts = {"batch": entry.batch, "indices": entry.indices.tolist()}
         write_json(report, facts | {name: str(value) for name, value in values.items()})
         raise TrainingError(
-            f"The loss became {values['loss']} at batch {entry.batch} (lr {entry.lr:g}): lower --lr or raise "
-            f"--warmup; the batch's patches are listed in {report}, and last.ckpt (if any) is from before."
+            f"The {broken[0]} became {values[broken[0]]} at batch {entry.batch} (lr {entry.lr:g}): lower "
+            f"--lr or raise --warmup; the batch's patches are listed in {report}, and last.ckpt (if any) is "
+            "from before."
+        )
+
+
+def _scaler(trainer: Trainer) -> Any:
+    """What scales float16's losses; None in other precisions."""
+    return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def _stop_if_scale_is_lost(trainer: Trainer) -> None:
+    scaler = _scaler(trainer)
+    if scaler is not None and scaler.get_scale() < _LEAST_SCALE:
+        raise TrainingError(
+            f"The gradients overflow float16 at any scale (it is {scaler.get_scale():g} by now) and no step "
+            "is taken: lower --lr, or pass --precision bf16 or 32."
         )
 
 

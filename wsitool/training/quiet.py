@@ -12,9 +12,9 @@ from typing import Any
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from lightning_fabric.utilities.warnings import PossibleUserWarning
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 
-__all__ = ["is_first_process", "make_trainer", "quiet_lightning"]
+__all__ = ["fit", "is_first_process", "make_trainer", "quiet_lightning"]
 
 _LOGGERS = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric")
 
@@ -49,6 +49,16 @@ def make_trainer(out: Path, **options: Any) -> Trainer:
         num_sanity_val_steps=0,
         **options,
     )
+
+
+def fit(trainer: Trainer, module: LightningModule) -> None:
+    """Train; an interrupt comes out as what it is, where Lightning would end the process by itself."""
+    try:
+        trainer.fit(module)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise end.__context__ from None
+        raise
 
 
 def is_first_process() -> bool:

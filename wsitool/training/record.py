@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from wsitool.backbones import EncoderCard, LineageStep
+from wsitool.backbones import EncoderCard, LineageStep, read_card
+from wsitool.errors import EncoderError
+from wsitool.paths import AnyPath, as_list
 from wsitool.store import Collection
 from wsitool.training.config import PretrainConfig
 
-__all__ = ["Stores", "run_card", "run_facts"]
+__all__ = ["Stores", "finished_state", "read_facts", "run_card", "run_facts"]
 
-Stores = str | Path | Sequence[str | Path] | Collection
+Stores = AnyPath | Iterable[AnyPath] | Collection
 
 
 def run_card(
@@ -47,8 +50,7 @@ def run_card(
 def _name_of(stores: Stores) -> str:
     if isinstance(stores, Collection):
         return "+".join(dict.fromkeys(store.path.resolve().parent.name for store in stores.stores))
-    paths = [stores] if isinstance(stores, str | Path) else list(stores)
-    names = [Path(path).resolve() for path in paths]
+    names = [Path(path).resolve() for path in as_list(stores)]
     more = f"+{len(names) - 3} more" if len(names) > 3 else ""
     return "+".join(path.stem if path.is_file() else path.name for path in names[:3]) + more
 
@@ -69,3 +71,25 @@ def run_facts(
         "card": dataclasses.asdict(card),
         **more,
     }
+
+
+def read_facts(out: Path) -> dict[str, Any]:
+    """What run.json of a run says; nothing where there is none, or it is damaged."""
+    try:
+        facts = json.loads((out / "run.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def finished_state(out: Path) -> dict[str, Any] | None:
+    """A finished run without its checkpoint, in a checkpoint's form but without weights; else None."""
+    facts, encoder = read_facts(out), out / "encoder.safetensors"
+    try:
+        if facts.get("status") != "complete" or not encoder.is_file() or read_card(encoder) is None:
+            return None
+    except EncoderError:
+        return None
+    names = {field.name for field in dataclasses.fields(PretrainConfig)}
+    config = {name: value for name, value in facts.items() if name in names}
+    return {"batches": None, "config": config, "data": facts.get("fingerprint"), "method": None}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,22 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from wsitool.api import Method
-from wsitool.backbones import Encoder, EncoderCard, build_backbone, keep_freed_memory, save_encoder
-from wsitool.errors import UsageError, WsitoolError
+from wsitool.backbones import Encoder, build_backbone, keep_freed_memory, save_encoder
+from wsitool.backbones.files import is_saved
+from wsitool.errors import UsageError
+from wsitool.interrupt import Interrupted, StopRequest, deferred, progress_on_stop
 from wsitool.loading import PatchLoader
 from wsitool.lock import locked
+from wsitool.machine import explain_memory
 from wsitool.params import Params
+from wsitool.paths import as_list
 from wsitool.plugins import blame_plugin, load_method
 from wsitool.progress import SILENT, Reporter
 from wsitool.report.files import write_json
 from wsitool.store import Collection, open_collection
+from wsitool.training.checkpoint import load_method_state
 from wsitool.training.checks import (
+    Resume,
     check_amount,
     check_precision,
     check_same,
@@ -38,36 +44,19 @@ from wsitool.training.evaluation import probe_rows, split_groups
 from wsitool.training.metrics import draw_curves, read_metrics
 from wsitool.training.module import PretrainModule, Schedule
 from wsitool.training.monitor import Monitor
-from wsitool.training.quiet import is_first_process, make_trainer, quiet_lightning
-from wsitool.training.record import Stores, run_card, run_facts
+from wsitool.training.quiet import fit, is_first_process, make_trainer, quiet_lightning
+from wsitool.training.ranks import RankWatch
+from wsitool.training.record import Stores, read_facts, run_card, run_facts
+from wsitool.training.result import PretrainResult, known_figures, last_loss
 from wsitool.training.review import EpochReview
 from wsitool.training.seeding import pin_threads, seed_of
 from wsitool.training.stream import BatchStream
 from wsitool.training.sync_norm import synchronise
-from wsitool.training.timing import TimeShares
 
 __all__ = ["PretrainResult", "pretrain"]
 
 _PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 _RESULTS = ("last.ckpt", "encoder.safetensors", "curves.png", "broken-batch.json")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainResult:
-    """A finished run: `loss` is the last epoch's mean, `warnings` what the diagnostics said.
-
-    `time` says where the time went; None if nothing was left to train.
-    """
-
-    out: Path
-    encoder: Path
-    card: EncoderCard
-    steps: int
-    loss: float
-    seconds: float
-    images_per_second: float
-    time: TimeShares | None = None
-    warnings: tuple[str, ...] = ()
 
 
 def pretrain(
@@ -77,7 +66,7 @@ def pretrain(
     out: str | Path,
     params: Mapping[str, Any] | None = None,
     init: str | Path = "imagenet",
-    resume: bool = False,
+    resume: Resume = False,
     overwrite: bool = False,
     loggers: Sequence[Logger] = (),
     reporter: Reporter = SILENT,
@@ -87,8 +76,10 @@ def pretrain(
 
     `params` are the method's own; `options` the further fields of `PretrainConfig` (epochs, batch_size, lr,
     backbone, ...); `loggers` any of Lightning's. `resume` goes on from `out`/last.ckpt with the very same
-    options, bit for bit. Raises UsageError, PluginError, EncoderError or StoreError (as while another process
-    writes to `out`) before anything is written, and TrainingError if training cannot go on.
+    options, bit for bit, and leaves a finished run as it is; "auto" starts where there is nothing to go on
+    with. Raises UsageError, PluginError, EncoderError or StoreError (as while another process writes to
+    `out`) before anything is written, TrainingError or MemoryShortError if training cannot go on, and
+    Interrupted at a signal, after the step in hand and a checkpoint.
     """
     try:
         config = PretrainConfig(method=method, params=dict(params or {}), init=str(init), **options)
@@ -97,11 +88,15 @@ def pretrain(
     check_precision(config)
     if not is_first_process():
         reporter = SILENT
+    stores = stores if isinstance(stores, Collection) else as_list(stores)
     with _only_writer(Path(out)):
         state = previous_state(Path(out), resume=resume, overwrite=overwrite)
-        run = _Run(config, stores, Path(out), reporter)
+        with explain_memory(config.memory_advice):
+            run = _Run(config, stores, Path(out), reporter)
         if state is not None:
             check_same(state, run.config, run.collection.fingerprint)
+            if state["batches"] is None or state["batches"] >= run.schedule.batches:
+                return run.conclude(state)
         run.loggers = [*loggers, *_loggers(config, run.out)]
         return run.train(state)
 
@@ -133,6 +128,7 @@ class _Run:
         self.card = run_card(self.encoder.card, self.config, self.collection, stores)
         self.method = _make_method(method_type, self.encoder, params, self.config)
         self.diagnostics = Diagnostics(reporter)
+        self.monitor: Monitor | None = None
         self.schedule = Schedule(
             per_epoch=len(self.collection) // (config.batch_size * config.processes),
             epochs=config.epochs,
@@ -143,13 +139,44 @@ class _Run:
         began = time.perf_counter()
         done = int(state["batches"]) if state else 0
         self._announce(done)
+        finished = False
         try:
-            monitor = self._fit(state, done)
-        except WsitoolError as error:
-            if is_first_process():
-                self._write_facts(status="stopped", error=str(error))
+            with (
+                explain_memory(self.config.memory_advice),
+                progress_on_stop(self._progress),
+                deferred() as request,
+            ):
+                self._fit(state, done, request)
+                result = self._finish(time.perf_counter() - began)
+                finished = True
+        except BaseException as error:
+            if is_first_process() and not finished:
+                with suppress(OSError):  # it may be what has just failed
+                    self._write_facts(status="stopped", error=str(error) or type(error).__name__)
             raise
-        return self._finish(monitor, time.perf_counter() - began)
+        return result
+
+    def conclude(self, state: dict[str, Any]) -> PretrainResult:
+        """What a run whose batches are all done lacks: nothing, or the files written after the last one."""
+        if state["method"] is not None:
+            load_method_state(state, self.method)
+        is_whole = state["method"] is None or is_saved(self.encoder, self.out / "encoder.safetensors")
+        facts = read_facts(self.out)
+        if facts.get("status") == "complete" and is_whole:
+            self.reporter.say(f"The run in '{self.out}' is finished, and is left as it is.")
+            return self._result(**known_figures(facts))
+        self.reporter.say(f"All {self.schedule.steps} steps are done: writing what comes after them.")
+        return self._finish(0.0)
+
+    def _progress(self) -> str:
+        """How far a run is that was stopped, and how to go on."""
+        batches = 0 if self.monitor is None else self.monitor.saved
+        steps = math.ceil(batches / self.schedule.accumulate)
+        if batches == self.schedule.batches and (self.out / "encoder.safetensors").is_file():
+            return f"all {steps} steps are done and the encoder is written"
+        if steps == 0:
+            return "no step is saved; run again with --overwrite or --resume auto to start anew"
+        return f"{steps} of {self.schedule.steps} steps are done and saved; run again with --resume to go on"
 
     def _announce(self, done: int) -> None:
         config = self.config
@@ -176,8 +203,8 @@ class _Run:
             accumulate=config.accumulate,
         )
 
-    def _fit(self, state: dict[str, Any] | None, done: int) -> Monitor:
-        """Train what is left and return what watched it."""
+    def _fit(self, state: dict[str, Any] | None, done: int, request: StopRequest) -> None:
+        """Train what is left; Interrupted where a signal asks to stop before all of it is done."""
         module = PretrainModule(self.method, self.config, self.schedule)
         steps = self.schedule.steps - done // self.schedule.accumulate
         watch = FeatureWatch(self.encoder)
@@ -191,19 +218,25 @@ class _Run:
             module.stream = BatchStream(
                 self._loader(trainer, self.collection), total=self.schedule.batches, start=done
             )
-            monitor = Monitor(
+            self.monitor = module.monitor = Monitor(
                 self.out,
                 data=self.collection.fingerprint,
                 task=task,
                 review=self._review(trainer, watch),
                 diagnostics=self.diagnostics,
+                request=request,
                 state=state,
             )
-            module.monitor = monitor
-            if done < self.schedule.batches:
-                trainer.fit(module)
+            with RankWatch(trainer, self._say_lost):
+                fit(trainer, module)
+                if self.monitor.signal and self.monitor.saved < self.schedule.batches:
+                    raise Interrupted(self.monitor.signal)
         watch.close()
-        return monitor
+
+    def _say_lost(self, sentence: str) -> None:
+        """The last words of a process that is about to be ended."""
+        self._write_facts(status="stopped", error=sentence)
+        self.reporter.warn(sentence)
 
     def _trainer(self) -> Trainer:
         config = self.config
@@ -243,29 +276,34 @@ class _Run:
             probe_every=self.config.probe_every,
         )
 
-    def _finish(self, monitor: Monitor, seconds: float) -> PretrainResult:
-        # Only the first process knows when the file is complete.
-        rows = read_metrics(self.out / "metrics.csv") if is_first_process() else monitor.last_rows
-        last = [float(row["loss"]) for row in rows if row["epoch"] == self.config.epochs]
-        result = PretrainResult(
-            out=self.out,
-            encoder=self.out / "encoder.safetensors",
-            card=self.card,
-            steps=self.schedule.steps,
-            loss=sum(last) / max(1, len(last)),
+    def _finish(self, seconds: float) -> PretrainResult:
+        """Write the encoder and what is said of the run; all of it follows from the checkpoint's weights."""
+        monitor = self.monitor
+        rows = monitor.last_rows if monitor else []
+        if is_first_process():  # it alone knows when the file is complete
+            rows = read_metrics(self.out / "metrics.csv")
+        result = self._result(
+            loss=last_loss(rows, self.config.epochs),
             seconds=seconds,
-            images_per_second=monitor.images / seconds,
-            time=monitor.shares,
-            warnings=tuple(self.diagnostics.said),
+            images_per_second=monitor.images / seconds if monitor else 0.0,
+            time=monitor.shares if monitor else None,
         )
         if is_first_process():
             save_encoder(self.encoder, result.encoder, result.card)
             draw_curves(rows, self.out / "curves.png")
-            speed = {"seconds": round(seconds, 2), "images_per_second": round(result.images_per_second, 1)}
-            time_shares = {} if result.time is None else {"time_shares": result.time.rounded()}
-            facts = {"loss": result.loss, **speed, **time_shares}
-            self._write_facts(status="complete", result=facts, skipped=monitor.skipped)
+            skipped = monitor.skipped if monitor else []
+            self._write_facts(status="complete", result=result.figures(), skipped=skipped)
         return result
+
+    def _result(self, **figures: Any) -> PretrainResult:
+        return PretrainResult(
+            out=self.out,
+            encoder=self.out / "encoder.safetensors",
+            card=self.card,
+            steps=self.schedule.steps,
+            warnings=tuple(self.diagnostics.said),
+            **figures,
+        )
 
     def _write_facts(self, *, status: str, **more: Any) -> None:
         held_out = None if self.held_out is None else sorted(_groups(self.held_out))

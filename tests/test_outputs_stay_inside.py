@@ -1,0 +1,157 @@
+"""The law: whatever a store calls itself, every file a command writes lies under --out."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from patch_stores import small_store
+from PIL import Image
+
+from wsitool.backbones import build_backbone, save_encoder
+from wsitool.classify.model import Classifier, ClassifierCard, save_classifier
+from wsitool.cli import main
+from wsitool.testing import draw_tissue
+
+NAMES = (
+    "../../evil",
+    "/abs/evil",
+    "a/../../b",
+    "..",
+    ".",
+    "",
+    "CON",
+    "x" * 300,
+    "가" * 100,
+    "\n",
+    "name\0x",
+    "..\\..\\evil",
+    "\udcb0\udca1",
+    "$\\frac$",
+    "EVIL",
+    "evil",
+)
+
+# A command by its words; {stores} is a folder of hostile stores, {store} one of them.
+COMMANDS = {
+    **{f"export {to}": f"export {{stores}} --to {to}" for to in ("clam", "trident", "geojson")},
+    "export imagefolder": "export {images} --to imagefolder",
+    "export webdataset": "export {images} --to webdataset --shard-size 5",
+    "embed": "embed {named} --encoder {encoder} --device cpu",
+    "predict": "predict {classifier} {stores} --device cpu",
+    "predict images": "predict {classifier} {images} --device cpu",
+    "refilter": "refilter {store} --min-tissue 0.6",
+    "import": "import {pictures} --labels {labels} --min-tissue 0",
+}
+
+
+def _hostile(folder: Path, names: tuple[str, ...] = NAMES, *, sources: bool = False) -> Path:
+    """Zarr stores, as their JSON holds any name: NUL and half characters, which HDF5 has no text for."""
+    for number, name in enumerate(names):
+        path = small_store(
+            folder / f"{number}.zarr", ("c", None), sources=sources, params={"min_tissue": 0.0}
+        )
+        file = path / "zarr.json"
+        values = json.loads(file.read_text())
+        values["attributes"] |= {"name": name, "group": name, "source": name}
+        values["attributes"]["classes"] = json.dumps([name or "c"])
+        file.write_text(json.dumps(values))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("inputs")
+    encoder = build_backbone("resnet18", init="random")
+    save_encoder(encoder, folder / "encoder.safetensors", encoder.card)
+    card = ClassifierCard(
+        classes=("../../evil", "a b"),
+        head="finetune",
+        image_size=32,
+        patch_size=16,
+        mpp=0.5,
+        temperature=1.0,
+        groups=(),
+        encoder=encoder.card,
+    )
+    save_classifier(Classifier(encoder, torch.nn.Linear(512, 2), card), folder / "classifier.safetensors")
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    Image.fromarray(draw_tissue(32, 32, kind="benign", mpp=0.5, glass=0.0)).save(pictures / "0.png")
+    lines = ["file,label,group"]
+    for number, name in enumerate(NAMES):
+        (pictures / f"{number}.png").write_bytes((pictures / "0.png").read_bytes())
+        cell = name.encode("utf-8", "replace").decode().replace("\0", "")
+        lines.append(f'{number}.png,"{cell}","{cell}"')
+    (folder / "labels.csv").write_text("\n".join(lines))
+    stores = _hostile(folder / "stores", sources=False)
+    return {
+        "stores": stores,
+        "store": stores / "0.zarr",
+        "images": _hostile(folder / "images", ("../../evil", "/abs/evil", ".."), sources=True),
+        # embed takes all stores or none, so those that no program can open stay out
+        "named": _hostile(folder / "named", tuple(name for name in NAMES if _is_text(name))),
+        "encoder": folder / "encoder.safetensors",
+        "classifier": folder / "classifier.safetensors",
+        "pictures": pictures,
+        "labels": folder / "labels.csv",
+    }
+
+
+def _state(folder: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path.relative_to(folder)): (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if not path.is_dir()
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_file_lies_under_out(
+    inputs: dict[str, Path], tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "one" / "two" / ("s.zarr" if command == "refilter" else "out")
+    out.parent.mkdir(parents=True)
+    (tmp_path / "evil").write_text("mine")
+    monkeypatch.chdir(out.parent)
+    root = inputs["encoder"].parent
+    before, inside = _state(root), set(Path("/").iterdir())
+    words = [word.format(**inputs) for word in COMMANDS[command].split()] + ["--out", str(out)]
+    run = CliRunner().invoke(main, words)
+    assert run.exit_code in (0, 1) and (run.exception is None or isinstance(run.exception, SystemExit)), (
+        run.output,
+        run.exception,
+    )
+    assert _state(root) == before and set(Path("/").iterdir()) == inside
+    written = {path for path in tmp_path.rglob("*") if not path.is_dir()} - {tmp_path / "evil"}
+    assert written and all(out == path or out in path.parents for path in written)
+    assert (tmp_path / "evil").read_text() == "mine"
+    for path in written:
+        path.name.encode()
+        assert len(os.fsencode(path.name)) <= 255
+    # nobody overwrote anybody: as many files as there are stores that can be opened
+    usable = sum(_opens(path) for path in inputs["stores"].iterdir())
+    suffix = {"export clam": "h5", "export trident": "h5", "embed": "h5", "export geojson": "geojson"}
+    if command in suffix:
+        assert sum(path.suffix == f".{suffix[command]}" for path in written) == usable >= 10
+    if command == "import":
+        assert sum(path.suffix == ".h5" for path in written) >= 10
+
+
+def _is_text(name: str) -> bool:
+    return "\0" not in name and name.encode("utf-8", "ignore") == name.encode("utf-8", "surrogatepass")
+
+
+def _opens(path: Path) -> bool:
+    from wsitool.errors import WsitoolError
+    from wsitool.store import open_store
+
+    try:
+        open_store(path).close()
+    except WsitoolError:
+        return False
+    return True

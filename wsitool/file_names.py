@@ -1,0 +1,88 @@
+"""File names made of names that come from elsewhere: of slides, groups, classes, images.
+
+A store's name is whatever its writer put there, `../../x` included. Every output is named through here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+
+__all__ = ["FileNames", "file_names", "lone_file_name", "safe_name"]
+
+# Of the 255 bytes a file system gives a name, what is left for suffixes and for temporary names around it.
+_MOST_BYTES = 200
+_HASH_LETTERS = 8
+_UNNAMED = "_"
+# Separators of either kind end a part; the rest are letters Windows has no files with.
+_SEPARATORS = re.compile(r"[/\\]+")
+_REFUSED = frozenset(':*?"<>|')
+_NO_TEXT = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"))
+_DEVICES = re.compile(r"(con|prn|aux|nul|con(in|out)\$|(com|lpt)[\d\xb9\xb2\xb3])\s*(\..*)?", re.IGNORECASE)
+
+
+def safe_name(name: str) -> str:
+    """`name` as the name of one file, a suffix to follow; an ordinary name is returned as it is.
+
+    Letters of every script, digits, spaces and most signs stay. Folders in it, `..`, leading dots and what
+    is no text or no name on some system go or become `_`; more than 200 bytes are cut, with a short hash of
+    the whole. Two names may become one: see `file_names`.
+    """
+    parts = [part for part in _SEPARATORS.split(name) if part.strip(" .")]
+    joined = "_".join(parts)
+    letters = (
+        "_" if letter in _REFUSED or unicodedata.category(letter) in _NO_TEXT else letter for letter in joined
+    )
+    plain = "".join(letters).lstrip(" .").rstrip(" .") or _UNNAMED
+    if _DEVICES.fullmatch(plain):
+        plain = f"_{plain}"
+    return plain if len(plain.encode()) <= _MOST_BYTES else _marked(plain, name)
+
+
+def lone_file_name(name: str) -> str:
+    """The file name of a thing whose fellows are not known: with a short hash wherever it is not `name`."""
+    plain = safe_name(name)
+    return plain if plain == name else _marked(plain, name)
+
+
+def file_names(names: Sequence[str], things: Sequence[str] | None = None) -> tuple[str, ...]:
+    """A file name for each of `names`, no two alike, not even where case or Unicode form do not count.
+
+    `things` (default the names) tells two of one name apart. Of those that would share a file name, one that
+    needs no change keeps it, the others get a short hash of name and thing, whatever their order.
+    """
+    own = names if things is None else things
+    order = sorted(range(len(names)), key=lambda i: (safe_name(names[i]) != own[i], names[i], own[i]))
+    given, found = FileNames(), [""] * len(names)
+    for index in order:
+        found[index] = given.give(names[index], own[index])
+    return tuple(found)
+
+
+class FileNames:
+    """Gives file names one by one, where not all are known before; the first comer has the plain one."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def give(self, name: str, thing: str = "") -> str:
+        """The file name for `name`; another one every time, so ask once for each thing."""
+        plain = found = safe_name(name)
+        salt = 0
+        while _folded(found) in self._taken:
+            found = _marked(plain, f"{name}\0{thing}\0{salt}")
+            salt += 1
+        self._taken.add(_folded(found))
+        return found
+
+
+def _folded(name: str) -> str:
+    """What a file system that knows neither case nor Unicode forms takes `name` for."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _marked(plain: str, whole: str) -> str:
+    digest = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_LETTERS]
+    return plain.encode()[: _MOST_BYTES - _HASH_LETTERS - 1].decode(errors="ignore") + f"-{digest}"

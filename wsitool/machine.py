@@ -1,0 +1,76 @@
+"""What a machine does to a run: memory that is not enough, processes that are killed."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from wsitool.errors import MemoryShortError
+
+__all__ = ["explain_memory", "how_it_ended", "is_memory_short", "is_peer_lost"]
+
+# How allocators say it; torch has a class of its own for GPUs and none for the CPU.
+_SHORT = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "alloc_failed",
+    "bad_alloc",
+)
+# How gloo and NCCL say that the other end of a connection is gone.
+_LOST = ("gloo/", "connection closed by peer", "connection reset by peer", "broken pipe")
+_MOST_LETTERS = 160
+_ASKED = re.compile(r"tried to allocate ([\d.]+) ?(bytes|[KMGT]i?B)", re.IGNORECASE)
+
+
+def is_memory_short(error: BaseException) -> bool:
+    """Whether an allocation has failed, on the CPU or on a device."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _SHORT)
+
+
+def is_peer_lost(error: BaseException) -> bool:
+    """Whether a collective operation has failed, as it does when another rank is gone."""
+    # Known by name, as torch is not imported here.
+    if type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError"):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _LOST)
+
+
+@contextmanager
+def explain_memory(advice: str) -> Iterator[None]:
+    """Turn a failed allocation inside the block into a MemoryShortError that ends with `advice`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_short(error):
+            raise
+        raise MemoryShortError(f"There is not enough memory ({_asked(error)}): {advice}.") from None
+
+
+def _asked(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    found = _ASKED.search(text)
+    if found is None:
+        return text[:_MOST_LETTERS] or type(error).__name__
+    amount, unit = found.groups()
+    return (
+        f"{float(amount) / 1e9:.3g} GB more were asked for"
+        if unit == "bytes"
+        else (f"{amount} {unit} more were asked for")
+    )
+
+
+def how_it_ended(code: int | None) -> str:
+    """A process's end in words, from the code of `subprocess` (negative: a signal)."""
+    if code == -signal.SIGKILL:
+        return "was killed by SIGKILL, which the system does where memory runs out"
+    if code is not None and code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return "ended" if code is None else f"ended with exit code {code}"
