@@ -152,17 +152,19 @@ def deferred() -> Iterator[StopRequest]:
         return
     with stoppable():
         outer, _open = _open, request
+        if outer is not None:
+            request._number, request._when = outer._number, outer._when
         try:
             yield request
         except BaseException:
-            if request._number is not None and _depth > 1:
+            if outer is None and request._number is not None and _depth > 1:
                 _stopping = (request._number, time.monotonic())
             raise
         finally:
             _open = outer
-    if outer is not None and not outer.requested:
-        outer._number, outer._when = request._number, request._when
-    else:
+            if outer is not None:  # a block inside another must not cut that one short
+                outer._number, outer._when = request._number, request._when
+    if outer is None:
         request.raise_if_requested()
 
 

@@ -29,7 +29,11 @@ def console_reporter(*, quiet: bool = False) -> Reporter:
 def _told_on_stop(how_far: Callable[[], str]) -> Iterator[None]:
     """Write how far the bar is on an Interrupted that passes; the outermost bar has the last word."""
     try:
-        yield
+        try:
+            yield
+        except (Exception, SystemExit):
+            raise_if_stopping()  # Lightning makes SystemExit of it
+            raise
     except Interrupted as stop:
         stop.counted = how_far()
         raise
