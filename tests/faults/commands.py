@@ -109,7 +109,7 @@ COMMANDS: tuple[Case, ...] = (
     ),
     Case(
         name="experiment-finetune",
-        words=f"{_EXPERIMENT} --methods rotation+auxiliary --fractions 50,100 --head finetune --allow-transductive",
+        words=f"{_EXPERIMENT} --methods rotation+auxiliary --fractions 50,100 --allow-transductive",
     ),
     Case(name="verify", words="verify {m}/stores", writes=False),
     Case(name="audit", words="audit {m}/slides.csv --patch-size 32", writes=False),
