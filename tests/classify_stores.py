@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from patch_stores import patch_meta
 
-from wsitool.store import create_store
+from wsitool.store.opening import create_store
 from wsitool.store.schema import Candidates, Rows
 
 CLASSES = ("plain", "dotted", "striped")

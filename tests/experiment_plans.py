@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from classify_stores import labelled_store
 
-from wsitool.experiment import Plan, experiment
 from wsitool.experiment.cells import run_cell
+from wsitool.experiment.plan import Plan
+from wsitool.experiment.run import experiment
 
 __all__ = ["run_and_die", "small_data", "small_plan"]
 

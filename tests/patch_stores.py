@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wsitool.store import create_store
+from wsitool.store.opening import create_store
 from wsitool.store.schema import UNLABELLED, Candidates, Rows, StoreMeta
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 import zipfile
@@ -18,9 +19,20 @@ import wsitool
 ROOT = Path(wsitool.__file__).parent.parent
 PLUGINS = ROOT / "plugins" / "wsitool_plugins"
 MODULES = sorted((ROOT / "wsitool").rglob("*.py"))
+TOP = sorted(path for path in (ROOT / "wsitool").iterdir() if path.name != "__pycache__")
 PLUGIN_MODULES = sorted(PLUGINS.rglob("*.py"))
-TORCH_FAMILY = {"torch", "torchvision", "torchmetrics", "pytorch_lightning", "timm"}
-MAY_USE_TORCH = ("api", "augment", "backbones", "loading", "training", "classify", "testing")
+TORCH_FAMILY = {"torch", "torchvision", "pytorch_lightning", "timm"}
+MAY_USE_TORCH = (
+    "api",
+    "augment",
+    "backbones",
+    "classify",
+    "loading",
+    "methods.example_views",
+    "predict",
+    "testing",
+    "training",
+)
 
 
 def _name(path: Path) -> str:
@@ -48,9 +60,73 @@ def test_plugins_import_only_the_api(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_torch_is_imported_only_where_it_belongs(path: Path) -> None:
-    part = [*_name(path).split("."), ""][1]
-    if part not in MAY_USE_TORCH:
+    name = _name(path).removeprefix("wsitool.")
+    if not name.startswith(MAY_USE_TORCH):
         assert not {name.split(".")[0] for name in _imports(path)} & TORCH_FAMILY
+
+
+def _rooms() -> dict[str, set[str]]:
+    """Which rooms each room imports from; a module at the top is a room of its own."""
+    rooms: dict[str, set[str]] = {}
+    for path in MODULES:
+        room = [*_name(path).split("."), ""][1]
+        names = {[*name.split("."), ""][1] for name in _imports(path) if name.startswith("wsitool.")}
+        rooms.setdefault(room, set()).update(names & {p.name.removesuffix(".py") for p in TOP} - {room})
+    return rooms
+
+
+def test_rooms_import_in_one_direction() -> None:
+    rooms = _rooms()
+    while rooms:
+        leaves = {room for room, used in rooms.items() if not used & rooms.keys()}
+        assert leaves, f"these rooms import each other: {sorted(rooms)}"
+        rooms = {room: used for room, used in rooms.items() if room not in leaves}
+
+
+def test_the_page_of_the_architecture_shows_the_code() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.*) \|$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE
+    )
+    page = {room: set(re.findall(r"`(\w+)`", used)) for room, used in rows}
+    code = {room: used - {"errors"} for room, used in _rooms().items() if room not in ("", "__init__")}
+    assert page == code
+
+
+def test_modules_import_in_one_direction() -> None:
+    names = {_name(path) for path in MODULES}
+    used = {
+        _name(path): {name for name in _imports(path) if name in names} - {_name(path)} for path in MODULES
+    }
+    # A package whose front holds nothing but its description is nobody's dependency.
+    empty = {_name(path) for path in MODULES if path.name == "__init__.py" and _is_docstring_only(path)}
+    used = {name: needs - empty for name, needs in used.items()}
+    while used:
+        leaves = {name for name, needs in used.items() if not needs & used.keys()}
+        assert leaves, f"these modules import each other: {sorted(used)}"
+        used = {name: needs for name, needs in used.items() if name not in leaves}
+
+
+def test_few_modules_stand_loose_at_the_top() -> None:
+    assert {path.name for path in TOP if path.suffix == ".py"} == {
+        "__init__.py",
+        "api.py",
+        "errors.py",
+        "demo.py",
+    }
+
+
+def test_evaluation_needs_neither_torch_nor_readers() -> None:
+    for path in (ROOT / "wsitool" / "evaluation").glob("*.py"):
+        assert not [name for name in _imports(path) if name.startswith(("wsitool.slides", "wsitool.augment"))]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is too long"
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if "cli" not in p.parts] + PLUGIN_MODULES, ids=_name)
@@ -58,9 +134,13 @@ def test_nobody_imports_the_command_line(path: Path) -> None:
     assert not [name for name in _imports(path) if name.startswith("wsitool.cli")]
 
 
+def _is_docstring_only(path: Path) -> bool:
+    return len(ast.parse(path.read_text()).body) <= 1
+
+
 @pytest.mark.parametrize("path", MODULES + PLUGIN_MODULES, ids=_name)
 def test_every_module_states_its_public_names(path: Path) -> None:
-    if not path.read_text().strip() or path.name == "__main__.py":
+    if path.name == "__main__.py" or (path.name == "__init__.py" and _is_docstring_only(path)):
         return
     module = importlib.import_module(_name(path))
     assert hasattr(module, "__all__"), f"{path} has no __all__"

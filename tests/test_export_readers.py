@@ -20,12 +20,13 @@ from patch_stores import patch_meta, small_store
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from wsitool.exporting import export_stores
-from wsitool.grid import TileSpec
-from wsitool.store import open_collection, open_store
+from wsitool.curate.export.run import export_stores
+from wsitool.slides.spec import TileSpec
 from wsitool.store.attributes import magnifications
+from wsitool.store.collection import open_collection
+from wsitool.store.opening import open_store
 from wsitool.testing import synthetic_slide
-from wsitool.tiling import tile_slide
+from wsitool.tiling.run import tile_slide
 
 Pixels = NDArray[np.uint8]
 
@@ -170,14 +171,14 @@ def test_classes_have_one_number_in_all_stores(tmp_path: Path) -> None:
         label = json.loads(sample["json"])["label"]
         assert ("cls" in sample) == (label is not None)
         assert label is None or int(sample["cls"]) == numbers[label]
-    colours: dict[str, set[tuple[int, ...]]] = {}
+    colors: dict[str, set[tuple[int, ...]]] = {}
     for path in (tmp_path / "geojson").glob("*.geojson"):
         for feature in json.loads(path.read_text())["features"]:
             found = feature["properties"].get("classification")
             if found:
-                colours.setdefault(found["name"], set()).add(tuple(found["color"]))
-    assert sorted(colours) == sorted(numbers) and all(len(found) == 1 for found in colours.values())
-    assert len(set.union(*colours.values())) == 3
+                colors.setdefault(found["name"], set()).add(tuple(found["color"]))
+    assert sorted(colors) == sorted(numbers) and all(len(found) == 1 for found in colors.values())
+    assert len(set.union(*colors.values())) == 3
 
 
 def test_imagefolder_has_no_class_of_what_has_none(tmp_path: Path) -> None:

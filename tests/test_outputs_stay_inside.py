@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from patch_stores import small_store
 from PIL import Image
 
-from wsitool.backbones import build_backbone, save_encoder
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.files import save_encoder
 from wsitool.classify.model import Classifier, ClassifierCard, save_classifier
 from wsitool.cli import main
 from wsitool.testing import draw_tissue
@@ -160,7 +161,7 @@ def _is_text(name: str) -> bool:
 
 def _opens(path: Path) -> bool:
     from wsitool.errors import WsitoolError
-    from wsitool.store import open_store
+    from wsitool.store.opening import open_store
 
     try:
         open_store(path).close()

@@ -16,7 +16,7 @@ from plugin_zoo import GOOD, write_distribution
 
 from wsitool.cli import main
 from wsitool.errors import PluginError
-from wsitool.plugins import blame_plugin, installed_methods, load_method
+from wsitool.methods.registry import blame_plugin, installed_methods, load_method
 
 Install = Callable[..., str]
 
@@ -48,9 +48,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
             r"cannot be imported \(ImportError: cannot import name 'Methode'",
         ),
         (GOOD + "M.api_version = 99", "made for plugin API 99 and this wsitool has 1: upgrade wsitool"),
-        (GOOD.replace("0.5", "-1.0"), r"a default out of its own bounds: rate must be > 0, got -1.0"),
+        (GOOD.replace("0.5", "-1.0"), r"a default out of its own bounds: --rate must be above 0, got -1.0"),
         (GOOD.replace("Method[P]", "object"), "must be a class derived from wsitool.api.Method"),
-        (GOOD.replace("rate: float", "rate: list"), "P.rate must be int, float, bool or str"),
+        (GOOD.replace("rate: float", "rate: list"), "P.rate must be int, float, bool, str or a Literal"),
     ],
 )
 def test_a_plugin_that_cannot_load_is_named(install: Install, code: str, message: str) -> None:
@@ -64,7 +64,7 @@ def test_a_plugin_that_cannot_load_is_named(install: Install, code: str, message
 @pytest.mark.parametrize("target", ["only.a.module", "not a target!!", ":M"])
 def test_a_malformed_registration_is_named(install: Install, target: str) -> None:
     package = install(GOOD, target=target)
-    with pytest.raises(PluginError, match=f"of package {package} 2.0 must be registered as MODULE:CLASS"):
+    with pytest.raises(PluginError, match=f"of package {package} 2.0 must be registered as MODULE:NAME"):
         load_method("beast")
 
 

@@ -32,7 +32,7 @@ from wsitool.augment import (
     to_float,
     two_views,
 )
-from wsitool.params import Params, hparam
+from wsitool.base.parameters import Params, hparam
 
 __all__ = [
     "API_VERSION",
@@ -68,23 +68,37 @@ P = TypeVar("P", bound=Params)
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What one batch gives: `loss`, a scalar float32 with gradient, and scalar `metrics` to log."""
+    """What one batch gives: `loss`, a scalar float32 with gradient, and scalar `metrics` to log.
+
+    `chance_loss` is what the loss would be for guessing, where the method can say: curves show it, and a run
+    that learns nothing is told from it.
+    """
 
     loss: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    chance_loss: Tensor | float | None = None
+
+    def __post_init__(self) -> None:
+        if self.chance_loss is not None:
+            chance = torch.as_tensor(self.chance_loss, device=self.loss.device)
+            # Logged beside the metrics; methods of before gave it as one of them.
+            object.__setattr__(self, "metrics", self.metrics | {"chance_loss": chance})
 
 
 class Method(nn.Module, ABC, Generic[P]):
     """A self-supervised method around a backbone.
 
     `backbone` takes float (B, 3, H, W) in [0, 1], normalises itself and returns (B, feature_dim).
-    Derive, set `params_type`, build heads in `__init__`, and implement `views` and `loss`. A metric named
-    `chance_loss` tells the engine what the loss of guessing is; `uses_batch_negatives` says that a small
-    batch makes the task too easy.
+    Derive, set `params_type`, build heads in `__init__`, and implement `views` and `loss`. Optional, for what
+    the engine says of a run: `uses_batch_negatives`, that a small batch makes the task too easy;
+    `images_per_patch`, how many images of a patch the backbone sees in a step; `shortcut_metric`, a metric
+    that is near 1 only where the task is solved by a shortcut.
     """
 
     api_version: ClassVar[int] = API_VERSION
     uses_batch_negatives: ClassVar[bool] = False
+    images_per_patch: ClassVar[int] = 2
+    shortcut_metric: ClassVar[str | None] = None
     params_type: ClassVar[type[Params]]
 
     def __init__(self, backbone: nn.Module, feature_dim: int, params: P) -> None:

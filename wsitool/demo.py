@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsitool.progress import SILENT, Reporter
+from wsitool.base.progress import SILENT, Reporter
 from wsitool.report.page import Page
 from wsitool.testing.synthetic import synthetic_slide
 

@@ -35,6 +35,7 @@ class ContextEncoder(Method[ContextEncoderParams]):
     """
 
     params_type = ContextEncoderParams
+    images_per_patch = 1
 
     def __init__(self, backbone: nn.Module, feature_dim: int, params: ContextEncoderParams) -> None:
         super().__init__(backbone, feature_dim, params)
@@ -62,7 +63,7 @@ class ContextEncoder(Method[ContextEncoderParams]):
         painted = self.painter(self.backbone(views["masked"]))  # (B, 3, 32, 32)
         painted = painted if painted.dtype == torch.float64 else painted.float()
         error, guess = inpainting_error(painted, views["whole"], views["hidden"])
-        return Step(loss=error, metrics={"chance_loss": guess})
+        return Step(loss=error, chance_loss=guess)
 
 
 class _Larger(nn.Sequential):

@@ -62,7 +62,7 @@ class MoCo(Method[MoCoParams]):
         if self.training:
             self._new_keys.append(F.normalize(keys.float(), dim=1))
         loss = info_nce(queries, keys, self.negatives, self.params.temperature)
-        return Step(loss=loss, metrics={"chance_loss": torch.tensor(math.log(1 + self.params.queue))})
+        return Step(loss=loss, chance_loss=math.log(1 + self.params.queue))
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

@@ -27,6 +27,8 @@ class Rotation(Method[RotationParams]):
     """
 
     params_type = RotationParams
+    images_per_patch = 4
+    shortcut_metric = "rotation_accuracy"
 
     def __init__(self, backbone: nn.Module, feature_dim: int, params: RotationParams) -> None:
         super().__init__(backbone, feature_dim, params)
@@ -40,5 +42,5 @@ class Rotation(Method[RotationParams]):
     def loss(self, views: dict[str, Tensor]) -> Step:
         scores = self.classifier(self.backbone(views["images"])).float()  # (4B, 4)
         accuracy = (scores.argmax(dim=1) == views["turns"]).float().mean()
-        metrics = {"rotation_accuracy": accuracy, "chance_loss": torch.tensor(math.log(4))}
-        return Step(loss=F.cross_entropy(scores, views["turns"]), metrics=metrics)
+        loss = F.cross_entropy(scores, views["turns"])
+        return Step(loss=loss, metrics={"rotation_accuracy": accuracy}, chance_loss=math.log(4))

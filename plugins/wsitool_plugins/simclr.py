@@ -53,9 +53,7 @@ class SimCLR(Method[SimCLRParams]):
         top1 = (scores.argmax(dim=1) == positive).float().mean()
         chance = math.log(scores.shape[1] - 1)  # every other view of the batch as likely
         metrics = {"top1": top1, "temperature": torch.tensor(self.params.temperature)}
-        return Step(
-            loss=F.cross_entropy(scores, positive), metrics=metrics | {"chance_loss": torch.tensor(chance)}
-        )
+        return Step(loss=F.cross_entropy(scores, positive), metrics=metrics, chance_loss=chance)
 
 
 def nt_xent(za: Tensor, zb: Tensor, temperature: float) -> Tensor:

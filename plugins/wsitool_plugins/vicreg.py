@@ -73,6 +73,6 @@ def variance(z: Tensor) -> Tensor:
 
 def covariance(z: Tensor) -> Tensor:
     """Sum of the squared off-diagonal entries of the covariance of z (N, D), over D (equation 4)."""
-    centred = z - z.mean(dim=0)
-    matrix = centred.T @ centred / (len(z) - 1)  # (D, D)
+    centerd = z - z.mean(dim=0)
+    matrix = centerd.T @ centerd / (len(z) - 1)  # (D, D)
     return (matrix.square().sum() - matrix.diagonal().square().sum()) / z.shape[1]

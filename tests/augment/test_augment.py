@@ -83,7 +83,7 @@ def test_crop_of_a_narrow_image_falls_back_to_the_central_box() -> None:
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
-def test_colour_equals_torchvision_in_every_order(soft: Tensor, order: tuple[int, ...]) -> None:
+def test_color_equals_torchvision_in_every_order(soft: Tensor, order: tuple[int, ...]) -> None:
     factors = torch.tensor([[1.2, 0.9, 1.3, 0.1], [0.85, 1.2, 0.7, -0.2], [1.1, 1.1, 0.9, 0.4]])
     operations: list[Callable[..., Tensor]] = [
         tv.adjust_brightness,
@@ -91,25 +91,25 @@ def test_colour_equals_torchvision_in_every_order(soft: Tensor, order: tuple[int
         tv.adjust_saturation,
         tv.adjust_hue,
     ]
-    ours = augment.adjust_colour(soft[:3], factors, torch.tensor(order).expand(3, 4))
+    ours = augment.adjust_color(soft[:3], factors, torch.tensor(order).expand(3, 4))
     for image, row, made in zip(soft, factors.tolist(), ours, strict=False):
         for kind in order:
             image = operations[kind](image, row[kind])
         assert torch.allclose(made, image, atol=2e-5)
 
 
-def test_colour_of_uint8_in_mixed_orders_and_with_clamping(patches: Tensor) -> None:
+def test_color_of_uint8_in_mixed_orders_and_with_clamping(patches: Tensor) -> None:
     """Single operations clamp as torchvision does, even where values leave the range."""
     for kind, operation in enumerate((tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation)):
         factors = torch.tensor([1.0, 1.0, 1.0, 0.0]).repeat(6, 1)
         factors[:, kind] = torch.tensor([0.0, 0.3, 1.0, 1.7, 2.5, 0.6])
         order = torch.stack([torch.randperm(4, generator=_rng(i)) for i in range(6)])
-        ours = augment.adjust_colour(patches, factors, order)
+        ours = augment.adjust_color(patches, factors, order)
         for image, factor, made in zip(patches, factors[:, kind].tolist(), ours, strict=True):
             assert torch.allclose(made, operation(image / 255, factor), atol=1e-5)
 
 
-def test_colour_of_uint8_in_any_order_equals_torchvision(patches: Tensor) -> None:
+def test_color_of_uint8_in_any_order_equals_torchvision(patches: Tensor) -> None:
     """Factors on both sides of 1, so that operations with and without a clamp follow each other."""
     operations = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
     for order in itertools.permutations(range(4)):
@@ -118,18 +118,18 @@ def test_colour_of_uint8_in_any_order_equals_torchvision(patches: Tensor) -> Non
         )
         factors = factors * torch.tensor([1.6, 1.6, 1.6, 1.0]) + torch.tensor([0.2, 0.2, 0.2, -0.5])
         factors[5] = torch.tensor([0.7, 0.5, 0.6, 0.3])  # without any clamp
-        ours = augment.adjust_colour(patches, factors, torch.tensor(order).expand(6, 4))
+        ours = augment.adjust_color(patches, factors, torch.tensor(order).expand(6, 4))
         for image, row, made in zip(patches / 255, factors.tolist(), ours, strict=True):
             for kind in order:
                 image = operations[kind](image, row[kind])
             assert torch.allclose(made, image, atol=2e-5)
 
 
-def test_colour_left_alone_is_the_image(patches: Tensor) -> None:
+def test_color_left_alone_is_the_image(patches: Tensor) -> None:
     white = torch.full((1, 3, 4, 4), 255, dtype=torch.uint8)
     nothing = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     for images in (patches, white):
-        made = augment.adjust_colour(
+        made = augment.adjust_color(
             images, nothing.expand(len(images), 4), torch.arange(4).expand(len(images), 4)
         )
         assert torch.allclose(made, images / 255, atol=1e-7) and made.max() <= 1
@@ -145,7 +145,7 @@ def test_blur_of_any_size_equals_torchvision(patches: Tensor, size: tuple[int, i
     assert torch.allclose(augment.blur(images, torch.full((2,), sigma)), theirs, atol=1e-5)
 
 
-def test_colour_jitter_draws_what_torchvision_draws(soft: Tensor) -> None:
+def test_color_jitter_draws_what_torchvision_draws(soft: Tensor) -> None:
     """With p, that share is left alone; brightness of grey images shows the range and the mean."""
     flat = torch.full((4000, 3, 2, 2), 0.5)
     bright = augment.color_jitter(flat, _rng(), brightness=0.4, p=0.8)[:, 0, 0, 0] / 0.5
@@ -158,7 +158,7 @@ def test_colour_jitter_draws_what_torchvision_draws(soft: Tensor) -> None:
     assert len(bright.unique()) > 3000
 
 
-def test_greyscale_equals_torchvision(soft: Tensor) -> None:
+def test_grayscale_equals_torchvision(soft: Tensor) -> None:
     which = torch.tensor([True, False, True, False, False, True])
     ours = augment.grayscale(soft, which)
     assert torch.allclose(ours[which], tv.rgb_to_grayscale(soft[which], num_output_channels=3), atol=1e-6)

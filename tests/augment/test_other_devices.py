@@ -6,11 +6,11 @@ import torch
 
 from wsitool import augment
 from wsitool.augment.blur import _by_matrices
-from wsitool.augment.colour import _adjust_together
+from wsitool.augment.color import _adjust_together
 from wsitool.testing.stores import example_patches
 
 
-def test_colours_of_a_whole_batch_at_once() -> None:
+def test_colors_of_a_whole_batch_at_once() -> None:
     images = torch.from_numpy(example_patches(24, 16)).permute(0, 3, 1, 2).float() / 255
     rng = torch.Generator().manual_seed(0)
     factors = torch.empty(24, 4).uniform_(0.2, 1.8, generator=rng)
@@ -20,7 +20,7 @@ def test_colours_of_a_whole_batch_at_once() -> None:
     together = images.clone()
     for place in range(4):
         _adjust_together(together, order[:, place], factors)
-    assert torch.allclose(together, augment.adjust_colour(images, factors, order), atol=1e-6)
+    assert torch.allclose(together, augment.adjust_color(images, factors, order), atol=1e-6)
     assert torch.equal(together[::5], images[::5])
 
 

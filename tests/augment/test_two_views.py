@@ -12,7 +12,7 @@ import torchvision.transforms.v2.functional as tv
 from torch import Generator, Tensor
 
 from wsitool.api import Params, ViewParams, two_views
-from wsitool.plugins import load_method
+from wsitool.methods.registry import load_method
 
 recipe = sys.modules[two_views.__module__]  # the package's attribute of that name is the function
 
@@ -42,7 +42,7 @@ def test_some_at_a_time_is_the_same_as_all_together() -> None:
         out = torch.empty(patches.shape)
         recipe._on_cpu(patches, drawn, out)
         assert torch.allclose(out, recipe._together(patches, drawn), atol=1e-5)
-        assert 0 < int(drawn.grey.sum()) < len(patches)
+        assert 0 < int(drawn.gray.sum()) < len(patches)
 
 
 def test_views_can_be_trained_on_though_made_in_inference_mode() -> None:

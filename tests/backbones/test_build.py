@@ -11,7 +11,9 @@ import torch
 import torchvision
 from safetensors.torch import load_file, save_file
 
-from wsitool.backbones import build_backbone, read_card, save_encoder
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.card import read_card
+from wsitool.backbones.files import save_encoder
 from wsitool.errors import EncoderError, UsageError
 
 
@@ -169,7 +171,7 @@ def test_timm_without_a_network_says_so_once_and_soon(tmp_path: Path) -> None:
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
         code = """
 import time
-from wsitool.backbones import build_backbone
+from wsitool.backbones.build import build_backbone
 from wsitool.errors import EncoderError
 began = time.monotonic()
 try:

@@ -8,7 +8,9 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
-from wsitool.backbones import build_backbone, export_encoder, save_encoder
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.export import export_encoder
+from wsitool.backbones.files import save_encoder
 from wsitool.errors import EncoderError, UsageError
 
 

@@ -12,9 +12,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from wsitool.backbones import Encoder, build_backbone, read_card, save_encoder
-from wsitool.backbones.card import METADATA_KEY, EncoderCard
-from wsitool.backbones.files import to_safetensors
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.card import METADATA_KEY, EncoderCard, read_card
+from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.files import save_encoder, to_safetensors
 from wsitool.backbones.finite import first_not_finite, largest_gradient
 from wsitool.errors import EncoderError
 
@@ -86,7 +87,10 @@ def test_a_card_with_an_impossible_number_is_refused(
     file = tmp_path / "e.safetensors"
     file.write_bytes(to_safetensors(encoder.trunk.state_dict(), {METADATA_KEY: json.dumps(card)}))
     (name,) = changes
-    with pytest.raises(EncoderError, match=rf"card of .* is damaged, or of a newer wsitool \({name} must be"):
+    with pytest.raises(
+        EncoderError,
+        match=rf"card of .* is damaged, or of a newer wsitool \(({name} must be|\w+ is not a finite)",
+    ):
         read_card(file)
     with pytest.raises(ValueError, match=f"{name} must be"):
         replace(encoder.card, **changes)

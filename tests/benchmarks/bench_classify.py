@@ -23,12 +23,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tissue_slide import write_tissue_slide
 
-from wsitool.backbones import build_backbone, place
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.device import place
 from wsitool.classify.heads import fit_linear
 from wsitool.classify.model import CLASSIFIER_FILE, Classifier, ClassifierCard, save_classifier
-from wsitool.classify.stream import open_stream
-from wsitool.grid import TileSpec
-from wsitool.readers import open_with
+from wsitool.predict.stream import open_stream
+from wsitool.slides.readers import open_slide
+from wsitool.slides.spec import TileSpec
 from wsitool.testing import synthetic_slide
 
 __all__ = ["predict_memory", "run_predict", "run_probe"]
@@ -63,7 +64,7 @@ def run_predict(folder: Path, *, side: int, patch_size: int, rounds: int) -> dic
     path = synthetic_slide(folder / "s.svs", organ="breast", kind="dcis", size=(side, side), mpp=0.5)
     spec, classifier = TileSpec(patch_size=patch_size, mpp=0.5), _classifier(patch_size, patch_size)
     place(classifier, torch.device("cpu"))
-    with open_with(path) as slide:
+    with open_slide(path) as slide:
         batches = [batch.patches for batch in open_stream(slide, spec).batches(_BATCH)]
 
     @torch.inference_mode()
@@ -72,7 +73,7 @@ def run_predict(folder: Path, *, side: int, patch_size: int, rounds: int) -> dic
         return len(patches)
 
     def streamed() -> int:
-        with open_with(path) as slide:
+        with open_slide(path) as slide:
             return sum(judge(batch.patches) for batch in open_stream(slide, spec).batches(_BATCH))
 
     def bare() -> int:

@@ -23,13 +23,15 @@ import pytorch_lightning
 import torch
 from numpy.typing import NDArray
 
-from wsitool.backbones import build_backbone
+from wsitool.backbones.build import build_backbone
 from wsitool.cli.console import console_reporter
 from wsitool.loading import PatchLoader
-from wsitool.plugins import load_method
-from wsitool.store import open_collection
-from wsitool.training import PretrainConfig, monitor, pretrain
+from wsitool.methods.registry import load_method
+from wsitool.store.collection import open_collection
+from wsitool.training import monitor
+from wsitool.training.config import PretrainConfig
 from wsitool.training.optim import make_optimizer
+from wsitool.training.run import pretrain
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from patch_stores import patch_folder

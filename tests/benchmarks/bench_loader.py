@@ -27,7 +27,9 @@ from side_by_side import Claim, measure, peer_version, print_table, tissue_patch
 from torch.utils.data import DataLoader, Dataset
 
 from wsitool.loading import PatchLoader
-from wsitool.store import jpeg, open_collection, open_store
+from wsitool.store import jpeg
+from wsitool.store.collection import open_collection
+from wsitool.store.opening import open_store
 
 __all__ = ["run"]
 

@@ -25,9 +25,10 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import resnet18
 
-from wsitool.backbones import place
+from wsitool.backbones.device import place
 from wsitool.loading import PatchLoader
-from wsitool.store import open_collection, open_store
+from wsitool.store.collection import open_collection
+from wsitool.store.opening import open_store
 from wsitool_plugins.simclr import SimCLR, SimCLRParams
 
 __all__ = ["run"]

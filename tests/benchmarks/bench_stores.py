@@ -20,7 +20,8 @@ import zarr
 from numpy.typing import NDArray
 from side_by_side import Claim, measure, peer_version, print_table, tissue_patches
 
-from wsitool.store import Candidates, Codec, Rows, create_store, open_store
+from wsitool.store.opening import create_store, open_store
+from wsitool.store.schema import Candidates, Codec, Rows
 from wsitool.testing.stores import example_meta
 
 __all__ = ["run", "write"]

@@ -30,12 +30,14 @@ from PIL import Image
 from side_by_side import Claim, measure, peer_version, print_table
 from tissue_slide import write_tissue_slide
 
-from wsitool.grid import TileSpec, plan_grid
-from wsitool.progress import Task
-from wsitool.readers import open_with
-from wsitool.tiling import SlideResult, tile_slide
-from wsitool.tiling.canvas import Canvas
+from wsitool.base.progress import Task
+from wsitool.slides.grid import plan_grid
+from wsitool.slides.readers import open_slide
+from wsitool.slides.spec import TileSpec
 from wsitool.tiling.cutter import CutCounts, cut, executor
+from wsitool.tiling.level_view import LevelView
+from wsitool.tiling.results import SlideResult
+from wsitool.tiling.run import tile_slide
 
 __all__ = ["candidates", "memory_and_flatness"]
 
@@ -170,7 +172,7 @@ def _fastslide_strips(slide: Path, folder: Path, rows: int) -> int:
 
 
 def _decode_only(slide: Path, threads: int) -> int:
-    with open_with(slide) as opened, ThreadPoolExecutor(threads) as pool:
+    with open_slide(slide) as opened, ThreadPoolExecutor(threads) as pool:
         level = opened.tiles(0)
         grid = plan_grid(opened.info, TileSpec(level=0))
         columns, rows = -(-level.width // level.tile_width), -(-level.height // level.tile_height)
@@ -188,7 +190,7 @@ def _decode_and_write(slide: Path, folder: Path, threads: int) -> int:
     (folder / "out").mkdir()
     patch = np.random.default_rng(0).integers(0, 255, (_PATCH, _PATCH, 3), np.uint8)
     with (
-        open_with(slide) as opened,
+        open_slide(slide) as opened,
         ThreadPoolExecutor(threads) as pool,
         (folder / "out" / "x").open("wb") as file,
     ):
@@ -208,9 +210,9 @@ def _decode_and_write(slide: Path, folder: Path, threads: int) -> int:
 
 
 def _cut_only(slide: Path, threads: int) -> int:
-    with open_with(slide) as opened, executor(threads) as pool:
+    with open_slide(slide) as opened, executor(threads) as pool:
         grid = plan_grid(opened.info, TileSpec(level=0))
-        canvas = Canvas(opened.tiles(0), grid.plan, _PATCH, fast=False)
+        canvas = LevelView(opened.tiles(0), grid.plan, _PATCH, fast=False)
         size = (_PATCH, _PATCH)
         blocks = cut(canvas, grid.positions, size, lambda pixels, _: pixels, pool=pool, counts=CutCounts())
         return sum(block.stop - block.start for block in blocks)
@@ -275,7 +277,7 @@ class _Clock:
 def memory_and_flatness(slide: Path, folder: Path) -> tuple[float, float, int]:
     """Peak MB of a process that tiles `slide` raw; seconds per patch, all over the first 1000; patches."""
     code = (
-        "import sys; from wsitool.tiling import tile_slide; from wsitool.grid import TileSpec\n"
+        "import sys; from wsitool import TileSpec, tile_slide\n"
         "tile_slide(sys.argv[1], sys.argv[2], TileSpec(level=0, codec='raw', min_tissue=0), threads=2)\n"
         # Not ru_maxrss: Linux lets a child inherit the peak of the process that started it.
         "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"

@@ -16,20 +16,24 @@ from classify_stores import labelled_store
 from patch_stores import patch_folder
 from torch import nn
 
-from wsitool.backbones import Encoder, build_backbone
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.features import encode
 from wsitool.backbones.files import to_safetensors
-from wsitool.classify import Classifier, Settings, classify, load_classifier, outputs
-from wsitool.classify.calibration import softmax
-from wsitool.classify.features import encode, predict_logits
+from wsitool.base.interrupt import Interrupted
+from wsitool.classify import outputs
 from wsitool.classify.finetune import finetune
 from wsitool.classify.heads import fit_neighbours, head_logits
-from wsitool.classify.labels import label_patches
-from wsitool.classify.model import ClassifierCard, save_classifier
-from wsitool.classify.predict import predict
-from wsitool.embedding import embed
+from wsitool.classify.logits import predict_logits
+from wsitool.classify.model import Classifier, ClassifierCard, load_classifier, save_classifier
+from wsitool.classify.run import classify
+from wsitool.classify.settings import Settings
 from wsitool.errors import EncoderError, MemoryShortError, TrainingError, UsageError
-from wsitool.interrupt import Interrupted
-from wsitool.store import open_collection
+from wsitool.evaluation.calibration import softmax
+from wsitool.evaluation.labels import label_patches
+from wsitool.predict.embedding import embed
+from wsitool.predict.run import predict
+from wsitool.store.collection import open_collection
 
 NAN = float("nan")
 
@@ -138,7 +142,7 @@ def _overflowing(encoder: Encoder) -> Encoder:
 def test_features_that_are_no_numbers_fail_their_store_alone(
     stores: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsitool.embedding.build_backbone", lambda *_, **__: _overflowing(encoder))
+    monkeypatch.setattr("wsitool.predict.embedding.build_backbone", lambda *_, **__: _overflowing(encoder))
     result = embed(stores, encoder="random", out=tmp_path / "f")
     assert [path.name for path in result.files] == ["p0.h5", "p2.h5"]
     assert {path.name for path in (tmp_path / "f").iterdir()} == {"p0.h5", "p2.h5", "map.png"}
@@ -169,7 +173,7 @@ def test_predict_fails_that_slide_and_writes_nothing_of_it(
 ) -> None:
     card = replace(_classifier(encoder).card, encoder=replace(encoder.card, feature_dim=3))
     broken = Classifier(_overflowing(encoder), nn.Linear(3, 3), card)
-    monkeypatch.setattr("wsitool.classify.predict.load_classifier", lambda _: broken.eval())
+    monkeypatch.setattr("wsitool.predict.run.load_classifier", lambda _: broken.eval())
     slides = patch_folder(tmp_path / "p", stores=3, each=2)
     result = predict("run", [slides], tmp_path / "out")
     assert [found.name for found in result.predictions] == ["p-0", "p-2"]
@@ -215,7 +219,7 @@ def test_what_ends_classify_is_told_and_leaves_no_run(
     def fails(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("wsitool.classify.work.fit_classifier", fails)
+    monkeypatch.setattr("wsitool.classify.cross_validation.fit_classifier", fails)
     settings = Settings(head="linear", c=1.0, validation=0.3, device="cpu")
     with pytest.raises((MemoryShortError, Interrupted)) as end:
         classify(stores, out=tmp_path / "r", encoder="random", backbone="squeezenet1_1", settings=settings)

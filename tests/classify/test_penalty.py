@@ -12,11 +12,12 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from wsitool.classify import Settings, classify
-from wsitool.classify.calibration import softmax
 from wsitool.classify.heads import PENALTIES
 from wsitool.classify.penalty import search_penalty
+from wsitool.classify.run import classify
+from wsitool.classify.settings import Settings
 from wsitool.errors import LabelError
+from wsitool.evaluation.calibration import softmax
 
 
 def _patients(signal: float, seed: int, count: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsitool.classify import Settings, classify
-from wsitool.importing import import_images
+from wsitool.classify.run import classify
+from wsitool.classify.settings import Settings
+from wsitool.curate.importing import import_images
 
 # fraction -> patch accuracy, AUROC: ImageNet EfficientNet-Lite0, C = 0.01, 5 folds by slide, 5 seeds
 REFERENCE = {0.05: (0.670, 0.700), 0.25: (0.768, 0.833), 0.5: (0.798, 0.878), 1.0: (0.811, 0.900)}

@@ -9,13 +9,16 @@ from classify_stores import CLASSES, labelled_store
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 
-from wsitool.backbones import build_backbone, save_encoder
+from wsitool.backbones.build import build_backbone
 from wsitool.backbones.card import EncoderCard, LineageStep
-from wsitool.classify import Settings, classify, load_classifier
-from wsitool.classify.features import predict_logits
-from wsitool.classify.judge import judge
-from wsitool.classify.labels import label_patches
+from wsitool.backbones.files import save_encoder
+from wsitool.classify.logits import predict_logits
+from wsitool.classify.model import load_classifier
+from wsitool.classify.run import classify
+from wsitool.classify.settings import Settings
 from wsitool.errors import LabelError, UsageError
+from wsitool.evaluation.labels import label_patches
+from wsitool.evaluation.summary import judge
 from wsitool.store.collection import open_collection
 
 QUICK = Settings(epochs=3, batch_size=16, lr=1e-3, device="cpu")
@@ -28,7 +31,7 @@ class Heard:
         self.warnings: list[str] = []
 
     def task(self, description, *, total, unit="it"):
-        from wsitool.progress import SILENT
+        from wsitool.base.progress import SILENT
 
         return SILENT.task(description, total=total, unit=unit)
 
@@ -261,7 +264,7 @@ def test_out_is_tried_before_anything_is_computed(stores: Path, tmp_path: Path) 
     (tmp_path / "file").write_text("mine")
     common = {"encoder": "random", "backbone": "resnet18"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.delattr("wsitool.classify.work.Work.fit")
+        patch.delattr("wsitool.classify.cross_validation.Work.fit")
         with pytest.raises(UsageError, match=r"Nothing can be written to .*below"):
             classify(stores / "train", out=tmp_path / "file" / "below", **common)
         with pytest.raises(UsageError, match=r"Nothing can be written to .*file"):

@@ -8,7 +8,8 @@ import torch
 from click.testing import CliRunner
 from patch_stores import patch_folder
 
-from wsitool.backbones import build_backbone, save_encoder
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.files import save_encoder
 from wsitool.cli import main
 
 

@@ -6,7 +6,7 @@ from classify_stores import labelled_store
 from click.testing import CliRunner
 
 from wsitool.cli import main
-from wsitool.experiment import read_plan
+from wsitool.experiment.plan import read_plan
 
 _EXAMPLES = Path(__file__).parents[2] / "examples" / "reproduce_paper"
 
@@ -59,7 +59,7 @@ def test_wrong_usage_is_one_sentence(train: Path, tmp_path: Path) -> None:
     code, _, err = _run(*_common(train, tmp_path / "o"), "--fractions", "five")
     assert code == 2 and "percentages such as 5,25,50,100" in err
     code, _, err = _run(*_common(train, tmp_path / "o"), "--c", "strong")
-    assert code == 2 and "a number above 0 or auto" in err
+    assert code == 2 and "expected a number or auto" in err
     code, _, err = _run(*_common(train, tmp_path / "o"), "--pretrain-lr", "low")
     assert code == 2 and "numbers such as 1e-5,3e-5,1e-4" in err
 

@@ -41,7 +41,7 @@ def test_check_an_installed_method_as_json() -> None:
 def test_errors_are_one_sentence(tmp_path: Path) -> None:
     for words, message in (
         (("check", "simclrr"), "Error: There is no method 'simclrr': did you mean 'simclr'?"),
-        (("check", "simclr", "--set", "temperature=0"), "Error: temperature must be > 0, got 0."),
+        (("check", "simclr", "--set", "temperature=0"), "Error: --temperature must be above 0, got 0"),
         (("check", "simclr", "--set", "warmth=1"), "Error: Unknown parameter warmth"),
         (("check", tmp_path), f"Error: '{tmp_path}' has no pyproject.toml"),
         (("check", tmp_path / "gone"), f"Error: '{tmp_path / 'gone'}' is not there: pass a plugin project's"),

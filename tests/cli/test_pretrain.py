@@ -17,7 +17,7 @@ def test_the_methods_parameters_are_options_in_their_own_section() -> None:
     shown = _run("--method", "simclr", "--help")
     assert shown.exit_code == 0
     own, engine = shown.output.split("Options of simclr:")[1].split("\nOptions:")
-    assert "--temperature FLOAT" in own and "[> 0]" in own and "[default: 0.5]" in own
+    assert "--temperature FLOAT" in own and "[above 0]" in own and "[default: 0.5]" in own
     assert "--d4 / --no-d4" in own and "--epochs" not in own
     assert "--epochs INTEGER" in engine and "--temperature FLOAT" not in engine
     assert "Options of rotation" in _run("--method=rotation", "--help").output
@@ -43,7 +43,7 @@ def test_errors_are_one_sentence_with_exit_code_2(tmp_path: Path) -> None:
     stores = patch_folder(tmp_path / "kidney", each=2)
     for words, message in (
         (("--method", "simclrr"), "Error: There is no method 'simclrr': did you mean 'simclr'?"),
-        (("--method", "simclr", "--temperature", "0"), "Error: temperature must be > 0, got 0.0."),
+        (("--method", "simclr", "--temperature", "0"), "Error: --temperature must be above 0, got 0.0."),
         (("--method", "simclr", "--preset", "none"), "Error: There is no preset 'none'"),
     ):
         failed = _run(stores, "--out", tmp_path / "r", "--init", "random", *words)

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from wsitool.cli import main
-from wsitool.store import open_store
+from wsitool.store.opening import open_store
 from wsitool.testing.synthetic import synthetic_slide
 
 
@@ -59,7 +59,7 @@ def test_json_and_dry_run(tmp_path: Path) -> None:
         (["--mpp", "0.5", "--level", "0"], "Give one of mpp, magnification and level"),
         (["--shard", "3/2"], "--shard must be i/N"),
         (["--codec", "png"], "png"),
-        (["--min-tissue", "2"], "min-tissue must be a share"),
+        (["--min-tissue", "2"], "--min-tissue must be from 0 to 1"),
     ],
 )
 def test_wrong_usage_exits_with_2(tmp_path: Path, options: list[str], message: str) -> None:

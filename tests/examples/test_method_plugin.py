@@ -15,8 +15,8 @@ import pytest
 import torch
 from patch_stores import patch_folder
 
-from wsitool.backbones import read_card
-from wsitool.scaffold import new_plugin
+from wsitool.backbones.card import read_card
+from wsitool.methods.scaffold import new_plugin
 from wsitool.testing import check_method
 
 PROJECT = Path(__file__).parent.parent.parent / "examples" / "method-plugin"

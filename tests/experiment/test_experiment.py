@@ -14,15 +14,15 @@ from classify_stores import labelled_store
 from experiment_plans import run_and_die, small_data, small_plan
 from sklearn.metrics import accuracy_score
 
+from wsitool.base.lock import locked
 from wsitool.errors import LabelError, StoreError, UnknownMethodError, UsageError
-from wsitool.experiment import experiment, read_plan
 from wsitool.experiment.estimate import estimate
+from wsitool.experiment.evaluation_splits import all_cells, open_rounds
 from wsitool.experiment.grid import chains_of
-from wsitool.experiment.plan import Arm, percent
-from wsitool.experiment.rounds import all_cells, open_rounds
+from wsitool.experiment.plan import Arm, percent, read_plan
+from wsitool.experiment.run import experiment
 from wsitool.experiment.stages import last_stages, pretrainings
 from wsitool.experiment.table import to_latex
-from wsitool.lock import locked
 
 
 @pytest.fixture(scope="module")

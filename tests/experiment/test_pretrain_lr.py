@@ -11,13 +11,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import zeros_like
 
+from wsitool.base.progress import SILENT
 from wsitool.errors import UsageError
-from wsitool.experiment import Plan, experiment, read_plan, stages
+from wsitool.experiment import stages
 from wsitool.experiment.estimate import estimate
-from wsitool.experiment.rounds import all_cells, open_rounds
+from wsitool.experiment.evaluation_splits import all_cells, open_rounds
+from wsitool.experiment.plan import Plan, read_plan
+from wsitool.experiment.run import experiment
 from wsitool.experiment.stages import last_stages, pretrainings, start_keys
-from wsitool.progress import SILENT
-from wsitool.training import pretrain
+from wsitool.training.run import pretrain
 
 BLIND, SEEING = 1e-3, 1e-8  # the first wipes an encoder out (see `planted`), the second leaves it as it is
 

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 from experiment_plans import small_data, small_plan
 
+from wsitool.base.interrupt import Interrupted
 from wsitool.errors import TrainingError
-from wsitool.experiment import Plan, cells, experiment, grid, stages
-from wsitool.interrupt import Interrupted
-from wsitool.training import pretrain
+from wsitool.experiment import cells, grid, stages
+from wsitool.experiment.plan import Plan
+from wsitool.experiment.run import experiment
+from wsitool.training.run import pretrain
 from wsitool_plugins.rotation import Rotation
 
 

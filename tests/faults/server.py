@@ -21,9 +21,10 @@ __all__ = ["serve"]
 _MODULES = """
     wsitool.cli.tile wsitool.cli.import_ wsitool.cli.verify wsitool.cli.refilter wsitool.cli.audit
     wsitool.cli.export wsitool.cli.pretrain wsitool.cli.embed wsitool.cli.classify wsitool.cli.predict
-    wsitool.cli.experiment wsitool.cli.console wsitool.importing wsitool.exporting wsitool.refiltering
-    wsitool.embedding wsitool.training wsitool.classify wsitool.experiment wsitool.report.curves
-    wsitool.report.scatter wsitool.audit wsitool.verify wsitool_plugins.simclr
+    wsitool.cli.experiment wsitool.cli.console wsitool.curate.importing wsitool.curate.export.run
+    wsitool.curate.refiltering
+       wsitool.predict.embedding wsitool.training wsitool.classify wsitool.experiment wsitool.report.curves
+    wsitool.report.scatter wsitool.curate.audit wsitool.curate.verifying wsitool_plugins.simclr
     matplotlib.backends.backend_agg sklearn.linear_model timm zarr
 """
 

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from wsitool.errors import WsitoolError
-from wsitool.store import open_store
+from wsitool.store.opening import open_store
 
 __all__ = ["difference", "leftovers", "snapshot"]
 

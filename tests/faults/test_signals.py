@@ -1,7 +1,7 @@
 """Commands stopped at random moments: a few of the cheap ones here, all of them with `-m slow`.
 
-The slow ones take the better part of an hour; `python tests/faults/run_signals.py` does the same with a line
-per case, and can be told where to begin.
+The slow ones take long; `python tests/faults/run_signals.py` does the same with a line per case, and can be
+told where to begin.
 """
 
 from __future__ import annotations

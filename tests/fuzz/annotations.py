@@ -13,7 +13,7 @@ from fuzz.outlines import SPOILT, WRITERS, Outline, star
 from numpy.typing import NDArray
 from skimage.draw import polygon2mask
 
-from wsitool.store import open_store
+from wsitool.store.opening import open_store
 from wsitool.testing.synthetic import draw_tissue, write_pyramid
 
 __all__ = ["KIND"]

@@ -13,8 +13,8 @@ from fuzz.slide_bases import BASES, HEIGHT, PICTURES, WIDTH, build_slides, read_
 from fuzz.slide_damage import PICTURE_DAMAGE, TIFF_DAMAGE, bomb_png, giant_tiffs
 from fuzz.slide_truth import Truth
 
-from wsitool.readers import READERS
-from wsitool.store import open_store
+from wsitool.slides.readers import READERS
+from wsitool.store.opening import open_store
 
 __all__ = ["KIND"]
 

@@ -43,17 +43,17 @@ BASES = (*_SVS, *_TIFF, "big.tif", "motorola.tif", "pyramid.ome.tif", *PICTURES)
 def build_slides(folder: Path) -> None:
     """Write every base and, beside it, its pixels as they must be read: (HEIGHT, WIDTH, 3) uint8."""
     pixels = draw_tissue(WIDTH, HEIGHT, kind="adh", seed=7, glass=0.1)
-    grey = pixels.mean(axis=2).astype(np.uint8)
+    gray = pixels.mean(axis=2).astype(np.uint8)
     for name, (compression, levels) in _SVS.items():
         write_pyramid(folder / name, pixels, tile=TILE, compression=compression, levels=levels)  # type: ignore[arg-type]
     for name, options in _TIFF.items():
-        tifffile.imwrite(folder / name, _arranged(name, pixels, grey), metadata=None, **options)
+        tifffile.imwrite(folder / name, _arranged(name, pixels, gray), metadata=None, **options)
     tiles = {**_TILED, "compression": "zlib", "metadata": None}
     tifffile.imwrite(folder / "big.tif", pixels, bigtiff=True, **tiles)
     tifffile.imwrite(folder / "motorola.tif", pixels, byteorder=">", **{**tiles, "compression": None})
     _ome(folder / "pyramid.ome.tif", pixels)
     for name in PICTURES:
-        picture = Image.fromarray(grey if name == "grey.png" else pixels)
+        picture = Image.fromarray(gray if name == "grey.png" else pixels)
         if name == "palette.png":
             picture = picture.quantize(64)
         picture.save(folder / name, **({"lossless": True} if name.endswith("webp") else {}))
@@ -61,12 +61,12 @@ def build_slides(folder: Path) -> None:
         np.save(folder / f"{name}.npy", _decoded(folder / name, pixels))
 
 
-def _arranged(name: str, pixels: Rgb, grey: Rgb) -> NDArray[np.generic]:
+def _arranged(name: str, pixels: Rgb, gray: Rgb) -> NDArray[np.generic]:
     if name.startswith("planar"):
         return np.moveaxis(pixels, -1, 0)
     if name.startswith("deep"):
         return pixels.astype(np.uint16) << 8 | np.uint16(37)
-    return grey if name.startswith("grey") else pixels
+    return gray if name.startswith("grey") else pixels
 
 
 def _ome(path: Path, pixels: Rgb) -> None:

@@ -109,8 +109,8 @@ def _page_view(page: Any) -> _View | None:
         return None
     samples, bits = tags[277].value, tags[258].value
     bits = bits if isinstance(bits, tuple) else (bits,)
-    colours = 3 if page.photometric in (_RGB, _YCBCR) else 1
-    if samples != colours or len(bits) != samples or set(bits) - {8, 16} or len(set(bits)) != 1:
+    colors = 3 if page.photometric in (_RGB, _YCBCR) else 1
+    if samples != colors or len(bits) != samples or set(bits) - {8, 16} or len(set(bits)) != 1:
         return None
     height, width = page.imagelength, page.imagewidth
     if not 0 < height * width <= _MAX_PIXELS or page.imagedepth != 1:

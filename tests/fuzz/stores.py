@@ -13,7 +13,8 @@ from fuzz.store_damage import DAMAGE
 from numpy.typing import NDArray
 
 from wsitool.errors import WsitoolError
-from wsitool.store import Candidates, Codec, Rows, StoreMeta, create_store, open_store
+from wsitool.store.opening import create_store, open_store
+from wsitool.store.schema import Candidates, Codec, Rows, StoreMeta
 from wsitool.testing.stores import example_meta, example_patches
 
 __all__ = ["KIND"]

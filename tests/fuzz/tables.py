@@ -15,7 +15,7 @@ from fuzz.slide_damage import flip, truncate
 from fuzz.table_texts import BAD_CELLS, Dress, any_dress, dressed
 from PIL import Image
 
-from wsitool.store import open_store
+from wsitool.store.opening import open_store
 from wsitool.testing.synthetic import draw_tissue, write_pyramid
 
 __all__ = ["KIND"]

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from wsitool.errors import CorruptStoreError, UsageError
 from wsitool.loading import Batch, PatchDataset, PatchLoader
-from wsitool.store import Collection, open_collection, open_store
+from wsitool.store.collection import Collection, open_collection
+from wsitool.store.opening import open_store
 from wsitool.testing.stores import write_example
 
 

@@ -48,8 +48,8 @@ def test_the_loss_is_the_mean_over_hidden_pixels() -> None:
     for own, image, hidden in zip(painted.numpy(), whole, cells, strict=True):
         small = image.reshape(3, 32, 2, 32, 2).mean(axis=(2, 4))
         mask = hidden.repeat(4, axis=0).repeat(4, axis=1)
-        for colour, mine in zip(small, own, strict=True):
-            truth = (colour - colour[~mask].mean()) / max(colour[~mask].std(), 0.02)
+        for color, mine in zip(small, own, strict=True):
+            truth = (color - color[~mask].mean()) / max(color[~mask].std(), 0.02)
             errors += ((mine - truth)[mask] ** 2).tolist()
             guesses += (truth[mask] ** 2).tolist()
     loss, guess = inpainting_error(painted, views["whole"], views["hidden"])
@@ -71,7 +71,7 @@ def test_blank_glass_gives_a_finite_loss() -> None:
     assert torch.isfinite(step.loss) and float(step.metrics["chance_loss"]) < 1e-3
 
 
-def test_it_learns_to_paint_better_than_the_mean_colour() -> None:
+def test_it_learns_to_paint_better_than_the_mean_color() -> None:
     # Each patch has one of four layouts, so that the visible part tells the hidden one.
     rng = torch.Generator().manual_seed(3)
     layouts = nn.functional.interpolate(torch.rand((4, 3, 2, 2), generator=rng), size=(32, 32)) * 255

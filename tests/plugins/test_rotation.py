@@ -38,7 +38,7 @@ def test_knowing_nothing_is_a_loss_of_ln_4() -> None:
     assert step.metrics["rotation_accuracy"].item() == 0.25
 
 
-def test_jitter_changes_colours_of_the_rotated_images_and_no_places() -> None:
+def test_jitter_changes_colors_of_the_rotated_images_and_no_places() -> None:
     method = JitterRotation(_Flat(), 192, JitterRotationParams(jitter=0.0))
     plain = method.views(PATCHES, torch.Generator().manual_seed(0))
     rotated = _rotation().views(PATCHES, torch.Generator())

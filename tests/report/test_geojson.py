@@ -7,7 +7,7 @@ import geojson
 import numpy as np
 import pytest
 
-from wsitool.report.files import replace_file_in_parts
+from wsitool.base.files import replace_file_in_parts
 from wsitool.report.geojson import write_geojson
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from wsitool.report.preview import draw_preview, preview_jpeg
+from wsitool.slides.tissue import TissueMask
 from wsitool.store.schema import Candidates
-from wsitool.tissue import TissueMask
 
 
 def _mask(height: int, width: int, downsample: float) -> TissueMask:
@@ -30,7 +30,7 @@ def _candidates() -> Candidates:
     )
 
 
-def test_squares_have_the_colour_of_their_reason() -> None:
+def test_squares_have_the_color_of_their_reason() -> None:
     picture = np.asarray(draw_preview(_mask(250, 250, 16.0), _candidates(), 1600.0))
     zoom = 1000 / 250 / 16
     kept, low, pen = (picture[round(y * zoom) + 60, round(x * zoom)] for x, y in _candidates().coords)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from wsitool.errors import StoreError
-from wsitool.store import Collection, find_stores, open_collection, open_store
+from wsitool.store.collection import Collection, open_collection
+from wsitool.store.opening import find_stores, open_store
 from wsitool.testing.stores import write_example
 
 

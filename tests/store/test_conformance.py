@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wsitool.store import Codec
+from wsitool.store.schema import Codec
 from wsitool.testing.stores import STORE_CHECKS, Check, check_store
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from wsitool.errors import CorruptStoreError, StoreError
-from wsitool.store import Codec, create_store, open_store
-from wsitool.store.schema import Candidates, Rows
+from wsitool.store.opening import create_store, open_store
+from wsitool.store.schema import Candidates, Codec, Rows
 from wsitool.testing.stores import example_meta, write_example
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import zarr
 
-from wsitool.store import create_store, open_store
 from wsitool.store import hdf5 as hdf5_module
 from wsitool.store import zarr as zarr_module
+from wsitool.store.opening import create_store, open_store
 from wsitool.testing.stores import write_example
 
 

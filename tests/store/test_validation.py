@@ -16,13 +16,14 @@ import imagecodecs
 import numpy as np
 import pytest
 
+from wsitool.curate.verifying import verify_store
 from wsitool.errors import CorruptStoreError, NotAStoreError, StoreError
-from wsitool.store import content_hash, create_store, jpeg, open_store
+from wsitool.store import jpeg
 from wsitool.store.hashing import ContentHash, patch_digest
-from wsitool.store.reader import Reader
+from wsitool.store.opening import create_store, open_store
+from wsitool.store.reader import Reader, content_hash
 from wsitool.store.schema import Candidates, Rows
 from wsitool.testing.stores import example_meta, write_example
-from wsitool.verify import verify_store
 
 # zarr-python warns of a column's folder whose metadata is gone
 pytestmark = pytest.mark.filterwarnings("ignore:Object at")

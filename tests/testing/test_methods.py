@@ -13,7 +13,7 @@ from bad_methods import Good
 
 from wsitool.api import Method
 from wsitool.errors import UnknownMethodError, UsageError
-from wsitool.plugins import installed_methods
+from wsitool.methods.registry import installed_methods
 from wsitool.testing import check_method, parametrize_method_checks
 from wsitool.testing.method_checks import METHOD_CHECKS
 

@@ -16,11 +16,13 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsitool.grid import TileSpec
-from wsitool.slide import open_slide
-from wsitool.store import direct, open_store
+from wsitool.base import direct_io as direct
+from wsitool.slides.readers import open_slide
+from wsitool.slides.spec import TileSpec
+from wsitool.store.opening import open_store
 from wsitool.testing.synthetic import synthetic_slide
-from wsitool.tiling import SlideResult, tile_slide, tile_slides
+from wsitool.tiling.results import SlideResult
+from wsitool.tiling.run import tile_slide, tile_slides
 
 _SPEC = TileSpec(level=0, codec="raw", patch_size=64, min_tissue=0)
 _CASES = 100

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from wsitool.base.tables import read_table
 from wsitool.cli import main
-from wsitool.store import open_collection, open_store
-from wsitool.tables import read_table
+from wsitool.store.collection import open_collection
+from wsitool.store.opening import open_store
 from wsitool.testing import synthetic_slide
 
 

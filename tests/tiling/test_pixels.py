@@ -13,11 +13,11 @@ import simplejpeg
 import tifffile
 from numpy.typing import NDArray
 
-from wsitool.grid import TileSpec
-from wsitool.slide import open_slide
-from wsitool.store import open_store
+from wsitool.slides.readers import open_slide
+from wsitool.slides.spec import TileSpec
+from wsitool.store.opening import open_store
 from wsitool.testing.synthetic import write_pyramid
-from wsitool.tiling import tile_slide
+from wsitool.tiling.run import tile_slide
 
 _REAL = [
     ("CMU-1-Small-Region.svs", 0),

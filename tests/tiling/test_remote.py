@@ -17,10 +17,10 @@ from click.testing import CliRunner
 
 from wsitool.cli import main
 from wsitool.errors import SlideError, UnsupportedSlideError, UsageError
-from wsitool.grid import TileSpec
-from wsitool.slide import open_slide
+from wsitool.slides.readers import open_slide
+from wsitool.slides.spec import TileSpec
 from wsitool.testing.synthetic import synthetic_slide
-from wsitool.tiling import tile_slide, tile_slides
+from wsitool.tiling.run import tile_slide, tile_slides
 
 
 class _RangeHandler(SimpleHTTPRequestHandler):

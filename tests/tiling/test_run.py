@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from wsitool.errors import UsageError
-from wsitool.grid import TileSpec
-from wsitool.store import open_store
+from wsitool.slides.slide_list import SlideInput, find_slides
+from wsitool.slides.spec import TileSpec
+from wsitool.store.opening import open_store
 from wsitool.testing.synthetic import synthetic_slide
-from wsitool.tiling import SlideInput, find_slides, tile_slides
 from wsitool.tiling.results import SLIDES_CSV
+from wsitool.tiling.run import tile_slides
 
 _COMMAND = [sys.executable, "-c", "from wsitool.cli import main; main()", "tile"]
 _SPEC = TileSpec(patch_size=64, mpp=0.5)

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from wsitool.audit import audit_slides
+from wsitool.base.tables import read_table
 from wsitool.cli import main
+from wsitool.curate.audit import audit_slides
 from wsitool.errors import UsageError
-from wsitool.grid import TileSpec
-from wsitool.store import open_store
-from wsitool.tables import read_table
+from wsitool.slides.slide_list import find_slides
+from wsitool.slides.spec import TileSpec
+from wsitool.store.opening import open_store
 from wsitool.testing import synthetic_slide
-from wsitool.tiling import SlideResult, find_slides
-from wsitool.tiling.results import SLIDES_CSV, merge_slides_csv, update_slides_csv
+from wsitool.tiling.results import SLIDES_CSV, SlideResult, merge_slides_csv, update_slides_csv
 
 
 class Listener:

@@ -13,7 +13,7 @@ import torch
 from patch_stores import patch_folder
 from safetensors.torch import load_file
 
-from wsitool.training import pretrain
+from wsitool.training.run import pretrain
 
 SMALL: dict[str, dict[str, Any]] = {
     "byol": {"hidden_dim": 64, "projection_dim": 32},
@@ -54,7 +54,8 @@ def test_a_resumed_teacher_and_queue_are_the_uninterrupted_ones(
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     settings = {"method": method, "params": SMALL[method], "epochs": 2, "accumulate": 2, **QUICK}
     code = f"""
-from wsitool.training import monitor, pretrain
+from wsitool.training import monitor
+from wsitool.training.run import pretrain
 real = monitor.save_checkpoint
 def save(*args, **kwargs):
     real(*args, **kwargs)
@@ -67,7 +68,7 @@ pretrain({str(kidney)!r}, out={str(parted)!r}, **{settings!r})
     assert (parted / "last.ckpt").is_file() and not (parted / "encoder.safetensors").exists()
     for out, resume in ((whole, False), (parted, True)):
         code = f"""
-from wsitool.training import pretrain
+from wsitool.training.run import pretrain
 pretrain({str(kidney)!r}, out={str(out)!r}, resume={resume}, **{settings!r})
 """
         # In processes of their own, as a user's runs are: what other tests loaded changes the last bits.

@@ -11,10 +11,10 @@ import torch
 from patch_stores import patch_folder
 from torch import nn
 
-from wsitool.progress import SILENT
+from wsitool.base.progress import SILENT
 from wsitool.testing.stores import write_example
-from wsitool.training import pretrain
 from wsitool.training.diagnostics import Diagnostics, FeatureWatch, feature_spread, rank_me
+from wsitool.training.run import pretrain
 
 
 def _rows(**values: float) -> list[Mapping[str, float]]:
@@ -22,7 +22,7 @@ def _rows(**values: float) -> list[Mapping[str, float]]:
 
 
 def _said(*, epoch: int = 2, **values: float) -> str:
-    diagnostics = Diagnostics(SILENT)
+    diagnostics = Diagnostics(SILENT, shortcut_metric="rotation_accuracy")
     diagnostics.after_epoch(_rows(**values), epoch=epoch)
     diagnostics.after_epoch(_rows(**values), epoch=epoch + 1)  # each is said once
     assert len(diagnostics.said) <= 1

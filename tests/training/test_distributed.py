@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wsitool.backbones import build_backbone
+from wsitool.backbones.build import build_backbone
 from wsitool.training.sync_norm import synchronise
 from wsitool_plugins.simclr import SimCLR, SimCLRParams
 

@@ -12,7 +12,8 @@ import torch
 from patch_stores import patch_folder
 
 from wsitool.errors import TrainingError, UsageError
-from wsitool.training import pretrain, run
+from wsitool.training import run
+from wsitool.training.run import pretrain
 
 QUICK: dict[str, Any] = {
     "method": "rotation",

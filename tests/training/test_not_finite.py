@@ -13,9 +13,9 @@ from torch import Tensor
 
 from wsitool.api import Step
 from wsitool.errors import TrainingError
-from wsitool.training import pretrain
 from wsitool.training.checkpoint import load_checkpoint
 from wsitool.training.monitor import Monitor, _stop_if_scale_is_lost
+from wsitool.training.run import pretrain
 from wsitool_plugins.rotation import Rotation
 
 QUICK: dict[str, Any] = {

@@ -15,10 +15,11 @@ import torchvision
 from patch_stores import patch_folder
 from safetensors.torch import load_file
 
-from wsitool.backbones import read_card
+from wsitool.backbones.card import read_card
+from wsitool.base.lock import locked
 from wsitool.errors import EncoderError, StoreError, TrainingError, UsageError
-from wsitool.lock import locked
-from wsitool.training import monitor, pretrain
+from wsitool.training import monitor
+from wsitool.training.run import pretrain
 
 QUICK: dict[str, Any] = {"backbone": "resnet18", "init": "random", "epochs": 2, "batch_size": 8, "seed": 5}
 
@@ -83,7 +84,8 @@ def test_chained_runs_record_the_lineage(finished: Path, tmp_path: Path) -> None
 
 _CHILD = """
 import os, signal, sys
-from wsitool.training import monitor, pretrain
+from wsitool.training import monitor
+from wsitool.training.run import pretrain
 monitor._FLUSH_SECONDS = 0.0  # look at every step
 real = monitor.save_checkpoint
 def save(path, trainer, module, *, batches, data):
@@ -112,7 +114,7 @@ def test_kill_9_and_resume_is_the_uninterrupted_run_to_the_bit(
     assert torch.load(out / "last.ckpt", weights_only=True)["batches"] == 4  # epochs end at 3 and 6
     for run, resume in ((out, True), (finished, False)):
         code = f"""
-from wsitool.training import pretrain
+from wsitool.training.run import pretrain
 pretrain({str(kidney)!r}, method={method!r}, out={str(run)!r}, save_every=2, resume={resume}, **{QUICK!r})
 """
         # In processes of their own, as a user's runs are: what other tests loaded changes the last bits.

@@ -15,8 +15,9 @@ from pytorch_lightning.loggers import CSVLogger
 from safetensors.torch import load_file
 
 from wsitool.errors import TrainingError, UsageError
-from wsitool.training import monitor, pretrain
+from wsitool.training import monitor
 from wsitool.training.checkpoint import load_checkpoint
+from wsitool.training.run import pretrain
 
 QUICK: dict[str, Any] = {"backbone": "squeezenet1_1", "init": "random", "epochs": 2, "batch_size": 4}
 CASES = {

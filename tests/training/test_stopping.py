@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from patch_stores import patch_folder
 
+from wsitool.base.interrupt import Interrupted
 from wsitool.errors import MemoryShortError
-from wsitool.interrupt import Interrupted
-from wsitool.training import pretrain
 from wsitool.training.checkpoint import load_checkpoint
+from wsitool.training.run import pretrain
 from wsitool_plugins.rotation import Rotation
 
 QUICK: dict[str, Any] = {

@@ -7,7 +7,8 @@ import pytest
 import torch
 from patch_stores import patch_folder
 
-from wsitool.training import pretrain, timing
+from wsitool.training import timing
+from wsitool.training.run import pretrain
 from wsitool.training.timing import Stopwatch, TimeShares
 
 

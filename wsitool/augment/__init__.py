@@ -8,7 +8,7 @@ host without waiting for the device, and the same seed gives the same parameters
 """
 
 from wsitool.augment.blur import blur, gaussian_blur
-from wsitool.augment.colour import adjust_colour, color_jitter, grayscale, normalize, random_grayscale
+from wsitool.augment.color import adjust_color, color_jitter, grayscale, normalize, random_grayscale
 from wsitool.augment.draw import in_pieces
 from wsitool.augment.geometry import (
     crop_boxes,
@@ -26,7 +26,7 @@ from wsitool.augment.two_views import ViewParams, two_views
 
 __all__ = [
     "ViewParams",
-    "adjust_colour",
+    "adjust_color",
     "blur",
     "color_jitter",
     "crop_boxes",

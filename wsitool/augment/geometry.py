@@ -130,8 +130,8 @@ def _triangle_weights(start: Tensor, length: Tensor, extent: int, size: int) -> 
     out_index = torch.arange(size, device=start.device, dtype=torch.float32)[None, :, None]
     in_index = torch.arange(extent, device=start.device, dtype=torch.float32)[None, None, :]
     begin = start[:, None, None]
-    centre = begin + (out_index + 0.5) * scale
-    weights = (1 - ((in_index + 0.5 - centre) / support).abs()).clamp_(min=0)
+    center = begin + (out_index + 0.5) * scale
+    weights = (1 - ((in_index + 0.5 - center) / support).abs()).clamp_(min=0)
     inside = (in_index >= begin) & (in_index < begin + length[:, None, None])
     weights = weights * inside
     return weights / weights.sum(dim=-1, keepdim=True)

@@ -8,13 +8,13 @@ import torch
 from torch import Generator, Tensor
 
 from wsitool.augment.blur import blur, blur_images, blur_sigmas
-from wsitool.augment.colour import adjust_colour, grayscale, jitter_factors
-from wsitool.augment.colour_image import adjust_images, luminance_image
+from wsitool.augment.color import adjust_color, grayscale, jitter_factors
+from wsitool.augment.color_image import adjust_images, luminance_image
 from wsitool.augment.draw import as_float, chosen, one_thread, pieces
 from wsitool.augment.geometry import crop_boxes, crop_image, flip_rotate, flip_rotate_image, resized_crop
 from wsitool.augment.memory import reused_empty
 from wsitool.augment.stain import shift_hed, stain_shifts
-from wsitool.params import Params, hparam
+from wsitool.base.parameters import Params, hparam
 
 __all__ = ["ViewParams", "two_views"]
 
@@ -57,8 +57,8 @@ class _Drawn:
     boxes: Tensor  # (n, 4)
     element: Tensor  # (n,) symmetry of the square
     stain: tuple[Tensor, Tensor] | None  # (n, 3) factors and shifts
-    colour: tuple[Tensor, Tensor]  # (n, 4) factors and their order
-    grey: Tensor  # (n,) bool
+    color: tuple[Tensor, Tensor]  # (n, 4) factors and their order
+    gray: Tensor  # (n,) bool
     sigma: Tensor  # (n,) pixels, 0 without blur
     solarize: Tensor | None  # (n,) bool
 
@@ -70,16 +70,16 @@ def _draw(rng: Generator, shape: torch.Size, params: ViewParams, blur_p: float, 
     element = chosen(rng, count, 0.5).long() * 4 if any_of_eight is None else any_of_eight
     stain = stain_shifts(rng, count, sigma=params.hed) if params.hed else None
     jitter = {"brightness": 0.8 * s, "contrast": 0.8 * s, "saturation": params.saturation * s, "hue": 0.2 * s}
-    colour = jitter_factors(rng, count, **jitter, p=0.8)
-    grey = chosen(rng, count, 0.2)
+    color = jitter_factors(rng, count, **jitter, p=0.8)
+    gray = chosen(rng, count, 0.2)
     sigma = blur_sigmas(rng, count, (0.1, 2.0), blur_p)
     solarize = chosen(rng, count, solarize_p) if solarize_p else None
     return _Drawn(
         boxes=boxes,
         element=element,
         stain=stain,
-        colour=colour,
-        grey=grey,
+        color=color,
+        gray=gray,
         sigma=sigma,
         solarize=solarize,
     )
@@ -103,7 +103,7 @@ def _together(patches: Tensor, drawn: _Drawn) -> Tensor:
     """All patches in one call of each operation, as other devices than CPUs need it."""
     images = flip_rotate(resized_crop(patches, drawn.boxes, patches.shape[-1]), drawn.element)
     images = images if drawn.stain is None else shift_hed(images, *drawn.stain)
-    images = grayscale(adjust_colour(images, *drawn.colour), drawn.grey, inplace=True)
+    images = grayscale(adjust_color(images, *drawn.color), drawn.gray, inplace=True)
     images = blur(images, drawn.sigma, inplace=True)
     return images if drawn.solarize is None else _solarize(images, drawn.solarize)
 
@@ -112,15 +112,15 @@ def _on_cpu(patches: Tensor, drawn: _Drawn, out: Tensor) -> None:
     """Some patches at a time through all operations: so few that what lies between them stays in a core's own
     cache, and as many as fit there, since with small patches the calls are what takes the time."""
     boxes, element = drawn.boxes.tolist(), drawn.element.tolist()
-    factors, order = drawn.colour[0].tolist(), drawn.colour[1].tolist()
-    grey, sigma = drawn.grey.tolist(), drawn.sigma.tolist()
+    factors, order = drawn.color[0].tolist(), drawn.color[1].tolist()
+    gray, sigma = drawn.gray.tolist(), drawn.sigma.tolist()
     for piece in pieces(out):
         rows, views = range(piece.start, piece.stop), out[piece]
         images = [_cut(patches, row, boxes[row], element[row], drawn.stain) for row in rows]
         adjust_images(images, views, factors[piece], order[piece])
-        blur_images(views, [0.0 if grey[row] else sigma[row] for row in rows])
+        blur_images(views, [0.0 if gray[row] else sigma[row] for row in rows])
         for view, row in zip(views, rows, strict=True):
-            if grey[row]:
+            if gray[row]:
                 luminance_image(view, out=view[0])
                 blur_images(view[None, :1], sigma[row : row + 1])  # a third of the work
                 view[1:] = view[0]

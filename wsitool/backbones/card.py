@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from safetensors import SafetensorError, safe_open
 
+from wsitool.base.json_files import parse_json, typed
 from wsitool.errors import EncoderError
-from wsitool.json_files import parse_json, typed
 
 __all__ = ["METADATA_KEY", "EncoderCard", "LineageStep", "check_positive", "read_card"]
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.source import TIMM_PREFIX, make_network
+from wsitool.base.files import replace_file
 from wsitool.errors import EncoderError, UsageError
-from wsitool.report.files import replace_file
 
 __all__ = ["EXPORTS", "export_encoder"]
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from wsitool.backbones.card import METADATA_KEY, EncoderCard
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.finite import first_not_finite
+from wsitool.base.files import replace_file
 from wsitool.errors import EncoderError
-from wsitool.report.files import replace_file
 
 __all__ = [
     "UNREADABLE",

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsitool.classify.labels import LabelledPatches, check_table, label_patches, read_label_table
-from wsitool.classify.leakage import check_separate, shared_groups
-from wsitool.classify.splits import SplitBy
+from wsitool.base.paths import AnyPath
+from wsitool.base.progress import Reporter
 from wsitool.errors import LabelError, UsageError
-from wsitool.paths import AnyPath
-from wsitool.progress import Reporter
+from wsitool.evaluation.labels import LabelledPatches, check_table, label_patches, read_label_table
+from wsitool.evaluation.leakage import check_separate, shared_groups
+from wsitool.evaluation.splits import SplitBy
 from wsitool.store.collection import Collection, open_collection
 
 __all__ = ["Paths", "TrainTest", "open_train_test"]

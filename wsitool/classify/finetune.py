@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from wsitool.augment import random_d4
-from wsitool.backbones import place
+from wsitool.backbones.device import choose_device, place
+from wsitool.backbones.features import as_images
 from wsitool.backbones.finite import first_not_finite, largest_gradient
-from wsitool.classify.features import choose_device, predict_logits
-from wsitool.classify.labels import LabelledPatches
-from wsitool.classify.model import Classifier, as_images
+from wsitool.base.progress import SILENT, Reporter
+from wsitool.classify.logits import predict_logits
+from wsitool.classify.model import Classifier
 from wsitool.classify.settings import Settings
 from wsitool.errors import TrainingError
+from wsitool.evaluation.labels import LabelledPatches
 from wsitool.loading import PatchLoader
-from wsitool.progress import SILENT, Reporter
 
 __all__ = ["Epoch", "finetune"]
 

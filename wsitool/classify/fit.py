@@ -9,18 +9,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from wsitool.backbones import Encoder
-from wsitool.classify.calibration import fit_temperature, softmax
-from wsitool.classify.features import encode, predict_logits
+from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.features import encode
+from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.finetune import Epoch, finetune
 from wsitool.classify.heads import PENALTIES, NeighbourHead, fit_linear, fit_neighbours, head_logits
-from wsitool.classify.labels import LabelledPatches
-from wsitool.classify.metrics import score
+from wsitool.classify.logits import predict_logits
 from wsitool.classify.model import Classifier, ClassifierCard
 from wsitool.classify.penalty import PenaltySearch, search_penalty
 from wsitool.classify.settings import Settings
-from wsitool.classify.splits import Split, SplitBy, holdout
-from wsitool.progress import SILENT, Reporter
+from wsitool.evaluation.calibration import fit_temperature, softmax
+from wsitool.evaluation.labels import LabelledPatches
+from wsitool.evaluation.metrics import score
+from wsitool.evaluation.splits import Split, SplitBy, holdout
 
 __all__ = ["Fitted", "fit_classifier"]
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wsitool.classify.calibration import check_logits
+from wsitool.evaluation.calibration import check_logits
 
 __all__ = ["PENALTIES", "NeighbourHead", "fit_linear", "fit_neighbours", "head_logits"]
 

@@ -11,15 +11,16 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from wsitool.augment import resize, to_float
-from wsitool.backbones import Encoder, EncoderCard, build_backbone
-from wsitool.backbones.card import check_positive
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.card import EncoderCard, check_positive
+from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.features import as_images
 from wsitool.backbones.files import check_finite, to_safetensors
+from wsitool.base.files import replace_file
+from wsitool.base.json_files import parse_json, typed
 from wsitool.classify.heads import NeighbourHead
 from wsitool.classify.settings import Head
 from wsitool.errors import EncoderError
-from wsitool.json_files import parse_json, typed
-from wsitool.report.files import replace_file
 
 __all__ = ["CLASSIFIER_FILE", "Classifier", "ClassifierCard", "load_classifier", "save_classifier"]
 
@@ -85,13 +86,6 @@ class Classifier(nn.Module):
         """Logits (B, K) of uint8 patches (B, 3, P, P), brought to the card's `image_size`."""
         logits: Tensor = self(as_images(patches, self.card.image_size))
         return logits
-
-
-def as_images(patches: Tensor, image_size: int) -> Tensor:
-    """Uint8 patches (B, 3, P, P) as float images (B, 3, S, S) in [0, 1]."""
-    if patches.device.type == "cpu":
-        return to_float(resize(patches, image_size))  # several times faster on bytes than on floats
-    return resize(to_float(patches), image_size)  # devices interpolate floats only
 
 
 def save_classifier(classifier: Classifier, path: Path) -> None:

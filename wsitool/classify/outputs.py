@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.classify.calibration import softmax
+from wsitool.base.files import replace_file, write_json
+from wsitool.base.tables import table_bytes
 from wsitool.classify.fit import Fitted
-from wsitool.classify.labels import LabelledPatches
 from wsitool.classify.model import CLASSIFIER_FILE, save_classifier
-from wsitool.classify.subsets import subset_hash
+from wsitool.evaluation.calibration import softmax
+from wsitool.evaluation.labels import LabelledPatches
+from wsitool.evaluation.subsets import subset_hash
 from wsitool.report.confusion import draw_confusion
 from wsitool.report.curves import Curve, Panel, save_curves
-from wsitool.report.files import replace_file, write_json
-from wsitool.tables import table_bytes
 
 __all__ = ["Part", "describe_patches", "write_predictions", "write_run"]
 

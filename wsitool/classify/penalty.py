@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.classify.calibration import softmax
 from wsitool.classify.heads import PENALTIES, fit_linear, head_logits
-from wsitool.classify.metrics import score
-from wsitool.classify.splits import SplitBy, group_folds, patch_folds
 from wsitool.errors import LabelError
+from wsitool.evaluation.calibration import softmax
+from wsitool.evaluation.metrics import score
+from wsitool.evaluation.splits import SplitBy, group_folds, patch_folds
 
 __all__ = ["PenaltySearch", "search_penalty"]
 

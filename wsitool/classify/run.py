@@ -11,23 +11,24 @@ from typing import Any
 import numpy as np
 
 from wsitool import __version__
-from wsitool.backbones import Encoder, build_backbone
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.encoder import Encoder
+from wsitool.base.files import check_writable
+from wsitool.base.interrupt import deferred, progress_on_stop
+from wsitool.base.machine import explain_memory
+from wsitool.base.progress import SILENT, Reporter
+from wsitool.classify.cross_validation import Work, cross_validate, joined, test_part, validation_part
 from wsitool.classify.data import Paths, TrainTest, open_train_test
-from wsitool.classify.duplicates import near_duplicates
 from wsitool.classify.fit import Fitted
-from wsitool.classify.judge import judge
-from wsitool.classify.labels import LabelledPatches
-from wsitool.classify.leakage import check_pretraining
 from wsitool.classify.outputs import Part, describe_patches, write_run
 from wsitool.classify.settings import FEW_STEPS, Settings
-from wsitool.classify.splits import group_folds
-from wsitool.classify.subsets import per_class_count
-from wsitool.classify.work import Work, cross_validate, joined, test_part, validation_part
 from wsitool.errors import UsageError
-from wsitool.interrupt import deferred, progress_on_stop
-from wsitool.machine import explain_memory
-from wsitool.progress import SILENT, Reporter
-from wsitool.report.files import check_writable
+from wsitool.evaluation.duplicates import near_duplicates
+from wsitool.evaluation.labels import LabelledPatches
+from wsitool.evaluation.leakage import check_pretraining
+from wsitool.evaluation.splits import group_folds
+from wsitool.evaluation.subsets import per_class_count
+from wsitool.evaluation.summary import judge
 
 __all__ = ["ClassifyResult", "classify"]
 

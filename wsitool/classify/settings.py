@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from wsitool.classify.splits import SplitBy
+from wsitool.base.parameters import Params, hparam
 from wsitool.errors import UsageError
+from wsitool.evaluation.splits import SplitBy
 
 __all__ = ["FEW_STEPS", "Head", "Penalty", "Settings"]
 
@@ -17,57 +18,38 @@ FEW_STEPS = 50  # of the optimizer: with fewer a network is hardly trained, whic
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Params):
     """How a classifier is trained; defaults are the paper's.
 
-    `head` trains everything ("finetune"), a logistic regression on frozen features ("linear") or keeps
-    them as neighbours ("knn"). `lr` is the encoder's, `head_lr` that of the new layer (None = the same).
-    `c` is the inverse strength of the linear head's L2 penalty, None = chosen by the loss of the share held
-    out, "auto" = chosen by cross-validation over groups inside the subset, which is then used whole.
-    `validation` is the share held out of the labelled subset; 0 trains on all of it.
+    `c` None is chosen by the loss of the share held out, "auto" by cross-validation over groups inside the
+    subset, which is then used whole. UsageError for a value out of bounds.
     """
 
-    head: Head = "finetune"
-    epochs: int = 100
-    batch_size: int = 64
-    lr: float = 1e-4
-    head_lr: float | None = None
-    patience: int | None = None
-    class_weights: bool = False
-    augment: bool = True
-    c: Penalty = None
-    neighbours: int = 20
-    validation: float = 0.2
-    split: SplitBy = "group"
-    device: str = "auto"
+    head: Head = hparam(
+        "finetune", "Train everything, or a logistic regression or neighbours on frozen features."
+    )
+    split: SplitBy = hparam("group", "What validation keeps together; 'patch' is the paper's and leaks.")
+    validation: float = hparam(0.2, "Share of the labelled subset held out to choose by.", ge=0, lt=1)
+    epochs: int = hparam(100, "Of fine-tuning.", ge=1)
+    batch_size: int = hparam(64, "Patches per step of fine-tuning.", ge=2)
+    lr: float = hparam(1e-4, "Learning rate of the encoder.", gt=0, le=_LARGEST_LR)
+    head_lr: float | None = hparam(
+        None, "Learning rate of the new layer; without it --lr.", gt=0, le=_LARGEST_LR
+    )
+    patience: int | None = hparam(None, "Stop after this many epochs without a lower validation loss.", ge=1)
+    class_weights: bool = hparam(False, "Weight the loss by the inverse class frequency.")
+    augment: bool = hparam(True, "Flips and quarter turns.")
+    c: Penalty = hparam(
+        None,
+        "Inverse L2 penalty of --head linear; auto: by cross-validation over the groups trained on; without "
+        "it by the validation share.",
+        gt=0,
+    )
+    neighbours: int = hparam(20, "Of --head knn.", ge=1)
+    device: str = hparam("auto", "auto, cpu, cuda, cuda:1, ...")
 
     def __post_init__(self) -> None:
-        """UsageError naming the option, what it may be and what came."""
-        rules = (
-            ("head", self.head in get_args(Head), "one of " + ", ".join(get_args(Head))),
-            ("split", self.split in get_args(SplitBy), "one of " + ", ".join(get_args(SplitBy))),
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch-size", self.batch_size >= 2, "at least 2"),
-            ("lr", 0 < self.lr <= _LARGEST_LR, f"above 0 and at most {_LARGEST_LR:g}"),
-            (
-                "head-lr",
-                self.head_lr is None or 0 < self.head_lr <= _LARGEST_LR,
-                f"above 0 and at most {_LARGEST_LR:g}",
-            ),
-            ("patience", self.patience is None or self.patience >= 1, "at least 1"),
-            (
-                "c",
-                self.c in (None, "auto") or (not isinstance(self.c, str) and self.c > 0),
-                "above 0, or auto",
-            ),
-            ("neighbours", self.neighbours >= 1, "at least 1"),
-            ("validation", 0 <= self.validation < 1, "at least 0 and below 1"),
-        )
-        for option, holds, bounds in rules:
-            if not holds:
-                raise UsageError(
-                    f"--{option} must be {bounds}, got {getattr(self, option.replace('-', '_'))}."
-                )
+        super().__post_init__()
         if self.validation == 0 and (self.head == "finetune" or (self.head == "linear" and self.c is None)):
             raise UsageError(
                 "--validation 0 leaves nothing to choose the best epoch or the penalty by: "

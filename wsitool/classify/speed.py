@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from wsitool.backbones import build_backbone, place
-from wsitool.classify.features import choose_device
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.device import choose_device, place
 
 __all__ = ["seconds_per_image"]
 

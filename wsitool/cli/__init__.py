@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from wsitool.cli.ending import errors_in_one_sentence, in_one_sentence, quiet_start, whole_process
+from wsitool.cli.ending import (
+    errors_in_one_sentence,
+    in_one_sentence,
+    quiet_start,
+    take_any_text,
+    whole_process,
+)
 
 quiet_start()  # click alone takes longer to import than the eye needs to see a traceback
 
@@ -51,6 +57,7 @@ class _LazyGroup(click.Group):
             return self.main(*args, **kwargs)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        take_any_text()
         words = kwargs.get("args", args[0] if args else None)
         with errors_in_one_sentence(debug=lambda: "--debug" in (sys.argv if words is None else words)):
             return super().main(*args, **kwargs)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
+from wsitool.cli.declared import declared, take
 from wsitool.cli.options import json_option
+from wsitool.slides.spec import QualityThresholds, ReadOptions, TileSpec
 
 if TYPE_CHECKING:
-    from wsitool.audit import SlideAudit
+    from wsitool.curate.audit import SlideAudit
 
 __all__ = ["command"]
 
@@ -29,41 +31,22 @@ _HEAD = ("slide", "size", "levels", "mpp", "reader", "reads", "patches", "store"
     """,
 )
 @click.argument("slides", nargs=-1, required=True, type=click.Path())
-@click.option("--patch-size", default=224, show_default=True, help="Side of a patch in pixels.")
-@click.option("--mpp", type=float, help="Resolution of the patches in um per pixel.  [default: 0.5]")
-@click.option("--magnification", type=float, help="Resolution as an objective power, as in 20.")
-@click.option("--level", type=int, help="Take this level's pixels as they are (0 is the finest).")
-@click.option("--min-tissue", default=0.5, show_default=True, help="Least share of tissue in a patch.")
-@click.option("--default-mpp", type=float, help="um per level-0 pixel of slides that do not state it.")
+@declared(TileSpec, QualityThresholds, without=("stride", "quality", "codec", "resample"))
+@declared(ReadOptions)
 @json_option
-def command(
-    slides: tuple[str, ...],
-    patch_size: int,
-    mpp: float | None,
-    magnification: float | None,
-    level: int | None,
-    min_tissue: float,
-    default_mpp: float | None,
-    as_json: bool,
-) -> None:
+def command(slides: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Look slides over before tiling them.
 
     Format, levels, resolution, unreadable parts, duplicates, and what tiling would give. Nothing is written;
     times are for one thread. Exit code 1 if a slide cannot be tiled as asked.
     """
-    from wsitool.audit import audit_slides
-    from wsitool.grid import TileSpec
-    from wsitool.quality import QualityThresholds
+    from wsitool.curate.audit import audit_slides
 
-    spec = TileSpec(
-        patch_size=patch_size,
-        mpp=mpp,
-        magnification=magnification,
-        level=level,
-        min_tissue=min_tissue,
-        limits=QualityThresholds().limits,
-    )
-    audits = audit_slides(slides, spec, default_mpp=default_mpp, reporter=console_reporter(quiet=as_json))
+    limits = take(QualityThresholds, options).limits
+    spec = take(TileSpec, options, limits=limits)
+    read = take(ReadOptions, options)
+    reporter = console_reporter(quiet=as_json)
+    audits = audit_slides(slides, spec, **read.to_dict(), reporter=reporter)
     if as_json:
         click.echo(json.dumps([audit.to_dict() for audit in audits], indent=2))
     else:

@@ -46,7 +46,7 @@ def command(
     seconds: float,
     as_json: bool,
 ) -> None:
-    from wsitool.store import open_collection
+    from wsitool.store.collection import open_collection
     from wsitool.training.bench import bench
 
     result = bench(

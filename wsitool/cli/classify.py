@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsitool.classify.settings import Settings
 from wsitool.cli.command import Command
-from wsitool.cli.options import image_size_option, json_option, out_option, penalty_option, seed_option
+from wsitool.cli.console import console_reporter
+from wsitool.cli.declared import declared, take
+from wsitool.cli.options import image_size_option, json_option, out_option, seed_option
 
 if TYPE_CHECKING:
-    from wsitool.classify import ClassifyResult
+    from wsitool.classify.run import ClassifyResult
 
 __all__ = ["command"]
 
@@ -48,32 +51,8 @@ _PATHS = click.Path(path_type=Path)
     show_default=True,
     help="Share of the labels to use: floor(share x smallest class) patches of each class.",
 )
-@click.option(
-    "--head",
-    type=click.Choice(["finetune", "linear", "knn"]),
-    default="finetune",
-    show_default=True,
-    help="Train everything, or a logistic regression or neighbours on frozen features.",
-)
-@click.option(
-    "--split",
-    type=click.Choice(["group", "patch"]),
-    default="group",
-    show_default=True,
-    help="What validation keeps together; 'patch' is the paper's and leaks.",
-)
-@click.option("--validation", type=float, default=0.2, show_default=True, help="Share held out to choose by.")
-@click.option("--epochs", type=int, default=100, show_default=True)
-@click.option("--batch-size", type=int, default=64, show_default=True)
-@click.option("--lr", type=float, default=1e-4, show_default=True, help="Learning rate of the encoder.")
-@click.option("--head-lr", type=float, help="Learning rate of the new layer; default: the same.")
-@click.option("--patience", type=int, help="Stop after this many epochs without a lower validation loss.")
-@click.option("--class-weights", is_flag=True, help="Weight the loss by the inverse class frequency.")
-@click.option("--augment/--no-augment", default=True, show_default=True, help="Flips and quarter turns.")
-@penalty_option
-@click.option("--neighbours", type=int, default=20, show_default=True, help="Of --head knn.")
+@declared(Settings)
 @image_size_option("Side in pixels the network sees; default: the encoder's.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--cache", type=_PATHS, help="Folder that keeps features of frozen encoders between runs.")
 @click.option("--allow-transductive", is_flag=True, help="Accept an encoder pretrained on test groups.")
 @click.option("--overwrite", is_flag=True, help="Replace a finished run in --out.")
@@ -101,8 +80,9 @@ def command(
     TRAIN are labelled stores or folders of stores. Without --test and --folds the figures are those of the
     validation share, which are optimistic.
     """
-    from wsitool.classify import Settings, classify
-    from wsitool.cli.console import console_reporter
+    settings = take(Settings, options)
+
+    from wsitool.classify.run import classify
 
     result = classify(
         train,
@@ -113,7 +93,7 @@ def command(
         fraction=fraction,
         test=test or None,
         folds=folds,
-        settings=Settings(**options),
+        settings=settings,
         image_size=image_size,
         seed=seed,
         allow_transductive=allow_transductive,

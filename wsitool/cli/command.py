@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from wsitool.cli.config_file import add_config_options, print_config
 from wsitool.cli.ending import in_one_sentence
 
 __all__ = ["SOME_FAILED", "Command", "CommandGroup", "wants_traceback"]
@@ -34,6 +35,7 @@ class Command(click.Command):
                 help="Show the traceback of an error.",
             )
         )
+        add_config_options(self)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's, but no number may be NaN, infinite, or a whole one beyond what libraries take."""
@@ -46,7 +48,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         with in_one_sentence(debug=lambda: wants_traceback(ctx)):
-            return super().invoke(ctx)
+            return None if print_config(ctx) else super().invoke(ctx)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_epilog(ctx, formatter)

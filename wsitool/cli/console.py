@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from wsitool.interrupt import Interrupted, raise_if_stopping
-from wsitool.progress import Reporter, Task
-from wsitool.sentences import printable
+from wsitool.base.interrupt import Interrupted, raise_if_stopping
+from wsitool.base.progress import Reporter, Task
+from wsitool.base.sentences import printable
 
 __all__ = ["console_reporter"]
 

@@ -21,7 +21,7 @@ __all__ = ["command"]
     help="Write the features of every patch, and a map of them.\n\nSTORES are patch stores or folders.",
     examples="""
     wsitool embed breast --encoder encoder-breast --out features
-    wsitool embed breast --encoder encoder-breast --colour label --out features
+    wsitool embed breast --encoder encoder-breast --color label --out features
     """,
 )
 @click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
@@ -31,7 +31,7 @@ __all__ = ["command"]
 @click.option(
     "--projection", default="pca", show_default=True, help="pca, or umap if umap-learn is installed."
 )
-@click.option("--colour", default="slide", show_default=True, help="Colour the map by slide or label.")
+@click.option("--color", default="slide", show_default=True, help="Colour the map by slide or label.")
 @image_size_option("Pixels patches are resized to.  [default: as in training]")
 @click.option("--batch-size", default=64, show_default=True, help="Patches at a time.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, ...")
@@ -39,7 +39,7 @@ __all__ = ["command"]
 @seed_option
 @json_option
 def command(stores: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    from wsitool.embedding import embed
+    from wsitool.predict.embedding import embed
 
     result = embed(stores, reporter=console_reporter(quiet=as_json), **options)
     if as_json:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
+from wsitool.base.interrupt import Interrupted, deliver_again, raise_if_stopping, stoppable
 from wsitool.errors import WsitoolError
-from wsitool.interrupt import Interrupted, deliver_again, raise_if_stopping, stoppable
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["errors_in_one_sentence", "in_one_sentence", "quiet_start", "whole_process"]
+__all__ = ["errors_in_one_sentence", "in_one_sentence", "quiet_start", "take_any_text", "whole_process"]
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
 _depth = 0
@@ -38,15 +38,12 @@ def quiet_start() -> None:
 def whole_process() -> Iterator[None]:
     """What holds where the command line is all that this process does; ends with SystemExit.
 
-    Output takes any text, a request to stop that Python swallows comes again, what cannot be written at the
-    end is said in one sentence, and a signal before and after the command ends the process without a word.
+    A request to stop that Python swallows comes again, what cannot be written at the end is said in one
+    sentence, and a signal before and after the command ends the process without a word.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # names of slides need not fit the terminal
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from wsitool.sentences import silence_echoes
+    from wsitool.base.sentences import silence_echoes
 
     silence_echoes()
     earlier = sys.unraisablehook
@@ -71,6 +68,13 @@ def whole_process() -> Iterator[None]:
         code = code or 1
     _flush(sys.stderr)
     sys.exit(code)
+
+
+def take_any_text() -> None:
+    """Have the output take names of slides that do not fit the terminal, as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
@@ -100,7 +104,7 @@ def errors_in_one_sentence(*, debug: Callable[[], bool]) -> Iterator[None]:
     So end WsitoolErrors and what the system refuses: disks, permissions, memory. Where nobody reads standard
     output any more it is 141, without a word. With `debug` errors pass as they are, others always do.
     """
-    from wsitool.sentences import one_sentence, printable, system_error
+    from wsitool.base.sentences import one_sentence, printable, system_error
 
     try:
         try:

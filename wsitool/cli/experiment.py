@@ -11,19 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsitool.cli.command import Command
-from wsitool.cli.options import image_size_option, json_option, out_option, penalty_option
+from wsitool.cli.declared import COMMA_LIST, declared
+from wsitool.cli.options import json_option, out_option
+from wsitool.experiment.plan import Plan, read_plan
 
 if TYPE_CHECKING:
-    from wsitool.experiment import Plan
     from wsitool.experiment.estimate import Estimate
 
 __all__ = ["command"]
 
 _PATH = click.Path()
-
-
-def _listed(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 def _percentages(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -58,50 +55,15 @@ def _rates(_: click.Context, __: click.Parameter, value: str | None) -> float | 
 )
 @out_option
 @click.option("--plan", "plan_file", type=_PATH, help="TOML or JSON file with these options as keys.")
-@click.option("--train", type=_PATH, multiple=True, help="Labelled stores.")
-@click.option("--test", type=_PATH, multiple=True, help="Stores to judge on; default: a share of the groups.")
-@click.option("--auxiliary", type=_PATH, multiple=True, help="Unlabelled stores of another organ.")
-@click.option("--labels", type=_PATH, help="CSV with file, label and optionally group.")
-@click.option(
-    "--methods", callback=_listed, help="Arms: supervised, METHOD, METHOD+auxiliary; comma between."
-)
-@click.option("--fractions", callback=_percentages, help="Percent of the labels [default: 5,25,50,100].")
-@click.option("--seeds", type=int, help="Label subsets and classifiers per cell [default: 3].")
-@click.option("--folds", type=int, help="Cross-validate over groups instead of a test set.")
-@click.option("--test-share", type=float, help="Share of groups held out without --test [default: 0.3].")
-@click.option("--backbone", help="Network, such as resnet50 or timm:NAME [default: resnet50].")
-@click.option("--init", help="Start of every arm: imagenet, random, or a file [default: imagenet].")
-@image_size_option("Side in pixels the network sees [default: the patches'].")
-@click.option("--head", type=click.Choice(["finetune", "linear", "knn"]), help="[default: finetune]")
-@click.option("--epochs", type=int, help="Of fine-tuning [default: 100].")
-@click.option("--batch-size", type=int, help="Of fine-tuning [default: 64].")
-@click.option("--lr", type=float, help="Of fine-tuning [default: 1e-4].")
-@click.option("--head-lr", type=float, help="Of the new layer [default: the same].")
-@click.option("--patience", type=int, help="Stop fine-tuning early after so many epochs.")
-@penalty_option
-@click.option("--validation", type=float, help="Share of the labelled subset to choose by [default: 0.2].")
-@click.option("--split", type=click.Choice(["group", "patch"]), help="Validation split [default: group].")
-@click.option(
-    "--pretrain-on",
-    type=click.Choice(["all", "labelled"]),
-    help="All training patches, or only the labelled subset [default: all].",
-)
-@click.option("--pretrain-epochs", type=int, help="[default: 100]")
-@click.option("--auxiliary-epochs", type=int, help="[default: as --pretrain-epochs]")
-@click.option("--pretrain-batch-size", type=int, help="[default: 64]")
+@declared(Plan, unset=True, without=("fractions",))
+@click.option("--fractions", callback=_percentages, help="Percent of the labels.  [default: 5,25,50,100]")
 @click.option(
     "--pretrain-lr",
     callback=_rates,
     metavar="LR[,LR...]",
-    help="Of several each cell takes the best on validation groups of its own subset [default: 3e-4].",
+    help="Of several each cell takes the best on validation groups of its own subset.  [default: 0.0003]",
 )
-@click.option("--preset", type=click.Choice(["paper", "histology"]), help="Augmentations [default: paper].")
-@click.option("--pretrain-seeds", type=int, help="Encoders pretrained per arm [default: 1].")
-@click.option("--seed", type=int, help="Seed of folds, pretraining and heads [default: 0].")
-@click.option(
-    "--allow-transductive", is_flag=True, default=None, help="Accept encoders that saw test groups."
-)
-@click.option("--devices", default="auto", show_default=True, callback=_listed, help="Such as cuda:0,cuda:1.")
+@click.option("--devices", default="auto", show_default=True, type=COMMA_LIST, help="Such as cuda:0,cuda:1.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done and about how long it takes.")
 @json_option
 def command(
@@ -117,14 +79,15 @@ def command(
     Finished cells are kept: the same command goes on where it was stopped. Ends with table2.md/.csv/.tex,
     results.json and report.html in --out.
     """
-    from wsitool.cli.console import console_reporter
-    from wsitool.experiment import Plan, experiment, read_plan
-    from wsitool.experiment.estimate import estimate
-
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if plan_file is None and "train" not in given:
         raise click.UsageError("Give --train STORES, or --plan FILE.")
     plan: Plan = Plan(**given) if plan_file is None else read_plan(plan_file, **given)
+
+    from wsitool.cli.console import console_reporter
+    from wsitool.experiment.estimate import estimate
+    from wsitool.experiment.run import experiment
+
     if dry_run:
         for line in _foreseen(plan, estimate(plan, out, device=devices[0]), len(devices)):
             click.echo(line)
@@ -134,8 +97,8 @@ def command(
     if as_json:
         click.echo(json.dumps(json.loads((out / "results.json").read_text()), indent=2))
         return
+    from wsitool.experiment.narrative import said_first, verdicts
     from wsitool.experiment.table import to_markdown
-    from wsitool.experiment.words import said_first, verdicts
 
     click.echo(to_markdown(result.results))
     for line in verdicts(result.results)[bool(said_first(result.results)) :]:  # the table begins with it

@@ -36,7 +36,7 @@ def command(path: Path, to: str, out: Path, shard_size: int, overwrite: bool) ->
     clam, trident and geojson (QuPath) get positions, imagefolder and webdataset the patches themselves. The
     same command run again leaves alone what it finished and does the rest.
     """
-    from wsitool.exporting import export_stores
+    from wsitool.curate.export.run import export_stores
 
     done = export_stores(
         path,

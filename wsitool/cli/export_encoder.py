@@ -31,7 +31,7 @@ __all__ = ["command"]
 )
 @image_size_option("Pixels of ONNX input.  [default: as in training]")
 def command(encoder: Path, to: str, out: Path, image_size: int | None) -> None:
-    from wsitool.backbones import export_encoder
+    from wsitool.backbones.export import export_encoder
 
     written = export_encoder(encoder, out, to=to, image_size=image_size)
     click.echo(

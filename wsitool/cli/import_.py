@@ -13,7 +13,7 @@ import click
 
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.options import json_option, out_option
-from wsitool.importing import DEFAULT_MIN_TISSUE, ImportResult
+from wsitool.curate.importing import DEFAULT_MIN_TISSUE, ImportResult
 
 __all__ = ["command"]
 
@@ -72,7 +72,7 @@ def command(
     folder says what became of each.
     """
     from wsitool.cli.console import console_reporter
-    from wsitool.importing import import_images
+    from wsitool.curate.importing import import_images
 
     result = import_images(
         folder,

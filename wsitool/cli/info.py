@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
+from wsitool.base.sentences import printable
 from wsitool.cli.command import Command
 from wsitool.cli.options import json_option
-from wsitool.sentences import printable
 
 __all__ = ["command"]
 
@@ -37,7 +37,7 @@ def command(path: str, as_json: bool) -> None:
 
     Lists are cut short; --json gives all of them.
     """
-    from wsitool.describe import describe
+    from wsitool.curate.describe import describe
 
     found = describe(path)
     if as_json:

@@ -8,10 +8,11 @@ import sys
 
 import click
 
+from wsitool.base.plugins import Plugin
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.options import json_option
 from wsitool.errors import WsitoolError
-from wsitool.plugins import InstalledMethod, installed_methods, load_method
+from wsitool.methods.registry import installed_methods, load_method
 
 __all__ = ["command"]
 
@@ -44,7 +45,7 @@ def command(check_imports: bool, as_json: bool) -> None:
         sys.exit(SOME_FAILED)
 
 
-def _state(method: InstalledMethod) -> str:
+def _state(method: Plugin) -> str:
     """Empty where the method loads, else the reason why not."""
     try:
         load_method(method.name)

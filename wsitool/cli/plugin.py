@@ -46,7 +46,7 @@ def command() -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to make.  [default: wsitool-NAME]")
 def new(name: str, out: Path | None) -> None:
     """Write a complete, installable project with a small working method NAME."""
-    from wsitool.scaffold import new_plugin
+    from wsitool.methods.scaffold import new_plugin
 
     made = new_plugin(name, out)
     click.echo(f"Wrote {made.folder}: {', '.join(made.files)}")

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsitool.cli.command import SOME_FAILED, Command
+from wsitool.cli.console import console_reporter
+from wsitool.cli.declared import declared, take
 from wsitool.cli.options import json_option, out_option
+from wsitool.predict.options import PredictOptions
 
 if TYPE_CHECKING:
-    from wsitool.classify.summary import SlideSummary
+    from wsitool.predict.slide_summary import SlideSummary
 
 __all__ = ["command"]
 
@@ -32,26 +35,7 @@ _KNOWS = "Whatever a slide shows is called one of "
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("inputs", type=click.Path(path_type=Path), nargs=-1, required=True)
 @out_option
-@click.option("--mpp", type=float, help="Resolution to read at in um/px; default: that of the training.")
-@click.option("--level", type=int, help="Instead: a level of the slide, as it is.")
-@click.option("--stride", type=int, help="Pixels from patch to patch; default: the patch size.")
-@click.option("--min-tissue", type=float, default=0.5, show_default=True, help="Least share of tissue.")
-@click.option("--default-mpp", type=float, help="um/px of level 0 for slides that state none.")
-@click.option("--reader", default="auto", show_default=True, help="auto, tiff, openslide or image.")
-@click.option("--accept-mpp", is_flag=True, help="Accept a resolution more than 10 % off the training's.")
-@click.option(
-    "--least-lead",
-    type=float,
-    default=0.2,
-    show_default=True,
-    help="Least lead of the highest mean probability over the next, else uncertain.",
-)
-@click.option(
-    "--least-patches", type=int, default=5, show_default=True, help="Fewer patches than this: uncertain."
-)
-@click.option("--batch-size", type=int, default=64, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--threads", type=int, default=2, show_default=True, help="Threads that decode ahead.")
+@declared(PredictOptions)
 @json_option
 def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Judge every patch of slides or stores by a classifier.
@@ -64,10 +48,11 @@ def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **opt
     another class, where there are fewer than --least-patches, or where the classifier was not found to be
     better than guessing. The share of patches called a class says nothing of how sure each call is.
     """
-    from wsitool.classify.predict import PredictOptions, predict
-    from wsitool.cli.console import console_reporter
 
-    chosen = PredictOptions(**options)
+    chosen = take(PredictOptions, options)
+
+    from wsitool.predict.run import predict
+
     rule = chosen.rule.sentence()
     result = predict(run, inputs, out, options=chosen, reporter=console_reporter(quiet=as_json))
     if as_json:
@@ -89,7 +74,7 @@ def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **opt
 
 def _line(found: SlideSummary) -> str:
     """One slide: the verdict, how probable each class is on average, and how many patches are called so."""
-    from wsitool.classify.verdict import as_probability, as_share
+    from wsitool.predict.verdict import as_probability, as_share
 
     verdict = found.verdict
     because = f" ({verdict.reason})" if verdict.uncertain else ""

@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 import click
 
+from wsitool.base.interrupt import Interrupted
 from wsitool.cli.command import Command
 from wsitool.cli.console import console_reporter
-from wsitool.cli.options import image_size_option, json_option, out_option, seed_option
+from wsitool.cli.declared import DeclaredOption, declared
+from wsitool.cli.options import json_option, out_option
 from wsitool.errors import PluginError, WsitoolError
-from wsitool.interrupt import Interrupted
-from wsitool.params import HParam
+from wsitool.training.config import PretrainConfig
 
 __all__ = ["METHOD_PREFIX", "MethodCommand", "command"]
 
@@ -24,7 +25,7 @@ _PARAMS = "wsitool.method_params"
 METHOD_PREFIX = "method__"
 
 
-class _MethodOption(click.Option):
+class _MethodOption(DeclaredOption):
     """An option that belongs to the method, shown in its own section of the help."""
 
 
@@ -45,10 +46,11 @@ class MethodCommand(Command):
         return super().parse_args(ctx, args)
 
     def _method_options(self, name: str) -> list[click.Option]:
-        from wsitool.plugins import load_method, origin_of
+        from wsitool.methods.registry import load_method, origin_of
 
         taken = {option for parameter in self.params for option in parameter.opts}
-        options = [_option(spec) for spec in load_method(name).params_type.hparams()]
+        specs = load_method(name).params_type.hparams()
+        options = [_MethodOption(spec, prefix=METHOD_PREFIX, unset=True) for spec in specs]
         for option in options:
             if taken & set(option.opts):
                 raise PluginError(
@@ -90,27 +92,6 @@ def _peek(args: Sequence[str], option: str) -> str | None:
     return None
 
 
-def _option(spec: HParam) -> _MethodOption:
-    flag = spec.name.replace("_", "-")
-    declaration = f"--{flag}/--no-{flag}" if spec.type is bool else f"--{flag}"
-    notes = [spec.bounds_text()] if spec.bounds_text() and spec.choices is None else []
-    if spec.default is not None:
-        notes.append(f"default: {_shown(spec)}")
-    return _MethodOption(
-        [declaration, f"{METHOD_PREFIX}{spec.name}"],
-        type=click.Choice([str(choice) for choice in spec.choices]) if spec.choices else spec.type,
-        default=None,  # so that a preset knows what was given
-        help="  ".join([spec.help, *(f"[{note}]" for note in notes)]),
-    )
-
-
-def _shown(spec: HParam) -> str:
-    if spec.type is bool:
-        flag = spec.name.replace("_", "-")
-        return flag if spec.default else f"no-{flag}"
-    return str(spec.default)
-
-
 @click.command(
     "pretrain",
     cls=MethodCommand,
@@ -123,53 +104,8 @@ def _shown(spec: HParam) -> str:
     """,
 )
 @click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
-@click.option("--method", required=True, metavar="NAME", help="SSL method; see 'wsitool methods'.")
 @out_option
-@click.option("--preset", default="paper", show_default=True, help="Method defaults: paper or histology.")
-@click.option(
-    "--backbone",
-    help="Network, e.g. resnet18 or timm:vit_small_patch16_224.  [default: --init's, else resnet50]",
-)
-@click.option(
-    "--init", default="imagenet", show_default=True, help="imagenet, random, a run folder, or a weights file."
-)
-@click.option("--epochs", default=100, show_default=True, help="Times every patch is seen.")
-@click.option("--batch-size", default=64, show_default=True, help="Patches per step and device.")
-@click.option(
-    "--accumulate", default=1, show_default=True, help="Batches per optimiser step; adds no negatives."
-)
-@image_size_option("Pixels the patches are resized to.  [default: their own size]")
-@click.option("--optimizer", default="adam", show_default=True, help="adam, adamw, sgd or lars.")
-@click.option("--lr", default=3e-4, show_default=True, help="Highest learning rate.")
-@click.option("--schedule", default="cosine", show_default=True, help="cosine or constant.")
-@click.option(
-    "--warmup", default=0.0, show_default=True, help="Share of the steps with a rising learning rate."
-)
-@click.option("--weight-decay", default=1e-6, show_default=True, help="Not applied to biases and norms.")
-@click.option("--precision", default="32", show_default=True, help="32, bf16 or 16 (mixed).")
-@click.option(
-    "--accelerator", default="auto", show_default=True, help="auto, cpu, gpu, ... (Lightning's names)."
-)
-@click.option("--devices", default=1, show_default=True, help="Devices per node.")
-@click.option("--num-nodes", default=1, show_default=True, help="Machines.")
-@click.option("--strategy", default="auto", show_default=True, help="Lightning's name, e.g. ddp.")
-@click.option("--threads", default=2, show_default=True, help="Reader threads.")
-@click.option(
-    "--save-every",
-    type=int,
-    help="Steps between checkpoints.  [default: at ends of epochs a minute apart, and every 10 minutes]",
-)
-@click.option(
-    "--holdout", default=0.0, show_default=True, help="Share of patients kept apart for the validation loss."
-)
-@click.option(
-    "--probe-every",
-    default=0,
-    show_default=True,
-    help="Epochs between probes of the labels, if there are any.",
-)
-@click.option("--logger", default="none", show_default=True, help="none or tensorboard, beside metrics.csv.")
-@seed_option
+@declared(PretrainConfig)
 @click.option(
     "--resume",
     is_flag=False,
@@ -181,21 +117,19 @@ def _shown(spec: HParam) -> str:
 @click.option("--overwrite", is_flag=True, help="Replace a run in OUT.")
 @json_option
 def command(stores: tuple[str, ...], out: Path, as_json: bool, resume: str | None, **options: Any) -> None:
-    from wsitool.training import is_first_process, pretrain
-
     own = {name.removeprefix(METHOD_PREFIX) for name in options if name.startswith(METHOD_PREFIX)}
     params = {name: options.pop(METHOD_PREFIX + name) for name in own}
     params = {name: value for name, value in params.items() if value is not None}
+    config = {name: options[name] for name in PretrainConfig.names()}
+    PretrainConfig(**config, params=params)  # what cannot be is said before torch is imported
+
+    from wsitool.training.lightning import is_first_process
+    from wsitool.training.run import pretrain
+
     goes_on: bool | Literal["auto"] = "auto" if resume == "auto" else resume is not None
+    reporter = console_reporter(quiet=as_json)
     try:
-        result = pretrain(
-            stores,
-            out=out,
-            params=params,
-            resume=goes_on,
-            reporter=console_reporter(quiet=as_json),
-            **options,
-        )
+        result = pretrain(stores, out=out, params=params, resume=goes_on, reporter=reporter, **options)
     except Interrupted as stop:
         if is_first_process():
             raise

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsitool.base.interrupt import progress_on_stop
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
-from wsitool.cli.options import json_option, quality_changes
+from wsitool.cli.declared import declared, given
+from wsitool.cli.options import json_option
 from wsitool.errors import StoreError, UsageError, WsitoolError
-from wsitool.interrupt import progress_on_stop
+from wsitool.slides.spec import QualityThresholds, TileSpec
 
 if TYPE_CHECKING:
-    from wsitool.refiltering import RefilterResult
+    from wsitool.curate.refiltering import RefilterResult
 
 __all__ = ["command"]
 
@@ -32,8 +34,8 @@ __all__ = ["command"]
     """,
 )
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--min-tissue", type=float, help="Least share of tissue in a patch.")
-@quality_changes
+@declared(TileSpec, unset=True, only=("min_tissue",))
+@declared(QualityThresholds, unset=True)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Write to this store or folder and leave PATH as it is."
 )
@@ -41,17 +43,7 @@ __all__ = ["command"]
 @click.option("--dry-run", is_flag=True, help="Say what would change; write nothing.")
 @json_option
 def command(
-    path: Path,
-    min_tissue: float | None,
-    min_sharpness: float | None,
-    max_pen: float | None,
-    max_fold: float | None,
-    max_white: float | None,
-    max_black: float | None,
-    out: Path | None,
-    slide: Path | None,
-    dry_run: bool,
-    as_json: bool,
+    path: Path, out: Path | None, slide: Path | None, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
     """Decide again which patches stay, by stored scores.
 
@@ -59,18 +51,10 @@ def command(
     back only with --slide. Where they could not come back (imported images, a slide that is gone) none is
     dropped in place: name --out. Slides.csv, images.csv and the preview follow.
     """
-    from wsitool.refiltering import refilter
-    from wsitool.store import SUFFIXES, find_stores
+    from wsitool.curate.refiltering import refilter
+    from wsitool.store.opening import SUFFIXES, find_stores
 
-    options = {
-        "min_tissue": min_tissue,
-        "min_sharpness": min_sharpness,
-        "max_pen": max_pen,
-        "max_fold": max_fold,
-        "max_white": max_white,
-        "max_black": max_black,
-    }
-    changes = {name: value for name, value in options.items() if value is not None}
+    changes = given(TileSpec, options) | given(QualityThresholds, options)
     if not changes:
         raise UsageError("Give at least one limit to change, as in --min-tissue 0.7.")
     stores = find_stores(path)

@@ -6,19 +6,19 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsitool.annotations import LabelRule
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
-from wsitool.cli.options import json_option, out_option, quality_options
-from wsitool.grid import Resample, TileSpec
-from wsitool.quality import QualityThresholds
-from wsitool.readers import READERS
-from wsitool.store.schema import Codec
-from wsitool.tiling import RunResult, SlideResult, tile_slides
+from wsitool.cli.declared import declared, take
+from wsitool.cli.options import json_option, out_option
+from wsitool.slides.spec import QualityThresholds, TileSpec
+from wsitool.tiling.options import TileOptions
+
+if TYPE_CHECKING:
+    from wsitool.tiling.results import RunResult, SlideResult
 
 __all__ = ["command", "summary"]
 
@@ -33,133 +33,17 @@ wsitool tile slides/ --out stores --annotations outlines/ --label-map classes.js
 @click.command("tile", cls=Command, examples=_EXAMPLES, help="Cut slides into patch stores.")
 @click.argument("slides", nargs=-1, required=True, type=click.Path())
 @out_option
-@click.option("--patch-size", default=224, show_default=True, help="Side of a patch in pixels.")
-@click.option("--mpp", type=float, help="Resolution of the patches in um per pixel.  [default: 0.5]")
-@click.option("--magnification", type=float, help="Resolution as an objective power, as in 20.")
-@click.option("--level", type=int, help="Take this level's pixels as they are (0 is the finest).")
-@click.option("--stride", type=int, help="Distance of patches in pixels.  [default: the patch size]")
-@click.option("--min-tissue", default=0.5, show_default=True, help="Least share of tissue in a patch.")
-@quality_options
-@click.option(
-    "--mpp-tolerance",
-    default=0.02,
-    show_default=True,
-    help="A level this near (relative) to --mpp is taken as it is, not resampled.",
-)
-@click.option(
-    "--resample",
-    type=click.Choice(get_args(Resample)),
-    default="auto",
-    show_default=True,
-    help="Exact area mean, or the JPEG decoder's own 1/2, 1/4, 1/8; auto: fast where above 45 dB.",
-)
-@click.option(
-    "--format", type=click.Choice(["hdf5", "zarr"]), default="hdf5", show_default=True, help="Of stores."
-)
-@click.option(
-    "--codec",
-    type=click.Choice(get_args(Codec)),
-    default="jpeg",
-    show_default=True,
-    help="jpeg: small, lossy; raw: exact; native: the slide's own JPEG tiles, exact and small.",
-)
-@click.option("--quality", default=90, show_default=True, help="JPEG quality, 1 to 100.")
-@click.option(
-    "--reader", type=click.Choice(READERS), default="auto", show_default=True, help="What reads the slides."
-)
-@click.option("--default-mpp", type=float, help="um per level-0 pixel of slides that do not state it.")
-@click.option("--group-regex", help="Takes the patient from the slide's name: first group, or whole match.")
-@click.option(
-    "--annotations", type=click.Path(), help="File, or folder with <slide>.xml or .geojson: labels."
-)
-@click.option("--label-map", type=click.Path(), help="JSON or CSV: which class each region name means.")
-@click.option(
-    "--label-rule",
-    type=click.Choice(get_args(LabelRule)),
-    default="area",
-    show_default=True,
-    help="A patch has the class that covers half of it, or the one at its centre.",
-)
-@click.option("--workers", type=int, help="Slides tiled at once, each in its own process.")
-@click.option("--shard", metavar="i/N", help="Tile the i-th of N parts of the list, as in a SLURM array.")
-@click.option("--dask", metavar="ADDRESS", help="Tile on the dask cluster with this scheduler.")
-@click.option("--overwrite", is_flag=True, help="Replace stores that exist.")
-@click.option("--max-failures", type=int, help="Give a slide up after this many unreadable patches.")
-@click.option("--dry-run", is_flag=True, help="Say what would be kept; write nothing.")
+@declared(TileSpec, QualityThresholds, TileOptions)
 @json_option
-def command(
-    slides: tuple[str, ...],
-    out: Path,
-    patch_size: int,
-    mpp: float | None,
-    magnification: float | None,
-    level: int | None,
-    stride: int | None,
-    min_tissue: float,
-    min_sharpness: float | None,
-    max_pen: float,
-    max_fold: float,
-    max_white: float,
-    max_black: float,
-    mpp_tolerance: float,
-    resample: Resample,
-    format: Any,
-    codec: Codec,
-    quality: int,
-    reader: str,
-    default_mpp: float | None,
-    group_regex: str | None,
-    annotations: str | None,
-    label_map: str | None,
-    label_rule: LabelRule,
-    workers: int | None,
-    shard: str | None,
-    dask: str | None,
-    overwrite: bool,
-    max_failures: int | None,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+def command(slides: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
     """See the help; SLIDES are files, folders, or a CSV with path and optional mpp, group, label columns."""
-    thresholds = QualityThresholds(
-        min_sharpness=min_sharpness,
-        max_pen=max_pen,
-        max_fold=max_fold,
-        max_white=max_white,
-        max_black=max_black,
-    )
-    spec = TileSpec(
-        patch_size=patch_size,
-        mpp=mpp,
-        magnification=magnification,
-        level=level,
-        stride=stride,
-        min_tissue=min_tissue,
-        mpp_tolerance=mpp_tolerance,
-        resample=resample,
-        codec=codec,
-        quality=quality,
-        limits=thresholds.limits,
-    )
-    result = tile_slides(
-        slides,
-        out,
-        spec,
-        format=format,
-        reader=reader,
-        default_mpp=default_mpp,
-        group_regex=group_regex,
-        annotations=annotations,
-        label_map=label_map,
-        label_rule=label_rule,
-        workers=workers,
-        shard=shard,
-        dask=dask,
-        overwrite=overwrite,
-        max_failures=max_failures,
-        dry_run=dry_run,
-        reporter=console_reporter(quiet=as_json),
-    )
+    limits = take(QualityThresholds, options).limits
+    spec = take(TileSpec, options, limits=limits)
+    run = take(TileOptions, options)
+
+    from wsitool.tiling.run import tile_slides
+
+    result = tile_slides(slides, out, spec, **run.to_dict(), reporter=console_reporter(quiet=as_json))
     click.echo(json.dumps(result.to_dict(), indent=2) if as_json else summary(result))
     if result.unlisted:
         click.echo(f"Error: slides.csv lacks slides of this run: {result.unlisted}", err=True)

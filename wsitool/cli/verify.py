@@ -36,7 +36,7 @@ def command(path: Path, slide: Path | None, samples: int, seed: int, as_json: bo
 
     PATH is a store or a folder of them. With --slide, random patches are compared with the slide's pixels.
     """
-    from wsitool.verify import verify_stores
+    from wsitool.curate.verifying import verify_stores
 
     reports = verify_stores(
         path, slide=slide, samples=samples, seed=seed, reporter=console_reporter(quiet=as_json)

@@ -46,9 +46,9 @@ def command(
     seed: int,
     **options: Any,
 ) -> None:
+    from wsitool.methods.example_views import example_views
     from wsitool.report.contact_sheet import contact_sheet
-    from wsitool.store import open_collection
-    from wsitool.training.example_views import example_views
+    from wsitool.store.collection import open_collection
 
     params = {name.removeprefix(METHOD_PREFIX): value for name, value in options.items() if value is not None}
     columns = example_views(

@@ -18,18 +18,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.backbones import Encoder, build_backbone
-from wsitool.classify.features import encode, predict_logits
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.features import encode
+from wsitool.base.files import replace_file
+from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.fit import Fitted, fit_classifier
 from wsitool.classify.heads import head_logits
-from wsitool.classify.labels import LabelledPatches
-from wsitool.classify.leakage import check_pretraining
-from wsitool.classify.subsets import balanced_subset, subset_hash
+from wsitool.classify.logits import predict_logits
+from wsitool.evaluation.labels import LabelledPatches
+from wsitool.evaluation.leakage import check_pretraining
+from wsitool.evaluation.subsets import balanced_subset, subset_hash
+from wsitool.experiment.evaluation_splits import Cell, Round, View, open_rounds
 from wsitool.experiment.plan import Plan
-from wsitool.experiment.rounds import Cell, Round, View, open_rounds
 from wsitool.experiment.stages import ensure, last_stages, start_keys
-from wsitool.progress import SILENT, Reporter
-from wsitool.report.files import replace_file
 
 __all__ = ["CellResult", "is_finished", "run_cell"]
 

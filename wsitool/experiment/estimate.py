@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsitool.classify.speed import seconds_per_image
-from wsitool.classify.subsets import per_class_count
+from wsitool.evaluation.subsets import per_class_count
 from wsitool.experiment.cells import is_finished
-from wsitool.experiment.checks import check_plan
+from wsitool.experiment.evaluation_splits import all_cells, open_rounds
 from wsitool.experiment.plan import Plan
-from wsitool.experiment.rounds import all_cells, open_rounds
+from wsitool.experiment.preflight import check_plan
 from wsitool.experiment.stages import Pretraining, pretrainings
+from wsitool.methods.registry import load_method
 
 __all__ = ["Estimate", "estimate"]
-
-# Images a method puts through the encoder for each patch; others are taken to make two views.
-_VIEWS = {"rotation": 4, "jitter-rotation": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +43,9 @@ def estimate(plan: Plan, out: Path, *, device: str = "auto") -> Estimate:
     left = [cell for cell in cells if not is_finished(plan, cell, out)]
     rounds = open_rounds(plan)
     ahead = [stage for stage in stages.values() if not stage.finished]
-    pretrained = sum(_VIEWS.get(stage.method, 2) * stage.patches * stage.epochs for stage in ahead)
+    pretrained = sum(
+        load_method(stage.method).images_per_patch * stage.patches * stage.epochs for stage in ahead
+    )
     trained = forward = 0
     for cell in left:
         train = rounds[cell.round].train.patches

@@ -16,14 +16,14 @@ from multiprocessing import connection
 from multiprocessing.queues import Queue
 from pathlib import Path
 
+from wsitool.base.interrupt import Interrupted
+from wsitool.base.machine import explain_memory
+from wsitool.base.paths import as_list
+from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import TrainingError
 from wsitool.experiment.cells import CellResult, run_cell
+from wsitool.experiment.evaluation_splits import Cell, all_cells
 from wsitool.experiment.plan import Plan, percent
-from wsitool.experiment.rounds import Cell, all_cells
-from wsitool.interrupt import Interrupted
-from wsitool.machine import explain_memory
-from wsitool.paths import as_list
-from wsitool.progress import SILENT, Reporter
 
 __all__ = ["chains_of", "run_grid"]
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import tomllib
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from wsitool.base.json_files import parse_json, read_text, typed
+from wsitool.base.parameters import Params, hparam, internal, same_as
+from wsitool.base.paths import as_list
 from wsitool.classify.settings import Head, Penalty, Settings
-from wsitool.classify.splits import SplitBy
 from wsitool.errors import UsageError
-from wsitool.json_files import parse_json, read_text, typed
-from wsitool.paths import as_list
+from wsitool.evaluation.splits import SplitBy
 from wsitool.store.schema import LARGEST_PATCH
+from wsitool.training.config import PretrainConfig
 
 __all__ = ["ARMS", "Arm", "Plan", "percent", "read_plan"]
 
@@ -44,7 +45,7 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Params):
     """The whole experiment; paths as given, fractions in (0, 1], defaults the paper's.
 
     Judged on `test`, or by `folds` over groups, or on a held-out `test_share` of the groups. Pretraining sees
@@ -53,42 +54,47 @@ class Plan:
     each cell takes the one whose classifier has the lowest loss on validation groups of its own subset.
     """
 
-    train: tuple[str, ...]
-    test: tuple[str, ...] = ()
-    auxiliary: tuple[str, ...] = ()
-    labels: str | None = None
-    methods: tuple[str, ...] = ARMS
-    fractions: tuple[float, ...] = (0.05, 0.25, 0.5, 1.0)
-    seeds: int = 3
-    folds: int | None = None
-    test_share: float = 0.3
-    seed: int = 0
-    backbone: str | None = None
-    init: str = "imagenet"
-    image_size: int | None = None
-    head: Head = "finetune"
-    epochs: int = 100
-    batch_size: int = 64
-    lr: float = 1e-4
-    head_lr: float | None = None
-    patience: int | None = None
-    c: Penalty = None
-    validation: float = 0.2
-    split: SplitBy = "group"
-    pretrain_on: Literal["all", "labelled"] = "all"
-    pretrain_epochs: int = 100
-    auxiliary_epochs: int | None = None
-    pretrain_batch_size: int = 64
-    pretrain_lr: float | tuple[float, ...] = 3e-4
-    preset: str = "paper"
-    pretrain_seeds: int = 1
-    allow_transductive: bool = False
+    train: tuple[str, ...] = hparam(MISSING, "Labelled stores.", repeat=True)
+    test: tuple[str, ...] = hparam((), "Stores to judge on; without them a share of the groups.", repeat=True)
+    auxiliary: tuple[str, ...] = hparam((), "Unlabelled stores of another organ.", repeat=True)
+    labels: str | None = hparam(None, "CSV with file, label and optionally group.")
+    methods: tuple[str, ...] = hparam(ARMS, "Arms: supervised, METHOD, METHOD+auxiliary; comma between.")
+    fractions: tuple[float, ...] = hparam((0.05, 0.25, 0.5, 1.0), "Shares of the labels.", gt=0, le=1)
+    seeds: int = hparam(3, "Label subsets and classifiers per cell.", ge=1, le=_MOST)
+    folds: int | None = hparam(None, "Cross-validate over groups instead of a test set.", ge=2, le=_MOST)
+    test_share: float = hparam(0.3, "Share of groups held out without --test.", gt=0, lt=1)
+    backbone: str | None = hparam(None, "Network, such as resnet50 or timm:NAME; without it resnet50.")
+    init: str = hparam("imagenet", "Start of every arm: imagenet, random, or a file.")
+    image_size: int | None = hparam(
+        None, "What the network sees; without it the patches' size.", ge=8, le=LARGEST_PATCH, unit="px"
+    )
+    head: Head = same_as(Settings, "head")
+    epochs: int = same_as(Settings, "epochs")
+    batch_size: int = same_as(Settings, "batch_size")
+    lr: float = same_as(Settings, "lr")
+    head_lr: float | None = same_as(Settings, "head_lr")
+    patience: int | None = same_as(Settings, "patience")
+    c: Penalty = same_as(Settings, "c")
+    validation: float = same_as(Settings, "validation")
+    split: SplitBy = same_as(Settings, "split")
+    pretrain_on: Literal["all", "labelled"] = hparam(
+        "all", "All training patches, or only the labelled subset."
+    )
+    pretrain_epochs: int = same_as(PretrainConfig, "epochs")
+    auxiliary_epochs: int | None = hparam(None, "Of the auxiliary stage; without it --pretrain-epochs.", ge=1)
+    pretrain_batch_size: int = same_as(PretrainConfig, "batch_size")
+    pretrain_lr: float | tuple[float, ...] = internal(3e-4)
+    preset: str = same_as(PretrainConfig, "preset")
+    pretrain_seeds: int = hparam(1, "Encoders pretrained per arm.", ge=1)
+    seed: int = hparam(0, "Seed of folds, pretraining and heads.", ge=0, le=2**32 - 1)
+    allow_transductive: bool = hparam(False, "Accept encoders that saw test groups.")
 
     def __post_init__(self) -> None:
         """UsageError naming what cannot work."""
         for name in ("train", "test", "auxiliary", "methods"):
             items = tuple(str(item) for item in as_list(getattr(self, name)))
             object.__setattr__(self, name, items)  # frozen: this is its one way in
+        super().__post_init__()
         for arm in self.arms:
             if arm.auxiliary and not self.auxiliary:
                 raise UsageError(
@@ -98,27 +104,8 @@ class Plan:
             (bool(self.train), "--train must name at least one store"),
             (len(set(self.methods)) == len(self.methods) > 0, "--methods must name each arm once"),
             (len(set(self.fractions)) == len(self.fractions) > 0, "--fractions must name each share once"),
-            (
-                all(0 < share <= 1 for share in self.fractions),
-                "--fractions are percentages above 0, up to 100",
-            ),
-            (1 <= self.seeds <= _MOST, f"--seeds must be from 1 to {_MOST}"),
-            (self.folds is None or 2 <= self.folds <= _MOST, f"--folds must be from 2 to {_MOST}"),
-            (0 <= self.seed < 2**32, "--seed must be from 0 to 4294967295"),
-            (
-                self.image_size is None or 8 <= self.image_size <= LARGEST_PATCH,
-                f"--image-size must be from 8 to {LARGEST_PATCH}",
-            ),
-            (self.pretrain_batch_size >= 2, "--pretrain-batch-size must be at least 2"),
-            (
-                self.auxiliary_epochs is None or self.auxiliary_epochs >= 1,
-                "--auxiliary-epochs must be at least 1",
-            ),
             (1 <= self.pretrain_seeds <= self.seeds, "--pretrain-seeds must be from 1 to --seeds"),
-            (0 < self.test_share < 1, "--test-share must be between 0 and 1"),
             (not (self.test and self.folds), "--test and --folds exclude each other"),
-            (self.pretrain_on in ("all", "labelled"), "--pretrain-on must be all or labelled"),
-            (self.pretrain_epochs >= 1, "--pretrain-epochs must be at least 1"),
             (_are_rates(self.pretrain_lrs), "--pretrain-lr must be above 0, each value once"),
             (
                 len(self.pretrain_lrs) == 1 or self.validates,
@@ -159,9 +146,6 @@ class Plan:
             split=self.split,
             device=device,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 def percent(fraction: float) -> str:

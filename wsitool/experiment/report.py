@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from wsitool.base.files import replace_file, write_json
 from wsitool.experiment import table
+from wsitool.experiment.narrative import caveats, choices, said_first, verdicts
 from wsitool.experiment.plan import percent
 from wsitool.experiment.results import Results, as_json
-from wsitool.experiment.words import caveats, choices, said_first, verdicts
 from wsitool.report.confusion import draw_confusion
 from wsitool.report.efficiency import EfficiencyCurve, draw_efficiency
-from wsitool.report.files import replace_file, write_json
 from wsitool.report.page import Page
 from wsitool.report.reliability import draw_reliability
 

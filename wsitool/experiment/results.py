@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.classify.calibration import softmax
-from wsitool.classify.guessing import Guessing, against_guessing
-from wsitool.classify.judge import mean_by
-from wsitool.classify.metrics import METRICS, confusion_matrix, score
-from wsitool.classify.statistics import Comparison, Interval, group_intervals, paired_comparison
+from wsitool.evaluation.calibration import softmax
+from wsitool.evaluation.guessing import Guessing, against_guessing
+from wsitool.evaluation.metrics import METRICS, confusion_matrix, score
+from wsitool.evaluation.statistics import Comparison, Interval, group_intervals, paired_comparison
+from wsitool.evaluation.summary import mean_by
 from wsitool.experiment.cells import CellResult
+from wsitool.experiment.evaluation_splits import Cell, Round, open_rounds
 from wsitool.experiment.plan import Plan
-from wsitool.experiment.rounds import Cell, Round, open_rounds
 
 __all__ = ["ArmResult", "Results", "as_json", "summarise"]
 

@@ -7,19 +7,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsitool.classify.duplicates import Hashes, hash_patches, near_duplicates
+from wsitool.base.files import check_writable, write_json
+from wsitool.base.lock import locked
+from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.outputs import describe_patches
-from wsitool.classify.subsets import balanced_subset
+from wsitool.evaluation.duplicates import Hashes, hash_patches, near_duplicates
+from wsitool.evaluation.subsets import balanced_subset
 from wsitool.experiment.cells import CellResult
-from wsitool.experiment.checks import check_plan
+from wsitool.experiment.evaluation_splits import Round, View, open_rounds
 from wsitool.experiment.grid import run_grid
 from wsitool.experiment.plan import Plan
+from wsitool.experiment.preflight import check_plan
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, summarise
-from wsitool.experiment.rounds import Round, View, open_rounds
-from wsitool.lock import locked
-from wsitool.progress import SILENT, Reporter
-from wsitool.report.files import check_writable, write_json
 
 __all__ = ["ExperimentResult", "experiment"]
 

@@ -13,17 +13,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from wsitool.backbones import encoder_file, read_card
-from wsitool.backbones.files import file_digest
-from wsitool.classify.subsets import balanced_subset
+from wsitool.backbones.card import read_card
+from wsitool.backbones.files import encoder_file, file_digest
+from wsitool.base.files import write_json
+from wsitool.base.progress import Reporter
 from wsitool.errors import EncoderError, TrainingError
+from wsitool.evaluation.subsets import balanced_subset
+from wsitool.experiment.evaluation_splits import Cell, Round, all_cells, open_rounds
 from wsitool.experiment.plan import Plan
-from wsitool.experiment.rounds import Cell, Round, all_cells, open_rounds
-from wsitool.progress import Reporter
-from wsitool.report.files import write_json
 from wsitool.store.collection import Collection, open_collection
-from wsitool.training import pretrain
 from wsitool.training.checkpoint import load_checkpoint
+from wsitool.training.run import pretrain
 
 __all__ = ["Pretraining", "Stage", "ensure", "last_stages", "pretrainings", "start_keys"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 
-from wsitool.classify.metrics import METRICS
+from wsitool.evaluation.metrics import METRICS
+from wsitool.experiment.narrative import said_first
 from wsitool.experiment.plan import percent
 from wsitool.experiment.results import ArmResult, Results
-from wsitool.experiment.words import said_first
 
 __all__ = ["headers", "rows", "to_csv", "to_latex", "to_markdown"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wsitool.store import Collection
+from wsitool.store.collection import Collection
 
 __all__ = ["PatchDataset"]
 

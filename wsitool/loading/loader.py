@@ -18,7 +18,8 @@ from wsitool.errors import CorruptStoreError, UsageError
 from wsitool.loading.buffers import PinnedRing, SharedBuffers
 from wsitool.loading.order import Balance, Plan, balanced_order, shuffled_order
 from wsitool.loading.stats import BadPatch, LoaderStats
-from wsitool.store import Collection, Tally
+from wsitool.store.collection import Collection
+from wsitool.store.reader import Tally
 
 __all__ = ["Batch", "PatchLoader"]
 

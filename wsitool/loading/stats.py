@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
-from wsitool.store import Tally
+from wsitool.store.reader import Tally
 
 __all__ = ["BadPatch", "LoaderStats"]
 

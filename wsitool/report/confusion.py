@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from wsitool.report.files import replace_file
+from wsitool.base.files import replace_file
 from wsitool.report.texts import literal
 
 __all__ = ["draw_confusion"]

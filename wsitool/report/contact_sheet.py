@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from wsitool.report.files import replace_file
+from wsitool.base.files import replace_file
 
 __all__ = ["contact_sheet", "draw_contact_sheet"]
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from wsitool.report.files import replace_file
+from wsitool.base.files import replace_file
 
 __all__ = ["Curve", "Panel", "save_curves"]
 
@@ -58,13 +58,13 @@ def save_curves(path: Path, panels: Sequence[Panel], *, x_label: str = "step") -
 
 def _draw(axis: Axes, panel: Panel) -> None:
     for index, curve in enumerate(panel.curves):
-        colour = f"C{index}"
+        color = f"C{index}"
         if curve.smooth and len(curve.y) > 20:
-            axis.plot(curve.x, curve.y, color=colour, alpha=0.25, linewidth=0.8)
-            axis.plot(curve.x, _moving_average(curve.y), color=colour, label=curve.label)
+            axis.plot(curve.x, curve.y, color=color, alpha=0.25, linewidth=0.8)
+            axis.plot(curve.x, _moving_average(curve.y), color=color, label=curve.label)
         else:
             marker = "o" if len(curve.y) < 20 else None
-            axis.plot(curve.x, curve.y, color=colour, label=curve.label, marker=marker, markersize=3)
+            axis.plot(curve.x, curve.y, color=color, label=curve.label, marker=marker, markersize=3)
     if panel.chance is not None:
         axis.axhline(panel.chance, color="grey", linestyle=":", linewidth=1, label="chance")
     if panel.log:

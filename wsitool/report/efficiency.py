@@ -9,12 +9,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from wsitool.report.files import replace_file
+from wsitool.base.files import replace_file
 
 __all__ = ["EfficiencyCurve", "draw_efficiency"]
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
-_COLOURS = ("#23202a", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9")
+_COLORS = ("#23202a", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +35,11 @@ def draw_efficiency(
     figure = Figure(figsize=(7.2, 4.4), dpi=130, layout="constrained")
     axes = figure.add_subplot()
     for index, curve in enumerate(curves):
-        colour = _COLOURS[index % len(_COLOURS)]
+        color = _COLORS[index % len(_COLORS)]
         x = [100 * fraction for fraction in curve.fractions]
-        axes.plot(x, curve.values, marker="o", markersize=4, color=colour, label=curve.name)
+        axes.plot(x, curve.values, marker="o", markersize=4, color=color, label=curve.name)
         if curve.low is not None and curve.high is not None:
-            axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.10, linewidth=0)
+            axes.fill_between(x, curve.low, curve.high, color=color, alpha=0.10, linewidth=0)
     if mark is not None:
         axes.axhline(mark, color="#777", linestyle=":", linewidth=1)
     ticks = sorted({100 * fraction for curve in curves for fraction in curve.fractions})

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.report.files import replace_file_in_parts
+from wsitool.base.files import replace_file_in_parts
 
-__all__ = ["class_colours", "collection_of", "tile_feature", "write_geojson"]
+__all__ = ["class_colors", "collection_of", "tile_feature", "write_geojson"]
 
-_COLOURS = (
+_COLORS = (
     (0, 114, 178),
     (213, 94, 0),
     (0, 158, 115),
@@ -26,9 +26,9 @@ _COLOURS = (
 )
 
 
-def class_colours(classes: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+def class_colors(classes: Sequence[str]) -> dict[str, tuple[int, int, int]]:
     """A colour-blind-safe RGB colour for each class, in order."""
-    return {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(classes)}
+    return {name: _COLORS[index % len(_COLORS)] for index, name in enumerate(classes)}
 
 
 def write_geojson(
@@ -73,7 +73,7 @@ def _features(
     probabilities: NDArray[np.float64],
     classes: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
-    colours = class_colours(classes)
+    colors = class_colors(classes)
     called = probabilities.argmax(axis=1)
     for index, corner in enumerate(coords):
         x, y = map(int, corner)
@@ -81,7 +81,7 @@ def _features(
             f"p {name}": round(float(p), 6) for name, p in zip(classes, probabilities[index], strict=True)
         }
         unique = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{slide}:{x}:{y}:{side}"))
-        yield tile_feature(x, y, side, measured, classes[called[index]], colours) | {"id": unique}
+        yield tile_feature(x, y, side, measured, classes[called[index]], colors) | {"id": unique}
 
 
 def tile_feature(
@@ -90,7 +90,7 @@ def tile_feature(
     side: float,
     measured: Mapping[str, float],
     name: str | None,
-    colours: Mapping[str, tuple[int, int, int]],
+    colors: Mapping[str, tuple[int, int, int]],
 ) -> dict[str, Any]:
     """A square of `side` level-0 pixels from its upper left corner, of class `name` (None for no class)."""
     properties: dict[str, Any] = {
@@ -99,7 +99,7 @@ def tile_feature(
         "measurements": [{"name": key, "value": value} for key, value in measured.items()],
     }
     if name is not None:
-        properties["classification"] = {"name": name, "color": list(colours[name])}
+        properties["classification"] = {"name": name, "color": list(colors[name])}
     ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
     geometry = {"type": "Polygon", "coordinates": [ring]}
     return {"type": "Feature", "geometry": geometry, "properties": properties}

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from wsitool.report.files import replace_file
+from wsitool.base.files import replace_file
 from wsitool.report.texts import literal
 
 __all__ = ["DRAWN_SIDE", "draw_heatmap", "heat"]

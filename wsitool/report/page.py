@@ -16,7 +16,7 @@ from typing import Self
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from wsitool import __version__
-from wsitool.report.files import replace_file
+from wsitool.base.files import replace_file
 
 __all__ = ["Page"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from wsitool.report.files import replace_file
+from wsitool.base.files import replace_file
+from wsitool.slides.tissue import TissueMask
 from wsitool.store.schema import Candidates
-from wsitool.tissue import TissueMask
 
 __all__ = ["draw_preview", "preview_jpeg"]
 

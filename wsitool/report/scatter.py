@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from wsitool.report.files import replace_file
+from wsitool.base.files import replace_file
 from wsitool.report.texts import literal
 
 __all__ = ["save_scatter"]
@@ -38,16 +38,16 @@ def save_scatter(
     palette = colormaps["tab20" if len(present) > 10 else "tab10"]
     # In random order: drawn group by group, the last would hide the others.
     order = np.random.default_rng(0).permutation(len(points))
-    colour_of = {int(group): palette(rank % palette.N) for rank, group in enumerate(present)}
-    colours = [colour_of[int(group)] for group in groups[order]]
-    axis.scatter(points[order, 0], points[order, 1], s=9, c=colours, alpha=0.7, linewidths=0)
+    color_of = {int(group): palette(rank % palette.N) for rank, group in enumerate(present)}
+    colors = [color_of[int(group)] for group in groups[order]]
+    axis.scatter(points[order, 0], points[order, 1], s=9, c=colors, alpha=0.7, linewidths=0)
     if len(present) <= _LEGEND:
         for group in present:
             axis.scatter(
                 [],
                 [],
                 s=20,
-                color=colour_of[int(group)],
+                color=color_of[int(group)],
                 label=literal(names[int(group)], most=_LEGEND_LETTERS),
             )
         axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wsitool.paths import shown
+from wsitool.base.paths import shown
 
 __all__ = ["literal"]
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from wsitool.base.json_files import parse_json, typed
+from wsitool.base.paths import shown
 from wsitool.errors import CorruptStoreError, SchemaVersionError
-from wsitool.json_files import parse_json, typed
-from wsitool.paths import shown
 from wsitool.store.schema import LARGEST_PATCH, SCHEMA_VERSION, Codec, StoreMeta
 
 __all__ = [

@@ -11,8 +11,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from wsitool.base.paths import AnyPath, as_list
 from wsitool.errors import StoreError
-from wsitool.paths import AnyPath, as_list
 from wsitool.store.opening import find_stores, open_store
 from wsitool.store.reader import Reader, Tally
 from wsitool.store.schema import UNLABELLED, StoreMeta

@@ -95,7 +95,7 @@ def problem_of_columns(columns: Mapping[str, Found], meta: StoreMeta, summary: S
 
 def _problem_of_candidates(number: int, meta: StoreMeta, summary: Summary) -> str:
     # not at the top: the readers load more than opening a store needs
-    from wsitool.readers.limits import MAX_CANDIDATES, RAISE_LIMITS, limit_factor
+    from wsitool.base.limits import MAX_CANDIDATES, RAISE_LIMITS, limit_factor
 
     most: float = MAX_CANDIDATES * limit_factor()
     if number > most:

@@ -6,18 +6,15 @@ import os
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsitool.base.partial import partial_path, replace_path
 from wsitool.errors import CorruptStoreError, StoreError
-from wsitool.partial import partial_path, replace_path
 
-__all__ = ["EarlySync", "KnownFile", "OpenFiles", "Pending", "open_files", "write_at"]
-
-_MOST_PARTS = 512  # the system takes 1024 in one call
+__all__ = ["KnownFile", "OpenFiles", "Pending", "open_files"]
 
 
 class Pending:
@@ -58,70 +55,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-class EarlySync:
-    """Has a growing store written to the disk meanwhile, so that making it durable in the end is short.
-
-    What is on the disk also leaves the system's cache, save the first 256 MB: memory goes round instead of
-    growing by the whole store, which is slow where a hypervisor must find it first.
-    """
-
-    _EVERY = 1 << 26
-    _CACHED = 1 << 28
-
-    def __init__(self) -> None:
-        self._bytes = self._total = 0
-        self._pool: ThreadPoolExecutor | None = None
-        self._running: Future[None] | None = None
-
-    def wrote(self, descriptor: int, count: int, *, end: int) -> None:
-        """Note `count` new bytes that end at `end` of an open file of the store.
-
-        Raises OSError where an earlier part could not be written.
-        """
-        self._bytes += count
-        self._total += count
-        if self._bytes < self._EVERY or (self._running is not None and not self._running.done()):
-            return
-        self._settle()
-        self._bytes = 0
-        self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="wsitool-sync")
-        cached = max(0, self._CACHED - (self._total - end))
-        self._running = self._pool.submit(_sync_duplicate, os.dup(descriptor), cached)
-
-    def finish(self) -> None:
-        """Wait for what is under way; raises OSError as `wrote` does. May be called twice."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
-        self._settle()
-
-    def _settle(self) -> None:
-        running, self._running = self._running, None
-        if running is not None:
-            running.result()
-
-
-def _sync_duplicate(descriptor: int, cached: int) -> None:
-    try:
-        os.fsync(descriptor)
-        if hasattr(os, "posix_fadvise"):  # not on macOS
-            os.posix_fadvise(descriptor, cached, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
-
-
-def write_at(descriptor: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
-    """Write all `parts` one after another from `offset`, however the system divides it; raises OSError."""
-    left = [memoryview(part) for part in parts]
-    while left:
-        done = os.pwritev(descriptor, left[:_MOST_PARTS], offset)
-        offset += done
-        while left and done >= len(left[0]):
-            done -= len(left.pop(0))
-        if done:
-            left[0] = left[0][done:]
 
 
 @dataclass(frozen=True)

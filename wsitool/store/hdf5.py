@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from wsitool.base.direct_io import ALIGNMENT, PatchFile
 from wsitool.store.attributes import Summary, coords_attributes, to_attributes
-from wsitool.store.direct import ALIGNMENT, PatchFile
 from wsitool.store.hdf5_reading import OFFSETS, chunk_offsets
 from wsitool.store.schema import StoreMeta
 from wsitool.store.writer import Columns, Writer

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from wsitool import __version__
+from wsitool.base.paths import AnyPath, as_list, shown
 from wsitool.errors import StoreError, UsageError
-from wsitool.paths import AnyPath, as_list, shown
 from wsitool.store.attributes import problem_of
 from wsitool.store.damage import damaged
 from wsitool.store.hdf5 import Hdf5Writer
@@ -82,3 +84,10 @@ def _stores_at(path: Path) -> list[Path]:
     return sorted(
         entry for entry in path.iterdir() if entry.suffix in SUFFIXES and not entry.name.startswith(".")
     )
+
+
+def _reopened(store: Reader) -> tuple[Any, ...]:
+    return open_store, (store.path,)
+
+
+copyreg.pickle(Reader, _reopened)  # another process opens the store again: a reader is its files

@@ -220,11 +220,6 @@ class Reader:
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        from wsitool.store import open_store
-
-        return open_store, (self._path,)
-
     def __repr__(self) -> str:
         size, codec = self._meta.patch_size, self._meta.codec
         return f"<store {self._path.name}: {len(self)} patches of {size} px, {codec}>"

@@ -12,8 +12,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from wsitool.base.interrupt import deferred
 from wsitool.errors import StoreError
-from wsitool.interrupt import deferred
 from wsitool.store.attributes import Summary
 from wsitool.store.columns import (
     Found,

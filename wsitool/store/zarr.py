@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import google_crc32c
 import numpy as np
 
+from wsitool.base.direct_io import EarlySync
 from wsitool.store.attributes import Summary, coords_attributes, to_attributes
-from wsitool.store.files import EarlySync
 from wsitool.store.schema import StoreMeta
 from wsitool.store.writer import Columns, Writer
 from wsitool.store.zarr_reading import array_metadata

@@ -17,8 +17,8 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from wsitool.base.json_files import read_json
 from wsitool.errors import CorruptStoreError, NotAStoreError
-from wsitool.json_files import read_json
 from wsitool.store.attributes import from_attributes
 from wsitool.store.columns import (
     FIXED,

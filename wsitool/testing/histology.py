@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 from skimage.draw import disk, ellipse
 
-__all__ = ["KINDS", "Canvas", "draw_tissue"]
+__all__ = ["KINDS", "LevelView", "draw_tissue"]
 
 Floats = NDArray[np.float32]
 
@@ -25,7 +25,7 @@ _EOSIN = np.array([0.2159, 0.8012, 0.5581], dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Canvas:
+class LevelView:
     """Stain maps of one piece of tissue, (height, width) float32, and what is needed to draw on them."""
 
     haematoxylin: Floats
@@ -70,20 +70,20 @@ class Canvas:
             self.nucleus(y + radius * math.sin(angle), x + radius * math.cos(angle), **nucleus)
 
 
-def _tubule(canvas: Canvas, y: float, x: float) -> None:
+def _tubule(canvas: LevelView, y: float, x: float) -> None:
     radius = canvas.rng.uniform(18, 28)
     canvas.fill(y, x, radius, eosin=canvas.rng.uniform(0.75, 1.0))
     canvas.fill(y, x, radius * 0.3, eosin=0.05)
     canvas.ring(y, x, radius * 0.68, spacing_um=11, length_um=6.5, roundness=0.9, stain=1.1)
 
 
-def _glomerulus(canvas: Canvas, y: float, x: float) -> None:
+def _glomerulus(canvas: LevelView, y: float, x: float) -> None:
     canvas.fill(y, x, 72, eosin=0.04, haematoxylin=0.0)
     canvas.fill(y, x, 60, eosin=0.55)
     canvas.pack(y, x, 0, 58, per_1000um2=9, length_um=6, roundness=0.8, stain=1.1)
 
 
-def _benign_duct(canvas: Canvas, y: float, x: float) -> None:
+def _benign_duct(canvas: LevelView, y: float, x: float) -> None:
     radius = canvas.rng.uniform(20, 38)
     canvas.fill(y, x, radius, eosin=0.6)
     canvas.fill(y, x, radius - 11, eosin=0.02, haematoxylin=0.0)
@@ -91,7 +91,7 @@ def _benign_duct(canvas: Canvas, y: float, x: float) -> None:
     canvas.ring(y, x, radius, spacing_um=12, length_um=7, roundness=0.35, stain=0.9)
 
 
-def _adh_duct(canvas: Canvas, y: float, x: float) -> None:
+def _adh_duct(canvas: LevelView, y: float, x: float) -> None:
     """Partly filled, with round holes punched out of a cellular sheet."""
     radius = canvas.rng.uniform(48, 66)
     canvas.fill(y, x, radius, eosin=0.5, haematoxylin=0.1)
@@ -103,7 +103,7 @@ def _adh_duct(canvas: Canvas, y: float, x: float) -> None:
         canvas.ring(*hole, radius * 0.28, spacing_um=9, length_um=7.5, roundness=0.85, stain=1.1)
 
 
-def _dcis_duct(canvas: Canvas, y: float, x: float) -> None:
+def _dcis_duct(canvas: LevelView, y: float, x: float) -> None:
     """Large and solid, with big dark irregular nuclei around a necrotic centre."""
     radius = canvas.rng.uniform(75, 100)
     canvas.fill(y, x, radius, eosin=0.55, haematoxylin=0.22)
@@ -116,7 +116,7 @@ def _dcis_duct(canvas: Canvas, y: float, x: float) -> None:
 class _Kind:
     """One sort of tissue: its structures, how far apart they lie, and the nuclei between them."""
 
-    structures: tuple[tuple[Callable[[Canvas, float, float], None], float], ...]  # (draw, share)
+    structures: tuple[tuple[Callable[[LevelView, float, float], None], float], ...]  # (draw, share)
     apart_um: float
     stromal_nuclei_per_mm2: float
 
@@ -145,7 +145,7 @@ def draw_tissue(
     fibres = _noise(rng, (height, width), (14 / mpp, 3 / mpp))
     stroma = np.clip(0.42 + 0.09 * fibres, 0.15, None).astype(np.float32)
     haematoxylin = np.full((height, width), 0.05, np.float32)
-    canvas = Canvas(haematoxylin=haematoxylin, eosin=stroma, mpp=mpp, rng=rng)
+    canvas = LevelView(haematoxylin=haematoxylin, eosin=stroma, mpp=mpp, rng=rng)
     _scatter_stroma(canvas, recipe)
     for y, x in _places(canvas, recipe.apart_um):
         draws, shares = zip(*recipe.structures, strict=True)
@@ -153,7 +153,7 @@ def draw_tissue(
     return _stain_to_rgb(canvas, _outline(rng, (height, width), glass))
 
 
-def _scatter_stroma(canvas: Canvas, recipe: _Kind) -> None:
+def _scatter_stroma(canvas: LevelView, recipe: _Kind) -> None:
     height, width = canvas.shape
     area_mm2 = height * width * (canvas.mpp / 1000) ** 2
     for _ in range(int(recipe.stromal_nuclei_per_mm2 * area_mm2)):
@@ -161,7 +161,7 @@ def _scatter_stroma(canvas: Canvas, recipe: _Kind) -> None:
         canvas.nucleus(y, x, 10, roundness=0.3, stain=0.85)
 
 
-def _places(canvas: Canvas, apart_um: float) -> list[tuple[float, float]]:
+def _places(canvas: LevelView, apart_um: float) -> list[tuple[float, float]]:
     """A jittered grid: never on a line, never overlapping much."""
     step, jitter = canvas.px(apart_um), canvas.px(apart_um * 0.12)
     rows, columns = (int(side / step) + 2 for side in canvas.shape)
@@ -192,7 +192,7 @@ def _outline(rng: np.random.Generator, shape: tuple[int, int], glass: float) -> 
     return soft
 
 
-def _stain_to_rgb(canvas: Canvas, tissue: Floats) -> NDArray[np.uint8]:
+def _stain_to_rgb(canvas: LevelView, tissue: Floats) -> NDArray[np.uint8]:
     haematoxylin = gaussian_filter(canvas.haematoxylin, 0.7 * 0.5 / canvas.mpp) * tissue
     eosin = gaussian_filter(canvas.eosin, 0.7 * 0.5 / canvas.mpp) * tissue
     rgb = np.empty((*canvas.shape, 3), np.uint8)

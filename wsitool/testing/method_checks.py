@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from wsitool.api import Method, Step
 from wsitool.errors import PluginError, UsageError
-from wsitool.plugins import check_method as check_class
+from wsitool.methods.registry import check_method as check_class
 from wsitool.testing.processes import ClassAddress, import_effects, loss_and_gradients, on_two_ranks
 from wsitool.testing.subject import Subject, keep_randomness, seed_everything, stop_dropout
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wsitool.api import Method
-from wsitool.plugins import load_method
-from wsitool.progress import SILENT, Reporter
+from wsitool.base.progress import SILENT, Reporter
+from wsitool.methods.registry import load_method
 from wsitool.testing.method_checks import METHOD_CHECKS, Check, check_contract
 from wsitool.testing.subject import Subject
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from wsitool.api import Method
 from wsitool.errors import PluginError, UsageError
-from wsitool.plugins import GROUP, load_method
+from wsitool.methods.registry import GROUP, load_method
 
 __all__ = ["methods_of"]
 

@@ -17,20 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import CorruptStoreError, SchemaVersionError, StoreError, WsitoolError
-from wsitool.store import (
-    Candidates,
-    Codec,
-    Failure,
-    Reader,
-    Rows,
-    StoreMeta,
-    Tally,
-    content_hash,
-    create_store,
-    find_stores,
-    open_store,
-)
 from wsitool.store import jpeg as jpeg_codec
+from wsitool.store.opening import create_store, find_stores, open_store
+from wsitool.store.reader import Reader, Tally, content_hash
+from wsitool.store.schema import Candidates, Codec, Failure, Rows, StoreMeta
 
 __all__ = ["STORE_CHECKS", "check_store", "example_meta", "example_patches", "write_example"]
 

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import NoTissueError
-from wsitool.grid import Limit, TileGrid, TileSpec, decide
-from wsitool.quality import score_candidates
-from wsitool.readers import TiledSlide
+from wsitool.slides.grid import TileGrid
+from wsitool.slides.quality import score_candidates
+from wsitool.slides.readers import TiledSlide
+from wsitool.slides.spec import Limit, TileSpec, decide
+from wsitool.slides.tissue import TissueMask
 from wsitool.store.schema import Candidates
 from wsitool.tiling.sharpness import is_cheap, sharpness
-from wsitool.tissue import TissueMask
 
 __all__ = ["UNREADABLE", "count_reasons", "find_candidates", "nothing_left", "with_unreadable"]
 

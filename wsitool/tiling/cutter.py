@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import RegionReadError
-from wsitool.tiling.buffers import Buffers
+from wsitool.tiling.tile_buffers import Buffers
 
 __all__ = ["Block", "CutCounts", "Executor", "cut", "executor", "tiles_touched"]
 

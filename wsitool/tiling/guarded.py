@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from wsitool.base.lock import locked
+from wsitool.base.partial import remove_abandoned
+from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.sentences import one_sentence
 from wsitool.errors import SlideError, UsageError
-from wsitool.lock import locked
-from wsitool.partial import remove_abandoned
-from wsitool.progress import SILENT, Reporter
-from wsitool.sentences import one_sentence
 from wsitool.tiling.results import SlideResult
 from wsitool.tiling.resume import finished
 from wsitool.tiling.slide_task import SlideTask, run_task

@@ -13,11 +13,12 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsitool.annotation_files import ANNOTATION_SUFFIXES
-from wsitool.annotations import (
+from wsitool.base.progress import SILENT, Reporter
+from wsitool.errors import LabelError, UsageError
+from wsitool.slides.annotation_files import ANNOTATION_SUFFIXES
+from wsitool.slides.annotations import (
     Annotations,
     LabelMap,
-    LabelRule,
     Region,
     find_annotations,
     label_patches,
@@ -25,9 +26,8 @@ from wsitool.annotations import (
     read_annotations,
     read_label_map,
 )
-from wsitool.errors import LabelError, UsageError
-from wsitool.progress import SILENT, Reporter
-from wsitool.tiling.inputs import SlideInput
+from wsitool.slides.slide_list import SlideInput
+from wsitool.slides.spec import LabelRule
 
 __all__ = ["LabelPlan", "Labelled", "Outlines", "count_labels", "plan_outlines"]
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import RegionReadError, SlideError
-from wsitool.grid import TileGrid
-from wsitool.readers.tiles import TileLevel
-from wsitool.store import Prepared, prepare
+from wsitool.slides.grid import TileGrid
+from wsitool.slides.readers.tiles import TileLevel
+from wsitool.store.preparing import prepare
+from wsitool.store.schema import Prepared
 from wsitool.tiling.cutter import Block, Executor
 
 __all__ = ["check_passthrough", "pass_tiles"]

@@ -17,10 +17,10 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
+from wsitool.base.interrupt import STOP_SIGNALS
+from wsitool.base.progress import Reporter, Task
+from wsitool.base.sentences import one_sentence
 from wsitool.errors import UsageError
-from wsitool.interrupt import STOP_SIGNALS
-from wsitool.progress import Reporter, Task
-from wsitool.sentences import one_sentence
 from wsitool.tiling.guarded import failed_result
 from wsitool.tiling.results import SlideResult
 from wsitool.tiling.slide_task import SlideTask

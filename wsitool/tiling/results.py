@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from wsitool.base.files import replace_file
+from wsitool.base.paths import path_of, shown
+from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.tables import read_table, table_bytes
 from wsitool.errors import WsitoolError
-from wsitool.paths import path_of, shown
-from wsitool.progress import SILENT, Reporter
-from wsitool.report.files import replace_file
-from wsitool.tables import read_table, table_bytes
 
 __all__ = ["SLIDES_CSV", "RunResult", "SlideResult", "merge_slides_csv", "update_slides_csv"]
 

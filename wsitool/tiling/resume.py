@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wsitool.base.progress import Reporter
 from wsitool.errors import CorruptStoreError, SlideError, StoreError
-from wsitool.grid import TileSpec, plan_grid
-from wsitool.progress import Reporter
-from wsitool.readers import fingerprint, open_with
 from wsitool.report.preview import preview_jpeg
-from wsitool.store import open_store
+from wsitool.slides.grid import plan_grid
+from wsitool.slides.readers import fingerprint, open_slide
+from wsitool.slides.spec import TileSpec
+from wsitool.slides.tissue import tissue_mask
 from wsitool.store.attributes import as_stored
+from wsitool.store.opening import open_store
 from wsitool.store.schema import Candidates, StoreMeta
 from wsitool.tiling.labelling import count_labels
 from wsitool.tiling.results import SlideResult
 from wsitool.tiling.slide_task import SlideTask, store_bytes
-from wsitool.tissue import tissue_mask
 
 __all__ = ["difference", "finished", "redraw_preview"]
 
@@ -89,7 +90,7 @@ def redraw_preview(
 ) -> bool:
     """Draw a store's preview from its slide at `source`; False where that is gone or another file."""
     try:
-        with open_with(source, reader=meta.reader, default_mpp=meta.params.get("default_mpp")) as slide:
+        with open_slide(source, reader=meta.reader, default_mpp=meta.params.get("default_mpp")) as slide:
             if slide.info.fingerprint != meta.fingerprint:
                 return False
             size = plan_grid(slide.info, spec).patch_size_level0

@@ -7,23 +7,24 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from wsitool.annotations import LabelRule
+from wsitool.base.files import check_writable
+from wsitool.base.interrupt import progress_on_stop
+from wsitool.base.lock import locked
+from wsitool.base.partial import remove_abandoned
+from wsitool.base.paths import AnyPath, as_list
+from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.sentences import one_sentence
 from wsitool.errors import StoreError, UsageError
-from wsitool.grid import TileSpec
-from wsitool.interrupt import progress_on_stop
-from wsitool.lock import locked
-from wsitool.partial import remove_abandoned
-from wsitool.paths import AnyPath, as_list
-from wsitool.progress import SILENT, Reporter
-from wsitool.report.files import check_writable
-from wsitool.sentences import one_sentence
+from wsitool.slides.slide_list import SlideInput, find_slides
+from wsitool.slides.spec import TileSpec
 from wsitool.tiling.guarded import run_guarded, run_locked
-from wsitool.tiling.inputs import SlideInput, find_slides
 from wsitool.tiling.labelling import LabelPlan, plan_outlines
+from wsitool.tiling.options import Format, TileOptions
 from wsitool.tiling.processes import run_in_processes
 from wsitool.tiling.results import SLIDES_CSV, RunResult, SlideResult, merge_slides_csv
-from wsitool.tiling.slide_task import Format, SlideTask, available_threads
+from wsitool.tiling.slide_task import SlideTask, available_threads
 
 __all__ = ["tile_slide", "tile_slides"]
 
@@ -70,71 +71,90 @@ def tile_slides(
     out_dir: str | Path,
     spec: TileSpec | None = None,
     *,
-    format: Format = "hdf5",
-    reader: str = "auto",
-    default_mpp: float | None = None,
-    group_regex: str | None = None,
-    workers: int | None = None,
-    shard: str | None = None,
-    dask: str | None = None,
-    overwrite: bool = False,
-    max_failures: int | None = None,
-    dry_run: bool = False,
-    annotations: str | Path | None = None,
-    label_map: str | Path | None = None,
-    label_rule: LabelRule = "area",
     reporter: Reporter = SILENT,
+    **options: Any,
 ) -> RunResult:
     """Cut slides (files, folders, URLs, CSVs, or `SlideInput`s) into stores, and list them in slides.csv.
 
-    Several slides are tiled in `workers` processes (default: one per processor), a single one in this
-    process; with `dask` (a scheduler's address) all on that cluster. `shard` "i/N" takes the i-th of N
-    parts of the list. A slide whose store is complete and was made in the same way is skipped; one that fails
-    is reported in its result and in slides.csv, the others are complete. `dry_run` writes nothing, and
-    decodes nothing at full resolution. Raises UsageError for inputs that cannot work together.
+    `options` are the fields of `TileOptions`. Several slides are tiled in `workers` processes (default: one
+    per processor), a single one in this process; with `dask` all on that cluster. `shard` "i/N" takes the
+    i-th of N parts of the list. A slide whose store is complete and was made in the same way is skipped; one
+    that fails is reported in its result and in slides.csv, the others are complete. `dry_run` writes nothing,
+    and decodes nothing at full resolution. Raises UsageError for inputs that cannot work together.
     """
+    try:
+        chosen = TileOptions(**options)
+    except TypeError as error:
+        raise UsageError(f"tile_slides has no such option ({error}).") from None
+    inputs = _inputs(slides, chosen, reporter)
+    labels = _labels(inputs, chosen, reporter)
+    part = _shard(inputs, chosen.shard)
+    if not chosen.dry_run:
+        check_writable(Path(out_dir))
+    processes = min(chosen.workers or available_threads(), max(1, len(part)))
+    threads = max(1, available_threads() // processes)
+    tasks = [_task(slide, labels, Path(out_dir), spec or TileSpec(), chosen, threads) for slide in part]
+    return _tile(tasks, Path(out_dir), labels, chosen, processes, reporter)
+
+
+def _inputs(
+    slides: AnyPath | SlideInput | Iterable[AnyPath | SlideInput], options: TileOptions, reporter: Reporter
+) -> tuple[SlideInput, ...]:
     items = as_list(slides, one=(SlideInput,))
     given = [item for item in items if isinstance(item, SlideInput)]
     named = [item for item in items if not isinstance(item, SlideInput)]
-    searched = find_slides(named, group_regex=group_regex, reporter=reporter) if named or not given else ()
-    found = (*given, *searched)
-    classes = tuple(sorted({slide.label for slide in found if slide.label is not None}))
-    labels = LabelPlan(classes=classes, outlines={}, problems={}, notes={})
-    if annotations is None and label_map is not None:
+    if not named and given:
+        return tuple(given)
+    return (*given, *find_slides(named, group_regex=options.group_regex, reporter=reporter))
+
+
+def _labels(slides: Sequence[SlideInput], options: TileOptions, reporter: Reporter) -> LabelPlan:
+    """The classes of all slides, not only of those of this shard: every store must have the same."""
+    if options.annotations is not None:
+        place, rule = options.annotations, options.label_rule
+        return plan_outlines(slides, place, options.label_map, rule, reporter=reporter)
+    if options.label_map is not None:
         raise UsageError("--label-map says what region names mean: give the regions with --annotations.")
-    if annotations is not None:
-        # All slides count, not only those of this shard: every store must have the same classes.
-        labels = plan_outlines(found, annotations, label_map, label_rule, reporter=reporter)
-    chosen = _shard(found, shard)
-    folder = Path(out_dir)
-    if not dry_run:
-        check_writable(folder)
-    processes = min(workers or available_threads(), max(1, len(chosen)))
-    tasks = [
-        SlideTask(
-            slide=replace(slide, problem=slide.problem or labels.problems.get(slide.name, "")),
-            out_dir=folder,
-            spec=spec or TileSpec(),
-            format=format,
-            reader=reader,
-            default_mpp=default_mpp,
-            classes=labels.classes,
-            threads=max(1, available_threads() // processes),
-            overwrite=overwrite,
-            max_failures=max_failures,
-            dry_run=dry_run,
-            outlines=labels.outlines.get(slide.name),
-        )
-        for slide in chosen
-    ]
+    classes = tuple(sorted({slide.label for slide in slides if slide.label is not None}))
+    return LabelPlan(classes=classes, outlines={}, problems={}, notes={})
+
+
+def _task(
+    slide: SlideInput, labels: LabelPlan, folder: Path, spec: TileSpec, options: TileOptions, threads: int
+) -> SlideTask:
+    return SlideTask(
+        slide=replace(slide, problem=slide.problem or labels.problems.get(slide.name, "")),
+        out_dir=folder,
+        spec=spec,
+        format=options.format,
+        reader=options.reader,
+        default_mpp=options.default_mpp,
+        classes=labels.classes,
+        threads=threads,
+        overwrite=options.overwrite,
+        max_failures=options.max_failures,
+        dry_run=options.dry_run,
+        outlines=labels.outlines.get(slide.name),
+    )
+
+
+def _tile(
+    tasks: Sequence[SlideTask],
+    folder: Path,
+    labels: LabelPlan,
+    options: TileOptions,
+    processes: int,
+    reporter: Reporter,
+) -> RunResult:
+    """Run the tasks and list their results as they come."""
     results: dict[int, SlideResult] = {}
-    listing = _Listing(None if dry_run else folder, reporter)
+    listing = _Listing(None if options.dry_run else folder, reporter)
     bar = reporter.task("slides", total=len(tasks), unit="slides") if len(tasks) > 1 else nullcontext()
     try:
         with (
             progress_on_stop(lambda: f"{len(results)} of {len(tasks)} slides done; run again to go on"),
             bar as progress,
-            closing(_run(tasks, processes, dask, reporter)) as answers,
+            closing(_run(tasks, processes, options.dask, reporter)) as answers,
         ):
             for index, result in answers:
                 note = labels.notes.get(result.name)
@@ -147,7 +167,7 @@ def tile_slides(
         listing.finish()
     finally:
         # Workers that were ended, or crashed, cannot clear up after themselves.
-        if not dry_run:
+        if not options.dry_run:
             remove_abandoned(folder)
             remove_abandoned(folder / "previews")
     return RunResult(

@@ -11,10 +11,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.grid import ReadPlan
-from wsitool.readers import TiledSlide
-from wsitool.tiling.canvas import Canvas
+from wsitool.slides.grid import ReadPlan
+from wsitool.slides.readers import TiledSlide
 from wsitool.tiling.cutter import CutCounts, cut, executor
+from wsitool.tiling.level_view import LevelView
 
 __all__ = ["SHARPNESS_MPP", "is_cheap", "laplacian_variance", "sharpness"]
 
@@ -22,7 +22,7 @@ SHARPNESS_MPP = 2.0
 _DOWNSAMPLE_WITHOUT_MPP = 4.0
 # Reading a level this much smaller than level 0 costs under a tenth of cutting the patches themselves.
 _CHEAP_DOWNSAMPLE = 3.5
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)
+_GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def is_cheap(slide: TiledSlide) -> bool:
@@ -49,7 +49,7 @@ def sharpness(
         return found
     plan = _plan(slide)
     side = min(max(3, round(size_level0 / plan.downsample[0])), *plan.canvas)
-    canvas = Canvas(slide.tiles(plan.level), plan, side, fast=True)
+    canvas = LevelView(slide.tiles(plan.level), plan, side, fast=True)
     positions = np.rint(coords[chosen] / np.array(plan.downsample)).astype(np.int64)
     positions = np.minimum(positions, np.array(plan.canvas) - side)
     corners = canvas.corners(positions)
@@ -68,9 +68,9 @@ def sharpness(
 
 def laplacian_variance(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Variance of the four-neighbour Laplacian inside each of (B, h, w, 3) uint8: (B,) float32."""
-    grey = patches @ _GREY
-    around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
-    return np.asarray((4 * grey[:, 1:-1, 1:-1] - around).var(axis=(1, 2)), np.float32)
+    gray = patches @ _GRAY
+    around = gray[:, :-2, 1:-1] + gray[:, 2:, 1:-1] + gray[:, 1:-1, :-2] + gray[:, 1:-1, 2:]
+    return np.asarray((4 * gray[:, 1:-1, 1:-1] - around).var(axis=(1, 2)), np.float32)
 
 
 def _wanted_downsample(slide: TiledSlide) -> float:

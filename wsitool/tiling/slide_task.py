@@ -5,34 +5,33 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsitool.base.file_names import lone_file_name
+from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import RegionReadError, SlideError, UsageError
-from wsitool.file_names import lone_file_name
-from wsitool.grid import Limit, TileGrid, TileSpec, plan_grid
-from wsitool.progress import SILENT, Reporter
-from wsitool.readers import TiledSlide, open_with
 from wsitool.report.preview import preview_jpeg
-from wsitool.store import Prepared, create_store, prepare
-from wsitool.store.schema import UNLABELLED, Candidates, Failure, Rows, StoreMeta
-from wsitool.tiling.candidates import count_reasons, find_candidates, nothing_left, with_unreadable
-from wsitool.tiling.canvas import Canvas, choose_shrink
-from wsitool.tiling.cutter import Block, CutCounts, cut, executor, tiles_touched
-from wsitool.tiling.inputs import SlideInput
+from wsitool.slides.readers import TiledSlide, open_slide
+from wsitool.slides.slide_list import SlideInput
+from wsitool.slides.spec import Limit, TileSpec
+from wsitool.store.opening import create_store
+from wsitool.store.preparing import prepare
+from wsitool.store.schema import UNLABELLED, Candidates, Failure, Prepared, Rows, StoreMeta
+from wsitool.tiling.candidates import count_reasons, with_unreadable
+from wsitool.tiling.cutter import Block, Executor, executor
 from wsitool.tiling.labelling import Outlines, count_labels
-from wsitool.tiling.passthrough import check_passthrough, pass_tiles
+from wsitool.tiling.options import Format
 from wsitool.tiling.results import SlideResult
-from wsitool.tissue import TissueMask, tissue_mask
+from wsitool.tiling.source import patch_source
 
-__all__ = ["Format", "SlideTask", "available_threads", "run_task", "store_bytes"]
+__all__ = ["SlideTask", "available_threads", "run_task", "store_bytes"]
 
-Format = Literal["hdf5", "zarr"]
 SUFFIX: dict[Format, str] = {"hdf5": ".h5", "zarr": ".zarr"}
 
 
@@ -111,7 +110,7 @@ def run_task(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
     if task.slide.label is not None and task.slide.label not in task.classes:
         raise UsageError(f"The label '{task.slide.label}' is none of the classes {', '.join(task.classes)}.")
     mpp = task.slide.mpp if task.slide.mpp is not None else task.default_mpp
-    with open_with(task.slide.path, reader=task.reader, default_mpp=mpp) as slide:
+    with open_slide(task.slide.path, reader=task.reader, default_mpp=mpp) as slide:
         if slide.info.mpp_source == "objective" and task.spec.level is None:
             reporter.warn(
                 f"{slide.info.name} states no mpp: {slide.info.mpp:g} um/px is assumed from its "
@@ -127,11 +126,8 @@ class _Cutting:
     def __init__(self, task: SlideTask, slide: TiledSlide, reporter: Reporter) -> None:
         self._task, self._slide, self._reporter = task, slide, reporter
         self._spec, self._info = task.spec, slide.info
-        self._grid: TileGrid = plan_grid(slide.info, task.spec)
-        self._tiles = slide.tiles(self._grid.plan.level)
-        if self._spec.codec == "native":
-            check_passthrough(slide.info.name, self._tiles, self._grid)
-        self._counts = CutCounts()
+        self._source = patch_source(slide, task.spec, threads=task.threads)
+        self._grid = self._source.grid
         self._failures: list[Failure] = []
         self._failed: list[int] = []
         self._hash = ""
@@ -139,41 +135,28 @@ class _Cutting:
         self._note = ""
 
     def run(self, began: float) -> SlideResult:
-        mask = tissue_mask(self._slide)
-        candidates = find_candidates(self._slide, self._grid, mask, self._spec, threads=self._task.threads)
-        kept = np.flatnonzero(candidates.reason == 0)
-        if not len(kept):
+        candidates = self._source.candidates
+        if not len(self._source.kept):
             if not self._task.dry_run:
-                self._preview(mask, candidates)
-            raise nothing_left(self._info.name, candidates, self._spec.all_limits)
+                self._preview(candidates)
+            raise self._source.nothing_left()
         self._label(candidates)
         if self._task.dry_run:
             return self._result(candidates, "", time.monotonic() - began)
-        resampling = self._write(candidates, kept)
+        self._write(candidates)
         candidates = with_unreadable(candidates, np.array(self._failed, np.int64))
-        self._preview(mask, candidates)
-        return self._result(candidates, resampling, time.monotonic() - began)
+        self._preview(candidates)
+        return self._result(candidates, self._source.resampling, time.monotonic() - began)
 
-    def _write(self, candidates: Candidates, kept: NDArray[np.int64]) -> str:
-        """Cut the `kept` candidates into the store; returns how pixels were brought to their resolution."""
-        task = self._task
+    def _write(self, candidates: Candidates) -> None:
+        """Cut the kept candidates into the store."""
+        task, kept = self._task, self._source.kept
         with (
             executor(task.threads) as pool,
             create_store(task.store, self._meta(), overwrite=task.overwrite, expected=len(kept)) as writer,
             self._reporter.task(self._info.name, total=len(kept), unit="patches") as progress,
         ):
-            positions = self._grid.positions[kept]
-            if self._spec.codec == "native":
-                resampling = "none"
-                blocks: Iterator[Block[Prepared]] = pass_tiles(
-                    self._tiles, positions // self._spec.patch_size, pool=pool
-                )
-            else:
-                canvas, resampling = self._canvas(positions)
-                corners = canvas.corners(positions)
-                finish = self._finisher(canvas, positions, corners)
-                blocks = cut(canvas, corners, canvas.cut_size, finish, pool=pool, counts=self._counts)
-            for block in blocks:
+            for block in self._blocks(pool):
                 self._note_failures(block, kept)
                 if block.payload is not None:
                     writer.append(self._rows(block.payload, kept[block.readable], candidates))
@@ -186,38 +169,16 @@ class _Cutting:
                 )
             final = with_unreadable(candidates, np.array(self._failed, np.int64))
             self._hash = writer.finish(final, counts=count_reasons(final), failures=self._failures)
-        return resampling
 
-    def _canvas(self, positions: NDArray[np.int64]) -> tuple[Canvas, str]:
-        plan, size = self._grid.plan, self._spec.patch_size
-        canvas = Canvas(self._tiles, plan, size, fast=True)
-        decibels: float | None = None
-        if canvas.fast:
-            tile = (canvas.tile_width, canvas.tile_height)
-            needed = tiles_touched(positions[:: max(1, len(positions) // 16)], (size, size), tile)
-            fast, decibels = choose_shrink(self._tiles, plan, self._spec.resample, needed)
-            canvas = Canvas(self._tiles, plan, size, fast=fast)
-        if canvas.resamples:
-            return canvas, "area mean"
-        factor = plan.whole_factor
-        if factor == 1:
-            return canvas, "none"
-        if not canvas.fast:
-            return canvas, f"{factor}x{factor} mean"
-        proof = "" if decibels is None else f" ({decibels:.1f} dB from the exact mean)"
-        return canvas, f"decoder's 1/{factor}{proof}"
-
-    def _finisher(
-        self, canvas: Canvas, positions: NDArray[np.int64], corners: NDArray[np.int64]
-    ) -> Callable[[NDArray[np.uint8], NDArray[np.int64]], Prepared]:
+    def _blocks(self, pool: Executor) -> Iterator[Block[Prepared]]:
         codec, quality = self._spec.codec, self._spec.quality
+        if codec == "native":
+            return self._source.native_blocks(pool=pool)
 
-        def finish(pixels: NDArray[np.uint8], indices: NDArray[np.int64]) -> Prepared:
-            if canvas.resamples:
-                pixels = canvas.finish(pixels, positions[indices], corners[indices])
+        def convert(pixels: NDArray[np.uint8]) -> Prepared:
             return prepare(pixels, codec=codec, quality=quality)
 
-        return finish
+        return self._source.blocks(convert, pool=pool)
 
     def _note_failures(self, block: Block[Prepared], kept: NDArray[np.int64]) -> None:
         for index, reason in sorted(block.failures.items()):
@@ -284,8 +245,8 @@ class _Cutting:
             params=self._task.params(),
         )
 
-    def _preview(self, mask: TissueMask, candidates: Candidates) -> None:
-        preview_jpeg(self._task.preview, mask, candidates, self._grid.patch_size_level0)
+    def _preview(self, candidates: Candidates) -> None:
+        preview_jpeg(self._task.preview, self._source.mask, candidates, self._grid.patch_size_level0)
 
     def _result(self, candidates: Candidates, resampling: str, seconds: float) -> SlideResult:
         info, plan = self._info, self._grid.plan
@@ -322,8 +283,8 @@ class _Cutting:
             labels=count_labels(
                 None if self._labels is None else self._labels[candidates.reason == 0], self._task.classes
             ),
-            needed_tiles=self._counts.needed,
-            decoded_tiles=self._counts.decoded,
+            needed_tiles=self._source.counts.needed,
+            decoded_tiles=self._source.counts.decoded,
             bytes=0 if self._task.dry_run else store_bytes(self._task.store),
             raw_bytes=counts["kept"] * self._spec.patch_size**2 * 3,
             seconds=seconds,

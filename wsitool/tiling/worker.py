@@ -15,9 +15,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import Any, TextIO
 
+from wsitool.base.progress import Task
+from wsitool.base.sentences import silence_echoes
 from wsitool.errors import UsageError
-from wsitool.progress import Task
-from wsitool.sentences import silence_echoes
 from wsitool.tiling.guarded import run_guarded
 from wsitool.tiling.slide_task import SlideTask
 

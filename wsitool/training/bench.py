@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from wsitool.api import Params, resize
-from wsitool.backbones import build_backbone, choose_device, place
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.device import choose_device, place
+from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import UsageError
 from wsitool.loading import PatchLoader
-from wsitool.plugins import blame_plugin, load_method
-from wsitool.progress import SILENT, Reporter
-from wsitool.store import Collection, Tally
+from wsitool.methods.registry import blame_plugin, load_method
+from wsitool.store.collection import Collection
+from wsitool.store.reader import Tally
 
 __all__ = ["BenchResult", "bench"]
 

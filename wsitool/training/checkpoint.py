@@ -14,8 +14,8 @@ from torch import Tensor
 from wsitool.api import Method
 from wsitool.backbones.files import UNREADABLE, load_plain
 from wsitool.backbones.finite import first_not_finite
+from wsitool.base.files import replace_file
 from wsitool.errors import TrainingError
-from wsitool.report.files import replace_file
 from wsitool.training.module import PretrainModule
 
 __all__ = ["FORMAT", "load_checkpoint", "load_method_state", "restore", "save_checkpoint"]

@@ -8,13 +8,13 @@ from typing import Literal
 
 import torch
 
-from wsitool.backbones import Encoder
+from wsitool.backbones.encoder import Encoder
+from wsitool.base.machine import is_memory_short
 from wsitool.errors import EncoderError, TrainingError, UsageError
-from wsitool.machine import is_memory_short
-from wsitool.store import Collection
+from wsitool.store.collection import Collection
 from wsitool.training.checkpoint import State, load_checkpoint
 from wsitool.training.config import PretrainConfig
-from wsitool.training.quiet import is_first_process
+from wsitool.training.lightning import is_first_process
 from wsitool.training.record import finished_state, read_facts
 
 __all__ = ["Resume", "check_amount", "check_precision", "check_same", "check_size", "previous_state"]

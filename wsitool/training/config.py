@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, dataclass
 from typing import Any
 
-from wsitool.errors import UsageError
+from wsitool.base.parameters import Params, hparam, internal
 
 __all__ = ["LARGEST_LR", "LOGGERS", "OPTIMIZERS", "PRECISIONS", "SCHEDULES", "PretrainConfig"]
 
@@ -18,58 +17,45 @@ LOGGERS = ("none", "tensorboard")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """How to train; `batch_size` is per process and step, `warmup` a share of all steps in [0, 1).
+class PretrainConfig(Params):
+    """How to train; `params` are the method's own.
 
-    `image_size` None trains at the patches' own size. `holdout` is the share of groups whose patches are
-    never trained on and give the validation loss; every `probe_every` epochs labels, where there are any, are
-    told from the features (0 = never). UsageError for a value out of bounds.
+    UsageError for a value out of bounds.
     """
 
-    method: str
-    params: dict[str, Any] = field(default_factory=dict)
-    preset: str = "paper"
-    backbone: str | None = None
-    init: str = "imagenet"
-    epochs: int = 100
-    batch_size: int = 64
-    lr: float = 3e-4
-    image_size: int | None = None
-    seed: int = 0
-    optimizer: str = "adam"
-    weight_decay: float = 1e-6
-    schedule: str = "cosine"
-    warmup: float = 0.0
-    accumulate: int = 1
-    precision: str = "32"
-    accelerator: str = "auto"
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    threads: int = 2
-    save_every: int | None = None
-    holdout: float = 0.0
-    probe_every: int = 0
-    logger: str = "none"
-
-    def __post_init__(self) -> None:
-        self._check(self.epochs >= 1, "epochs", "at least 1")
-        self._check(self.batch_size >= 2, "batch size", "at least 2 (batch norm and contrast need company)")
-        self._check(0 < self.lr <= LARGEST_LR, "lr", f"more than 0 and at most {LARGEST_LR:g}")
-        self._check(self.image_size is None or self.image_size >= 16, "image size", "at least 16 px")
-        self._check(0 <= self.weight_decay < math.inf, "weight decay", "at least 0")
-        self._check(0 <= self.warmup < 1, "warmup", "at least 0 and less than 1")
-        self._check(self.accumulate >= 1, "accumulate", "at least 1")
-        self._check(self.devices >= 1, "devices", "at least 1")
-        self._check(self.num_nodes >= 1, "num nodes", "at least 1")
-        self._check(self.threads >= 1, "threads", "at least 1")
-        self._check(self.save_every is None or self.save_every >= 1, "save every", "at least 1 step")
-        self._check(0 <= self.holdout < 1, "holdout", "at least 0 and less than 1")
-        self._check(self.probe_every >= 0, "probe every", "at least 0 epochs")
-        self._choose(self.optimizer, "optimizer", OPTIMIZERS)
-        self._choose(self.schedule, "schedule", SCHEDULES)
-        self._choose(self.logger, "logger", LOGGERS)
-        self._choose(self.precision, "precision", PRECISIONS)
+    method: str = hparam(MISSING, "SSL method; see 'wsitool methods'.")
+    params: dict[str, Any] = internal(factory=dict)
+    preset: str = hparam("paper", "Method defaults: paper or histology.")
+    backbone: str | None = hparam(
+        None, "Network, e.g. resnet18 or timm:vit_small_patch16_224; without it --init's, else resnet50."
+    )
+    init: str = hparam("imagenet", "imagenet, random, a run folder, or a weights file.")
+    epochs: int = hparam(100, "Times every patch is seen.", ge=1)
+    batch_size: int = hparam(64, "Patches per step and device; batch norm and contrast need company.", ge=2)
+    accumulate: int = hparam(1, "Batches per optimiser step; adds no negatives.", ge=1)
+    image_size: int | None = hparam(
+        None, "What the patches are resized to; without it their own size.", ge=16, le=4096, unit="px"
+    )
+    optimizer: str = hparam("adam", "How weights follow gradients.", choices=OPTIMIZERS)
+    lr: float = hparam(3e-4, "Highest learning rate.", gt=0, le=LARGEST_LR)
+    schedule: str = hparam("cosine", "Course of the learning rate.", choices=SCHEDULES)
+    warmup: float = hparam(0.0, "Share of the steps with a rising learning rate.", ge=0, lt=1)
+    weight_decay: float = hparam(1e-6, "Not applied to biases and norms.", ge=0)
+    precision: str = hparam("32", "Mixed precision: bf16, or 16 on GPUs.", choices=PRECISIONS)
+    accelerator: str = hparam("auto", "auto, cpu, gpu, ... (Lightning's names).")
+    devices: int = hparam(1, "Devices per node.", ge=1)
+    num_nodes: int = hparam(1, "Machines.", ge=1)
+    strategy: str = hparam("auto", "Lightning's name, e.g. ddp.")
+    threads: int = hparam(2, "Reader threads.", ge=1)
+    save_every: int | None = hparam(
+        None,
+        "Steps between checkpoints; without it at ends of epochs a minute apart, and every 10 minutes.",
+        ge=1,
+    )
+    holdout: float = hparam(0.0, "Share of patients kept apart for the validation loss.", ge=0, lt=1)
+    probe_every: int = hparam(0, "Epochs between probes of the labels, if there are any; 0: never.", ge=0)
+    logger: str = hparam("none", "Beside metrics.csv.", choices=LOGGERS)
+    seed: int = hparam(0, "Seed of all randomness.", ge=0)
 
     @property
     def processes(self) -> int:
@@ -84,16 +70,3 @@ class PretrainConfig:
             f"lower --batch-size ({self.batch_size}; --accumulate makes up for it) or --image-size{size}, or "
             "take a smaller --backbone"
         )
-
-    def _check(self, good: bool, name: str, need: str) -> None:
-        if not good:
-            value = getattr(self, name.replace(" ", "_"))
-            raise UsageError(f"The {name} must be {need}, got {value}.")
-
-    def _choose(self, value: str, name: str, choices: tuple[str, ...]) -> None:
-        if value not in choices:
-            raise UsageError(f"The {name} must be one of {', '.join(choices)}, got {value!r}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The options as JSON can hold them."""
-        return asdict(self)

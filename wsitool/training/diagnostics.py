@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsitool.progress import Reporter
+from wsitool.base.progress import Reporter
 
 __all__ = ["Diagnostics", "FeatureWatch", "feature_spread", "rank_me"]
 
 _SMALL_CONTRASTIVE_BATCH = 64
 _COLLAPSED_SPREAD = 0.01
 _WAITING = 0.2
+_SOLVED = 0.995
 _EARLY = 50  # steps after which a method should do better than guess
 
 
@@ -56,10 +57,14 @@ class FeatureWatch:
 
 
 class Diagnostics:
-    """Looks at an epoch's rows and says what is wrong, each kind of trouble once; `said` keeps it all."""
+    """Looks at an epoch's rows and says what is wrong, each kind of trouble once; `said` keeps it all.
 
-    def __init__(self, reporter: Reporter) -> None:
+    `shortcut_metric` names the metric that is near 1 only where the task is solved by a shortcut.
+    """
+
+    def __init__(self, reporter: Reporter, *, shortcut_metric: str | None = None) -> None:
         self._reporter = reporter
+        self._shortcut_metric = shortcut_metric
         self._kinds: set[str] = set()
         self.said: list[str] = []
 
@@ -111,15 +116,15 @@ class Diagnostics:
                 f"After {epoch} epochs the loss {loss:.3f} is still that of guessing ({chance:.3f}): "
                 "nothing is learned; change --lr, train longer, or look at the patches.",
             )
-        for name in rows[-1]:
-            if name.endswith("rotation_accuracy"):
-                mean = sum(row[name] for row in rows) / len(rows)
-                if mean > 0.995:
-                    self._warn(
-                        "shortcut",
-                        f"The pretext task is solved ({name.replace('_', ' ')} {mean:.1%}): often by a "
-                        "shortcut such as pen, borders or one-sided lighting, and nothing more is learned.",
-                    )
+        name = self._shortcut_metric
+        if name is not None and name in rows[-1]:
+            mean = sum(row[name] for row in rows) / len(rows)
+            if mean > _SOLVED:
+                self._warn(
+                    "shortcut",
+                    f"The pretext task is solved ({name.replace('_', ' ')} {mean:.1%}): often by a "
+                    "shortcut such as pen, borders or one-sided lighting, and nothing more is learned.",
+                )
 
     def _look_at_features(self, row: Mapping[str, float | int]) -> None:
         spread, rank = row.get("feature_std"), row.get("rank_me")

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from wsitool.api import Method, Step, rank, resize
 from wsitool.errors import PluginError
-from wsitool.plugins import blame_plugin
+from wsitool.methods.registry import blame_plugin
 from wsitool.training.config import PretrainConfig
 from wsitool.training.optim import learning_rate, make_optimizer
 from wsitool.training.seeding import seed_networks, seed_of, step_generator

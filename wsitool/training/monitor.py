@@ -17,13 +17,13 @@ from torch.optim import Optimizer
 
 from wsitool.api import all_gather, world_size
 from wsitool.backbones.finite import largest_gradient
+from wsitool.base.files import write_json
+from wsitool.base.interrupt import STOP_SIGNALS, StopRequest
+from wsitool.base.progress import Task
 from wsitool.errors import TrainingError
-from wsitool.interrupt import STOP_SIGNALS, StopRequest
-from wsitool.progress import Task
-from wsitool.report.files import write_json
 from wsitool.training.checkpoint import State, restore, save_checkpoint
 from wsitool.training.diagnostics import Diagnostics
-from wsitool.training.metrics import MetricsFile
+from wsitool.training.metrics_file import MetricsFile
 from wsitool.training.module import PretrainModule
 from wsitool.training.ranks import agreed_signal
 from wsitool.training.review import EpochReview

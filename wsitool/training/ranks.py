@@ -15,9 +15,9 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Trainer
 
 from wsitool.api import all_gather, world_size
+from wsitool.base.interrupt import STOP_SIGNALS, StopRequest
+from wsitool.base.machine import how_it_ended, is_peer_lost
 from wsitool.errors import TrainingError
-from wsitool.interrupt import STOP_SIGNALS, StopRequest
-from wsitool.machine import how_it_ended, is_peer_lost
 
 __all__ = ["RankWatch", "agreed_signal"]
 

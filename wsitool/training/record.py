@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from wsitool.backbones import EncoderCard, LineageStep, read_card
+from wsitool.backbones.card import EncoderCard, LineageStep, read_card
+from wsitool.base.paths import AnyPath, as_list
 from wsitool.errors import EncoderError
-from wsitool.paths import AnyPath, as_list
-from wsitool.store import Collection
+from wsitool.store.collection import Collection
 from wsitool.training.config import PretrainConfig
 
 __all__ = ["Stores", "finished_state", "read_facts", "run_card", "run_facts"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsitool.backbones import EncoderCard
+from wsitool.backbones.card import EncoderCard
 from wsitool.training.timing import TimeShares
 
 __all__ = ["PretrainResult", "known_figures", "last_loss"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wsitool.api import rank
-from wsitool.backbones import Encoder
+from wsitool.backbones.encoder import Encoder
 from wsitool.loading import PatchLoader
-from wsitool.store import Collection
+from wsitool.store.collection import Collection
 from wsitool.training.diagnostics import FeatureWatch
-from wsitool.training.evaluation import held_out_loss, probe
 from wsitool.training.module import PretrainModule
+from wsitool.training.probe import held_out_loss, probe
 
 __all__ = ["EpochReview"]
 

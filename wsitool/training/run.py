@@ -16,19 +16,21 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from wsitool.api import Method
-from wsitool.backbones import Encoder, build_backbone, keep_freed_memory, save_encoder
-from wsitool.backbones.files import is_saved
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.device import keep_freed_memory
+from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.files import is_saved, save_encoder
+from wsitool.base.files import write_json
+from wsitool.base.interrupt import Interrupted, StopRequest, deferred, progress_on_stop
+from wsitool.base.lock import locked
+from wsitool.base.machine import explain_memory
+from wsitool.base.parameters import Params
+from wsitool.base.paths import as_list
+from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import UsageError
-from wsitool.interrupt import Interrupted, StopRequest, deferred, progress_on_stop
 from wsitool.loading import PatchLoader
-from wsitool.lock import locked
-from wsitool.machine import explain_memory
-from wsitool.params import Params
-from wsitool.paths import as_list
-from wsitool.plugins import blame_plugin, load_method
-from wsitool.progress import SILENT, Reporter
-from wsitool.report.files import write_json
-from wsitool.store import Collection, open_collection
+from wsitool.methods.registry import blame_plugin, load_method
+from wsitool.store.collection import Collection, open_collection
 from wsitool.training.checkpoint import load_method_state
 from wsitool.training.checks import (
     Resume,
@@ -40,11 +42,11 @@ from wsitool.training.checks import (
 )
 from wsitool.training.config import PretrainConfig
 from wsitool.training.diagnostics import Diagnostics, FeatureWatch
-from wsitool.training.evaluation import probe_rows, split_groups
-from wsitool.training.metrics import draw_curves, read_metrics
+from wsitool.training.lightning import fit, is_first_process, make_trainer, quiet_lightning
+from wsitool.training.metrics_file import draw_curves, read_metrics
 from wsitool.training.module import PretrainModule, Schedule
 from wsitool.training.monitor import Monitor
-from wsitool.training.quiet import fit, is_first_process, make_trainer, quiet_lightning
+from wsitool.training.probe import probe_rows, split_groups
 from wsitool.training.ranks import RankWatch
 from wsitool.training.record import Stores, read_facts, run_card, run_facts
 from wsitool.training.result import PretrainResult, known_figures, last_loss
@@ -127,7 +129,7 @@ class _Run:
         check_size(self.encoder, self.image_size)
         self.card = run_card(self.encoder.card, self.config, self.collection, stores)
         self.method = _make_method(method_type, self.encoder, params, self.config)
-        self.diagnostics = Diagnostics(reporter)
+        self.diagnostics = Diagnostics(reporter, shortcut_metric=method_type.shortcut_metric)
         self.monitor: Monitor | None = None
         self.schedule = Schedule(
             per_epoch=len(self.collection) // (config.batch_size * config.processes),

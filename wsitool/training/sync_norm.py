@@ -32,10 +32,10 @@ class RankBatchNorm(_BatchNorm):
         count = float(_sum_over_ranks(values.new_tensor([own])))
         mean = _sum_over_ranks(values.sum(dims)) / count
         # Two passes: E[x^2] - E[x]^2 would lose in float32 what the ranks are to agree on.
-        centred = values - mean.view(shape)
-        variance = _sum_over_ranks(centred.square().sum(dims)) / count
+        centerd = values - mean.view(shape)
+        variance = _sum_over_ranks(centerd.square().sum(dims)) / count
         self._track(mean, variance * count / max(count - 1, 1))
-        normal = centred * (variance + self.eps).rsqrt().view(shape)
+        normal = centerd * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             normal = normal * self.weight.view(shape) + self.bias.view(shape)
         return normal.to(input.dtype)

@@ -1,0 +1,52 @@
+"""Who holds which lock, and what happens to the others."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wsitool.base.lock import locked
+from wsitool.errors import StoreError
+
+
+def test_a_held_lock_names_its_holder(tmp_path: Path) -> None:
+    with locked(tmp_path / "a.h5", what="a.h5"):
+        holder = f"a.h5 is being written by process {os.getpid()} on"
+        with pytest.raises(StoreError, match=holder), locked(tmp_path / "a.h5", what="a.h5"):
+            pass
+        with locked(tmp_path / "b.h5", what="b.h5"):
+            pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dead_holder_locks_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from wsitool.base.lock import locked\n"
+        "with locked(Path(sys.argv[1]), what='x'):\n print('held', flush=True); time.sleep(60)"
+    )
+    target = tmp_path / "a.h5"
+    with subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        with pytest.raises(StoreError, match=str(process.pid)), locked(target, what="a.h5"):
+            pass
+        process.send_signal(signal.SIGKILL)
+    assert (tmp_path / ".a.h5.lock").exists()
+    with locked(target, what="a.h5"):
+        pass
+
+
+def test_a_file_system_without_locks_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with locked(tmp_path / "a.h5", what="a.h5"), locked(tmp_path / "a.h5", what="a.h5"):
+        assert (tmp_path / ".a.h5.lock").exists()
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,135 @@
+"""Options are declared once, as fields; files of options do what the options themselves do."""
+
+from __future__ import annotations
+
+import importlib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from wsitool.base.parameters import Params
+from wsitool.classify.settings import Settings
+from wsitool.cli import COMMANDS, main
+from wsitool.experiment.plan import Plan
+from wsitool.predict.options import PredictOptions
+from wsitool.slides.spec import QualityThresholds, TileSpec
+from wsitool.tiling.options import TileOptions
+from wsitool.training.config import PretrainConfig
+
+_DECLARED: list[tuple[str, type[Params]]] = [
+    ("tile", TileSpec),
+    ("tile", QualityThresholds),
+    ("tile", TileOptions),
+    ("audit", QualityThresholds),
+    ("pretrain", PretrainConfig),
+    ("classify", Settings),
+    ("predict", PredictOptions),
+]
+_LARGE = ("tile", "audit", "import", "pretrain", "classify", "predict", "experiment")
+_ENOUGH: dict[str, list[str]] = {
+    "experiment": ["--train", "s"],
+    "predict": ["run", "slide.svs"],
+    "import": ["folder"],
+    "pretrain": [".", "--method", "simclr"],
+    "audit": ["slide.svs"],
+}
+
+
+def _command(name: str) -> click.Command:
+    command: click.Command = importlib.import_module(COMMANDS[name][0]).command
+    return command
+
+
+def _words(name: str, out: Path) -> list[str]:
+    return [name, *_ENOUGH.get(name, ["s"]), *([] if name == "audit" else ["--out", str(out)])]
+
+
+@pytest.mark.parametrize(("name", "kind"), _DECLARED)
+def test_every_field_is_an_option_with_its_default(name: str, kind: type[Params]) -> None:
+    options = {parameter.name: parameter for parameter in _command(name).params}
+    for spec in kind.hparams():
+        option = options[spec.name]
+        assert option.required or option.default == spec.default
+        assert spec.help in (option.help or "")  # type: ignore[attr-defined]
+
+
+def test_options_of_an_experiment_leave_the_plan_as_it_is() -> None:
+    command = _command("experiment")
+    with command.make_context("experiment", ["--out", "o"]) as context:
+        assert all(context.params[name] in (None, ()) for name in Plan.names())
+
+
+@pytest.mark.parametrize("name", _LARGE)
+def test_what_is_printed_reads_back_as_the_same(name: str, tmp_path: Path) -> None:
+    shown = CliRunner().invoke(main, [*_words(name, tmp_path / "o"), "--print-config"])
+    assert shown.exit_code == 0, shown.output
+    assert not (tmp_path / "o").exists()
+    file = tmp_path / "options.toml"
+    file.write_text(shown.stdout)
+    again = CliRunner().invoke(main, [*_words(name, tmp_path / "o"), "--config", str(file), "--print-config"])
+    assert again.exit_code == 0, again.output
+    assert tomllib.loads(again.stdout) == tomllib.loads(shown.stdout)
+
+
+def test_a_file_gives_options_and_the_command_line_wins(tmp_path: Path) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text('patch-size = 64\nmpp = 1\nformat = "zarr"\noverwrite = true\n')
+    words = [*_words("tile", tmp_path / "o"), "--config", str(file), "--mpp", "0.5", "--print-config"]
+    values = tomllib.loads(CliRunner().invoke(main, words).stdout)
+    assert (values["patch_size"], values["mpp"], values["format"]) == (64, 0.5, "zarr")
+    assert values["overwrite"] is True
+
+
+def test_method_options_come_from_the_file_too(tmp_path: Path) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text("temperature = 0.2\nepochs = 7\n")
+    words = [*_words("pretrain", tmp_path / "o"), "--config", str(file), "--print-config"]
+    values = tomllib.loads(CliRunner().invoke(main, words).stdout)
+    assert (values["temperature"], values["epochs"]) == (0.2, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("patch_sizes = 3\n", "has unknown keys patch_sizes"),
+        ("patch_size =\n", "cannot be read as TOML"),
+        ('patch_size = "large"\n', "not a valid integer"),
+        ("patch_size = 0\n", "--patch-size must be from 1 to 16384, got 0"),
+        ("mpp = nan\n", "expected a finite number, got nan"),
+        ('codec = "png"\n', "png"),
+    ],
+)
+def test_files_that_cannot_be_are_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(text)
+    failed = CliRunner().invoke(main, [*_words("tile", tmp_path / "o"), "--config", str(file)])
+    assert failed.exit_code == 2 and message in failed.output, failed.output
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pretrain", ".", "--method", "simclr", "--out", "o", "--epochs", "0"],
+        ["classify", "s", "--out", "o", "--lr", "-1"],
+        ["predict", "run", "s", "--out", "o", "--stride", "0"],
+        ["experiment", "--train", "s", "--out", "o", "--seeds", "0"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_cannot_be_is_said_before_torch_is_imported(words: list[str], tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\nfrom wsitool.cli import main\n"
+        f"try: main({words!r})\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    expected: Any = "2 True" if words[0] == "pretrain" else "2 False"
+    # A method's own options are known only once its plugin, and with it torch, is there.
+    assert done.stdout.split("\n")[-2] == expected, (done.stdout, done.stderr)

@@ -1,0 +1,85 @@
+"""`wsitool info` tells slides, stores, collections, runs and weights apart, and says so to machines too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.numpy import save_file
+
+from wsitool.cli import main
+from wsitool.curate.describe import describe
+from wsitool.errors import EncoderError, UsageError
+from wsitool.slides.spec import TileSpec
+from wsitool.testing import synthetic_slide
+from wsitool.tiling.run import tile_slide
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("describe")
+    synthetic_slide(folder / "s.svs", size=(600, 500), glass=0.1)
+    tile_slide(folder / "s.svs", folder / "stores", TileSpec(level=0, patch_size=128))
+    return folder
+
+
+def test_slide(folder: Path) -> None:
+    found = describe(folder / "s.svs")
+    assert found.kind == "slide"
+    assert found.facts["size"] == [600, 500]
+    assert found.facts["mpp"] == 0.5
+    assert found.facts["reader"] == "tiff"
+
+
+def test_store_and_collection_agree(folder: Path) -> None:
+    store, collection = describe(folder / "stores" / "s.h5"), describe(folder / "stores")
+    assert (store.kind, collection.kind) == ("store", "collection")
+    assert store.facts["patches"] == collection.facts["patches"] > 4
+    assert store.facts["patch_size"] == collection.facts["patch size"] == 128
+
+
+def test_run_and_weights(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"method": "simclr"}')
+    assert describe(tmp_path).facts == {"method": "simclr"}
+    save_file(
+        {"w": np.zeros(3, np.float32)}, tmp_path / "e.safetensors", {"card": '{"mpp": 0.5}', "by": "hand"}
+    )
+    found = describe(tmp_path / "e.safetensors")
+    assert found.kind == "weights"
+    assert found.facts == {"tensors": 1, "card": {"mpp": 0.5}, "by": "hand"}
+
+
+def test_nothing_there_an_empty_folder_and_truncated_weights(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="check the spelling"):
+        describe(tmp_path / "nothing")
+    with pytest.raises(UsageError, match="without patch stores"):
+        describe(tmp_path)
+    (tmp_path / "e.safetensors").write_bytes(b"\x10")
+    with pytest.raises(EncoderError, match="truncated"):
+        describe(tmp_path / "e.safetensors")
+
+
+def test_command_prints_text_and_json(folder: Path) -> None:
+    shown = CliRunner().invoke(main, ["info", str(folder / "stores" / "s.h5")])
+    assert shown.exit_code == 0
+    assert "patch size                 128" in shown.output
+    as_json = CliRunner().invoke(main, ["info", str(folder / "s.svs"), "--json"])
+    assert json.loads(as_json.output)["facts"]["levels"] == [[600, 500, 1.0], [150, 125, 4.0]]
+
+
+def test_lineage_is_numbered(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"lineage": [{"name": "kidney"}, {"name": "breast"}]}))
+    shown = CliRunner().invoke(main, ["info", str(tmp_path)])
+    assert "lineage.2.name             breast" in shown.output
+
+
+def test_a_run_is_told_in_short_and_whole_as_json(tmp_path: Path) -> None:
+    facts = {"groups": [f"p{number}" for number in range(9)], "card": {"backbone": "resnet18"}}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    shown = CliRunner().invoke(main, ["info", str(tmp_path)]).output
+    assert "groups                     9: p0, p1, p2, p3, p4, p5, ..." in shown
+    assert "resnet18" not in shown
+    assert json.loads(CliRunner().invoke(main, ["info", str(tmp_path), "--json"]).output)["facts"] == facts

@@ -1,0 +1,134 @@
+"""Running a network over a whole collection: features or logits, row for row, each computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wsitool.augment import resize, to_float
+from wsitool.backbones.device import choose_device, place
+from wsitool.backbones.encoder import Encoder
+from wsitool.base.files import replace_file
+from wsitool.base.progress import SILENT, Reporter
+from wsitool.errors import CorruptStoreError, EncoderError
+from wsitool.loading import PatchLoader
+from wsitool.store.collection import Collection
+
+__all__ = ["as_images", "encode", "encoder_digest", "over_patches"]
+
+
+def as_images(patches: Tensor, image_size: int) -> Tensor:
+    """Uint8 patches (B, 3, P, P) as float images (B, 3, S, S) in [0, 1]."""
+    if patches.device.type == "cpu":
+        return to_float(resize(patches, image_size))  # several times faster on bytes than on floats
+    return resize(to_float(patches), image_size)  # devices interpolate floats only
+
+
+def encode(
+    encoder: Encoder,
+    collection: Collection,
+    *,
+    image_size: int,
+    batch_size: int = 64,
+    device: str = "auto",
+    cache: Path | None = None,
+    reporter: Reporter = SILENT,
+) -> NDArray[np.float32]:
+    """Features (N, D) of every patch of `collection`, in its order; EncoderError if one is not finite.
+
+    With a folder `cache` they are kept there under a name that encoder, patches and size decide.
+    """
+    if cache is not None:
+        key = f"{encoder_digest(encoder)}:{collection.fingerprint}:{image_size}"
+        cache = cache / f"features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+        kept = _cached(cache, (len(collection), encoder.feature_dim))
+        if kept is not None:
+            return kept
+
+    def step(patches: Tensor) -> Tensor:
+        features: Tensor = encoder(as_images(patches, image_size))
+        return features
+
+    features = over_patches(
+        encoder, step, collection, batch_size, choose_device(device), reporter, "features"
+    )
+    if cache is not None:
+        buffer = io.BytesIO()
+        np.save(buffer, features)
+        replace_file(cache, buffer.getvalue())
+    return features
+
+
+def _cached(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    """The features of a file of the cache; None if there is none, or it is damaged and to be written anew."""
+    try:
+        with path.open("rb") as file:
+            kept: NDArray[np.float32] = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return kept if kept.shape == shape and kept.dtype == np.float32 and np.isfinite(kept).all() else None
+
+
+def encoder_digest(encoder: Encoder) -> str:
+    """SHA-256 over the weights and the normalisation: what decides the features."""
+    whole = hashlib.sha256(f"{encoder.name}:{encoder.card.mean}:{encoder.card.std}".encode())
+    for name, value in sorted(encoder.state_dict().items()):
+        whole.update(name.encode())
+        whole.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
+@torch.no_grad()
+def over_patches(
+    module: nn.Module,
+    step: Callable[[Tensor], Tensor],
+    collection: Collection,
+    batch_size: int,
+    device: torch.device,
+    reporter: Reporter,
+    what: str,
+) -> NDArray[np.float32]:
+    """Rows (N, ...) float32 that `step` makes of all patches of `collection`, in its order.
+
+    CorruptStoreError if a patch cannot be read.
+    """
+    place(module, device)
+    module.eval()
+    rows: NDArray[np.float32] | None = None
+    seen = np.zeros(len(collection), np.bool_)
+    batch_size = min(batch_size, max(1, len(collection)))  # a loader of larger batches wants two patches
+    loader = PatchLoader(collection, batch_size=batch_size, shuffle=False, device=device)
+    with reporter.task(what, total=len(collection), unit="patches") as task:
+        for batch in loader:
+            found = step(batch.patches).float().cpu().numpy()
+            index = batch.indices.cpu().numpy()
+            _check_finite(found, index, collection)
+            if rows is None:
+                rows = np.empty((len(collection), found.shape[1]), np.float32)
+            rows[index] = found
+            seen[index] = True
+            task.advance(len(index))
+    if rows is None or not seen.all():
+        # A row that is missing would shift every label after it: better to stop.
+        raise CorruptStoreError(
+            f"{int((~seen).sum())} of {len(collection)} patches cannot be read: write their stores again."
+        )
+    return rows
+
+
+def _check_finite(rows: NDArray[np.float32], index: NDArray[np.int64], collection: Collection) -> None:
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        first = int(index[bad[0]])
+        store = collection.stores[collection.store_index[first]]
+        raise EncoderError(
+            f"The network's values for patch {collection.row[first]} of {store.path} are not finite (NaN or "
+            "infinity), so nothing is made of them: take other weights, or train again with a lower --lr."
+        )

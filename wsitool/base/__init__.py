@@ -1,0 +1,1 @@
+"""What every room stands on: declared parameters, progress, locks, files that are complete or not there."""

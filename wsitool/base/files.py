@@ -1,0 +1,54 @@
+"""Writing a result file so that it is complete or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from wsitool.base.partial import partial_path, remove_all_abandoned
+from wsitool.base.sentences import unusable_output
+
+__all__ = ["check_writable", "replace_file", "replace_file_in_parts", "write_json"]
+
+_PROBE_BYTES = 1 << 16
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make `folder` and try to write there, so that a command finds out before it computes.
+
+    Also removes what killed runs left in it. Raises UsageError where the path cannot be used (a file, no
+    permission, read-only, a name too long), WsitoolError where the disk is full.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_all_abandoned(folder)
+        with partial_path(folder / "probe") as probe, probe.open("xb") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())  # some file systems find out only then that they are full
+    except OSError as error:
+        raise unusable_output(folder, error) from error
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path` by way of a temporary name beside it; folders are made as needed."""
+    replace_file_in_parts(path, (data,))
+
+
+def replace_file_in_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """As `replace_file`, for what is too large to hold as a whole; an error of `parts` leaves nothing."""
+    with partial_path(path) as temporary:
+        with temporary.open("xb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON; ValueError for NaN, which JSON cannot hold."""
+    replace_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())

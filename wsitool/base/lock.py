@@ -1,0 +1,155 @@
+"""One writer per file or folder: a lock that names its holder and dies with it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from wsitool.base.interrupt import deferred
+from wsitool.errors import StoreError
+
+__all__ = ["hidden_name", "lock_of", "locked", "taken_over"]
+
+_POLL_SECONDS = 0.05
+# What file systems answer that know no such locks, Lustre without its mount option among them.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+_LONGEST_BYTES = 190  # of 255, so that a hidden name of a hidden name still fits
+
+
+def hidden_name(name: str, suffix: str) -> str:
+    """`.<name><suffix>`; a name too long for that is cut and told apart by a hash."""
+    data = os.fsencode(name)
+    if len(data) > _LONGEST_BYTES:
+        name = f"{data[:_LONGEST_BYTES].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:8]}"
+    return f".{name}{suffix}"
+
+
+def lock_of(path: Path) -> Path:
+    """The hidden file that is locked by whoever writes `path`."""
+    return path.with_name(hidden_name(path.name, ".lock"))
+
+
+@contextmanager
+def locked(path: Path, *, what: str, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Hold the lock of `path`, kept in the hidden file `.<name>.lock` beside it, for a `with` block.
+
+    The file states host and process of the holder, for people; the operating system's lock on it decides, and
+    is gone the moment its holder is, so a file left by a killed run locks nothing. Where the file system
+    knows no locks, nothing is locked. Raises StoreError, naming the holder of `what`, if it is still held
+    after `wait_seconds`.
+    """
+    lock, deadline = lock_of(path), time.monotonic() + wait_seconds
+    held: list[int] = []
+    try:
+        while not held:
+            with deferred():  # a signal between taking and noting it would leave the file behind
+                _acquire(lock, what, held, final=time.monotonic() >= deadline)
+            if not held:
+                time.sleep(_POLL_SECONDS)
+        yield
+    finally:
+        with deferred():
+            for descriptor in held:
+                with suppress(OSError):  # the folder may have become read-only, or be gone
+                    lock.unlink()
+                os.close(descriptor)
+
+
+@contextmanager
+def taken_over(lock: Path) -> Iterator[bool]:
+    """Whether nobody holds the file `lock`, which is then ours for the `with` block and removed at its end.
+
+    False wherever that is not certain: another process holds it, or it cannot be opened or locked.
+    """
+    with deferred():
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:
+            yield False
+            return
+        try:
+            free = _is_free(descriptor, lock)
+            yield free
+            if free:
+                with suppress(OSError):
+                    lock.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _is_free(descriptor: int, lock: Path) -> bool:
+    try:
+        return _take(descriptor, lock)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            return False
+    # Without locks all that can be known is whether a process of this machine still runs.
+    holder = _read_holder(descriptor)
+    if holder is None or holder.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(str(holder["pid"])), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    return False
+
+
+def _take(descriptor: int, lock: Path) -> bool:
+    """Lock an open lock file; False if it is no longer the one of that name."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # The last holder may have removed the file between our open and our lock: then it guards nothing.
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), lock.stat())
+    return False
+
+
+def _acquire(lock: Path, what: str, held: list[int], *, final: bool) -> None:
+    """Try once for the lock; its descriptor goes into `held`. StoreError if another has it and `final`."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            taken = _take(descriptor, lock)
+        except BlockingIOError:
+            taken = False
+            if final:
+                raise StoreError(
+                    f"{what} is being written by {_holder(descriptor)}: wait for it, or end it and run again."
+                ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            taken = True
+        if taken:
+            held.append(descriptor)
+            with suppress(OSError):  # on a full disk the lock holds all the same, only without a name
+                os.ftruncate(descriptor, 0)
+                holder = {"host": socket.gethostname(), "pid": os.getpid()}
+                os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+    finally:
+        if not held:
+            os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    holder = _read_holder(descriptor)
+    return "another process" if holder is None else f"process {holder['pid']} on {holder['host']}"
+
+
+def _read_holder(descriptor: int) -> dict[str, object] | None:
+    with suppress(OSError, ValueError):
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        if isinstance(holder, dict) and {"host", "pid"} <= holder.keys():
+            return holder
+    return None

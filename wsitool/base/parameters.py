@@ -1,0 +1,236 @@
+"""Parameters declared once: a field of a frozen dataclass is check, documentation, option, plan key and JSON.
+
+A field made by `hparam` carries help, bounds, choices and unit. From it come the command-line option
+(`wsitool.cli.declared`), the key of a plan or of `--config FILE.toml`, the JSON form and the error sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from wsitool.errors import UsageError
+
+__all__ = ["HParam", "Params", "hparam", "internal", "same_as"]
+
+_KEY = "wsitool"
+_SIMPLE = (int, float, bool, str)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HParam:
+    """What is known of one parameter: its name, type, default, help text and bounds.
+
+    `many` says that the value is a tuple of `type`, given with commas between or, with `repeat`, by naming
+    the option again; `words` is what may stand instead of a number ("auto").
+    `default` is `dataclasses.MISSING` where a value must be given.
+    """
+
+    name: str
+    type: type
+    optional: bool
+    default: Any
+    help: str
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    choices: tuple[Any, ...] | None = None
+    unit: str = ""
+    many: bool = False
+    repeat: bool = False
+    words: tuple[str, ...] = ()
+
+    @property
+    def option(self) -> str:
+        """The name as users type it: "--batch-size"."""
+        return f"--{self.name.replace('_', '-')}"
+
+    def check(self, value: Any) -> Any:
+        """Return `value` as this parameter's type; UsageError if it is of another type or out of bounds."""
+        if value is None and self.optional:
+            return None
+        if not self.many:
+            return self._check_one(value)
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise UsageError(f"{self.option} must be a list of {self.type.__name__}, got {value!r}.")
+        return tuple(self._check_one(item) for item in value)
+
+    def _check_one(self, value: Any) -> Any:
+        if value in self.words and isinstance(value, str):
+            return value
+        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if self.type is str and isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if not isinstance(value, self.type) or (isinstance(value, bool) and self.type is not bool):
+            raise UsageError(f"{self.option} must be {self._type_text()}, got {value!r}.")
+        if not self._is_in_bounds(value):
+            raise UsageError(f"{self.option} must be {self.bounds_text() or 'finite'}, got {value!r}.")
+        return value
+
+    def _is_in_bounds(self, value: Any) -> bool:
+        return (
+            (not isinstance(value, float) or math.isfinite(value))
+            and (self.choices is None or value in self.choices)
+            and (self.ge is None or value >= self.ge)
+            and (self.gt is None or value > self.gt)
+            and (self.le is None or value <= self.le)
+            and (self.lt is None or value < self.lt)
+        )
+
+    def _type_text(self) -> str:
+        return " or ".join((self.type.__name__, *self.words))
+
+    def bounds_text(self) -> str:
+        """The bounds as a person reads them: "at least 0 and below 1", "one of a, b"; "" without any."""
+        if self.choices is not None:
+            return "one of " + ", ".join(map(str, self.choices))
+        if self.ge is not None and self.le is not None:
+            return f"from {self.ge:g} to {self.le:g}"
+        bounds = (("at least", self.ge), ("above", self.gt), ("at most", self.le), ("below", self.lt))
+        return " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+
+
+def hparam(
+    default: Any,
+    help: str,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    choices: Sequence[Any] | None = None,
+    unit: str = "",
+    repeat: bool = False,
+) -> Any:
+    """Declare one parameter of a `Params` class: its default, one line of help, its bounds and its unit.
+
+    The field's name (underscores become hyphens) and annotation (int, float, bool, str, a Literal of strings
+    or a number beside one, `tuple[...]` of these, or any of them with `| None`) make the command-line option.
+    A `default` of `dataclasses.MISSING` makes the value required.
+    """
+    spec = {"help": help, "ge": ge, "gt": gt, "le": le, "lt": lt, "unit": unit, "repeat": repeat}
+    metadata = {_KEY: spec | {"choices": choices and tuple(choices)}}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def internal(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING) -> Any:
+    """Declare a field that the program sets and no user: no option, and checked by nobody."""
+    if factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=factory, metadata={_KEY: None})
+    return dataclasses.field(default=default, metadata={_KEY: None})
+
+
+def same_as(kind: type[Params], name: str, *, help: str = "") -> Any:
+    """Declare a field like that of another class: the same default, bounds and, unless given, help."""
+    field = next(field for field in dataclasses.fields(kind) if field.name == name)
+    spec = field.metadata[_KEY] | ({"help": help} if help else {})
+    return dataclasses.field(default=field.default, metadata={_KEY: spec})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """Base of declared parameters; derive a `@dataclass(frozen=True, kw_only=True)` with `hparam` fields.
+
+    Values are checked once, when the object is made; UsageError names the field, its bounds and the value.
+    `presets` names sets of values that replace the defaults; "paper" is the defaults themselves.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __post_init__(self) -> None:
+        for spec in self.hparams():
+            object.__setattr__(self, spec.name, spec.check(getattr(self, spec.name)))
+
+    @classmethod
+    def hparams(cls) -> tuple[HParam, ...]:
+        """The declared parameters in order; TypeError if a field was declared without `hparam`."""
+        hints = typing.get_type_hints(cls)
+        fields = [field for field in dataclasses.fields(cls) if field.metadata.get(_KEY, ()) is not None]
+        return tuple(_describe(cls, field, hints[field.name]) for field in fields)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The declared parameters' names in order."""
+        return tuple(spec.name for spec in cls.hparams())
+
+    @classmethod
+    def from_preset(cls, preset: str, values: Mapping[str, Any]) -> Self:
+        """The preset's values, with the given ones on top; every method has "paper" and "histology"."""
+        known: dict[str, Mapping[str, Any]] = {"paper": {}, "histology": {}, **cls.presets}
+        if preset not in known:
+            raise UsageError(f"There is no preset '{preset}': this method has {', '.join(known)}.")
+        return cls.from_dict({**known[preset], **values})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make an instance from JSON-like values; UsageError names the parameters that do not exist."""
+        known = [spec.name for spec in cls.hparams()]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise UsageError(
+                f"Unknown parameter {', '.join(unknown)}: this method has {', '.join(known) or 'none'}."
+            )
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as JSON can hold them."""
+        return dataclasses.asdict(self)
+
+
+def _describe(cls: type[Params], field: dataclasses.Field[Any], hint: Any) -> HParam:
+    if _KEY not in field.metadata:
+        raise TypeError(f"{cls.__name__}.{field.name} must be declared with hparam(default, help).")
+    members = set(_members(hint))
+    optional = type(None) in members
+    members.discard(type(None))
+    many = False
+    if len(members) == 1 and typing.get_origin(item := next(iter(members))) is tuple:
+        many = True
+        members = set(_members(typing.get_args(item)[0]))
+    words = tuple(sorted(member for member in members if isinstance(member, str)))
+    kinds = [member for member in members if not isinstance(member, str)]
+    spec = dict(field.metadata[_KEY])
+    if not kinds and words:  # a Literal: its values in the order they were written
+        kinds, words = [str], ()
+        spec["choices"] = spec["choices"] or tuple(_literals(hint))
+    if len(kinds) != 1 or kinds[0] not in _SIMPLE:
+        raise TypeError(
+            f"{cls.__name__}.{field.name} must be int, float, bool, str or a Literal, or a tuple, not {hint}."
+        )
+    return HParam(
+        name=field.name,
+        type=kinds[0],
+        optional=optional,
+        default=field.default,
+        many=many,
+        words=words,
+        **spec,
+    )
+
+
+def _members(hint: Any) -> typing.Iterator[Any]:
+    """The types and literal strings a hint allows."""
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        for member in typing.get_args(hint):
+            yield from _members(member)
+    elif origin is Literal:
+        yield from typing.get_args(hint)
+    else:
+        yield hint
+
+
+def _literals(hint: Any) -> typing.Iterator[str]:
+    if typing.get_origin(hint) is Literal:
+        yield from typing.get_args(hint)
+        return
+    for member in typing.get_args(hint):
+        yield from _literals(member)

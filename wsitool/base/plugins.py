@@ -1,0 +1,92 @@
+"""Parts installed as entry points: `pip install` is the registration.
+
+Listing reads package metadata only; loading imports the one plugin that was asked for. Methods, readers,
+tissue detectors and exports are all found in this way, with the same sentences where something is wrong.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+from wsitool.errors import PluginError, UsageError
+
+__all__ = ["Plugin", "installed", "load", "origin_of"]
+
+_TARGET = re.compile(r"[\w.]+\s*:\s*[\w.]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """One registration: `target` is "module:name", `package` and `version` are of its distribution."""
+
+    name: str
+    target: str
+    package: str
+    version: str
+
+    @property
+    def origin(self) -> str:
+        """The package and version, as a person reads them."""
+        return f"package {self.package} {self.version}"
+
+
+def installed(group: str) -> tuple[Plugin, ...]:
+    """Every registration in `group`, by name; nothing is imported. Two packages may claim the same name."""
+    # One distribution can be seen twice (an editable install beside its own folder on the path).
+    plugins = {_describe(entry) for entry in entry_points(group=group)}
+    return tuple(sorted(plugins, key=lambda plugin: (plugin.name, plugin.package)))
+
+
+def _describe(entry: EntryPoint) -> Plugin:
+    # A folder without METADATA, left by a broken uninstall, has neither name nor version.
+    package, version = (entry.dist.name, entry.dist.version) if entry.dist else (None, None)
+    return Plugin(
+        name=entry.name, target=entry.value, package=package or "unknown", version=version or "unknown"
+    )
+
+
+def load(
+    group: str, name: str, *, noun: str, see: str = "", unknown: type[UsageError] = UsageError
+) -> tuple[object, str]:
+    """Import what is registered as `name`; returns it and the words that name it in an error.
+
+    Raises `unknown`, naming the nearest, or PluginError where two packages claim the name or the import
+    fails. `noun` is what people call it ("method"), `see` a command that lists them.
+    """
+    claims = [plugin for plugin in installed(group) if plugin.name == name]
+    if not claims:
+        raise unknown(_unknown(group, name, noun, see))
+    if len(claims) > 1:
+        raise PluginError(
+            f"The {noun} '{name}' is registered by {' and by '.join(claim.origin for claim in claims)}: "
+            "uninstall one of them."
+        )
+    claim = claims[0]
+    who = f"The {noun} '{name}' of {claim.origin}"
+    if not _TARGET.fullmatch(claim.target):
+        raise PluginError(
+            f"{who} must be registered as MODULE:NAME, got '{claim.target}': repair that package's entry "
+            "point."
+        )
+    try:
+        return EntryPoint(name=name, value=claim.target, group=group).load(), who
+    # The plugin boundary: anything may go wrong in foreign code, and a script may even exit.
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"{who} cannot be imported ({type(error).__name__}: {error}): repair or uninstall that package."
+        ) from error
+
+
+def origin_of(group: str, name: str) -> str:
+    """The package and version that registered `name`, as a person reads them."""
+    return " and ".join(each.origin for each in installed(group) if each.name == name) or "no package"
+
+
+def _unknown(group: str, name: str, noun: str, see: str) -> str:
+    names = sorted({plugin.name for plugin in installed(group)})
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"installed are {', '.join(names) or 'none'}."
+    return f"There is no {noun} '{name}': {hint}{f' See {see!r}.' if see else ''}"

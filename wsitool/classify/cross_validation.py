@@ -1,0 +1,138 @@
+"""The steps of one classification run: train on a balanced subset, predict what was held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.features import encode
+from wsitool.base.progress import Reporter
+from wsitool.classify.data import TrainTest
+from wsitool.classify.fit import Features, Fitted, fit_classifier
+from wsitool.classify.heads import head_logits
+from wsitool.classify.logits import predict_logits
+from wsitool.classify.outputs import Part
+from wsitool.classify.settings import Settings
+from wsitool.evaluation.labels import LabelledPatches
+from wsitool.evaluation.splits import group_folds
+from wsitool.evaluation.subsets import balanced_subset
+
+__all__ = ["Work", "cross_validate", "joined", "test_part", "validation_part"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What every step of one run needs; `encoder` builds a fresh one each time."""
+
+    data: TrainTest
+    settings: Settings
+    fraction: float
+    seed: int
+    image_size: int
+    encoder: Callable[[], Encoder]
+    cache: Path | None
+    reporter: Reporter
+
+    def features(self, patches: LabelledPatches) -> Features | None:
+        """Features of frozen encoders; None where the encoder is going to change."""
+        if not self.settings.frozen:
+            return None
+        return encode(
+            self.encoder(),
+            patches.collection,
+            image_size=self.image_size,
+            batch_size=self.settings.batch_size,
+            device=self.settings.device,
+            cache=self.cache,
+            reporter=self.reporter,
+        )
+
+    def fit(self, patches: LabelledPatches, features: Features | None) -> tuple[Fitted, LabelledPatches]:
+        """Train on the balanced subset of `patches`; returns that subset too."""
+        chosen = balanced_subset(patches.labels, self.fraction, patches.classes, seed=self.seed)
+        subset = patches.subset(chosen)
+        fitted = fit_classifier(
+            subset,
+            self.encoder(),
+            self.settings,
+            image_size=self.image_size,
+            seed=self.seed,
+            features=None if features is None else features[chosen],
+            reporter=self.reporter,
+        )
+        if fitted.split.warning:
+            self.reporter.warn(fitted.split.warning)
+        return fitted, subset
+
+
+def cross_validate(work: Work, folds: int, features: Features | None) -> list[Part]:
+    """Out-of-fold predictions: every group is judged by a classifier that has not seen it."""
+    whole = work.data.train
+    fold_of = group_folds(whole.labels, whole.group_index, folds=folds, seed=work.seed)
+    parts: list[Part] = []
+    with work.reporter.task("folds", total=folds, unit="folds") as task:
+        for fold in range(folds):
+            inside, outside = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+            held = whole.subset(outside)
+            fitted, _ = work.fit(whole.subset(inside), None if features is None else features[inside])
+            if features is None:
+                logits = predict_logits(
+                    fitted.classifier, held.collection, device=work.settings.device, reporter=work.reporter
+                )
+            else:
+                logits = head_logits(fitted.classifier.head, features[outside])
+            parts.append(
+                Part(name=f"fold {fold + 1}", patches=held, logits=logits, temperature=_temperature(fitted))
+            )
+            task.advance()
+    return parts
+
+
+def test_part(work: Work, fitted: Fitted) -> list[Part]:
+    test = work.data.test
+    if test is None:
+        return []
+    features = work.features(test)
+    if features is None:
+        logits = predict_logits(
+            fitted.classifier, test.collection, device=work.settings.device, reporter=work.reporter
+        )
+    else:
+        logits = head_logits(fitted.classifier.head, features)
+    return [Part(name="test", patches=test, logits=logits, temperature=_temperature(fitted))]
+
+
+def validation_part(fitted: Fitted, subset: LabelledPatches) -> list[Part]:
+    if fitted.validation_logits is None:
+        return []
+    held = subset.subset(fitted.split.held_out)
+    logits = fitted.validation_logits
+    return [Part(name="validation", patches=held, logits=logits, temperature=_temperature(fitted))]
+
+
+def _temperature(fitted: Fitted) -> float:
+    return fitted.classifier.card.temperature
+
+
+def joined(parts: Sequence[Part]) -> LabelledPatches:
+    """The patches of all folds in the order of their predictions (each fold is a part of one collection)."""
+    first = parts[0].patches
+    collection = first.collection
+    joined = type(collection)(
+        collection.stores,
+        store_index=np.concatenate([part.patches.collection.store_index for part in parts]),
+        row=np.concatenate([part.patches.collection.row for part in parts]),
+        labels=np.concatenate([part.patches.collection.labels for part in parts]),
+        classes=collection.classes,
+    )
+    return replace(
+        first,
+        collection=joined,
+        labels=np.concatenate([part.patches.labels for part in parts]),
+        groups=np.concatenate([part.patches.groups for part in parts]),
+        images=np.concatenate([part.patches.images for part in parts]),
+    )

@@ -1,0 +1,28 @@
+"""What a classifier says of every patch of a collection, each patch seen once."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.backbones.device import choose_device
+from wsitool.backbones.features import over_patches
+from wsitool.base.progress import SILENT, Reporter
+from wsitool.classify.model import Classifier
+from wsitool.store.collection import Collection
+
+__all__ = ["predict_logits"]
+
+
+def predict_logits(
+    classifier: Classifier,
+    collection: Collection,
+    *,
+    batch_size: int = 64,
+    device: str = "auto",
+    reporter: Reporter = SILENT,
+) -> NDArray[np.float64]:
+    """Logits (N, K) of every patch of `collection`, in its order."""
+    return over_patches(
+        classifier, classifier.logits, collection, batch_size, choose_device(device), reporter, "predict"
+    ).astype(np.float64)

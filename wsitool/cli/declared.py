@@ -1,0 +1,132 @@
+"""Options made from declared fields: a command states which dataclass it takes, the dataclass the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+
+from wsitool.base.parameters import HParam, Params
+
+__all__ = ["COMMA_LIST", "DeclaredOption", "declared", "given", "take"]
+
+P = TypeVar("P", bound=Params)
+
+
+class NumberOrWord(click.ParamType):  # type: ignore[type-arg]
+    """A number, or one of a few words such as "auto"."""
+
+    def __init__(self, number: type, words: tuple[str, ...]) -> None:
+        self.number, self.words = number, words
+        self.name = "|".join(("NUMBER", *words))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in self.words:
+            return value
+        try:
+            return self.number(value)
+        except (TypeError, ValueError):
+            self.fail(f"expected a number or {' or '.join(self.words)}, got {value!r}", param, ctx)
+
+
+class CommaList(click.ParamType):  # type: ignore[type-arg]
+    """Values with commas between them."""
+
+    def __init__(self, item: Any) -> None:
+        self.item = item
+        self.name = f"{item.name.upper()}[,...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(self.item.convert(str(part).strip(), param, ctx) for part in parts if str(part).strip())
+
+
+COMMA_LIST = CommaList(click.STRING)
+
+
+class DeclaredOption(click.Option):
+    """An option that came from a field."""
+
+    def __init__(self, spec: HParam, *, prefix: str = "", unset: bool = False) -> None:
+        flag = spec.option
+        # Where None means "as it was" or "as the preset has it", a switch must be able to say no.
+        both = spec.type is bool and (spec.default is True or unset)
+        declaration = f"{flag}/--no-{flag[2:]}" if both else flag
+        required = spec.default is dataclasses.MISSING and not unset
+        default = None if unset or required else spec.default
+        super().__init__(
+            [declaration, f"{prefix}{spec.name}"],
+            type=None if spec.type is bool else _click_type(spec),
+            is_flag=spec.type is bool or None,
+            default=default,
+            required=required,
+            multiple=spec.repeat,
+            help=help_text(spec),
+        )
+        self.spec = spec
+
+
+def help_text(spec: HParam) -> str:
+    """Help, unit, bounds and default of a field on one line."""
+    notes = [f"[{spec.unit}]"] if spec.unit else []
+    if spec.bounds_text() and spec.choices is None:
+        notes.append(f"[{spec.bounds_text()}]")
+    if not any(spec.default is nothing for nothing in (None, False, dataclasses.MISSING, ())):
+        notes.append(f"[default: {_shown(spec)}]")
+    return "  ".join([spec.help, *notes])
+
+
+def _shown(spec: HParam) -> str:
+    if spec.type is bool:
+        return spec.option[2:] if spec.default else f"no-{spec.option[2:]}"
+    if spec.many:
+        return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in spec.default)
+    return f"{spec.default:g}" if isinstance(spec.default, float) else str(spec.default)
+
+
+def _click_type(spec: HParam) -> Any:
+    if spec.words:
+        one: Any = NumberOrWord(spec.type, spec.words)
+    elif spec.choices is not None:
+        one = click.Choice([str(choice) for choice in spec.choices])
+    else:
+        one = click.types.convert_type(spec.type)
+    return CommaList(one) if spec.many and not spec.repeat else one
+
+
+def declared(
+    *kinds: type[Params], only: Iterable[str] = (), without: Iterable[str] = (), unset: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command an option for every field of `kinds` (or those in `only`), save those in `without`.
+
+    With `unset` an option that is not given is None, whatever the field's default: for commands that change
+    something which has values already.
+    """
+    chosen, left_out = set(only), set(without)
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        specs = [spec for kind in kinds for spec in kind.hparams() if not chosen or spec.name in chosen]
+        for spec in reversed([spec for spec in specs if spec.name not in left_out]):
+            parameters: list[click.Parameter] = command.__dict__.setdefault("__click_params__", [])
+            parameters.append(DeclaredOption(spec, unset=unset))
+        return command
+
+    return decorate
+
+
+def take(kind: type[P], options: dict[str, Any], **more: Any) -> P:
+    """Make a `kind` of its fields among a command's `options`, which lose them; the program sets `more`.
+
+    UsageError, naming the field, for a value that cannot be.
+    """
+    names = [spec.name for spec in kind.hparams() if spec.name in options]
+    return kind(**{name: options.pop(name) for name in names}, **more)
+
+
+def given(kind: type[Params], options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `kind` that a command with `unset` options was given; `options` loses all of them."""
+    names = [spec.name for spec in kind.hparams() if spec.name in options]
+    values = {name: options.pop(name) for name in names}
+    return {name: value for name, value in values.items() if value not in (None, ())}

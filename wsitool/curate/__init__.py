@@ -1,0 +1,1 @@
+"""Patches from elsewhere, and stores looked over, decided again, checked and described."""

@@ -1,0 +1,258 @@
+"""Looking slides over before tiling them: what they are, what is wrong with them, what tiling would give."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from wsitool.base.paths import AnyPath
+from wsitool.base.progress import SILENT, Reporter
+from wsitool.errors import RegionReadError, WsitoolError
+from wsitool.slides.grid import ReadPlan, plan_grid
+from wsitool.slides.readers import TiledSlide, open_slide
+from wsitool.slides.slide import SlideInfo
+from wsitool.slides.slide_list import SlideInput, find_slides
+from wsitool.slides.spec import TileSpec
+from wsitool.store import jpeg
+from wsitool.tiling.cutter import tiles_touched
+from wsitool.tiling.resample import area_resample
+from wsitool.tiling.source import patch_source
+
+__all__ = ["SlideAudit", "audit_slides"]
+
+_PROBES = 24
+_TIMED = 8
+_MPP_AT_1X = 10.0
+_MPP_DISAGREEMENT = 0.35
+_WHY = {
+    "tiff": "tiled TIFF: its tiles are decoded directly",
+    "tiffslide": "asked for by name",
+    "openslide": "no tiled TIFF that can be read directly",
+    "image": "an ordinary picture, or a TIFF without tiles",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideAudit:
+    """What is known of one slide.
+
+    `error` says why it cannot be tiled ("" if it can); `warnings` what the user should know. `patches`,
+    `bytes` and `seconds` are estimates for the asked resolution on one thread, None where there is none.
+    `read_level` and `shrink` say which pixels would be read: level, and level pixels per patch pixel.
+    """
+
+    name: str
+    path: str
+    error: str = ""
+    warnings: tuple[str, ...] = ()
+    reader: str = ""
+    reader_reason: str = ""
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    downsamples: tuple[float, ...] = ()
+    mpp: float | None = None
+    mpp_source: str | None = None
+    objective_power: float | None = None
+    read_level: int | None = None
+    shrink: float | None = None
+    mpp_effective: float | None = None
+    candidates: int | None = None
+    patches: int | None = None
+    bytes: int | None = None
+    seconds: float | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    fingerprint: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The audit as JSON can hold it."""
+        return asdict(self)
+
+
+def audit_slides(
+    slides: AnyPath | Iterable[AnyPath],
+    spec: TileSpec | None = None,
+    *,
+    reader: str = "auto",
+    default_mpp: float | None = None,
+    reporter: Reporter = SILENT,
+) -> list[SlideAudit]:
+    """Audit files, folders, URLs or CSVs of slides for being tiled with `spec`; nothing is written.
+
+    A slide that cannot be opened or tiled is in the result with its error. Slides of equal fingerprint get
+    a warning that names the others.
+    """
+    found = find_slides(slides, reporter=reporter)
+    audits: list[SlideAudit] = []
+    with reporter.task("Auditing", total=len(found), unit="slides") as task:
+        for slide in found:
+            audits.append(_audit(slide, spec or TileSpec(), reader, default_mpp))
+            task.advance(note=slide.name)
+    return _with_duplicates(audits)
+
+
+def _audit(slide: SlideInput, spec: TileSpec, reader: str, default_mpp: float | None) -> SlideAudit:
+    mpp = slide.mpp if slide.mpp is not None else default_mpp
+    audit = SlideAudit(name=slide.name, path=slide.path)
+    if slide.problem:
+        return replace(audit, error=slide.problem)
+    try:
+        with open_slide(slide.path, reader=reader, default_mpp=mpp) as opened:
+            audit = _known(audit, opened.info, spec)
+            audit = replace(audit, warnings=(*audit.warnings, *_unreadable(opened)))
+            return _estimated(audit, opened, spec)
+    except (WsitoolError, OSError, MemoryError) as error:
+        return replace(audit, error=str(error) or type(error).__name__)
+
+
+def _known(audit: SlideAudit, info: SlideInfo, spec: TileSpec) -> SlideAudit:
+    warnings = []
+    if info.mpp is None:
+        if spec.level is not None:  # otherwise it cannot be tiled, and the error says why
+            warnings.append("states no resolution, nor will its patches: give --default-mpp if it is known")
+    elif info.mpp_source == "objective":
+        warnings.append(f"states no mpp: {info.mpp:.3g} is only assumed from its {info.objective_power:g}x")
+    elif info.objective_power:
+        expected = _MPP_AT_1X / info.objective_power
+        if abs(info.mpp / expected - 1) > _MPP_DISAGREEMENT:
+            warnings.append(
+                f"mpp {info.mpp:.3g} contradicts its {info.objective_power:g}x objective "
+                f"(about {expected:.3g}): check which is true"
+            )
+    steps = np.array([level.downsample for level in info.levels])
+    if len(steps) == 1 and max(info.width, info.height) > 20_000:
+        warnings.append("has no pyramid: finding tissue reads all of it")
+    if (np.diff(steps) <= 0).any():
+        warnings.append("its levels are not in order of size")
+    return replace(
+        audit,
+        reader=info.reader,
+        reader_reason=_WHY[info.reader],
+        format=info.format,
+        width=info.width,
+        height=info.height,
+        downsamples=tuple(round(float(step), 4) for step in steps),
+        mpp=info.mpp,
+        mpp_source=info.mpp_source,
+        objective_power=info.objective_power,
+        fingerprint=info.fingerprint,
+        warnings=tuple(warnings),
+    )
+
+
+def _unreadable(slide: TiledSlide) -> list[str]:
+    """A warning for each level of which probed tiles cannot be decoded; a truncated file shows here."""
+    warnings = []
+    for index in range(len(slide.info.levels)):
+        tiles = slide.tiles(index)
+        columns, rows = -(-tiles.width // tiles.tile_width), -(-tiles.height // tiles.tile_height)
+        # The last tile is among them: it lies at the end of the level's data.
+        probes = np.unique(np.linspace(0, columns * rows - 1, _PROBES).astype(int)).tolist()
+        reasons = []
+        for probe in probes:
+            try:
+                tiles.decode(probe % columns, probe // columns)
+            except RegionReadError as error:
+                reasons.append(str(error))
+        if reasons:
+            warnings.append(
+                f"{len(reasons)} of {len(probes)} tiles probed at level {index} are unreadable ({reasons[0]})"
+            )
+    return warnings
+
+
+def _estimated(audit: SlideAudit, slide: TiledSlide, spec: TileSpec) -> SlideAudit:
+    grid = plan_grid(slide.info, spec)
+    plan = grid.plan
+    audit = replace(
+        audit, read_level=plan.level, shrink=round(plan.factor[0], 4), mpp_effective=plan.mpp_effective
+    )
+    began = time.perf_counter()
+    source = patch_source(slide, spec)
+    found, kept = source.candidates, source.kept
+    looking = time.perf_counter() - began  # tiling looks for tissue just so
+    tally = np.bincount(found.reason, minlength=len(found.reasons))
+    audit = replace(
+        audit,
+        candidates=len(found.reason),
+        patches=len(kept),
+        counts={reason: int(n) for reason, n in zip(found.reasons, tally, strict=True)},
+    )
+    if not len(kept):
+        return replace(audit, error="no grid position would be kept: see the counts, and lower a threshold")
+    tiles = slide.tiles(plan.level)
+    corners = np.floor(grid.positions[kept] * np.array(plan.factor)).astype(np.int64)
+    width, height = (int(np.ceil(spec.patch_size * factor)) for factor in plan.factor)
+    needed = tiles_touched(corners, (width, height), (tiles.tile_width, tiles.tile_height))
+    seconds_per_tile, patch_bytes, seconds_per_patch = _samples(slide, plan, needed, spec)
+    return replace(
+        audit,
+        bytes=round(patch_bytes * len(kept)),
+        seconds=round(looking + seconds_per_tile * len(needed) + seconds_per_patch * len(kept), 2),
+    )
+
+
+def _samples(
+    slide: TiledSlide, plan: ReadPlan, needed: np.ndarray[Any, np.dtype[np.int64]], spec: TileSpec
+) -> tuple[float, float, float]:
+    """Seconds to decode a tile, bytes of a stored patch, seconds to make it, from a few needed tiles."""
+    tiles, size = slide.tiles(plan.level), spec.patch_size
+    decoding: list[float] = []
+    encoding: list[float] = []
+    sizes: list[float] = []
+    for column, row in needed[np.linspace(0, len(needed) - 1, _TIMED).astype(int)].tolist():
+        began = time.perf_counter()
+        try:
+            tile = tiles.decode(column, row)
+        except RegionReadError:
+            continue
+        decoding.append(time.perf_counter() - began)
+        if spec.codec != "raw":
+            shape = [
+                max(1, round(side / factor))
+                for side, factor in zip(tile.shape[1::-1], plan.factor, strict=True)
+            ]
+            shrunk = Image.fromarray(np.ascontiguousarray(tile)).resize(
+                (shape[0], shape[1]), Image.Resampling.BOX
+            )
+            began = time.perf_counter()
+            encoded = jpeg.encode(np.asarray(shrunk), spec.quality)
+            share = size * size / (shape[0] * shape[1])
+            encoding.append((time.perf_counter() - began) * share)
+            sizes.append(len(encoded) * share)
+    per_patch = float(np.mean(sizes)) if sizes else float(size * size * 3)
+    return (
+        float(np.median(decoding)) if decoding else 0.0,
+        per_patch,
+        (float(np.median(encoding)) if encoding else 0.0) + _resampling_seconds(plan, size),
+    )
+
+
+def _resampling_seconds(plan: ReadPlan, size: int) -> float:
+    """What bringing one patch to its resolution takes where the factor is no whole number."""
+    if plan.whole_factor is not None:
+        return 0.0
+    width, height = (int(np.ceil(size * factor)) + 1 for factor in plan.factor)
+    source = np.zeros((height, width, 3), np.uint8)
+    began = time.perf_counter()
+    area_resample(source, size, (0.0, 0.0), plan.factor)
+    return time.perf_counter() - began
+
+
+def _with_duplicates(audits: Sequence[SlideAudit]) -> list[SlideAudit]:
+    """Add a warning to slides of the same content."""
+    done = []
+    for audit in audits:
+        twins = [
+            other.name
+            for other in audits
+            if other is not audit and audit.fingerprint and other.fingerprint == audit.fingerprint
+        ]
+        warning = (f"has the same content as {', '.join(twins)}",) if twins else ()
+        done.append(replace(audit, warnings=(*audit.warnings, *warning)))
+    return done

@@ -1,0 +1,1 @@
+"""Stores as other programs read them."""

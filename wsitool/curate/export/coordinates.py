@@ -1,0 +1,126 @@
+"""Patch positions for other programs: CLAM, TRIDENT and QuPath. No pixels are copied."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from wsitool.base.files import replace_file, replace_file_in_parts
+from wsitool.curate.export.parts import Outcome, Part, Source
+from wsitool.errors import StoreError
+from wsitool.report.geojson import class_colors, collection_of, tile_feature
+from wsitool.store.attributes import coords_attributes, magnifications, plain_text
+from wsitool.store.opening import open_store
+from wsitool.store.reader import Reader
+from wsitool.store.schema import UNLABELLED
+
+__all__ = ["clam_file", "geojson_file", "trident_file"]
+
+
+def clam_file(source: Source) -> Part:
+    """`patches/<slide>.h5` as CLAM's create_patches_fp writes it: `/coords` (N, 2) level-0 x, y.
+
+    CLAM's `patch_size` counts pixels of `patch_level`. Level 0 is the one level that fits every resolution
+    exactly, so it is used always; CLAM then resizes to its encoder's input.
+    """
+    meta = _of_slide(source).meta
+    dims = [meta.level0_width, meta.level0_height]
+    attributes = {
+        "patch_size": round(meta.patch_size_level0),
+        "patch_level": 0,
+        "downsample": [1.0, 1.0],
+        "downsampled_level_dim": dims,
+        "level_dim": dims,
+        "name": plain_text(meta.name),
+        "save_path": "patches",
+    }
+    return _h5_part(source, f"patches/{source.slide}.h5", attributes)
+
+
+def trident_file(source: Source) -> Part:
+    """`<mag>x_<px>px_<overlap>px_overlap/patches/<slide>_patches.h5` in TRIDENT's convention.
+
+    There `patch_size` counts pixels at the target magnification, see `magnifications`. StoreError where the
+    store states no magnification and no mpp to derive it from.
+    """
+    meta = _of_slide(source).meta
+    found = magnifications(meta)
+    if found is None:
+        raise StoreError(
+            f"The store of '{meta.name}' states no magnification and no mpp, which TRIDENT needs: tile the "
+            "slide with --default-mpp."
+        )
+    overlap = max(0, meta.patch_size - meta.stride)
+    folder = f"{found[1]:.3g}x_{meta.patch_size}px_{overlap}px_overlap"
+    return _h5_part(source, f"{folder}/patches/{source.slide}_patches.h5", coords_attributes(meta, folder))
+
+
+def _h5_part(source: Source, name: str, attributes: Mapping[str, Any]) -> Part:
+    def write(out: Path) -> Outcome:
+        buffer = io.BytesIO()
+        with open_store(source.path) as store, h5py.File(buffer, "w") as file:
+            coords = file.create_dataset("coords", data=store.coords)
+            for key, value in attributes.items():
+                coords.attrs[key] = value
+        replace_file(out / name, buffer.getvalue())
+        return Outcome(patches=source.patches)
+
+    return Part(
+        name=source.name,
+        made_of={"file": name, "store": source.identity, "attributes": attributes},
+        files=lambda: [name],
+        write=write,
+        patches=source.patches,
+    )
+
+
+def geojson_file(source: Source, classes: Sequence[str]) -> Part:
+    """`<slide>.geojson` for QuPath: a square per patch, with its class and scores as measurements.
+
+    `classes` are those of all stores exported: each has one colour in all files.
+    """
+    colors = class_colors(classes)
+    name = f"{_of_slide(source).slide}.geojson"
+
+    def write(out: Path) -> Outcome:
+        with open_store(source.path) as store:
+            replace_file_in_parts(out / name, collection_of(_features(store, colors)))
+        return Outcome(patches=source.patches)
+
+    return Part(
+        name=source.name,
+        made_of={
+            "file": name,
+            "store": source.identity,
+            "colors": {label: colors[label] for label in source.meta.classes},
+        },
+        files=lambda: [name],
+        write=write,
+        patches=source.patches,
+    )
+
+
+def _features(store: Reader, colors: Mapping[str, tuple[int, int, int]]) -> Iterator[dict[str, Any]]:
+    found = store.candidates
+    kept = found.reason == 0
+    scores = {"tissue": store.tissue}
+    scores |= {name: values[kept] for name, values in found.scores.items() if kept.sum() == len(store)}
+    labels = np.full(len(store), UNLABELLED) if store.labels is None else store.labels
+    for row, ((x, y), label) in enumerate(zip(store.coords.tolist(), labels.tolist(), strict=True)):
+        name = None if label == UNLABELLED else store.meta.classes[label]
+        measured = {n: float(v[row]) for n, v in scores.items() if np.isfinite(v[row])}
+        yield tile_feature(x, y, store.meta.patch_size_level0, measured, name, colors)
+
+
+def _of_slide(source: Source) -> Source:
+    if source.of_images:
+        raise StoreError(
+            f"{source.path} holds patches of imported images, which have no place on a slide: export it to "
+            "imagefolder or webdataset."
+        )
+    return source

@@ -1,0 +1,158 @@
+"""What an export is made of: stores it reads, and pieces it writes, each complete or written again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from wsitool.base.file_names import file_names, safe_name
+from wsitool.base.files import replace_file
+from wsitool.store.reader import Reader
+from wsitool.store.schema import UNLABELLED, StoreMeta
+
+__all__ = ["RECORD", "Outcome", "Part", "Record", "Source", "named", "source_of"]
+
+RECORD = "export.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A store to export. `slide` is its slide's name as a file name, `key` its own, without a dot.
+
+    `name` is what it is called in the record, two stores of one name in two folders apart.
+
+    `labels` counts its patches by class name; `identity` is a hash of its content and attributes.
+    """
+
+    path: Path
+    meta: StoreMeta
+    patches: int
+    labels: Mapping[str, int]
+    identity: str
+    of_images: bool
+    name: str = ""
+    slide: str = ""
+    key: str = ""
+
+
+def source_of(store: Reader) -> Source:
+    """All that planning an export needs to know of an open store, but for its file names."""
+    meta = asdict(store.meta)
+    del meta["wsitool_version"]
+    numbers = [] if store.labels is None else store.labels[store.labels != UNLABELLED].tolist()
+    return Source(
+        path=store.path,
+        meta=store.meta,
+        patches=len(store),
+        labels=Counter(store.meta.classes[number] for number in numbers),
+        identity=_digest({"meta": meta, "content_hash": store.content_hash}),
+        of_images=store.sources is not None,
+    )
+
+
+def named(sources: Sequence[Source]) -> list[Source]:
+    """The same stores with file names, no two of one kind alike."""
+    names = file_names([source.path.name for source in sources], [str(source.path) for source in sources])
+    slides = file_names([source.meta.name for source in sources], names)
+    # webdataset takes all after the first dot of a file's name as the suffix
+    keys = file_names([source.path.stem.replace(".", "_") for source in sources], names)
+    return [
+        replace(source, name=name, slide=slide, key=key)
+        for source, name, slide, key in zip(sources, names, slides, keys, strict=True)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a part: the patches in it, and what could not be exported ("" if nothing)."""
+
+    patches: int
+    problem: str = ""
+    skipped: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Files that are written together. `made_of` is all that decides what is in them, as JSON holds it.
+
+    `files` lists them relative to the export; `write` writes them below the folder it is given.
+    """
+
+    name: str
+    made_of: Mapping[str, Any]
+    files: Callable[[], list[str]]
+    write: Callable[[Path], Outcome]
+    patches: int
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.files())
+
+    def entry(self, *, done: bool) -> dict[str, Any]:
+        """What the record says of it; `top` are the files and folders directly in the export."""
+        top = sorted({name.partition("/")[0] for name in self.names})
+        return {"fingerprint": _digest(self.made_of), "done": done, "top": top}
+
+
+class Record:
+    """The file `export.jsonl`: a line for each part begun and for each one finished, the last one counts.
+
+    Lines are appended, so that a thousand stores do not rewrite it a thousand times; the torn last line of
+    a killed run says nothing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._path = folder, folder / RECORD
+        self.parts: dict[str, dict[str, Any]] = {}
+        lines = self._path.read_text(encoding="utf-8", errors="replace") if self._path.is_file() else ""
+        for line in lines.splitlines():
+            try:
+                entry = json.loads(line)
+                names = ("fingerprint", "done", "top")
+                self.parts[str(entry["part"])] = {name: entry[name] for name in names}
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    def differing(self, parts: Sequence[Part]) -> list[str]:
+        """The recorded parts that `parts` has not, or made of something else."""
+        wanted = {part.name: _digest(part.made_of) for part in parts}
+        return [name for name, entry in self.parts.items() if wanted.get(name) != entry["fingerprint"]]
+
+    def is_done(self, part: Part) -> bool:
+        """Whether `part` was finished as it is now, and all its files are there."""
+        done = self.parts.get(part.name) == part.entry(done=True)
+        return done and all((self._folder / name).is_file() for name in part.names)
+
+    def note(self, part: Part, *, done: bool) -> None:
+        """Append that `part` is begun, or done."""
+        self.parts[part.name] = part.entry(done=done)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(self._line(part.name))
+
+    def rewrite(self) -> None:
+        """One line for each part, in order of their names."""
+        replace_file(self._path, "".join(self._line(name) for name in sorted(self.parts)).encode())
+
+    def clear(self) -> None:
+        """Remove all that the recorded parts have written; other files in the folder stay."""
+        tops = {top for entry in self.parts.values() for top in entry["top"]}
+        for path in (self._folder / top for top in tops if safe_name(top) == top):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        self.parts = {}
+
+    def _line(self, name: str) -> str:
+        return json.dumps({"part": name} | self.parts[name]) + "\n"
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,361 @@
+"""Deciding again which candidates are kept, from the scores a store keeps of all of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.base.files import replace_file
+from wsitool.base.json_files import typed
+from wsitool.base.lock import locked
+from wsitool.base.partial import partial_path, replace_path
+from wsitool.base.paths import path_of
+from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.tables import read_table, table_bytes
+from wsitool.curate.verifying import default_mpp_of, spec_of
+from wsitool.errors import CorruptStoreError, NoTissueError, SlideError, StoreError, UsageError
+from wsitool.slides.readers import open_slide
+from wsitool.slides.slide_list import SlideInput
+from wsitool.slides.spec import Limit, QualityThresholds, TileSpec, decide
+from wsitool.store.attributes import as_stored
+from wsitool.store.opening import SUFFIXES, create_store, open_store
+from wsitool.store.reader import Reader
+from wsitool.store.schema import Candidates, Rows
+from wsitool.tiling.labelling import count_labels
+from wsitool.tiling.results import SLIDES_CSV, update_slides_csv
+from wsitool.tiling.resume import redraw_preview
+from wsitool.tiling.slide_task import SlideTask, available_threads, run_task, store_bytes
+
+__all__ = ["RefilterResult", "refilter"]
+
+_BATCH = 256
+_UNREADABLE = "unreadable"
+_IMAGES_CSV = "images.csv"
+_PATIENCE_SECONDS = 120.0
+# Which option moves which limit: option -> (score, reason, whether it is a least value).
+_LIMITS = {
+    "min_tissue": ("tissue", "low tissue", True),
+    "min_sharpness": ("sharpness", "blurred", True),
+    "max_pen": ("pen", "pen", False),
+    "max_fold": ("fold", "fold", False),
+    "max_white": ("near_white", "near white", False),
+    "max_black": ("near_black", "near black", False),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefilterResult:
+    """What changed: patches before and after, how many were dropped and added, and the new counts.
+
+    `listed` says whether slides.csv or images.csv beside the store was brought up to date. `lost` is why the
+    dropped patches could not be had again, "" where they could; only a dry run gets that far. `preview` is
+    the picture beside the store ("" for none), `redrawn` whether it shows the new choice, for which the slide
+    must be at hand.
+    """
+
+    store: str
+    before: int
+    after: int
+    dropped: int
+    added: int
+    counts: dict[str, int]
+    listed: bool = False
+    preview: str = ""
+    redrawn: bool = False
+    lost: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON can hold it."""
+        return asdict(self)
+
+
+def refilter(
+    path: str | Path,
+    changes: Mapping[str, float],
+    *,
+    out: str | Path | None = None,
+    slide: str | Path | None = None,
+    dry_run: bool = False,
+    reporter: Reporter = SILENT,
+) -> RefilterResult:
+    """Apply other thresholds to the store at `path`; the limits not named in `changes` stay as they were.
+
+    `changes` maps min_tissue, min_sharpness, max_pen, max_fold, max_white, max_black to new values. The store
+    is replaced in one step, or written to `out`: a store's name, or a folder to hold one of the same name,
+    where a store that is this result already is left alone. Without the slide patches can only be dropped:
+    StoreError where rejected candidates would now be kept and `slide` is not given, or is another file.
+    StoreError too where patches would be dropped in place that could not be cut again, as the images were
+    imported or the slide is gone. NoTissueError where nothing would be left; then nothing is changed.
+    Slides.csv and the preview beside the store follow, and images.csv goes along.
+    """
+    _check_values(changes)
+    path = Path(path)
+    target = _target(path, path if out is None else Path(out))
+    with open_store(path) as store:
+        limits = _new_limits(store, changes)
+        found = _decide_again(store, limits)
+        old, new = store.candidates.reason == 0, found.reason == 0
+        result = RefilterResult(
+            store=str(target),
+            before=int(old.sum()),
+            after=int(new.sum()),
+            dropped=int((old & ~new).sum()),
+            added=int((new & ~old).sum()),
+            counts=_counts(found),
+        )
+        _check(store, result, slide)
+        if target == path and result.dropped:
+            result = replace(result, lost=_why_lost(store, slide))
+        if dry_run:
+            return result
+        if result.lost:
+            raise StoreError(
+                f"{path} would lose {result.dropped} patches for good, as {result.lost}: write the others "
+                "elsewhere with --out."
+            )
+        if target != path and target.exists():
+            _check_same(store, target, limits, result)
+        elif result.added and slide is not None:
+            result = _cut_again(store, target, limits, Path(slide), result, reporter)
+        else:
+            _drop(store, target, limits, found, new[old], reporter)
+        source = path_of(store.meta.source) if slide is None else slide
+    return _followed(path, target, source, result)
+
+
+def _target(path: Path, out: Path) -> Path:
+    return out if out.suffix in SUFFIXES else out / path.name
+
+
+def _check(store: Reader, result: RefilterResult, slide: str | Path | None) -> None:
+    found = store.candidates
+    if not np.array_equal(found.coords[found.reason == 0], store.coords):
+        raise CorruptStoreError(f"The patches of {store.path} are not its candidates: see 'wsitool verify'.")
+    if not result.after:
+        raise NoTissueError(
+            f"None of the {len(found.reason)} candidates of {store.path} would be left: relax the limits."
+        )
+    if result.added and slide is None:
+        raise StoreError(
+            f"{result.added} candidates that {store.path} left out would now be kept, but their pixels are "
+            "not in it: name the slide with --slide, or choose limits that only drop patches."
+        )
+
+
+def _why_lost(store: Reader, slide: str | Path | None) -> str:
+    """Why patches dropped from the store could not be cut again, in words; "" where they could."""
+    meta = store.meta
+    try:
+        spec_of(meta)
+    except StoreError:
+        return "its images were imported and cannot be cut again"
+    source = path_of(meta.source) if slide is None else slide
+    try:
+        with open_slide(source, reader=meta.reader, default_mpp=default_mpp_of(meta)) as opened:
+            same = opened.info.fingerprint == meta.fingerprint
+    except (SlideError, UsageError, OSError):
+        return f"its slide '{source}' cannot be read (--slide says where it is now)"
+    return "" if same else f"its slide '{source}' is another file now (--slide says where it is)"
+
+
+def _check_same(store: Reader, target: Path, limits: tuple[Limit, ...], result: RefilterResult) -> None:
+    """StoreError unless the store that is at `target` is what would be written there."""
+    wanted = replace(store.meta, params=as_stored(_params(store, limits)), wsitool_version="")
+    try:
+        with open_store(target) as there:
+            same = replace(there.meta, wsitool_version="") == wanted and there.counts == result.counts
+    except StoreError:
+        same = False
+    if not same:
+        raise StoreError(f"{target} exists already: delete it, or name another --out.")
+
+
+def _followed(path: Path, target: Path, source: str | Path, result: RefilterResult) -> RefilterResult:
+    """Bring slides.csv, images.csv and the preview beside `target` up to date, where they show that store."""
+    with open_store(target) as store:
+        meta, found = store.meta, store.candidates
+        changed: dict[str, object] = {
+            "kept": len(store),
+            "unreadable": len(store.failures),
+            "counts": json.dumps(result.counts),
+            "labels": json.dumps(count_labels(store.labels, meta.classes)),
+            "bytes": store_bytes(target),
+            "raw_bytes": len(store) * meta.patch_size**2 * 3,
+            "content_hash": store.content_hash,
+        }
+        kept = Counter([] if store.sources is None else store.sources.tolist())
+    name = target.name.removesuffix(target.suffix)
+    listed = False
+    if (target.parent / SLIDES_CSV).is_file():
+        with locked(target.parent / SLIDES_CSV, what="slides.csv", wait_seconds=_PATIENCE_SECONDS):
+            listed = update_slides_csv(target.parent, name, changed)
+    images = path.parent / _IMAGES_CSV
+    if kept and images.is_file():
+        with locked(target.parent / _IMAGES_CSV, what=_IMAGES_CSV, wait_seconds=_PATIENCE_SECONDS):
+            listed = _list_images(images, path.name, target, kept)
+    preview = target.parent / "previews" / f"{name}.jpg"
+    if not preview.is_file():
+        return replace(result, listed=listed)
+    of_slide = meta.params.get("command") != "import"
+    redrawn = of_slide and redraw_preview(preview, source, meta, found, spec_of(meta))
+    return replace(result, listed=listed, preview=str(preview), redrawn=redrawn)
+
+
+def _list_images(images: Path, store: str, target: Path, kept: Mapping[str, int]) -> bool:
+    """Put the rows that `images` has of a store into images.csv beside `target`, with what is `kept` now."""
+    rows: dict[str, Mapping[str, str]] = {}
+    headers: dict[str, str] = {}
+    here = target.parent / _IMAGES_CSV
+    for file in dict.fromkeys(file for file in (here, images) if file.is_file()):
+        table = read_table(file, needs=("file", "store", "kept"), exact=True)
+        headers |= table.headers
+        for row in table.rows:
+            name = row.cells["file"]
+            if file == here:
+                rows[name] = row.cells
+            if file == images and row.cells["store"] == store:
+                rows[name] = {**row.cells, "store": target.name, "kept": str(kept.get(name, 0))}
+    lines = [[rows[name].get(column, "") for column in headers] for name in sorted(rows)]
+    replace_file(here, table_bytes([list(headers.values()), *lines]))
+    return True
+
+
+def _check_values(changes: Mapping[str, float]) -> None:
+    """The same bounds as for tiling; UsageError."""
+    TileSpec(min_tissue=changes.get("min_tissue", 0.0))
+    QualityThresholds(**{option: value for option, value in changes.items() if option != "min_tissue"})
+
+
+def _new_limits(store: Reader, changes: Mapping[str, float]) -> tuple[Limit, ...]:
+    """The store's own limits, tissue first, with those in `changes` moved or added."""
+    params = store.meta.params
+    try:
+        least = typed(float, params.get("min_tissue"), "min_tissue")
+        own = typed(tuple[Limit, ...], params.get("limits", []), "limits")
+    except ValueError as error:
+        raise StoreError(f"{store.path} does not say by which limits it was cut ({error}).") from None
+    limits = [Limit(score="tissue", reason="low tissue", at_least=least), *own]
+    for option, value in changes.items():
+        score, reason, is_least = _LIMITS[option]
+        limit = Limit(
+            score=score,
+            reason=reason,
+            at_least=value if is_least else None,
+            at_most=None if is_least else value,
+        )
+        places = [i for i, old in enumerate(limits) if old.score == score]
+        if places:
+            limits[places[0]] = limit
+        else:
+            limits.append(limit)
+    return tuple(limits)
+
+
+def _decide_again(store: Reader, limits: tuple[Limit, ...]) -> Candidates:
+    old = store.candidates
+    scores: dict[str, NDArray[np.float32]] = {"tissue": old.tissue, **old.scores}
+    missing = [limit.score for limit in limits if limit.score not in scores]
+    if missing:
+        raise StoreError(
+            f"{store.path} holds no score '{missing[0]}', it has {', '.join(scores)}: tile the slide again "
+            "with that limit."
+        )
+    reason, reasons = decide(scores, limits)
+    if _UNREADABLE in old.reasons:
+        # What could not be read then cannot be kept now.
+        unreadable = (old.reason == old.reasons.index(_UNREADABLE)) & (reason == 0)
+        reason[unreadable] = len(reasons)
+        reasons = (*reasons, _UNREADABLE)
+    return replace(old, reason=reason, reasons=reasons)
+
+
+def _counts(found: Candidates) -> dict[str, int]:
+    tally = np.bincount(found.reason, minlength=len(found.reasons))
+    return {reason: int(count) for reason, count in zip(found.reasons, tally, strict=True)}
+
+
+def _params(store: Reader, limits: tuple[Limit, ...]) -> dict[str, Any]:
+    changed: dict[str, Any] = {"min_tissue": limits[0].at_least}
+    if "limits" in store.meta.params or len(limits) > 1:
+        changed["limits"] = [asdict(limit) for limit in limits[1:]]
+    return store.meta.params | changed
+
+
+def _drop(
+    store: Reader,
+    target: Path,
+    limits: tuple[Limit, ...],
+    found: Candidates,
+    stays: NDArray[np.bool_],
+    reporter: Reporter,
+) -> None:
+    """Write the rows that stay (N,) to `target`, their stored bytes untouched."""
+    rows = np.flatnonzero(stays)
+    coords, tissue, labels, sources = store.coords, store.tissue, store.labels, store.sources
+    meta = replace(store.meta, params=_params(store, limits))
+    with (
+        create_store(target, meta, overwrite=target == store.path, expected=len(rows)) as writer,
+        reporter.task(target.name, total=len(rows), unit="patches") as progress,
+    ):
+        for first in range(0, len(rows), _BATCH):
+            chosen = rows[first : first + _BATCH]
+            writer.append(
+                Rows(
+                    patches=store.read(chosen) if meta.codec == "raw" else store.encoded(chosen),
+                    coords=coords[chosen],
+                    tissue=tissue[chosen],
+                    labels=None if labels is None else labels[chosen],
+                    sources=None if sources is None else sources[chosen].tolist(),
+                )
+            )
+            progress.advance(len(chosen))
+        writer.finish(found, counts=_counts(found), failures=store.failures)
+
+
+def _cut_again(
+    store: Reader,
+    target: Path,
+    limits: tuple[Limit, ...],
+    slide: Path,
+    result: RefilterResult,
+    reporter: Reporter,
+) -> RefilterResult:
+    """Tile the slide anew with the new limits, beside `target`, and put the store in its place."""
+    params = store.meta.params
+    with open_slide(slide, reader=store.meta.reader, default_mpp=default_mpp_of(store.meta)) as opened:
+        if opened.info.fingerprint != store.meta.fingerprint:
+            raise StoreError(f"'{slide}' is another file (or a changed one) than {store.path} was cut from.")
+    if params.get("annotations"):
+        raise StoreError(
+            f"The labels of {store.path} came from annotations: tile the slide again with --annotations and "
+            "the new limits."
+        )
+    spec = replace(spec_of(store.meta), min_tissue=limits[0].at_least or 0.0, limits=limits[1:])
+    try:
+        group, reader = typed(str, params.get("group"), "group"), typed(str, params.get("reader"), "reader")
+        label: str | None = typed(str | None, params.get("label"), "label")  # type: ignore[arg-type]
+    except ValueError as error:
+        raise StoreError(
+            f"{store.path} does not say how it was cut ({error}): tile the slide again."
+        ) from None
+    with partial_path(target) as folder:
+        task = SlideTask(
+            slide=SlideInput(path=str(slide), group=group, label=label),
+            out_dir=folder,
+            spec=spec,
+            format="zarr" if target.suffix == ".zarr" else "hdf5",
+            reader=reader,
+            default_mpp=default_mpp_of(store.meta),
+            classes=store.meta.classes,
+            threads=available_threads(),
+        )
+        done = run_task(task, reporter)
+        replace_path(Path(done.store), target)
+    return replace(result, after=done.kept, counts=done.counts)

@@ -1,0 +1,263 @@
+"""Re-reading stores: is everything there, does it decode, is it what the slide shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.base.json_files import typed
+from wsitool.base.paths import AnyPath, as_list, path_of
+from wsitool.base.progress import SILENT, Reporter, Task
+from wsitool.errors import NotAStoreError, StoreError, UsageError, WsitoolError
+from wsitool.slides.grid import TileGrid, plan_grid
+from wsitool.slides.readers import TiledSlide, open_slide
+from wsitool.slides.spec import TileSpec
+from wsitool.store import jpeg
+from wsitool.store.hashing import covers_attributes
+from wsitool.store.opening import find_stores, open_store
+from wsitool.store.reader import Reader, Tally, content_hash
+from wsitool.store.schema import StoreMeta
+from wsitool.tiling.resample import area_resample, psnr
+
+__all__ = ["Check", "StoreReport", "default_mpp_of", "spec_of", "verify_store", "verify_stores"]
+
+Verdict = Literal["ok", "CHANGED", "DAMAGED", "not a store"]
+
+_BATCH = 256
+_BATCH_BYTES = 1 << 26
+_HASH, _SLIDE = "content hash", "same as the slide"
+# A patch brought to another resolution by the decoder, and compressed after, is this near to the exact mean.
+_RESAMPLED_MIN_DB = 28.0
+_OLD_HASH = "written before the hash covered group, resolution and classes: a change of those is not noticed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was checked; `problem` is "" where it is right, `note` what else is worth knowing."""
+
+    name: str
+    problem: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreReport:
+    """All checks of one store; for another program's file none but that, in words, in `foreign`."""
+
+    path: str
+    patches: int
+    checks: tuple[Check, ...]
+    foreign: str = ""
+
+    @property
+    def sound(self) -> bool:
+        """Whether every check passed."""
+        return not any(check.problem for check in self.checks)
+
+    @property
+    def verdict(self) -> Verdict:
+        """In a word: a store that reads well but is not what was written, or cut, was changed."""
+        if self.foreign:
+            return "not a store"
+        wrong = {check.name for check in self.checks if check.problem}
+        if wrong and wrong <= {_HASH, _SLIDE}:
+            return "CHANGED"
+        return "DAMAGED" if wrong else "ok"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON can hold it."""
+        return asdict(self) | {"sound": self.sound, "verdict": self.verdict}
+
+
+def verify_stores(
+    path: AnyPath | Iterable[AnyPath],
+    *,
+    slide: str | Path | None = None,
+    samples: int = 64,
+    seed: int = 0,
+    reporter: Reporter = SILENT,
+) -> list[StoreReport]:
+    """Verify the store at `path`, or all stores in that folder (or several); StoreError if there is none.
+
+    UsageError where all there is are files of other programs; beside stores they are listed as such.
+    `slide` is the slide the one store was cut from; a folder's stores look for theirs in `slide` as a folder.
+    """
+    places = as_list(path)
+    stores = find_stores(places)
+    where = ", ".join(f"'{place}'" for place in places) or "nowhere"
+    if not stores:
+        raise StoreError(f"There is no patch store at {where}: expected a .h5 or .zarr, or a folder of them.")
+    if slide is not None and len(stores) > 1 and not Path(slide).is_dir():
+        raise UsageError(f"{where} holds {len(stores)} stores: give --slide the folder of their slides.")
+    with reporter.task("Verifying", total=len(stores), unit="stores") as task:
+        reports = [_verified(store, slide, samples, seed, task) for store in stores]
+    if all(report.foreign for report in reports):
+        more = f" The other {len(reports) - 1} there are no stores either." if len(reports) > 1 else ""
+        raise UsageError(f"{reports[0].foreign}{more}")
+    return reports
+
+
+def verify_store(
+    path: str | Path, *, slide: str | Path | None = None, samples: int = 64, seed: int = 0
+) -> StoreReport:
+    """Check counts, order, labels, that every patch decodes, and the content hash of one store.
+
+    With `slide` (or the folder it is in) also its fingerprint, and `samples` random patches against pixels
+    read from it: exactly, or within 28 dB where they were resampled. Damage is reported, not raised.
+    """
+    checks: list[Check] = []
+    try:
+        store = open_store(path)
+    except NotAStoreError as error:
+        return StoreReport(path=str(path), patches=0, checks=(), foreign=str(error))
+    except WsitoolError as error:
+        return StoreReport(path=str(path), patches=0, checks=(Check(name="opens", problem=str(error)),))
+    with store:
+        parts: list[tuple[str, Callable[[], str]]] = [
+            ("counts", lambda: _counts(store)),
+            ("order", lambda: _order(store)),
+            ("labels", lambda: _labels(store)),
+            ("patches decode", lambda: _decodes(store)),
+            (_HASH, lambda: _hash(store)),
+        ]
+        if slide is not None:
+            parts.append((_SLIDE, lambda: _same(store, Path(slide), samples, seed)))
+        for name, check in parts:
+            try:
+                problem = check()
+            except (WsitoolError, OSError, ValueError, KeyError) as error:
+                problem = str(error) or type(error).__name__
+            note = "" if name != _HASH or covers_attributes(store.content_hash) else _OLD_HASH
+            checks.append(Check(name=name, problem=problem, note=note))
+        return StoreReport(path=str(path), patches=len(store), checks=(Check(name="opens"), *checks))
+
+
+def spec_of(meta: StoreMeta) -> TileSpec:
+    """The options a store was tiled with; StoreError if it was not cut from a slide."""
+    names = {field.name for field in fields(TileSpec)}
+    if not names <= set(meta.params):
+        raise StoreError(f"The store '{meta.name}' was not cut from a slide by 'wsitool tile'.")
+    try:
+        return typed(TileSpec, {name: meta.params[name] for name in names})
+    except (ValueError, UsageError) as error:
+        raise StoreError(f"The options that the store '{meta.name}' states cannot be: {error}.") from None
+
+
+def default_mpp_of(meta: StoreMeta) -> float | None:
+    """The resolution (um/px) the slide's reader was given for want of its own; None for anything else."""
+    value: Any = meta.params.get("default_mpp")
+    return float(value) if type(value) in (int, float) and 0 < value < 1e6 else None
+
+
+def _verified(path: Path, slide: str | Path | None, samples: int, seed: int, task: Task) -> StoreReport:
+    report = verify_store(path, slide=slide, samples=samples, seed=seed)
+    task.advance(note=path.name)
+    return report
+
+
+def _counts(store: Reader) -> str:
+    number, found, _ = len(store), store.candidates, store.failures
+    tally = np.bincount(found.reason, minlength=len(found.reasons))
+    counted = {reason: int(count) for reason, count in zip(found.reasons, tally, strict=True)}
+    if counted != {**dict.fromkeys(counted, 0), **store.counts} or counted["kept"] != number:
+        return f"the counts {store.counts} and {number} patches contradict the candidates: {counted}"
+    if not np.array_equal(found.tissue[found.reason == 0], store.tissue):
+        return "the tissue of the patches is not that of the candidates kept"
+    if not np.array_equal(found.coords[found.reason == 0], store.coords):
+        return "the coordinates of the patches are not those of the candidates kept"
+    return ""
+
+
+def _order(store: Reader) -> str:
+    coords, sources = store.coords, store.sources
+    same_image = np.ones(max(0, len(coords) - 1), bool) if sources is None else sources[1:] == sources[:-1]
+    dx, dy = np.diff(coords, axis=0).T if len(coords) > 1 else (np.zeros(0), np.zeros(0))
+    falling = same_image & ((dy < 0) | ((dy == 0) & (dx <= 0)))
+    if falling.any():
+        return f"rows {int(falling.argmax())} and the next are not in (y, x) order"
+    return ""
+
+
+def _labels(store: Reader) -> str:
+    return "" if store.labels is None or store.meta.classes else "there are labels and no classes"
+
+
+def _decodes(store: Reader) -> str:
+    size = store.meta.patch_size
+    batch = max(1, min(_BATCH, len(store), _BATCH_BYTES // (size * size * 3)))
+    out = np.empty((batch, size, size, 3), np.uint8)
+    bad: list[tuple[int, str]] = []
+    for first in range(0, len(store), len(out)):
+        tally = Tally()
+        indices = np.arange(first, min(first + len(out), len(store)))
+        store.read_into(indices, out, rows=np.arange(len(indices)), tally=tally)
+        bad += [(first + row, reason) for row, reason in tally.bad]
+    if bad:
+        return f"{len(bad)} of {len(store)} patches cannot be read, the first is {bad[0][0]}: {bad[0][1]}"
+    return ""
+
+
+def _hash(store: Reader) -> str:
+    found = content_hash(store)
+    if found == store.content_hash:
+        return ""
+    covered = " or what decides group and scale" if covers_attributes(found) else ""
+    return f"the patches{covered} were changed: expected {store.content_hash}, the content has {found}"
+
+
+def _same(store: Reader, place: Path, samples: int, seed: int) -> str:
+    path = place / Path(path_of(store.meta.source)).name if place.is_dir() else place
+    with open_slide(path, reader=store.meta.reader, default_mpp=default_mpp_of(store.meta)) as slide:
+        if slide.info.fingerprint != store.meta.fingerprint:
+            return f"'{path}' is another file (or a changed one) than the store was cut from"
+        spec = spec_of(store.meta)
+        grid = plan_grid(slide.info, spec)
+        index_of = {corner: index for index, corner in enumerate(map(tuple, grid.coords.tolist()))}
+        chosen = np.random.default_rng(seed).permutation(len(store))[:samples]
+        chosen.sort()
+        for row, patch in zip(chosen.tolist(), store.read(chosen), strict=True):
+            corner = tuple(store.coords[row].tolist())
+            if corner not in index_of:
+                return f"patch {row} at x {corner[0]}, y {corner[1]} is not on the grid"
+            problem = _differs(slide, grid, spec, index_of[corner], patch)
+            if problem:
+                return f"patch {row} at level-0 x {corner[0]}, y {corner[1]} {problem}"
+    return ""
+
+
+def _differs(slide: TiledSlide, grid: TileGrid, spec: TileSpec, index: int, patch: NDArray[np.uint8]) -> str:
+    """How a stored patch differs from the slide; "" where it does not."""
+    wanted = _from_slide(slide, grid, index)
+    if grid.plan.factor != (1.0, 1.0):
+        decibels = psnr(wanted, patch)
+        return "" if decibels >= _RESAMPLED_MIN_DB else f"is {decibels:.1f} dB from the slide's area mean"
+    if spec.codec == "jpeg":
+        wanted = jpeg.decode(jpeg.encode(wanted, spec.quality))
+    difference = int(np.abs(wanted.astype(np.int16) - patch).max())
+    return f"differs from the slide by up to {difference} grey levels" if difference else ""
+
+
+def _from_slide(slide: TiledSlide, grid: TileGrid, index: int) -> NDArray[np.uint8]:
+    """A patch read the plain way: one region of the level, averaged where its resolution differs."""
+    plan, info, size = grid.plan, slide.info, grid.patch_size
+    level = info.levels[plan.level]
+    exact = grid.positions[index] * np.array(plan.factor)
+    left, top = np.floor(exact + 1e-9).astype(int).tolist()
+    width, height = (
+        min(int(np.ceil(size * f)) + (f != int(f)), side) for f, side in _sides(plan.factor, level)
+    )
+    x0, y0 = round(left * info.width / level.width), round(top * info.height / level.height)
+    region = slide.read_region(x0, y0, plan.level, width, height)
+    if plan.factor == (1.0, 1.0):
+        return region
+    return area_resample(region, size, (exact[0] - left, exact[1] - top), plan.factor)
+
+
+def _sides(factor: tuple[float, float], level: Any) -> Iterator[tuple[float, int]]:
+    yield factor[0], level.width
+    yield factor[1], level.height

@@ -1,0 +1,1 @@
+"""How good something is: labels, splits, subsets, leakage, figures and their uncertainty; numpy only."""

@@ -1,0 +1,181 @@
+"""What each patch is: labels and patients from the stores, or from a table that overrides them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.tables import read_table
+from wsitool.errors import LabelError
+from wsitool.store.collection import Collection
+
+__all__ = ["LabelRow", "LabelledPatches", "check_table", "label_patches", "read_label_table"]
+
+_NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelRow:
+    """One row of a label table: the class of an image or slide, and its patient where the table says so."""
+
+    label: str
+    group: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledPatches:
+    """Labelled patches of a collection.
+
+    `labels` (N,) int64 index `classes`; `groups` and `images` (N,) name the patient and the image or slide.
+    """
+
+    collection: Collection
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.str_]
+    images: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def group_index(self) -> NDArray[np.int64]:
+        """(N,) the groups as numbers, in the order of their names."""
+        index: NDArray[np.int64] = np.unique(self.groups, return_inverse=True)[1]
+        return index
+
+    def subset(self, indices: NDArray[np.integer]) -> LabelledPatches:
+        """Only the patches at `indices`, in that order."""
+        return LabelledPatches(
+            collection=self.collection.subset(indices),
+            classes=self.classes,
+            labels=self.labels[indices],
+            groups=self.groups[indices],
+            images=self.images[indices],
+        )
+
+    def identities(self) -> list[str]:
+        """What each patch is, whoever reads it: content hash of its store, row and class."""
+        hashes = [store.content_hash for store in self.collection.stores]
+        places = zip(self.collection.store_index, self.collection.row, self.labels, strict=True)
+        return [f"{hashes[store]}:{row}:{self.classes[label]}" for store, row, label in places]
+
+
+def read_label_table(path: str | Path, *, reporter: Reporter = SILENT) -> dict[str, LabelRow]:
+    """Read a table with the columns file, label and optionally group: rows by file name.
+
+    LabelError if a column is missing, a row cannot be read, a label is empty, or one file has two labels.
+    """
+    path = Path(path)
+    needs, knows = ("file", "label"), ("group",)
+    table = read_table(
+        path, needs=needs, knows=knows, what="label table", error=LabelError, reporter=reporter
+    )
+    rows: dict[str, LabelRow] = {}
+    for line in table.rows:
+        name = line["file"]
+        problem = line.problem or ("" if name else "it names no file")
+        if not problem and not line["label"]:
+            problem = f"{name} has no label"
+        if problem:
+            raise LabelError(f"{path}, line {line.line}: {problem}.")
+        row = LabelRow(label=line["label"], group=line["group"] or None)
+        if rows.setdefault(name, row) != row:
+            raise LabelError(f"{path}, line {line.line}, gives {name} two different labels or groups.")
+    if not rows:
+        raise LabelError(f"{path} names no file: it needs one row for each labelled image or slide.")
+    return rows
+
+
+def label_patches(
+    collection: Collection,
+    *,
+    table: Mapping[str, LabelRow] | None = None,
+    classes: Sequence[str] | None = None,
+) -> LabelledPatches:
+    """The labelled patches of `collection`, by its own labels or by `table` (file name -> row).
+
+    `classes` fixes the classes and their order (those of a trained classifier); by default they are the
+    collection's, or the sorted ones of the table. Patches the table does not name are left out. LabelError if
+    nothing is labelled or a class is not among `classes`.
+    """
+    images = collection.sources
+    groups = np.array(collection.groups, dtype=np.str_)[collection.group_index]
+    if table is None:
+        names = np.array([*collection.classes, ""], dtype=np.str_)[collection.labels]
+    else:
+        names, groups = _from_table(collection, images, groups, table)
+    found = sorted(set(names.tolist()) - {""})
+    if not found:
+        raise LabelError(
+            "None of the patches is labelled: give --labels CSV (file,label[,group]), or tile with "
+            "--annotations, or import class folders."
+        )
+    order = tuple(classes) if classes is not None else _order(found, collection.classes)
+    strange = sorted(set(found) - set(order))
+    if strange:
+        raise LabelError(
+            f"Unknown class {', '.join(strange)}: the classifier's classes are {', '.join(order)}."
+        )
+    chosen = np.flatnonzero(names != "")
+    number = {name: index for index, name in enumerate(order)}
+    return LabelledPatches(
+        collection=collection.subset(chosen),
+        classes=order,
+        labels=np.array([number[name] for name in names[chosen]], dtype=np.int64),
+        groups=groups[chosen],
+        images=images[chosen],
+    )
+
+
+def check_table(table: Mapping[str, LabelRow], collections: Iterable[Collection]) -> None:
+    """LabelError naming the files of `table` that none of `collections` holds."""
+    known: set[str] = set()
+    for collection in collections:
+        for name in {*collection.sources.tolist(), *(store.meta.name for store in collection.stores)}:
+            known |= _spellings(name)
+    unknown = [name for name in table if not _spellings(name) & known]
+    if unknown:
+        raise LabelError(
+            f"The label table names {len(unknown)} file(s) that no store holds, such as "
+            f"{', '.join(unknown[:_NAMED_AT_MOST])}: use the names of the images or slides they came from."
+        )
+
+
+def _from_table(
+    collection: Collection,
+    images: NDArray[np.str_],
+    groups: NDArray[np.str_],
+    table: Mapping[str, LabelRow],
+) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+    """Class name ("" = none) and group of each patch; the image's row wins over that of its slide."""
+    by_spelling = {spelling: row for name, row in table.items() for spelling in _spellings(name)}
+    slides = np.array([store.meta.name for store in collection.stores], dtype=np.str_)[collection.store_index]
+    pairs, index = np.unique(np.stack([images, slides]), axis=1, return_inverse=True)
+    index = index.reshape(-1)
+    found = [_lookup(by_spelling, str(image)) or _lookup(by_spelling, str(slide)) for image, slide in pairs.T]
+    names = np.array([row.label if row else "" for row in found], dtype=np.str_)[index]
+    stated = np.array([(row.group or "") if row else "" for row in found], dtype=np.str_)[index]
+    return names, np.where(stated != "", stated, groups)
+
+
+def _lookup(rows: Mapping[str, LabelRow], name: str) -> LabelRow | None:
+    return rows.get(name) or next((rows[key] for key in _spellings(name) if key in rows), None)
+
+
+def _spellings(name: str) -> set[str]:
+    """A file may be named with or without its folder and suffix, and its letters composed or not."""
+    name = unicodedata.normalize("NFC", name).replace("\\", "/")
+    last = Path(name).name
+    return {name, last, Path(last).stem}
+
+
+def _order(found: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+    """The collection's order where it knows all the classes, else by name."""
+    return tuple(name for name in own if name in found) if set(found) <= set(own) else tuple(found)

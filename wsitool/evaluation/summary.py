@@ -1,0 +1,83 @@
+"""All figures of one set of predictions, per patch, per image and per patient, ready for JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.evaluation.calibration import softmax
+from wsitool.evaluation.guessing import against_guessing
+from wsitool.evaluation.labels import LabelledPatches
+from wsitool.evaluation.metrics import confusion_matrix, score
+from wsitool.evaluation.statistics import Interval, group_intervals
+
+__all__ = ["judge", "mean_by"]
+
+Floats = NDArray[np.float64]
+
+
+def judge(
+    logits: Floats, patches: LabelledPatches, *, temperature: float | Floats = 1.0, seed: int = 0
+) -> dict[str, Any]:
+    """Judge logits (N, K): metrics, intervals over groups, confusion, and the same by image and by group.
+
+    `guessing` comes first: what the figures are beside always answering one class and ranking by chance.
+
+    `calibrated` repeats loss and calibration error with the logits divided by `temperature`: one number, or
+    (N,), as the classifiers of folds have one each.
+    """
+    probabilities = softmax(logits)
+    predicted = probabilities.argmax(axis=1)
+    scaled = logits / np.reshape(temperature, (-1, 1))
+    calibrated = score(softmax(scaled), patches.labels)
+    intervals = group_intervals([probabilities], patches.labels, patches.group_index, seed=seed)
+    confusion = confusion_matrix(patches.labels, predicted, len(patches.classes))
+    guessing = against_guessing(
+        [probabilities], patches.labels, patches.group_index, patches.classes, seed=seed
+    )
+    return {
+        "guessing": guessing.to_dict(),
+        **score(probabilities, patches.labels),
+        "patches": len(patches),
+        "intervals": {name: _pair(interval) for name, interval in intervals.items()},
+        "interval_groups": len(set(patches.groups.tolist())),
+        "confusion": confusion.tolist(),
+        "calibrated": {
+            "temperature": float(np.mean(temperature)),
+            "loss": calibrated["loss"],
+            "ece": calibrated["ece"],
+        },
+        "images": _by(probabilities, patches, patches.images),
+        "groups": _by(probabilities, patches, patches.groups),
+    }
+
+
+def mean_by(
+    probabilities: Floats, labels: NDArray[np.int64], names: NDArray[np.str_]
+) -> tuple[NDArray[np.str_], Floats, NDArray[np.int64]]:
+    """Mean probability of each name whose patches share one label: names (M,), means (M, K), labels (M,)."""
+    found, index = np.unique(names, return_inverse=True)
+    sums = np.zeros((len(found), probabilities.shape[1]))
+    np.add.at(sums, index, probabilities)
+    lowest = np.full(len(found), np.iinfo(np.int64).max)
+    highest = np.full(len(found), -1, np.int64)
+    np.minimum.at(lowest, index, labels)
+    np.maximum.at(highest, index, labels)
+    pure = lowest == highest
+    means = sums / np.bincount(index)[:, None]
+    return found[pure], means[pure], lowest[pure]
+
+
+def _by(probabilities: Floats, patches: LabelledPatches, names: NDArray[np.str_]) -> dict[str, Any] | None:
+    """Metrics of the mean probability per name; None where every name has patches of several classes."""
+    found, means, labels = mean_by(probabilities, patches.labels, names)
+    if len(found) == 0:
+        return None
+    mixed = len(np.unique(names)) - len(found)
+    return {**score(means, labels), "count": len(found), "left_out_as_mixed": mixed}
+
+
+def _pair(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]

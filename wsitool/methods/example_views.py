@@ -1,0 +1,71 @@
+"""What a method makes of patches, without training anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wsitool.api import Params, resize
+from wsitool.methods.registry import blame_plugin, load_method
+from wsitool.store.collection import Collection
+
+__all__ = ["example_views"]
+
+
+def example_views(
+    collection: Collection,
+    *,
+    method: str,
+    params: Mapping[str, Any] | None = None,
+    preset: str = "paper",
+    number: int = 8,
+    image_size: int | None = None,
+    seed: int = 0,
+) -> dict[str, NDArray[np.uint8]]:
+    """Draw `number` patches and the views `method` makes of them: name -> (number, H, W, 3) uint8.
+
+    "original" comes first. A view of k images per patch becomes k columns. Patches and views depend on `seed`
+    only. Raises what `load_method` raises, and PluginError if the method fails.
+    """
+    method_type = load_method(method)
+    chosen: Params = method_type.params_type.from_preset(preset, dict(params or {}))
+    indices = np.sort(np.random.default_rng(seed).permutation(len(collection))[:number])
+    patches = torch.from_numpy(collection.read(indices)).permute(0, 3, 1, 2)
+    if image_size is not None:
+        patches = resize(patches, image_size)
+    with blame_plugin(method, "its views"), torch.no_grad():
+        instance = method_type(_Stand(), _Stand.feature_dim, chosen)
+        views = instance.views(patches, torch.Generator().manual_seed(seed))
+    columns = {"original": _shown(patches)}
+    for name, images in views.items():
+        if images.ndim == 4 and images.shape[1] == 3 and len(images) % len(patches) == 0:
+            parts = torch.split(images, len(patches))
+            names = [name] if len(parts) == 1 else [f"{name} {part + 1}" for part in range(len(parts))]
+            columns |= {label: _shown(part) for label, part in zip(names, parts, strict=True)}
+    return columns
+
+
+class _Stand(nn.Module):
+    """Stands where the backbone would be: views do not need one, but heads are built for its features."""
+
+    feature_dim = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, self.feature_dim, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.layers(images)
+        return features
+
+
+def _shown(images: Tensor) -> NDArray[np.uint8]:
+    if images.dtype != torch.uint8:
+        images = (images * 255).round_().clamp_(0, 255).to(torch.uint8)
+    shown: NDArray[np.uint8] = images.permute(0, 2, 3, 1).contiguous().numpy()
+    return shown

@@ -1,0 +1,108 @@
+"""SSL methods installed as entry points of group `wsitool.methods`: `pip install` is the registration.
+
+Listing reads package metadata only; loading imports the one plugin that was asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
+from typing import TYPE_CHECKING, Any
+
+from wsitool.base import plugins
+from wsitool.base.machine import is_memory_short, is_peer_lost
+from wsitool.base.parameters import Params
+from wsitool.base.plugins import Plugin
+from wsitool.errors import PluginError, UnknownMethodError, UsageError, WsitoolError
+
+if TYPE_CHECKING:
+    from wsitool.api import Method
+
+__all__ = [
+    "GROUP",
+    "blame_plugin",
+    "check_method",
+    "installed_methods",
+    "load_method",
+    "origin_of",
+]
+
+GROUP = "wsitool.methods"
+
+
+def installed_methods() -> tuple[Plugin, ...]:
+    """Every registered method, by name; nothing is imported. Two packages may claim the same name."""
+    return plugins.installed(GROUP)
+
+
+def load_method(name: str) -> type[Method[Any]]:
+    """Import the class registered as `name`.
+
+    Raises UnknownMethodError (naming the nearest), or PluginError if the method is claimed twice, cannot be
+    imported, or does not keep the contract of `wsitool.api`.
+    """
+    loaded, who = plugins.load(GROUP, name, noun="method", see="wsitool methods", unknown=UnknownMethodError)
+    return check_method(loaded, who)
+
+
+@contextmanager
+def blame_plugin(name: str, part: str) -> Iterator[None]:
+    """Turn what the method `name` raises in its `part` into a PluginError naming package, place and cause."""
+    try:
+        yield
+    except WsitoolError:
+        raise
+    except Exception as error:
+        if is_memory_short(error) or is_peer_lost(error):  # not the plugin's fault
+            raise
+        place = extract_tb(error.__traceback__)[-1]
+        reason = " ".join(str(error).split())  # torch writes several lines
+        raise PluginError(
+            f"The method '{name}' of {origin_of(name)} failed in {part} ({type(error).__name__}: {reason}, "
+            f"at {Path(place.filename).name}:{place.lineno}): run 'wsitool plugin check {name}', or add "
+            "--debug to see the traceback."
+        ) from error
+
+
+def origin_of(name: str) -> str:
+    """The package and version that registered `name`, as a person reads them."""
+    return plugins.origin_of(GROUP, name)
+
+
+def check_method(loaded: object, who: str) -> type[Method[Any]]:
+    """Return `loaded` if it keeps the contract of `wsitool.api`; else PluginError beginning with `who`."""
+    from wsitool.api import API_VERSION, Method
+
+    if not (isinstance(loaded, type) and issubclass(loaded, Method)):
+        raise PluginError(f"{who} must be a class derived from wsitool.api.Method, got {loaded!r}.")
+    if type(loaded.api_version) is not int:
+        raise PluginError(f"{who} must set api_version to a whole number, got {loaded.api_version!r}.")
+    if loaded.api_version != API_VERSION:
+        advice = "upgrade wsitool" if loaded.api_version > API_VERSION else "upgrade that package"
+        raise PluginError(
+            f"{who} is made for plugin API {loaded.api_version} and this wsitool has {API_VERSION}: {advice}."
+        )
+    if inspect.isabstract(loaded):
+        missing = ", ".join(sorted(loaded.__abstractmethods__))
+        raise PluginError(f"{who} does not implement {missing}: a method needs views and loss.")
+    _check_params(getattr(loaded, "params_type", None), who)
+    return loaded
+
+
+def _check_params(params: object, who: str) -> None:
+    if not (isinstance(params, type) and issubclass(params, Params) and dataclasses.is_dataclass(params)):
+        raise PluginError(f"{who} must set params_type to a dataclass derived from Params, got {params!r}.")
+    if not getattr(params, "__dataclass_params__").frozen:  # noqa: B009 - unknown to type checkers
+        raise PluginError(f"{who}: {params.__name__} must be @dataclass(frozen=True, kw_only=True).")
+    try:
+        params.hparams()
+    except (TypeError, NameError) as error:
+        raise PluginError(f"{who} declares its parameters wrongly: {error}") from None
+    try:
+        params()
+    except UsageError as error:
+        raise PluginError(f"{who} has a default out of its own bounds: {error}") from None

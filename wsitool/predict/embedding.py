@@ -1,0 +1,272 @@
+"""Features of whole stores, in the files that slide-level tools read, and a map of them."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.features import encode, encoder_digest
+from wsitool.base.file_names import file_names
+from wsitool.base.files import check_writable
+from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
+from wsitool.base.machine import explain_memory
+from wsitool.base.paths import AnyPath, shown
+from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.sentences import one_sentence, system_error
+from wsitool.errors import UsageError
+from wsitool.report.scatter import save_scatter
+from wsitool.store.attributes import coords_attributes, plain_text
+from wsitool.store.collection import Collection, open_collection, renumbered
+from wsitool.store.files import Pending
+from wsitool.store.schema import PatchStore
+
+__all__ = ["EmbedResult", "embed", "project"]
+
+_MAP_POINTS = 5000
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedResult:
+    """Files written: one of features per store, and the map; `method` is how it was projected.
+
+    `failed` holds (store, reason) for each that could not be embedded; the map is None if none could.
+    """
+
+    files: tuple[Path, ...]
+    map: Path | None
+    method: str
+    patches: int
+    feature_dim: int
+    failed: tuple[tuple[str, str], ...] = ()
+
+
+def embed(
+    stores: AnyPath | Iterable[AnyPath],
+    *,
+    encoder: str | Path,
+    out: str | Path,
+    backbone: str | None = None,
+    projection: str = "pca",
+    color: str = "slide",
+    image_size: int | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+    overwrite: bool = False,
+    seed: int = 0,
+    reporter: Reporter = SILENT,
+) -> EmbedResult:
+    """Write `out`/<slide>.h5 with `features` (N, F) float32 and `coords` (N, 2) per store, and `out`/map.png.
+
+    The layout is CLAM's and TRIDENT's, row for row that of the store. Beside them stand `tissue` (N,) and,
+    where the store has them, `label` (N,) int16 with the collection's `classes`, and `source` (N,).
+    `projection` is "pca" or "umap" (needs umap-learn), `colour` "slide" or "label". Files of an earlier run
+    that were made of the same patches with the same encoder are kept. Raises UsageError if choices do not
+    fit, or other files are in the way. A store that fails does not stop the others.
+    """
+    collection = open_collection(stores)
+    _check(collection, projection, color)
+    folder = Path(out)
+    names = [store.meta.name for store in collection.stores]
+    targets = [folder / f"{name}.h5" for name in file_names(names)]
+    if len(set(names)) < len(names):
+        raise UsageError("Two stores are of a slide of the same name: embed them into folders of their own.")
+    built = build_backbone(backbone, init=encoder)
+    size = image_size or built.card.image_size or collection.patch_size
+    run = _Run(
+        encoder=built,
+        image_size=size,
+        batch_size=batch_size,
+        device=device,
+        classes=collection.classes,
+        overwrite=overwrite,
+    )
+    run.check(collection, targets)
+    check_writable(folder)
+    done: dict[int, Features] = {}
+    failed: list[tuple[str, str]] = []
+    again = "do all once more" if overwrite else "go on"
+    with (
+        progress_on_stop(lambda: f"{len(done)} of {len(targets)} stores done; run again to {again}"),
+        reporter.task("embed", total=len(targets), unit="stores") as task,
+    ):
+        for index, target in enumerate(targets):
+            try:
+                done[index] = run.embed_store(collection, index, target, reporter)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is one store's
+                raise_if_stopping()
+                failed.append((collection.stores[index].meta.name, one_sentence(error)))
+                if system_error(error) is not None:
+                    check_writable(folder)  # if it is full, the others would be computed for nothing
+            task.advance(note=target.stem)
+    if done:
+        rest = collection.subset(np.flatnonzero(np.isin(collection.store_index, list(done))))
+        everything = np.concatenate(list(done.values()))
+        _draw(folder / "map.png", everything, rest, projection=projection, color=color, seed=seed)
+    return EmbedResult(
+        files=tuple(targets[index] for index in done),
+        map=folder / "map.png" if done else None,
+        method=projection,
+        patches=sum(map(len, done.values())),
+        feature_dim=built.feature_dim,
+        failed=tuple(failed),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """How every store of one call is embedded."""
+
+    encoder: Encoder
+    image_size: int
+    batch_size: int
+    device: str
+    classes: tuple[str, ...]
+    overwrite: bool
+
+    def check(self, collection: Collection, targets: Sequence[Path]) -> None:
+        """UsageError where a file is in the way that is not what would be written."""
+        for store, target in zip(collection.stores, targets, strict=True):
+            if target.exists() and not self.overwrite and self._finished(store, target) is None:
+                raise UsageError(
+                    f"{target} exists already and was not made of these patches with this encoder: pass "
+                    "--overwrite to replace it."
+                )
+
+    def embed_store(self, collection: Collection, index: int, target: Path, reporter: Reporter) -> Features:
+        """Write the features (N, F) of store number `index`, unless they are there, and return them."""
+        store = collection.stores[index]
+        if not self.overwrite and (kept := self._finished(store, target)) is not None:
+            return kept
+        own = collection.subset(np.flatnonzero(collection.store_index == index))
+        features = np.empty((0, self.encoder.feature_dim), np.float32)
+        with explain_memory(f"lower --batch-size ({self.batch_size}) or --image-size ({self.image_size})"):
+            if len(own):
+                features = encode(
+                    self.encoder,
+                    own,
+                    image_size=self.image_size,
+                    batch_size=self.batch_size,
+                    device=self.device,
+                    reporter=reporter,
+                )
+        made_from = self._made_from(store)
+        _write(target, store, features, self.encoder, self.classes, made_from, self.overwrite)
+        return features
+
+    @cached_property
+    def _encoder_digest(self) -> str:
+        return encoder_digest(self.encoder)
+
+    def _made_from(self, store: PatchStore) -> str:
+        whole = f"{self._encoder_digest}:{self.image_size}:{store.content_hash}:{self.classes}"
+        return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+    def _finished(self, store: PatchStore, target: Path) -> Features | None:
+        """The features of a file that an earlier run wrote of the same; None if there is none."""
+        try:
+            with h5py.File(target, "r") as file:
+                data = file["features"]
+                same = data.attrs.get("made_from") == self._made_from(store)
+                kept: Features | None = np.asarray(data[:], np.float32) if same else None
+        except (OSError, KeyError, AttributeError, RuntimeError):
+            return None
+        return kept if kept is not None and kept.shape == (len(store), self.encoder.feature_dim) else None
+
+
+def _check(collection: Collection, projection: str, color: str) -> None:
+    if projection not in ("pca", "umap"):
+        raise UsageError(f"The projection must be pca or umap, got '{projection}'.")
+    if color not in ("slide", "label"):
+        raise UsageError(f"The map can be coloured by slide or label, got '{color}'.")
+    if color == "label" and not (collection.labels >= 0).any():
+        raise UsageError("The stores hold no labels: colour the map by slide.")
+    if projection == "umap":
+        _umap(seed=0)  # say now, not after an hour of computing, that it is missing
+
+
+def _write(
+    path: Path,
+    store: PatchStore,
+    features: Features,
+    encoder: Encoder,
+    classes: tuple[str, ...],
+    made_from: str,
+    overwrite: bool,
+) -> None:
+    pending = Pending(path, overwrite=overwrite)
+    try:
+        with h5py.File(pending.temporary, "w") as file:
+            coords = file.create_dataset("coords", data=store.coords)
+            coords.attrs.update(coords_attributes(store.meta, path.parent))
+            data = file.create_dataset("features", data=features)
+            data.attrs["name"] = plain_text(store.meta.name)
+            data.attrs["encoder"] = encoder.card.backbone
+            data.attrs["lineage"] = encoder.card.chain
+            data.attrs["content_hash"] = store.content_hash
+            data.attrs["made_from"] = made_from
+            _write_columns(file, store, classes)
+        pending.commit()
+    except BaseException:
+        pending.discard()
+        raise
+
+
+def _write_columns(file: h5py.File, store: PatchStore, classes: tuple[str, ...]) -> None:
+    """What else is known of each row; `label` counts in `classes`, the same in all files."""
+    file["tissue"] = store.tissue
+    if store.labels is not None:
+        label = file.create_dataset("label", data=renumbered(store.labels, store.meta.classes, classes))
+        label.attrs["classes"] = list(classes)
+    if store.sources is not None:
+        texts = [shown(str(name)) for name in store.sources]
+        file.create_dataset("source", data=texts, dtype=h5py.string_dtype())
+
+
+def _draw(
+    path: Path, features: Features, collection: Collection, *, projection: str, color: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.permutation(len(features))[:_MAP_POINTS])
+    points = project(features[rows], projection, seed=seed)
+    if color == "label":
+        names: tuple[str, ...] = (*collection.classes, "unlabelled")
+        groups = collection.labels[rows].astype(np.int64)
+        groups[groups < 0] = len(names) - 1
+    else:
+        names = tuple(store.meta.name for store in collection.stores)
+        groups = collection.store_index[rows].astype(np.int64)
+    save_scatter(path, points, groups, names, title=f"{len(rows)} patches by {color}, {projection.upper()}")
+
+
+def project(features: Features, method: str = "pca", *, seed: int = 0) -> NDArray[np.float64]:
+    """Features (N, F) as points (N, 2): principal components (signs fixed), or UMAP by cosine distance."""
+    if method == "umap":
+        with warnings.catch_warnings():  # umap says that a fixed seed costs it its threads: so it is meant
+            warnings.simplefilter("ignore")
+            return np.asarray(_umap(seed=seed).fit_transform(features), np.float64)
+    centerd = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    _, axes = np.linalg.eigh(centerd.T @ centerd)
+    best = axes[:, :-3:-1]  # (F, 2), largest first
+    best = best * np.sign(best[np.abs(best).argmax(axis=0), np.arange(best.shape[1])])
+    points: NDArray[np.float64] = centerd @ best
+    return points
+
+
+def _umap(*, seed: int) -> Any:
+    try:
+        from umap import UMAP
+    except ImportError:
+        raise UsageError("The projection umap needs umap-learn: install wsitool[umap], or use pca.") from None
+    return UMAP(n_components=2, metric="cosine", random_state=seed)

@@ -1,0 +1,42 @@
+"""How slides are read and judged by `predict`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wsitool.base.parameters import Params, hparam, same_as
+from wsitool.predict.verdict import VerdictRule
+from wsitool.slides.spec import ReadOptions, TileSpec
+
+__all__ = ["PredictOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Params):
+    """How slides are read, what is accepted, and when a slide is called uncertain.
+
+    By default a slide is read at the mpp the classifier was trained at (level 0 where that is not known), in
+    patches of its size. `accept_mpp` allows more than 10 % off. `min_tissue` and `stride` are as in `tile`,
+    whose limits on pen, folds, white and black hold too. `least_lead` and `least_patches` are the verdict's
+    (see `VerdictRule`).
+    """
+
+    mpp: float | None = same_as(TileSpec, "mpp", help="Resolution to read at; without it the training's.")
+    level: int | None = same_as(TileSpec, "level", help="Instead: a level of the slide, as it is.")
+    stride: int | None = same_as(TileSpec, "stride")
+    min_tissue: float = same_as(TileSpec, "min_tissue")
+    default_mpp: float | None = same_as(ReadOptions, "default_mpp")
+    reader: str = same_as(ReadOptions, "reader")
+    accept_mpp: bool = hparam(False, "Accept a resolution more than 10 % off the training's.")
+    least_lead: float = hparam(
+        0.2, "Least lead of the highest mean probability over the next, else uncertain.", ge=0, le=1
+    )
+    least_patches: int = hparam(5, "Fewer patches than this: uncertain.", ge=1)
+    batch_size: int = hparam(64, "Patches the network sees at once.", ge=1)
+    device: str = hparam("auto", "auto, cpu, cuda, cuda:1, ...")
+    threads: int = hparam(2, "Threads that decode ahead.", ge=1)
+
+    @property
+    def rule(self) -> VerdictRule:
+        """When a slide's verdict is uncertain."""
+        return VerdictRule(lead=self.least_lead, least_patches=self.least_patches)

@@ -1,0 +1,111 @@
+"""What `predict` has made so far: a file set for each slide and summary.csv, complete after every slide."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from wsitool.base.file_names import FileNames
+from wsitool.base.files import check_writable
+from wsitool.base.sentences import one_sentence, system_error
+from wsitool.predict.prediction import Prediction, file_names_of, write_prediction
+from wsitool.predict.slide_summary import SlideSummary, read_summary, write_summary
+from wsitool.predict.verdict import VerdictRule
+from wsitool.slides.readers import fingerprint
+from wsitool.slides.slide_list import SlideInput
+from wsitool.store.opening import open_store
+
+__all__ = ["SUMMARY", "Item", "Outcomes", "digest_of", "name_of"]
+
+SUMMARY = "summary.csv"
+Item = Path | SlideInput  # a store, or a slide
+
+
+class Outcomes:
+    """What has become of the slides of a run into `out`; the files follow every step.
+
+    `digest` stands for the classifier and the options: what an earlier run made of the same slide with the
+    same digest is kept.
+    """
+
+    def __init__(
+        self, out: Path, classes: Sequence[str], *, rule: VerdictRule, doubts: Sequence[str], digest: str
+    ) -> None:
+        self._out, self._classes, self._rule, self._doubts = out, classes, rule, doubts
+        self._digest, self._earlier = digest, read_summary(out / SUMMARY, classes)
+        self._names = FileNames()
+        self._rows: dict[int, list[SlideSummary]] = {}
+        self._made_from: dict[Item, str] = {}
+        self._place: dict[Item, int] = {}
+        self.failed: dict[int, tuple[str, str]] = {}
+        self.kept = 0
+
+    @property
+    def finished(self) -> int:
+        return len(self._rows)
+
+    @property
+    def slides(self) -> list[SlideSummary]:
+        """The rows of what is finished, in the order of the items."""
+        return [row for place in sorted(self._rows) for row in self._rows[place]]
+
+    def keep_finished(self, work: Sequence[Item]) -> Iterator[Item]:
+        """Take over, and yield, the items that an earlier run has finished; to be gone through first."""
+        self._place = {item: place for place, item in enumerate(work)}
+        for item in work:
+            with suppress(Exception):  # it will fail again, and then be told of
+                self._made_from[item] = self._identity(item)
+                rows = [row for row in self._earlier if row.made_from == self._made_from[item]]
+                names = [name for row in rows for name in file_names_of(row.files, self._classes)]
+                if rows and all((self._out / name).is_file() for name in names):
+                    for row in rows:
+                        self._names.give(row.files)
+                    self._rows[self._place[item]] = rows
+                    self.kept += len(rows)
+                    yield item
+        self._write()
+
+    def unfinished(self, work: Sequence[Item]) -> list[Item]:
+        return [item for item in work if self._place[item] not in self._rows]
+
+    def add(self, item: Item, found: Sequence[Prediction]) -> None:
+        """Write the files of an item's slide or images, and then their rows."""
+        rows: list[SlideSummary] = []
+        made_from = self._made_from.get(item, "")
+        for part in found:
+            verdict = self._rule.judge(part.probabilities, part.classes, doubts=self._doubts)
+            files = self._names.give(part.name, made_from)
+            rows.append(part.summary(verdict, files=files, made_from=made_from))
+            write_prediction(self._out, part, rows[-1])
+        self._rows[self._place[item]] = rows
+        self._write()
+
+    def fails(self, item: Item, error: Exception) -> None:
+        """Note why; where --out is why, no other slide would do better, and its error is raised."""
+        self.failed[self._place[item]] = (name_of(item), one_sentence(error).rstrip("."))
+        if system_error(error) is not None:
+            check_writable(self._out)
+        self._write()
+
+    def _write(self) -> None:
+        write_summary(self._out / SUMMARY, self._classes, self.slides, list(self.failed.values()))
+
+    def _identity(self, item: Item) -> str:
+        """A hash of the classifier, the options and what `item` holds."""
+        if isinstance(item, Path):
+            with open_store(item) as store:
+                return digest_of([self._digest, str(item), store.content_hash])
+        what = (item.path, fingerprint(item.path), str(item.mpp), str(item.group))
+        return digest_of([self._digest, *what])
+
+
+def name_of(item: Item) -> str:
+    return item.stem if isinstance(item, Path) else item.name
+
+
+def digest_of(parts: Sequence[str]) -> str:
+    """A short hash of texts."""
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:16]

@@ -1,0 +1,187 @@
+"""The prediction of one slide and the files it becomes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from wsitool.base.file_names import file_names, safe_name
+from wsitool.base.files import replace_file_in_parts
+from wsitool.base.paths import shown
+from wsitool.base.tables import table_bytes
+from wsitool.predict.slide_summary import SlideSummary
+from wsitool.predict.verdict import Verdict, as_probability, as_share
+from wsitool.report.geojson import write_geojson
+from wsitool.report.heatmap import DRAWN_SIDE, draw_heatmap, heat
+from wsitool.store.schema import PatchStore
+
+__all__ = ["Picture", "Prediction", "by_image", "file_names_of", "mosaic", "write_prediction"]
+
+_MOSAIC_SIDE = 2000  # pixels of the longer side of a picture put together from patches
+_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A small picture of a slide: `pixels` (h, w, 3) uint8, `downsample` (fx, fy) level-0 px per pixel."""
+
+    pixels: NDArray[np.uint8]
+    downsample: tuple[float, float]
+
+    def at_most(self, side: int) -> Picture:
+        """The same with no more than `side` pixels each way: drawing takes some 100 bytes for every pixel."""
+        height, width = self.pixels.shape[:2]
+        if max(height, width) <= side:
+            return self
+        scale = side / max(height, width)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = Image.fromarray(self.pixels).resize(size, Image.Resampling.BOX)
+        fx, fy = self.downsample
+        return Picture(pixels=np.asarray(small), downsample=(fx * width / size[0], fy * height / size[1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Calibrated probabilities (N, K) of the patches of one slide at level-0 corners `coords` (N, 2)."""
+
+    name: str
+    group: str
+    classes: tuple[str, ...]
+    coords: NDArray[np.int64]
+    size_level0: float
+    probabilities: NDArray[np.float64]
+    picture: Picture
+    unreadable: int
+    seconds: float
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """(K,) mean probability over the patches: the slide's own."""
+        mean: NDArray[np.float64] = self.probabilities.mean(axis=0)
+        return mean
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of patches each class is the most probable one of."""
+        counts = np.bincount(self.probabilities.argmax(axis=1), minlength=len(self.classes))
+        return {name: float(n / len(self.coords)) for name, n in zip(self.classes, counts, strict=True)}
+
+    def summary(self, verdict: Verdict, *, files: str, made_from: str) -> SlideSummary:
+        """What of it goes into summary.csv."""
+        return SlideSummary(
+            name=self.name,
+            group=self.group,
+            patches=len(self.coords),
+            unreadable=self.unreadable,
+            mean={name: round(float(p), 6) for name, p in zip(self.classes, self.mean, strict=True)},
+            shares={name: round(share, 6) for name, share in self.shares.items()},
+            verdict=verdict,
+            seconds=round(self.seconds, 2),
+            files=files,
+            made_from=made_from,
+        )
+
+
+def file_names_of(files: str, classes: Sequence[str]) -> list[str]:
+    """The files of a slide: <files>.csv, <files>.geojson and one <files>-<class>.png for each class."""
+    parts = file_names([_plain(name) for name in classes], classes)
+    return [f"{files}.csv", f"{files}.geojson", *(f"{safe_name(f'{files}-{part}')}.png" for part in parts)]
+
+
+def write_prediction(out: Path, found: Prediction, told: SlideSummary) -> None:
+    """Write the files of `file_names_of` into `out`; GeoJSON and pictures carry the verdict of `told`."""
+    table, objects, *pictures = (out / name for name in file_names_of(told.files, found.classes))
+    replace_file_in_parts(table, _table(found))
+    write_geojson(
+        objects,
+        slide=shown(found.name),
+        coords=found.coords,
+        size_level0=found.size_level0,
+        probabilities=found.probabilities,
+        classes=found.classes,
+        about=told.to_dict(),
+    )
+    drawn_on = found.picture.at_most(DRAWN_SIDE)
+    pixels, downsample = drawn_on.pixels, drawn_on.downsample
+    for index, (name, picture) in enumerate(zip(found.classes, pictures, strict=True)):
+        drawn = heat(
+            pixels.shape[:2], downsample, found.coords, found.size_level0, found.probabilities[:, index]
+        )
+        title = (
+            f"{shown(found.name)}: {told.verdict.verdict}\n"
+            f"mean probability of {name} {as_probability(found.mean[index])}, patches called so "
+            f"{as_share(round(found.shares[name] * len(found.coords)), len(found.coords))}"
+        )
+        draw_heatmap(picture, pixels, drawn, title=title)
+
+
+def _table(found: Prediction) -> Iterator[bytes]:
+    """The lines of the CSV, a batch of patches at a time."""
+    rows: list[tuple[object, ...]] = [("x", "y", "size", "predicted", *(f"p_{n}" for n in found.classes))]
+    size = f"{found.size_level0:g}"
+    for start in range(0, len(found.coords), _BATCH):
+        part = slice(start, start + _BATCH)
+        for (x, y), p in zip(found.coords[part].tolist(), found.probabilities[part], strict=True):
+            rows.append((x, y, size, found.classes[int(p.argmax())], *(f"{value:.6f}" for value in p)))
+        yield table_bytes(rows)
+        rows = []
+
+
+def by_image(found: Prediction, store: PatchStore, rows: NDArray[np.int64]) -> list[Prediction]:
+    """One prediction for each image a store of `import` was cut from, else `found` as it is.
+
+    `rows` are those of the store that `found` is about. Such a store holds the images of a patient, each with
+    coordinates from its own corner.
+    """
+    if store.sources is None:
+        return [found]
+    sources = store.sources[rows]
+    parts = []
+    for source in np.unique(sources):
+        mine = np.flatnonzero(sources == source)
+        part = replace(
+            found,
+            name=_plain(re.sub(r"\.[^./]*$", "", str(source))),
+            coords=found.coords[mine],
+            probabilities=found.probabilities[mine],
+            picture=mosaic(store, rows[mine]),
+            unreadable=0,  # of which image an unreadable patch was is told by the store's own list
+            seconds=found.seconds * len(mine) / len(rows),
+        )
+        parts.append(part)
+    return parts
+
+
+def mosaic(store: PatchStore, rows: NDArray[np.int64]) -> Picture:
+    """A picture put together from a store's patches, shrunk, on white: a store has no other pixels."""
+    meta = store.meta
+    size = (meta.level0_width, meta.level0_height)
+    if not all(size):  # a store of images has no one size: as far as the patches reach
+        width, height = (store.coords[rows].max(axis=0) + meta.patch_size_level0).tolist()
+        size = (round(width), round(height))
+    scale = max(size) / _MOSAIC_SIDE
+    # one patch must stay at least a few pixels wide, and pictures of tiny slides need not be magnified
+    scale = min(max(scale, meta.patch_size_level0 / meta.patch_size), meta.patch_size_level0 / 4)
+    side = max(1, round(meta.patch_size_level0 / scale))
+    shape = (int(np.ceil(size[1] / scale)) + 1, int(np.ceil(size[0] / scale)) + 1)
+    canvas = np.full((*shape, 3), 255, np.uint8)
+    picks = ((np.arange(side) + 0.5) * meta.patch_size / side).astype(np.int64)
+    corners = np.floor(store.coords / scale).astype(np.int64)
+    for start in range(0, len(rows), _BATCH):
+        chunk = rows[start : start + _BATCH]
+        small = store.read(chunk)[:, picks][:, :, picks]
+        for (x, y), patch in zip(corners[chunk].tolist(), small, strict=True):
+            target = canvas[y : y + side, x : x + side]
+            target[:] = patch[: target.shape[0], : target.shape[1]]
+    return Picture(pixels=canvas, downsample=(scale, scale))
+
+
+def _plain(name: str) -> str:
+    """A class name as part of a file name."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)

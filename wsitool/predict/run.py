@@ -1,0 +1,314 @@
+"""`predict`: what a classifier makes of whole slides, straight from their files or from stores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wsitool import __version__
+from wsitool.backbones.device import choose_device, place
+from wsitool.base.files import check_writable
+from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
+from wsitool.base.machine import explain_memory
+from wsitool.base.paths import AnyPath, as_list
+from wsitool.base.progress import SILENT, Reporter
+from wsitool.classify.model import CLASSIFIER_FILE, Classifier, ClassifierCard, load_classifier
+from wsitool.errors import EncoderError, SlideError, UsageError
+from wsitool.evaluation.calibration import softmax
+from wsitool.loading import PatchLoader
+from wsitool.predict.options import PredictOptions
+from wsitool.predict.outcomes import Item, Outcomes, digest_of, name_of
+from wsitool.predict.prediction import (
+    Picture,
+    Prediction,
+    by_image,
+    mosaic,
+)
+from wsitool.predict.slide_summary import SlideSummary
+from wsitool.predict.stream import PatchBatch, open_stream
+from wsitool.slides.grid import plan_read
+from wsitool.slides.readers import open_slide
+from wsitool.slides.slide_list import SlideInput, find_slides
+from wsitool.slides.spec import QualityThresholds, TileSpec
+from wsitool.store.collection import Collection
+from wsitool.store.opening import find_stores, open_store
+
+__all__ = ["PredictResult", "predict"]
+
+MPP_TOLERANCE = 0.1
+_ONLY_SPEED = ("batch_size", "device", "threads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictResult:
+    """One entry per slide (or image of an imported store) that worked, (name, reason) for what did not.
+
+    `doubts` hold for every slide; `kept` counts the entries that an earlier run had finished.
+    """
+
+    out: Path
+    slides: tuple[SlideSummary, ...]
+    failed: tuple[tuple[str, str], ...]
+    doubts: tuple[str, ...]
+    kept: int
+
+
+def predict(
+    run: str | Path,
+    inputs: AnyPath | Iterable[AnyPath],
+    out: str | Path,
+    *,
+    options: PredictOptions | None = None,
+    reporter: Reporter = SILENT,
+) -> PredictResult:
+    """Judge every tissue patch of slides (files, folders, CSV) or stores with the classifier in `run`.
+
+    Writes `out`/<slide>.csv, <slide>.geojson (QuPath), <slide>-<class>.png and summary.csv, which grows as
+    slides finish. Stores of `import` give these for each of their images. A slide that fails does not stop
+    the others; what an earlier run into `out` made of the same slide with the same classifier and options is
+    kept. EncoderError or UsageError if nothing can start; the error of a disk that is full ends the run.
+    """
+    options, out = options or PredictOptions(), Path(out)
+    options.rule  # noqa: B018  # raises UsageError
+    classifier = load_classifier(run)
+    place(classifier, choose_device(options.device))
+    work = _find(inputs, reporter)
+    check_writable(out)
+    doubts = _doubts_of(Path(run))
+    _warn_first(classifier.card, doubts, work, options, reporter)
+    outcomes = Outcomes(
+        out,
+        classifier.card.classes,
+        rule=options.rule,
+        doubts=doubts,
+        digest=_digest(run, options, doubts),
+    )
+    with (
+        progress_on_stop(lambda: f"{outcomes.finished} of {len(work)} slides done; run again to go on"),
+        reporter.task("predict", total=len(work), unit="slides") as task,
+    ):
+        for item in outcomes.keep_finished(work):
+            task.advance(1, note=name_of(item))
+        for item in outcomes.unfinished(work):
+            try:
+                with explain_memory(f"lower --batch-size ({options.batch_size})"):
+                    found = _predict_one(classifier, item, options, reporter)
+                _warn_of(classifier.card, item, found[0].group, reporter)
+                outcomes.add(item, found)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is one slide's
+                raise_if_stopping()
+                outcomes.fails(item, error)
+            task.advance(1, note=name_of(item))
+    return PredictResult(
+        out=out,
+        slides=tuple(outcomes.slides),
+        failed=tuple(outcomes.failed.values()),
+        doubts=doubts,
+        kept=outcomes.kept,
+    )
+
+
+def _doubts_of(run: Path) -> tuple[str, ...]:
+    """What is known against every verdict of the classifier of a run folder: that it was found to guess."""
+    try:
+        record = json.loads((run / "run.json").read_bytes())
+        guessed = record["better_than_guessing"] is False
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+    return ("its classifier was not found to be better than guessing",) if guessed else ()
+
+
+def _digest(run: str | Path, options: PredictOptions, doubts: tuple[str, ...]) -> str:
+    path = Path(run) / CLASSIFIER_FILE if Path(run).is_dir() else Path(run)
+    with path.open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    chosen = {name: value for name, value in asdict(options).items() if name not in _ONLY_SPEED}
+    return digest_of([__version__, weights, json.dumps(chosen, sort_keys=True), *doubts])
+
+
+def _find(inputs: AnyPath | Iterable[AnyPath], reporter: Reporter) -> list[Item]:
+    """Stores as paths, everything else as slides, in the order given."""
+    work: list[Item] = []
+    for item in as_list(inputs):
+        stores = find_stores(item)
+        work += stores or find_slides(item, reporter=reporter)
+    return list(dict.fromkeys(work))
+
+
+def _warn_first(
+    card: ClassifierCard,
+    doubts: Sequence[str],
+    work: Sequence[Item],
+    options: PredictOptions,
+    reporter: Reporter,
+) -> None:
+    """What holds for every slide, before the first."""
+    if doubts:
+        reporter.warn("The classifier was not found to be better than guessing: every slide is uncertain.")
+    if card.temperature == 1:
+        reporter.warn(
+            "The classifier's probabilities are not calibrated, as nothing was held out of its training for "
+            "that: they may be far too sure."
+        )
+    told = options.mpp is not None or options.level is not None
+    if card.mpp is None and not told and any(not isinstance(item, Path) for item in work):
+        reporter.warn(
+            "The resolution of the patches the classifier was trained on is not known, so slides are read as "
+            "they are (level 0): give --mpp if the patches were of another resolution."
+        )
+
+
+def _warn_of(card: ClassifierCard, item: Item, group: str, reporter: Reporter) -> None:
+    if group in card.groups:
+        reporter.warn(
+            f"{name_of(item)}: its group {group} was in the classifier's training data, so its verdict tells "
+            "nothing of new patients."
+        )
+    if not isinstance(item, Path):
+        return
+    with open_store(item) as store:
+        own = store.meta.classes
+    if own and set(own) != set(card.classes):
+        reporter.warn(
+            f"{item.name} is labelled {', '.join(own)} and the classifier knows {', '.join(card.classes)}: "
+            "its probabilities are of the latter only."
+        )
+
+
+def _predict_one(
+    classifier: Classifier, item: Item, options: PredictOptions, reporter: Reporter
+) -> list[Prediction]:
+    if isinstance(item, Path):
+        return _predict_store(classifier, item, options, reporter)
+    return [_predict_slide(classifier, item, options, reporter)]
+
+
+def _predict_store(
+    classifier: Classifier, path: Path, options: PredictOptions, reporter: Reporter
+) -> list[Prediction]:
+    card = classifier.card
+    with open_store(path) as store:
+        meta = store.meta
+        if meta.patch_size != card.patch_size:
+            raise UsageError(
+                f"{path.name} has patches of {meta.patch_size} px and the classifier wants "
+                f"{card.patch_size}: tile the slide with that --patch-size, or pass the slide itself."
+            )
+        _check_mpp(card, meta.mpp_effective, meta.name, options)
+        collection = Collection.of([store])
+        loader = PatchLoader(
+            collection,
+            batch_size=min(options.batch_size, max(1, len(store))),
+            shuffle=False,
+            threads=options.threads,
+            device=choose_device(options.device),
+        )
+        began, rows, logits = time.perf_counter(), [], []
+        with reporter.task(meta.name, total=len(store), unit="patches") as task, torch.inference_mode():
+            for batch in loader:
+                logits.append(_finite(classifier.logits(batch.patches).float().cpu().numpy()))
+                rows.append(batch.indices.cpu().numpy())
+                task.advance(len(batch))
+        if not rows:
+            raise SlideError(f"None of the {len(store)} patches of '{meta.name}' can be read")
+        chosen = np.concatenate(rows)
+        found = Prediction(
+            name=meta.name,
+            group=meta.group,
+            classes=card.classes,
+            coords=store.coords[chosen],
+            size_level0=meta.patch_size_level0,
+            probabilities=softmax(np.concatenate(logits), card.temperature),
+            unreadable=len(store) - len(chosen),
+            picture=mosaic(store, chosen),
+            seconds=time.perf_counter() - began,
+        )
+        return by_image(found, store, chosen)
+
+
+def _predict_slide(
+    classifier: Classifier, item: SlideInput, options: PredictOptions, reporter: Reporter
+) -> Prediction:
+    card = classifier.card
+    if item.problem:
+        raise SlideError(item.problem)
+    default = item.mpp if item.mpp is not None else options.default_mpp
+    with open_slide(item.path, reader=options.reader, default_mpp=default) as slide:
+        spec = _spec(card, options)
+        _check_mpp(card, plan_read(slide.info, spec).mpp_effective, slide.info.name, options)
+        stream = open_stream(slide, spec, threads=options.threads)
+        began, coords, logits = time.perf_counter(), [], []
+        with reporter.task(item.name, total=len(stream), unit="patches") as task:
+            for batch in stream.batches(options.batch_size, threads=options.threads):
+                logits.append(_logits(classifier, batch))
+                coords.append(batch.coords)
+                task.advance(len(batch.coords))
+        if not coords:
+            raise SlideError(
+                f"None of the {len(stream)} patches of '{item.name}' can be read: {stream.failures[0]}"
+            )
+        return Prediction(
+            name=item.name,
+            group=item.group or item.name,
+            classes=card.classes,
+            coords=np.concatenate(coords),
+            size_level0=stream.source.grid.patch_size_level0,
+            probabilities=softmax(np.concatenate(logits), card.temperature),
+            unreadable=len(stream.failures),
+            picture=Picture(pixels=stream.source.mask.thumbnail, downsample=stream.source.mask.downsample),
+            seconds=time.perf_counter() - began,
+        )
+
+
+@torch.inference_mode()
+def _logits(classifier: Classifier, batch: PatchBatch) -> NDArray[np.float32]:
+    device = next(classifier.parameters()).device
+    patches = torch.from_numpy(batch.patches).permute(0, 3, 1, 2).to(device)
+    return _finite(classifier.logits(patches).float().cpu().numpy())
+
+
+def _finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same; EncoderError if one is not finite: the largest of such a row would be taken for a class."""
+    if not np.isfinite(logits).all():
+        raise EncoderError(
+            "The classifier's values for it are not finite (NaN or infinity) and are taken for no class: "
+            "train it again with a lower --lr"
+        )
+    return logits
+
+
+def _spec(card: ClassifierCard, options: PredictOptions) -> TileSpec:
+    """Read at what was asked for, else at the training resolution, else level 0."""
+    mpp = options.mpp if options.mpp is not None or options.level is not None else card.mpp
+    level = options.level if options.level is not None or mpp is not None else 0
+    return TileSpec(
+        patch_size=card.patch_size,
+        mpp=mpp,
+        level=level,
+        stride=options.stride,
+        min_tissue=options.min_tissue,
+        limits=QualityThresholds().limits,
+    )
+
+
+def _check_mpp(card: ClassifierCard, mpp: float | None, name: str, options: PredictOptions) -> None:
+    if options.accept_mpp or card.mpp is None:
+        return
+    if mpp is None:
+        raise UsageError(
+            f"'{name}' states no resolution and the classifier was trained at {card.mpp:g} um/px: give "
+            "--default-mpp, or --accept-mpp to go on regardless."
+        )
+    if abs(mpp / card.mpp - 1) > MPP_TOLERANCE:
+        raise UsageError(
+            f"'{name}' is read at {mpp:.3g} um/px and the classifier was trained at {card.mpp:.3g}, more "
+            "than 10 % off: leave out --mpp and --level, or give --accept-mpp to go on regardless."
+        )

@@ -1,0 +1,120 @@
+"""summary.csv of `predict`: a row for each slide, as they finish, which a later run goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsitool.base.files import replace_file
+from wsitool.base.tables import Row, read_table, table_bytes
+from wsitool.errors import WsitoolError
+from wsitool.predict.verdict import Verdict
+
+__all__ = ["SlideSummary", "read_summary", "write_summary"]
+
+_HEAD = ("slide", "status", "group", "patches", "unreadable")
+_VERDICT = ("verdict", "uncertain", "reason", "most_probable", "share", "mean_probability")
+_TAIL = ("seconds", "files", "made_from")
+_BETWEEN = "; "
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideSummary:
+    """What a slide came to: mean probability and share of patches called, by class, and the verdict.
+
+    `files` is what the names of its files begin with; `made_from` tells what they were made of: the same
+    classifier, slide and options have the same. Figures have the six digits that the file has.
+    """
+
+    name: str
+    group: str
+    patches: int
+    unreadable: int
+    mean: dict[str, float]
+    shares: dict[str, float]
+    verdict: Verdict
+    seconds: float
+    files: str
+    made_from: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "slide": self.name,
+            "patches": self.patches,
+            "unreadable": self.unreadable,
+            **self.verdict.to_dict(),
+            "mean_probabilities": self.mean,
+            "shares_of_patches": self.shares,
+        }
+
+
+def write_summary(
+    path: Path, classes: Sequence[str], slides: Sequence[SlideSummary], failed: Sequence[tuple[str, str]]
+) -> None:
+    """One row for each slide that worked, then one for each that failed, with the reason."""
+    columns = _columns(classes)
+    rows: list[list[object]] = [[*columns]]
+    for found in slides:
+        verdict = found.verdict
+        cells: dict[str, object] = {
+            "slide": found.name,
+            "status": "done",
+            "group": found.group,
+            "patches": found.patches,
+            "unreadable": found.unreadable,
+            "verdict": verdict.verdict,
+            "uncertain": "yes" if verdict.uncertain else "no",
+            "reason": verdict.reason,
+            "most_probable": verdict.leading,
+            "share": f"{verdict.share:.6f}",
+            "mean_probability": f"{verdict.mean_probability:.6f}",
+            **{f"mean_p_{name}": f"{found.mean[name]:.6f}" for name in classes},
+            **{f"share_{name}": f"{found.shares[name]:.6f}" for name in classes},
+            "seconds": f"{found.seconds:.2f}",
+            "files": found.files,
+            "made_from": found.made_from,
+        }
+        rows.append([cells[column] for column in columns])
+    for name, reason in failed:
+        cells = {"slide": name, "status": "failed", "reason": reason}
+        rows.append([cells.get(column) for column in columns])
+    replace_file(path, table_bytes(rows))
+
+
+def read_summary(path: Path, classes: Sequence[str]) -> list[SlideSummary]:
+    """The slides an earlier run has finished; none where there is no such file, or it is of other classes."""
+    columns = [column.lower() for column in _columns(classes)]
+    try:
+        rows = read_table(path, needs=columns, exact=True).rows
+        return [_slide(row, classes) for row in rows if row["status"] == "done"]
+    except (WsitoolError, ValueError):
+        return []
+
+
+def _columns(classes: Sequence[str]) -> list[str]:
+    means, shares = [f"mean_p_{name}" for name in classes], [f"share_{name}" for name in classes]
+    return [*_HEAD, *_VERDICT, *means, *shares, *_TAIL]
+
+
+def _slide(row: Row, classes: Sequence[str]) -> SlideSummary:
+    reasons = tuple(row["reason"].split(_BETWEEN)) if row["reason"] else ()
+    return SlideSummary(
+        name=row["slide"],
+        group=row["group"],
+        patches=int(row["patches"]),
+        unreadable=int(row["unreadable"]),
+        mean={name: float(row[f"mean_p_{name}".lower()]) for name in classes},
+        shares={name: float(row[f"share_{name}".lower()]) for name in classes},
+        verdict=Verdict(
+            leading=row["most_probable"],
+            share=float(row["share"]),
+            mean_probability=float(row["mean_probability"]),
+            reasons=reasons,
+        ),
+        seconds=float(row["seconds"]),
+        files=row["files"],
+        made_from=row["made_from"],
+    )

@@ -1,0 +1,187 @@
+"""From outlined regions to a label per patch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from wsitool.base.paths import located
+from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.tables import read_table
+from wsitool.base.text_files import decode_text, read_bytes
+from wsitool.errors import LabelError, UsageError
+from wsitool.slides.annotation_files import ANNOTATION_SUFFIXES, Annotations, Region, read_annotations
+from wsitool.slides.spec import LabelRule
+from wsitool.store.schema import UNLABELLED
+
+__all__ = [
+    "Annotations",
+    "LabelMap",
+    "Region",
+    "find_annotations",
+    "label_patches",
+    "map_of_names",
+    "read_annotations",
+    "read_label_map",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMap:
+    """Which class each region name means, in order: later entries are painted over earlier ones.
+
+    None as class erases: patches there are unlabelled. Regions whose names are not listed do not count.
+    """
+
+    entries: tuple[tuple[str, str | None], ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, sorted."""
+        return tuple(sorted({label for _, label in self.entries if label is not None}))
+
+    def layer_of(self, region: Region) -> int | None:
+        """The place in `entries` of the first of the region's names that is listed there."""
+        names = [name for name, _ in self.entries]
+        return next((names.index(name) for name in region.names if name in names), None)
+
+
+def map_of_names(annotations: Iterable[Annotations]) -> LabelMap:
+    """The label map used where none is given: every region's first name is its class."""
+    names = {region.names[0] for found in annotations for region in found.regions}
+    return LabelMap(entries=tuple((name, name) for name in sorted(names)))
+
+
+def read_label_map(path: str | Path, *, reporter: Reporter = SILENT) -> LabelMap:
+    """Read a label map: JSON {name: class or null}, or a table with the columns name and label.
+
+    Names are those of regions (class, group, or an ImageScope Id). LabelError if it is neither, or a name is
+    empty or there twice.
+    """
+    path = Path(path)
+    data = read_bytes(path, what="label map", error=LabelError)
+    is_json = path.suffix.lower() == ".json" or data.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"[")
+    entries = _json_entries(path, data) if is_json else _table_entries(path, reporter)
+    names = [name for name, _ in entries]
+    if "" in names:
+        raise LabelError(f"The label map '{path}' has an entry without a name: name the region it is of.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise LabelError(f"The label map '{path}' has the name '{twice[0]}' more than once: keep one entry.")
+    if not any(label for _, label in entries):
+        raise LabelError(f"The label map '{path}' gives no name a class: add at least one.")
+    return LabelMap(entries=tuple(entries))
+
+
+def find_annotations(place: str | Path, slide_name: str) -> Path | None:
+    """The file that annotates a slide: `place` itself, or <slide>.xml, .geojson, ... in that folder."""
+    place = Path(place)
+    if os.path.isfile(place):  # noqa: PTH113 - Path's raises for a name that is too long
+        return place
+    if not os.path.isdir(place):  # noqa: PTH112
+        raise UsageError(f"There is no annotation file or folder '{place}': check --annotations.")
+    paths = (located(place, f"{slide_name}{suffix}") for suffix in ANNOTATION_SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def label_patches(
+    regions: Sequence[Region],
+    label_map: LabelMap,
+    classes: Sequence[str],
+    coords: NDArray[np.int64],
+    size_level0: float,
+    *,
+    rule: LabelRule = "area",
+    min_share: float = 0.5,
+) -> NDArray[np.int16]:
+    """Label the patches at level-0 `coords` (M, 2): (M,) int16 indexing `classes`, -1 = unlabelled.
+
+    Rule "area": the class that covers most of the patch, if at least `min_share` of it. Rule "centre": the
+    class at the patch's centre. Where regions overlap the later entry of the label map counts.
+    """
+    if rule not in get_args(LabelRule):
+        raise UsageError(f"The label rule is one of {', '.join(get_args(LabelRule))}, got '{rule}'.")
+    areas = _class_areas(regions, label_map)
+    shares = np.zeros((len(classes), len(coords)))
+    for index, name in enumerate(classes):
+        if name in areas:
+            shares[index] = _shares(areas[name], coords, size_level0, rule)
+    labels = np.full(len(coords), UNLABELLED, np.int16)
+    if len(classes) and len(coords):
+        best = shares.argmax(axis=0)
+        enough = shares.max(axis=0) >= (min_share if rule == "area" else 0.5)
+        labels[enough] = best[enough]
+    return labels
+
+
+def _class_areas(regions: Sequence[Region], label_map: LabelMap) -> dict[str, shapely.Geometry]:
+    """What is visible of each class once all layers are painted in the map's order."""
+    layers: dict[int, list[shapely.Geometry]] = {}
+    for region in regions:
+        layer = label_map.layer_of(region)
+        if layer is not None:
+            layers.setdefault(layer, []).append(region.area)
+    visible: dict[str, list[shapely.Geometry]] = {}
+    above = shapely.Polygon()
+    for layer in sorted(layers, reverse=True):
+        label = label_map.entries[layer][1]
+        area = shapely.union_all(layers[layer])
+        if label is not None:
+            visible.setdefault(label, []).append(area.difference(above))
+        above = shapely.union(above, area)
+    return {label: shapely.union_all(parts) for label, parts in visible.items()}
+
+
+def _shares(
+    area: shapely.Geometry, coords: NDArray[np.int64], size: float, rule: LabelRule
+) -> NDArray[np.float64]:
+    """(M,) covered share of each patch, or 0 and 1 for the centre rule."""
+    shapely.prepare(area)
+    x, y = coords[:, 0].astype(np.float64), coords[:, 1].astype(np.float64)
+    if rule == "centre":
+        return np.asarray(shapely.contains_xy(area, x + size / 2, y + size / 2), np.float64)
+    boxes = shapely.box(x, y, x + size, y + size)
+    inside = shapely.contains_properly(area, boxes)
+    shares = np.asarray(inside, np.float64)
+    # Only patches on an outline need the costly exact intersection.
+    edge = np.flatnonzero(~inside & shapely.intersects(area, boxes))
+    shares[edge] = shapely.area(shapely.intersection(area, boxes[edge])) / size**2
+    return shares
+
+
+def _json_entries(path: Path, data: bytes) -> list[tuple[str, str | None]]:
+    try:
+        # As pairs, so that a name that is there twice is noticed.
+        values = json.loads(decode_text(data)[0], object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError) as error:
+        raise LabelError(f"The label map '{path}' is no JSON: {error}.") from error
+    if not isinstance(values, _Pairs):
+        raise LabelError(f"The label map '{path}' must be a JSON object of name: class (text or null).")
+    for name, label in values:
+        if not (label is None or isinstance(label, str)):
+            raise LabelError(
+                f"The label map '{path}' must give each name a class (text or null), but gives '{name}' "
+                f"{json.dumps(label)[:40]}."
+            )
+    return [(name.strip(), (label or "").strip() or None) for name, label in values]
+
+
+class _Pairs(list[Any]):
+    """The names and values of a JSON object, in order."""
+
+
+def _table_entries(path: Path, reporter: Reporter) -> list[tuple[str, str | None]]:
+    needs = ("name", "label")
+    rows = read_table(path, needs=needs, what="label map", error=LabelError, reporter=reporter).rows
+    for row in rows:
+        if row.problem:
+            raise LabelError(f"Line {row.line} of the label map '{path}' cannot be used: {row.problem}.")
+    return [(row["name"], row["label"] or None) for row in rows]

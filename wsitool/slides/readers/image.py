@@ -1,0 +1,113 @@
+"""Reader of ordinary pictures: PNG, JPEG, BMP, WebP whole in memory, TIFF in strips as they come."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import BinaryIO
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from wsitool.base.limits import check_picture
+from wsitool.errors import RegionReadError, UnsupportedSlideError
+from wsitool.slides.readers.byte_source import ByteSource, stem
+from wsitool.slides.readers.codecs import DECODE_ERRORS
+from wsitool.slides.readers.directories import TIFF_MAGIC
+from wsitool.slides.readers.resolution import resolve_mpp
+from wsitool.slides.readers.source import fingerprint
+from wsitool.slides.readers.tiff import open_tiff
+from wsitool.slides.readers.tiles import TiledSlide
+from wsitool.slides.slide import Level, SlideInfo
+
+__all__ = ["open_image"]
+
+RgbArray = NDArray[np.uint8]
+_TILE = 1024
+# Pillow's plugins report damage through whatever fails first.
+_DAMAGED = (OSError, EOFError, SyntaxError, AttributeError, *DECODE_ERRORS)
+
+
+class _ArrayLevel:
+    shrinks: tuple[int, ...] = ()
+    passthrough = False
+    tile_width = tile_height = _TILE
+
+    def __init__(self, pixels: RgbArray) -> None:
+        self._pixels = pixels
+        self.height, self.width = pixels.shape[:2]
+
+    def decode(self, column: int, row: int, *, shrink: int = 1) -> RgbArray:
+        return self._pixels[row * _TILE : (row + 1) * _TILE, column * _TILE : (column + 1) * _TILE]
+
+    def prefetch(self, places: Iterable[tuple[int, int]]) -> None:
+        pass
+
+    def jpeg(self, column: int, row: int) -> bytes:
+        raise RegionReadError("an ordinary picture has no JPEG tiles")
+
+
+def open_image(source: ByteSource, *, default_mpp: float | None = None) -> TiledSlide:
+    """Open a picture; its resolution is `default_mpp`, save for a TIFF that states one itself.
+
+    Pixels are turned to RGB, transparent ones to white. Raises UnsupportedSlideError, before any pixel is
+    decoded where the picture claims more pixels than `limits` allow.
+    """
+    if source.read(0, 4) in TIFF_MAGIC:
+        return open_tiff(source, default_mpp=default_mpp, strips=True, reader="image")
+    try:
+        format_name, pixels = _decode(source)
+    except UnidentifiedImageError as error:
+        raise UnsupportedSlideError(f"'{source.name}' is not a picture that Pillow can read.") from error
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UnsupportedSlideError(f"'{source.name}' is damaged: {reason}.") from error
+    height, width = pixels.shape[:2]
+    mpp, mpp_source = resolve_mpp(None, None, default_mpp)
+    info = SlideInfo(
+        path=source.path,
+        name=stem(source.name),
+        reader="image",
+        format=f"{format_name} picture",
+        levels=(Level(width=width, height=height, downsample=1.0),),
+        mpp=mpp,
+        mpp_source=mpp_source,
+        objective_power=None,
+        fingerprint=fingerprint(source),
+    )
+    return TiledSlide(info, (_ArrayLevel(pixels),), source)
+
+
+def _decode(source: ByteSource) -> tuple[str, RgbArray]:
+    """The format's name and the whole picture, its size checked first."""
+    with source.stream() as stream, _open_unlimited(stream) as image:
+        check_picture(source.name, *image.size, source.size)
+        format_name = image.format or "image"
+        # Pillow makes grey pixels up where JPEG data is damaged; simplejpeg refuses.
+        if format_name == "JPEG" and image.mode in ("RGB", "L"):
+            return format_name, simplejpeg.decode_jpeg(source.read(0, source.size))
+        return format_name, _rgb(image)
+
+
+_PILLOW_LIMIT = threading.Lock()
+
+
+def _open_unlimited(stream: BinaryIO) -> Image.Image:
+    """Read a picture's header, without Pillow's own limit: that of `check_picture` can be raised."""
+    with _PILLOW_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(stream)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _rgb(image: Image.Image) -> RgbArray:
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = np.asarray(image.convert("RGBA"))
+        rgb = np.array(rgba[..., :3])
+        rgb[rgba[..., 3] == 0] = 255
+        return rgb
+    return np.array(image.convert("RGB"))

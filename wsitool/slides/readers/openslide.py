@@ -1,0 +1,265 @@
+"""Reader over OpenSlide, for every format the direct TIFF reader leaves alone (MRXS, NDPI, DICOM, ...)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+
+from wsitool.base.limits import MAX_LEVEL_PIXELS, check_limit
+from wsitool.errors import RegionReadError, SlideError, UnsupportedSlideError
+from wsitool.slides.readers.byte_source import ByteSource, is_url, stem
+from wsitool.slides.readers.resolution import resolve_mpp
+from wsitool.slides.readers.source import file_state, fingerprint
+from wsitool.slides.readers.tiles import TiledSlide
+from wsitool.slides.slide import Level, SlideInfo
+
+__all__ = ["OpenSlideSlide", "RegionHandles", "open_openslide", "region_levels", "slide_info"]
+
+RgbArray = NDArray[np.uint8]
+_TILE = 512
+_LARGEST_NATIVE_TILE = 1024
+_NO_INTERPOLATION = 0.0019
+_REACH, _MOST_PIXELS_FOR_EXACT = 1024, 2**21  # an exact read costs at most eight plain ones
+_COMPANIONS = {
+    ".mrxs": (".dat", ".ini"),
+    ".dcm": (".dcm",),
+    ".vms": (".jpg", ".opt"),
+    ".vmu": (".ngr", ".opt"),
+}
+_OWN_ERRORS = (openslide.OpenSlideError, OSError, ValueError)
+
+
+class RegionHandles(Protocol):
+    """What reads rectangles of one slide, from any thread."""
+
+    def read(self, x0: int, y0: int, level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """(h, w, 4) RGBA of `size` pixels of `level` from level-0 (x0, y0)."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class _Handles:
+    """One OpenSlide handle per thread, all sharing a cache.
+
+    OpenSlide's error state is sticky: after one bad read every later one fails, so a handle that raised is
+    dropped and a new one opened; with a handle per thread no other reader notices.
+    """
+
+    def __init__(self, path: Path, first: openslide.OpenSlide) -> None:
+        self._path = path
+        width = first.dimensions[0]
+        # One row of 512-px BGRA tiles over the slide, so that the next row of patches finds them.
+        self._cache = openslide.OpenSlideCache(min(512, max(64, width * _TILE * 4 >> 20)) << 20)
+        self._local = threading.local()
+        self._all: list[openslide.OpenSlide] = []
+        self._lock = threading.Lock()
+        self._adopt(first)
+
+    def _adopt(self, handle: openslide.OpenSlide) -> openslide.OpenSlide:
+        with contextlib.suppress(openslide.OpenSlideVersionError):
+            handle.set_cache(self._cache)
+        self._local.handle = handle
+        with self._lock:
+            self._all.append(handle)
+        return handle
+
+    def read(self, x0: int, y0: int, level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """(h, w, 4) RGBA; raises one of OpenSlide's errors and leaves a usable state."""
+        handle = getattr(self._local, "handle", None) or self._adopt(openslide.OpenSlide(self._path))
+        try:
+            return np.asarray(handle.read_region((x0, y0), level, size))
+        except _OWN_ERRORS:
+            self._local.handle = None
+            with self._lock:
+                self._all.remove(handle)
+            handle.close()
+            raise
+
+    def close(self) -> None:
+        with self._lock:
+            for handle in self._all:
+                handle.close()
+            self._all.clear()
+
+
+class _OpenSlideLevel:
+    shrinks: tuple[int, ...] = ()
+    passthrough = False
+
+    def __init__(self, handles: RegionHandles, index: int, level: Level, tile: tuple[int, int]) -> None:
+        self._handles, self._index = handles, index
+        self.width, self.height = level.width, level.height
+        self.tile_width, self.tile_height = tile
+        self._scale = level.downsample
+
+    def decode(self, column: int, row: int, *, shrink: int = 1) -> RgbArray:
+        x, y = column * self.tile_width, row * self.tile_height
+        width, height = min(self.tile_width, self.width - x), min(self.tile_height, self.height - y)
+        left, top = _exact_start(x, self._scale), _exact_start(y, self._scale)
+        area = (x - left + width) * (y - top + height)
+        if (left, top) != (x, y) and area <= max(_MOST_PIXELS_FOR_EXACT, width * height):
+            # A bad tile beside this one must not cost it.
+            with contextlib.suppress(RegionReadError):
+                return self._read(left, top, (x - left + width, y - top + height))[y - top :, x - left :]
+        return self._read(x, y, (width, height))
+
+    def prefetch(self, places: Iterable[tuple[int, int]]) -> None:
+        pass
+
+    def jpeg(self, column: int, row: int) -> bytes:
+        raise RegionReadError("this reader gives no JPEG tiles")
+
+    def _read(self, x: int, y: int, size: tuple[int, int]) -> RgbArray:
+        """Pixels from (x, y) of this level on."""
+        x0, y0 = round(x * self._scale), round(y * self._scale)
+        try:
+            rgba = self._handles.read(x0, y0, self._index, size)
+        except _OWN_ERRORS as error:
+            where = f"{size[0]}x{size[1]} pixels at ({x0}, {y0}) of level {self._index}"
+            raise RegionReadError(f"{where} cannot be read: {error}") from error
+        rgb = np.array(rgba[..., :3])
+        rgb[rgba[..., 3] == 0] = 255
+        return rgb
+
+
+def _exact_start(place: int, scale: float) -> int:
+    """The nearest level pixel up to `place` that whole level-0 pixels reach; `place` where none is near.
+
+    OpenSlide takes level-0 coordinates only and interpolates where these fall between pixels of the level, so
+    that a level of downsample 2.0025 comes out blurred by up to a quarter of a pixel. Cairo's interpolation
+    has 7 bits an axis, so below 1/512 of a pixel there is none.
+    """
+    places = np.arange(place, max(-1, place - _REACH), -1)
+    off = np.abs(np.rint(places * scale) / scale - places)
+    fitting = np.flatnonzero(off < _NO_INTERPOLATION)
+    return int(places[fitting[0]]) if len(fitting) else place
+
+
+class OpenSlideSlide(TiledSlide):
+    """An open slide whose pixels come by rectangle; those the library has none for are white."""
+
+    def __init__(
+        self, info: SlideInfo, levels: tuple[_OpenSlideLevel, ...], source: ByteSource, handles: RegionHandles
+    ) -> None:
+        super().__init__(info, levels, source)
+        self._handles = handles
+        self._companions = _companions(Path(source.path))
+
+    def check_unchanged(self) -> None:
+        super().check_unchanged()
+        if self._companions.items() - _companions(Path(self.info.path)).items():
+            raise SlideError(
+                f"The files beside '{self.info.path}' changed while it was read, so its patches would be a "
+                "mix: run the same command again when nothing writes to them."
+            )
+
+    def close(self) -> None:
+        super().close()
+        self._handles.close()
+
+
+def open_openslide(source: ByteSource, *, default_mpp: float | None = None) -> OpenSlideSlide:
+    """Open a slide through OpenSlide; UnsupportedSlideError if it does not know the format or refuses it.
+
+    RefusedSlideError where a level is larger than `limits` allow.
+    """
+    path = source.path
+    if is_url(path):
+        raise UnsupportedSlideError("OpenSlide reads local files only.")
+    try:
+        handle = openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        raise UnsupportedSlideError("OpenSlide does not know this format.") from error
+    except _OWN_ERRORS as error:
+        raise UnsupportedSlideError(f"OpenSlide refuses it: {error}.") from error
+    properties = dict(handle.properties)
+    levels = tuple(
+        Level(width=width, height=height, downsample=downsample)
+        for (width, height), downsample in zip(handle.level_dimensions, handle.level_downsamples, strict=True)
+    )
+    handles = _Handles(Path(path), handle)
+    try:
+        info = slide_info(source, properties, levels, default_mpp, reader="openslide")
+    except SlideError:
+        handles.close()
+        raise
+    return OpenSlideSlide(
+        info, region_levels(handles, properties, levels, reader="openslide"), source, handles
+    )
+
+
+def _companions(path: Path) -> dict[str, tuple[int, ...]]:
+    """State of the files a slide of several files has beside the one that names it."""
+    suffix = path.suffix.lower()
+    folder = path.with_suffix("") if suffix == ".mrxs" else path.parent
+    kinds = _COMPANIONS.get(suffix)
+    if kinds is None or not folder.is_dir():
+        return {}
+    files = [entry for entry in os.scandir(folder) if entry.name.lower().endswith(kinds) and entry.is_file()]
+    return {entry.name: file_state(entry.stat()) for entry in files}
+
+
+def region_levels(
+    handles: RegionHandles, properties: dict[str, str], levels: tuple[Level, ...], *, reader: str
+) -> tuple[_OpenSlideLevel, ...]:
+    """The levels of a slide read by rectangle, cut into the file's own tiles where those are sensible."""
+    sizes = [_tile_size(properties, index, reader) for index in range(len(levels))]
+    return tuple(_OpenSlideLevel(handles, i, level, sizes[i]) for i, level in enumerate(levels))
+
+
+def slide_info(
+    source: ByteSource,
+    properties: dict[str, str],
+    levels: tuple[Level, ...],
+    default_mpp: float | None,
+    *,
+    reader: str,
+) -> SlideInfo:
+    """Facts from the properties of `reader`, whose names start with its own ("openslide.mpp-x").
+
+    Raises RefusedSlideError where a level is larger than `limits` allow.
+    """
+    for level in levels:
+        size = f"{level.width} x {level.height}"
+        check_limit(
+            f"Pixels of a level of '{source.name}' ({size})", level.width * level.height, MAX_LEVEL_PIXELS
+        )
+    power = _float(properties.get(f"{reader}.objective-power"))
+    mpp, mpp_source = resolve_mpp(_float(properties.get(f"{reader}.mpp-x")), power, default_mpp)
+    return SlideInfo(
+        path=source.path,
+        name=stem(source.name),
+        reader=reader,
+        format=properties.get(f"{reader}.vendor", "unknown"),
+        levels=levels,
+        mpp=mpp,
+        mpp_source=mpp_source,
+        objective_power=power,
+        fingerprint=fingerprint(source),
+        properties=properties,
+    )
+
+
+def _tile_size(properties: dict[str, str], level: int, reader: str) -> tuple[int, int]:
+    """The file's own tile size where it is sensible: then a damaged tile costs no patch beside its own."""
+    sides = [_float(properties.get(f"{reader}.level[{level}].tile-{side}")) for side in ("width", "height")]
+    if all(side and 64 <= side <= _LARGEST_NATIVE_TILE for side in sides):
+        return int(sides[0] or 0), int(sides[1] or 0)
+    return _TILE, _TILE
+
+
+def _float(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if value > 0 else None

@@ -1,0 +1,148 @@
+"""Which slides to tile: files, folders, URLs, or a CSV that also says mpp, group and label of each."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wsitool.base.paths import AnyPath, as_list, located, path_of
+from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.tables import Row, decimal, read_table
+from wsitool.errors import UsageError
+from wsitool.slides.readers.byte_source import file_name, is_url
+
+__all__ = ["SLIDE_SUFFIXES", "SlideInput", "find_slides", "slide_name"]
+
+_WHOLE_SLIDE = (".svs", ".tif", ".tiff", ".btf", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".svslide", ".dcm")
+_PICTURE = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SLIDE_SUFFIXES = frozenset((*_WHOLE_SLIDE, *_PICTURE))
+_TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")  # workbooks are refused by name
+_OPTIONAL = ("mpp", "group", "label")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideInput:
+    """A slide to tile. `mpp` is used where the file states none; `group` is the patient.
+
+    `problem` says why it cannot be tiled, where the row of its table is already wrong.
+    """
+
+    path: str
+    mpp: float | None = None
+    group: str | None = None
+    label: str | None = None
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of its store: the file name without its last suffix."""
+        return slide_name(self.path)
+
+
+def slide_name(path: str | Path) -> str:
+    """The file name without its last suffix."""
+    name = file_name(path)
+    return name.rsplit(".", 1)[0] if "." in name[1:] else name
+
+
+def find_slides(
+    inputs: AnyPath | Iterable[AnyPath], *, group_regex: str | None = None, reporter: Reporter = SILENT
+) -> tuple[SlideInput, ...]:
+    """Turn what the user named into slides, in order; folders are searched, sorted by name.
+
+    `group_regex` takes the group of a slide that has none from its name: its first group if it has one, else
+    the whole match. A named file that does not exist is kept, and so is a row of a table that cannot be used:
+    they fail on their own, beside the others. Raises UsageError for an empty folder, an unreadable table, or
+    two slides whose stores would have the same name.
+    """
+    found: list[SlideInput] = []
+    for item in as_list(inputs):
+        if is_url(item):
+            found.append(SlideInput(path=str(item)))
+        elif os.path.isdir(item):  # noqa: PTH112 - Path's raises for a name that is too long
+            found += _in_folder(Path(item))
+        elif Path(item).suffix.lower() in _TABLES:
+            found += _in_table(Path(item), reporter)
+        else:
+            found.append(SlideInput(path=str(item)))
+    if not found:
+        raise UsageError("Name at least one slide, folder of slides or CSV with a column 'path'.")
+    if group_regex is not None:
+        found = [_with_group(slide, group_regex) for slide in found]
+    unique = list(dict.fromkeys(found))
+    first: dict[str, SlideInput] = {}
+    for slide in unique:
+        other = first.setdefault(slide.name, slide)
+        if other is not slide:
+            raise UsageError(
+                f"'{other.path}' and '{slide.path}' would both become the store '{slide.name}': rename "
+                "one, or tile them into separate folders."
+            )
+    return tuple(unique)
+
+
+def _in_folder(folder: Path) -> list[SlideInput]:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SLIDE_SUFFIXES)
+    if not paths:
+        raise UsageError(f"There is no slide in the folder '{folder}': name the slide files.")
+    return [SlideInput(path=str(path)) for path in paths]
+
+
+def _in_table(table: Path, reporter: Reporter) -> list[SlideInput]:
+    if not table.is_file():
+        raise UsageError(f"There is no file '{table}': check the spelling.")
+    rows = read_table(table, needs=("path",), knows=_OPTIONAL, what="slide list", reporter=reporter).rows
+    if not rows:
+        raise UsageError(f"'{table}' has a header and no rows: add one row for each slide.")
+    found: dict[str, SlideInput] = {}
+    lines: dict[str, int] = {}
+    for row in rows:
+        slide = _slide(table, row)
+        first = found.setdefault(slide.path, slide)
+        line = lines.setdefault(slide.path, row.line)
+        if first != slide and not first.problem:
+            problem = f"Lines {line} and {row.line} of '{table}' say different things of it: keep one."
+            found[slide.path] = replace(first, problem=slide.problem or problem)
+    return list(found.values())
+
+
+def _slide(table: Path, row: Row) -> SlideInput:
+    """The slide of one row, with its problem if it has any."""
+    problem = row.problem
+    mpp: float | None = None
+    if row["mpp"]:
+        try:
+            mpp = decimal(row["mpp"])
+        except ValueError as error:
+            problem = problem or f"its mpp {error}"
+    if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
+        problem = problem or f"its mpp must be above 0, got {row['mpp']}"
+        mpp = None
+    cell = row.cells.get("path", "").split("\0")[0]
+    if not cell:
+        path, problem = f"line {row.line} of {table.stem}", problem or "it names no path"
+    else:
+        path = path_of(cell) if is_url(cell) else str(located(table.parent, cell))
+    return SlideInput(
+        path=path,
+        mpp=mpp,
+        group=row["group"] or None,
+        label=row["label"] or None,
+        problem=f"Line {row.line} of '{table}': {problem}." if problem else "",
+    )
+
+
+def _with_group(slide: SlideInput, pattern: str) -> SlideInput:
+    if slide.group is not None or slide.problem:
+        return slide
+    try:
+        match = re.search(pattern, slide.name)
+    except re.error as error:
+        raise UsageError(f"--group-regex '{pattern}' is not a regular expression: {error}.") from error
+    if match is None:
+        raise UsageError(f"--group-regex '{pattern}' finds no group in the slide name '{slide.name}'.")
+    return replace(slide, group=match.group(1) if match.re.groups else match.group(0))

@@ -1,0 +1,164 @@
+"""What a slide is cut into and what is kept of it: options only, so that a command's help costs no imports.
+
+Resolutions are um per pixel, sizes pixels of the patch, limits shares of the patch's area in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.base.parameters import Params, hparam, internal
+from wsitool.errors import UsageError
+from wsitool.store.schema import Codec
+
+__all__ = [
+    "DEFAULT_MPP",
+    "KEPT",
+    "LabelRule",
+    "Limit",
+    "QualityThresholds",
+    "ReadOptions",
+    "Resample",
+    "TileSpec",
+    "decide",
+]
+
+KEPT = "kept"
+Resample = Literal["auto", "exact", "fast"]
+LabelRule = Literal["area", "centre"]
+DEFAULT_MPP = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions(Params):
+    """How a slide is opened."""
+
+    reader: str = hparam("auto", "What reads slides: auto, tiff, openslide, image or tiffslide.")
+    default_mpp: float | None = hparam(
+        None, "Of level 0 of slides that do not state it.", gt=0, lt=1000, unit="um/px"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """A patch is rejected for `reason` where its `score` is below `at_least` or above `at_most`."""
+
+    score: str
+    reason: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def rejects(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """(M,) scores to (M,) bool."""
+        rejected = np.zeros(len(values), bool)
+        with np.errstate(over="ignore"):  # a limit beyond float32 is infinite, and so it is meant
+            if self.at_least is not None:
+                rejected |= values < self.at_least
+            if self.at_most is not None:
+                rejected |= values > self.at_most
+        return rejected
+
+
+def decide(
+    scores: Mapping[str, NDArray[np.float32]], limits: Sequence[Limit]
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """The first reason to reject each candidate: (M,) uint8 indexing the reasons returned, 0 is "kept".
+
+    `limits` are tried in order; one whose score is absent is an error of the caller (KeyError).
+    """
+    reasons = (KEPT, *dict.fromkeys(limit.reason for limit in limits))
+    reason = np.zeros(len(next(iter(scores.values()))), np.uint8)
+    for limit in limits:
+        reason[(reason == 0) & limit.rejects(scores[limit.score])] = reasons.index(limit.reason)
+    return reason, reasons
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileSpec(Params):
+    """What to cut. At most one of `mpp` (um/px), `magnification` and `level`; none of them means mpp 0.5.
+
+    `patch_size` and `stride` (default: the patch size) are pixels of the patch. A level or a decoder's 1/2,
+    1/4 or 1/8 of one is taken as it is where it lies within `mpp_tolerance` (relative) of the resolution
+    asked for; otherwise pixels are resampled to it exactly. `limits` come after the one on tissue.
+    Raises UsageError for values that cannot be.
+    """
+
+    patch_size: int = hparam(224, "Side of a patch.", ge=1, le=16_384, unit="px")
+    mpp: float | None = hparam(None, "Resolution of the patches; without any: 0.5.", gt=0, unit="um/px")
+    magnification: float | None = hparam(None, "Resolution as an objective power, as in 20.", gt=0)
+    level: int | None = hparam(None, "Take this level's pixels as they are; 0 is the finest.", ge=0)
+    stride: int | None = hparam(None, "From patch to patch; without it the patch size.", ge=1, unit="px")
+    min_tissue: float = hparam(0.5, "Least share of tissue in a patch.", ge=0, le=1)
+    mpp_tolerance: float = hparam(
+        0.02, "A level this near (relative) to --mpp is taken as it is, not resampled.", ge=0, lt=0.5
+    )
+    resample: Resample = hparam(
+        "auto", "Exact area mean, or the JPEG decoder's own 1/2, 1/4, 1/8; auto: fast where above 45 dB."
+    )
+    codec: Codec = hparam(
+        "jpeg", "jpeg: small, lossy; raw: exact; native: the slide's own JPEG tiles, exact and small."
+    )
+    quality: int = hparam(90, "JPEG quality.", ge=1, le=100)
+    limits: tuple[Limit, ...] = internal(())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        asked = [name for name in ("mpp", "magnification", "level") if getattr(self, name) is not None]
+        if len(asked) > 1:
+            raise UsageError(f"Give one of mpp, magnification and level, not {' and '.join(asked)}.")
+
+    @property
+    def step(self) -> int:
+        """The stride in pixels of the patch."""
+        return self.stride or self.patch_size
+
+    @property
+    def all_limits(self) -> tuple[Limit, ...]:
+        """The limits in the order they are tried."""
+        return (Limit(score="tissue", reason="low tissue", at_least=self.min_tissue), *self.limits)
+
+    def to_params(self) -> dict[str, Any]:
+        """Every option as JSON holds it, to be stored and compared."""
+        params = asdict(self) | {"stride": self.step}
+        if self.mpp is None and self.magnification is None and self.level is None:
+            params["mpp"] = DEFAULT_MPP
+        return params | {"limits": [asdict(limit) for limit in self.limits]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityThresholds(Params):
+    """Limits on the scores; None switches one off.
+
+    Sharpness depends on scanner and stain, so it has no default: look at the stored scores, then choose.
+    """
+
+    min_sharpness: float | None = hparam(
+        None, "Least variance of the Laplacian at 2 um/px; depends on the scanner.", ge=0
+    )
+    max_pen: float | None = hparam(0.1, "Largest share of pen ink; 1 switches it off, as below.", ge=0, le=1)
+    max_fold: float | None = hparam(0.5, "Largest share of dark tissue folds.", ge=0, le=1)
+    max_white: float | None = hparam(0.95, "Largest share of nearly white pixels.", ge=0, le=1)
+    max_black: float | None = hparam(0.3, "Largest share of nearly black pixels.", ge=0, le=1)
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The limits that are on, in the order they are tried."""
+        limits = (
+            Limit(score="near_black", reason="near black", at_most=self.max_black),
+            Limit(score="near_white", reason="near white", at_most=self.max_white),
+            Limit(score="pen", reason="pen", at_most=self.max_pen),
+            Limit(score="fold", reason="fold", at_most=self.max_fold),
+            Limit(score="sharpness", reason="blurred", at_least=self.min_sharpness),
+        )
+        return tuple(limit for limit in limits if (limit.at_least, limit.at_most) != (None, None))
+
+    def first_reason(
+        self, scores: Mapping[str, NDArray[np.float32]]
+    ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+        """Why each candidate is rejected first: (M,) uint8 indexing the reasons returned; 0 is "kept"."""
+        return decide(scores, self.limits)

@@ -1,0 +1,38 @@
+"""How a run of `tile` goes, beside what is cut: the options of `wsitool.tile_slides`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from wsitool.base.parameters import Params, hparam, same_as
+from wsitool.slides.spec import LabelRule, ReadOptions
+
+__all__ = ["Format", "TileOptions"]
+
+Format = Literal["hdf5", "zarr"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileOptions(Params):
+    """Stores, readers, labels and processes of one run; UsageError for values that cannot be."""
+
+    format: Format = hparam("hdf5", "Of stores.")
+    reader: str = same_as(ReadOptions, "reader")
+    default_mpp: float | None = same_as(ReadOptions, "default_mpp")
+    group_regex: str | None = hparam(
+        None, "Takes the patient from the slide's name: first group, or whole match."
+    )
+    annotations: str | None = hparam(None, "File, or folder with <slide>.xml or .geojson: labels.")
+    label_map: str | None = hparam(None, "JSON or CSV: which class each region name means.")
+    label_rule: LabelRule = hparam(
+        "area", "A patch has the class that covers half of it, or the one at its centre."
+    )
+    workers: int | None = hparam(
+        None, "Slides tiled at once, each in its own process; without it one per processor.", ge=1
+    )
+    shard: str | None = hparam(None, "i/N: tile the i-th of N parts of the list, as in a SLURM array.")
+    dask: str | None = hparam(None, "Tile on the dask cluster with the scheduler at this address.")
+    overwrite: bool = hparam(False, "Replace stores that exist.")
+    max_failures: int | None = hparam(None, "Give a slide up after this many unreadable patches.", ge=0)
+    dry_run: bool = hparam(False, "Say what would be kept; write nothing.")

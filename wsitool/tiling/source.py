@@ -1,0 +1,119 @@
+"""One way from a slide to its patches: read plan, tissue mask, candidates, and blocks of pixels.
+
+`tile`, `predict`, `audit` and whatever needs the patches of a slide take them from here, so that they agree
+on which patches those are and on every pixel of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsitool.errors import NoTissueError
+from wsitool.slides.grid import TileGrid, plan_grid
+from wsitool.slides.readers import TiledSlide
+from wsitool.slides.spec import TileSpec
+from wsitool.slides.tissue import TissueMask, tissue_mask
+from wsitool.store.schema import Candidates, Prepared
+from wsitool.tiling.candidates import find_candidates, nothing_left
+from wsitool.tiling.cutter import Block, CutCounts, Executor, cut, tiles_touched
+from wsitool.tiling.level_view import LevelView, choose_shrink
+from wsitool.tiling.passthrough import check_passthrough, pass_tiles
+
+__all__ = ["PatchSource", "patch_source"]
+
+T = TypeVar("T")
+_PROBED_PATCHES = 16  # patches whose tiles may decide whether the decoder shrinks
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchSource:
+    """The patches of one open slide: all `candidates` (M,) of its grid, of which `kept` are cut.
+
+    `counts` grows with the tiles that are decoded. Indices are those of the candidates.
+    """
+
+    slide: TiledSlide
+    spec: TileSpec
+    grid: TileGrid
+    mask: TissueMask
+    candidates: Candidates
+    counts: CutCounts = field(default_factory=CutCounts)
+
+    @cached_property
+    def kept(self) -> NDArray[np.int64]:
+        """Indices (N,) of the candidates no limit rejects, sorted by (y, x)."""
+        return np.flatnonzero(self.candidates.reason == 0)
+
+    def nothing_left(self) -> NoTissueError:
+        """The error that says which limit left no patch."""
+        return nothing_left(self.slide.info.name, self.candidates, self.spec.all_limits)
+
+    @property
+    def resampling(self) -> str:
+        """How pixels are brought to their resolution, in words."""
+        return "none" if self.spec.codec == "native" else self._view[1]
+
+    def blocks(self, convert: Callable[[NDArray[np.uint8]], T], *, pool: Executor) -> Iterator[Block[T]]:
+        """The kept patches in order, a few rows of memory at a time; block indices count within `kept`.
+
+        `convert` makes a block's payload of its pixels (B, P, P, 3) uint8 in the pool; the cutter uses that
+        memory again, so it must not keep it. Every native tile is decoded once.
+        """
+        view, _ = self._view
+        positions = self.grid.positions[self.kept]
+        corners = view.corners(positions)
+
+        def finish(pixels: NDArray[np.uint8], indices: NDArray[np.int64]) -> T:
+            if view.resamples:
+                pixels = view.finish(pixels, positions[indices], corners[indices])
+            return convert(pixels)
+
+        return cut(view, corners, view.cut_size, finish, pool=pool, counts=self.counts)
+
+    def native_blocks(self, *, pool: Executor) -> Iterator[Block[Prepared]]:
+        """The kept patches as the slide's own compressed tiles; only for codec "native"."""
+        places = self.grid.positions[self.kept] // self.spec.patch_size
+        return pass_tiles(self.slide.tiles(self.grid.plan.level), places, pool=pool)
+
+    @cached_property
+    def _view(self) -> tuple[LevelView, str]:
+        """The level as patches are cut from it, and how its pixels come to be."""
+        plan, size = self.grid.plan, self.spec.patch_size
+        tiles = self.slide.tiles(plan.level)
+        view = LevelView(tiles, plan, size, fast=True)
+        decibels: float | None = None
+        if view.fast:
+            positions = self.grid.positions[self.kept]
+            some = positions[:: max(1, len(positions) // _PROBED_PATCHES)]
+            needed = tiles_touched(some, (size, size), (view.tile_width, view.tile_height))
+            fast, decibels = choose_shrink(tiles, plan, self.spec.resample, needed)
+            view = LevelView(tiles, plan, size, fast=fast)
+        if view.resamples:
+            return view, "area mean"
+        factor = plan.whole_factor
+        if factor == 1:
+            return view, "none"
+        if not view.fast:
+            return view, f"{factor}x{factor} mean"
+        proof = "" if decibels is None else f" ({decibels:.1f} dB from the exact mean)"
+        return view, f"decoder's 1/{factor}{proof}"
+
+
+def patch_source(slide: TiledSlide, spec: TileSpec, *, threads: int = 1) -> PatchSource:
+    """Plan the grid of an open slide, find its tissue, and decide on every grid position.
+
+    Raises SlideError (or a kind of it) where there is nothing to read at that resolution; a source of which
+    nothing is kept is no error yet.
+    """
+    grid = plan_grid(slide.info, spec)
+    if spec.codec == "native":
+        check_passthrough(slide.info.name, slide.tiles(grid.plan.level), grid)
+    mask = tissue_mask(slide)
+    candidates = find_candidates(slide, grid, mask, spec, threads=threads)
+    return PatchSource(slide=slide, spec=spec, grid=grid, mask=mask, candidates=candidates)

@@ -1,0 +1,131 @@
+"""How good is it so far: the pretext loss on slides held out, and what the features know of the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wsitool.api import all_gather, world_size
+from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.features import encode
+from wsitool.errors import UsageError
+from wsitool.loading import PatchLoader
+from wsitool.store.collection import Collection
+from wsitool.training.module import PretrainModule, compute_step
+from wsitool.training.seeding import seed_of
+
+__all__ = ["held_out_loss", "knn_accuracy", "linear_accuracy", "probe", "probe_rows", "split_groups"]
+
+_NEIGHBOURS = 20
+_TEMPERATURE = 0.07
+_PROBE_PATCHES = 2000
+Labels = NDArray[np.int64]
+
+
+def split_groups(
+    collection: Collection, share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to train on and rows of about `share` of the groups (at least one), which training never sees."""
+    groups = np.unique(collection.group_index)
+    if len(groups) < 2:
+        raise UsageError(
+            f"--holdout keeps whole patients apart and the stores hold {len(groups)}: leave it out, or add "
+            "slides."
+        )
+    count = min(max(1, round(share * len(groups))), len(groups) - 1)
+    chosen = np.random.default_rng(seed_of(seed, 2)).permutation(groups)[:count]
+    held = np.isin(collection.group_index, chosen)
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode within the block; afterwards every part is in the mode it was in."""
+    before = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in before.items():
+            part.training = training
+
+
+def held_out_loss(module: PretrainModule, loader: PatchLoader) -> float:
+    """Mean pretext loss over the loader's batches of at least two patches, the same views every time."""
+    losses: list[Tensor] = []
+    with _evaluating(module.method):
+        loader.load_state_dict(loader.state_dict() | {"epoch": 0, "step": 0})
+        for number, batch in enumerate(loader):
+            if len(batch) >= 2:
+                # Numbers no training step has: the views must not be those of a step.
+                step = compute_step(module.method, batch.patches, module.config, -number - 1)
+                losses.append(step.loss.float())
+    mean = torch.stack(losses).mean()
+    return float(all_gather(mean[None]).mean()) if world_size() > 1 else float(mean)
+
+
+def probe_rows(collection: Collection, seed: int) -> NDArray[np.int64] | None:
+    """Up to 2000 labelled rows; None unless there are two classes and two groups among them."""
+    rows = np.flatnonzero(collection.labels >= 0)
+    if len(rows) > _PROBE_PATCHES:
+        rows = np.sort(np.random.default_rng(seed_of(seed, 3)).choice(rows, _PROBE_PATCHES, replace=False))
+    several = all(len(np.unique(of[rows])) > 1 for of in (collection.labels, collection.group_index))
+    return rows if several else None
+
+
+def probe(
+    encoder: Encoder, collection: Collection, *, image_size: int, device: torch.device
+) -> dict[str, float]:
+    """Balanced accuracies of the labels told from features: nearest neighbours and a linear layer.
+
+    Neither ever compares a patch with patches of its own group.
+    """
+    with _evaluating(encoder):
+        features = encode(encoder, collection, image_size=image_size, device=str(device))
+    labels, groups = collection.labels.astype(np.int64), collection.group_index.astype(np.int64)
+    return {
+        "knn_accuracy": knn_accuracy(features, labels, groups),
+        "probe_accuracy": linear_accuracy(features, labels, groups),
+    }
+
+
+def knn_accuracy(features: NDArray[np.float32], labels: Labels, groups: Labels) -> float:
+    """Cosine-weighted vote of the 20 nearest patches of other groups (Wu et al. 2018, arXiv:1805.01978)."""
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    similarity = unit @ unit.T
+    similarity[groups[:, None] == groups[None, :]] = -np.inf
+    count = min(_NEIGHBOURS, len(labels) - 1)
+    nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
+    weight = np.exp(np.take_along_axis(similarity, nearest, axis=1) / _TEMPERATURE)  # 0 for the own group
+    votes = np.stack([(weight * (labels[nearest] == c)).sum(axis=1) for c in range(labels.max() + 1)], axis=1)
+    return _balanced(votes.argmax(axis=1), labels)
+
+
+def linear_accuracy(features: NDArray[np.float32], labels: Labels, groups: Labels) -> float:
+    """Ridge regression to one-hot labels, fitted on half of the groups and judged on the other, both ways."""
+    second = np.isin(groups, np.unique(groups)[1::2])
+    targets = np.eye(labels.max() + 1)[labels]
+    guess = np.empty(len(labels), np.int64)
+    for test in (second, ~second):
+        train = ~test
+        mean, spread = features[train].mean(axis=0), features[train].std(axis=0) + 1e-6
+        x = np.concatenate([(features - mean) / spread, np.ones((len(features), 1))], axis=1).astype(
+            np.float64
+        )
+        # Classes weigh the same; the penalty grows with the data, so that any number of patches is served.
+        weight = (1 / np.maximum(targets[train].sum(axis=0), 1))[labels[train]][:, None]
+        gram = x[train].T @ (weight * x[train])
+        gram += 0.1 * np.trace(gram) / len(gram) * np.eye(len(gram))
+        solution = np.linalg.solve(gram, x[train].T @ (weight * targets[train]))
+        guess[test] = (x[test] @ solution).argmax(axis=1)
+    return _balanced(guess, labels)
+
+
+def _balanced(guess: Labels, labels: Labels) -> float:
+    return float(np.mean([(guess[labels == c] == c).mean() for c in np.unique(labels)]))
