@@ -34,7 +34,8 @@ from wsitool.base.progress import Task
 from wsitool.slides.grid import plan_grid
 from wsitool.slides.readers import open_slide
 from wsitool.slides.spec import TileSpec
-from wsitool.tiling.cutter import CutCounts, cut, executor
+from wsitool.tiling.cutter import CutCounts, cut
+from wsitool.tiling.executor import executor
 from wsitool.tiling.level_view import LevelView
 from wsitool.tiling.results import SlideResult
 from wsitool.tiling.run import tile_slide

@@ -259,7 +259,7 @@ def test_two_experiments_into_one_folder_are_kept_apart(data: Path, tmp_path: Pa
     with locked(tmp_path / "e", what="e"):
         with pytest.raises(StoreError, match="is being written by process"):
             experiment(small_plan(data), tmp_path / "e")
-        assert not (tmp_path / "e").exists()
+        assert not list((tmp_path / "e").iterdir())
 
 
 _PARENT = """

@@ -155,5 +155,5 @@ def test_several_values_need_something_to_choose_by(data: Path, tmp_path: Path) 
     path.write_text('train = "a"\nmethods = ["supervised"]\npretrain_lr = [1e-5, 3e-5]\n')
     assert read_plan(path).pretrain_lrs == (1e-5, 3e-5)
     path.write_text('train = "a"\nmethods = ["supervised"]\npretrain_lr = "1e-5,3e-5"\n')
-    with pytest.raises(UsageError, match="--pretrain-lr must be above 0"):
+    with pytest.raises(UsageError, match="pretrain_lr must be a finite number or a list"):
         read_plan(path)

@@ -123,12 +123,16 @@ def import_images(
     check_writable(out_dir)
     with locked(out_dir / IMAGES_CSV, what=f"An import into '{out_dir}'"):
         run.run()
+    return _result(run, table, plan)
+
+
+def _result(run: _Run, table: ImageTable, plan: ImportPlan) -> ImportResult:
     images = tuple(row for group in run.done.values() for row in group)
     return ImportResult(
-        stores=tuple(sorted({out_dir / row.store for row in images if row.store})),
+        stores=tuple(sorted({plan.out_dir / row.store for row in images if row.store})),
         images=images,
         classes=table.classes,
-        patch_size=patch_size,
+        patch_size=plan.patch_size,
         ignored=table.ignored,
         unlisted=table.unlisted,
         grouped=table.grouped,

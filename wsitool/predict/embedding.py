@@ -71,7 +71,7 @@ def embed(
 
     The layout is CLAM's and TRIDENT's, row for row that of the store. Beside them stand `tissue` (N,) and,
     where the store has them, `label` (N,) int16 with the collection's `classes`, and `source` (N,).
-    `projection` is "pca" or "umap" (needs umap-learn), `colour` "slide" or "label". Files of an earlier run
+    `projection` is "pca" or "umap" (needs umap-learn), `color` "slide" or "label". Files of an earlier run
     that were made of the same patches with the same encoder are kept. Raises UsageError if choices do not
     fit, or other files are in the way. A store that fails does not stop the others.
     """
@@ -94,9 +94,28 @@ def embed(
     )
     run.check(collection, targets)
     check_writable(folder)
+    done, failed = _embed_each(run, collection, targets, folder, reporter)
+    if done:
+        rest = collection.subset(np.flatnonzero(np.isin(collection.store_index, list(done))))
+        everything = np.concatenate(list(done.values()))
+        _draw(folder / "map.png", everything, rest, projection=projection, color=color, seed=seed)
+    return EmbedResult(
+        files=tuple(targets[index] for index in done),
+        map=folder / "map.png" if done else None,
+        method=projection,
+        patches=sum(map(len, done.values())),
+        feature_dim=built.feature_dim,
+        failed=tuple(failed),
+    )
+
+
+def _embed_each(
+    run: _Run, collection: Collection, targets: Sequence[Path], folder: Path, reporter: Reporter
+) -> tuple[dict[int, Features], list[tuple[str, str]]]:
+    """The features of each store by its number, and (store, reason) of those that failed."""
     done: dict[int, Features] = {}
     failed: list[tuple[str, str]] = []
-    again = "do all once more" if overwrite else "go on"
+    again = "do all once more" if run.overwrite else "go on"
     with (
         progress_on_stop(lambda: f"{len(done)} of {len(targets)} stores done; run again to {again}"),
         reporter.task("embed", total=len(targets), unit="stores") as task,
@@ -110,18 +129,7 @@ def embed(
                 if system_error(error) is not None:
                     check_writable(folder)  # if it is full, the others would be computed for nothing
             task.advance(note=target.stem)
-    if done:
-        rest = collection.subset(np.flatnonzero(np.isin(collection.store_index, list(done))))
-        everything = np.concatenate(list(done.values()))
-        _draw(folder / "map.png", everything, rest, projection=projection, color=color, seed=seed)
-    return EmbedResult(
-        files=tuple(targets[index] for index in done),
-        map=folder / "map.png" if done else None,
-        method=projection,
-        patches=sum(map(len, done.values())),
-        feature_dim=built.feature_dim,
-        failed=tuple(failed),
-    )
+    return done, failed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wsitool.slides.readers import TiledSlide
 from wsitool.slides.spec import TileSpec
-from wsitool.tiling.cutter import executor
+from wsitool.tiling.executor import executor
 from wsitool.tiling.source import PatchSource, patch_source
 
 __all__ = ["PatchBatch", "SlideStream", "open_stream"]

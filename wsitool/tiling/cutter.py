@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Generic, Protocol, TypeVar
@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import RegionReadError
+from wsitool.tiling.executor import Executor
 from wsitool.tiling.tile_buffers import Buffers
 
-__all__ = ["Block", "CutCounts", "Executor", "cut", "executor", "tiles_touched"]
+__all__ = ["Block", "CutCounts", "cut", "tiles_touched"]
 
 RgbArray = NDArray[np.uint8]
 T = TypeVar("T")
@@ -66,55 +67,6 @@ class CutCounts:
     needed: int = 0
     decoded: int = 0
     failed: int = 0
-
-
-class Executor(Protocol):
-    """The part of an executor the cutter uses."""
-
-    threads: int
-
-    def submit(self, task: Callable[[], T]) -> Future[T]: ...
-
-    def __enter__(self) -> Executor: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-class _Inline:
-    """Runs tasks at once in the calling thread: one thread means one."""
-
-    threads = 1
-
-    def submit(self, task: Callable[[], T]) -> Future[T]:
-        future: Future[T] = Future()
-        future.set_result(task())
-        return future
-
-    def __enter__(self) -> _Inline:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class _Threads:
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="wsitool")
-
-    def submit(self, task: Callable[[], T]) -> Future[T]:
-        return self._pool.submit(task)
-
-    def __enter__(self) -> _Threads:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def executor(threads: int) -> Executor:
-    """Where tile and encoding tasks run."""
-    return _Inline() if threads <= 1 else _Threads(threads)
 
 
 def tiles_touched(

@@ -15,7 +15,8 @@ from wsitool.slides.grid import TileGrid
 from wsitool.slides.readers.tiles import TileLevel
 from wsitool.store.preparing import prepare
 from wsitool.store.schema import Prepared
-from wsitool.tiling.cutter import Block, Executor
+from wsitool.tiling.cutter import Block
+from wsitool.tiling.executor import Executor
 
 __all__ = ["check_passthrough", "pass_tiles"]
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from wsitool.slides.grid import ReadPlan
 from wsitool.slides.readers import TiledSlide
-from wsitool.tiling.cutter import CutCounts, cut, executor
+from wsitool.tiling.cutter import CutCounts, cut
+from wsitool.tiling.executor import executor
 from wsitool.tiling.level_view import LevelView
 
 __all__ = ["SHARPNESS_MPP", "is_cheap", "laplacian_variance", "sharpness"]

@@ -24,7 +24,8 @@ from wsitool.store.opening import create_store
 from wsitool.store.preparing import prepare
 from wsitool.store.schema import UNLABELLED, Candidates, Failure, Prepared, Rows, StoreMeta
 from wsitool.tiling.candidates import count_reasons, with_unreadable
-from wsitool.tiling.cutter import Block, Executor, executor
+from wsitool.tiling.cutter import Block
+from wsitool.tiling.executor import Executor, executor
 from wsitool.tiling.labelling import Outlines, count_labels
 from wsitool.tiling.options import Format
 from wsitool.tiling.results import SlideResult

@@ -21,7 +21,8 @@ from wsitool.slides.spec import TileSpec
 from wsitool.slides.tissue import TissueMask, tissue_mask
 from wsitool.store.schema import Candidates, Prepared
 from wsitool.tiling.candidates import find_candidates, nothing_left
-from wsitool.tiling.cutter import Block, CutCounts, Executor, cut, tiles_touched
+from wsitool.tiling.cutter import Block, CutCounts, cut, tiles_touched
+from wsitool.tiling.executor import Executor
 from wsitool.tiling.level_view import LevelView, choose_shrink
 from wsitool.tiling.passthrough import check_passthrough, pass_tiles
 
