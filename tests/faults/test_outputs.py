@@ -75,7 +75,9 @@ class _Place:
         assert ended.code in _REFUSED, f"code {ended.code}: {ended.stdout} {ended.stderr}"
         errors = [line for line in ended.stderr.splitlines() if line.startswith("Error: ")]
         said = errors or [line for line in ended.stdout.splitlines() if "failed" in line]
-        assert said and len(set(errors)) <= 1, ended.stdout + ended.stderr
+        # One sentence each for the items that failed, all for the same reason.
+        reasons = {line.rsplit(": ", 2)[-2] for line in errors}
+        assert said and len(reasons) <= 1, ended.stdout + ended.stderr
         assert not leftovers(self.disk), leftovers(self.disk)
         for name, content in snapshot(self.out).items() if self.out.exists() else ():
             assert content, name  # what is there can be read as what its name says
