@@ -159,19 +159,19 @@ def test_accumulated_batches_are_one_step(kidney: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"batch_size": 1}, UsageError, "The batch size must be at least 2"),
+        ({"batch_size": 1}, UsageError, "--batch-size must be at least 2"),
         (
             {"batch_size": 64},
             TrainingError,
             "one full batch of 64 patches and the stores hold 24: pass --batch-size 24",
         ),
-        ({"epochs": 0}, UsageError, "The epochs must be at least 1, got 0"),
+        ({"epochs": 0}, UsageError, "--epochs must be at least 1, got 0"),
         (
             {"optimizer": "adamax"},
             UsageError,
             "optimizer must be one of adam, adamw, sgd, lars, got 'adamax'",
         ),
-        ({"params": {"temperature": 0}}, UsageError, "temperature must be > 0, got 0"),
+        ({"params": {"temperature": 0}}, UsageError, "--temperature must be above 0, got 0"),
         ({"method": "simcrl"}, UsageError, "did you mean 'simclr'"),
         ({"backbone": "vgg99"}, UsageError, "There is no backbone 'vgg99'"),
         ({"backbone": "vit_b_16"}, EncoderError, "vit_b_16 cannot take images of 32 px"),

@@ -137,8 +137,8 @@ def test_an_image_size_that_memory_cannot_hold(
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr("wsitool.training.checks.torch.zeros", zeros)
-    with pytest.raises(MemoryShortError, match=r"or --image-size \(70000\)"):
-        pretrain(stores, out=tmp_path / "r", image_size=70000, **QUICK)
+    with pytest.raises(MemoryShortError, match=r"or --image-size \(4096\)"):
+        pretrain(stores, out=tmp_path / "r", image_size=4096, **QUICK)
     assert not (tmp_path / "r").exists()
 
 
