@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["NOBODY", "can_mount", "filled", "own_disk", "read_only"]
-
-NOBODY = 65534
+__all__ = ["can_mount", "filled", "own_disk", "read_only"]
 
 
 def can_mount() -> bool:

@@ -73,9 +73,12 @@ class Server:
         signals: Sequence[tuple[float, signal.Signals]] = (),
         stdout: Path | None = None,
         largest_file: int | None = None,
-        user: int | None = None,
+        unprivileged: bool = False,
     ) -> Ended:
-        """Run `wsitool ARGV`, send it `signals` at their moments (seconds from its start), await its end."""
+        """Run `wsitool ARGV`, send it `signals` at their moments (seconds from its start), await its end.
+
+        `unprivileged` takes root's right to override file permissions from it.
+        """
         out, err = stdout or self._folder / "stdout", self._folder / "stderr"
         job = {
             "argv": list(argv),
@@ -83,7 +86,7 @@ class Server:
             "stdout": str(out),
             "stderr": str(err),
             "largest_file": largest_file,
-            "user": user,
+            "unprivileged": unprivileged,
         }
         assert self._process.stdin is not None
         print(json.dumps(job), file=self._process.stdin, flush=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from faults.commands import COMMANDS, FAST, Case
 from faults.material import make_material
-from faults.outputs import NOBODY, can_mount, filled, own_disk, read_only
+from faults.outputs import can_mount, filled, own_disk, read_only
 from faults.runs import Ended, Server
 from faults.snapshot import difference, leftovers, snapshot
 
@@ -63,7 +63,7 @@ class _Place:
         self.disk.mkdir(exist_ok=True)
         self.case.prepare(self.material, self.out)
 
-    def run(self, **how: int | None) -> Ended:
+    def run(self, **how: int) -> Ended:
         return self.server.run(self.case.argv(self.material, self.out), **how)  # type: ignore[arg-type]
 
     def check_refusal(self, ended: Ended) -> None:
@@ -129,7 +129,7 @@ def test_no_permission(bench: tuple[Server, Path], case: Case) -> None:
     folder = place.out if place.out.exists() else place.disk
     folder.chmod(0o555)
     try:
-        ended = place.run(user=NOBODY if os.getuid() == 0 else None)
+        ended = place.run(unprivileged=os.getuid() == 0)
         place.check_refusal(ended)
         assert "permission" in ended.stderr.lower(), ended.stderr
     finally:
