@@ -8,7 +8,7 @@ import pytest
 from classify_stores import labelled_store
 
 from wsitool.experiment.cells import run_cell
-from wsitool.experiment.plan import Plan
+from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.run import experiment
 
 __all__ = ["run_and_die", "small_data", "small_plan"]
@@ -23,7 +23,7 @@ def small_data(folder: Path) -> Path:
     return folder
 
 
-def small_plan(data: Path, **changes: object) -> Plan:
+def small_plan(data: Path, **changes: object) -> ExperimentPlan:
     """Sixteen cells on the stores of `small_data`, each of seconds; `changes` replace its fields."""
     values: dict[str, object] = {
         "train": (str(data / "train"),),
@@ -41,10 +41,10 @@ def small_plan(data: Path, **changes: object) -> Plan:
         "pretrain_batch_size": 18,
         **changes,
     }
-    return Plan(**values)  # type: ignore[arg-type]
+    return ExperimentPlan(**values)  # type: ignore[arg-type]
 
 
-def run_and_die(plan: Plan, out: Path, *, cells: int) -> None:
+def run_and_die(plan: ExperimentPlan, out: Path, *, cells: int) -> None:
     """Run the experiment until `cells` cells are done, and interrupt it there."""
     done: list[object] = []
 

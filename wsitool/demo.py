@@ -85,7 +85,7 @@ def _said_first(out: Path) -> list[str]:
     metrics = {
         name: json.loads((out / folder / "metrics.json").read_text()) for name, folder in _ARMS.items()
     }
-    return [f"{name}: {line}" for name, found in metrics.items() for line in found["said_first"]]
+    return [f"{name}: {line}" for name, figures in metrics.items() for line in figures["said_first"]]
 
 
 def _scores(run: Path) -> tuple[str, str, str]:

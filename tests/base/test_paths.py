@@ -19,7 +19,7 @@ from wsitool.base.paths import as_list, path_of, shown
 from wsitool.base.tables import read_table
 from wsitool.cli import main
 from wsitool.errors import UsageError, WsitoolError
-from wsitool.experiment.plan import Plan
+from wsitool.experiment.plan import ExperimentPlan
 from wsitool.slides.slide_list import SlideInput, find_slides
 from wsitool.store.opening import open_store
 from wsitool.testing import draw_tissue, synthetic_slide
@@ -98,8 +98,8 @@ def test_functions_beside_the_public_names(tmp_path: Path) -> None:
             verify_stores(form(tmp_path))
         with pytest.raises(WsitoolError, match=str(tmp_path)):
             module._find(form(tmp_path), wsitool.base.progress.SILENT)  # type: ignore[attr-defined]
-        assert Plan(train=form(tmp_path), methods="simclr").train == (str(tmp_path),)  # type: ignore[arg-type]
-    assert Plan(train="t", methods="simclr").methods == ("simclr",)  # type: ignore[arg-type]
+        assert ExperimentPlan(train=form(tmp_path), methods="simclr").train == (str(tmp_path),)  # type: ignore[arg-type]
+    assert ExperimentPlan(train="t", methods="simclr").methods == ("simclr",)  # type: ignore[arg-type]
 
 
 def test_what_is_no_path() -> None:

@@ -68,16 +68,16 @@ def run_predict(folder: Path, *, side: int, patch_size: int, rounds: int) -> dic
         batches = [batch.patches for batch in open_stream(slide, spec).batches(_BATCH)]
 
     @torch.inference_mode()
-    def judge(patches: np.ndarray) -> int:
+    def evaluate(patches: np.ndarray) -> int:
         classifier.logits(torch.from_numpy(patches).permute(0, 3, 1, 2))
         return len(patches)
 
     def streamed() -> int:
         with open_slide(path) as slide:
-            return sum(judge(batch.patches) for batch in open_stream(slide, spec).batches(_BATCH))
+            return sum(evaluate(batch.patches) for batch in open_stream(slide, spec).batches(_BATCH))
 
     def bare() -> int:
-        return sum(judge(patches) for patches in batches)
+        return sum(evaluate(patches) for patches in batches)
 
     count, shape = sum(map(len, batches)), batches[0].shape
     with own_process(_plain_loop, -(-count // _BATCH), shape) as plain:

@@ -17,7 +17,7 @@ REFERENCE = {0.05: (0.670, 0.700), 0.25: (0.768, 0.833), 0.5: (0.798, 0.878), 1.
 def test_frozen_probe_meets_the_reference(real_data: Path, tmp_path: Path) -> None:
     images = real_data / "breast_ucsb"
     found = import_images(
-        images, tmp_path / "b", labels_csv=images / "labels.csv", patch_size=224, min_tissue=0.3
+        images, tmp_path / "b", labels=images / "labels.csv", patch_size=224, min_tissue=0.3
     )
     assert found.patches == 603
     settings = Settings(head="linear", c=0.01, validation=0)

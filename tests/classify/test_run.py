@@ -18,7 +18,7 @@ from wsitool.classify.run import classify
 from wsitool.classify.settings import Settings
 from wsitool.errors import LabelError, UsageError
 from wsitool.evaluation.labels import label_patches
-from wsitool.evaluation.summary import judge
+from wsitool.evaluation.summary import evaluate
 from wsitool.store.collection import open_collection
 
 QUICK = Settings(epochs=3, batch_size=16, lr=1e-3, device="cpu")
@@ -190,7 +190,7 @@ def test_folds_are_calibrated_each_by_its_own_temperature(stores: Path, tmp_path
     collection = open_collection(stores / "train")
     logits = np.random.default_rng(0).normal(size=(len(collection), 3))
     temperature = np.where(np.arange(len(collection)) < 40, 0.5, 4.0)
-    judged = judge(logits, label_patches(collection), temperature=temperature)
+    judged = evaluate(logits, label_patches(collection), temperature=temperature)
     expected = log_loss(collection.labels, softmax(logits / temperature[:, None], axis=1))
     assert judged["calibrated"]["loss"] == pytest.approx(expected)
 
@@ -264,7 +264,7 @@ def test_out_is_tried_before_anything_is_computed(stores: Path, tmp_path: Path) 
     (tmp_path / "file").write_text("mine")
     common = {"encoder": "random", "backbone": "resnet18"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.delattr("wsitool.classify.cross_validation.Work.fit")
+        patch.delattr("wsitool.classify.cross_validation.ClassificationTask.fit")
         with pytest.raises(UsageError, match=r"Nothing can be written to .*below"):
             classify(stores / "train", out=tmp_path / "file" / "below", **common)
         with pytest.raises(UsageError, match=r"Nothing can be written to .*file"):

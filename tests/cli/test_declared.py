@@ -12,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from wsitool.base.parameters import Params
-from wsitool.classify.settings import Settings
+from wsitool.classify.settings import ClassifyOptions, Settings
 from wsitool.cli import COMMANDS, main
-from wsitool.experiment.plan import Plan
-from wsitool.predict.options import PredictOptions
+from wsitool.curate.import_options import ImportOptions
+from wsitool.experiment.plan import ExperimentPlan
+from wsitool.predict.options import EmbedOptions, PredictOptions
 from wsitool.slides.spec import QualityThresholds, TileSpec
 from wsitool.tiling.options import TileOptions
 from wsitool.training.config import PretrainConfig
@@ -27,15 +28,19 @@ _DECLARED: list[tuple[str, type[Params]]] = [
     ("audit", QualityThresholds),
     ("pretrain", PretrainConfig),
     ("classify", Settings),
+    ("classify", ClassifyOptions),
+    ("import", ImportOptions),
+    ("embed", EmbedOptions),
     ("predict", PredictOptions),
 ]
-_LARGE = ("tile", "audit", "import", "pretrain", "classify", "predict", "experiment")
+_LARGE = ("tile", "audit", "import", "pretrain", "classify", "predict", "embed", "experiment")
 _ENOUGH: dict[str, list[str]] = {
     "experiment": ["--train", "s"],
     "predict": ["run", "slide.svs"],
     "import": ["folder"],
     "pretrain": [".", "--method", "simclr"],
     "audit": ["slide.svs"],
+    "embed": [".", "--encoder", "random"],
 }
 
 
@@ -60,7 +65,28 @@ def test_every_field_is_an_option_with_its_default(name: str, kind: type[Params]
 def test_options_of_an_experiment_leave_the_plan_as_it_is() -> None:
     command = _command("experiment")
     with command.make_context("experiment", ["--out", "o"]) as context:
-        assert all(context.params[name] in (None, ()) for name in Plan.names())
+        assert all(context.params[name] in (None, ()) for name in ExperimentPlan.names())
+
+
+@pytest.mark.parametrize(("typed", "share"), [("1", 0.01), ("100", 1.0), ("2.5", 0.025)])
+def test_fractions_are_percentages_for_people_and_shares_in_files(
+    typed: str, share: float, tmp_path: Path
+) -> None:
+    words = ["experiment", *_ENOUGH["experiment"], "--out", str(tmp_path / "o")]
+    shown = CliRunner().invoke(main, [*words, "--fractions", typed, "--print-config"])
+    assert tomllib.loads(shown.stdout)["fractions"] == [share]
+    file = tmp_path / "options.toml"
+    file.write_text(shown.stdout)
+    again = CliRunner().invoke(main, [*words, "--config", str(file), "--print-config"])
+    assert tomllib.loads(again.stdout)["fractions"] == [share]
+
+
+def test_one_rate_of_pretraining_is_a_list_of_one(tmp_path: Path) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text("pretrain_lr = 1e-5\nfractions = [5, 100]\n")
+    words = ["experiment", *_ENOUGH["experiment"], "--out", str(tmp_path / "o"), "--config", str(file)]
+    shown = tomllib.loads(CliRunner().invoke(main, [*words, "--print-config"]).stdout)
+    assert (shown["pretrain_lr"], shown["fractions"]) == ([1e-5], [0.05, 1.0])
 
 
 @pytest.mark.parametrize("name", _LARGE)

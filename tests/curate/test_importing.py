@@ -40,7 +40,7 @@ def _pixels(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 def test_ucsb_gives_the_reference_number_of_patches(real_data: Path, tmp_path: Path) -> None:
     folder = real_data / "breast_ucsb"
-    result = import_images(folder, tmp_path / "b", labels_csv=folder / "labels.csv")
+    result = import_images(folder, tmp_path / "b", labels=folder / "labels.csv")
     assert (result.patches, result.patch_size, result.classes) == (603, 224, ("benign", "malignant"))
     assert len(result.stores) == 10 and not result.failed
     collection = open_collection(tmp_path / "b")
@@ -295,9 +295,9 @@ def test_other_labels_are_another_import(tmp_path: Path) -> None:
         _draw(tmp_path / "in" / name, 64, 64)
     table = tmp_path / "labels.csv"
     table.write_text("file,label\np1.png,x\np2.png,y\n")
-    import_images(tmp_path / "in", tmp_path / "out", labels_csv=table, min_tissue=0.0)
+    import_images(tmp_path / "in", tmp_path / "out", labels=table, min_tissue=0.0)
     table.write_text("file,label\np1.png,y\np2.png,x\n")
-    found = import_images(tmp_path / "in", tmp_path / "out", labels_csv=table, min_tissue=0.0)
+    found = import_images(tmp_path / "in", tmp_path / "out", labels=table, min_tissue=0.0)
     assert all("other labels now" in image.error for image in found.images)
 
 

@@ -99,7 +99,7 @@ def test_nothing_left_and_unknown_scores_change_nothing(slide: Path, tmp_path: P
 def test_imported_images_can_be_refiltered(real_data: Path, tmp_path: Path) -> None:
     folder = real_data / "breast_ucsb"
     for name, least in (("a", 0.3), ("b", 0.7)):
-        import_images(folder, tmp_path / name, labels_csv=folder / "labels.csv", min_tissue=least)
+        import_images(folder, tmp_path / name, labels=folder / "labels.csv", min_tissue=least)
     before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir() if path.is_file()}
     command = ["refilter", str(tmp_path / "a"), "--min-tissue", "0.7"]
     run = CliRunner().invoke(main, command)

@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score
 from wsitool.base.lock import locked
 from wsitool.errors import LabelError, StoreError, UnknownMethodError, UsageError
 from wsitool.experiment.estimate import estimate
-from wsitool.experiment.evaluation_splits import all_cells, open_rounds
+from wsitool.experiment.evaluation_splits import all_cells, open_splits
 from wsitool.experiment.grid import chains_of
 from wsitool.experiment.plan import Arm, percent, read_plan
 from wsitool.experiment.run import experiment
@@ -52,7 +52,7 @@ def test_figures_follow_from_the_cells(finished: Path, data: Path) -> None:
         for row in json.loads((finished / "results.json").read_text())["rows"]
         if row["arm"] == "supervised" and row["fraction"] == 0.25
     )
-    truth = [chosen.test.patches.labels for chosen in open_rounds(small_plan(data))]
+    truth = [chosen.test.patches.labels for chosen in open_splits(small_plan(data))]
     accuracies = []
     for seed in range(2):
         called = []
@@ -65,7 +65,7 @@ def test_figures_follow_from_the_cells(finished: Path, data: Path) -> None:
 
 
 def test_no_test_group_was_pretrained_on(finished: Path, data: Path) -> None:
-    for chosen in open_rounds(small_plan(data)):
+    for chosen in open_splits(small_plan(data)):
         run = json.loads(
             (finished / "pretrain" / f"rotation+auxiliary-{chosen.name}-seed0" / "run.json").read_text()
         )
@@ -111,7 +111,7 @@ def test_a_run_that_died_goes_on(data: Path, tmp_path: Path) -> None:
 
 
 def test_without_test_and_folds_whole_groups_are_held_out(data: Path) -> None:
-    (chosen,) = open_rounds(small_plan(data, folds=None))
+    (chosen,) = open_splits(small_plan(data, folds=None))
     train, test = (set(view.patches.groups.tolist()) for view in (chosen.train, chosen.test))
     assert not train & test and len(train | test) == 6 and len(test) == 2
     assert set(chosen.unlabelled.group_index.tolist()) == {int(name[1]) for name in train}
@@ -220,19 +220,19 @@ def test_chains_part_what_does_not_share_an_encoder(data: Path) -> None:
     names = ("supervised", "rotation", "rotation+auxiliary")
     plan = small_plan(data, methods=names)
     chains = chains_of(plan, all_cells(plan))
-    parts = [(chain[0].arm.name, {cell.round for cell in chain}) for chain in chains]
+    parts = [(chain[0].arm.name, {cell.split for cell in chain}) for chain in chains]
     assert parts == [
         ("supervised", {0, 1}),
         ("rotation", {0}),
         ("rotation", {1}),
         ("rotation+auxiliary", {0, 1}),
     ]
-    rounds = open_rounds(plan)
+    splits = open_splits(plan)
     needed = [
         {
             stage.name
             for cell in chain
-            for last in last_stages(plan, cell, rounds[cell.round])
+            for last in last_stages(plan, cell, splits[cell.split])
             for stage in (last, last.before)
             if stage is not None
         }

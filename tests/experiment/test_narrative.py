@@ -8,7 +8,7 @@ from experiment_plans import small_data, small_plan
 
 from wsitool.errors import UsageError
 from wsitool.experiment.cells import CellResult
-from wsitool.experiment.evaluation_splits import all_cells, open_rounds
+from wsitool.experiment.evaluation_splits import all_cells, open_splits
 from wsitool.experiment.narrative import verdicts
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, summarise
@@ -26,14 +26,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _results(data: Path, *, supervised: float, pretrained: float, **changes: object) -> Results:
     """A grid whose logits favour the true class by so much, in place of training."""
     plan = small_plan(data, **changes)
-    rng, rounds, cells = np.random.default_rng(3), open_rounds(plan), {}
+    rng, splits, cells = np.random.default_rng(3), open_splits(plan), {}
     for cell in all_cells(plan):
-        labels = rounds[cell.round].test.patches.labels
+        labels = splits[cell.split].test.patches.labels
         signal = supervised if cell.arm.name == "supervised" else pretrained
         logits = rng.normal(size=(len(labels), 3)) + signal * np.eye(3)[labels]
         facts = {"temperature": 1.0, "trained_on": 40, "validated_on": 14, "c": 0.1, "subset": "-"}
         cells[cell] = CellResult(logits=logits, facts=facts, reused=False)
-    return summarise(plan, rounds, cells)
+    return summarise(plan, splits, cells)
 
 
 def test_nothing_is_concluded_from_a_mark_that_guesses(data: Path, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from wsitool.base.progress import SILENT
 from wsitool.errors import UsageError
 from wsitool.experiment import stages
 from wsitool.experiment.estimate import estimate
-from wsitool.experiment.evaluation_splits import all_cells, open_rounds
-from wsitool.experiment.plan import Plan, read_plan
+from wsitool.experiment.evaluation_splits import all_cells, open_splits
+from wsitool.experiment.plan import ExperimentPlan, read_plan
 from wsitool.experiment.run import experiment
 from wsitool.experiment.stages import last_stages, pretrainings, start_keys
 from wsitool.training.run import pretrain
@@ -52,7 +52,7 @@ def _blind(path: Path) -> None:
     save_file(weights, path, metadata=facts)
 
 
-def _plan(data: Path, **changes: object) -> Plan:
+def _plan(data: Path, **changes: object) -> ExperimentPlan:
     values: dict[str, object] = {
         "methods": ("supervised", "rotation"),
         "fractions": (0.5, 1.0),
@@ -112,7 +112,7 @@ def test_fine_tuning_takes_the_lowest_validation_loss_and_the_auxiliary_stage_ha
 
 def test_ties_go_to_the_first(data: Path, tmp_path: Path, planted: list[tuple[str, float]]) -> None:
     plan = _plan(data, methods=("rotation",), fractions=(1.0,), pretrain_lr=(2e-8, SEEING), folds=None)
-    stages_of = last_stages(plan, all_cells(plan)[0], open_rounds(plan)[0])
+    stages_of = last_stages(plan, all_cells(plan)[0], open_splits(plan)[0])
     for stage in stages_of:  # two encoders that are the same, as both are blind
         _blind(stages.ensure(plan, stage, tmp_path / "pretrain", SILENT) / "encoder.safetensors")
     experiment(plan, tmp_path)
@@ -123,7 +123,7 @@ def test_ties_go_to_the_first(data: Path, tmp_path: Path, planted: list[tuple[st
 def test_one_value_has_the_keys_it_always_had(data: Path) -> None:
     plan = _plan(data, pretrain_lr=3e-4)
     cell = next(cell for cell in all_cells(plan) if cell.arm.method)
-    chosen = open_rounds(plan)[cell.round]
+    chosen = open_splits(plan)[cell.split]
     parts = ["rotation", chosen.unlabelled.fingerprint, 1, 0, "random", "resnet18", 18, 3e-4, "paper", None]
     assert start_keys(plan, cell, chosen) == hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     assert start_keys(_plan(data, pretrain_lr=(3e-4,)), cell, chosen) == start_keys(plan, cell, chosen)

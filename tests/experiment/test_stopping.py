@@ -19,7 +19,7 @@ from experiment_plans import small_data, small_plan
 from wsitool.base.interrupt import Interrupted
 from wsitool.errors import TrainingError
 from wsitool.experiment import cells, grid, stages
-from wsitool.experiment.plan import Plan
+from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.run import experiment
 from wsitool.training.run import pretrain
 from wsitool_plugins.rotation import Rotation
@@ -31,13 +31,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plan(data: Path) -> Plan:
+def plan(data: Path) -> ExperimentPlan:
     changes = {"backbone": "squeezenet1_1", "fractions": (1.0,), "seeds": 1, "methods": ("rotation",)}
     return small_plan(data, **changes, auxiliary=(), pretrain_batch_size=9)
 
 
 @pytest.fixture(scope="module")
-def whole(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(plan: ExperimentPlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "e"
     experiment(plan, out)
     return out
@@ -62,7 +62,7 @@ class _Killed(BaseException):
 
 @pytest.mark.parametrize("moment", ["before the export", "before the note", "before the checkpoint is gone"])
 def test_killed_at_the_end_of_a_pretraining(
-    plan: Plan, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    plan: ExperimentPlan, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     def dies(*_: object, **__: object) -> None:
         raise _Killed
@@ -97,7 +97,7 @@ def test_killed_at_the_end_of_a_pretraining(
 
 
 def test_a_signal_keeps_finished_cells_and_the_step_in_hand(
-    plan: Plan, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: ExperimentPlan, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls, real = [0], Rotation.loss
 
@@ -129,7 +129,7 @@ def _broken(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["half", "empty", "nan"])
-def test_what_is_damaged_is_made_again(plan: Plan, whole: Path, tmp_path: Path, how: str) -> None:
+def test_what_is_damaged_is_made_again(plan: ExperimentPlan, whole: Path, tmp_path: Path, how: str) -> None:
     out = Path(shutil.copytree(whole, tmp_path / "e"))
     for path in out.glob("cells/*fold1.npz"):
         _broken(path, how)
@@ -143,7 +143,9 @@ def test_what_is_damaged_is_made_again(plan: Plan, whole: Path, tmp_path: Path, 
     assert again.reused == (0 if how == "half" else 1) and _same(out, whole)
 
 
-def test_a_damaged_checkpoint_of_a_stage_is_started_anew(plan: Plan, whole: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_of_a_stage_is_started_anew(
+    plan: ExperimentPlan, whole: Path, tmp_path: Path
+) -> None:
     out = Path(shutil.copytree(whole, tmp_path / "e"))
     shutil.rmtree(out / "cells")
     note = out / "pretrain" / "rotation-fold1-seed0.json"
@@ -185,7 +187,7 @@ def test_workers_end_with_the_run(end: str) -> None:
 
 
 def test_short_memory_names_the_plans_own_fields(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: ExperimentPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("not enough memory: you tried to allocate 9 bytes")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wsitool.errors import UsageError
-from wsitool.loading.order import Plan, balanced_order, shuffled_order
+from wsitool.loading.order import BatchPlan, balanced_order, shuffled_order
 
 
 @pytest.mark.parametrize("block", [None, 1, 7, 64, 5000])
@@ -39,9 +39,9 @@ def test_plan_covers_exactly(world_size: int, drop_last: bool) -> None:
             need = world_size * (batch_size if drop_last else min(2, batch_size))
             if n < need:
                 with pytest.raises(UsageError, match="too few"):
-                    Plan(n=n, batch_size=batch_size, world_size=world_size, drop_last=drop_last)
+                    BatchPlan(n=n, batch_size=batch_size, world_size=world_size, drop_last=drop_last)
                 continue
-            plan = Plan(n=n, batch_size=batch_size, world_size=world_size, drop_last=drop_last)
+            plan = BatchPlan(n=n, batch_size=batch_size, world_size=world_size, drop_last=drop_last)
             parts = [
                 range(n)[plan.positions(step, rank)]
                 for step in range(len(plan))

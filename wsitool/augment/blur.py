@@ -63,14 +63,14 @@ def blur(images: Tensor, sigma: Tensor, *, inplace: bool = False) -> Tensor:
 
 def blur_images(images: Tensor, sigma: Sequence[float]) -> None:
     """Blur float images (n, C, H, W) on a CPU in place, any number of channels; 0 leaves one alone."""
-    rows = [row for row, own in enumerate(sigma) if own]
+    rows = [row for row, row_sigma in enumerate(sigma) if row_sigma]
     if max(images.shape[-2:]) > _MATRICES_UP_TO:
         for row in rows:
             _blur_image(images[row], sigma[row], images[row])
     elif rows:
-        own = images.new_tensor([sigma[row] for row in rows])
+        row_sigma = images.new_tensor([sigma[row] for row in rows])
         index = torch.tensor(rows)
-        images[index] = _by_matrices(images[index], own)
+        images[index] = _by_matrices(images[index], row_sigma)
 
 
 def _by_matrices(images: Tensor, sigma: Tensor) -> Tensor:
@@ -84,13 +84,13 @@ def _by_matrices(images: Tensor, sigma: Tensor) -> Tensor:
 
 def _blur_matrix(sigma: Tensor, length: int) -> Tensor:
     """(n, length, length) matrices that blur a column, with the reflection at its ends folded in."""
-    place = torch.arange(length, device=sigma.device)
+    position = torch.arange(length, device=sigma.device)
     reach = int((sigma * _REACH).ceil().clamp_(max=length - 1).max()) if len(sigma) else 0
     offset = torch.arange(-reach, reach + 1, device=sigma.device)
     weights = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
     weights = weights * (offset.abs() <= (sigma[:, None] * _REACH).ceil())
     weights = weights / weights.sum(dim=1, keepdim=True)  # (n, 2 reach + 1)
-    source = (place[:, None] + offset).abs()
+    source = (position[:, None] + offset).abs()
     source = torch.where(source >= length, 2 * (length - 1) - source, source)  # (length, 2 reach + 1)
     matrix = torch.zeros((len(sigma), length, length), device=sigma.device, dtype=sigma.dtype)
     shape = (len(sigma), *source.shape)

@@ -119,8 +119,8 @@ def adjust_color(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     out = torch.empty(images.shape, dtype=_float_type(images), device=images.device)
     if images.device.type != "cpu":
         out.copy_(as_float(images))
-        for place in range(4):
-            _adjust_together(out, order[:, place], factors)
+        for step in range(4):
+            _adjust_together(out, order[:, step], factors)
         return out
     for piece in pieces(out):
         adjust_images(images[piece].unbind(), out[piece], factors[piece].tolist(), order[piece].tolist())

@@ -29,14 +29,14 @@ def adjust_images(
     images the number of operations is what takes the time.
     """
     values = []
-    for image, own, kinds, chosen in zip(images, out, orders, factors, strict=True):
-        own.copy_(image)
-        value = _Values(own, 1 / 255 if image.dtype == torch.uint8 else 1.0)
-        value.apply(kinds[: kinds.index(_HUE)], chosen)
+    for image, target, kinds, factor in zip(images, out, orders, factors, strict=True):
+        target.copy_(image)
+        value = _Values(target, 1 / 255 if image.dtype == torch.uint8 else 1.0)
+        value.apply(kinds[: kinds.index(_HUE)], factor)
         values.append(value)
-    _turn_hues(values, out, [chosen[_HUE] for chosen in factors])
-    for value, kinds, chosen in zip(values, orders, factors, strict=True):
-        value.apply(kinds[kinds.index(_HUE) + 1 :], chosen)
+    _turn_hues(values, out, [factor[_HUE] for factor in factors])
+    for value, kinds, factor in zip(values, orders, factors, strict=True):
+        value.apply(kinds[kinds.index(_HUE) + 1 :], factor)
         value.settle()
 
 
@@ -137,9 +137,9 @@ def _turn_hues(values: Sequence[_Values], images: Tensor, turns: Sequence[float]
         _turn_hue(images, turn, no_chroma)
         return
     index = torch.tensor(rows)
-    chosen = images[index]
-    _turn_hue(chosen, turn, no_chroma)
-    images[index] = chosen
+    turned = images[index]
+    _turn_hue(turned, turn, no_chroma)
+    images[index] = turned
 
 
 def _turn_hue(x: Tensor, turns: Tensor, no_chroma: Tensor) -> None:

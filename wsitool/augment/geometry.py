@@ -65,9 +65,9 @@ def crop_boxes(
     box_width = widths.gather(1, first).squeeze(1).masked_fill(none_fits, central_width)
     box_height = heights.gather(1, first).squeeze(1).masked_fill(none_fits, central_height)
     # floor(u * n) with u < 1 is uniform over 0..n-1; float32 u is fine for any patch size.
-    place = torch.rand((2, count), device=rng.device, generator=rng)
-    top = (place[0] * (height - box_height + 1)).long().clamp_(max=height - 1)
-    left = (place[1] * (width - box_width + 1)).long().clamp_(max=width - 1)
+    offset = torch.rand((2, count), device=rng.device, generator=rng)
+    top = (offset[0] * (height - box_height + 1)).long().clamp_(max=height - 1)
+    left = (offset[1] * (width - box_width + 1)).long().clamp_(max=width - 1)
     top = torch.where(none_fits, (height - box_height) // 2, torch.minimum(top, height - box_height))
     left = torch.where(none_fits, (width - box_width) // 2, torch.minimum(left, width - box_width))
     return torch.stack((top, left, box_height, box_width), dim=1)

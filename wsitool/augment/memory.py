@@ -31,10 +31,10 @@ def reused_empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 def _idle_buffer(size: int) -> NDArray[np.uint8]:
-    for place in range(len(_BUFFERS)):
-        fits = size <= _BUFFERS[place].nbytes <= 2 * size
-        if fits and sys.getrefcount(_BUFFERS[place]) <= _IDLE:
-            return _BUFFERS[place]
+    for slot in range(len(_BUFFERS)):
+        fits = size <= _BUFFERS[slot].nbytes <= 2 * size
+        if fits and sys.getrefcount(_BUFFERS[slot]) <= _IDLE:
+            return _BUFFERS[slot]
     if len(_BUFFERS) == _KEPT:  # of other sizes, or all in use: whoever holds one keeps it
         del _BUFFERS[0]
     _BUFFERS.append(np.empty(size, dtype=np.uint8))

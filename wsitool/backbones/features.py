@@ -78,11 +78,11 @@ def _cached(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
 
 def encoder_digest(encoder: Encoder) -> str:
     """SHA-256 over the weights and the normalisation: what decides the features."""
-    whole = hashlib.sha256(f"{encoder.name}:{encoder.card.mean}:{encoder.card.std}".encode())
+    digest = hashlib.sha256(f"{encoder.name}:{encoder.card.mean}:{encoder.card.std}".encode())
     for name, value in sorted(encoder.state_dict().items()):
-        whole.update(name.encode())
-        whole.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return whole.hexdigest()
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 @torch.no_grad()
@@ -107,12 +107,12 @@ def over_patches(
     loader = PatchLoader(collection, batch_size=batch_size, shuffle=False, device=device)
     with reporter.task(what, total=len(collection), unit="patches") as task:
         for batch in loader:
-            found = step(batch.patches).float().cpu().numpy()
+            features = step(batch.patches).float().cpu().numpy()
             index = batch.indices.cpu().numpy()
-            _check_finite(found, index, collection)
+            _check_finite(features, index, collection)
             if rows is None:
-                rows = np.empty((len(collection), found.shape[1]), np.float32)
-            rows[index] = found
+                rows = np.empty((len(collection), features.shape[1]), np.float32)
+            rows[index] = features
             seen[index] = True
             task.advance(len(index))
     if rows is None or not seen.all():

@@ -98,24 +98,24 @@ def load_strictly(trunk: nn.Module, state: dict[str, Tensor], *, what: str, igno
 
     EncoderError beginning with `what` names what is missing, unexpected, of another shape or not finite.
     """
-    own = trunk.state_dict()
+    expected = trunk.state_dict()
     state = {key: value for key, value in state.items() if not key.startswith(ignored)}
-    for key, value in own.items():
+    for key, value in expected.items():
         if key.endswith("num_batches_tracked"):  # a counter that older files lack and nothing reads
             state.setdefault(key, value)
     shapes = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
+        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state and state[key].shape != expected[key].shape
     ]
     problems = {
-        "missing": [key for key in own if key not in state],
-        "unexpected": [key for key in state if key not in own],
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [key for key in state if key not in expected],
         "of another shape": shapes,
     }
-    found = "; ".join(f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys)
-    if found:
-        raise EncoderError(f"{what} - {found}. Pass the --backbone the weights were made with.")
+    mismatch = "; ".join(f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys)
+    if mismatch:
+        raise EncoderError(f"{what} - {mismatch}. Pass the --backbone the weights were made with.")
     check_finite(state, what=what, advice="Take other weights, or train them again")
     trunk.load_state_dict(state, strict=True)
 

@@ -55,9 +55,9 @@ def make_network(name: str) -> Network:
 
 
 def _from_torchvision(name: str) -> Network:
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
+    architectures = torchvision.models.list_models(module=torchvision.models)
+    if name not in architectures:
+        near = difflib.get_close_matches(name, architectures, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "any classification network of torchvision will do"
         raise UsageError(f"There is no backbone '{name}': {hint} (for timm's networks write 'timm:NAME').")
     trunk = torchvision.models.get_model(name, weights=None, **_OPTIONS.get(name, {}))

@@ -141,12 +141,12 @@ class PatchFile:
             write_at(self._descriptor, _slice(parts, 0, head), offset)
             parts, offset, length = _slice(parts, head, length), offset + head, length - head
             self._at = offset
-        whole = (self._carried + length) // _PAGE * _PAGE - self._carried
-        if whole > 0:
+        page_bytes = (self._carried + length) // _PAGE * _PAGE - self._carried
+        if page_bytes > 0:
             try:
                 write_at(
                     self._direct,
-                    [memoryview(self._carry)[: self._carried], *_slice(parts, 0, whole)],
+                    [memoryview(self._carry)[: self._carried], *_slice(parts, 0, page_bytes)],
                     self._at,
                 )
             except OSError as error:
@@ -154,9 +154,9 @@ class PatchFile:
                     raise
                 self._give_up(parts, offset, length)
                 return
-            self._at += self._carried + whole
+            self._at += self._carried + page_bytes
             self._carried = 0
-            parts = _slice(parts, whole, length)
+            parts = _slice(parts, page_bytes, length)
         for part in parts:
             self._carry[self._carried : self._carried + len(part)] = bytes(part)
             self._carried += len(part)
@@ -176,13 +176,13 @@ class PatchFile:
 
 def _slice(parts: Sequence[memoryview], start: int, stop: int) -> list[memoryview]:
     """The bytes `start` to `stop` of all parts together."""
-    chosen, place = [], 0
+    pieces, position = [], 0
     for part in parts:
-        low, high = max(start - place, 0), min(stop - place, len(part))
+        low, high = max(start - position, 0), min(stop - position, len(part))
         if low < high:
-            chosen.append(part[low:high])
-        place += len(part)
-    return chosen
+            pieces.append(part[low:high])
+        position += len(part)
+    return pieces
 
 
 def _open_direct(path: Path) -> int:

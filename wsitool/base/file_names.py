@@ -53,12 +53,14 @@ def file_names(names: Sequence[str], things: Sequence[str] | None = None) -> tup
     `things` (default the names) tells two of one name apart. Of those that would share a file name, one that
     needs no change keeps it, the others get a short hash of name and thing, whatever their order.
     """
-    own = names if things is None else things
-    order = sorted(range(len(names)), key=lambda i: (safe_name(names[i]) != own[i], names[i], own[i]))
-    given, found = FileNames(), [""] * len(names)
+    identities = names if things is None else things
+    order = sorted(
+        range(len(names)), key=lambda i: (safe_name(names[i]) != identities[i], names[i], identities[i])
+    )
+    given, unique = FileNames(), [""] * len(names)
     for index in order:
-        found[index] = given.give(names[index], own[index])
-    return tuple(found)
+        unique[index] = given.give(names[index], identities[index])
+    return tuple(unique)
 
 
 class FileNames:
@@ -69,13 +71,13 @@ class FileNames:
 
     def give(self, name: str, thing: str = "") -> str:
         """The file name for `name`; another one every time, so ask once for each thing."""
-        plain = found = safe_name(name)
+        plain = unique = safe_name(name)
         salt = 0
-        while _folded(found) in self._taken:
-            found = _marked(plain, f"{name}\0{thing}\0{salt}")
+        while _folded(unique) in self._taken:
+            unique = _marked(plain, f"{name}\0{thing}\0{salt}")
             salt += 1
-        self._taken.add(_folded(found))
-        return found
+        self._taken.add(_folded(unique))
+        return unique
 
 
 def _folded(name: str) -> str:
@@ -83,6 +85,6 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def _marked(plain: str, whole: str) -> str:
-    digest = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_LETTERS]
+def _marked(plain: str, identity: str) -> str:
+    digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_LETTERS]
     return plain.encode()[: _MOST_BYTES - _HASH_LETTERS - 1].decode(errors="ignore") + f"-{digest}"

@@ -47,17 +47,17 @@ def locked(path: Path, *, what: str, wait_seconds: float = 0.0) -> Iterator[None
     after `wait_seconds`.
     """
     lock, deadline = lock_of(path), time.monotonic() + wait_seconds
-    held: list[int] = []
+    descriptors: list[int] = []
     try:
-        while not held:
+        while not descriptors:
             with deferred():  # a signal between taking and noting it would leave the file behind
-                _acquire(lock, what, held, final=time.monotonic() >= deadline)
-            if not held:
+                _acquire(lock, what, descriptors, final=time.monotonic() >= deadline)
+            if not descriptors:
                 time.sleep(_POLL_SECONDS)
         yield
     finally:
         with deferred():
-            for descriptor in held:
+            for descriptor in descriptors:
                 with suppress(OSError):  # the folder may have become read-only, or be gone
                     lock.unlink()
                 os.close(descriptor)
@@ -115,7 +115,7 @@ def _take(descriptor: int, lock: Path) -> bool:
     return False
 
 
-def _acquire(lock: Path, what: str, held: list[int], *, final: bool) -> None:
+def _acquire(lock: Path, what: str, descriptors: list[int], *, final: bool) -> None:
     """Try once for the lock; its descriptor goes into `held`. StoreError if another has it and `final`."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -132,13 +132,13 @@ def _acquire(lock: Path, what: str, held: list[int], *, final: bool) -> None:
                 raise
             taken = True
         if taken:
-            held.append(descriptor)
+            descriptors.append(descriptor)
             with suppress(OSError):  # on a full disk the lock holds all the same, only without a name
                 os.ftruncate(descriptor, 0)
                 holder = {"host": socket.gethostname(), "pid": os.getpid()}
                 os.pwrite(descriptor, json.dumps(holder).encode(), 0)
     finally:
-        if not held:
+        if not descriptors:
             os.close(descriptor)
 
 

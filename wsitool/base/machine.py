@@ -56,10 +56,10 @@ def explain_memory(advice: str) -> Iterator[None]:
 
 def _asked(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    found = _ASKED.search(text)
-    if found is None:
+    match = _ASKED.search(text)
+    if match is None:
         return text[:_MOST_LETTERS] or type(error).__name__
-    amount, unit = found.groups()
+    amount, unit = match.groups()
     return (
         f"{float(amount) / 1e9:.3g} GB more were asked for"
         if unit == "bytes"

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from wsitool.errors import UsageError
 
-__all__ = ["HParam", "Params", "hparam", "internal", "same_as"]
+__all__ = ["HParam", "Params", "as_shares", "hparam", "internal", "same_as"]
 
 _KEY = "wsitool"
 _SIMPLE = (int, float, bool, str)
@@ -28,7 +28,8 @@ class HParam:
     """What is known of one parameter: its name, type, default, help text and bounds.
 
     `many` says that the value is a tuple of `type`, given with commas between or, with `repeat`, by naming
-    the option again; `words` is what may stand instead of a number ("auto").
+    the option again; `words` is what may stand instead of a number ("auto"). `percent` says that people type
+    percentages where the value is shares.
     `default` is `dataclasses.MISSING` where a value must be given.
     """
 
@@ -45,6 +46,7 @@ class HParam:
     unit: str = ""
     many: bool = False
     repeat: bool = False
+    percent: bool = False
     words: tuple[str, ...] = ()
 
     @property
@@ -58,6 +60,8 @@ class HParam:
             return None
         if not self.many:
             return self._check_one(value)
+        if isinstance(value, int | float) and self.type is not str:
+            value = (value,)  # one number is a list of one
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise UsageError(f"{self.option} must be a list of {self.type.__name__}, got {value!r}.")
         return tuple(self._check_one(item) for item in value)
@@ -109,15 +113,17 @@ def hparam(
     choices: Sequence[Any] | None = None,
     unit: str = "",
     repeat: bool = False,
+    percent: bool = False,
 ) -> Any:
     """Declare one parameter of a `Params` class: its default, one line of help, its bounds and its unit.
 
     The field's name (underscores become hyphens) and annotation (int, float, bool, str, a Literal of strings
-    or a number beside one, `tuple[...]` of these, or any of them with `| None`) make the command-line option.
-    A `default` of `dataclasses.MISSING` makes the value required.
+    or a number beside one, `tuple[...]` of these, or any of them with `| None`) make the command-line option;
+    with `percent` it takes percentages of the shares that the field holds. A `default` of
+    `dataclasses.MISSING` makes the value required.
     """
     spec = {"help": help, "ge": ge, "gt": gt, "le": le, "lt": lt, "unit": unit, "repeat": repeat}
-    metadata = {_KEY: spec | {"choices": choices and tuple(choices)}}
+    metadata = {_KEY: spec | {"choices": choices and tuple(choices), "percent": percent}}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -164,25 +170,37 @@ class Params:
     @classmethod
     def from_preset(cls, preset: str, values: Mapping[str, Any]) -> Self:
         """The preset's values, with the given ones on top; every method has "paper" and "histology"."""
-        known: dict[str, Mapping[str, Any]] = {"paper": {}, "histology": {}, **cls.presets}
-        if preset not in known:
-            raise UsageError(f"There is no preset '{preset}': this method has {', '.join(known)}.")
-        return cls.from_dict({**known[preset], **values})
+        presets: dict[str, Mapping[str, Any]] = {"paper": {}, "histology": {}, **cls.presets}
+        if preset not in presets:
+            raise UsageError(f"There is no preset '{preset}': this method has {', '.join(presets)}.")
+        return cls.from_dict({**presets[preset], **values})
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make an instance from JSON-like values; UsageError names the parameters that do not exist."""
-        known = [spec.name for spec in cls.hparams()]
-        unknown = sorted(set(values) - set(known))
+    def from_dict(cls, values: Mapping[str, Any], *, what: str = "this method") -> Self:
+        """Make an instance from JSON-like values; UsageError names those that `what` does not have."""
+        names = [spec.name for spec in cls.hparams()]
+        unknown = sorted(set(values) - set(names))
         if unknown:
             raise UsageError(
-                f"Unknown parameter {', '.join(unknown)}: this method has {', '.join(known) or 'none'}."
+                f"Unknown parameter {', '.join(unknown)}: {what} has {', '.join(names) or 'none'}."
             )
+        missing = [spec.name for spec in cls.hparams() if spec.default is dataclasses.MISSING]
+        if lacking := [name for name in missing if name not in values]:
+            raise UsageError(f"{what[0].upper()}{what[1:]} needs {', '.join(lacking)}.")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """The values as JSON can hold them."""
         return dataclasses.asdict(self)
+
+
+def as_shares(values: Sequence[float]) -> tuple[float, ...]:
+    """Shares in (0, 1] from a list in a file: percentages where any is above 1, never by the single value.
+
+    So 1 among 5 and 25 is one per cent, and 1 alone is everything.
+    """
+    percent = any(value > 1 for value in values)
+    return tuple(value / 100 if percent else value for value in values)
 
 
 def _describe(cls: type[Params], field: dataclasses.Field[Any], hint: Any) -> HParam:
@@ -192,9 +210,9 @@ def _describe(cls: type[Params], field: dataclasses.Field[Any], hint: Any) -> HP
     optional = type(None) in members
     members.discard(type(None))
     many = False
-    if len(members) == 1 and typing.get_origin(item := next(iter(members))) is tuple:
+    for item in [member for member in members if typing.get_origin(member) is tuple]:
         many = True
-        members = set(_members(typing.get_args(item)[0]))
+        members = (members - {item}) | set(_members(typing.get_args(item)[0]))
     words = tuple(sorted(member for member in members if isinstance(member, str)))
     kinds = [member for member in members if not isinstance(member, str)]
     spec = dict(field.metadata[_KEY])

@@ -57,9 +57,9 @@ def system_error(error: BaseException) -> int | None:
         return error.errno
     if isinstance(error, OSError | RuntimeError | ValueError):
         text = str(error)
-        found = _ERRNO.search(text)
-        if found:
-            return int(found[1])
+        match = _ERRNO.search(text)
+        if match:
+            return int(match[1])
         if "No space left" in text or "file write failed" in text or "iostream error" in text:
             return errno.ENOSPC
     return None
@@ -98,9 +98,9 @@ def silence_echoes() -> None:
     """
     unraisable, uncaught = sys.unraisablehook, sys.excepthook
 
-    def unraisable_hook(found: sys.UnraisableHookArgs, /) -> None:
-        if not _is_echo(found.exc_value, found.exc_traceback):
-            unraisable(found)
+    def unraisable_hook(event: sys.UnraisableHookArgs, /) -> None:
+        if not _is_echo(event.exc_value, event.exc_traceback):
+            unraisable(event)
 
     def uncaught_hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if not _is_echo(error, trace):
@@ -118,8 +118,8 @@ def _where(error: BaseException, text: str) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         name = error.filename2 if error.filename2 is not None else error.filename
         return os.fsdecode(name) if isinstance(name, bytes | str) else ""
-    found = _NAME.search(text)
-    return found[1] if found else ""
+    match = _NAME.search(text)
+    return match[1] if match else ""
 
 
 def unusable_output(path: object, error: OSError) -> WsitoolError:

@@ -204,11 +204,11 @@ def _check_columns(
 ) -> None:
     lacking = [name for name in needs if name not in headers]
     if lacking:
-        wanted = f"a column '{needs[0]}'" if len(needs) == 1 else f"the columns {' and '.join(needs)}"
+        expected = f"a column '{needs[0]}'" if len(needs) == 1 else f"the columns {' and '.join(needs)}"
         more = f" (and may have {', '.join(knows)})" if knows else ""
         has = ", ".join(_short(name) for name in headers.values()) or "none"
         raise error(
-            f"The {what} '{path}' needs {wanted}{more}: it lacks {' and '.join(lacking)}, and has {has}."
+            f"The {what} '{path}' needs {expected}{more}: it lacks {' and '.join(lacking)}, and has {has}."
         )
 
 

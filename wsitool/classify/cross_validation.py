@@ -21,11 +21,11 @@ from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.splits import group_folds
 from wsitool.evaluation.subsets import balanced_subset
 
-__all__ = ["Work", "cross_validate", "joined", "test_part", "validation_part"]
+__all__ = ["ClassificationTask", "cross_validate", "joined", "test_part", "validation_part"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class ClassificationTask:
     """What every step of one run needs; `encoder` builds a fresh one each time."""
 
     data: TrainTest
@@ -53,15 +53,15 @@ class Work:
 
     def fit(self, patches: LabelledPatches, features: Features | None) -> tuple[Fitted, LabelledPatches]:
         """Train on the balanced subset of `patches`; returns that subset too."""
-        chosen = balanced_subset(patches.labels, self.fraction, patches.classes, seed=self.seed)
-        subset = patches.subset(chosen)
+        rows = balanced_subset(patches.labels, self.fraction, patches.classes, seed=self.seed)
+        subset = patches.subset(rows)
         fitted = fit_classifier(
             subset,
             self.encoder(),
             self.settings,
             image_size=self.image_size,
             seed=self.seed,
-            features=None if features is None else features[chosen],
+            features=None if features is None else features[rows],
             reporter=self.reporter,
         )
         if fitted.split.warning:
@@ -69,37 +69,42 @@ class Work:
         return fitted, subset
 
 
-def cross_validate(work: Work, folds: int, features: Features | None) -> list[Part]:
+def cross_validate(task: ClassificationTask, folds: int, features: Features | None) -> list[Part]:
     """Out-of-fold predictions: every group is judged by a classifier that has not seen it."""
-    whole = work.data.train
-    fold_of = group_folds(whole.labels, whole.group_index, folds=folds, seed=work.seed)
+    patches = task.data.train
+    fold_of = group_folds(patches.labels, patches.group_index, folds=folds, seed=task.seed)
     parts: list[Part] = []
-    with work.reporter.task("folds", total=folds, unit="folds") as task:
+    with task.reporter.task("folds", total=folds, unit="folds") as progress:
         for fold in range(folds):
             inside, outside = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-            held = whole.subset(outside)
-            fitted, _ = work.fit(whole.subset(inside), None if features is None else features[inside])
+            held_out = patches.subset(outside)
+            fitted, _ = task.fit(patches.subset(inside), None if features is None else features[inside])
             if features is None:
                 logits = predict_logits(
-                    fitted.classifier, held.collection, device=work.settings.device, reporter=work.reporter
+                    fitted.classifier,
+                    held_out.collection,
+                    device=task.settings.device,
+                    reporter=task.reporter,
                 )
             else:
                 logits = head_logits(fitted.classifier.head, features[outside])
             parts.append(
-                Part(name=f"fold {fold + 1}", patches=held, logits=logits, temperature=_temperature(fitted))
+                Part(
+                    name=f"fold {fold + 1}", patches=held_out, logits=logits, temperature=_temperature(fitted)
+                )
             )
-            task.advance()
+            progress.advance()
     return parts
 
 
-def test_part(work: Work, fitted: Fitted) -> list[Part]:
-    test = work.data.test
+def test_part(task: ClassificationTask, fitted: Fitted) -> list[Part]:
+    test = task.data.test
     if test is None:
         return []
-    features = work.features(test)
+    features = task.features(test)
     if features is None:
         logits = predict_logits(
-            fitted.classifier, test.collection, device=work.settings.device, reporter=work.reporter
+            fitted.classifier, test.collection, device=task.settings.device, reporter=task.reporter
         )
     else:
         logits = head_logits(fitted.classifier.head, features)
@@ -109,9 +114,9 @@ def test_part(work: Work, fitted: Fitted) -> list[Part]:
 def validation_part(fitted: Fitted, subset: LabelledPatches) -> list[Part]:
     if fitted.validation_logits is None:
         return []
-    held = subset.subset(fitted.split.held_out)
+    held_out = subset.subset(fitted.split.held_out)
     logits = fitted.validation_logits
-    return [Part(name="validation", patches=held, logits=logits, temperature=_temperature(fitted))]
+    return [Part(name="validation", patches=held_out, logits=logits, temperature=_temperature(fitted))]
 
 
 def _temperature(fitted: Fitted) -> float:

@@ -46,8 +46,8 @@ def open_train_test(
             f"A classifier needs at least two classes, and all labelled patches are {training.classes[0]}."
         )
     _say_left_out(training, train_stores, "training", reporter)
-    known = train_stores.classes if table is None else {row.label for row in table.values()}
-    _warn_of_absent(known, training, "training", reporter)
+    declared = train_stores.classes if table is None else {row.label for row in table.values()}
+    _warn_of_absent(declared, training, "training", reporter)
     if test_stores is None:
         if split == "patch":
             reporter.warn("--split patch leaks: patients are on both sides of training and validation.")
@@ -80,16 +80,16 @@ def _check_groups(train: LabelledPatches, test: LabelledPatches, split: SplitBy,
     )
 
 
-def _say_left_out(patches: LabelledPatches, whole: Collection, what: str, reporter: Reporter) -> None:
-    left = len(whole) - len(patches)
+def _say_left_out(patches: LabelledPatches, collection: Collection, what: str, reporter: Reporter) -> None:
+    left = len(collection) - len(patches)
     if left:
-        reporter.say(f"{left} of {len(whole)} {what} patches have no label and are left out.")
+        reporter.say(f"{left} of {len(collection)} {what} patches have no label and are left out.")
 
 
-def _warn_of_absent(known: Iterable[str], patches: LabelledPatches, what: str, reporter: Reporter) -> None:
+def _warn_of_absent(declared: Iterable[str], patches: LabelledPatches, what: str, reporter: Reporter) -> None:
     """A class that is named and has no patch would be missing from every figure without a word."""
     there = {patches.classes[index] for index in set(patches.labels.tolist())}
-    absent = sorted(set(known) - there)
+    absent = sorted(set(declared) - there)
     if absent:
         reporter.warn(
             f"No {what} patch is labelled {', '.join(absent)}: the figures say nothing of that class."

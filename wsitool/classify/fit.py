@@ -187,14 +187,14 @@ def _fit_head(
     x, y = features[split.train], subset.labels[split.train]
     if settings.head == "knn":
         return fit_neighbours(x, y, len(subset.classes), neighbours=settings.neighbours), None
-    held = split.held_out
-    known = search.c if search is not None else settings.c
+    held_out = split.held_out
+    penalty = search.c if search is not None else settings.c
     return fit_linear(
         x,
         y,
         len(subset.classes),
-        penalties=[known] if isinstance(known, int | float) else PENALTIES,
-        validation=(features[held], subset.labels[held]) if len(held) else None,
+        penalties=[penalty] if isinstance(penalty, int | float) else PENALTIES,
+        validation=(features[held_out], subset.labels[held_out]) if len(held_out) else None,
         balanced=settings.class_weights,
     )
 

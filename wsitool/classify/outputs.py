@@ -76,14 +76,14 @@ def write_predictions(path: Path, parts: Sequence[Part]) -> None:
     rows: list[list[Any]] = [[*_COLUMNS, *(f"p_{name}" for name in classes)]]
     for part in parts:
         probabilities = softmax(part.logits)
-        called = probabilities.argmax(axis=1)
-        for index, place in enumerate(_places(part.patches)):
+        predicted = probabilities.argmax(axis=1)
+        for index, location in enumerate(_places(part.patches)):
             rows.append(
                 [
                     part.name,
-                    *place,
+                    *location,
                     classes[part.patches.labels[index]],
-                    classes[called[index]],
+                    classes[predicted[index]],
                     *(f"{value:.6f}" for value in probabilities[index]),
                 ]
             )

@@ -62,9 +62,9 @@ def search_penalty(
     for c in PENALTIES:
         logits = np.empty((len(labels), classes))
         for fold in range(folds):
-            inside, held = fold_of != fold, fold_of == fold
+            inside, held_out = fold_of != fold, fold_of == fold
             head, _ = fit_linear(features[inside], labels[inside], classes, penalties=[c], balanced=balanced)
-            logits[held] = head_logits(head, features[held])
+            logits[held_out] = head_logits(head, features[held_out])
         losses[c] = score(softmax(logits), labels)["loss"] or 0.0
         if best is None or losses[c] < losses[best[0]]:
             best = (c, logits)
@@ -95,6 +95,6 @@ def _folds(
         for folds in range(min(_FOLDS, len(np.unique(groups)), rarest), 1, -1):
             fold_of = group_folds(labels, groups, folds=folds, seed=seed)
             trained = [np.unique(labels[fold_of != fold]) for fold in range(folds)]
-            if len(np.unique(fold_of)) == folds and all(len(known) == classes for known in trained):
+            if len(np.unique(fold_of)) == folds and all(len(present) == classes for present in trained):
                 return fold_of, "group"
     return patch_folds(labels, folds=min(_FOLDS, rarest), seed=seed), "patch"

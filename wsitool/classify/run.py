@@ -17,18 +17,24 @@ from wsitool.base.files import check_writable
 from wsitool.base.interrupt import deferred, progress_on_stop
 from wsitool.base.machine import explain_memory
 from wsitool.base.progress import SILENT, Reporter
-from wsitool.classify.cross_validation import Work, cross_validate, joined, test_part, validation_part
+from wsitool.classify.cross_validation import (
+    ClassificationTask,
+    cross_validate,
+    joined,
+    test_part,
+    validation_part,
+)
 from wsitool.classify.data import Paths, TrainTest, open_train_test
 from wsitool.classify.fit import Fitted
 from wsitool.classify.outputs import Part, describe_patches, write_run
-from wsitool.classify.settings import FEW_STEPS, Settings
+from wsitool.classify.settings import FEW_STEPS, ClassifyOptions, Settings
 from wsitool.errors import UsageError
 from wsitool.evaluation.duplicates import near_duplicates
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.leakage import check_pretraining
 from wsitool.evaluation.splits import group_folds
 from wsitool.evaluation.subsets import per_class_count
-from wsitool.evaluation.summary import judge
+from wsitool.evaluation.summary import evaluate
 
 __all__ = ["ClassifyResult", "classify"]
 
@@ -50,8 +56,8 @@ class ClassifyResult:
     @property
     def scores(self) -> dict[str, Any]:
         """The figures of the part it was judged on."""
-        found: dict[str, Any] = self.metrics[self.judged_on]
-        return found
+        figures: dict[str, Any] = self.metrics[self.judged_on]
+        return figures
 
     @property
     def said_first(self) -> list[str]:
@@ -63,76 +69,72 @@ def classify(
     train: Paths,
     *,
     out: str | Path,
-    encoder: str | Path = "imagenet",
-    backbone: str | None = None,
-    labels: str | Path | None = None,
-    fraction: float = 1.0,
-    test: Paths | None = None,
-    folds: int | None = None,
     settings: Settings | None = None,
-    image_size: int | None = None,
-    seed: int = 0,
-    allow_transductive: bool = False,
-    cache: str | Path | None = None,
-    overwrite: bool = False,
     reporter: Reporter = SILENT,
+    **options: Any,
 ) -> ClassifyResult:
-    """Train a classifier on a class-balanced share of the labels and judge it.
+    """Train a classifier on a class-balanced share of the labels and evaluate it.
 
-    It is judged on `test`, or by `folds`-fold cross-validation over groups, or, with neither, on its own
-    validation share (optimistic, and said so). `encoder` is "imagenet", "random", a pretraining run or a
-    weights file. `image_size` None takes the encoder's, else the patches'. With a folder `cache` the features
-    of frozen encoders are kept for the next run. Writes into `out` the files of DESIGN.md section 3.
+    `options` are the fields of `ClassifyOptions`, `settings` how a classifier is trained. It is evaluated on
+    `test`, or by `folds`-fold cross-validation over groups, or, with neither, on its own validation share
+    (optimistic, and said so). `image_size` None takes the encoder's, else the patches'. Writes into `out` the
+    files of DESIGN.md section 3.
 
     Raises UsageError for choices that cannot work together or leak, LabelError, EncoderError, StoreError.
     """
     began, out, settings = time.monotonic(), Path(out), settings or Settings()
-    _check_choices(out, test, folds, settings, overwrite)
-    data = open_train_test(train, test, labels=labels, split=settings.split, reporter=reporter)
+    asked = ClassifyOptions.from_dict(options, what="classify")
+    _check_choices(out, asked, settings)
+    data = open_train_test(
+        train, asked.test or None, labels=asked.labels, split=settings.split, reporter=reporter
+    )
     # these fail before anything costs time
-    per_class_count(data.train.labels, fraction, data.train.classes)
-    if folds is not None:
-        group_folds(data.train.labels, data.train.group_index, folds=folds, seed=seed)
-    first = build_backbone(backbone, init=encoder, seed=seed)
-    facts = {
+    per_class_count(data.train.labels, asked.fraction, data.train.classes)
+    if asked.folds is not None:
+        group_folds(data.train.labels, data.train.group_index, folds=asked.folds, seed=asked.seed)
+    first = build_backbone(asked.backbone, init=asked.encoder, seed=asked.seed)
+    data_figures = {
         "near_duplicates_in_test": _near_duplicates(data, reporter),
-        "transductive_groups": _check_leaks(
-            data, first, folds, allowed=allow_transductive, reporter=reporter
-        ),
+        "transductive_groups": _check_leaks(data, first, asked, reporter),
     }
-    work = Work(
+    task = ClassificationTask(
         data=data,
         settings=settings,
-        fraction=fraction,
-        seed=seed,
-        image_size=_image_size(image_size, first, data.train.collection.patch_size),
-        encoder=lambda: build_backbone(backbone, init=encoder, seed=seed),
-        cache=None if cache is None else Path(cache),
+        fraction=asked.fraction,
+        seed=asked.seed,
+        image_size=_image_size(asked.image_size, first, data.train.collection.patch_size),
+        encoder=lambda: build_backbone(asked.backbone, init=asked.encoder, seed=asked.seed),
+        cache=None if asked.cache is None else Path(asked.cache),
         reporter=reporter,
     )
-    record = _run_record(work, first, encoder_given=str(encoder), folds=folds)
-    for folder in (out, *([] if work.cache is None else [work.cache])):
+    record = _run_record(task, first, encoder_given=asked.encoder, folds=asked.folds)
+    for folder in (out, *([] if task.cache is None else [task.cache])):
         check_writable(folder)
     with (
         progress_on_stop(lambda: f"nothing was written to '{out}'; run again to start anew"),
-        explain_memory(f"lower --batch-size ({settings.batch_size}) or --image-size ({work.image_size})"),
+        explain_memory(f"lower --batch-size ({settings.batch_size}) or --image-size ({task.image_size})"),
     ):
-        return _carry_out(work, out, folds, facts, record, began)
+        return _carry_out(task, out, asked.folds, data_figures, record, began)
 
 
 def _carry_out(
-    work: Work, out: Path, folds: int | None, facts: dict[str, Any], record: dict[str, Any], began: float
+    task: ClassificationTask,
+    out: Path,
+    folds: int | None,
+    data_figures: dict[str, Any],
+    record: dict[str, Any],
+    began: float,
 ) -> ClassifyResult:
-    """Train, judge and write; `facts` go into metrics.json, `record` into run.json."""
-    train = work.data.train
-    features = work.features(train) if folds or work.cache is not None else None
-    parts = cross_validate(work, folds, features) if folds else []
-    fitted, subset = work.fit(train, features)
-    parts += test_part(work, fitted) + validation_part(fitted, subset)
-    judged_on = _judged_on(parts, folds, work.reporter)
-    metrics = _metrics(parts, fitted, judged_on, work.seed)
-    steps = _optimizer_steps(fitted, work.settings)
-    metrics = {"said_first": _said_first(metrics[judged_on], train.classes, steps), **metrics, **facts}
+    """Train, evaluate and write; `data_figures` go into metrics.json, `record` into run.json."""
+    train = task.data.train
+    features = task.features(train) if folds or task.cache is not None else None
+    parts = cross_validate(task, folds, features) if folds else []
+    fitted, subset = task.fit(train, features)
+    parts += test_part(task, fitted) + validation_part(fitted, subset)
+    judged_on = _judged_on(parts, folds, task.reporter)
+    metrics = _metrics(parts, fitted, judged_on, task.seed)
+    steps = _optimizer_steps(fitted, task.settings)
+    metrics = {"said_first": _said_first(metrics[judged_on], train.classes, steps), **metrics, **data_figures}
     seconds = round(time.monotonic() - began, 2)
     result = ClassifyResult(
         out=out,
@@ -149,7 +151,7 @@ def _carry_out(
             parts=parts,
             metrics=metrics,
             judged=judged_on,
-            manifest=_manifest(work.data, subset, fitted, work.fraction, work.seed),
+            manifest=_manifest(task.data, subset, fitted, task.fraction, task.seed),
             run={
                 **record,
                 "judged_on": judged_on,
@@ -188,25 +190,22 @@ def _said_first(scores: dict[str, Any], classes: Sequence[str], steps: int | Non
     return lines
 
 
-def _check_choices(
-    out: Path, test: Paths | None, folds: int | None, settings: Settings, overwrite: bool
-) -> None:
-    if (out / "run.json").exists() and not overwrite:
+def _check_choices(out: Path, options: ClassifyOptions, settings: Settings) -> None:
+    if (out / "run.json").exists() and not options.overwrite:
         raise UsageError(f"{out} holds a finished run: choose another --out, or give --overwrite.")
-    if test is not None and folds is not None:
-        raise UsageError("Give either --test or --folds: both say what the classifier is judged on.")
-    if settings.validation == 0 and test is None and folds is None:
-        raise UsageError("--validation 0 leaves nothing to judge by: give --test or --folds.")
+    if settings.validation == 0 and not options.test and options.folds is None:
+        raise UsageError("--validation 0 leaves nothing to evaluate on: give --test or --folds.")
 
 
 def _check_leaks(
-    data: TrainTest, encoder: Encoder, folds: int | None, *, allowed: bool, reporter: Reporter
+    data: TrainTest, encoder: Encoder, options: ClassifyOptions, reporter: Reporter
 ) -> list[str]:
     """The groups that pretraining has seen and the figures rest on, if that is allowed; also mpp warnings."""
-    judged = data.test if data.test is not None else data.train if folds else None
+    evaluated = data.test if data.test is not None else data.train if options.folds else None
     seen: list[str] = []
-    if judged is not None:
-        seen = check_pretraining(encoder.card.groups, judged.groups.tolist(), allowed=allowed)
+    if evaluated is not None:
+        groups = evaluated.groups.tolist()
+        seen = check_pretraining(encoder.card.groups, groups, allowed=options.allow_transductive)
     _warn(data, encoder, seen, reporter)
     return seen
 
@@ -215,10 +214,10 @@ def _near_duplicates(data: TrainTest, reporter: Reporter) -> int:
     """How many test patches look like training patches; a warning if any does."""
     if data.test is None:
         return 0
-    found = near_duplicates(data.train.collection, data.test.collection)
-    if found.pairs:
-        reporter.warn(found.sentence())
-    return found.count
+    duplicates = near_duplicates(data.train.collection, data.test.collection)
+    if duplicates.pairs:
+        reporter.warn(duplicates.sentence())
+    return duplicates.count
 
 
 def _judged_on(parts: list[Part], folds: int | None, reporter: Reporter) -> str:
@@ -231,18 +230,20 @@ def _judged_on(parts: list[Part], folds: int | None, reporter: Reporter) -> str:
     return judged_on
 
 
-def _run_record(work: Work, encoder: Encoder, *, encoder_given: str, folds: int | None) -> dict[str, Any]:
+def _run_record(
+    task: ClassificationTask, encoder: Encoder, *, encoder_given: str, folds: int | None
+) -> dict[str, Any]:
     """run.json: everything needed to repeat the run."""
     return {
         "command": "classify",
         "wsitool_version": __version__,
         "encoder": {"init": encoder_given, **asdict(encoder.card)},
-        "settings": asdict(work.settings),
-        "fraction": work.fraction,
+        "settings": asdict(task.settings),
+        "fraction": task.fraction,
         "folds": folds,
-        "seed": work.seed,
-        "image_size": work.image_size,
-        "classes": list(work.data.train.classes),
+        "seed": task.seed,
+        "image_size": task.image_size,
+        "classes": list(task.data.train.classes),
     }
 
 
@@ -261,10 +262,10 @@ def _warn(data: TrainTest, encoder: Encoder, seen: list[str], reporter: Reporter
         )
     sides = [data.train.collection.mpp, *([data.test.collection.mpp] if data.test else [])]
     for mpp in {*sides} - {None}:
-        wanted = encoder.card.mpp
-        if wanted is not None and mpp is not None and abs(mpp / wanted - 1) > MPP_TOLERANCE:
+        encoder_mpp = encoder.card.mpp
+        if encoder_mpp is not None and mpp is not None and abs(mpp / encoder_mpp - 1) > MPP_TOLERANCE:
             reporter.warn(
-                f"The encoder was pretrained at {wanted:g} um/px and the patches are {mpp:g} um/px."
+                f"The encoder was pretrained at {encoder_mpp:g} um/px and the patches are {mpp:g} um/px."
             )
 
 
@@ -277,16 +278,16 @@ def _metrics(parts: list[Part], fitted: Fitted, judged_on: str, seed: int) -> di
     }
     for part in parts:
         if part.name in ("test", "validation"):
-            metrics[part.name] = judge(part.logits, part.patches, temperature=part.temperature, seed=seed)
+            metrics[part.name] = evaluate(part.logits, part.patches, temperature=part.temperature, seed=seed)
     outside = [part for part in parts if part.name.startswith("fold")]
     if outside:
-        metrics["folds"] = judge(
+        metrics["folds"] = evaluate(
             np.concatenate([part.logits for part in outside]),
             joined(outside),
             temperature=np.repeat([part.temperature for part in outside], [len(p.patches) for p in outside]),
             seed=seed,
         )
-        metrics["per_fold"] = [judge(part.logits, part.patches)["accuracy"] for part in outside]
+        metrics["per_fold"] = [evaluate(part.logits, part.patches)["accuracy"] for part in outside]
     return metrics
 
 

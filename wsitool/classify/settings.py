@@ -1,4 +1,4 @@
-"""The choices of one classifier training, as one value that is checked once and written to run.json."""
+"""The choices of a classification run, as values that are checked once and written to run.json."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wsitool.base.parameters import Params, hparam
+from wsitool.base.paths import as_list
 from wsitool.errors import UsageError
 from wsitool.evaluation.splits import SplitBy
 
-__all__ = ["FEW_STEPS", "Head", "Penalty", "Settings"]
+__all__ = ["FEW_STEPS", "ClassifyOptions", "Head", "Penalty", "Settings"]
 
 Head = Literal["finetune", "linear", "knn"]
 _LARGEST_LR = 1e30  # optimisers compute in float32 with it
@@ -60,3 +61,41 @@ class Settings(Params):
     def frozen(self) -> bool:
         """Whether the encoder stays as it is, so that its features can be computed once."""
         return self.head != "finetune"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyOptions(Params):
+    """What one run trains on, starts from and is judged by; UsageError for what cannot be.
+
+    `encoder` is "imagenet", "random", a pretraining run or a weights file. A folder `cache` keeps the
+    features of frozen encoders for the next run.
+    """
+
+    test: tuple[str, ...] = hparam((), "Stores to judge on.", repeat=True)
+    folds: int | None = hparam(
+        None, "Instead of --test: cross-validate over this many folds of groups.", ge=2
+    )
+    labels: str | None = hparam(None, "CSV with file (image or slide), label and optionally group.")
+    encoder: str = hparam("imagenet", "imagenet, random, the folder of a pretraining run, or a weights file.")
+    backbone: str | None = hparam(
+        None, "Network, such as resnet50 or timm:NAME; without it the encoder's, resnet50."
+    )
+    fraction: float = hparam(
+        1.0,
+        "Share of the labels to use: floor(share x smallest class) patches of each class.",
+        gt=0,
+        le=1,
+    )
+    image_size: int | None = hparam(
+        None, "Side the network sees; without it the encoder's.", ge=16, le=4096, unit="px"
+    )
+    cache: str | None = hparam(None, "Folder that keeps features of frozen encoders between runs.")
+    allow_transductive: bool = hparam(False, "Accept an encoder pretrained on test groups.")
+    overwrite: bool = hparam(False, "Replace a finished run in --out.")
+    seed: int = hparam(0, "Seed of all randomness.", ge=0)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "test", tuple(str(item) for item in as_list(self.test)))
+        super().__post_init__()
+        if self.test and self.folds is not None:
+            raise UsageError("Give either --test or --folds: both say what the classifier is judged on.")

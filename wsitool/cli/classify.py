@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsitool.classify.settings import Settings
+from wsitool.classify.settings import ClassifyOptions, Settings
 from wsitool.cli.command import Command
 from wsitool.cli.console import console_reporter
 from wsitool.cli.declared import declared, take
-from wsitool.cli.options import image_size_option, json_option, out_option, seed_option
+from wsitool.cli.options import json_option, out_option
 
 if TYPE_CHECKING:
     from wsitool.classify.run import ClassifyResult
@@ -34,44 +34,11 @@ _PATHS = click.Path(path_type=Path)
 )
 @click.argument("train", type=_PATHS, nargs=-1, required=True)
 @out_option
-@click.option("--test", type=_PATHS, multiple=True, help="Stores to judge on; may be given several times.")
-@click.option("--folds", type=int, help="Instead of --test: cross-validate over this many folds of groups.")
-@click.option("--labels", type=_PATHS, help="CSV with file (image or slide), label and optionally group.")
-@click.option(
-    "--encoder",
-    default="imagenet",
-    show_default=True,
-    help="imagenet, random, the folder of a pretraining run, or a weights file.",
-)
-@click.option("--backbone", help="Network, such as resnet50 or timm:NAME; default: the encoder's, resnet50.")
-@click.option(
-    "--fraction",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Share of the labels to use: floor(share x smallest class) patches of each class.",
-)
-@declared(Settings)
-@image_size_option("Side in pixels the network sees; default: the encoder's.")
-@click.option("--cache", type=_PATHS, help="Folder that keeps features of frozen encoders between runs.")
-@click.option("--allow-transductive", is_flag=True, help="Accept an encoder pretrained on test groups.")
-@click.option("--overwrite", is_flag=True, help="Replace a finished run in --out.")
-@seed_option
+@declared(ClassifyOptions, Settings)
 @json_option
 def command(
     train: tuple[Path, ...],
     out: Path,
-    test: tuple[Path, ...],
-    folds: int | None,
-    labels: Path | None,
-    encoder: str,
-    backbone: str | None,
-    fraction: float,
-    image_size: int | None,
-    cache: Path | None,
-    allow_transductive: bool,
-    overwrite: bool,
-    seed: int,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -81,26 +48,11 @@ def command(
     validation share, which are optimistic.
     """
     settings = take(Settings, options)
+    asked = take(ClassifyOptions, options)
 
     from wsitool.classify.run import classify
 
-    result = classify(
-        train,
-        out=out,
-        encoder=encoder,
-        backbone=backbone,
-        labels=labels,
-        fraction=fraction,
-        test=test or None,
-        folds=folds,
-        settings=settings,
-        image_size=image_size,
-        seed=seed,
-        allow_transductive=allow_transductive,
-        cache=cache,
-        overwrite=overwrite,
-        reporter=console_reporter(),
-    )
+    result = classify(train, out=out, settings=settings, reporter=console_reporter(), **asked.to_dict())
     if as_json:
         click.echo(json.dumps({"out": str(out), **result.metrics}, indent=2))
         return

@@ -46,9 +46,9 @@ def _read(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise click.UsageError(f"--config {path} cannot be read as TOML: {error}.", ctx) from None
-    known = {parameter.name: parameter for parameter in _options(ctx)}
+    parameters = {parameter.name: parameter for parameter in _options(ctx)}
     values = {key.replace("-", "_"): value for key, value in values.items()}
-    names = {_key(parameter): name for name, parameter in known.items()}
+    names = {_key(parameter): name for name, parameter in parameters.items()}
     unknown = sorted(key for key in values if key not in names)
     if unknown:
         raise click.UsageError(

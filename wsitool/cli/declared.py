@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from wsitool.base.parameters import HParam, Params
+from wsitool.base.parameters import HParam, Params, as_shares
 
 __all__ = ["COMMA_LIST", "DeclaredOption", "declared", "given", "take"]
 
@@ -39,8 +39,22 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]
         self.name = f"{item.name.upper()}[,...]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, int | float):  # from a file
+            value = (value,)
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(self.item.convert(str(part).strip(), param, ctx) for part in parts if str(part).strip())
+
+
+class Percentages(CommaList):
+    """Shares: typed as percentages with commas between, or a list from a file (see `as_shares`)."""
+
+    def __init__(self) -> None:
+        super().__init__(click.FLOAT)
+        self.name = "PERCENT[,...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        numbers = super().convert(value, param, ctx)
+        return tuple(number / 100 for number in numbers) if isinstance(value, str) else as_shares(numbers)
 
 
 COMMA_LIST = CommaList(click.STRING)
@@ -81,12 +95,16 @@ def help_text(spec: HParam) -> str:
 def _shown(spec: HParam) -> str:
     if spec.type is bool:
         return spec.option[2:] if spec.default else f"no-{spec.option[2:]}"
+    if spec.percent:
+        return ",".join(f"{100 * value:g}" for value in spec.default)
     if spec.many:
         return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in spec.default)
     return f"{spec.default:g}" if isinstance(spec.default, float) else str(spec.default)
 
 
 def _click_type(spec: HParam) -> Any:
+    if spec.percent:
+        return Percentages()
     if spec.words:
         one: Any = NumberOrWord(spec.type, spec.words)
     elif spec.choices is not None:
@@ -104,10 +122,10 @@ def declared(
     With `unset` an option that is not given is None, whatever the field's default: for commands that change
     something which has values already.
     """
-    chosen, left_out = set(only), set(without)
+    included, left_out = set(only), set(without)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        specs = [spec for kind in kinds for spec in kind.hparams() if not chosen or spec.name in chosen]
+        specs = [spec for kind in kinds for spec in kind.hparams() if not included or spec.name in included]
         for spec in reversed([spec for spec in specs if spec.name not in left_out]):
             parameters: list[click.Parameter] = command.__dict__.setdefault("__click_params__", [])
             parameters.append(DeclaredOption(spec, unset=unset))

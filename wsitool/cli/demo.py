@@ -99,8 +99,8 @@ def _run(ctx: click.Context, argv: tuple[str, ...]) -> None:
     """Run one command of this command line; its failure ends the demo."""
     group = ctx.find_root().command
     try:
-        with group.make_context("wsitool", list(argv)) as own:
-            group.invoke(own)
+        with group.make_context("wsitool", list(argv)) as context:
+            group.invoke(context)
     except SystemExit as end:
         if end.code:
             raise WsitoolError(f"The demo stopped: 'wsitool {' '.join(argv)}' failed, see above.") from None

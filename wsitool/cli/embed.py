@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
-from wsitool.cli.options import image_size_option, json_option, out_option, seed_option
+from wsitool.cli.declared import declared, take
+from wsitool.cli.options import json_option, out_option
+from wsitool.predict.options import EmbedOptions
 
 __all__ = ["command"]
 
@@ -27,30 +30,23 @@ __all__ = ["command"]
 @click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
 @click.option("--encoder", required=True, help="imagenet, random, a run folder, or a weights file.")
 @out_option
-@click.option("--backbone", help="Network, where the encoder does not say.")
-@click.option(
-    "--projection", default="pca", show_default=True, help="pca, or umap if umap-learn is installed."
-)
-@click.option("--color", default="slide", show_default=True, help="Colour the map by slide or label.")
-@image_size_option("Pixels patches are resized to.  [default: as in training]")
-@click.option("--batch-size", default=64, show_default=True, help="Patches at a time.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, ...")
-@click.option("--overwrite", is_flag=True, help="Replace files in OUT.")
-@seed_option
+@declared(EmbedOptions)
 @json_option
-def command(stores: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def command(stores: tuple[str, ...], encoder: str, out: Path, as_json: bool, **options: Any) -> None:
+    settings = take(EmbedOptions, options).to_dict()
+
     from wsitool.predict.embedding import embed
 
-    result = embed(stores, reporter=console_reporter(quiet=as_json), **options)
+    result = embed(stores, encoder=encoder, out=out, reporter=console_reporter(quiet=as_json), **settings)
     if as_json:
-        facts: dict[str, Any] = {
+        summary: dict[str, Any] = {
             "files": [str(path) for path in result.files],
             "map": None if result.map is None else str(result.map),
             "patches": result.patches,
             "feature_dim": result.feature_dim,
             "failed": result.failed,
         }
-        click.echo(json.dumps(facts))
+        click.echo(json.dumps(summary))
     elif result.map is not None:
         click.echo(
             f"{result.map.parent}: {result.patches} patches of {len(result.files)} stores, "

@@ -13,7 +13,7 @@ import click
 from wsitool.cli.command import Command
 from wsitool.cli.declared import COMMA_LIST, declared
 from wsitool.cli.options import json_option, out_option
-from wsitool.experiment.plan import Plan, read_plan
+from wsitool.experiment.plan import ExperimentPlan, read_plan
 
 if TYPE_CHECKING:
     from wsitool.experiment.estimate import Estimate
@@ -23,26 +23,7 @@ __all__ = ["command"]
 _PATH = click.Path()
 
 
-def _percentages(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    if value is None:
-        return None
-    try:
-        return tuple(float(part) / 100 for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"expected percentages such as 5,25,50,100, got {value!r}") from None
-
-
-def _rates(_: click.Context, __: click.Parameter, value: str | None) -> float | tuple[float, ...] | None:
-    if value is None:
-        return None
-    try:
-        rates = tuple(float(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"expected numbers such as 1e-5,3e-5,1e-4, got {value!r}") from None
-    return rates[0] if len(rates) == 1 else rates
-
-
-# Options that are not given leave a field to the plan file, or to the default of `Plan`.
+# Options that are not given leave a field to the plan file, or to the default of `ExperimentPlan`.
 @click.command(
     "experiment",
     cls=Command,
@@ -55,14 +36,7 @@ def _rates(_: click.Context, __: click.Parameter, value: str | None) -> float | 
 )
 @out_option
 @click.option("--plan", "plan_file", type=_PATH, help="TOML or JSON file with these options as keys.")
-@declared(Plan, unset=True, without=("fractions",))
-@click.option("--fractions", callback=_percentages, help="Percent of the labels.  [default: 5,25,50,100]")
-@click.option(
-    "--pretrain-lr",
-    callback=_rates,
-    metavar="LR[,LR...]",
-    help="Of several each cell takes the best on validation groups of its own subset.  [default: 0.0003]",
-)
+@declared(ExperimentPlan, unset=True)
 @click.option("--devices", default="auto", show_default=True, type=COMMA_LIST, help="Such as cuda:0,cuda:1.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done and about how long it takes.")
 @json_option
@@ -82,7 +56,7 @@ def command(
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if plan_file is None and "train" not in given:
         raise click.UsageError("Give --train STORES, or --plan FILE.")
-    plan: Plan = Plan(**given) if plan_file is None else read_plan(plan_file, **given)
+    plan: ExperimentPlan = ExperimentPlan(**given) if plan_file is None else read_plan(plan_file, **given)
 
     from wsitool.cli.console import console_reporter
     from wsitool.experiment.estimate import estimate
@@ -106,18 +80,19 @@ def command(
     click.echo(f"{result.cells} cells, {result.reused} of them finished before; report: {result.report}")
 
 
-def _foreseen(plan: Plan, work: Estimate, devices: int) -> list[str]:
+def _foreseen(plan: ExperimentPlan, estimated: Estimate, devices: int) -> list[str]:
     lines = [
-        f"{len(plan.methods)} arms x {len(plan.fractions)} fractions x {plan.seeds} seeds: {work.cells} "
-        f"cells, {work.finished} of them there already"
+        f"{len(plan.methods)} arms x {len(plan.fractions)} fractions x {plan.seeds} seeds: {estimated.cells} "
+        f"cells, {estimated.finished} of them there already"
     ]
-    for name, stage in work.pretrainings.items():
+    for name, stage in estimated.pretrainings.items():
         there = " (there already)" if stage.finished else ""
         epochs = f"{stage.epochs} epoch{'' if stage.epochs == 1 else 's'}"
         lines.append(f"  pretrain {name}: {stage.method}, {stage.patches:,} patches, {epochs}{there}")
     lines.append(
-        f"Left: {work.pretrained_images:,} images through pretraining, {work.trained_images:,} through "
-        f"fine-tuning: about {_duration(work.seconds / devices)} on {devices} device(s)"
+        f"Left: {estimated.pretrained_images:,} images through pretraining, "
+        f"{estimated.trained_images:,} through fine-tuning: "
+        f"about {_duration(estimated.seconds / devices)} on {devices} device(s)"
     )
     return lines
 

@@ -7,13 +7,17 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsitool.cli.command import SOME_FAILED, Command
+from wsitool.cli.declared import declared, take
 from wsitool.cli.options import json_option, out_option
-from wsitool.curate.importing import DEFAULT_MIN_TISSUE, ImportResult
+from wsitool.curate.import_options import ImportOptions
+
+if TYPE_CHECKING:
+    from wsitool.curate.importing import ImportResult
 
 __all__ = ["command"]
 
@@ -30,69 +34,25 @@ __all__ = ["command"]
 )
 @click.argument("folder", type=click.Path(path_type=Path))
 @out_option
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path),
-    help="CSV with the columns file, label and optionally group; else subfolders are classes.",
-)
-@click.option("--group-regex", help="Finds the group (patient) in a file name; default: each image is one.")
-@click.option("--patch-size", type=int, help="Pixels; default: the images' own size if all alike, else 224.")
-@click.option("--stride", type=int, help="Pixels from patch to patch; default: the patch size.")
-@click.option(
-    "--min-tissue",
-    type=float,
-    default=DEFAULT_MIN_TISSUE,
-    show_default=True,
-    help="Least share of pixels with min(R,G,B) < 215; 0 keeps every patch.",
-)
-@click.option("--mpp", type=float, help="Resolution of the images in um/px, to be recorded.")
-@click.option("--format", type=click.Choice(["hdf5", "zarr"]), default="hdf5", show_default=True)
-@click.option("--codec", type=click.Choice(["jpeg", "raw"]), default="jpeg", show_default=True)
-@click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="JPEG quality.")
-@click.option("--overwrite", is_flag=True, help="Replace stores that exist.")
+@declared(ImportOptions)
 @json_option
-def command(
-    folder: Path,
-    out: Path,
-    labels: Path | None,
-    group_regex: str | None,
-    patch_size: int | None,
-    stride: int | None,
-    min_tissue: float,
-    mpp: float | None,
-    format: Literal["hdf5", "zarr"],
-    codec: Literal["jpeg", "raw"],
-    quality: int,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+def command(folder: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Bring ready-made patch images into patch stores.
 
     One store per group (patient). Larger images are cut into patches on a grid; images.csv in the output
     folder says what became of each.
     """
+    patch_size = options["patch_size"]
+    options = take(ImportOptions, options).to_dict()
+
     from wsitool.cli.console import console_reporter
     from wsitool.curate.importing import import_images
 
-    result = import_images(
-        folder,
-        out,
-        labels_csv=labels,
-        patch_size=patch_size,
-        stride=stride,
-        mpp=mpp,
-        min_tissue=min_tissue,
-        codec=codec,
-        quality=quality,
-        format=format,
-        group_regex=group_regex,
-        overwrite=overwrite,
-        reporter=console_reporter(),
-    )
+    result = import_images(folder, out, reporter=console_reporter(), **options)
     if as_json:
         click.echo(json.dumps(asdict(result), indent=2, default=str))
     else:
-        for line in _summary(result, out, chosen=patch_size is None):
+        for line in _summary(result, out, size_chosen=patch_size is None):
             click.echo(line)
     for message in dict.fromkeys(image.error for image in result.failed):
         click.echo(f"Error: {message}", err=True)
@@ -100,7 +60,7 @@ def command(
         sys.exit(SOME_FAILED)
 
 
-def _summary(result: ImportResult, out: Path, *, chosen: bool) -> list[str]:
+def _summary(result: ImportResult, out: Path, *, size_chosen: bool) -> list[str]:
     stored = [image for image in result.images if image.store]
     rejected = sum(image.candidates - image.kept for image in result.images)
     lines = [
@@ -112,7 +72,7 @@ def _summary(result: ImportResult, out: Path, *, chosen: bool) -> list[str]:
         for image in stored:
             counts[image.label or "unlabelled"] += image.kept
         lines.append("  " + ", ".join(f"{name} {number:,}" for name, number in sorted(counts.items())))
-    if chosen:
+    if size_chosen:
         lines.append(f"  patch size chosen: {result.patch_size} px (set another with --patch-size)")
     if not result.grouped and len(result.images) > 1:
         lines.append(

@@ -39,20 +39,20 @@ def command(path: str, as_json: bool) -> None:
     """
     from wsitool.curate.describe import describe
 
-    found = describe(path)
+    description = describe(path)
     if as_json:
-        click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(asdict(description), indent=2, ensure_ascii=False))
         return
-    click.echo(f"{found.path}: {found.kind}")
+    click.echo(f"{description.path}: {description.kind}")
     # A run's card repeats its own facts, as the encoder's file must carry them by itself.
-    for name, value in _flat({name: value for name, value in found.facts.items() if name != "card"}):
+    for name, value in _flat({name: value for name, value in description.facts.items() if name != "card"}):
         click.echo(printable(f"  {name:<26} {value if len(value) <= _WIDEST else value[:_WIDEST] + '...'}"))
 
 
-def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flat(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Names and printable values; nested ones get dotted names, empty ones are left out."""
     rows: list[tuple[str, str]] = []
-    for name, value in facts.items():
+    for name, value in figures.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             value = {str(number): item for number, item in enumerate(value, start=1)}
         if isinstance(value, dict):

@@ -49,19 +49,19 @@ def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **opt
     better than guessing. The share of patches called a class says nothing of how sure each call is.
     """
 
-    chosen = take(PredictOptions, options)
+    settings = take(PredictOptions, options)
 
     from wsitool.predict.run import predict
 
-    rule = chosen.rule.sentence()
-    result = predict(run, inputs, out, options=chosen, reporter=console_reporter(quiet=as_json))
+    rule = settings.rule.sentence()
+    result = predict(run, inputs, out, options=settings, reporter=console_reporter(quiet=as_json))
     if as_json:
-        facts = {"out": str(out), "rule": rule, "doubts": result.doubts}
-        slides = [found.to_dict() for found in result.slides]
-        click.echo(json.dumps({**facts, "slides": slides, "failed": result.failed}, indent=2))
+        summary = {"out": str(out), "rule": rule, "doubts": result.doubts}
+        slides = [slide.to_dict() for slide in result.slides]
+        click.echo(json.dumps({**summary, "slides": slides, "failed": result.failed}, indent=2))
     else:
-        for found in result.slides:
-            click.echo(_line(found))
+        for slide in result.slides:
+            click.echo(_line(slide))
         kept = f", {result.kept} of them by an earlier run" if result.kept else ""
         click.echo(f"{len(result.slides)} of {len(result.slides) + len(result.failed)} done{kept}: {out}")
         if result.slides:
@@ -72,18 +72,18 @@ def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **opt
         sys.exit(SOME_FAILED)
 
 
-def _line(found: SlideSummary) -> str:
+def _line(slide: SlideSummary) -> str:
     """One slide: the verdict, how probable each class is on average, and how many patches are called so."""
     from wsitool.predict.verdict import as_probability, as_share
 
-    verdict = found.verdict
+    verdict = slide.verdict
     because = f" ({verdict.reason})" if verdict.uncertain else ""
-    means = ", ".join(f"{name} {as_probability(p)}" for name, p in found.mean.items())
-    counts = {name: round(share * found.patches) for name, share in found.shares.items()}
-    shares = ", ".join(f"{name} {as_share(count, found.patches)}" for name, count in counts.items())
-    unreadable = f", {found.unreadable} more unreadable" if found.unreadable else ""
-    rate = found.patches / max(found.seconds, 0.01)
+    means = ", ".join(f"{name} {as_probability(p)}" for name, p in slide.mean.items())
+    counts = {name: round(share * slide.patches) for name, share in slide.shares.items()}
+    shares = ", ".join(f"{name} {as_share(count, slide.patches)}" for name, count in counts.items())
+    unreadable = f", {slide.unreadable} more unreadable" if slide.unreadable else ""
+    rate = slide.patches / max(slide.seconds, 0.01)
     return (
-        f"{found.name}: {verdict.verdict}{because}; mean probability {means}; "
-        f"{found.patches:,} patches called {shares}{unreadable} ({rate:.0f} patches/s)"
+        f"{slide.name}: {verdict.verdict}{because}; mean probability {means}; "
+        f"{slide.patches:,} patches called {shares}{unreadable} ({rate:.0f} patches/s)"
     )

@@ -65,15 +65,15 @@ class MethodCommand(Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         name, _ = ctx.meta.get(_PARAMS, ("", []))
-        own: list[tuple[str, str]] = []
+        method_records: list[tuple[str, str]] = []
         engine: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None and not isinstance(parameter, click.Argument):
-                (own if isinstance(parameter, _MethodOption) else engine).append(record)
+                (method_records if isinstance(parameter, _MethodOption) else engine).append(record)
         if name:
             with formatter.section(f"Options of {name}"):
-                formatter.write_dl(own or [("(none)", "This method has nothing to set.")])
+                formatter.write_dl(method_records or [("(none)", "This method has nothing to set.")])
         with formatter.section("Options"):
             formatter.write_dl(engine)
         if not name:
@@ -117,8 +117,8 @@ def _peek(args: Sequence[str], option: str) -> str | None:
 @click.option("--overwrite", is_flag=True, help="Replace a run in OUT.")
 @json_option
 def command(stores: tuple[str, ...], out: Path, as_json: bool, resume: str | None, **options: Any) -> None:
-    own = {name.removeprefix(METHOD_PREFIX) for name in options if name.startswith(METHOD_PREFIX)}
-    params = {name: options.pop(METHOD_PREFIX + name) for name in own}
+    method_options = {name.removeprefix(METHOD_PREFIX) for name in options if name.startswith(METHOD_PREFIX)}
+    params = {name: options.pop(METHOD_PREFIX + name) for name in method_options}
     params = {name: value for name, value in params.items() if value is not None}
     config = {name: options[name] for name in PretrainConfig.names()}
     PretrainConfig(**config, params=params)  # what cannot be is said before torch is imported

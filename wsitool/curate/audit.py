@@ -87,10 +87,10 @@ def audit_slides(
     A slide that cannot be opened or tiled is in the result with its error. Slides of equal fingerprint get
     a warning that names the others.
     """
-    found = find_slides(slides, reporter=reporter)
+    inputs = find_slides(slides, reporter=reporter)
     audits: list[SlideAudit] = []
-    with reporter.task("Auditing", total=len(found), unit="slides") as task:
-        for slide in found:
+    with reporter.task("Auditing", total=len(inputs), unit="slides") as task:
+        for slide in inputs:
             audits.append(_audit(slide, spec or TileSpec(), reader, default_mpp))
             task.advance(note=slide.name)
     return _with_duplicates(audits)
@@ -174,14 +174,14 @@ def _estimated(audit: SlideAudit, slide: TiledSlide, spec: TileSpec) -> SlideAud
     )
     began = time.perf_counter()
     source = patch_source(slide, spec)
-    found, kept = source.candidates, source.kept
+    candidates, kept = source.candidates, source.kept
     looking = time.perf_counter() - began  # tiling looks for tissue just so
-    tally = np.bincount(found.reason, minlength=len(found.reasons))
+    tally = np.bincount(candidates.reason, minlength=len(candidates.reasons))
     audit = replace(
         audit,
-        candidates=len(found.reason),
+        candidates=len(candidates.reason),
         patches=len(kept),
-        counts={reason: int(n) for reason, n in zip(found.reasons, tally, strict=True)},
+        counts={reason: int(n) for reason, n in zip(candidates.reasons, tally, strict=True)},
     )
     if not len(kept):
         return replace(audit, error="no grid position would be kept: see the counts, and lower a threshold")

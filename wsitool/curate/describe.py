@@ -38,8 +38,8 @@ def describe(path: str | Path) -> Description:
     path = Path(path)
     if not path.exists():
         raise UsageError(f"There is no file or folder '{path}': check the spelling.")
-    kind, facts = _reader(path)
-    return Description(kind=kind, path=str(path), facts=facts(path))
+    kind, read_facts = _reader(path)
+    return Description(kind=kind, path=str(path), facts=read_facts(path))
 
 
 def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
@@ -108,12 +108,12 @@ def _collection(path: Path) -> dict[str, Any]:
 
 def _run(path: Path) -> dict[str, Any]:
     try:
-        facts = read_json(path / "run.json")
+        record = read_json(path / "run.json")
     except ValueError as error:
         raise UsageError(f"'{path / 'run.json'}' is not a run's ({error}): was it cut short?") from None
-    if not isinstance(facts, dict):
+    if not isinstance(record, dict):
         raise UsageError(f"'{path / 'run.json'}' is not a run's: it must hold names and values.")
-    return facts
+    return record
 
 
 def _weights(path: Path) -> dict[str, Any]:

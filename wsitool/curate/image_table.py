@@ -108,9 +108,9 @@ def _files_below(folder: Path) -> tuple[list[Path], list[ImageEntry]]:
     files: list[Path] = []
     failed: list[OSError] = []
     problems: list[tuple[Path, str]] = []
-    for place, folders, names in os.walk(folder, onerror=failed.append):
+    for parent, folders, names in os.walk(folder, onerror=failed.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (Path(place, name) for name in names if not name.startswith(".")):
+        for path in (Path(parent, name) for name in names if not name.startswith(".")):
             if _is_file(path):
                 files.append(path)
             elif path.suffix.lower() in IMAGE_SUFFIXES:
@@ -142,17 +142,17 @@ def _from_rows(
     rows: Sequence[Row], folder: Path, labels_csv: Path, group_regex: str | None
 ) -> list[ImageEntry]:
     """One entry for each file that is named; a row as another one is counted once."""
-    found: dict[Path, ImageEntry] = {}
+    entries: dict[Path, ImageEntry] = {}
     lines: dict[Path, int] = {}
     for row in rows:
         entry = _from_row(row, folder, labels_csv, group_regex)
-        first, line = found.setdefault(entry.path, entry), lines.setdefault(entry.path, row.line)
+        first, line = entries.setdefault(entry.path, entry), lines.setdefault(entry.path, row.line)
         if first != entry and not first.problem:
             problem = (
                 f"Lines {line} and {row.line} of '{labels_csv}' name {entry.name} more than once: keep one."
             )
-            found[entry.path] = replace(first, problem=entry.problem or problem)
-    return list(found.values())
+            entries[entry.path] = replace(first, problem=entry.problem or problem)
+    return list(entries.values())
 
 
 def _from_row(row: Row, folder: Path, labels_csv: Path, group_regex: str | None) -> ImageEntry:

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from wsitool.base.paths import shown
 from wsitool.base.progress import Reporter, Task
 from wsitool.curate.image_table import ImageEntry
+from wsitool.curate.import_options import ImportOptions
 from wsitool.curate.import_summary import ImageResult
 from wsitool.errors import CorruptStoreError, NoTissueError, SlideError, StoreError
 from wsitool.slides.readers import open_slide
 from wsitool.slides.tissue import INK_LIMIT, tissue_mask_of_image
 from wsitool.store.opening import create_store, open_store
 from wsitool.store.reader import Reader
-from wsitool.store.schema import UNLABELLED, Candidates, Codec, Rows, StoreMeta, StoreWriter
+from wsitool.store.schema import SUFFIX_OF, UNLABELLED, Candidates, Rows, StoreMeta, StoreWriter
 from wsitool.tiling.resume import difference
 
 __all__ = ["ImportPlan", "finished_group", "write_group"]
@@ -36,14 +37,21 @@ class ImportPlan:
     folder: Path
     out_dir: Path
     classes: tuple[str, ...]
-    patch_size: int
-    stride: int
-    mpp: float | None
-    min_tissue: float
-    codec: Codec
-    quality: int
-    suffix: str
-    overwrite: bool
+    options: ImportOptions
+
+    @property
+    def patch_size(self) -> int:
+        assert self.options.patch_size is not None  # chosen by now
+        return self.options.patch_size
+
+    @property
+    def stride(self) -> int:
+        return self.options.stride or self.patch_size
+
+    @property
+    def suffix(self) -> str:
+        """Of a store's file name, with the dot."""
+        return SUFFIX_OF[self.options.format]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +82,7 @@ def finished_group(
     StoreError, saying what differs, where another store is in the way; a damaged one is written again.
     """
     path = plan.out_dir / store
-    if plan.overwrite or not path.exists():
+    if plan.options.overwrite or not path.exists():
         return None
     try:
         with open_store(path) as opened:
@@ -116,22 +124,22 @@ def write_group(plan: ImportPlan, store: str, entries: Sequence[ImageEntry], tas
     stamps = [_stamp(entry.path) for entry in entries]  # before the fingerprint is taken of them
     meta = _meta(plan, entries, fingerprint=_fingerprint(entries))
     results: list[ImageResult] = []
-    found: list[Candidates] = []
+    parts: list[Candidates] = []
     with create_store(plan.out_dir / store, meta, overwrite=True) as writer:
         for entry, stamp in zip(entries, stamps, strict=True):
             result, cut = _outcome(plan, store, entry, stamp)
             results.append(result)
-            found.append(_no_candidates() if cut is None else cut.candidates)
+            parts.append(_no_candidates() if cut is None else cut.candidates)
             if cut is not None and result.kept:
                 _append(plan, writer, entry, cut)
             task.advance(1, note=entry.name)
         if any(result.kept for result in results):
-            joined = _join(found)
+            joined = _join(parts)
             kept = int((joined.reason == 0).sum())
             writer.finish(joined, counts={"kept": kept, "low tissue": len(joined.reason) - kept})
             return results
     empty = NoTissueError(
-        f"No patch of group '{entries[0].group}' has at least {plan.min_tissue:.0%} of pixels with "
+        f"No patch of group '{entries[0].group}' has at least {plan.options.min_tissue:.0%} of pixels with "
         f"min(R,G,B) < {INK_LIMIT}: lower --min-tissue."
     )
     return [replace(result, store="", error=result.error or str(empty)) for result in results]
@@ -172,7 +180,7 @@ def _cut(plan: ImportPlan, entry: ImageEntry) -> _Cut:
     ]
     coords = np.array(corners, np.int64)
     tissue = tissue_mask_of_image(pixels).fraction(coords, size)
-    keep = tissue >= plan.min_tissue
+    keep = tissue >= plan.options.min_tissue
     patches = [pixels[y : y + size, x : x + size] for x, y in coords[keep]]
     return _Cut(
         patches=np.stack(patches) if patches else np.zeros((0, size, size, 3), np.uint8),
@@ -217,18 +225,18 @@ def _meta(plan: ImportPlan, entries: Sequence[ImageEntry], *, fingerprint: str) 
         stride=plan.stride,
         stride_level0=float(plan.stride),
         level=0,
-        mpp_level0=plan.mpp,
+        mpp_level0=plan.options.mpp,
         mpp_requested=None,
-        mpp_effective=plan.mpp,
+        mpp_effective=plan.options.mpp,
         level0_magnification=None,
         target_magnification=None,
-        codec=plan.codec,
-        quality=plan.quality if plan.codec == "jpeg" else None,
+        codec=plan.options.codec,
+        quality=plan.options.quality if plan.options.codec == "jpeg" else None,
         reader="image",
         classes=plan.classes,
         params={
             "command": "import",
-            "min_tissue": plan.min_tissue,
+            "min_tissue": plan.options.min_tissue,
             "ink_limit": INK_LIMIT,
             "images": [entry.name for entry in entries],
         },
@@ -266,13 +274,13 @@ def _no_candidates() -> Candidates:
     )
 
 
-def _join(found: Sequence[Candidates]) -> Candidates:
+def _join(parts: Sequence[Candidates]) -> Candidates:
     """Candidates of all images of a group; the score "image" is the image's place in params["images"]."""
-    numbers = np.repeat(np.arange(len(found), dtype=np.float32), [len(one.coords) for one in found])
+    numbers = np.repeat(np.arange(len(parts), dtype=np.float32), [len(one.coords) for one in parts])
     return Candidates(
-        coords=np.concatenate([one.coords for one in found]),
-        tissue=np.concatenate([one.tissue for one in found]),
-        reason=np.concatenate([one.reason for one in found]),
+        coords=np.concatenate([one.coords for one in parts]),
+        tissue=np.concatenate([one.tissue for one in parts]),
+        reason=np.concatenate([one.reason for one in parts]),
         reasons=_REASONS,
         scores={"image": numbers},
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 import warnings
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from PIL import Image
 
@@ -23,17 +22,14 @@ from wsitool.base.progress import SILENT, Reporter, Task
 from wsitool.base.sentences import one_sentence
 from wsitool.curate.image_table import ImageEntry, ImageTable, read_image_table
 from wsitool.curate.import_groups import ImportPlan, finished_group, write_group
+from wsitool.curate.import_options import ImportOptions
 from wsitool.curate.import_summary import IMAGES_CSV, ImageResult, Summary
-from wsitool.errors import UsageError
 from wsitool.store.attributes import plain_text
-from wsitool.store.schema import Codec
 
-__all__ = ["DEFAULT_MIN_TISSUE", "ImageResult", "ImportResult", "choose_patch_size", "import_images"]
+__all__ = ["ImageResult", "ImportResult", "choose_patch_size", "import_images"]
 
 DEFAULT_PATCH_SIZE = 224
-DEFAULT_MIN_TISSUE = 0.3
 _LARGEST_WHOLE_PATCH = 512
-_SUFFIX = {"hdf5": ".h5", "zarr": ".zarr"}
 _SAVE_SECONDS = 10.0
 
 
@@ -67,58 +63,35 @@ class ImportResult:
 
 
 def import_images(
-    folder: str | Path,
-    out_dir: str | Path,
-    *,
-    labels_csv: str | Path | None = None,
-    patch_size: int | None = None,
-    stride: int | None = None,
-    mpp: float | None = None,
-    min_tissue: float = DEFAULT_MIN_TISSUE,
-    codec: Codec = "jpeg",
-    quality: int = 90,
-    format: Literal["hdf5", "zarr"] = "hdf5",
-    group_regex: str | None = None,
-    overwrite: bool = False,
-    reporter: Reporter = SILENT,
+    folder: str | Path, out_dir: str | Path, *, reporter: Reporter = SILENT, **options: Any
 ) -> ImportResult:
     """Write one store per group from the images of `folder`, and OUT/images.csv saying what became of each.
 
-    Labels and groups: see `read_image_table`. Images are cut on a grid of `patch_size` with `stride` (px,
-    default the patch size) from their top-left corner; `patch_size` None is chosen by `choose_patch_size`.
-    A patch is kept where at least `min_tissue` of its pixels have min(R, G, B) < 215. `mpp` states the
-    images' resolution in um/px; nothing is resampled.
+    `options` are the fields of `ImportOptions`. Labels and groups: see `read_image_table`. Images are cut on
+    a grid of `patch_size` with `stride` (px, default the patch size) from their top-left corner; `patch_size`
+    None is chosen by `choose_patch_size`. A patch is kept where at least `min_tissue` of its pixels have
+    min(R, G, B) < 215. `mpp` states the images' resolution in um/px; nothing is resampled.
 
     A store that an earlier import finished in the same way is left alone; one made otherwise is only
     replaced with `overwrite`. An image or group that fails is reported in the result and does not stop the
     others. Raises UsageError or LabelError before anything is written, StoreError if another import writes
     into `out_dir`.
     """
+    settings = ImportOptions.from_dict(options, what="import_images")
     folder, out_dir = Path(folder), Path(out_dir)
     table = _plain(
         read_image_table(
             folder,
-            labels_csv=None if labels_csv is None else Path(labels_csv),
-            group_regex=group_regex,
+            labels_csv=None if settings.labels is None else Path(settings.labels),
+            group_regex=settings.group_regex,
             reporter=reporter,
         )
     )
-    if patch_size is None:
+    if settings.patch_size is None:
+        # chosen from what is there, and so perhaps below what a user may ask for: checked again
         patch_size = choose_patch_size([entry.path for entry in table.entries])
-    plan = ImportPlan(
-        folder=folder,
-        out_dir=out_dir,
-        classes=table.classes,
-        patch_size=patch_size,
-        stride=patch_size if stride is None else stride,
-        mpp=mpp,
-        min_tissue=min_tissue,
-        codec=codec,
-        quality=quality,
-        suffix=_SUFFIX[format],
-        overwrite=overwrite,
-    )
-    _check(plan)
+        settings = replace(settings, patch_size=patch_size)
+    plan = ImportPlan(folder=folder, out_dir=out_dir, classes=table.classes, options=settings)
     run = _Run(plan, table, reporter)
     check_writable(out_dir)
     with locked(out_dir / IMAGES_CSV, what=f"An import into '{out_dir}'"):
@@ -244,15 +217,3 @@ def _by_group(entries: Sequence[ImageEntry]) -> dict[str, list[ImageEntry]]:
     plain = [re.sub(r"[^\w.+-]+", "_", group).lstrip(".") or "group" for group in groups]
     names = map(path_of, file_names(plain, list(groups)))
     return dict(zip(names, groups.values(), strict=True))
-
-
-def _check(plan: ImportPlan) -> None:
-    for option, value, least in (("--patch-size", plan.patch_size, 8), ("--stride", plan.stride, 1)):
-        if value < least:
-            raise UsageError(f"{option} must be at least {least} pixels, got {value}.")
-    if not 0 <= plan.min_tissue <= 1:
-        raise UsageError(f"--min-tissue is a share from 0 to 1, got {plan.min_tissue:g}.")
-    if plan.mpp is not None and not 0 < plan.mpp < math.inf:
-        raise UsageError(f"--mpp is the images' resolution in um/px and must be positive, got {plan.mpp:g}.")
-    if not 1 <= plan.quality <= 100:
-        raise UsageError(f"--quality is from 1 to 100, got {plan.quality}.")

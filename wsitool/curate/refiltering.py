@@ -100,15 +100,15 @@ def refilter(
     target = _target(path, path if out is None else Path(out))
     with open_store(path) as store:
         limits = _new_limits(store, changes)
-        found = _decide_again(store, limits)
-        old, new = store.candidates.reason == 0, found.reason == 0
+        decided = _decide_again(store, limits)
+        old, new = store.candidates.reason == 0, decided.reason == 0
         result = RefilterResult(
             store=str(target),
             before=int(old.sum()),
             after=int(new.sum()),
             dropped=int((old & ~new).sum()),
             added=int((new & ~old).sum()),
-            counts=_counts(found),
+            counts=_counts(decided),
         )
         _check(store, result, slide)
         if target == path and result.dropped:
@@ -125,7 +125,7 @@ def refilter(
         elif result.added and slide is not None:
             result = _cut_again(store, target, limits, Path(slide), result, reporter)
         else:
-            _drop(store, target, limits, found, new[old], reporter)
+            _drop(store, target, limits, decided, new[old], reporter)
         source = path_of(store.meta.source) if slide is None else slide
     return _followed(path, target, source, result)
 
@@ -135,12 +135,13 @@ def _target(path: Path, out: Path) -> Path:
 
 
 def _check(store: Reader, result: RefilterResult, slide: str | Path | None) -> None:
-    found = store.candidates
-    if not np.array_equal(found.coords[found.reason == 0], store.coords):
+    candidates = store.candidates
+    if not np.array_equal(candidates.coords[candidates.reason == 0], store.coords):
         raise CorruptStoreError(f"The patches of {store.path} are not its candidates: see 'wsitool verify'.")
     if not result.after:
         raise NoTissueError(
-            f"None of the {len(found.reason)} candidates of {store.path} would be left: relax the limits."
+            f"None of the {len(candidates.reason)} candidates of {store.path} would be left: "
+            "relax the limits."
         )
     if result.added and slide is None:
         raise StoreError(
@@ -167,10 +168,10 @@ def _why_lost(store: Reader, slide: str | Path | None) -> str:
 
 def _check_same(store: Reader, target: Path, limits: tuple[Limit, ...], result: RefilterResult) -> None:
     """StoreError unless the store that is at `target` is what would be written there."""
-    wanted = replace(store.meta, params=as_stored(_params(store, limits)), wsitool_version="")
+    expected = replace(store.meta, params=as_stored(_params(store, limits)), wsitool_version="")
     try:
         with open_store(target) as there:
-            same = replace(there.meta, wsitool_version="") == wanted and there.counts == result.counts
+            same = replace(there.meta, wsitool_version="") == expected and there.counts == result.counts
     except StoreError:
         same = False
     if not same:
@@ -180,7 +181,7 @@ def _check_same(store: Reader, target: Path, limits: tuple[Limit, ...], result: 
 def _followed(path: Path, target: Path, source: str | Path, result: RefilterResult) -> RefilterResult:
     """Bring slides.csv, images.csv and the preview beside `target` up to date, where they show that store."""
     with open_store(target) as store:
-        meta, found = store.meta, store.candidates
+        meta, candidates = store.meta, store.candidates
         changed: dict[str, object] = {
             "kept": len(store),
             "unreadable": len(store.failures),
@@ -204,7 +205,7 @@ def _followed(path: Path, target: Path, source: str | Path, result: RefilterResu
     if not preview.is_file():
         return replace(result, listed=listed)
     of_slide = meta.params.get("command") != "import"
-    redrawn = of_slide and redraw_preview(preview, source, meta, found, spec_of(meta))
+    redrawn = of_slide and redraw_preview(preview, source, meta, candidates, spec_of(meta))
     return replace(result, listed=listed, preview=str(preview), redrawn=redrawn)
 
 
@@ -238,10 +239,10 @@ def _new_limits(store: Reader, changes: Mapping[str, float]) -> tuple[Limit, ...
     params = store.meta.params
     try:
         least = typed(float, params.get("min_tissue"), "min_tissue")
-        own = typed(tuple[Limit, ...], params.get("limits", []), "limits")
+        stored = typed(tuple[Limit, ...], params.get("limits", []), "limits")
     except ValueError as error:
         raise StoreError(f"{store.path} does not say by which limits it was cut ({error}).") from None
-    limits = [Limit(score="tissue", reason="low tissue", at_least=least), *own]
+    limits = [Limit(score="tissue", reason="low tissue", at_least=least), *stored]
     for option, value in changes.items():
         score, reason, is_least = _LIMITS[option]
         limit = Limit(
@@ -276,9 +277,9 @@ def _decide_again(store: Reader, limits: tuple[Limit, ...]) -> Candidates:
     return replace(old, reason=reason, reasons=reasons)
 
 
-def _counts(found: Candidates) -> dict[str, int]:
-    tally = np.bincount(found.reason, minlength=len(found.reasons))
-    return {reason: int(count) for reason, count in zip(found.reasons, tally, strict=True)}
+def _counts(candidates: Candidates) -> dict[str, int]:
+    tally = np.bincount(candidates.reason, minlength=len(candidates.reasons))
+    return {reason: int(count) for reason, count in zip(candidates.reasons, tally, strict=True)}
 
 
 def _params(store: Reader, limits: tuple[Limit, ...]) -> dict[str, Any]:
@@ -292,7 +293,7 @@ def _drop(
     store: Reader,
     target: Path,
     limits: tuple[Limit, ...],
-    found: Candidates,
+    candidates: Candidates,
     stays: NDArray[np.bool_],
     reporter: Reporter,
 ) -> None:
@@ -305,18 +306,18 @@ def _drop(
         reporter.task(target.name, total=len(rows), unit="patches") as progress,
     ):
         for first in range(0, len(rows), _BATCH):
-            chosen = rows[first : first + _BATCH]
+            batch = rows[first : first + _BATCH]
             writer.append(
                 Rows(
-                    patches=store.read(chosen) if meta.codec == "raw" else store.encoded(chosen),
-                    coords=coords[chosen],
-                    tissue=tissue[chosen],
-                    labels=None if labels is None else labels[chosen],
-                    sources=None if sources is None else sources[chosen].tolist(),
+                    patches=store.read(batch) if meta.codec == "raw" else store.encoded(batch),
+                    coords=coords[batch],
+                    tissue=tissue[batch],
+                    labels=None if labels is None else labels[batch],
+                    sources=None if sources is None else sources[batch].tolist(),
                 )
             )
-            progress.advance(len(chosen))
-        writer.finish(found, counts=_counts(found), failures=store.failures)
+            progress.advance(len(batch))
+        writer.finish(candidates, counts=_counts(candidates), failures=store.failures)
 
 
 def _cut_again(

@@ -89,7 +89,7 @@ def verify_stores(
     """
     places = as_list(path)
     stores = find_stores(places)
-    where = ", ".join(f"'{place}'" for place in places) or "nowhere"
+    where = ", ".join(f"'{folder}'" for folder in places) or "nowhere"
     if not stores:
         raise StoreError(f"There is no patch store at {where}: expected a .h5 or .zarr, or a folder of them.")
     if slide is not None and len(stores) > 1 and not Path(slide).is_dir():
@@ -161,14 +161,14 @@ def _verified(path: Path, slide: str | Path | None, samples: int, seed: int, tas
 
 
 def _counts(store: Reader) -> str:
-    number, found, _ = len(store), store.candidates, store.failures
-    tally = np.bincount(found.reason, minlength=len(found.reasons))
-    counted = {reason: int(count) for reason, count in zip(found.reasons, tally, strict=True)}
+    number, candidates, _ = len(store), store.candidates, store.failures
+    tally = np.bincount(candidates.reason, minlength=len(candidates.reasons))
+    counted = {reason: int(count) for reason, count in zip(candidates.reasons, tally, strict=True)}
     if counted != {**dict.fromkeys(counted, 0), **store.counts} or counted["kept"] != number:
         return f"the counts {store.counts} and {number} patches contradict the candidates: {counted}"
-    if not np.array_equal(found.tissue[found.reason == 0], store.tissue):
+    if not np.array_equal(candidates.tissue[candidates.reason == 0], store.tissue):
         return "the tissue of the patches is not that of the candidates kept"
-    if not np.array_equal(found.coords[found.reason == 0], store.coords):
+    if not np.array_equal(candidates.coords[candidates.reason == 0], store.coords):
         return "the coordinates of the patches are not those of the candidates kept"
     return ""
 
@@ -203,24 +203,24 @@ def _decodes(store: Reader) -> str:
 
 
 def _hash(store: Reader) -> str:
-    found = content_hash(store)
-    if found == store.content_hash:
+    digest = content_hash(store)
+    if digest == store.content_hash:
         return ""
-    covered = " or what decides group and scale" if covers_attributes(found) else ""
-    return f"the patches{covered} were changed: expected {store.content_hash}, the content has {found}"
+    covered = " or what decides group and scale" if covers_attributes(digest) else ""
+    return f"the patches{covered} were changed: expected {store.content_hash}, the content has {digest}"
 
 
-def _same(store: Reader, place: Path, samples: int, seed: int) -> str:
-    path = place / Path(path_of(store.meta.source)).name if place.is_dir() else place
+def _same(store: Reader, location: Path, samples: int, seed: int) -> str:
+    path = location / Path(path_of(store.meta.source)).name if location.is_dir() else location
     with open_slide(path, reader=store.meta.reader, default_mpp=default_mpp_of(store.meta)) as slide:
         if slide.info.fingerprint != store.meta.fingerprint:
             return f"'{path}' is another file (or a changed one) than the store was cut from"
         spec = spec_of(store.meta)
         grid = plan_grid(slide.info, spec)
         index_of = {corner: index for index, corner in enumerate(map(tuple, grid.coords.tolist()))}
-        chosen = np.random.default_rng(seed).permutation(len(store))[:samples]
-        chosen.sort()
-        for row, patch in zip(chosen.tolist(), store.read(chosen), strict=True):
+        sample = np.random.default_rng(seed).permutation(len(store))[:samples]
+        sample.sort()
+        for row, patch in zip(sample.tolist(), store.read(sample), strict=True):
             corner = tuple(store.coords[row].tolist())
             if corner not in index_of:
                 return f"patch {row} at x {corner[0]}, y {corner[1]} is not on the grid"
@@ -232,13 +232,13 @@ def _same(store: Reader, place: Path, samples: int, seed: int) -> str:
 
 def _differs(slide: TiledSlide, grid: TileGrid, spec: TileSpec, index: int, patch: NDArray[np.uint8]) -> str:
     """How a stored patch differs from the slide; "" where it does not."""
-    wanted = _from_slide(slide, grid, index)
+    expected = _from_slide(slide, grid, index)
     if grid.plan.factor != (1.0, 1.0):
-        decibels = psnr(wanted, patch)
+        decibels = psnr(expected, patch)
         return "" if decibels >= _RESAMPLED_MIN_DB else f"is {decibels:.1f} dB from the slide's area mean"
     if spec.codec == "jpeg":
-        wanted = jpeg.decode(jpeg.encode(wanted, spec.quality))
-    difference = int(np.abs(wanted.astype(np.int16) - patch).max())
+        expected = jpeg.decode(jpeg.encode(expected, spec.quality))
+    difference = int(np.abs(expected.astype(np.int16) - patch).max())
     return f"differs from the slide by up to {difference} grey levels" if difference else ""
 
 

@@ -41,5 +41,5 @@ def fit_temperature(logits: Floats, labels: NDArray[np.integer]) -> float:
         p = softmax(logits, float(np.exp(log_temperature)))
         return float(-np.log(np.maximum(p[rows, labels], 1e-12)).mean())
 
-    found = minimize_scalar(loss, bounds=_LOG_BOUNDS, method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x))
+    optimum = minimize_scalar(loss, bounds=_LOG_BOUNDS, method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(optimum.x))

@@ -111,36 +111,36 @@ def label_patches(
         names = np.array([*collection.classes, ""], dtype=np.str_)[collection.labels]
     else:
         names, groups = _from_table(collection, images, groups, table)
-    found = sorted(set(names.tolist()) - {""})
-    if not found:
+    present = sorted(set(names.tolist()) - {""})
+    if not present:
         raise LabelError(
             "None of the patches is labelled: give --labels CSV (file,label[,group]), or tile with "
             "--annotations, or import class folders."
         )
-    order = tuple(classes) if classes is not None else _order(found, collection.classes)
-    strange = sorted(set(found) - set(order))
+    order = tuple(classes) if classes is not None else _order(present, collection.classes)
+    strange = sorted(set(present) - set(order))
     if strange:
         raise LabelError(
             f"Unknown class {', '.join(strange)}: the classifier's classes are {', '.join(order)}."
         )
-    chosen = np.flatnonzero(names != "")
+    labelled = np.flatnonzero(names != "")
     number = {name: index for index, name in enumerate(order)}
     return LabelledPatches(
-        collection=collection.subset(chosen),
+        collection=collection.subset(labelled),
         classes=order,
-        labels=np.array([number[name] for name in names[chosen]], dtype=np.int64),
-        groups=groups[chosen],
-        images=images[chosen],
+        labels=np.array([number[name] for name in names[labelled]], dtype=np.int64),
+        groups=groups[labelled],
+        images=images[labelled],
     )
 
 
 def check_table(table: Mapping[str, LabelRow], collections: Iterable[Collection]) -> None:
     """LabelError naming the files of `table` that none of `collections` holds."""
-    known: set[str] = set()
+    spellings: set[str] = set()
     for collection in collections:
         for name in {*collection.sources.tolist(), *(store.meta.name for store in collection.stores)}:
-            known |= _spellings(name)
-    unknown = [name for name in table if not _spellings(name) & known]
+            spellings |= _spellings(name)
+    unknown = [name for name in table if not _spellings(name) & spellings]
     if unknown:
         raise LabelError(
             f"The label table names {len(unknown)} file(s) that no store holds, such as "
@@ -159,9 +159,9 @@ def _from_table(
     slides = np.array([store.meta.name for store in collection.stores], dtype=np.str_)[collection.store_index]
     pairs, index = np.unique(np.stack([images, slides]), axis=1, return_inverse=True)
     index = index.reshape(-1)
-    found = [_lookup(by_spelling, str(image)) or _lookup(by_spelling, str(slide)) for image, slide in pairs.T]
-    names = np.array([row.label if row else "" for row in found], dtype=np.str_)[index]
-    stated = np.array([(row.group or "") if row else "" for row in found], dtype=np.str_)[index]
+    rows = [_lookup(by_spelling, str(image)) or _lookup(by_spelling, str(slide)) for image, slide in pairs.T]
+    names = np.array([row.label if row else "" for row in rows], dtype=np.str_)[index]
+    stated = np.array([(row.group or "") if row else "" for row in rows], dtype=np.str_)[index]
     return names, np.where(stated != "", stated, groups)
 
 
@@ -176,6 +176,10 @@ def _spellings(name: str) -> set[str]:
     return {name, last, Path(last).stem}
 
 
-def _order(found: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+def _order(present: Sequence[str], declared: Sequence[str]) -> tuple[str, ...]:
     """The collection's order where it knows all the classes, else by name."""
-    return tuple(name for name in own if name in found) if set(found) <= set(own) else tuple(found)
+    return (
+        tuple(name for name in declared if name in present)
+        if set(present) <= set(declared)
+        else tuple(present)
+    )

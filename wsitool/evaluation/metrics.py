@@ -56,9 +56,9 @@ def weighted_scores(probabilities: Floats, labels: Labels, weights: Floats) -> d
 def _per_class(labels: Labels, predicted: Labels, weights: Floats, classes: int) -> tuple[Floats, Floats]:
     """Recall and F1 of each class, (B, K); recall is NaN for an absent class, F1 for one never seen."""
     true = np.stack([weights @ (labels == k) for k in range(classes)], axis=1)
-    called = np.stack([weights @ (predicted == k) for k in range(classes)], axis=1)
+    predicted_weight = np.stack([weights @ (predicted == k) for k in range(classes)], axis=1)
     both = np.stack([weights @ ((labels == k) & (predicted == k)) for k in range(classes)], axis=1)
-    return _ratio(both, true), _ratio(2 * both, true + called)
+    return _ratio(both, true), _ratio(2 * both, true + predicted_weight)
 
 
 def _auroc(p: Floats, labels: Labels, weights: Floats) -> Floats:

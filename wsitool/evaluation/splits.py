@@ -55,15 +55,15 @@ def holdout(
     names, groups = np.unique(groups, return_inverse=True)
     counts = np.zeros((len(names), len(classes)), np.int64)
     np.add.at(counts, (groups, labels), 1)
-    chosen = _choose_groups(counts, share, np.random.default_rng((seed, 0x5911)))
-    if chosen is None:
+    held_out_groups = _choose_groups(counts, share, np.random.default_rng((seed, 0x5911)))
+    if held_out_groups is None:
         warning = (
             f"{len(names)} group(s) are too few to hold out whole groups with every class on both sides, so "
             "patches of one group are on both sides and the validation figures are optimistic."
         )
         return _by_patch(labels, share, seed, warning)
-    held = np.isin(groups, chosen)
-    return Split(train=np.flatnonzero(~held), held_out=np.flatnonzero(held), by="group")
+    is_held_out = np.isin(groups, held_out_groups)
+    return Split(train=np.flatnonzero(~is_held_out), held_out=np.flatnonzero(is_held_out), by="group")
 
 
 def group_folds(
@@ -83,8 +83,8 @@ def group_folds(
         )
     fold_of = np.zeros(len(labels), np.int64)
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    for fold, (_, held) in enumerate(splitter.split(labels, labels, groups)):
-        fold_of[held] = fold
+    for fold, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
+        fold_of[held_out] = fold
     return fold_of
 
 
@@ -94,17 +94,17 @@ def patch_folds(labels: NDArray[np.integer], *, folds: int, seed: int = 0) -> ND
 
     fold_of = np.zeros(len(labels), np.int64)
     splitter = StratifiedKFold(n_splits=folds, shuffle=True, random_state=seed)
-    for fold, (_, held) in enumerate(splitter.split(labels, labels)):
-        fold_of[held] = fold
+    for fold, (_, held_out) in enumerate(splitter.split(labels, labels)):
+        fold_of[held_out] = fold
     return fold_of
 
 
 def _by_patch(labels: NDArray[np.integer], share: float, seed: int, warning: str) -> Split:
-    held: list[Indices] = []
+    per_class: list[Indices] = []
     for index in range(int(labels.max()) + 1):
         members = np.random.default_rng((seed, 0x9A7C, index)).permutation(np.flatnonzero(labels == index))
-        held.append(members[: min(max(1, round(share * len(members))), len(members) - 1)])
-    held_out = np.sort(np.concatenate(held))
+        per_class.append(members[: min(max(1, round(share * len(members))), len(members) - 1)])
+    held_out = np.sort(np.concatenate(per_class))
     train = np.setdiff1d(np.arange(len(labels)), held_out)
     return Split(train=train, held_out=held_out, by="patch", warning=warning)
 
@@ -114,10 +114,10 @@ def _choose_groups(counts: Indices, share: float, rng: np.random.Generator) -> I
     total = counts.sum(axis=0)
     best: tuple[float, Indices] | None = None
     for candidate in _candidates(len(counts), share, rng):
-        held = counts[candidate].sum(axis=0)
-        if (held == 0).any() or (held == total).any():
+        counts_held_out = counts[candidate].sum(axis=0)
+        if (counts_held_out == 0).any() or (counts_held_out == total).any():
             continue
-        distance = float(np.abs(held / total - share).sum())
+        distance = float(np.abs(counts_held_out / total - share).sum())
         if best is None or distance < best[0]:
             best = (distance, candidate)
     return None if best is None else best[1]
@@ -127,7 +127,7 @@ def _candidates(groups: int, share: float, rng: np.random.Generator) -> list[Ind
     order = rng.permutation(groups)
     if groups <= _EXHAUSTIVE_GROUPS:
         return [
-            order[list(chosen)] for size in range(1, groups) for chosen in combinations(range(groups), size)
+            order[list(members)] for size in range(1, groups) for members in combinations(range(groups), size)
         ]
     expected = max(1, round(share * groups))
     sizes = rng.integers(max(1, expected // 2), min(groups, 2 * expected), size=_RANDOM_TRIES)

@@ -241,11 +241,11 @@ def _every(labels: Labels, strata: Sequence[NDArray[np.int64]]) -> Iterator[Labe
 def _distinct(labels: tuple[int, ...]) -> list[tuple[int, ...]]:
     if len(labels) <= 1:
         return [labels]
-    found = []
+    arrangements = []
     for first in dict.fromkeys(labels):
         at = labels.index(first)
-        found += [(first, *rest) for rest in _distinct(labels[:at] + labels[at + 1 :])]
-    return found
+        arrangements += [(first, *rest) for rest in _distinct(labels[:at] + labels[at + 1 :])]
+    return arrangements
 
 
 def _some(labels: Labels, strata: Sequence[NDArray[np.int64]], seed: int) -> Iterator[Labels]:

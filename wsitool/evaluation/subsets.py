@@ -47,11 +47,11 @@ def balanced_subset(
     The same (labels, seed) gives nested subsets: that of a smaller fraction lies in that of a larger one.
     """
     k = per_class_count(labels, fraction, classes)
-    chosen = [
+    per_class = [
         np.random.default_rng((seed, index)).permutation(np.flatnonzero(labels == index))[:k]
         for index in range(len(classes))
     ]
-    return np.sort(np.concatenate(chosen)).astype(np.int64)
+    return np.sort(np.concatenate(per_class)).astype(np.int64)
 
 
 def subset_hash(keys: Sequence[str]) -> str:

@@ -13,12 +13,12 @@ from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.metrics import confusion_matrix, score
 from wsitool.evaluation.statistics import Interval, group_intervals
 
-__all__ = ["judge", "mean_by"]
+__all__ = ["evaluate", "mean_by"]
 
 Floats = NDArray[np.float64]
 
 
-def judge(
+def evaluate(
     logits: Floats, patches: LabelledPatches, *, temperature: float | Floats = 1.0, seed: int = 0
 ) -> dict[str, Any]:
     """Judge logits (N, K): metrics, intervals over groups, confusion, and the same by image and by group.
@@ -58,25 +58,25 @@ def mean_by(
     probabilities: Floats, labels: NDArray[np.int64], names: NDArray[np.str_]
 ) -> tuple[NDArray[np.str_], Floats, NDArray[np.int64]]:
     """Mean probability of each name whose patches share one label: names (M,), means (M, K), labels (M,)."""
-    found, index = np.unique(names, return_inverse=True)
-    sums = np.zeros((len(found), probabilities.shape[1]))
+    unique_names, index = np.unique(names, return_inverse=True)
+    sums = np.zeros((len(unique_names), probabilities.shape[1]))
     np.add.at(sums, index, probabilities)
-    lowest = np.full(len(found), np.iinfo(np.int64).max)
-    highest = np.full(len(found), -1, np.int64)
+    lowest = np.full(len(unique_names), np.iinfo(np.int64).max)
+    highest = np.full(len(unique_names), -1, np.int64)
     np.minimum.at(lowest, index, labels)
     np.maximum.at(highest, index, labels)
     pure = lowest == highest
     means = sums / np.bincount(index)[:, None]
-    return found[pure], means[pure], lowest[pure]
+    return unique_names[pure], means[pure], lowest[pure]
 
 
 def _by(probabilities: Floats, patches: LabelledPatches, names: NDArray[np.str_]) -> dict[str, Any] | None:
     """Metrics of the mean probability per name; None where every name has patches of several classes."""
-    found, means, labels = mean_by(probabilities, patches.labels, names)
-    if len(found) == 0:
+    unique_names, means, labels = mean_by(probabilities, patches.labels, names)
+    if len(unique_names) == 0:
         return None
-    mixed = len(np.unique(names)) - len(found)
-    return {**score(means, labels), "count": len(found), "left_out_as_mixed": mixed}
+    mixed = len(np.unique(names)) - len(unique_names)
+    return {**score(means, labels), "count": len(unique_names), "left_out_as_mixed": mixed}
 
 
 def _pair(interval: Interval | None) -> list[float] | None:

@@ -1,4 +1,4 @@
-"""One cell of the grid: pretrain (or find the encoder), train on a fraction, predict the round's test set.
+"""One cell of the grid: pretrain (or find the encoder), train on a fraction, predict the split's test set.
 
 Every product is written complete or not at all beside a key that hashes all it depends on, so that a run that
 was killed goes on where it stood and a changed plan recomputes exactly what it changes.
@@ -29,8 +29,8 @@ from wsitool.classify.logits import predict_logits
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.leakage import check_pretraining
 from wsitool.evaluation.subsets import balanced_subset, subset_hash
-from wsitool.experiment.evaluation_splits import Cell, Round, View, open_rounds
-from wsitool.experiment.plan import Plan
+from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, View, open_splits
+from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.stages import ensure, last_stages, start_keys
 
 __all__ = ["CellResult", "is_finished", "run_cell"]
@@ -38,26 +38,28 @@ __all__ = ["CellResult", "is_finished", "run_cell"]
 
 @dataclass(frozen=True, kw_only=True)
 class CellResult:
-    """Logits (N, K) of the round's test patches in their order, and facts for results.json."""
+    """Logits (N, K) of the split's test patches in their order, and facts for results.json."""
 
     logits: NDArray[np.float64]
     facts: dict[str, Any]
     reused: bool
 
 
-def run_cell(plan: Plan, cell: Cell, out: Path, *, device: str, reporter: Reporter = SILENT) -> CellResult:
+def run_cell(
+    plan: ExperimentPlan, cell: Cell, out: Path, *, device: str, reporter: Reporter = SILENT
+) -> CellResult:
     """Compute a cell, or read it if it was computed from the same inputs before."""
-    chosen = open_rounds(plan)[cell.round]
-    path, key = out / "cells" / cell.file_name(plan), _cell_key(plan, cell, chosen)
-    found = _read_cell(path, key)
-    if found is not None:
-        return found
-    work = _CellWork(plan=plan, cell=cell, chosen=chosen, out=out, device=device, reporter=reporter)
-    best, losses = _lowest(work)
+    split = open_splits(plan)[cell.split]
+    path, key = out / "cells" / cell.file_name(plan), _cell_key(plan, cell, split)
+    finished = _read_cell(path, key)
+    if finished is not None:
+        return finished
+    training = _CellTraining(plan=plan, cell=cell, chosen=split, out=out, device=device, reporter=reporter)
+    best, losses = _lowest(training)
     fitted, card = best.fitted, best.encoder.card
-    facts = {
+    figures = {
         "key": key,
-        "subset": subset_hash(work.subset.identities()),
+        "subset": subset_hash(training.subset.identities()),
         "trained_on": len(fitted.split.train),
         "validated_on": len(fitted.split.held_out),
         "split_warning": fitted.split.warning,
@@ -68,19 +70,19 @@ def run_cell(plan: Plan, cell: Cell, out: Path, *, device: str, reporter: Report
         "pretrain_lr": best.lr,
         "pretrain_lr_search": {"losses": losses, "by": fitted.validated_by} if len(losses) > 1 else None,
         "lineage": card.chain,
-        "transductive_groups": work.seen_test_groups(best.encoder),
+        "transductive_groups": training.seen_test_groups(best.encoder),
     }
-    logits = work.judge(best)
+    logits = training.predict(best)
     buffer = io.BytesIO()
-    np.savez(buffer, logits=logits, facts=np.array(json.dumps(facts)))
+    np.savez(buffer, logits=logits, facts=np.array(json.dumps(figures)))
     replace_file(path, buffer.getvalue())
-    return CellResult(logits=logits, facts=facts, reused=False)
+    return CellResult(logits=logits, facts=figures, reused=False)
 
 
-def is_finished(plan: Plan, cell: Cell, out: Path) -> bool:
+def is_finished(plan: ExperimentPlan, cell: Cell, out: Path) -> bool:
     """Whether `run_cell` would find this cell computed from the same inputs."""
-    chosen = open_rounds(plan)[cell.round]
-    return _read_cell(out / "cells" / cell.file_name(plan), _cell_key(plan, cell, chosen)) is not None
+    split = open_splits(plan)[cell.split]
+    return _read_cell(out / "cells" / cell.file_name(plan), _cell_key(plan, cell, split)) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +95,11 @@ class _Candidate:
     loss: float | None
 
 
-def _lowest(work: _CellWork) -> tuple[_Candidate, dict[str, float | None]]:
+def _lowest(training: _CellTraining) -> tuple[_Candidate, dict[str, float | None]]:
     """The candidate of lowest validation loss (ties: the first), and every candidate's loss by its lr."""
     best: _Candidate | None = None
     losses: dict[str, float | None] = {}
-    for candidate in work.candidates():  # one at a time: a fine-tuned one is a whole network
+    for candidate in training.candidates():  # one at a time: a fine-tuned one is a whole network
         losses[f"{candidate.lr:g}" if candidate.lr is not None else ""] = candidate.loss
         if best is None or _beats(candidate, best):
             best = candidate
@@ -111,19 +113,19 @@ def _beats(candidate: _Candidate, best: _Candidate) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _CellWork:
+class _CellTraining:
     """What computing one cell needs."""
 
-    plan: Plan
+    plan: ExperimentPlan
     cell: Cell
-    chosen: Round
+    chosen: EvaluationSplit
     out: Path
     device: str
     reporter: Reporter
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """The labelled subset's rows of the round's training patches."""
+        """The labelled subset's rows of the split's training patches."""
         train = self.chosen.train.patches
         return balanced_subset(train.labels, self.cell.fraction, train.classes, seed=self.cell.seed)
 
@@ -144,8 +146,8 @@ class _CellWork:
         if not stages:
             yield self._candidate(self.plan.init, None)
 
-    def judge(self, candidate: _Candidate) -> NDArray[np.float64]:
-        """Logits (N, K) of the round's test patches; what was not chosen never sees them."""
+    def predict(self, candidate: _Candidate) -> NDArray[np.float64]:
+        """Logits (N, K) of the split's test patches; what was not chosen never sees them."""
         classifier, test = candidate.fitted.classifier, self.chosen.test
         if self.plan.settings(self.device).frozen:
             return head_logits(classifier.head, self._features(candidate.encoder, test))
@@ -172,7 +174,7 @@ class _CellWork:
         return _Candidate(lr=lr, encoder=encoder, fitted=fitted, loss=fitted.validation_loss(subset.labels))
 
     def _features(self, encoder: Encoder, view: View) -> NDArray[np.float32]:
-        known = encode(
+        whole_features = encode(
             encoder,
             view.whole.collection,
             image_size=self.image_size,
@@ -181,18 +183,18 @@ class _CellWork:
             cache=self.out / "features",
             reporter=self.reporter,
         )
-        picked: NDArray[np.float32] = known[view.rows]
+        picked: NDArray[np.float32] = whole_features[view.rows]
         return picked
 
 
-def _cell_key(plan: Plan, cell: Cell, chosen: Round) -> str:
-    train = chosen.train.patches
+def _cell_key(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str:
+    train = split.train.patches
     rows = balanced_subset(train.labels, cell.fraction, train.classes, seed=cell.seed)
     values = [
         *(repr(plan.settings("auto")), plan.seed, cell.seed, plan.backbone, plan.image_size),
-        start_keys(plan, cell, chosen),
+        start_keys(plan, cell, split),
         subset_hash(train.subset(rows).identities()),
-        subset_hash(chosen.test.patches.identities()),
+        subset_hash(split.test.patches.identities()),
     ]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
@@ -201,9 +203,9 @@ def _read_cell(path: Path, key: str) -> CellResult | None:
     """The cell in the file; None if there is none, or it is damaged, or computed from other inputs."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            facts, logits = json.loads(str(stored["facts"])), stored["logits"]
-            if facts["key"] != key or logits.ndim != 2 or not np.isfinite(logits).all():
+            figures, logits = json.loads(str(stored["facts"])), stored["logits"]
+            if figures["key"] != key or logits.ndim != 2 or not np.isfinite(logits).all():
                 return None
-            return CellResult(logits=logits, facts=facts, reused=True)
+            return CellResult(logits=logits, facts=figures, reused=True)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None

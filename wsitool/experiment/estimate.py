@@ -8,8 +8,8 @@ from pathlib import Path
 from wsitool.classify.speed import seconds_per_image
 from wsitool.evaluation.subsets import per_class_count
 from wsitool.experiment.cells import is_finished
-from wsitool.experiment.evaluation_splits import all_cells, open_rounds
-from wsitool.experiment.plan import Plan
+from wsitool.experiment.evaluation_splits import all_cells, open_splits
+from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.preflight import check_plan
 from wsitool.experiment.stages import Pretraining, pretrainings
 from wsitool.methods.registry import load_method
@@ -33,36 +33,34 @@ class Estimate:
     seconds: float
 
 
-def estimate(plan: Plan, out: Path, *, device: str = "auto") -> Estimate:
+def estimate(plan: ExperimentPlan, out: Path, *, device: str = "auto") -> Estimate:
     """Count the grid's work and time one step of the backbone on random images at the plan's size.
 
     Raises what `check_plan` raises.
     """
-    check_plan(plan, open_rounds(plan))
+    check_plan(plan, open_splits(plan))
     cells, stages = all_cells(plan), pretrainings(plan, out)
     left = [cell for cell in cells if not is_finished(plan, cell, out)]
-    rounds = open_rounds(plan)
+    splits = open_splits(plan)
     ahead = [stage for stage in stages.values() if not stage.finished]
     pretrained = sum(
         load_method(stage.method).images_per_patch * stage.patches * stage.epochs for stage in ahead
     )
     trained = forward = 0
     for cell in left:
-        train = rounds[cell.round].train.patches
+        train = splits[cell.split].train.patches
         subset = len(train.classes) * per_class_count(train.labels, cell.fraction, train.classes)
         if plan.head == "finetune":
             tries = plan.epochs * (1 if cell.arm.method is None else len(plan.pretrain_lrs))
             trained += round(subset * (1 - plan.validation)) * tries
-            forward += round(subset * plan.validation) * tries + len(rounds[cell.round].test.rows)
+            forward += round(subset * plan.validation) * tries + len(splits[cell.split].test.rows)
     if plan.head != "finetune" and left:  # features of everything once for the start and for each encoder
-        wholes = {
-            id(view.whole): len(view.whole) for chosen in rounds for view in (chosen.train, chosen.test)
-        }
+        wholes = {id(view.whole): len(view.whole) for split in splits for view in (split.train, split.test)}
         forward = (len(ahead) + 1) * sum(wholes.values())
     per_image = seconds_per_image(
         plan.backbone,
         init=plan.init,
-        image_size=plan.image_size or rounds[0].train.whole.collection.patch_size,
+        image_size=plan.image_size or splits[0].train.whole.collection.patch_size,
         batch_size=min(plan.batch_size, 32),
         device=device,
     )

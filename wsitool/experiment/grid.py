@@ -23,7 +23,7 @@ from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import TrainingError
 from wsitool.experiment.cells import CellResult, run_cell
 from wsitool.experiment.evaluation_splits import Cell, all_cells
-from wsitool.experiment.plan import Plan, percent
+from wsitool.experiment.plan import ExperimentPlan, percent
 
 __all__ = ["chains_of", "run_grid"]
 
@@ -32,7 +32,7 @@ _device = "auto"  # of a worker process; set once when it starts
 
 
 def run_grid(
-    plan: Plan, out: Path, *, devices: Sequence[str] = ("auto",), reporter: Reporter = SILENT
+    plan: ExperimentPlan, out: Path, *, devices: Sequence[str] = ("auto",), reporter: Reporter = SILENT
 ) -> dict[Cell, CellResult]:
     """Compute every cell, reusing finished ones; several `devices` share the work, one process each.
 
@@ -59,7 +59,7 @@ def run_grid(
 
 
 def _results(
-    plan: Plan, cells: list[Cell], out: Path, devices: Sequence[str], reporter: Reporter
+    plan: ExperimentPlan, cells: list[Cell], out: Path, devices: Sequence[str], reporter: Reporter
 ) -> Iterator[tuple[Cell, CellResult]]:
     if len(devices) == 1:
         for cell in cells:
@@ -105,16 +105,16 @@ def _ending_workers(pool: ProcessPoolExecutor) -> Iterator[None]:
         raise
 
 
-def chains_of(plan: Plan, cells: list[Cell]) -> list[list[Cell]]:
+def chains_of(plan: ExperimentPlan, cells: list[Cell]) -> list[list[Cell]]:
     """Cells that must not be computed at the same time: those of a chain share an encoder or its features.
 
-    That is the arm and round; but an auxiliary stage, or the features of a start that no pretraining changes,
-    belong to all rounds.
+    That is the arm and split; but an auxiliary stage, or the features of a start that no pretraining changes,
+    belong to all splits.
     """
 
     def shared(cell: Cell) -> tuple[str, int]:
         frozen_start = cell.arm.method is None and plan.settings("auto").frozen
-        return cell.arm.name, -1 if cell.arm.auxiliary or frozen_start else cell.round
+        return cell.arm.name, -1 if cell.arm.auxiliary or frozen_start else cell.split
 
     return [list(chain) for _, chain in groupby(cells, key=shared)]
 
@@ -139,7 +139,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_chain(plan: Plan, chain: list[Cell], out: Path) -> list[CellResult]:
+def _run_chain(plan: ExperimentPlan, chain: list[Cell], out: Path) -> list[CellResult]:
     try:
         return [run_cell(plan, cell, out, device=_device) for cell in chain]
     except Interrupted as stop:

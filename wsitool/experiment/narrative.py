@@ -38,12 +38,12 @@ def verdicts(results: Results) -> list[str]:
 
 def _compared(results: Results) -> list[str]:
     full = results.full
-    own = [
-        f"{percent(found.fraction)}: {_accuracy(found)}"
-        for (arm, _), found in sorted(results.arms.items(), key=lambda item: item[0][1])
-        if arm == results.baseline and found is not full
+    baseline_lines = [
+        f"{percent(arm_result.fraction)}: {_accuracy(arm_result)}"
+        for (arm, _), arm_result in sorted(results.arms.items(), key=lambda item: item[0][1])
+        if arm == results.baseline and arm_result is not full
     ]
-    less = f" With less: {'; '.join(own)}." if own else ""
+    less = f" With less: {'; '.join(baseline_lines)}." if baseline_lines else ""
     lines = [
         f"{results.baseline} with {percent(full.fraction)} of the labels is the mark: {_accuracy(full)} of "
         f"the test patches right.{less}"
@@ -97,7 +97,7 @@ def _steps(results: Results) -> int | None:
 
 def choices(results: Results) -> list[str]:
     """How the lr of pretraining was chosen, if the plan has several, and what that means for the baseline."""
-    cells = [rate for found in results.arms.values() for rate in found.rates]
+    cells = [rate for arm_result in results.arms.values() for rate in arm_result.rates]
     if not cells:
         return []
     tried = [f"{lr:g}" for lr in results.plan.pretrain_lrs]
@@ -124,10 +124,10 @@ def _reach(results: Results, name: str) -> str:
     full = results.full
     mark = full.mean["accuracy"] or 0.0
     for fraction in sorted(results.plan.fractions):
-        found = results.arms[name, fraction]
-        if (found.mean["accuracy"] or 0.0) >= mark:
+        arm_result = results.arms[name, fraction]
+        if (arm_result.mean["accuracy"] or 0.0) >= mark:
             return (
-                f"{name} reaches the mark with {percent(fraction)} of the labels: {_accuracy(found)}, a "
+                f"{name} reaches the mark with {percent(fraction)} of the labels: {_accuracy(arm_result)}, a "
                 f"difference of {_sure(results.with_full[name, fraction])}."
             )
     best = max((results.arms[name, f] for f in results.plan.fractions), key=lambda a: a.mean["accuracy"] or 0)
@@ -142,12 +142,12 @@ def _same(results: Results, name: str) -> str:
     hurts: list[str] = []
     unclear: list[str] = []
     for fraction in sorted(results.plan.fractions):
-        found = results.same_fraction[name, fraction]
-        text = f"{percent(fraction)} ({_points(found.difference) if found else 'one group'}"
-        text += f", p = {found.p_value:.3f})" if found else ")"
-        if found is not None and found.low > 0:
+        comparison = results.same_fraction[name, fraction]
+        text = f"{percent(fraction)} ({_points(comparison.difference) if comparison else 'one group'}"
+        text += f", p = {comparison.p_value:.3f})" if comparison else ")"
+        if comparison is not None and comparison.low > 0:
             helps.append(text)
-        elif found is not None and found.high < 0:
+        elif comparison is not None and comparison.high < 0:
             hurts.append(text)
         else:
             unclear.append(text)
@@ -157,18 +157,22 @@ def _same(results: Results, name: str) -> str:
     return f"Against {results.baseline} with the same labels it {'; '.join(parts)}."
 
 
-def _sure(found: Comparison | None) -> str:
-    if found is None:
+def _sure(comparison: Comparison | None) -> str:
+    if comparison is None:
         return "unknown certainty (one test group)"
-    sure = "these data cannot tell the two apart" if found.low <= 0 <= found.high else "beyond chance here"
+    sure = (
+        "these data cannot tell the two apart"
+        if comparison.low <= 0 <= comparison.high
+        else "beyond chance here"
+    )
     return (
-        f"{_points(found.difference)} (95 % interval {100 * found.low:+.1f} to {_points(found.high)}, "
-        f"p = {found.p_value:.3f}; {sure})"
+        f"{_points(comparison.difference)} (95 % interval {100 * comparison.low:+.1f} "
+        f"to {_points(comparison.high)}, p = {comparison.p_value:.3f}; {sure})"
     )
 
 
-def _accuracy(found: ArmResult) -> str:
-    value = found.mean["accuracy"]
+def _accuracy(arm_result: ArmResult) -> str:
+    value = arm_result.mean["accuracy"]
     return "undefined" if value is None else f"{100 * value:.1f} %"
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 import typing
-from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from wsitool.base.json_files import parse_json, read_text, typed
-from wsitool.base.parameters import Params, hparam, internal, same_as
+from wsitool.base.parameters import Params, as_shares, hparam, same_as
 from wsitool.base.paths import as_list
 from wsitool.classify.settings import Head, Penalty, Settings
 from wsitool.errors import UsageError
@@ -19,7 +17,7 @@ from wsitool.evaluation.splits import SplitBy
 from wsitool.store.schema import LARGEST_PATCH
 from wsitool.training.config import PretrainConfig
 
-__all__ = ["ARMS", "Arm", "Plan", "percent", "read_plan"]
+__all__ = ["ARMS", "Arm", "ExperimentPlan", "percent", "read_plan"]
 
 ARMS = ("supervised", "rotation", "jitter-rotation", "simclr", "simclr+auxiliary")
 _AUXILIARY = "+auxiliary"
@@ -45,7 +43,7 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(Params):
+class ExperimentPlan(Params):
     """The whole experiment; paths as given, fractions in (0, 1], defaults the paper's.
 
     Judged on `test`, or by `folds` over groups, or on a held-out `test_share` of the groups. Pretraining sees
@@ -59,7 +57,9 @@ class Plan(Params):
     auxiliary: tuple[str, ...] = hparam((), "Unlabelled stores of another organ.", repeat=True)
     labels: str | None = hparam(None, "CSV with file, label and optionally group.")
     methods: tuple[str, ...] = hparam(ARMS, "Arms: supervised, METHOD, METHOD+auxiliary; comma between.")
-    fractions: tuple[float, ...] = hparam((0.05, 0.25, 0.5, 1.0), "Shares of the labels.", gt=0, le=1)
+    fractions: tuple[float, ...] = hparam(
+        (0.05, 0.25, 0.5, 1.0), "Per cent of the labels.", gt=0, le=1, percent=True
+    )
     seeds: int = hparam(3, "Label subsets and classifiers per cell.", ge=1, le=_MOST)
     folds: int | None = hparam(None, "Cross-validate over groups instead of a test set.", ge=2, le=_MOST)
     test_share: float = hparam(0.3, "Share of groups held out without --test.", gt=0, lt=1)
@@ -83,7 +83,9 @@ class Plan(Params):
     pretrain_epochs: int = same_as(PretrainConfig, "epochs")
     auxiliary_epochs: int | None = hparam(None, "Of the auxiliary stage; without it --pretrain-epochs.", ge=1)
     pretrain_batch_size: int = same_as(PretrainConfig, "batch_size")
-    pretrain_lr: float | tuple[float, ...] = internal(3e-4)
+    pretrain_lr: float | tuple[float, ...] = hparam(
+        (3e-4,), "Of several each cell takes the best on validation groups of its own subset.", gt=0
+    )
     preset: str = same_as(PretrainConfig, "preset")
     pretrain_seeds: int = hparam(1, "Encoders pretrained per arm.", ge=1)
     seed: int = hparam(0, "Seed of folds, pretraining and heads.", ge=0, le=2**32 - 1)
@@ -102,11 +104,14 @@ class Plan(Params):
                 )
         rules = (
             (bool(self.train), "--train must name at least one store"),
-            (len(set(self.methods)) == len(self.methods) > 0, "--methods must name each arm once"),
-            (len(set(self.fractions)) == len(self.fractions) > 0, "--fractions must name each share once"),
+            (_is_each_once(self.methods), "--methods must name each arm once"),
+            (_is_each_once(self.fractions), "--fractions must name each share once"),
             (1 <= self.pretrain_seeds <= self.seeds, "--pretrain-seeds must be from 1 to --seeds"),
             (not (self.test and self.folds), "--test and --folds exclude each other"),
-            (_are_rates(self.pretrain_lrs), "--pretrain-lr must be above 0, each value once"),
+            (
+                _is_each_once(self.pretrain_lrs),
+                "--pretrain-lr must have each value once",
+            ),
             (
                 len(self.pretrain_lrs) == 1 or self.validates,
                 "Several --pretrain-lr need validation groups to be chosen by: use --validation above 0, or "
@@ -125,7 +130,8 @@ class Plan(Params):
     @property
     def pretrain_lrs(self) -> tuple[float, ...]:
         """The candidates for the lr of pretraining, in the order given."""
-        return self.pretrain_lr if isinstance(self.pretrain_lr, tuple) else (self.pretrain_lr,)
+        rates = self.pretrain_lr
+        return rates if isinstance(rates, tuple) else (rates,)
 
     @property
     def validates(self) -> bool:
@@ -153,20 +159,14 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:g} %"
 
 
-def _shares(fractions: Sequence[float]) -> list[float]:
-    # never by the single value: 1 among 5 and 25 is one percent
-    percent = any(value > 1 for value in fractions)
-    return [value / 100 if percent else value for value in fractions]
+def _is_each_once(values: tuple[object, ...]) -> bool:
+    return len(set(values)) == len(values) > 0
 
 
-def _are_rates(values: tuple[object, ...]) -> bool:
-    """Also false for text, which a plan file may hold."""
-    numbers = all(isinstance(value, int | float) and 0 < value < math.inf for value in values)
-    return numbers and len(set(values)) == len(values) > 0
+def read_plan(path: str | Path, **changes: Any) -> ExperimentPlan:
+    """Read a plan from a TOML or JSON file whose keys are the fields of `ExperimentPlan`.
 
-
-def read_plan(path: str | Path, **changes: Any) -> Plan:
-    """Read a plan from a TOML or JSON file whose keys are the fields of `Plan`; `changes` override them.
+    `changes` override them.
 
     Fractions are percentages (5, 25, 100) where one of them is above 1, else shares.
     UsageError if the file is unreadable or has other keys.
@@ -179,20 +179,20 @@ def read_plan(path: str | Path, **changes: Any) -> Plan:
         raise UsageError(f"{path} cannot be read as a plan (TOML or JSON): {error}.") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path} is no plan: it must hold names and values.")
-    known = typing.get_type_hints(Plan)
-    unknown = sorted(set(values) - set(known))
+    types = typing.get_type_hints(ExperimentPlan)
+    unknown = sorted(set(values) - set(types))
     if unknown:
-        raise UsageError(f"{path} has unknown keys {', '.join(unknown)}: a plan has {', '.join(known)}.")
+        raise UsageError(f"{path} has unknown keys {', '.join(unknown)}: a plan has {', '.join(types)}.")
     values |= {name: [values[name]] for name in _LISTS if isinstance(values.get(name), str)}
     try:
-        values = {name: typed(known[name], value, name) for name, value in values.items()}
+        values = {name: typed(types[name], value, name) for name, value in values.items()}
     except ValueError as error:
         raise UsageError(f"{path} is no plan: {error}.") from None
     values |= changes
     if "fractions" in values:
-        values["fractions"] = _shares(values["fractions"])
+        values["fractions"] = as_shares(values["fractions"])
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
-        return Plan(**values)
+        return ExperimentPlan(**values)
     except TypeError as error:
         raise UsageError(f"{path} is no plan: {error}.") from None

@@ -7,31 +7,31 @@ from collections.abc import Sequence
 from wsitool.errors import LabelError
 from wsitool.evaluation.leakage import check_pretraining
 from wsitool.evaluation.subsets import per_class_count
-from wsitool.experiment.evaluation_splits import Round
-from wsitool.experiment.plan import Plan, percent
+from wsitool.experiment.evaluation_splits import EvaluationSplit
+from wsitool.experiment.plan import ExperimentPlan, percent
 from wsitool.methods.registry import load_method
 from wsitool.store.collection import open_collection
 
 __all__ = ["check_plan"]
 
 
-def check_plan(plan: Plan, rounds: Sequence[Round]) -> None:
+def check_plan(plan: ExperimentPlan, splits: Sequence[EvaluationSplit]) -> None:
     """LabelError for too small fractions, UsageError for test groups as auxiliary, and `load_method`'s."""
-    _check_fractions(plan, rounds)
+    _check_fractions(plan, splits)
     for arm in plan.arms:
         if arm.method is not None:
             load_method(arm.method)
     if any(arm.auxiliary for arm in plan.arms):
         seen = set(open_collection(plan.auxiliary).groups)
-        for chosen in rounds:
-            test = chosen.test.patches.groups.tolist()
+        for split in splits:
+            test = split.test.patches.groups.tolist()
             check_pretraining(seen, test, allowed=plan.allow_transductive)
 
 
-def _check_fractions(plan: Plan, rounds: Sequence[Round]) -> None:
+def _check_fractions(plan: ExperimentPlan, splits: Sequence[EvaluationSplit]) -> None:
     least = 2 if plan.validates else 1
-    for chosen in rounds:
-        train = chosen.train.patches
+    for split in splits:
+        train = split.train.patches
         for fraction in plan.fractions:
             if per_class_count(train.labels, fraction, train.classes) < least:
                 raise LabelError(

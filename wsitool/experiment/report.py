@@ -48,28 +48,30 @@ def _draw(results: Results, folder: Path) -> None:
         curves = [_curve(results, arm, fractions, metric) for arm in results.plan.methods]
         drawn = [curve for curve in curves if curve is not None]
         draw_efficiency(folder / f"{metric}.png", drawn, metric=title, mark=results.full.mean[metric])
-    for (arm, fraction), found in results.arms.items():
+    for (arm, fraction), arm_result in results.arms.items():
         name = f"{arm}-{fraction * 100:g}pct"
         title = f"{arm}, {percent(fraction)} of the labels"
-        draw_confusion(folder / f"confusion-{name}.png", found.confusion, results.classes, title=title)
-        labels = np.tile(results.labels, len(found.runs))
-        draw_reliability(folder / f"calibration-{name}.png", np.concatenate(found.runs), labels, title=title)
+        draw_confusion(folder / f"confusion-{name}.png", arm_result.confusion, results.classes, title=title)
+        labels = np.tile(results.labels, len(arm_result.runs))
+        draw_reliability(
+            folder / f"calibration-{name}.png", np.concatenate(arm_result.runs), labels, title=title
+        )
 
 
 def _curve(results: Results, arm: str, fractions: Sequence[float], metric: str) -> EfficiencyCurve | None:
-    found = [results.arms[arm, fraction] for fraction in fractions]
-    values = [row.mean[metric] for row in found]
+    arm_results = [results.arms[arm, fraction] for fraction in fractions]
+    values = [row.mean[metric] for row in arm_results]
     if any(value is None for value in values):
         return None
-    bands = [row.intervals[metric] for row in found]
-    known = [band for band in bands if band is not None]
-    whole = len(known) == len(bands)
+    bands = [row.intervals[metric] for row in arm_results]
+    stated = [band for band in bands if band is not None]
+    has_all = len(stated) == len(bands)
     return EfficiencyCurve(
         name=arm,
         fractions=fractions,
         values=[value for value in values if value is not None],
-        low=[band.low for band in known] if whole else None,
-        high=[band.high for band in known] if whole else None,
+        low=[band.low for band in stated] if has_all else None,
+        high=[band.high for band in stated] if has_all else None,
     )
 
 
@@ -123,8 +125,12 @@ def _settings(results: Results) -> list[tuple[str, str]]:
 
 def _penalties(results: Results) -> tuple[tuple[str, ...], list[list[str]], str]:
     rows = [
-        [found.arm, percent(found.fraction), ", ".join(f"{c}: {n}" for c, n in found.penalties.items())]
-        for found in results.arms.values()
+        [
+            arm_result.arm,
+            percent(arm_result.fraction),
+            ", ".join(f"{c}: {n}" for c, n in arm_result.penalties.items()),
+        ]
+        for arm_result in results.arms.values()
     ]
     text = "Penalty C chosen inside each training subset, and in how many cells."
     return ("arm", "labels", "C: cells"), rows, text
@@ -133,23 +139,23 @@ def _penalties(results: Results) -> tuple[tuple[str, ...], list[list[str]], str]
 def _rates(results: Results) -> tuple[tuple[str, ...], list[list[str]], str]:
     lrs = results.plan.pretrain_lrs
     rows = []
-    for found in results.arms.values():
-        if found.rates:
-            taken = [str(sum(rate["lr"] == lr for rate in found.rates)) for lr in lrs]
-            rows.append([found.arm, percent(found.fraction), *taken])
+    for arm_result in results.arms.values():
+        if arm_result.rates:
+            taken = [str(sum(rate["lr"] == lr for rate in arm_result.rates)) for lr in lrs]
+            rows.append([arm_result.arm, percent(arm_result.fraction), *taken])
     return ("arm", "labels", *(f"lr {lr:g}" for lr in lrs)), rows, "In how many cells each lr was taken."
 
 
 def _all_figures(results: Results) -> tuple[tuple[str, ...], list[list[str]]]:
     names = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "loss", "ece")
     rows = []
-    for found in results.arms.values():
-        figures = [found.mean[name] for name in names]
+    for arm_result in results.arms.values():
+        figures = [arm_result.mean[name] for name in names]
         # without patches held out of training there is nothing to fit a temperature on
         scaled = results.plan.validation or results.plan.c == "auto"
-        extra = [found.calibrated_ece if scaled else None, found.image_accuracy]
+        extra = [arm_result.calibrated_ece if scaled else None, arm_result.image_accuracy]
         cells = ["-" if value is None else f"{value:.3f}" for value in figures + extra]
-        rows.append([found.arm, percent(found.fraction), *cells])
+        rows.append([arm_result.arm, percent(arm_result.fraction), *cells])
     titles = [name.replace("_", " ") for name in names]
     return ("arm", "labels", *titles, "ece after scaling", "accuracy per image"), rows
 

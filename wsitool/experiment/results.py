@@ -16,8 +16,8 @@ from wsitool.evaluation.metrics import METRICS, confusion_matrix, score
 from wsitool.evaluation.statistics import Comparison, Interval, group_intervals, paired_comparison
 from wsitool.evaluation.summary import mean_by
 from wsitool.experiment.cells import CellResult
-from wsitool.experiment.evaluation_splits import Cell, Round, open_rounds
-from wsitool.experiment.plan import Plan
+from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, open_splits
+from wsitool.experiment.plan import ExperimentPlan
 
 __all__ = ["ArmResult", "Results", "as_json", "summarise"]
 
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 class ArmResult:
     """One arm at one fraction; `runs` are probabilities (N, K), one per seed, of the same N test patches.
 
-    `rates` has one entry for each cell that chose among several lrs of pretraining: round, seed, the lr
+    `rates` has one entry for each cell that chose among several lrs of pretraining: split, seed, the lr
     taken, the validation loss of every candidate, and whether it is over groups or patches.
     """
 
@@ -55,7 +55,7 @@ class Results:
     the largest; both are keyed by (arm, fraction). The baseline is "supervised", or the first arm without it.
     """
 
-    plan: Plan
+    plan: ExperimentPlan
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     groups: tuple[str, ...]
@@ -70,9 +70,11 @@ class Results:
         return self.arms[self.baseline, max(self.plan.fractions)]
 
 
-def summarise(plan: Plan, rounds: Sequence[Round], cells: Mapping[Cell, CellResult]) -> Results:
-    """Join the rounds' predictions, average over seeds, and compare arms on the same patches."""
-    tests = [chosen.test.patches for chosen in rounds]
+def summarise(
+    plan: ExperimentPlan, splits: Sequence[EvaluationSplit], cells: Mapping[Cell, CellResult]
+) -> Results:
+    """Join the splits' predictions, average over seeds, and compare arms on the same patches."""
+    tests = [split.test.patches for split in splits]
     labels = np.concatenate([patches.labels for patches in tests])
     groups = np.concatenate([patches.groups for patches in tests])
     images = np.concatenate([patches.images for patches in tests])
@@ -89,7 +91,7 @@ def summarise(plan: Plan, rounds: Sequence[Round], cells: Mapping[Cell, CellResu
     def compare(a: ArmResult, b: ArmResult) -> Comparison | None:
         return paired_comparison(a.runs, b.runs, labels, np.unique(groups, return_inverse=True)[1])
 
-    others = {place: found for place, found in arms.items() if place[0] != baseline}
+    others = {key: arm_result for key, arm_result in arms.items() if key[0] != baseline}
     return Results(
         plan=plan,
         classes=tests[0].classes,
@@ -97,8 +99,12 @@ def summarise(plan: Plan, rounds: Sequence[Round], cells: Mapping[Cell, CellResu
         groups=tuple(sorted(set(groups.tolist()))),
         baseline=baseline,
         arms=arms,
-        same_fraction={place: compare(found, arms[baseline, place[1]]) for place, found in others.items()},
-        with_full={place: compare(found, full) for place, found in arms.items() if found is not full},
+        same_fraction={
+            key: compare(arm_result, arms[baseline, key[1]]) for key, arm_result in others.items()
+        },
+        with_full={
+            key: compare(arm_result, full) for key, arm_result in arms.items() if arm_result is not full
+        },
     )
 
 
@@ -108,13 +114,13 @@ def _arm(
     cells: Mapping[Cell, CellResult],
     truth: tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.str_]],
     classes: tuple[str, ...],
-    plan: Plan,
+    plan: ExperimentPlan,
 ) -> ArmResult:
     labels, groups, images = truth
     mine = [cell for cell in cells if cell.arm.name == name and cell.fraction == fraction]
     index = np.unique(groups, return_inverse=True)[1]
     by_seed = [
-        sorted((cell for cell in mine if cell.seed == seed), key=lambda cell: cell.round)
+        sorted((cell for cell in mine if cell.seed == seed), key=lambda cell: cell.split)
         for seed in range(plan.seeds)
     ]
     runs = tuple(np.concatenate([softmax(cells[cell].logits) for cell in row]) for row in by_seed)
@@ -145,16 +151,16 @@ def _arm(
     )
 
 
-def _rate(plan: Plan, cell: Cell, result: CellResult) -> dict[str, Any]:
-    facts = result.facts
-    name = open_rounds(plan)[cell.round].name
-    return {"round": name, "seed": cell.seed, "lr": facts["pretrain_lr"], **facts["pretrain_lr_search"]}
+def _rate(plan: ExperimentPlan, cell: Cell, result: CellResult) -> dict[str, Any]:
+    figures = result.facts
+    name = open_splits(plan)[cell.split].name
+    return {"round": name, "seed": cell.seed, "lr": figures["pretrain_lr"], **figures["pretrain_lr_search"]}
 
 
 def _penalties(results: Sequence[CellResult]) -> dict[str, int]:
     """How many of the cells use each penalty C of a linear head; empty for other heads."""
-    known = Counter(result.facts["c"] for result in results if result.facts["c"] is not None)
-    return {f"{c:g}": count for c, count in sorted(known.items())}
+    penalties = Counter(result.facts["c"] for result in results if result.facts["c"] is not None)
+    return {f"{c:g}": count for c, count in sorted(penalties.items())}
 
 
 def _patches(result: CellResult) -> int:
@@ -163,41 +169,43 @@ def _patches(result: CellResult) -> int:
 
 
 def _image_accuracy(run: Floats, labels: NDArray[np.int64], images: NDArray[np.str_]) -> float | None:
-    found, means, true = mean_by(run, labels, images)
-    return float((means.argmax(axis=1) == true).mean()) if 0 < len(found) < len(labels) else None
+    images_seen, means, true = mean_by(run, labels, images)
+    return float((means.argmax(axis=1) == true).mean()) if 0 < len(images_seen) < len(labels) else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    numbers = [value for value in values if value is not None]
+    return float(np.mean(numbers)) if numbers else None
 
 
 def _spread(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.std(known, ddof=1)) if len(known) > 1 else None
+    numbers = [value for value in values if value is not None]
+    return float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
 
 
 def as_json(results: Results) -> dict[str, Any]:
     """results.json: the plan and every figure, without the predictions (those are in the cells)."""
     rows = [
         {
-            "arm": found.arm,
-            "fraction": found.fraction,
-            "labelled_patches": found.trained_on,
-            "mean": found.mean,
-            "guessing": found.guessing.to_dict(),
-            "sd_over_seeds": found.spread,
-            "intervals": {name: vars(value) if value else None for name, value in found.intervals.items()},
-            "per_seed": [score(run, results.labels) for run in found.runs],
-            "image_accuracy": found.image_accuracy,
-            "ece_calibrated": found.calibrated_ece,
-            "cells_by_penalty": found.penalties,
-            "pretrain_lr_choices": list(found.rates),
-            "confusion_all_seeds": found.confusion.tolist(),
-            "against_baseline_at_same_fraction": _comparison(results.same_fraction, found),
-            "against_baseline_with_all_labels": _comparison(results.with_full, found),
+            "arm": arm_result.arm,
+            "fraction": arm_result.fraction,
+            "labelled_patches": arm_result.trained_on,
+            "mean": arm_result.mean,
+            "guessing": arm_result.guessing.to_dict(),
+            "sd_over_seeds": arm_result.spread,
+            "intervals": {
+                name: vars(value) if value else None for name, value in arm_result.intervals.items()
+            },
+            "per_seed": [score(run, results.labels) for run in arm_result.runs],
+            "image_accuracy": arm_result.image_accuracy,
+            "ece_calibrated": arm_result.calibrated_ece,
+            "cells_by_penalty": arm_result.penalties,
+            "pretrain_lr_choices": list(arm_result.rates),
+            "confusion_all_seeds": arm_result.confusion.tolist(),
+            "against_baseline_at_same_fraction": _comparison(results.same_fraction, arm_result),
+            "against_baseline_with_all_labels": _comparison(results.with_full, arm_result),
         }
-        for found in results.arms.values()
+        for arm_result in results.arms.values()
     ]
     return {
         "plan": results.plan.to_dict(),
@@ -210,7 +218,7 @@ def as_json(results: Results) -> dict[str, Any]:
 
 
 def _comparison(
-    known: Mapping[tuple[str, float], Comparison | None], found: ArmResult
+    comparisons: Mapping[tuple[str, float], Comparison | None], arm_result: ArmResult
 ) -> dict[str, Any] | None:
-    comparison = known.get((found.arm, found.fraction))
+    comparison = comparisons.get((arm_result.arm, arm_result.fraction))
     return None if comparison is None else vars(comparison)

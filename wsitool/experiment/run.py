@@ -14,9 +14,9 @@ from wsitool.classify.outputs import describe_patches
 from wsitool.evaluation.duplicates import Hashes, hash_patches, near_duplicates
 from wsitool.evaluation.subsets import balanced_subset
 from wsitool.experiment.cells import CellResult
-from wsitool.experiment.evaluation_splits import Round, View, open_rounds
+from wsitool.experiment.evaluation_splits import EvaluationSplit, View, open_splits
 from wsitool.experiment.grid import run_grid
-from wsitool.experiment.plan import Plan
+from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.preflight import check_plan
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, summarise
@@ -36,7 +36,7 @@ class ExperimentResult:
 
 
 def experiment(
-    plan: Plan,
+    plan: ExperimentPlan,
     out: str | Path,
     *,
     devices: Sequence[str] = ("auto",),
@@ -50,37 +50,37 @@ def experiment(
     finished cells stay.
     """
     out = Path(out)
-    rounds = open_rounds(plan)
-    check_plan(plan, rounds)
+    splits = open_splits(plan)
+    check_plan(plan, splits)
     check_writable(out)
     with locked(out, what=f"'{out}'"):
-        notes = _near_duplicates(rounds, reporter)
+        notes = _near_duplicates(splits, reporter)
         write_json(out / "plan.json", plan.to_dict())
-        _write_manifest(plan, rounds, out)
+        _write_manifest(plan, splits, out)
         cells = run_grid(plan, out, devices=devices, reporter=reporter)
-        results = summarise(plan, rounds, cells)
+        results = summarise(plan, splits, cells)
         report = write_report(results, out, command=command, notes=notes + _warnings(cells.values()))
     reused = sum(result.reused for result in cells.values())
     return ExperimentResult(out=out, results=results, report=report, cells=len(cells), reused=reused)
 
 
-def _near_duplicates(rounds: Sequence[Round], reporter: Reporter) -> list[str]:
+def _near_duplicates(splits: Sequence[EvaluationSplit], reporter: Reporter) -> list[str]:
     notes = []
     # folds share their patches: each is hashed once
-    wholes = {id(view.whole): view.whole for chosen in rounds for view in (chosen.train, chosen.test)}
-    hashes = {key: hash_patches(whole.collection) for key, whole in wholes.items()}
+    wholes = {id(view.whole): view.whole for split in splits for view in (split.train, split.test)}
+    hashes = {key: hash_patches(patches.collection) for key, patches in wholes.items()}
 
     def known(view: View) -> Hashes:
         values, clear = hashes[id(view.whole)]
         return values[view.rows], clear[view.rows]
 
-    for chosen in rounds:
-        train, test = chosen.train, chosen.test
-        found = near_duplicates(
+    for split in splits:
+        train, test = split.train, split.test
+        duplicates = near_duplicates(
             train.patches.collection, test.patches.collection, known_a=known(train), known_b=known(test)
         )
-        if found.pairs:
-            notes.append(f"{chosen.name}: {found.sentence()}")
+        if duplicates.pairs:
+            notes.append(f"{split.name}: {duplicates.sentence()}")
             reporter.warn(notes[-1])
     return notes
 
@@ -97,15 +97,15 @@ def _warnings(cells: Collection[CellResult]) -> list[str]:
     return lines
 
 
-def _write_manifest(plan: Plan, rounds: Sequence[Round], out: Path) -> None:
-    """Which patches each round, seed and fraction uses: the same for all arms."""
+def _write_manifest(plan: ExperimentPlan, splits: Sequence[EvaluationSplit], out: Path) -> None:
+    """Which patches each split, seed and fraction uses: the same for all arms."""
     subsets = []
-    for chosen in rounds:
-        train = chosen.train.patches
+    for split in splits:
+        train = split.train.patches
         for seed in range(plan.seeds):
             for fraction in sorted(plan.fractions):
                 rows = balanced_subset(train.labels, fraction, train.classes, seed=seed)
                 description = describe_patches(train.subset(rows))
-                subsets.append({"round": chosen.name, "seed": seed, "fraction": fraction, **description})
-    tests = {chosen.name: describe_patches(chosen.test.patches) for chosen in rounds}
+                subsets.append({"round": split.name, "seed": seed, "fraction": fraction, **description})
+    tests = {split.name: describe_patches(split.test.patches) for split in splits}
     write_json(out / "manifest.json", {"subsets": subsets, "tests": tests})

@@ -19,8 +19,8 @@ from wsitool.base.files import write_json
 from wsitool.base.progress import Reporter
 from wsitool.errors import EncoderError, TrainingError
 from wsitool.evaluation.subsets import balanced_subset
-from wsitool.experiment.evaluation_splits import Cell, Round, all_cells, open_rounds
-from wsitool.experiment.plan import Plan
+from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, all_cells, open_splits
+from wsitool.experiment.plan import ExperimentPlan
 from wsitool.store.collection import Collection, open_collection
 from wsitool.training.checkpoint import load_checkpoint
 from wsitool.training.run import pretrain
@@ -56,36 +56,36 @@ class Pretraining:
     finished: bool
 
 
-def pretrainings(plan: Plan, out: Path | None = None) -> dict[str, Pretraining]:
+def pretrainings(plan: ExperimentPlan, out: Path | None = None) -> dict[str, Pretraining]:
     """Every pretraining the grid needs by its folder, in order; those in `out` may be finished."""
-    found: dict[str, Pretraining] = {}
+    planned: dict[str, Pretraining] = {}
     for cell in all_cells(plan):
-        for last in last_stages(plan, cell, open_rounds(plan)[cell.round]):
+        for last in last_stages(plan, cell, open_splits(plan)[cell.split]):
             for stage in (last.before, last):
-                if stage is not None and stage.name not in found:
-                    found[stage.name] = Pretraining(
+                if stage is not None and stage.name not in planned:
+                    planned[stage.name] = Pretraining(
                         method=stage.method,
                         patches=len(stage.data),
                         epochs=stage.epochs,
                         finished=out is not None and _is_complete(*_find(plan, stage, out / "pretrain")),
                     )
-    return found
+    return planned
 
 
-def last_stages(plan: Plan, cell: Cell, chosen: Round) -> list[Stage]:
+def last_stages(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> list[Stage]:
     """What a cell's encoder comes from: one stage for each candidate lr; none for an arm without a method."""
     if cell.arm.method is None:
         return []
-    return [_last_stage(plan, cell, chosen, cell.arm.method, lr) for lr in plan.pretrain_lrs]
+    return [_last_stage(plan, cell, split, cell.arm.method, lr) for lr in plan.pretrain_lrs]
 
 
-def start_keys(plan: Plan, cell: Cell, chosen: Round) -> str | list[str]:
+def start_keys(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str | list[str]:
     """What a cell's encoder depends on; one text for a single encoder, so that such cells stay valid."""
-    keys = [_stage_key(plan, stage) for stage in last_stages(plan, cell, chosen)] or [_init_key(plan.init)]
+    keys = [_stage_key(plan, stage) for stage in last_stages(plan, cell, split)] or [_init_key(plan.init)]
     return keys[0] if len(keys) == 1 else keys
 
 
-def ensure(plan: Plan, stage: Stage, folder: Path, reporter: Reporter) -> Path:
+def ensure(plan: ExperimentPlan, stage: Stage, folder: Path, reporter: Reporter) -> Path:
     """The finished run folder of a stage; pretrains it, or goes on with it, where needed."""
     out, key = _find(plan, stage, folder)
     if _is_complete(out, key):
@@ -127,7 +127,7 @@ def _is_damaged(checkpoint: Path, reporter: Reporter) -> bool:
     return False
 
 
-def _last_stage(plan: Plan, cell: Cell, chosen: Round, method: str, lr: float) -> Stage:
+def _last_stage(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit, method: str, lr: float) -> Stage:
     seed = cell.seed % plan.pretrain_seeds
     before = None
     if cell.arm.auxiliary:
@@ -141,12 +141,12 @@ def _last_stage(plan: Plan, cell: Cell, chosen: Round, method: str, lr: float) -
             seed=plan.seed + seed,
             lr=lr,
         )
-    data, name = chosen.unlabelled, f"{cell.arm.name}-{chosen.name}-seed{seed}"
+    data, name = split.unlabelled, f"{cell.arm.name}-{split.name}-seed{seed}"
     if plan.pretrain_on == "labelled":
-        train = chosen.train.patches
+        train = split.train.patches
         rows = balanced_subset(train.labels, cell.fraction, train.classes, seed=cell.seed)
         data = train.subset(rows).collection
-        name = f"{cell.arm.name}-{chosen.name}-{cell.fraction * 100:g}pct-seed{cell.seed}"
+        name = f"{cell.arm.name}-{split.name}-{cell.fraction * 100:g}pct-seed{cell.seed}"
     name, other = _names(plan, name, lr)
     return Stage(
         name=name,
@@ -160,13 +160,13 @@ def _last_stage(plan: Plan, cell: Cell, chosen: Round, method: str, lr: float) -
     )
 
 
-def _names(plan: Plan, name: str, lr: float) -> tuple[str, str]:
+def _names(plan: ExperimentPlan, name: str, lr: float) -> tuple[str, str]:
     """The folder's name and that in a plan of the other kind; only among several is the lr part of it."""
     alone, among_others = name, f"{name}-lr{lr:g}"
     return (alone, among_others) if len(plan.pretrain_lrs) == 1 else (among_others, alone)
 
 
-def _stage_key(plan: Plan, stage: Stage) -> str:
+def _stage_key(plan: ExperimentPlan, stage: Stage) -> str:
     before = _init_key(plan.init) if stage.before is None else _stage_key(plan, stage.before)
     values = [
         *(stage.method, stage.data.fingerprint, stage.epochs, stage.seed, before, plan.backbone),
@@ -181,7 +181,7 @@ def _init_key(init: str) -> str:
     return init if init in ("imagenet", "random") else file_digest(encoder_file(init))
 
 
-def _find(plan: Plan, stage: Stage, folder: Path) -> tuple[Path, str]:
+def _find(plan: ExperimentPlan, stage: Stage, folder: Path) -> tuple[Path, str]:
     """The run folder of a stage, new or begun under either name, and the stage's key."""
     key, new = _stage_key(plan, stage), folder / stage.name
     other = folder / stage.other_name
@@ -195,16 +195,16 @@ def _note(run: Path) -> Path:
 
 def _known(run: Path) -> dict[str, Any]:
     try:
-        known = json.loads(_note(run).read_bytes())
+        note = json.loads(_note(run).read_bytes())
     except (OSError, ValueError):  # none, or damaged: as good as none
         return {}
-    return known if isinstance(known, dict) else {}
+    return note if isinstance(note, dict) else {}
 
 
 def _is_complete(run: Path, key: str) -> bool:
     """Whether the note says so and the encoder can be read: a damaged one is made again."""
-    known = _known(run)
-    if known.get("key") != key or not known.get("complete"):
+    note = _known(run)
+    if note.get("key") != key or not note.get("complete"):
         return False
     try:
         return read_card(encoder_file(run)) is not None

@@ -55,18 +55,22 @@ def to_csv(results: Results) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("arm", "fraction", "labelled_patches", "metric", "mean", "sd_over_seeds", "low", "high"))
-    for found in results.arms.values():
+    for arm_result in results.arms.values():
         for metric in METRICS:
-            interval = found.intervals[metric]
+            interval = arm_result.intervals[metric]
             bounds = (interval.low, interval.high) if interval else (None, None)
-            values = (found.mean[metric], found.spread[metric], *bounds)
+            values = (arm_result.mean[metric], arm_result.spread[metric], *bounds)
             figures = ["" if value is None else f"{value:.6f}" for value in values]
-            writer.writerow((found.arm, found.fraction, found.trained_on, metric, *figures))
+            writer.writerow((arm_result.arm, arm_result.fraction, arm_result.trained_on, metric, *figures))
     return buffer.getvalue()
 
 
-def _cell(found: ArmResult) -> str:
-    accuracy, interval, loss = found.mean["accuracy"], found.intervals["accuracy"], found.mean["loss"]
+def _cell(arm_result: ArmResult) -> str:
+    accuracy, interval, loss = (
+        arm_result.mean["accuracy"],
+        arm_result.intervals["accuracy"],
+        arm_result.mean["loss"],
+    )
     if accuracy is None or loss is None:
         return "-"
     bounds = f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]" if interval else ""

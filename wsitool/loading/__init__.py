@@ -2,7 +2,7 @@
 
 from wsitool.loading.dataset import PatchDataset
 from wsitool.loading.loader import Batch, PatchLoader
-from wsitool.loading.order import Balance, Plan
+from wsitool.loading.order import Balance, BatchPlan
 from wsitool.loading.stats import BadPatch, LoaderStats
 
-__all__ = ["BadPatch", "Balance", "Batch", "LoaderStats", "PatchDataset", "PatchLoader", "Plan"]
+__all__ = ["BadPatch", "Balance", "Batch", "BatchPlan", "LoaderStats", "PatchDataset", "PatchLoader"]

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wsitool.errors import CorruptStoreError, UsageError
 from wsitool.loading.buffers import PinnedRing, SharedBuffers
-from wsitool.loading.order import Balance, Plan, balanced_order, shuffled_order
+from wsitool.loading.order import BatchPlan, Sampling
 from wsitool.loading.stats import BadPatch, LoaderStats
 from wsitool.store.collection import Collection
 from wsitool.store.reader import Tally
@@ -59,8 +59,8 @@ class PatchLoader:
     """Iterates `Batch`es of a collection, once per epoch, each rank its own part.
 
     Every epoch covers every patch exactly once over all ranks (unless `drop_last`, or `balance="slides"`), in
-    an order that depends on (seed, epoch) only. Iterating advances the epoch; `set_epoch` chooses it.
-    `block` shuffles runs of neighbours, for network disks. A patch that cannot be decoded is skipped (with
+    an order that depends on (seed, epoch) only: `sampling` are the fields of `Sampling`. Iterating advances
+    the epoch; `set_epoch` chooses it. A patch that cannot be decoded is skipped (with
     several ranks, another of the batch comes twice instead) and noted in `stats.bad`; more than
     `max_bad_share` of the collection is a CorruptStoreError, as is a store that was deleted or replaced.
     Works wherever an iterable with a length does, Lightning included.
@@ -71,25 +71,26 @@ class PatchLoader:
         collection: Collection,
         *,
         batch_size: int,
-        seed: int = 0,
-        shuffle: bool = True,
         rank: int = 0,
         world_size: int = 1,
         threads: int = 2,
-        drop_last: bool = False,
         device: str | torch.device = "cpu",
-        balance: Balance = "patches",
-        block: int | None = None,
         max_bad_share: float = 0.01,
+        **sampling: Any,
     ) -> None:
         if not 0 <= rank < world_size:
             raise UsageError(f"The rank must be at least 0 and less than {world_size}, got {rank}.")
         if threads < 1:
             raise UsageError(f"The loader needs at least 1 reader thread, got {threads}.")
         self.collection = collection
-        self.plan = Plan(n=len(collection), batch_size=batch_size, world_size=world_size, drop_last=drop_last)
+        self.sampling = Sampling(**sampling)
+        self.plan = BatchPlan(
+            n=len(collection),
+            batch_size=batch_size,
+            world_size=world_size,
+            drop_last=self.sampling.drop_last,
+        )
         self.stats = LoaderStats()
-        self._seed, self._shuffle, self._balance, self._block = seed, shuffle, balance, block
         self._rank, self._threads, self._device = rank, threads, torch.device(device)
         self._bad_allowed = max(1, int(max_bad_share * len(collection)))
         self._epoch, self._step, self._start = 0, 0, 0
@@ -121,8 +122,8 @@ class PatchLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken; UsageError if data, seed, batch size or ranks are not the same."""
-        own = self._identity()
-        for name, value in own.items():
+        identity = self._identity()
+        for name, value in identity.items():
             was = state.get(name)
             if was != value:
                 raise UsageError(
@@ -134,23 +135,15 @@ class PatchLoader:
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "seed": self._seed,
-            "shuffle": self._shuffle,
-            "balance": self._balance,
-            "block": self._block,
+            **asdict(self.sampling),
             "batch_size": self.plan.batch_size,
             "world_size": self.plan.world_size,
-            "drop_last": self.plan.drop_last,
             "collection": self.collection.fingerprint,
         }
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Indices into the collection in the order of `epoch`, all ranks together."""
-        if not self._shuffle:
-            return np.arange(self.plan.n)
-        if self._balance == "slides":
-            return balanced_order(self.collection.store_index, seed=self._seed, epoch=epoch)
-        return shuffled_order(self.plan.n, seed=self._seed, epoch=epoch, block=self._block)
+        return self.sampling.order(self.collection.store_index, epoch)
 
     def __iter__(self) -> Iterator[Batch]:
         self.collection.check()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wsitool.errors import UsageError
 
-__all__ = ["Balance", "Plan", "balanced_order", "shuffled_order"]
+__all__ = ["Balance", "BatchPlan", "Sampling", "balanced_order", "shuffled_order"]
 
 Balance = Literal["patches", "slides"]
 
@@ -60,7 +60,31 @@ def _repeat(rows: NDArray[np.int64], number: int, rng: np.random.Generator) -> N
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Sampling:
+    """In which order an epoch takes its patches.
+
+    With `shuffle` in one that depends on (seed, epoch) only, in runs of `block` neighbours where that is
+    given (for network disks); `balance` "slides" draws every store equally often. `drop_last` leaves out the
+    patches that fill no whole batch.
+    """
+
+    seed: int = 0
+    shuffle: bool = True
+    drop_last: bool = False
+    balance: Balance = "patches"
+    block: int | None = None
+
+    def order(self, store_index: NDArray[np.int32], epoch: int) -> NDArray[np.int64]:
+        """Positions (N,) in the order of `epoch`; `store_index` (N,) is the store of each patch."""
+        if not self.shuffle:
+            return np.arange(len(store_index))
+        if self.balance == "slides":
+            return balanced_order(store_index, seed=self.seed, epoch=epoch)
+        return shuffled_order(len(store_index), seed=self.seed, epoch=epoch, block=self.block)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
     """How `n` positions of an order become steps of up to `batch_size` patches on each of `world_size` ranks.
 
     Every position is in exactly one batch of one rank, and every rank has as many steps. Where the rest of

@@ -33,13 +33,13 @@ def example_views(
     only. Raises what `load_method` raises, and PluginError if the method fails.
     """
     method_type = load_method(method)
-    chosen: Params = method_type.params_type.from_preset(preset, dict(params or {}))
+    method_params: Params = method_type.params_type.from_preset(preset, dict(params or {}))
     indices = np.sort(np.random.default_rng(seed).permutation(len(collection))[:number])
     patches = torch.from_numpy(collection.read(indices)).permute(0, 3, 1, 2)
     if image_size is not None:
         patches = resize(patches, image_size)
     with blame_plugin(method, "its views"), torch.no_grad():
-        instance = method_type(_Stand(), _Stand.feature_dim, chosen)
+        instance = method_type(_Stand(), _Stand.feature_dim, method_params)
         views = instance.views(patches, torch.Generator().manual_seed(seed))
     columns = {"original": _shown(patches)}
     for name, images in views.items():

@@ -59,11 +59,11 @@ def blame_plugin(name: str, part: str) -> Iterator[None]:
     except Exception as error:
         if is_memory_short(error) or is_peer_lost(error):  # not the plugin's fault
             raise
-        place = extract_tb(error.__traceback__)[-1]
+        frame = extract_tb(error.__traceback__)[-1]
         reason = " ".join(str(error).split())  # torch writes several lines
         raise PluginError(
             f"The method '{name}' of {origin_of(name)} failed in {part} ({type(error).__name__}: {reason}, "
-            f"at {Path(place.filename).name}:{place.lineno}): run 'wsitool plugin check {name}', or add "
+            f"at {Path(frame.filename).name}:{frame.lineno}): run 'wsitool plugin check {name}', or add "
             "--debug to see the traceback."
         ) from error
 

@@ -25,6 +25,7 @@ from wsitool.base.paths import AnyPath, shown
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.sentences import one_sentence, system_error
 from wsitool.errors import UsageError
+from wsitool.predict.options import EmbedOptions
 from wsitool.report.scatter import save_scatter
 from wsitool.store.attributes import coords_attributes, plain_text
 from wsitool.store.collection import Collection, open_collection, renumbered
@@ -57,40 +58,34 @@ def embed(
     *,
     encoder: str | Path,
     out: str | Path,
-    backbone: str | None = None,
-    projection: str = "pca",
-    color: str = "slide",
-    image_size: int | None = None,
-    batch_size: int = 64,
-    device: str = "auto",
-    overwrite: bool = False,
-    seed: int = 0,
     reporter: Reporter = SILENT,
+    **options: Any,
 ) -> EmbedResult:
     """Write `out`/<slide>.h5 with `features` (N, F) float32 and `coords` (N, 2) per store, and `out`/map.png.
 
     The layout is CLAM's and TRIDENT's, row for row that of the store. Beside them stand `tissue` (N,) and,
     where the store has them, `label` (N,) int16 with the collection's `classes`, and `source` (N,).
-    `projection` is "pca" or "umap" (needs umap-learn), `color` "slide" or "label". Files of an earlier run
-    that were made of the same patches with the same encoder are kept. Raises UsageError if choices do not
-    fit, or other files are in the way. A store that fails does not stop the others.
+    `options` are the fields of `EmbedOptions`. Files of an earlier run that were made of the same patches
+    with the same encoder are kept. Raises UsageError if choices do not fit, or other files are in the way. A
+    store that fails does not stop the others.
     """
+    settings = EmbedOptions.from_dict(options, what="embed")
     collection = open_collection(stores)
-    _check(collection, projection, color)
+    _check(collection, settings)
     folder = Path(out)
     names = [store.meta.name for store in collection.stores]
     targets = [folder / f"{name}.h5" for name in file_names(names)]
     if len(set(names)) < len(names):
         raise UsageError("Two stores are of a slide of the same name: embed them into folders of their own.")
-    built = build_backbone(backbone, init=encoder)
-    size = image_size or built.card.image_size or collection.patch_size
+    built = build_backbone(settings.backbone, init=encoder)
+    size = settings.image_size or built.card.image_size or collection.patch_size
     run = _Run(
         encoder=built,
         image_size=size,
-        batch_size=batch_size,
-        device=device,
+        batch_size=settings.batch_size,
+        device=settings.device,
         classes=collection.classes,
-        overwrite=overwrite,
+        overwrite=settings.overwrite,
     )
     run.check(collection, targets)
     check_writable(folder)
@@ -98,11 +93,11 @@ def embed(
     if done:
         rest = collection.subset(np.flatnonzero(np.isin(collection.store_index, list(done))))
         everything = np.concatenate(list(done.values()))
-        _draw(folder / "map.png", everything, rest, projection=projection, color=color, seed=seed)
+        _draw(folder / "map.png", everything, rest, settings)
     return EmbedResult(
         files=tuple(targets[index] for index in done),
         map=folder / "map.png" if done else None,
-        method=projection,
+        method=settings.projection,
         patches=sum(map(len, done.values())),
         feature_dim=built.feature_dim,
         failed=tuple(failed),
@@ -157,13 +152,13 @@ class _Run:
         store = collection.stores[index]
         if not self.overwrite and (kept := self._finished(store, target)) is not None:
             return kept
-        own = collection.subset(np.flatnonzero(collection.store_index == index))
+        store_rows = collection.subset(np.flatnonzero(collection.store_index == index))
         features = np.empty((0, self.encoder.feature_dim), np.float32)
         with explain_memory(f"lower --batch-size ({self.batch_size}) or --image-size ({self.image_size})"):
-            if len(own):
+            if len(store_rows):
                 features = encode(
                     self.encoder,
-                    own,
+                    store_rows,
                     image_size=self.image_size,
                     batch_size=self.batch_size,
                     device=self.device,
@@ -178,8 +173,8 @@ class _Run:
         return encoder_digest(self.encoder)
 
     def _made_from(self, store: PatchStore) -> str:
-        whole = f"{self._encoder_digest}:{self.image_size}:{store.content_hash}:{self.classes}"
-        return hashlib.sha256(whole.encode()).hexdigest()[:16]
+        identity = f"{self._encoder_digest}:{self.image_size}:{store.content_hash}:{self.classes}"
+        return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     def _finished(self, store: PatchStore, target: Path) -> Features | None:
         """The features of a file that an earlier run wrote of the same; None if there is none."""
@@ -193,14 +188,10 @@ class _Run:
         return kept if kept is not None and kept.shape == (len(store), self.encoder.feature_dim) else None
 
 
-def _check(collection: Collection, projection: str, color: str) -> None:
-    if projection not in ("pca", "umap"):
-        raise UsageError(f"The projection must be pca or umap, got '{projection}'.")
-    if color not in ("slide", "label"):
-        raise UsageError(f"The map can be coloured by slide or label, got '{color}'.")
-    if color == "label" and not (collection.labels >= 0).any():
+def _check(collection: Collection, settings: EmbedOptions) -> None:
+    if settings.color == "label" and not (collection.labels >= 0).any():
         raise UsageError("The stores hold no labels: colour the map by slide.")
-    if projection == "umap":
+    if settings.projection == "umap":
         _umap(seed=0)  # say now, not after an hour of computing, that it is missing
 
 
@@ -242,9 +233,8 @@ def _write_columns(file: h5py.File, store: PatchStore, classes: tuple[str, ...])
         file.create_dataset("source", data=texts, dtype=h5py.string_dtype())
 
 
-def _draw(
-    path: Path, features: Features, collection: Collection, *, projection: str, color: str, seed: int
-) -> None:
+def _draw(path: Path, features: Features, collection: Collection, settings: EmbedOptions) -> None:
+    projection, color, seed = settings.projection, settings.color, settings.seed
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(features))[:_MAP_POINTS])
     points = project(features[rows], projection, seed=seed)

@@ -1,14 +1,16 @@
-"""How slides are read and judged by `predict`."""
+"""How `predict` reads and judges slides, and what `embed` computes and draws."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from wsitool.base.parameters import Params, hparam, same_as
+from wsitool.classify.settings import Settings
 from wsitool.predict.verdict import VerdictRule
 from wsitool.slides.spec import ReadOptions, TileSpec
 
-__all__ = ["PredictOptions"]
+__all__ = ["EmbedOptions", "PredictOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +35,26 @@ class PredictOptions(Params):
     )
     least_patches: int = hparam(5, "Fewer patches than this: uncertain.", ge=1)
     batch_size: int = hparam(64, "Patches the network sees at once.", ge=1)
-    device: str = hparam("auto", "auto, cpu, cuda, cuda:1, ...")
+    device: str = same_as(Settings, "device")
     threads: int = hparam(2, "Threads that decode ahead.", ge=1)
 
     @property
     def rule(self) -> VerdictRule:
         """When a slide's verdict is uncertain."""
         return VerdictRule(lead=self.least_lead, least_patches=self.least_patches)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(Params):
+    """Which encoder computes features, and how the map of them is drawn."""
+
+    backbone: str | None = hparam(None, "Network, where the encoder does not say.")
+    projection: Literal["pca", "umap"] = hparam("pca", "Of the map; umap needs umap-learn.")
+    color: Literal["slide", "label"] = hparam("slide", "What the map is coloured by.")
+    image_size: int | None = hparam(
+        None, "Pixels patches are resized to; without it as in training.", ge=16, le=4096, unit="px"
+    )
+    batch_size: int = same_as(PredictOptions, "batch_size")
+    device: str = same_as(PredictOptions, "device")
+    overwrite: bool = hparam(False, "Replace files in OUT.")
+    seed: int = hparam(0, "Seed of all randomness.", ge=0)

@@ -50,12 +50,12 @@ class Outcomes:
     @property
     def slides(self) -> list[SlideSummary]:
         """The rows of what is finished, in the order of the items."""
-        return [row for place in sorted(self._rows) for row in self._rows[place]]
+        return [row for number in sorted(self._rows) for row in self._rows[number]]
 
-    def keep_finished(self, work: Sequence[Item]) -> Iterator[Item]:
+    def keep_finished(self, items: Sequence[Item]) -> Iterator[Item]:
         """Take over, and yield, the items that an earlier run has finished; to be gone through first."""
-        self._place = {item: place for place, item in enumerate(work)}
-        for item in work:
+        self._place = {item: number for number, item in enumerate(items)}
+        for item in items:
             with suppress(Exception):  # it will fail again, and then be told of
                 self._made_from[item] = self._identity(item)
                 rows = [row for row in self._earlier if row.made_from == self._made_from[item]]
@@ -68,14 +68,14 @@ class Outcomes:
                     yield item
         self._write()
 
-    def unfinished(self, work: Sequence[Item]) -> list[Item]:
-        return [item for item in work if self._place[item] not in self._rows]
+    def unfinished(self, items: Sequence[Item]) -> list[Item]:
+        return [item for item in items if self._place[item] not in self._rows]
 
-    def add(self, item: Item, found: Sequence[Prediction]) -> None:
+    def add(self, item: Item, predictions: Sequence[Prediction]) -> None:
         """Write the files of an item's slide or images, and then their rows."""
         rows: list[SlideSummary] = []
         made_from = self._made_from.get(item, "")
-        for part in found:
+        for part in predictions:
             verdict = self._rule.judge(part.probabilities, part.classes, doubts=self._doubts)
             files = self._names.give(part.name, made_from)
             rows.append(part.summary(verdict, files=files, made_from=made_from))

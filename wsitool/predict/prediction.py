@@ -94,65 +94,71 @@ def file_names_of(files: str, classes: Sequence[str]) -> list[str]:
     return [f"{files}.csv", f"{files}.geojson", *(f"{safe_name(f'{files}-{part}')}.png" for part in parts)]
 
 
-def write_prediction(out: Path, found: Prediction, told: SlideSummary) -> None:
+def write_prediction(out: Path, prediction: Prediction, told: SlideSummary) -> None:
     """Write the files of `file_names_of` into `out`; GeoJSON and pictures carry the verdict of `told`."""
-    table, objects, *pictures = (out / name for name in file_names_of(told.files, found.classes))
-    replace_file_in_parts(table, _table(found))
+    table, objects, *pictures = (out / name for name in file_names_of(told.files, prediction.classes))
+    replace_file_in_parts(table, _table(prediction))
     write_geojson(
         objects,
-        slide=shown(found.name),
-        coords=found.coords,
-        size_level0=found.size_level0,
-        probabilities=found.probabilities,
-        classes=found.classes,
+        slide=shown(prediction.name),
+        coords=prediction.coords,
+        size_level0=prediction.size_level0,
+        probabilities=prediction.probabilities,
+        classes=prediction.classes,
         about=told.to_dict(),
     )
-    drawn_on = found.picture.at_most(DRAWN_SIDE)
+    drawn_on = prediction.picture.at_most(DRAWN_SIDE)
     pixels, downsample = drawn_on.pixels, drawn_on.downsample
-    for index, (name, picture) in enumerate(zip(found.classes, pictures, strict=True)):
+    for index, (name, picture) in enumerate(zip(prediction.classes, pictures, strict=True)):
         drawn = heat(
-            pixels.shape[:2], downsample, found.coords, found.size_level0, found.probabilities[:, index]
+            pixels.shape[:2],
+            downsample,
+            prediction.coords,
+            prediction.size_level0,
+            prediction.probabilities[:, index],
         )
         title = (
-            f"{shown(found.name)}: {told.verdict.verdict}\n"
-            f"mean probability of {name} {as_probability(found.mean[index])}, patches called so "
-            f"{as_share(round(found.shares[name] * len(found.coords)), len(found.coords))}"
+            f"{shown(prediction.name)}: {told.verdict.verdict}\n"
+            f"mean probability of {name} {as_probability(prediction.mean[index])}, patches called so "
+            f"{as_share(round(prediction.shares[name] * len(prediction.coords)), len(prediction.coords))}"
         )
         draw_heatmap(picture, pixels, drawn, title=title)
 
 
-def _table(found: Prediction) -> Iterator[bytes]:
+def _table(prediction: Prediction) -> Iterator[bytes]:
     """The lines of the CSV, a batch of patches at a time."""
-    rows: list[tuple[object, ...]] = [("x", "y", "size", "predicted", *(f"p_{n}" for n in found.classes))]
-    size = f"{found.size_level0:g}"
-    for start in range(0, len(found.coords), _BATCH):
+    rows: list[tuple[object, ...]] = [
+        ("x", "y", "size", "predicted", *(f"p_{n}" for n in prediction.classes))
+    ]
+    size = f"{prediction.size_level0:g}"
+    for start in range(0, len(prediction.coords), _BATCH):
         part = slice(start, start + _BATCH)
-        for (x, y), p in zip(found.coords[part].tolist(), found.probabilities[part], strict=True):
-            rows.append((x, y, size, found.classes[int(p.argmax())], *(f"{value:.6f}" for value in p)))
+        for (x, y), p in zip(prediction.coords[part].tolist(), prediction.probabilities[part], strict=True):
+            rows.append((x, y, size, prediction.classes[int(p.argmax())], *(f"{value:.6f}" for value in p)))
         yield table_bytes(rows)
         rows = []
 
 
-def by_image(found: Prediction, store: PatchStore, rows: NDArray[np.int64]) -> list[Prediction]:
+def by_image(prediction: Prediction, store: PatchStore, rows: NDArray[np.int64]) -> list[Prediction]:
     """One prediction for each image a store of `import` was cut from, else `found` as it is.
 
     `rows` are those of the store that `found` is about. Such a store holds the images of a patient, each with
     coordinates from its own corner.
     """
     if store.sources is None:
-        return [found]
+        return [prediction]
     sources = store.sources[rows]
     parts = []
     for source in np.unique(sources):
         mine = np.flatnonzero(sources == source)
         part = replace(
-            found,
+            prediction,
             name=_plain(re.sub(r"\.[^./]*$", "", str(source))),
-            coords=found.coords[mine],
-            probabilities=found.probabilities[mine],
+            coords=prediction.coords[mine],
+            probabilities=prediction.probabilities[mine],
             picture=mosaic(store, rows[mine]),
             unreadable=0,  # of which image an unreadable patch was is told by the store's own list
-            seconds=found.seconds * len(mine) / len(rows),
+            seconds=prediction.seconds * len(mine) / len(rows),
         )
         parts.append(part)
     return parts

@@ -80,10 +80,10 @@ def predict(
     options.rule  # noqa: B018  # raises UsageError
     classifier = load_classifier(run)
     place(classifier, choose_device(options.device))
-    work = _find(inputs, reporter)
+    items = _find(inputs, reporter)
     check_writable(out)
     doubts = _doubts_of(Path(run))
-    _warn_first(classifier.card, doubts, work, options, reporter)
+    _warn_first(classifier.card, doubts, items, options, reporter)
     outcomes = Outcomes(
         out,
         classifier.card.classes,
@@ -92,17 +92,17 @@ def predict(
         digest=_digest(run, options, doubts),
     )
     with (
-        progress_on_stop(lambda: f"{outcomes.finished} of {len(work)} slides done; run again to go on"),
-        reporter.task("predict", total=len(work), unit="slides") as task,
+        progress_on_stop(lambda: f"{outcomes.finished} of {len(items)} slides done; run again to go on"),
+        reporter.task("predict", total=len(items), unit="slides") as task,
     ):
-        for item in outcomes.keep_finished(work):
+        for item in outcomes.keep_finished(items):
             task.advance(1, note=name_of(item))
-        for item in outcomes.unfinished(work):
+        for item in outcomes.unfinished(items):
             try:
                 with explain_memory(f"lower --batch-size ({options.batch_size})"):
-                    found = _predict_one(classifier, item, options, reporter)
-                _warn_of(classifier.card, item, found[0].group, reporter)
-                outcomes.add(item, found)
+                    predictions = _predict_one(classifier, item, options, reporter)
+                _warn_of(classifier.card, item, predictions[0].group, reporter)
+                outcomes.add(item, predictions)
             except Exception as error:  # noqa: BLE001  # whatever it is, it is one slide's
                 raise_if_stopping()
                 outcomes.fails(item, error)
@@ -130,23 +130,23 @@ def _digest(run: str | Path, options: PredictOptions, doubts: tuple[str, ...]) -
     path = Path(run) / CLASSIFIER_FILE if Path(run).is_dir() else Path(run)
     with path.open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
-    chosen = {name: value for name, value in asdict(options).items() if name not in _ONLY_SPEED}
-    return digest_of([__version__, weights, json.dumps(chosen, sort_keys=True), *doubts])
+    settings = {name: value for name, value in asdict(options).items() if name not in _ONLY_SPEED}
+    return digest_of([__version__, weights, json.dumps(settings, sort_keys=True), *doubts])
 
 
 def _find(inputs: AnyPath | Iterable[AnyPath], reporter: Reporter) -> list[Item]:
     """Stores as paths, everything else as slides, in the order given."""
-    work: list[Item] = []
+    items: list[Item] = []
     for item in as_list(inputs):
         stores = find_stores(item)
-        work += stores or find_slides(item, reporter=reporter)
-    return list(dict.fromkeys(work))
+        items += stores or find_slides(item, reporter=reporter)
+    return list(dict.fromkeys(items))
 
 
 def _warn_first(
     card: ClassifierCard,
     doubts: Sequence[str],
-    work: Sequence[Item],
+    items: Sequence[Item],
     options: PredictOptions,
     reporter: Reporter,
 ) -> None:
@@ -159,7 +159,7 @@ def _warn_first(
             "that: they may be far too sure."
         )
     told = options.mpp is not None or options.level is not None
-    if card.mpp is None and not told and any(not isinstance(item, Path) for item in work):
+    if card.mpp is None and not told and any(not isinstance(item, Path) for item in items):
         reporter.warn(
             "The resolution of the patches the classifier was trained on is not known, so slides are read as "
             "they are (level 0): give --mpp if the patches were of another resolution."
@@ -175,11 +175,11 @@ def _warn_of(card: ClassifierCard, item: Item, group: str, reporter: Reporter) -
     if not isinstance(item, Path):
         return
     with open_store(item) as store:
-        own = store.meta.classes
-    if own and set(own) != set(card.classes):
+        classes = store.meta.classes
+    if classes and set(classes) != set(card.classes):
         reporter.warn(
-            f"{item.name} is labelled {', '.join(own)} and the classifier knows {', '.join(card.classes)}: "
-            "its probabilities are of the latter only."
+            f"{item.name} is labelled {', '.join(classes)} and the classifier knows "
+            f"{', '.join(card.classes)}: its probabilities are of the latter only."
         )
 
 
@@ -219,19 +219,19 @@ def _predict_store(
                 task.advance(len(batch))
         if not rows:
             raise SlideError(f"None of the {len(store)} patches of '{meta.name}' can be read")
-        chosen = np.concatenate(rows)
-        found = Prediction(
+        readable = np.concatenate(rows)
+        prediction = Prediction(
             name=meta.name,
             group=meta.group,
             classes=card.classes,
-            coords=store.coords[chosen],
+            coords=store.coords[readable],
             size_level0=meta.patch_size_level0,
             probabilities=softmax(np.concatenate(logits), card.temperature),
-            unreadable=len(store) - len(chosen),
-            picture=mosaic(store, chosen),
+            unreadable=len(store) - len(readable),
+            picture=mosaic(store, readable),
             seconds=time.perf_counter() - began,
         )
-        return by_image(found, store, chosen)
+        return by_image(prediction, store, readable)
 
 
 def _predict_slide(

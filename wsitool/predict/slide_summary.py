@@ -57,25 +57,25 @@ def write_summary(
     """One row for each slide that worked, then one for each that failed, with the reason."""
     columns = _columns(classes)
     rows: list[list[object]] = [[*columns]]
-    for found in slides:
-        verdict = found.verdict
+    for slide in slides:
+        verdict = slide.verdict
         cells: dict[str, object] = {
-            "slide": found.name,
+            "slide": slide.name,
             "status": "done",
-            "group": found.group,
-            "patches": found.patches,
-            "unreadable": found.unreadable,
+            "group": slide.group,
+            "patches": slide.patches,
+            "unreadable": slide.unreadable,
             "verdict": verdict.verdict,
             "uncertain": "yes" if verdict.uncertain else "no",
             "reason": verdict.reason,
             "most_probable": verdict.leading,
             "share": f"{verdict.share:.6f}",
             "mean_probability": f"{verdict.mean_probability:.6f}",
-            **{f"mean_p_{name}": f"{found.mean[name]:.6f}" for name in classes},
-            **{f"share_{name}": f"{found.shares[name]:.6f}" for name in classes},
-            "seconds": f"{found.seconds:.2f}",
-            "files": found.files,
-            "made_from": found.made_from,
+            **{f"mean_p_{name}": f"{slide.mean[name]:.6f}" for name in classes},
+            **{f"share_{name}": f"{slide.shares[name]:.6f}" for name in classes},
+            "seconds": f"{slide.seconds:.2f}",
+            "files": slide.files,
+            "made_from": slide.made_from,
         }
         rows.append([cells[column] for column in columns])
     for name, reason in failed:

@@ -74,14 +74,14 @@ def _features(
     classes: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
     colors = class_colors(classes)
-    called = probabilities.argmax(axis=1)
+    predicted = probabilities.argmax(axis=1)
     for index, corner in enumerate(coords):
         x, y = map(int, corner)
         measured = {
             f"p {name}": round(float(p), 6) for name, p in zip(classes, probabilities[index], strict=True)
         }
         unique = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{slide}:{x}:{y}:{side}"))
-        yield tile_feature(x, y, side, measured, classes[called[index]], colors) | {"id": unique}
+        yield tile_feature(x, y, side, measured, classes[predicted[index]], colors) | {"id": unique}
 
 
 def tile_feature(

@@ -240,13 +240,13 @@ def _geojson_polygons(geometry: dict[str, Any], name: str) -> list[shapely.Geome
 
 
 def _geojson_names(properties: dict[str, Any]) -> tuple[str, ...]:
-    found = properties.get("classification") or ""
-    if isinstance(found, dict):
+    classification = properties.get("classification") or ""
+    if isinstance(classification, dict):
         # "names" is what QuPath writes for a class with subclasses, the widest first.
-        parts = [str(part) for part in found.get("names") or ()]
-        classes = [str(found.get("name") or ""), ": ".join(parts), *parts[:1]]
+        parts = [str(part) for part in classification.get("names") or ()]
+        classes = [str(classification.get("name") or ""), ": ".join(parts), *parts[:1]]
     else:
-        classes = [str(found)]
+        classes = [str(classification)]
     return _names(*classes, str(properties.get("name") or ""))
 
 

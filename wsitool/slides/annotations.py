@@ -56,7 +56,7 @@ class LabelMap:
 
 def map_of_names(annotations: Iterable[Annotations]) -> LabelMap:
     """The label map used where none is given: every region's first name is its class."""
-    names = {region.names[0] for found in annotations for region in found.regions}
+    names = {region.names[0] for annotation in annotations for region in annotation.regions}
     return LabelMap(entries=tuple((name, name) for name in sorted(names)))
 
 
@@ -81,14 +81,14 @@ def read_label_map(path: str | Path, *, reporter: Reporter = SILENT) -> LabelMap
     return LabelMap(entries=tuple(entries))
 
 
-def find_annotations(place: str | Path, slide_name: str) -> Path | None:
+def find_annotations(location: str | Path, slide_name: str) -> Path | None:
     """The file that annotates a slide: `place` itself, or <slide>.xml, .geojson, ... in that folder."""
-    place = Path(place)
-    if os.path.isfile(place):  # noqa: PTH113 - Path's raises for a name that is too long
-        return place
-    if not os.path.isdir(place):  # noqa: PTH112
-        raise UsageError(f"There is no annotation file or folder '{place}': check --annotations.")
-    paths = (located(place, f"{slide_name}{suffix}") for suffix in ANNOTATION_SUFFIXES)
+    location = Path(location)
+    if os.path.isfile(location):  # noqa: PTH113 - Path's raises for a name that is too long
+        return location
+    if not os.path.isdir(location):  # noqa: PTH112
+        raise UsageError(f"There is no annotation file or folder '{location}': check --annotations.")
+    paths = (located(location, f"{slide_name}{suffix}") for suffix in ANNOTATION_SUFFIXES)
     return next((path for path in paths if path.is_file()), None)
 
 

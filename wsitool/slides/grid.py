@@ -67,13 +67,13 @@ def plan_read(info: SlideInfo, spec: TileSpec) -> ReadPlan:
                 f"{len(info.levels) - 1}, got {spec.level}."
             )
         return _plan(info, spec.level, (1.0, 1.0), requested=None)
-    wanted, requested = _wanted_downsample(info, spec)
+    downsample, requested = _wanted_downsample(info, spec)
     tolerance = spec.mpp_tolerance
     near = [
-        (abs(level.downsample * factor / wanted - 1), factor, i)
+        (abs(level.downsample * factor / downsample - 1), factor, i)
         for i, level in enumerate(info.levels)
         for factor in (1, *_SNAP_FACTORS)
-        if level.downsample * factor <= wanted * (1 + tolerance + 1e-9)
+        if level.downsample * factor <= downsample * (1 + tolerance + 1e-9)
     ]
     # A level itself is better than a shrunk finer one, even where that is nearer by a hair.
     for factors in ((1,), _SNAP_FACTORS):
@@ -81,7 +81,7 @@ def plan_read(info: SlideInfo, spec: TileSpec) -> ReadPlan:
         if fits:
             _, minus_i, factor = min(fits, key=lambda fit: (fit[2], fit[0]))
             return _plan(info, -minus_i, (float(factor), float(factor)), requested=requested)
-    finer = [i for i, level in enumerate(info.levels) if level.downsample <= wanted * (1 + 1e-9)]
+    finer = [i for i, level in enumerate(info.levels) if level.downsample <= downsample * (1 + 1e-9)]
     if not finer:
         finest = f"{info.mpp:.4g} um/px" if info.mpp else f"{info.objective_power:g}x"
         raise SlideError(
@@ -90,7 +90,7 @@ def plan_read(info: SlideInfo, spec: TileSpec) -> ReadPlan:
         )
     best = max(finer, key=lambda i: info.levels[i].downsample)
     level = info.levels[best]
-    factor_xy = (wanted * level.width / info.width, wanted * level.height / info.height)
+    factor_xy = (downsample * level.width / info.width, downsample * level.height / info.height)
     return _plan(info, best, factor_xy, requested=requested)
 
 
@@ -98,8 +98,8 @@ def _wanted_downsample(info: SlideInfo, spec: TileSpec) -> tuple[float, float | 
     """Level-0 pixels per patch pixel, and the mpp this means."""
     if spec.magnification is not None:
         if info.objective_power:
-            wanted = info.objective_power / spec.magnification
-            return wanted, info.mpp * wanted if info.mpp else None
+            downsample = info.objective_power / spec.magnification
+            return downsample, info.mpp * downsample if info.mpp else None
         target, asked = 10.0 / spec.magnification, f"--magnification {spec.magnification:g}"
     else:
         target = spec.mpp if spec.mpp is not None else DEFAULT_MPP

@@ -25,8 +25,7 @@ def score_candidates(
     The scores are `pen`, `fold`, `near_white` and `near_black`, see `ink_masks`.
     """
     return {
-        name: replace(mask, mask=found).fraction(coords, size_level0)
-        for name, found in ink_masks(mask).items()
+        name: replace(mask, mask=ink).fraction(coords, size_level0) for name, ink in ink_masks(mask).items()
     }
 
 
@@ -44,8 +43,8 @@ def ink_masks(mask: TissueMask) -> dict[str, NDArray[np.bool_]]:
     median = float(np.median(_density(picture[::8])[some])) if some.any() else 1.0
     for top in range(0, len(picture), _BAND):
         band = slice(top, top + _BAND)
-        for name, found in _ink_in(picture[band], mask.mask[band], median).items():
-            masks[name][band] = found
+        for name, ink in _ink_in(picture[band], mask.mask[band], median).items():
+            masks[name][band] = ink
     return masks
 
 

@@ -59,21 +59,21 @@ def find_slides(
     they fail on their own, beside the others. Raises UsageError for an empty folder, an unreadable table, or
     two slides whose stores would have the same name.
     """
-    found: list[SlideInput] = []
+    slides: list[SlideInput] = []
     for item in as_list(inputs):
         if is_url(item):
-            found.append(SlideInput(path=str(item)))
+            slides.append(SlideInput(path=str(item)))
         elif os.path.isdir(item):  # noqa: PTH112 - Path's raises for a name that is too long
-            found += _in_folder(Path(item))
+            slides += _in_folder(Path(item))
         elif Path(item).suffix.lower() in _TABLES:
-            found += _in_table(Path(item), reporter)
+            slides += _in_table(Path(item), reporter)
         else:
-            found.append(SlideInput(path=str(item)))
-    if not found:
+            slides.append(SlideInput(path=str(item)))
+    if not slides:
         raise UsageError("Name at least one slide, folder of slides or CSV with a column 'path'.")
     if group_regex is not None:
-        found = [_with_group(slide, group_regex) for slide in found]
-    unique = list(dict.fromkeys(found))
+        slides = [_with_group(slide, group_regex) for slide in slides]
+    unique = list(dict.fromkeys(slides))
     first: dict[str, SlideInput] = {}
     for slide in unique:
         other = first.setdefault(slide.name, slide)
@@ -98,16 +98,16 @@ def _in_table(table: Path, reporter: Reporter) -> list[SlideInput]:
     rows = read_table(table, needs=("path",), knows=_OPTIONAL, what="slide list", reporter=reporter).rows
     if not rows:
         raise UsageError(f"'{table}' has a header and no rows: add one row for each slide.")
-    found: dict[str, SlideInput] = {}
+    entries: dict[str, SlideInput] = {}
     lines: dict[str, int] = {}
     for row in rows:
         slide = _slide(table, row)
-        first = found.setdefault(slide.path, slide)
+        first = entries.setdefault(slide.path, slide)
         line = lines.setdefault(slide.path, row.line)
         if first != slide and not first.problem:
             problem = f"Lines {line} and {row.line} of '{table}' say different things of it: keep one."
-            found[slide.path] = replace(first, problem=slide.problem or problem)
-    return list(found.values())
+            entries[slide.path] = replace(first, problem=slide.problem or problem)
+    return list(entries.values())
 
 
 def _slide(table: Path, row: Row) -> SlideInput:

@@ -72,11 +72,11 @@ class Collection:
     @property
     def mpp(self) -> float | None:
         """um/px of the patches, None where a store states none or they differ by more than 5 %."""
-        found = [store.meta.mpp_effective for store in self.stores]
-        known = [mpp for mpp in found if mpp is not None]
-        if len(known) < len(found) or max(known) > 1.05 * min(known):
+        stated = [store.meta.mpp_effective for store in self.stores]
+        numbers = [mpp for mpp in stated if mpp is not None]
+        if len(numbers) < len(stated) or max(numbers) > 1.05 * min(numbers):
             return None
-        return float(np.mean(known))
+        return float(np.mean(numbers))
 
     @property
     def group_index(self) -> NDArray[np.int32]:
@@ -87,20 +87,20 @@ class Collection:
         """(N,) name of the image each patch was cut from: the source column, else the slide's name."""
         names = np.empty(len(self), dtype=object)
         for number, store in enumerate(self.stores):
-            chosen = np.flatnonzero(self.store_index == number)
+            rows = np.flatnonzero(self.store_index == number)
             column = store.sources
-            names[chosen] = store.meta.name if column is None else column[self.row[chosen]]
+            names[rows] = store.meta.name if column is None else column[self.row[rows]]
         return names.astype(np.str_)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the stores' content hashes and which of their patches are in the collection."""
-        whole = hashlib.sha256()
+        digest = hashlib.sha256()
         for store in self.stores:
-            whole.update(f"{store.meta.name}\0{store.content_hash}\0".encode())
-        whole.update(self.store_index.tobytes())
-        whole.update(self.row.tobytes())
-        return whole.hexdigest()
+            digest.update(f"{store.meta.name}\0{store.content_hash}\0".encode())
+        digest.update(self.store_index.tobytes())
+        digest.update(self.row.tobytes())
+        return digest.hexdigest()
 
     def read(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """Patches at `indices`, in the order asked, duplicates allowed: (B, P, P, 3) uint8."""
@@ -116,22 +116,22 @@ class Collection:
         tally: Tally | None = None,
     ) -> None:
         """Read into `out`, C-contiguous (B, P, P, 3) uint8; bad patches as in `Reader.read_into`."""
-        wanted = np.asarray(indices, dtype=np.int64)
-        numbers, rows = self.store_index[wanted], self.row[wanted]
+        picked = np.asarray(indices, dtype=np.int64)
+        numbers, rows = self.store_index[picked], self.row[picked]
         order = np.argsort(numbers, kind="stable")
         edges = np.flatnonzero(np.diff(numbers[order])) + 1
-        for chosen in np.split(order, edges):
-            if len(chosen):
-                self.stores[numbers[chosen[0]]].read_into(rows[chosen], out, rows=chosen, tally=tally)
+        for targets in np.split(order, edges):
+            if len(targets):
+                self.stores[numbers[targets[0]]].read_into(rows[targets], out, rows=targets, tally=tally)
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Collection:
         """Only the patches at `indices`, in that order; stores, classes and groups stay as they are."""
-        chosen = np.asarray(indices, dtype=np.int64)
+        rows = np.asarray(indices, dtype=np.int64)
         return Collection(
             self.stores,
-            store_index=self.store_index[chosen],
-            row=self.row[chosen],
-            labels=self.labels[chosen],
+            store_index=self.store_index[rows],
+            row=self.row[rows],
+            labels=self.labels[rows],
             classes=self.classes,
         )
 
@@ -173,7 +173,7 @@ def open_collection(paths: AnyPath | Iterable[AnyPath]) -> Collection:
 
     Raises StoreError if a path holds no store, or if the stores' patch sizes differ.
     """
-    found: list[Path] = []
+    store_paths: list[Path] = []
     for path in as_list(paths):
         stores = find_stores(path)
         if not stores:
@@ -181,8 +181,8 @@ def open_collection(paths: AnyPath | Iterable[AnyPath]) -> Collection:
                 f"{path} holds no patch store (.h5 or .zarr): give a store, a folder of stores, "
                 "or write some with 'wsitool tile' or 'wsitool import'."
             )
-        found += stores
-    return Collection.of([open_store(path) for path in dict.fromkeys(found)])
+        store_paths += stores
+    return Collection.of([open_store(path) for path in dict.fromkeys(store_paths)])
 
 
 def union_of_classes(metas: Sequence[StoreMeta]) -> tuple[str, ...]:
@@ -205,14 +205,16 @@ def _check_sizes(stores: Sequence[Reader]) -> None:
 
 def _labels(store: Reader, classes: tuple[str, ...]) -> NDArray[np.int16]:
     """A store's labels as indices into the collection's classes."""
-    own = store.labels
-    if own is None:
+    labels = store.labels
+    if labels is None:
         return np.full(len(store), UNLABELLED, dtype=np.int16)
-    return renumbered(own, store.meta.classes, classes)
+    return renumbered(labels, store.meta.classes, classes)
 
 
-def renumbered(labels: NDArray[np.int16], own: Sequence[str], classes: Sequence[str]) -> NDArray[np.int16]:
+def renumbered(
+    labels: NDArray[np.int16], declared: Sequence[str], classes: Sequence[str]
+) -> NDArray[np.int16]:
     """Labels that index the classes `own` as ones that index `classes`; unlabelled ones stay so."""
     # the extra last entry maps -1 to -1
-    new = np.array([*(classes.index(name) for name in own), UNLABELLED], dtype=np.int16)
+    new = np.array([*(classes.index(name) for name in declared), UNLABELLED], dtype=np.int16)
     return new[labels]

@@ -63,13 +63,13 @@ class ContentHash:
 
     def hexdigest(self) -> str:
         """The hash so far, in hex, `RULE` before it where it covers the attributes."""
-        whole = hashlib.sha256(b"wsitool store 1" if self._meta is None else b"wsitool store 2")
+        digest = hashlib.sha256(b"wsitool store 1" if self._meta is None else b"wsitool store 2")
         for column in self._columns.values():
-            whole.update(column.digest())
+            digest.update(column.digest())
         if self._meta is None:
-            return whole.hexdigest()
-        whole.update(_attributes(self._meta))
-        return RULE + whole.hexdigest()
+            return digest.hexdigest()
+        digest.update(_attributes(self._meta))
+        return RULE + digest.hexdigest()
 
 
 def _attributes(meta: StoreMeta) -> bytes:

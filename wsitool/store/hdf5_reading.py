@@ -54,13 +54,13 @@ def open_hdf5(path: Path) -> Reader:
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise damaged(path, "it is no regular file")
-    known = KnownFile.of(path)
+    file_state = KnownFile.of(path)
     with as_corruption(path, "the HDF5 file"), h5py.File(path, "r") as file:
         attributes = _attributes(path, file, ATTRIBUTES)
         if is_foreign(attributes) and OFFSETS not in file:
             raise NotAStoreError(f"{path} is not a wsitool patch store but {hdf5_in_words(file)}.")
         meta, summary = from_attributes(path, attributes)
-        members = _Members(path, file, known.size)
+        members = _Members(path, file, file_state.size)
         columns = members.columns()
         problem = problem_of_columns(columns, meta, summary)
         if problem:
@@ -76,7 +76,7 @@ def open_hdf5(path: Path) -> Reader:
             places = _RawPlaces(offsets, side * side * 3)
         else:
             places = _jpeg_places(path, members, summary.patches)
-    return Reader(path, meta, summary, _Layout(known, columns, tuple(reasons or ()), places))
+    return Reader(path, meta, summary, _Layout(file_state, columns, tuple(reasons or ()), places))
 
 
 def _jpeg_places(path: Path, members: _Members, patches: int) -> _JpegPlaces:
@@ -121,8 +121,8 @@ class _Members:
             if len(group) > _MOST_IN_GROUP:
                 raise damaged(self._path, f"its group 'candidates' has {len(group)} members")
             names += [name for name in (f"candidates/{member}" for member in group) if name not in FIXED]
-        found = {name: self.found(name) for name in names}
-        return {name: column for name, column in found.items() if column is not None}
+        forms = {name: self.found(name) for name in names}
+        return {name: column for name, column in forms.items() if column is not None}
 
     def dataset(self, name: str) -> Any:
         """The dataset of that name; CorruptStoreError where there is none in this file."""
@@ -161,15 +161,15 @@ class _Members:
             raise CorruptStoreError(
                 f"{self._path} is shorter than its own index says: it was truncated; write it again."
             )
-        known = self.found(OFFSETS)
+        offsets_form = self.found(OFFSETS)
         offsets: NDArray[np.int64] | None = None
-        if known == Found("int", (number,)):
+        if offsets_form == Found("int", (number,)):
             offsets = self._file[OFFSETS][:].astype(np.int64)
         rest = (0,) * (len(shape) - 1)
         sample = {0, number // 3, number // 2, number - 1} if number else set()
         if offsets is None or any(
-            data.id.get_chunk_info_by_coord((place * step, *rest)).byte_offset != offsets[place]
-            for place in sample
+            data.id.get_chunk_info_by_coord((chunk * step, *rest)).byte_offset != offsets[chunk]
+            for chunk in sample
         ):
             offsets = chunk_offsets(data)
         if number and (offsets.min() < 0 or offsets.max() > self._size - length):
@@ -260,5 +260,5 @@ class _JpegPlaces:
         chunk = first[rows] + np.arange(len(rows)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
         begin = np.maximum(starts[rows], chunk * self._step)
         end = np.minimum(ends[rows], (chunk + 1) * self._step)
-        place = self._chunks[chunk] + begin - chunk * self._step
-        return Segments(rows, np.zeros_like(rows), place, end - begin)
+        offset = self._chunks[chunk] + begin - chunk * self._step
+        return Segments(rows, np.zeros_like(rows), offset, end - begin)

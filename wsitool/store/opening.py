@@ -17,13 +17,13 @@ from wsitool.store.damage import damaged
 from wsitool.store.hdf5 import Hdf5Writer
 from wsitool.store.hdf5_reading import open_hdf5
 from wsitool.store.reader import Reader
-from wsitool.store.schema import StoreMeta, StoreWriter
+from wsitool.store.schema import SUFFIX_OF, StoreMeta, StoreWriter
 from wsitool.store.zarr import ZarrWriter
 from wsitool.store.zarr_reading import open_zarr
 
 __all__ = ["SUFFIXES", "create_store", "find_stores", "open_store"]
 
-SUFFIXES = (".h5", ".zarr")
+SUFFIXES = tuple(SUFFIX_OF.values())
 
 
 def create_store(

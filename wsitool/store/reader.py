@@ -164,27 +164,27 @@ class Reader:
         With a `tally`, a patch that cannot be read or decoded is noted there as (row of `out`, reason)
         and its pixels are undefined; without one it raises CorruptStoreError.
         """
-        wanted = self._checked(indices)
-        if not len(wanted):
+        rows_asked = self._checked(indices)
+        if not len(rows_asked):
             return
-        targets = np.arange(len(wanted)) if rows is None else rows
+        targets = np.arange(len(rows_asked)) if rows is None else rows
         read = self._read_raw if self._meta.codec == "raw" else self._read_jpeg
         try:
-            read(wanted, out, targets, tally)
+            read(rows_asked, out, targets, tally)
         except OSError as error:
             raise damaged(self._path, f"its patches cannot be read ({error.strerror})") from error
 
     def encoded(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> list[bytes]:
         """The stored bytes of patches: JPEG streams, or P*P*3 bytes of raw pixels."""
-        wanted = self._checked(indices)
+        rows_asked = self._checked(indices)
         try:
-            fetched = dict(self._fetch(wanted))
+            fetched = dict(self._fetch(rows_asked))
         except OSError as error:
             raise damaged(self._path, f"its patches cannot be read ({error.strerror})") from error
         for row, data in fetched.items():
             if isinstance(data, str):
-                raise self._corrupt(int(wanted[row]), data)
-        return [fetched[row] for row in range(len(wanted))]  # type: ignore[misc]
+                raise self._corrupt(int(rows_asked[row]), data)
+        return [fetched[row] for row in range(len(rows_asked))]  # type: ignore[misc]
 
     def problem_of_pixels(self) -> str:
         """Whether JPEG patches are of another size than the store says; "" where one of a few is right."""
@@ -225,10 +225,10 @@ class Reader:
         return f"<store {self._path.name}: {len(self)} patches of {size} px, {codec}>"
 
     def _checked(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-        wanted = np.asarray(indices, dtype=np.int64)
-        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self)):
+        rows_asked = np.asarray(indices, dtype=np.int64)
+        if len(rows_asked) and not (rows_asked.min() >= 0 and rows_asked.max() < len(self)):
             raise IndexError(f"{self._path} has {len(self)} patches; index out of range in the request.")
-        return wanted
+        return rows_asked
 
     def _corrupt(self, index: int, reason: str) -> CorruptStoreError:
         return CorruptStoreError(
@@ -237,13 +237,13 @@ class Reader:
 
     def _read_raw(
         self,
-        wanted: NDArray[np.int64],
+        rows_asked: NDArray[np.int64],
         out: NDArray[np.uint8],
         targets: NDArray[np.int64],
         tally: Tally | None,
     ) -> None:
         began = time.perf_counter()
-        segments = self._layout.locate(wanted)
+        segments = self._layout.locate(rows_asked)
         flat = out.data.cast("B")
         size = self._patch_bytes
         rows = targets[segments.row]
@@ -254,14 +254,14 @@ class Reader:
                 for first, last, at, to, start in zip(*(column.tolist() for column in columns), strict=True):
                     got = _read_fully(descriptor, flat[at:to], start)
                     if got != to - at:
-                        self._short(wanted, segments, targets, first + got // size, last, tally)
+                        self._short(rows_asked, segments, targets, first + got // size, last, tally)
         if tally is not None:
             tally.read_seconds += time.perf_counter() - began
-            tally.bytes_read += len(wanted) * size
+            tally.bytes_read += len(rows_asked) * size
 
     def _short(
         self,
-        wanted: NDArray[np.int64],
+        rows_asked: NDArray[np.int64],
         segments: Segments,
         targets: NDArray[np.int64],
         first: int,
@@ -270,23 +270,23 @@ class Reader:
     ) -> None:
         reason = "the file ends before its bytes"
         if tally is None:
-            raise self._corrupt(int(wanted[segments.row[first]]), reason)
+            raise self._corrupt(int(rows_asked[segments.row[first]]), reason)
         tally.bad += [(int(targets[segments.row[position]]), reason) for position in range(first, last)]
 
     def _read_jpeg(
         self,
-        wanted: NDArray[np.int64],
+        rows_asked: NDArray[np.int64],
         out: NDArray[np.uint8],
         targets: NDArray[np.int64],
         tally: Tally | None,
     ) -> None:
         began = time.perf_counter()
-        fetched = list(self._fetch(wanted))
+        fetched = list(self._fetch(rows_asked))
         read = time.perf_counter()
         for row, data in fetched:
             reason = data if isinstance(data, str) else _decode(data, out[targets[row]])
             if reason and tally is None:
-                raise self._corrupt(int(wanted[row]), reason)
+                raise self._corrupt(int(rows_asked[row]), reason)
             if reason and tally is not None:
                 tally.bad.append((int(targets[row]), reason))
         if tally is not None:
@@ -294,14 +294,14 @@ class Reader:
             tally.decode_seconds += time.perf_counter() - read
             tally.bytes_read += sum(len(data) for _, data in fetched)
 
-    def _fetch(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, bytes | str]]:
+    def _fetch(self, rows_asked: NDArray[np.int64]) -> Iterator[tuple[int, bytes | str]]:
         """Yield (row, stored bytes), or (row, reason) where the file is too short, in some order."""
-        segments = self._layout.locate(wanted)
+        segments = self._layout.locate(rows_asked)
         pieces: dict[int, list[bytes]] = {}
         short: set[int] = set()
         for file in np.unique(segments.file).tolist():
-            chosen = np.flatnonzero(segments.file == file)
-            columns = (segments.row[chosen], segments.start[chosen], segments.length[chosen])
+            in_file = np.flatnonzero(segments.file == file)
+            columns = (segments.row[in_file], segments.start[in_file], segments.length[in_file])
             with open_files.lease(self._layout.files[file]) as descriptor:
                 for row, start, length in zip(*(column.tolist() for column in columns), strict=True):
                     data = os.pread(descriptor, length, start)
@@ -347,8 +347,8 @@ def _runs_by_file(
     end = np.append(begin[1:], len(segments.start))
     run_file = segments.file[begin]
     for file in np.unique(run_file).tolist():
-        chosen = run_file == file
-        yield file, begin[chosen], end[chosen]
+        in_file = run_file == file
+        yield file, begin[in_file], end[in_file]
 
 
 def content_hash(store: Reader) -> str:

@@ -6,7 +6,7 @@ Rows are sorted by (y, x).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 __all__ = [
     "LARGEST_PATCH",
     "SCHEMA_VERSION",
+    "SUFFIX_OF",
     "UNLABELLED",
     "Candidates",
     "Codec",
     "Failure",
+    "Format",
     "PatchStore",
     "Prepared",
     "Rows",
@@ -35,6 +37,8 @@ LARGEST_PATCH = 16_384
 """Pixels of a patch's side."""
 
 Codec = Literal["jpeg", "raw", "native"]
+Format = Literal["hdf5", "zarr"]
+SUFFIX_OF: Mapping[Format, str] = {"hdf5": ".h5", "zarr": ".zarr"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,16 +45,16 @@ class Columns:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The numeric columns by schema name."""
-        found = self.candidates
+        candidates = self.candidates
         arrays: dict[str, NDArray[Any]] = {
             "coords": self.coords,
             "tissue": self.tissue,
-            "candidates/x": found.coords[:, 0],
-            "candidates/y": found.coords[:, 1],
-            "candidates/tissue": found.tissue,
-            "candidates/reason": found.reason,
+            "candidates/x": candidates.coords[:, 0],
+            "candidates/y": candidates.coords[:, 1],
+            "candidates/tissue": candidates.tissue,
+            "candidates/reason": candidates.reason,
         }
-        arrays |= {f"candidates/{name}": scores for name, scores in found.scores.items()}
+        arrays |= {f"candidates/{name}": scores for name, scores in candidates.scores.items()}
         if self.label is not None:
             arrays["label"] = self.label
         if self.failures:
@@ -72,9 +72,9 @@ class Columns:
         """What a reader would refuse in these columns; "" where they are as the schema wants them."""
         arrays, reasons = self.arrays(), self.candidates.reasons
         kinds: dict[str, Kind] = {"i": "int", "u": "int", "f": "float"}
-        found = {name: Found(kinds[values.dtype.kind], values.shape) for name, values in arrays.items()}
-        found |= {name: Found("text", (len(texts),)) for name, texts in self.texts().items()}
-        problems = [problem_of_columns(found, meta, summary), problem_of_reasons(reasons)]
+        forms = {name: Found(kinds[values.dtype.kind], values.shape) for name, values in arrays.items()}
+        forms |= {name: Found("text", (len(texts),)) for name, texts in self.texts().items()}
+        problems = [problem_of_columns(forms, meta, summary), problem_of_reasons(reasons)]
         problems += [
             problem_of_texts(name, len(texts), max(len(text.encode()) for text in texts))
             for name, texts in self.texts().items()

@@ -41,15 +41,15 @@ class ZarrWriter(Writer):
 
     def _write_patches(self, patches: Sequence[bytes | memoryview]) -> None:
         for row, patch in enumerate(patches, self._patches):
-            shard, place = divmod(row, self._rows_per_shard)
+            shard, slot = divmod(row, self._rows_per_shard)
             if self._shard is None:
                 file = self._pending.temporary / "patches" / "c" / str(shard) / "0" / "0" / "0"
                 file.parent.mkdir(parents=True)
                 self._shard = file.open("wb")
-            self._index[place] = self._shard.tell(), len(patch)
+            self._index[slot] = self._shard.tell(), len(patch)
             self._shard.write(patch)
             self._sync.wrote(self._shard.fileno(), len(patch), end=self._shard.tell())
-            if place == self._rows_per_shard - 1:
+            if slot == self._rows_per_shard - 1:
                 self._end_shard()
 
     def _end_shard(self) -> None:

@@ -131,17 +131,17 @@ def _read_index(
     """
     path, file = folder.path, folder.file("patches", "c", str(shard), "0", "0", "0")
     try:
-        known = KnownFile.of(file)
+        file_state = KnownFile.of(file)
     except FileNotFoundError:
         raise CorruptStoreError(
             f"{path} lacks its shard {shard}: restore the file or write it again."
         ) from None
     size = rows * 16
-    if known.size < size + 4:
+    if file_state.size < size + 4:
         raise damaged(path, f"shard {shard} is shorter than its index")
     descriptor = os.open(file, os.O_RDONLY)
     try:
-        tail = os.pread(descriptor, size + 4, known.size - size - 4)
+        tail = os.pread(descriptor, size + 4, file_state.size - size - 4)
     finally:
         os.close(descriptor)
     if len(tail) != size + 4 or google_crc32c.value(tail[:-4]) != int.from_bytes(tail[-4:], "little"):
@@ -153,11 +153,11 @@ def _read_index(
     start, length = entries.T
     if entries.min() < 0:
         raise CorruptStoreError(f"{path} lacks patches that its shape promises: write the store again.")
-    if (length > known.size - start).any() or length.max() >= 2**31:
+    if (length > file_state.size - start).any() or length.max() >= 2**31:
         raise damaged(path, f"the index of shard {shard} leads outside of it")
     if raw_length is not None and (length != raw_length).any():
         raise damaged(path, f"not all patches in shard {shard} have {raw_length} bytes")
-    return known, entries
+    return file_state, entries
 
 
 class _Folder:
@@ -195,10 +195,12 @@ class _Folder:
         names = list(FIXED)
         members = self.path / "candidates"
         if members.is_dir():
-            found = sorted(entry.name for entry in os.scandir(members) if entry.is_dir())
-            if len(found) > _MOST_IN_GROUP:
-                raise damaged(self.path, f"its group 'candidates' has {len(found)} members")
-            names += [name for name in (f"candidates/{member}" for member in found) if name not in FIXED]
+            members_there = sorted(entry.name for entry in os.scandir(members) if entry.is_dir())
+            if len(members_there) > _MOST_IN_GROUP:
+                raise damaged(self.path, f"its group 'candidates' has {len(members_there)} members")
+            names += [
+                name for name in (f"candidates/{member}" for member in members_there) if name not in FIXED
+            ]
         return {name: self._found(name) for name in names if (self.path / name).is_dir()}
 
     def _found(self, name: str) -> Found:
@@ -303,7 +305,7 @@ class _ShardLayout:
     def column(self, name: str) -> NDArray[Any]:
         with as_corruption(self._folder.path, f"the column '{name}'"):
             values = self._folder.values(name, may_lack_zeros=self._may_lack_zeros)
-            found = self.columns[name]
-            if values.shape != found.shape:
+            form = self.columns[name]
+            if values.shape != form.shape:
                 raise ValueError("it was changed since the store was opened")
             return values

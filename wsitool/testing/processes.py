@@ -50,10 +50,10 @@ class ClassAddress:
         return cls(module=target.__module__, file=file, qualname=target.__qualname__)
 
     def load(self) -> Any:
-        found = self._module()
+        value = self._module()
         for part in self.qualname.split("."):
-            found = getattr(found, part)
-        return found
+            value = getattr(value, part)
+        return value
 
     def _module(self) -> Any:
         with suppress(ImportError):
@@ -115,11 +115,11 @@ def on_two_ranks(
     rows holds k blocks of the batch.
     """
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        torch.save({"state": dict(state), "views": dict(views)}, work / "input.pt")
+        directory = Path(folder)
+        torch.save({"state": dict(state), "views": dict(views)}, directory / "input.pt")
         address, params = ClassAddress.of(subject.cls), dict(subject.params)
         _run([(_train_rank, (address, params, rank, batch, folder)) for rank in range(WORLD)])
-        made = torch.load(work / "output.pt", weights_only=True)
+        made = torch.load(directory / "output.pt", weights_only=True)
         return made["loss"], made["gradients"]
 
 
@@ -127,10 +127,10 @@ def _train_rank(address: ClassAddress, params: Mapping[str, Any], rank: int, bat
     # Here and not above: it brings Lightning, which the process that asks has no need of.
     from wsitool.training.sync_norm import synchronise
 
-    work = Path(folder)
-    dist.init_process_group("gloo", init_method=(work / "meeting").as_uri(), rank=rank, world_size=WORLD)
+    directory = Path(folder)
+    dist.init_process_group("gloo", init_method=(directory / "meeting").as_uri(), rank=rank, world_size=WORLD)
     try:
-        given = torch.load(work / "input.pt", weights_only=True)
+        given = torch.load(directory / "input.pt", weights_only=True)
         method = Subject(cls=address.load(), params=params).build().double()
         method.load_state_dict(given["state"])
         stop_dropout(method)
@@ -141,7 +141,7 @@ def _train_rank(address: ClassAddress, params: Mapping[str, Any], rank: int, bat
             dist.all_reduce(value)
             value /= WORLD
         if rank == 0:
-            torch.save({"loss": loss, "gradients": gradients}, work / "output.pt")
+            torch.save({"loss": loss, "gradients": gradients}, directory / "output.pt")
         dist.barrier()
     finally:
         dist.destroy_process_group()
@@ -151,8 +151,8 @@ def _share(view: Tensor, rank: int, batch: int) -> Tensor:
     if len(view) % batch:
         return view
     blocks = view.reshape(-1, batch, *view.shape[1:])  # (k, batch, ...)
-    own = batch // WORLD
-    return blocks[:, rank * own : (rank + 1) * own].flatten(0, 1)
+    share = batch // WORLD
+    return blocks[:, rank * share : (rank + 1) * share].flatten(0, 1)
 
 
 Job = tuple[Callable[..., Any], tuple[Any, ...]]

@@ -51,14 +51,14 @@ def _importable(folders: list[Path]) -> Iterator[None]:
 
 def _of_file(path: Path) -> dict[str, Any]:
     module = _import(path.stem, str(path))
-    found = {
+    entry_points = {
         name: value
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
     }
-    if not found:
+    if not entry_points:
         raise UsageError(f"'{path}' defines no class derived from wsitool.api.Method.")
-    return found
+    return entry_points
 
 
 def _of_project(folder: Path) -> dict[str, Any]:

@@ -32,9 +32,9 @@ _QUALITY = 90
 def check_store(suffix: str, codec: Codec, folder: Path) -> None:
     """Run every check, each in its own subfolder of `folder`."""
     for check in STORE_CHECKS:
-        own = folder / check.__name__
-        own.mkdir()
-        check(suffix, codec, own)
+        subfolder = folder / check.__name__
+        subfolder.mkdir()
+        check(suffix, codec, subfolder)
 
 
 def example_patches(number: int, size: int = 32, *, seed: int = 0) -> NDArray[np.uint8]:
@@ -165,20 +165,22 @@ def check_keeps_every_column(suffix: str, codec: Codec, folder: Path) -> None:
     write_example(folder / f"a{suffix}", codec)
     with open_store(folder / f"a{suffix}") as store:
         coords = _coords(23, 32)
-        wanted, found = _candidates(coords), store.candidates
+        expected, candidates = _candidates(coords), store.candidates
         assert np.array_equal(store.coords, coords) and store.coords.dtype == np.int64
         assert np.array_equal(store.tissue, np.linspace(0.5, 1, 23, dtype=np.float32))
         assert store.labels is not None and store.labels.tolist() == [row % 4 - 1 for row in range(23)]
         assert store.sources is not None and store.sources.tolist() == [f"bild-ä{row}" for row in range(23)]
-        assert np.array_equal(found.coords, wanted.coords) and np.array_equal(found.reason, wanted.reason)
-        assert found.reasons == wanted.reasons and list(found.scores) == ["sharpness"]
-        assert np.array_equal(found.scores["sharpness"], wanted.scores["sharpness"])
+        assert np.array_equal(candidates.coords, expected.coords) and np.array_equal(
+            candidates.reason, expected.reason
+        )
+        assert candidates.reasons == expected.reasons and list(candidates.scores) == ["sharpness"]
+        assert np.array_equal(candidates.scores["sharpness"], expected.scores["sharpness"])
         assert store.failures == _FAILURES and store.counts == {"kept": 23, "low tissue": 1}
-        expected = example_meta(codec)
+        meta = example_meta(codec)
         assert store.meta.wsitool_version
         assert all(
-            getattr(store.meta, name) == getattr(expected, name)
-            for name in expected.__dataclass_fields__
+            getattr(store.meta, name) == getattr(meta, name)
+            for name in meta.__dataclass_fields__
             if name != "wsitool_version"
         )
 

@@ -76,12 +76,12 @@ def tiles_touched(
     first = corners // np.array(tile)
     last = (corners + np.array(size) - 1) // np.array(tile)
     spans = (last - first).max(axis=0) + 1 if len(corners) else (0, 0)
-    found: set[tuple[int, int]] = set()
+    touched_tiles: set[tuple[int, int]] = set()
     for dy in range(spans[1]):
         for dx in range(spans[0]):
             touched = np.minimum(first + np.array((dx, dy)), last)
-            found.update(zip(touched[:, 1].tolist(), touched[:, 0].tolist(), strict=True))
-    return np.array([(column, row) for row, column in sorted(found)], np.int64).reshape(-1, 2)
+            touched_tiles.update(zip(touched[:, 1].tolist(), touched[:, 0].tolist(), strict=True))
+    return np.array([(column, row) for row, column in sorted(touched_tiles)], np.int64).reshape(-1, 2)
 
 
 def cut(
@@ -332,10 +332,10 @@ class _Cutter(Generic[T]):
         if not readable:
             self._finishing.append((block, None))
             return
-        whole = len(readable) == block.stop - block.start
-        chosen = pixels[: len(readable)] if whole else pixels[np.array(readable) - block.start]
+        is_complete = len(readable) == block.stop - block.start
+        payload = pixels[: len(readable)] if is_complete else pixels[np.array(readable) - block.start]
         indices = np.array(readable, np.int64)
-        self._finishing.append((block, self._pool.submit(lambda: self._finish(chosen, indices))))
+        self._finishing.append((block, self._pool.submit(lambda: self._finish(payload, indices))))
 
     def ready(self, *, wait: bool) -> Iterator[Block[T]]:
         """The blocks whose payload is there, in order; with `wait` all, else those needed to bound memory."""

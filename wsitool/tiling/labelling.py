@@ -29,7 +29,7 @@ from wsitool.slides.annotations import (
 from wsitool.slides.slide_list import SlideInput
 from wsitool.slides.spec import LabelRule
 
-__all__ = ["LabelPlan", "Labelled", "Outlines", "count_labels", "plan_outlines"]
+__all__ = ["LabelPlan", "Labelled", "SlideAnnotation", "count_labels", "plan_outlines"]
 
 _NAMED_AT_MOST = 8
 
@@ -43,7 +43,7 @@ class Labelled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlines:
+class SlideAnnotation:
     """The annotation file of one slide, and how its regions become labels."""
 
     path: str
@@ -125,14 +125,14 @@ class LabelPlan:
     """
 
     classes: tuple[str, ...]
-    outlines: Mapping[str, Outlines]
+    outlines: Mapping[str, SlideAnnotation]
     problems: Mapping[str, str]
     notes: Mapping[str, str]
 
 
 def plan_outlines(
     slides: Sequence[SlideInput],
-    place: str | Path,
+    location: str | Path,
     label_map: str | Path | None,
     rule: LabelRule,
     *,
@@ -146,19 +146,23 @@ def plan_outlines(
     """
     if all(slide.problem for slide in slides):
         return LabelPlan(classes=(), outlines={}, problems={}, notes={})
-    files = _files(slides, place)
-    found, problems = _read(files, keep_going=label_map is not None)
+    files = _files(slides, location)
+    annotations, problems = _read(files, keep_going=label_map is not None)
     if label_map is None:
-        mapping = map_of_names(found.values())
+        mapping = map_of_names(annotations.values())
     else:
         mapping = read_label_map(label_map, reporter=reporter)
-        _compare(mapping, label_map, [region for one in found.values() for region in one.regions], reporter)
-    _say_skipped(found, reporter)
+        _compare(
+            mapping, label_map, [region for one in annotations.values() for region in one.regions], reporter
+        )
+    _say_skipped(annotations, reporter)
     expected = " or ".join(f"<slide>{suffix}" for suffix in ANNOTATION_SUFFIXES[:2])
-    without = f"no outlines of it in '{place}' (expected {expected}), so its patches are unlabelled"
+    without = f"no outlines of it in '{location}' (expected {expected}), so its patches are unlabelled"
     return LabelPlan(
         classes=mapping.classes,
-        outlines={name: Outlines(path=str(files[name]), label_map=mapping, rule=rule) for name in found},
+        outlines={
+            name: SlideAnnotation(path=str(files[name]), label_map=mapping, rule=rule) for name in annotations
+        },
         problems=problems,
         notes={slide.name: without for slide in slides if slide.name not in files},
     )
@@ -169,7 +173,7 @@ def _read(files: Mapping[str, Path], *, keep_going: bool) -> tuple[dict[str, Ann
 
     LabelError where no file has any, or for a damaged file unless `keep_going`.
     """
-    found: dict[str, Annotations] = {}
+    annotations: dict[str, Annotations] = {}
     problems: dict[str, str] = {}
     for name, path in files.items():
         try:
@@ -180,33 +184,33 @@ def _read(files: Mapping[str, Path], *, keep_going: bool) -> tuple[dict[str, Ann
             problems[name] = str(error)
             continue
         if read.regions:
-            found[name] = read
+            annotations[name] = read
         else:
             problems[name] = (
                 f"'{path}' ({read.format}) holds no outline with an area, and {read.skipped} annotations "
                 "without: draw areas, or take the file away to leave the slide unlabelled."
             )
-    if not found:
+    if not annotations:
         more = f", and so for {len(files) - 1} more slides" if len(files) > 1 else ""
         raise LabelError(f"{next(iter(problems.values())).rstrip('.')}{more}.")
-    return found, problems
+    return annotations, problems
 
 
-def _files(slides: Sequence[SlideInput], place: str | Path) -> dict[str, Path]:
+def _files(slides: Sequence[SlideInput], location: str | Path) -> dict[str, Path]:
     """The annotation file of each slide that has one, by slide name."""
     if any(slide.label is not None for slide in slides):
         raise UsageError("Slides have labels in the CSV and --annotations is given: use one of the two.")
-    if len(slides) > 1 and find_annotations(place, "") == Path(place):
+    if len(slides) > 1 and find_annotations(location, "") == Path(location):
         raise UsageError(
-            f"{len(slides)} slides cannot share the annotations '{place}': give a folder with one file per "
-            "slide, named as the slide."
+            f"{len(slides)} slides cannot share the annotations '{location}': give a folder with one file "
+            "per slide, named as the slide."
         )
-    found = {slide.name: find_annotations(place, slide.name) for slide in slides if not slide.problem}
-    files = {name: path for name, path in found.items() if path is not None}
+    paths = {slide.name: find_annotations(location, slide.name) for slide in slides if not slide.problem}
+    files = {name: path for name, path in paths.items() if path is not None}
     if not files:
-        there = sorted(path.name for path in Path(place).iterdir()) if Path(place).is_dir() else []
+        there = sorted(path.name for path in Path(location).iterdir()) if Path(location).is_dir() else []
         raise UsageError(
-            f"No annotations for any slide in '{place}': expected files named as the slides, as in "
+            f"No annotations for any slide in '{location}': expected files named as the slides, as in "
             f"{slides[0].name}.xml or {slides[0].name}.geojson, and it holds {_some(there) or 'nothing'}."
         )
     return files
@@ -214,8 +218,8 @@ def _files(slides: Sequence[SlideInput], place: str | Path) -> dict[str, Path]:
 
 def _compare(mapping: LabelMap, path: str | Path, regions: Sequence[Region], reporter: Reporter) -> None:
     """LabelError where the map at `path` names none of the regions; says which of either are alone."""
-    known = {name for region in regions for name in region.names}
-    unused = [name for name, _ in mapping.entries if name not in known]
+    names = {name for region in regions for name in region.names}
+    unused = [name for name, _ in mapping.entries if name not in names]
     if len(unused) == len(mapping.entries):
         raise LabelError(
             f"The label map '{path}' names {_some(unused)}, and no outline is called so: they are called "
@@ -228,8 +232,8 @@ def _compare(mapping: LabelMap, path: str | Path, regions: Sequence[Region], rep
         reporter.say(f"Outlines that the label map does not name are left out: {_names_of(left)}.")
 
 
-def _say_skipped(found: Mapping[str, Annotations], reporter: Reporter) -> None:
-    skipped = {name: one.skipped for name, one in found.items() if one.skipped and one.regions}
+def _say_skipped(annotations: Mapping[str, Annotations], reporter: Reporter) -> None:
+    skipped = {name: one.skipped for name, one in annotations.items() if one.skipped and one.regions}
     if skipped:
         reporter.say(
             f"{sum(skipped.values())} annotations without an area (points, lines) are left out, of "

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from wsitool.base.parameters import Params, hparam, same_as
 from wsitool.slides.spec import LabelRule, ReadOptions
+from wsitool.store.schema import Format
 
-__all__ = ["Format", "TileOptions"]
-
-Format = Literal["hdf5", "zarr"]
+__all__ = ["TileOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)

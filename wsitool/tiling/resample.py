@@ -14,8 +14,8 @@ RgbArray = NDArray[np.uint8]
 def block_mean(tile: RgbArray, factor: int) -> RgbArray:
     """Mean of `factor` x `factor` blocks of (h, w, 3), rounded; rows and columns short of one are dropped."""
     height, width = (side // factor * factor for side in tile.shape[:2])
-    whole = np.ascontiguousarray(tile[:height, :width])
-    return np.asarray(Image.fromarray(whole).reduce(factor))
+    covered = np.ascontiguousarray(tile[:height, :width])
+    return np.asarray(Image.fromarray(covered).reduce(factor))
 
 
 def area_resample(

@@ -156,8 +156,8 @@ def _read(path: Path) -> _Listed:
     bad = next((row for row in table.rows if row.problem), None)
     if bad is not None:
         raise WsitoolError(f"Line {bad.line} of '{path}' cannot be read: {bad.problem}.")
-    own = {column.name for column in fields(SlideResult)}
-    added = {name: header for name, header in table.headers.items() if name not in own}
+    columns = {column.name for column in fields(SlideResult)}
+    added = {name: header for name, header in table.headers.items() if name not in columns}
     return _Listed(rows=[dict(row.cells) for row in table.rows], columns=added)
 
 
@@ -176,8 +176,8 @@ def _set_aside(path: Path) -> str:
 
 
 def _write(path: Path, listed: _Listed) -> None:
-    own = {column.name: column.name for column in fields(SlideResult)}
-    columns = own | dict(listed.columns)
+    own_columns = {column.name: column.name for column in fields(SlideResult)}
+    columns = own_columns | dict(listed.columns)
     ordered = sorted(listed.rows, key=lambda row: row.get("name", ""))
     lines = [[row.get(name, "") for name in columns] for row in ordered]
     replace_file(path, table_bytes([list(columns.values()), *lines]))

@@ -35,7 +35,7 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
     try:
         with open_store(task.store) as store:
             meta, counts, content_hash = store.meta, store.counts, store.content_hash
-            failures, number, found = len(store.failures), len(store), store.candidates
+            failures, number, candidates = len(store.failures), len(store), store.candidates
             labels = count_labels(store.labels, meta.classes)
     except CorruptStoreError as error:
         reporter.warn(f"{task.slide.name} is tiled again: {error}")
@@ -48,7 +48,7 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
             f"'{task.store}' exists and {differs}: pass --overwrite to replace it, or choose another --out."
         )
     if not task.preview.exists() and not redraw_preview(
-        task.preview, task.slide.path, meta, found, task.spec
+        task.preview, task.slide.path, meta, candidates, task.spec
     ):
         reporter.warn(f"The preview of {task.slide.name} is missing and could not be drawn again.")
     return SlideResult(
@@ -79,14 +79,14 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
 
 def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """Which of the parameters `asked` for a store was made with others, in words; "" if with none."""
-    wanted = as_stored(asked)
-    names = [name for name in wanted if stored.get(name) != wanted[name]]
-    parts = [f"{name} {stored.get(name)!r} instead of {wanted[name]!r}" for name in names]
+    expected = as_stored(asked)
+    names = [name for name in expected if stored.get(name) != expected[name]]
+    parts = [f"{name} {stored.get(name)!r} instead of {expected[name]!r}" for name in names]
     return f"was made with {', '.join(parts)}" if parts else ""
 
 
 def redraw_preview(
-    preview: Path, source: str | Path, meta: StoreMeta, found: Candidates, spec: TileSpec
+    preview: Path, source: str | Path, meta: StoreMeta, candidates: Candidates, spec: TileSpec
 ) -> bool:
     """Draw a store's preview from its slide at `source`; False where that is gone or another file."""
     try:
@@ -94,7 +94,7 @@ def redraw_preview(
             if slide.info.fingerprint != meta.fingerprint:
                 return False
             size = plan_grid(slide.info, spec).patch_size_level0
-            preview_jpeg(preview, tissue_mask(slide), found, size)
+            preview_jpeg(preview, tissue_mask(slide), candidates, size)
     except SlideError:
         return False
     return True

@@ -21,13 +21,14 @@ from wsitool.slides.slide_list import SlideInput, find_slides
 from wsitool.slides.spec import TileSpec
 from wsitool.tiling.guarded import run_guarded, run_locked
 from wsitool.tiling.labelling import LabelPlan, plan_outlines
-from wsitool.tiling.options import Format, TileOptions
+from wsitool.tiling.options import TileOptions
 from wsitool.tiling.processes import run_in_processes
 from wsitool.tiling.results import SLIDES_CSV, RunResult, SlideResult, merge_slides_csv
 from wsitool.tiling.slide_task import SlideTask, available_threads
 
 __all__ = ["tile_slide", "tile_slides"]
 
+_OF_ONE_SLIDE = ("format", "reader", "default_mpp", "overwrite", "max_failures")
 _CSV_PATIENCE_SECONDS = 120.0
 _CSV_PATIENCE_BETWEEN_SLIDES = 5.0
 
@@ -37,31 +38,28 @@ def tile_slide(
     out_dir: str | Path,
     spec: TileSpec | None = None,
     *,
-    format: Format = "hdf5",
-    reader: str = "auto",
-    default_mpp: float | None = None,
     group: str | None = None,
     threads: int | None = None,
-    overwrite: bool = False,
-    max_failures: int | None = None,
     reporter: Reporter = SILENT,
+    **options: Any,
 ) -> SlideResult:
     """Cut one slide into `out_dir`/<slide>.h5 or .zarr and draw its preview.
 
+    `options` are those of `TileOptions` that concern one slide: format, reader, default_mpp, overwrite and
+    max_failures. `threads` decode, by default one per processor.
     A store that is complete and was made in the same way is left alone. Raises SlideError (or a kind of it)
     where the slide cannot be tiled and StoreError where a store made otherwise is in the way and `overwrite`
     is false, or another process writes it; nothing half-written is left. Does not touch slides.csv.
     """
+    if several := sorted(set(options) - set(_OF_ONE_SLIDE)):
+        raise UsageError(f"tile_slide has no {', '.join(several)}: it takes {', '.join(_OF_ONE_SLIDE)}.")
+    settings = TileOptions(**options)
     task = SlideTask(
         slide=SlideInput(path=str(path), group=group),
         out_dir=Path(out_dir),
         spec=spec or TileSpec(),
-        format=format,
-        reader=reader,
-        default_mpp=default_mpp,
         threads=threads or available_threads(),
-        overwrite=overwrite,
-        max_failures=max_failures,
+        **_of_one_slide(settings),
     )
     return run_locked(task, reporter)
 
@@ -82,19 +80,20 @@ def tile_slides(
     that fails is reported in its result and in slides.csv, the others are complete. `dry_run` writes nothing,
     and decodes nothing at full resolution. Raises UsageError for inputs that cannot work together.
     """
-    try:
-        chosen = TileOptions(**options)
-    except TypeError as error:
-        raise UsageError(f"tile_slides has no such option ({error}).") from None
-    inputs = _inputs(slides, chosen, reporter)
-    labels = _labels(inputs, chosen, reporter)
-    part = _shard(inputs, chosen.shard)
-    if not chosen.dry_run:
+    settings = TileOptions.from_dict(options, what="tile_slides")
+    inputs = _inputs(slides, settings, reporter)
+    labels = _labels(inputs, settings, reporter)
+    part = _shard(inputs, settings.shard)
+    if not settings.dry_run:
         check_writable(Path(out_dir))
-    processes = min(chosen.workers or available_threads(), max(1, len(part)))
+    processes = min(settings.workers or available_threads(), max(1, len(part)))
     threads = max(1, available_threads() // processes)
-    tasks = [_task(slide, labels, Path(out_dir), spec or TileSpec(), chosen, threads) for slide in part]
-    return _tile(tasks, Path(out_dir), labels, chosen, processes, reporter)
+    tasks = [_task(slide, labels, Path(out_dir), spec or TileSpec(), settings, threads) for slide in part]
+    return _tile(tasks, Path(out_dir), labels, settings, processes, reporter)
+
+
+def _of_one_slide(options: TileOptions) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in _OF_ONE_SLIDE}
 
 
 def _inputs(
@@ -111,8 +110,8 @@ def _inputs(
 def _labels(slides: Sequence[SlideInput], options: TileOptions, reporter: Reporter) -> LabelPlan:
     """The classes of all slides, not only of those of this shard: every store must have the same."""
     if options.annotations is not None:
-        place, rule = options.annotations, options.label_rule
-        return plan_outlines(slides, place, options.label_map, rule, reporter=reporter)
+        location, rule = options.annotations, options.label_rule
+        return plan_outlines(slides, location, options.label_map, rule, reporter=reporter)
     if options.label_map is not None:
         raise UsageError("--label-map says what region names mean: give the regions with --annotations.")
     classes = tuple(sorted({slide.label for slide in slides if slide.label is not None}))
@@ -126,13 +125,9 @@ def _task(
         slide=replace(slide, problem=slide.problem or labels.problems.get(slide.name, "")),
         out_dir=folder,
         spec=spec,
-        format=options.format,
-        reader=options.reader,
-        default_mpp=options.default_mpp,
         classes=labels.classes,
         threads=threads,
-        overwrite=options.overwrite,
-        max_failures=options.max_failures,
+        **_of_one_slide(options),
         dry_run=options.dry_run,
         outlines=labels.outlines.get(slide.name),
     )

@@ -35,7 +35,7 @@ def sharpness(
     slide: TiledSlide,
     coords: NDArray[np.int64],
     size_level0: float,
-    wanted: NDArray[np.bool_],
+    mask: NDArray[np.bool_],
     *,
     threads: int = 1,
 ) -> NDArray[np.float32]:
@@ -44,14 +44,14 @@ def sharpness(
     NaN for the others, and where pixels cannot be read: cutting the patches will say so. Each tile of the
     level is decoded once, shrunk by the decoder where it can.
     """
-    found = np.full(len(coords), np.nan, np.float32)
-    chosen = np.flatnonzero(wanted)
-    if not len(chosen):
-        return found
+    scores = np.full(len(coords), np.nan, np.float32)
+    rows = np.flatnonzero(mask)
+    if not len(rows):
+        return scores
     plan = _plan(slide)
     side = min(max(3, round(size_level0 / plan.downsample[0])), *plan.canvas)
     canvas = LevelView(slide.tiles(plan.level), plan, side, fast=True)
-    positions = np.rint(coords[chosen] / np.array(plan.downsample)).astype(np.int64)
+    positions = np.rint(coords[rows] / np.array(plan.downsample)).astype(np.int64)
     positions = np.minimum(positions, np.array(plan.canvas) - side)
     corners = canvas.corners(positions)
 
@@ -63,8 +63,8 @@ def sharpness(
     with executor(threads) as pool:
         for block in cut(canvas, corners, canvas.cut_size, finish, pool=pool, counts=CutCounts()):
             if block.payload is not None:
-                found[chosen[block.readable]] = block.payload
-    return found
+                scores[rows[block.readable]] = block.payload
+    return scores
 
 
 def laplacian_variance(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -81,9 +81,9 @@ def _wanted_downsample(slide: TiledSlide) -> float:
 
 def _level(slide: TiledSlide) -> int:
     """The coarsest level that is fine enough."""
-    levels, wanted = slide.info.levels, _wanted_downsample(slide)
+    levels, target = slide.info.levels, _wanted_downsample(slide)
     return max(
-        (i for i, level in enumerate(levels) if level.downsample <= wanted * 1.05),
+        (i for i, level in enumerate(levels) if level.downsample <= target * 1.05),
         key=lambda i: levels[i].downsample,
     )
 

@@ -22,18 +22,15 @@ from wsitool.slides.slide_list import SlideInput
 from wsitool.slides.spec import Limit, TileSpec
 from wsitool.store.opening import create_store
 from wsitool.store.preparing import prepare
-from wsitool.store.schema import UNLABELLED, Candidates, Failure, Prepared, Rows, StoreMeta
+from wsitool.store.schema import SUFFIX_OF, UNLABELLED, Candidates, Failure, Format, Prepared, Rows, StoreMeta
 from wsitool.tiling.candidates import count_reasons, with_unreadable
 from wsitool.tiling.cutter import Block
 from wsitool.tiling.executor import Executor, executor
-from wsitool.tiling.labelling import Outlines, count_labels
-from wsitool.tiling.options import Format
+from wsitool.tiling.labelling import SlideAnnotation, count_labels
 from wsitool.tiling.results import SlideResult
 from wsitool.tiling.source import patch_source
 
 __all__ = ["SlideTask", "available_threads", "run_task", "store_bytes"]
-
-SUFFIX: dict[Format, str] = {"hdf5": ".h5", "zarr": ".zarr"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +48,12 @@ class SlideTask:
     overwrite: bool = False
     max_failures: int | None = None
     dry_run: bool = False
-    outlines: Outlines | None = None
+    outlines: SlideAnnotation | None = None
 
     @property
     def store(self) -> Path:
         """Where the store will be."""
-        return self.out_dir / f"{lone_file_name(self.slide.name)}{SUFFIX[self.format]}"
+        return self.out_dir / f"{lone_file_name(self.slide.name)}{SUFFIX_OF[self.format]}"
 
     @property
     def preview(self) -> Path:
@@ -91,7 +88,7 @@ class SlideTask:
                 "out_dir": Path(values["out_dir"]),
                 "spec": TileSpec(**spec, limits=limits),
                 "classes": tuple(values["classes"]),
-                "outlines": values["outlines"] and Outlines.from_dict(values["outlines"]),
+                "outlines": values["outlines"] and SlideAnnotation.from_dict(values["outlines"]),
             }
         )
 
@@ -194,12 +191,12 @@ class _Cutting:
                 "--max-failures to keep the others."
             )
 
-    def _rows(self, payload: Prepared, chosen: NDArray[np.int64], candidates: Candidates) -> Rows:
+    def _rows(self, payload: Prepared, rows: NDArray[np.int64], candidates: Candidates) -> Rows:
         return Rows(
             patches=payload,
-            coords=candidates.coords[chosen],
-            tissue=candidates.tissue[chosen],
-            labels=None if self._labels is None else self._labels[chosen],
+            coords=candidates.coords[rows],
+            tissue=candidates.tissue[rows],
+            labels=None if self._labels is None else self._labels[rows],
         )
 
     def _label(self, candidates: Candidates) -> None:

@@ -240,8 +240,8 @@ class Monitor(Callback):
         if not broken:
             return
         report = self._out / "broken-batch.json"
-        facts = {"batch": entry.batch, "indices": entry.indices.tolist()}
-        write_json(report, facts | {name: str(value) for name, value in values.items()})
+        batch = {"batch": entry.batch, "indices": entry.indices.tolist()}
+        write_json(report, batch | {name: str(value) for name, value in values.items()})
         raise TrainingError(
             f"The {broken[0]} became {values[broken[0]]} at batch {entry.batch} (lr {entry.lr:g}): lower "
             f"--lr or raise --warmup; the batch's patches are listed in {report}, and last.ckpt (if any) is "

@@ -38,9 +38,9 @@ def split_groups(
             "slides."
         )
     count = min(max(1, round(share * len(groups))), len(groups) - 1)
-    chosen = np.random.default_rng(seed_of(seed, 2)).permutation(groups)[:count]
-    held = np.isin(collection.group_index, chosen)
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    held_out_groups = np.random.default_rng(seed_of(seed, 2)).permutation(groups)[:count]
+    is_held_out = np.isin(collection.group_index, held_out_groups)
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
 @contextmanager

@@ -76,20 +76,20 @@ def run_facts(
 def read_facts(out: Path) -> dict[str, Any]:
     """What run.json of a run says; nothing where there is none, or it is damaged."""
     try:
-        facts = json.loads((out / "run.json").read_bytes())
+        record = json.loads((out / "run.json").read_bytes())
     except (OSError, ValueError):
         return {}
-    return facts if isinstance(facts, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def finished_state(out: Path) -> dict[str, Any] | None:
     """A finished run without its checkpoint, in a checkpoint's form but without weights; else None."""
-    facts, encoder = read_facts(out), out / "encoder.safetensors"
+    record, encoder = read_facts(out), out / "encoder.safetensors"
     try:
-        if facts.get("status") != "complete" or not encoder.is_file() or read_card(encoder) is None:
+        if record.get("status") != "complete" or not encoder.is_file() or read_card(encoder) is None:
             return None
     except EncoderError:
         return None
     names = {field.name for field in dataclasses.fields(PretrainConfig)}
-    config = {name: value for name, value in facts.items() if name in names}
-    return {"batches": None, "config": config, "data": facts.get("fingerprint"), "method": None}
+    config = {name: value for name, value in record.items() if name in names}
+    return {"batches": None, "config": config, "data": record.get("fingerprint"), "method": None}

@@ -38,9 +38,9 @@ class PretrainResult:
         return {"loss": None if math.isnan(self.loss) else self.loss, **speed, **shares}
 
 
-def known_figures(facts: Mapping[str, Any]) -> dict[str, float]:
+def known_figures(record: Mapping[str, Any]) -> dict[str, float]:
     """The figures that run.json states of a finished run, by the names of `PretrainResult`."""
-    stated = facts.get("result")
+    stated = record.get("result")
     values = stated if isinstance(stated, dict) else {}
     return {name: _number(values.get(name)) for name in ("loss", "seconds", "images_per_second")}
 

@@ -163,10 +163,10 @@ class _Run:
         if state["method"] is not None:
             load_method_state(state, self.method)
         is_whole = state["method"] is None or is_saved(self.encoder, self.out / "encoder.safetensors")
-        facts = read_facts(self.out)
-        if facts.get("status") == "complete" and is_whole:
+        record = read_facts(self.out)
+        if record.get("status") == "complete" and is_whole:
             self.reporter.say(f"The run in '{self.out}' is finished, and is left as it is.")
-            return self._result(**known_figures(facts))
+            return self._result(**known_figures(record))
         self.reporter.say(f"All {self.schedule.steps} steps are done: writing what comes after them.")
         return self._finish(0.0)
 
@@ -309,7 +309,7 @@ class _Run:
 
     def _write_facts(self, *, status: str, **more: Any) -> None:
         held_out = None if self.held_out is None else sorted(_groups(self.held_out))
-        facts = run_facts(
+        record = run_facts(
             self.card,
             self.config,
             self.collection,
@@ -319,7 +319,7 @@ class _Run:
             warnings=self.diagnostics.said,
             **more,
         )
-        write_json(self.out / "run.json", facts)
+        write_json(self.out / "run.json", record)
 
 
 def _split(everything: Collection, config: PretrainConfig) -> tuple[Collection, Collection | None]:

@@ -28,8 +28,8 @@ class RankBatchNorm(_BatchNorm):
         values = input if input.dtype == torch.float64 else input.float()
         dims = [0, *range(2, input.ndim)]
         shape = [1, -1, *[1] * (input.ndim - 2)]
-        own = values.numel() / values.shape[1]
-        count = float(_sum_over_ranks(values.new_tensor([own])))
+        count_here = values.numel() / values.shape[1]
+        count = float(_sum_over_ranks(values.new_tensor([count_here])))
         mean = _sum_over_ranks(values.sum(dims)) / count
         # Two passes: E[x^2] - E[x]^2 would lose in float32 what the ranks are to agree on.
         centerd = values - mean.view(shape)

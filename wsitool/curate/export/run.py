@@ -92,7 +92,7 @@ def export_stores(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plan:
+class _ExportPlan:
     """The parts of an export, the number of each class as its reader counts, and what cannot be exported."""
 
     sources: Sequence[Source]
@@ -114,7 +114,7 @@ def _check_folder(out: Path) -> None:
         raise UsageError(f"'{out}' is not empty: delete it, or give another folder with --out.")
 
 
-def _plan(to: Target, stores: Sequence[Path], shard_size: int) -> _Plan:
+def _plan(to: Target, stores: Sequence[Path], shard_size: int) -> _ExportPlan:
     sources, failed = _open(stores)
     classes = union_of_classes([source.meta for source in sources])
     numbers = {name: number for number, name in enumerate(classes)}
@@ -130,7 +130,7 @@ def _plan(to: Target, stores: Sequence[Path], shard_size: int) -> _Plan:
         failed += others
         numbers = numbers if to == "geojson" else {}
     left_out = sum(source.patches for source in sources) - sum(part.patches for part in parts)
-    return _Plan(
+    return _ExportPlan(
         sources=sources,
         parts=parts,
         numbers=numbers,
@@ -168,7 +168,7 @@ def _positions(to: Target, sources: Sequence[Source], classes: Sequence[str]) ->
     return parts, failed
 
 
-def _export(plan: _Plan, out: Path, *, overwrite: bool, reporter: Reporter) -> ExportResult:
+def _export(plan: _ExportPlan, out: Path, *, overwrite: bool, reporter: Reporter) -> ExportResult:
     record = _record(out, plan, overwrite=overwrite)
     outcomes: dict[str, Outcome] = {}
     count = len(plan.parts)
@@ -196,7 +196,7 @@ def _export(plan: _Plan, out: Path, *, overwrite: bool, reporter: Reporter) -> E
     )
 
 
-def _record(out: Path, plan: _Plan, *, overwrite: bool) -> Record:
+def _record(out: Path, plan: _ExportPlan, *, overwrite: bool) -> Record:
     """The record of `out`, of nothing but what is planned; UsageError where it holds more, unless asked."""
     record = Record(out)
     unusable = {name for name, _ in plan.failed}
