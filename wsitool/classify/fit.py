@@ -22,6 +22,7 @@ from wsitool.evaluation.calibration import fit_temperature, softmax
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.metrics import score
 from wsitool.evaluation.splits import Split, SplitBy, holdout
+from wsitool.slides.spec import CandidateRule
 
 __all__ = ["Fitted", "fit_classifier"]
 
@@ -85,6 +86,7 @@ def fit_classifier(
         temperature=1.0,
         groups=tuple(sorted(set(subset.groups.tolist()))),
         encoder=encoder.card,
+        candidates=CandidateRule.common(store.meta.params for store in subset.collection.stores),
     )
     if not settings.frozen:
         return _fit_everything(subset, split, encoder, card, settings, seed, reporter)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from wsitool.backbones.neighbours import neighbour_votes
 from wsitool.evaluation.calibration import check_logits
 
 __all__ = ["PENALTIES", "NeighbourHead", "fit_linear", "fit_neighbours", "head_logits"]
@@ -16,14 +17,12 @@ __all__ = ["PENALTIES", "NeighbourHead", "fit_linear", "fit_neighbours", "head_l
 Floats = NDArray[np.float32]
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 _LEAST_SPREAD = 1e-6
-_TEMPERATURE = 0.07  # of the neighbours' votes, as in arXiv:1805.01978
 
 
 class NeighbourHead(nn.Module):
     """Weighted vote of the k most similar training patches (cosine), as log-probabilities (B, K).
 
-    Weights are exp(similarity / 0.07) (arXiv:1805.01978); one pseudo-count over all classes keeps a unanimous
-    vote from claiming certainty.
+    One pseudo-count over all classes keeps a unanimous vote from claiming certainty.
     """
 
     bank: Tensor
@@ -38,9 +37,7 @@ class NeighbourHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Log-probabilities (B, K) of features (B, D)."""
         similarity = nn.functional.normalize(features, dim=1) @ self.bank.T  # (B, size)
-        near, index = similarity.topk(min(self.neighbours, len(self.bank)), dim=1)
-        weights = ((near - near[:, :1]) / _TEMPERATURE).exp()
-        votes = (weights.unsqueeze(2) * self.one_hot[index]).sum(1)
+        votes = neighbour_votes(similarity, self.one_hot, self.neighbours)
         votes = votes + 1 / votes.shape[1]
         log_probabilities: Tensor = (votes / votes.sum(1, keepdim=True)).log()
         return log_probabilities

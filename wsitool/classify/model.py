@@ -21,6 +21,7 @@ from wsitool.base.json_files import parse_json, typed
 from wsitool.classify.heads import NeighbourHead
 from wsitool.classify.settings import Head
 from wsitool.errors import EncoderError
+from wsitool.slides.spec import CandidateRule
 
 __all__ = ["CLASSIFIER_FILE", "Classifier", "ClassifierCard", "load_classifier", "save_classifier"]
 
@@ -33,8 +34,9 @@ class ClassifierCard:
     """What a classifier is and has seen; sizes in pixels, `mpp` in um/px (None where not known).
 
     Patches of `patch_size` are resized to `image_size`. `groups` are the patients of the labelled patches it
-    was trained and validated on; `temperature` divides the logits for calibrated probabilities. ValueError
-    for a number that cannot be.
+    was trained and validated on; `temperature` divides the logits for calibrated probabilities;
+    `candidates` is how the positions of its patches were chosen, where that is one rule. ValueError for a
+    number that cannot be.
     """
 
     classes: tuple[str, ...]
@@ -47,6 +49,7 @@ class ClassifierCard:
     encoder: EncoderCard
     neighbours: int | None = None
     bank: int | None = None
+    candidates: CandidateRule | None = None
 
     def __post_init__(self) -> None:
         if self.temperature is None:

@@ -35,10 +35,10 @@ from wsitool.evaluation.leakage import check_pretraining
 from wsitool.evaluation.splits import group_folds
 from wsitool.evaluation.subsets import per_class_count
 from wsitool.evaluation.summary import evaluate
+from wsitool.slides.spec import is_other_mpp
 
 __all__ = ["ClassifyResult", "classify"]
 
-MPP_TOLERANCE = 0.1
 _LEAST_IMAGE_SIZE = 16
 
 
@@ -263,7 +263,7 @@ def _warn(data: TrainTest, encoder: Encoder, seen: list[str], reporter: Reporter
     sides = [data.train.collection.mpp, *([data.test.collection.mpp] if data.test else [])]
     for mpp in {*sides} - {None}:
         encoder_mpp = encoder.card.mpp
-        if encoder_mpp is not None and mpp is not None and abs(mpp / encoder_mpp - 1) > MPP_TOLERANCE:
+        if is_other_mpp(mpp, encoder_mpp):
             reporter.warn(
                 f"The encoder was pretrained at {encoder_mpp:g} um/px and the patches are {mpp:g} um/px."
             )

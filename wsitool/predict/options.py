@@ -19,14 +19,17 @@ class PredictOptions(Params):
 
     By default a slide is read at the mpp the classifier was trained at (level 0 where that is not known), in
     patches of its size. `accept_mpp` allows more than 10 % off. `min_tissue` and `stride` are as in `tile`,
-    whose limits on pen, folds, white and black hold too. `least_lead` and `least_patches` are the verdict's
+    and the limits on pen, folds, white, black and blur are those the training stores were tiled with, or
+    `tile`'s own where these are not known. `least_lead` and `least_patches` are the verdict's
     (see `VerdictRule`).
     """
 
     mpp: float | None = same_as(TileSpec, "mpp", help="Resolution to read at; without it the training's.")
     level: int | None = same_as(TileSpec, "level", help="Instead: a level of the slide, as it is.")
     stride: int | None = same_as(TileSpec, "stride")
-    min_tissue: float = same_as(TileSpec, "min_tissue")
+    min_tissue: float | None = hparam(
+        None, "Least share of tissue in a patch; without it the training's, else 0.5.", ge=0, le=1
+    )
     default_mpp: float | None = same_as(ReadOptions, "default_mpp")
     reader: str = same_as(ReadOptions, "reader")
     accept_mpp: bool = hparam(False, "Accept a resolution more than 10 % off the training's.")

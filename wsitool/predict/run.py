@@ -37,13 +37,12 @@ from wsitool.predict.stream import PatchBatch, open_stream
 from wsitool.slides.grid import plan_read
 from wsitool.slides.readers import open_slide
 from wsitool.slides.slide_list import SlideInput, find_slides
-from wsitool.slides.spec import QualityThresholds, TileSpec
+from wsitool.slides.spec import CandidateRule, QualityThresholds, TileSpec, is_other_mpp
 from wsitool.store.collection import Collection
 from wsitool.store.opening import find_stores, open_store
 
 __all__ = ["PredictResult", "predict"]
 
-MPP_TOLERANCE = 0.1
 _ONLY_SPEED = ("batch_size", "device", "threads")
 
 
@@ -289,13 +288,16 @@ def _spec(card: ClassifierCard, options: PredictOptions) -> TileSpec:
     """Read at what was asked for, else at the training resolution, else level 0."""
     mpp = options.mpp if options.mpp is not None or options.level is not None else card.mpp
     level = options.level if options.level is not None or mpp is not None else 0
+    rule = card.candidates or CandidateRule(
+        min_tissue=TileSpec().min_tissue, limits=QualityThresholds().limits
+    )
     return TileSpec(
         patch_size=card.patch_size,
         mpp=mpp,
         level=level,
         stride=options.stride,
-        min_tissue=options.min_tissue,
-        limits=QualityThresholds().limits,
+        min_tissue=rule.min_tissue if options.min_tissue is None else options.min_tissue,
+        limits=rule.limits,
     )
 
 
@@ -307,7 +309,7 @@ def _check_mpp(card: ClassifierCard, mpp: float | None, name: str, options: Pred
             f"'{name}' states no resolution and the classifier was trained at {card.mpp:g} um/px: give "
             "--default-mpp, or --accept-mpp to go on regardless."
         )
-    if abs(mpp / card.mpp - 1) > MPP_TOLERANCE:
+    if is_other_mpp(mpp, card.mpp):
         raise UsageError(
             f"'{name}' is read at {mpp:.3g} um/px and the classifier was trained at {card.mpp:.3g}, more "
             "than 10 % off: leave out --mpp and --level, or give --accept-mpp to go on regardless."

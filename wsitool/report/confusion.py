@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from wsitool.base.files import replace_file
+from wsitool.report.colors import INK, hex_of
 from wsitool.report.texts import literal
 
 __all__ = ["draw_confusion"]
@@ -38,7 +39,7 @@ def draw_confusion(
             f"{counts[row, column]:,}\n{share[row, column]:.0%}",
             ha="center",
             va="center",
-            color="white" if share[row, column] > _TEXT_LIMIT else "#23202a",
+            color="white" if share[row, column] > _TEXT_LIMIT else hex_of(INK),
         )
     names = [literal(name, most=_LETTERS) for name in classes]
     axes.set_xticks(range(len(classes)), names, rotation=30, ha="right", rotation_mode="anchor")

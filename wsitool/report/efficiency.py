@@ -10,11 +10,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from wsitool.base.files import replace_file
+from wsitool.report.colors import INK, PALETTE, hex_of
 
 __all__ = ["EfficiencyCurve", "draw_efficiency"]
 
-# Okabe and Ito's palette: told apart by colour-blind readers too.
-_COLORS = ("#23202a", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9")
+_COLORS = tuple(map(hex_of, (INK, *PALETTE[:-1])))  # yellow lines are hard to see on white
 
 
 @dataclass(frozen=True, kw_only=True)

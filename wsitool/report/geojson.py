@@ -12,23 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.base.files import replace_file_in_parts
+from wsitool.report.colors import Rgb, class_color
 
 __all__ = ["class_colors", "collection_of", "tile_feature", "write_geojson"]
 
-_COLORS = (
-    (0, 114, 178),
-    (213, 94, 0),
-    (0, 158, 115),
-    (204, 121, 167),
-    (230, 159, 0),
-    (86, 180, 233),
-    (240, 228, 66),
-)
 
-
-def class_colors(classes: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+def class_colors(classes: Sequence[str]) -> dict[str, Rgb]:
     """A colour-blind-safe RGB colour for each class, in order."""
-    return {name: _COLORS[index % len(_COLORS)] for index, name in enumerate(classes)}
+    return {name: class_color(index) for index, name in enumerate(classes)}
 
 
 def write_geojson(

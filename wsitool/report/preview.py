@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from wsitool.base.files import replace_file
+from wsitool.report.colors import OTHERS, Rgb
 from wsitool.slides.tissue import TissueMask
 from wsitool.store.schema import Candidates
 
@@ -18,8 +19,6 @@ __all__ = ["draw_preview", "preview_jpeg"]
 _LONGEST_SIDE = (1000, 1800)
 _KEPT = (0, 122, 92)
 _LOW_TISSUE = (176, 176, 184)
-# Colours of the other reasons, apart from each other for colour-blind eyes (Okabe and Ito's palette).
-_OTHERS = ((213, 94, 0), (0, 114, 178), (230, 159, 0), (86, 180, 233), (204, 121, 167), (90, 90, 90))
 _MARGIN, _SWATCH, _FONT_SIZE = 12, 14, 16
 
 
@@ -54,21 +53,19 @@ def draw_preview(
     return _with_legend(picture, candidates, colors)
 
 
-def _colors(reasons: Sequence[str]) -> list[tuple[int, int, int]]:
-    colors = [_KEPT]
+def _colors(reasons: Sequence[str]) -> list[Rgb]:
+    colors: list[Rgb] = [_KEPT]
     others = 0
     for reason in reasons[1:]:
         if reason == "low tissue":
             colors.append(_LOW_TISSUE)
         else:
-            colors.append(_OTHERS[others % len(_OTHERS)])
+            colors.append(OTHERS[others % len(OTHERS)])
             others += 1
     return colors
 
 
-def _with_legend(
-    picture: Image.Image, candidates: Candidates, colors: Sequence[tuple[int, int, int]]
-) -> Image.Image:
+def _with_legend(picture: Image.Image, candidates: Candidates, colors: Sequence[Rgb]) -> Image.Image:
     """Add a white strip below with one swatch, name and count for each reason that occurs."""
     counts = np.bincount(candidates.reason, minlength=len(candidates.reasons))
     entries = [

@@ -5,13 +5,14 @@ Resolutions are um per pixel, sizes pixels of the patch, limits shares of the pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsitool.base.json_files import typed
 from wsitool.base.parameters import Params, hparam, internal
 from wsitool.errors import UsageError
 from wsitool.store.schema import Codec
@@ -19,6 +20,7 @@ from wsitool.store.schema import Codec
 __all__ = [
     "DEFAULT_MPP",
     "KEPT",
+    "CandidateRule",
     "LabelRule",
     "Limit",
     "QualityThresholds",
@@ -26,9 +28,11 @@ __all__ = [
     "Resample",
     "TileSpec",
     "decide",
+    "is_other_mpp",
 ]
 
 KEPT = "kept"
+_SCORES = ("near_black", "near_white", "pen", "fold", "sharpness")
 Resample = Literal["auto", "exact", "fast"]
 LabelRule = Literal["area", "centre"]
 DEFAULT_MPP = 0.5
@@ -76,6 +80,15 @@ def decide(
     for limit in limits:
         reason[(reason == 0) & limit.rejects(scores[limit.score])] = reasons.index(limit.reason)
     return reason, reasons
+
+
+MPP_TOLERANCE = 0.1
+"""How far (relative) a resolution may be from the one a network was trained at."""
+
+
+def is_other_mpp(mpp: float | None, trained_at: float | None) -> bool:
+    """Whether two resolutions (um/px) are both known and too far apart for one network."""
+    return mpp is not None and trained_at is not None and abs(mpp / trained_at - 1) > MPP_TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +141,35 @@ class TileSpec(Params):
         if self.mpp is None and self.magnification is None and self.level is None:
             params["mpp"] = DEFAULT_MPP
         return params | {"limits": [asdict(limit) for limit in self.limits]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateRule:
+    """Which grid positions become patches; a classifier keeps that of its stores, for `predict` to do alike.
+
+    ValueError for a score that is not known.
+    """
+
+    min_tissue: float
+    limits: tuple[Limit, ...]
+
+    def __post_init__(self) -> None:
+        unknown = [limit.score for limit in self.limits if limit.score not in _SCORES]
+        if unknown:
+            raise ValueError(f"a limit is on the score '{unknown[0]}', and there are {', '.join(_SCORES)}")
+        if not 0 <= self.min_tissue <= 1:
+            raise ValueError(f"min_tissue must be from 0 to 1, got {self.min_tissue}")
+
+    @classmethod
+    def common(cls, params: Iterable[Mapping[str, Any]]) -> Self | None:
+        """The rule that all stores with these `params` were tiled by; None where they differ or have none."""
+        rules = set()
+        for values in params:
+            try:
+                rules.add(typed(cls, {name: values[name] for name in ("min_tissue", "limits")}))
+            except (KeyError, ValueError):
+                return None  # of images, say, which are cut by another rule
+        return rules.pop() if len(rules) == 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,9 @@ from wsitool.base.paths import path_of, shown
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import read_table, table_bytes
 from wsitool.errors import WsitoolError
+from wsitool.store.schema import StoreMeta
 
-__all__ = ["SLIDES_CSV", "RunResult", "SlideResult", "merge_slides_csv", "update_slides_csv"]
+__all__ = ["SLIDES_CSV", "RunResult", "SlideResult", "merge_slides_csv", "of_store", "update_slides_csv"]
 
 SLIDES_CSV = "slides.csv"
 Status = Literal["done", "skipped", "failed", "planned"]
@@ -73,6 +74,25 @@ class SlideResult:
             "seconds": f"{self.seconds:.2f}",
         }
         return {name: "" if value is None else shown(str(value)) for name, value in row.items()}
+
+
+def of_store(meta: StoreMeta, counts: Mapping[str, int]) -> dict[str, Any]:
+    """The fields of a `SlideResult` that the store's attributes and the candidates' `counts` say."""
+    return {
+        "group": meta.group,
+        "reader": meta.reader,
+        "width": meta.level0_width,
+        "height": meta.level0_height,
+        "mpp": meta.mpp_level0,
+        "level": meta.level,
+        "mpp_effective": meta.mpp_effective,
+        "codec": meta.codec,
+        "candidates": sum(counts.values()),
+        "kept": counts["kept"],
+        "counts": dict(counts),
+        "raw_bytes": counts["kept"] * meta.patch_size**2 * 3,
+        "fingerprint": meta.fingerprint,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from wsitool.store.attributes import as_stored
 from wsitool.store.opening import open_store
 from wsitool.store.schema import Candidates, StoreMeta
 from wsitool.tiling.labelling import count_labels
-from wsitool.tiling.results import SlideResult
+from wsitool.tiling.results import SlideResult, of_store
 from wsitool.tiling.slide_task import SlideTask, store_bytes
 
 __all__ = ["difference", "finished", "redraw_preview"]
@@ -35,7 +35,7 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
     try:
         with open_store(task.store) as store:
             meta, counts, content_hash = store.meta, store.counts, store.content_hash
-            failures, number, candidates = len(store.failures), len(store), store.candidates
+            failures, candidates = len(store.failures), store.candidates
             labels = count_labels(store.labels, meta.classes)
     except CorruptStoreError as error:
         reporter.warn(f"{task.slide.name} is tiled again: {error}")
@@ -55,25 +55,13 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
         name=task.slide.name,
         path=task.slide.path,
         status="skipped",
-        group=meta.group,
         label=task.slide.label or "",
         store=str(task.store),
-        reader=meta.reader,
-        width=meta.level0_width,
-        height=meta.level0_height,
-        mpp=meta.mpp_level0,
-        level=meta.level,
-        mpp_effective=meta.mpp_effective,
-        codec=meta.codec,
-        candidates=sum(counts.values()),
-        kept=number,
         unreadable=failures,
-        counts=counts,
         labels=labels,
         bytes=store_bytes(task.store),
-        raw_bytes=number * meta.patch_size**2 * 3,
-        fingerprint=meta.fingerprint,
         content_hash=content_hash,
+        **of_store(meta, counts),
     )
 
 

@@ -27,7 +27,7 @@ from wsitool.tiling.candidates import count_reasons, with_unreadable
 from wsitool.tiling.cutter import Block
 from wsitool.tiling.executor import Executor, executor
 from wsitool.tiling.labelling import SlideAnnotation, count_labels
-from wsitool.tiling.results import SlideResult
+from wsitool.tiling.results import SlideResult, of_store
 from wsitool.tiling.source import patch_source
 
 __all__ = ["SlideTask", "available_threads", "run_task", "store_bytes"]
@@ -247,8 +247,7 @@ class _Cutting:
         preview_jpeg(self._task.preview, self._source.mask, candidates, self._grid.patch_size_level0)
 
     def _result(self, candidates: Candidates, resampling: str, seconds: float) -> SlideResult:
-        info, plan = self._info, self._grid.plan
-        counts = count_reasons(candidates)
+        info = self._info
         notes = [self._note] if self._note else []
         if self._failures:
             first = self._failures[0]
@@ -261,33 +260,21 @@ class _Cutting:
             path=info.path,
             status="planned" if self._task.dry_run else "done",
             reason="; ".join(notes),
-            group=self._task.slide.group or info.name,
             label=self._task.slide.label or "",
             store="" if self._task.dry_run else str(self._task.store),
-            reader=info.reader,
             format=info.format,
-            width=info.width,
-            height=info.height,
-            mpp=info.mpp,
             mpp_source=info.mpp_source,
-            level=plan.level,
-            mpp_effective=plan.mpp_effective,
-            codec=self._spec.codec,
             resampling=resampling,
-            candidates=len(candidates.reason),
-            kept=counts["kept"],
             unreadable=len(self._failures),
-            counts=counts,
             labels=count_labels(
                 None if self._labels is None else self._labels[candidates.reason == 0], self._task.classes
             ),
             needed_tiles=self._source.counts.needed,
             decoded_tiles=self._source.counts.decoded,
             bytes=0 if self._task.dry_run else store_bytes(self._task.store),
-            raw_bytes=counts["kept"] * self._spec.patch_size**2 * 3,
             seconds=seconds,
-            fingerprint=info.fingerprint,
             content_hash=self._hash,
+            **of_store(self._meta(), count_reasons(candidates)),
         )
 
 

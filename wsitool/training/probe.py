@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from wsitool.api import all_gather, world_size
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encode
+from wsitool.backbones.neighbours import neighbour_votes
 from wsitool.errors import UsageError
 from wsitool.loading import PatchLoader
 from wsitool.store.collection import Collection
@@ -21,8 +22,6 @@ from wsitool.training.seeding import seed_of
 
 __all__ = ["held_out_loss", "knn_accuracy", "linear_accuracy", "probe", "probe_rows", "split_groups"]
 
-_NEIGHBOURS = 20
-_TEMPERATURE = 0.07
 _PROBE_PATCHES = 2000
 Labels = NDArray[np.int64]
 
@@ -96,15 +95,12 @@ def probe(
 
 
 def knn_accuracy(features: NDArray[np.float32], labels: Labels, groups: Labels) -> float:
-    """Cosine-weighted vote of the 20 nearest patches of other groups (Wu et al. 2018, arXiv:1805.01978)."""
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    """Vote of the 20 nearest patches of other groups, of which there must be two: see `neighbour_votes`."""
+    unit = nn.functional.normalize(torch.from_numpy(features), dim=1)
     similarity = unit @ unit.T
-    similarity[groups[:, None] == groups[None, :]] = -np.inf
-    count = min(_NEIGHBOURS, len(labels) - 1)
-    nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
-    weight = np.exp(np.take_along_axis(similarity, nearest, axis=1) / _TEMPERATURE)  # 0 for the own group
-    votes = np.stack([(weight * (labels[nearest] == c)).sum(axis=1) for c in range(labels.max() + 1)], axis=1)
-    return _balanced(votes.argmax(axis=1), labels)
+    similarity[torch.from_numpy(groups[:, None] == groups[None, :])] = -torch.inf
+    one_hot = nn.functional.one_hot(torch.from_numpy(labels)).float()
+    return _balanced(neighbour_votes(similarity, one_hot).argmax(dim=1).numpy(), labels)
 
 
 def linear_accuracy(features: NDArray[np.float32], labels: Labels, groups: Labels) -> float:
