@@ -29,6 +29,7 @@ from wsitool.augment import (
     random_resized_crop,
     random_vflip,
     resize,
+    to_device,
     to_float,
     two_views,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "random_vflip",
     "rank",
     "resize",
+    "to_device",
     "to_float",
     "two_views",
     "world_size",
@@ -80,7 +82,8 @@ class Step:
 
     def __post_init__(self) -> None:
         if self.chance_loss is not None:
-            chance = torch.as_tensor(self.chance_loss, device=self.loss.device)
+            # A number stays on the CPU: to put it on a GPU is to wait for that.
+            chance = torch.as_tensor(self.chance_loss, dtype=torch.float32)
             # Logged beside the metrics; methods of before gave it as one of them.
             object.__setattr__(self, "metrics", self.metrics | {"chance_loss": chance})
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from wsitool.api import Method, Params, Step, hparam, random_d4, random_resized_crop, to_float
+from wsitool.api import Method, Params, Step, hparam, random_d4, random_resized_crop, to_device, to_float
 
 __all__ = ["ContextEncoder", "ContextEncoderParams", "hide", "inpainting_error"]
 
@@ -56,7 +56,7 @@ class ContextEncoder(Method[ContextEncoderParams]):
         number = round(self.params.hidden_share * _CELLS**2)
         order = torch.rand((len(patches), _CELLS**2), generator=rng).argsort(dim=1)
         hidden = order < min(max(number, 1), _CELLS**2 - 1)  # as many cells of every patch
-        hidden = hidden.view(-1, 1, _CELLS, _CELLS).to(patches.device)
+        hidden = to_device(hidden.view(-1, 1, _CELLS, _CELLS), patches.device)
         return {"whole": whole, "masked": hide(whole, hidden), "hidden": hidden}
 
     def loss(self, views: dict[str, Tensor]) -> Step:

@@ -34,17 +34,6 @@ def test_views_are_float_of_the_patches_size_and_differ() -> None:
     assert not torch.equal(views["a"], views["b"])
 
 
-def test_some_at_a_time_is_the_same_as_all_together() -> None:
-    """What a CPU runs against the chain of batched operations that other devices run."""
-    patches = PATCHES.repeat(3, 1, 1, 1)
-    for params in (ViewParams(), ViewParams(d4=True, hed=0.05, blur_p=1.0, solarize_p=0.5)):
-        drawn = recipe._draw(Generator().manual_seed(3), patches.shape, params, params.blur_p, 0.5)
-        out = torch.empty(patches.shape)
-        recipe._on_cpu(patches, drawn, out)
-        assert torch.allclose(out, recipe._together(patches, drawn), atol=1e-5)
-        assert 0 < int(drawn.gray.sum()) < len(patches)
-
-
 def test_views_can_be_trained_on_though_made_in_inference_mode() -> None:
     weight = torch.ones((), requires_grad=True)
     (_two()["a"] * weight).sum().backward()

@@ -9,7 +9,7 @@ host without waiting for the device, and the same seed gives the same parameters
 
 from wsitool.augment.blur import blur, gaussian_blur
 from wsitool.augment.color import adjust_color, color_jitter, grayscale, normalize, random_grayscale
-from wsitool.augment.draw import in_pieces
+from wsitool.augment.draw import in_pieces, to_device
 from wsitool.augment.geometry import (
     crop_boxes,
     flip_rotate,
@@ -44,6 +44,7 @@ __all__ = [
     "resize",
     "resized_crop",
     "shift_hed",
+    "to_device",
     "to_float",
     "two_views",
 ]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from wsitool.augment.batched import blur_taps, convolve, exact_products, upload
 from wsitool.augment.draw import as_float, chosen, pieces, uniform
 
 __all__ = ["blur", "blur_images", "blur_sigmas", "gaussian_blur"]
@@ -49,15 +50,14 @@ def blur(images: Tensor, sigma: Tensor, *, inplace: bool = False) -> Tensor:
     side (1e-5). Returns float (B, 3, H, W).
     """
     images = as_float(images)
+    if images.device.type != "cpu":
+        with exact_products():
+            return convolve(
+                images, *upload([blur_taps(sigma.cpu(), most=min(images.shape[-2:]) - 1)], images.device)
+            )
     out = images if inplace else images.clone()
-    if images.device.type == "cpu":
-        for piece in pieces(out):
-            blur_images(out[piece], sigma[piece].tolist())
-        return out
-    index = sigma.nonzero().squeeze(1)
-    sigma = sigma[index].to(device=images.device, dtype=images.dtype)
-    index = index.to(images.device)
-    out[index] = _by_matrices(images[index], sigma)
+    for piece in pieces(out):
+        blur_images(out[piece], sigma[piece].tolist())
     return out
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor
 
-from wsitool.augment.color_image import GRAY, LEFT_ALONE, adjust_images, gray_image
-from wsitool.augment.draw import as_float, chosen, pieces, uniform
-from wsitool.augment.hue import NO_CHROMA, turn_hue
+from wsitool.augment.batched import (
+    blend_coefficients,
+    color_batch,
+    exact_products,
+    gray_matrices,
+    mixed,
+    upload,
+)
+from wsitool.augment.color_image import LEFT_ALONE, adjust_images, gray_image
+from wsitool.augment.draw import as_float, chosen, pieces, to_device, uniform
 
 __all__ = [
     "adjust_color",
@@ -26,9 +33,8 @@ Range = float | tuple[float, float]
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Subtract `mean` and divide by `std` per channel: float (B, 3, H, W)."""
     images = as_float(images)
-    center = torch.tensor(mean, device=images.device, dtype=images.dtype)[:, None, None]
-    spread = torch.tensor(std, device=images.device, dtype=images.dtype)[:, None, None]
-    return (images - center) / spread
+    both = to_device(torch.tensor([mean, std], dtype=images.dtype), images.device)[..., None, None]
+    return (images - both[0]) / both[1]
 
 
 def grayscale(images: Tensor, which: Tensor, *, inplace: bool = False) -> Tensor:
@@ -37,14 +43,12 @@ def grayscale(images: Tensor, which: Tensor, *, inplace: bool = False) -> Tensor
     `inplace` writes into float `images`, which saves a copy of a batch nobody else holds.
     """
     out = as_float(images)
+    if out.device.type != "cpu":
+        with exact_products():
+            return mixed(out, *upload([gray_matrices(which.cpu())], out.device))
     out = out.clone() if out is images and not inplace else out
-    index = which.nonzero().squeeze(1)
-    if out.device.type == "cpu":
-        for row in index.tolist():
-            gray_image(out[row])
-        return out
-    index = index.to(out.device)
-    out[index] = _luminance(out[index]).expand(-1, 3, -1, -1)
+    for row in which.nonzero().squeeze(1).tolist():
+        gray_image(out[row])
     return out
 
 
@@ -117,12 +121,11 @@ def adjust_color(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     images, values clamped to [0, 1] after each (1e-5). Returns float (B, 3, H, W).
     """
     factors, order = factors.cpu(), order.cpu()
-    out = torch.empty(images.shape, dtype=_float_type(images), device=images.device)
     if images.device.type != "cpu":
-        out.copy_(as_float(images))
-        for step in range(4):
-            _adjust_together(out, order[:, step], factors)
-        return out
+        coefficients = upload(blend_coefficients(factors, order), images.device)
+        with exact_products():
+            return color_batch(as_float(images), *coefficients)
+    out = torch.empty(images.shape, dtype=_float_type(images))
     for piece in pieces(out):
         adjust_images(images[piece].unbind(), out[piece], factors[piece].tolist(), order[piece].tolist())
     return out
@@ -130,49 +133,3 @@ def adjust_color(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 
 def _float_type(images: Tensor) -> torch.dtype:
     return torch.float32 if images.dtype == torch.uint8 else images.dtype
-
-
-def _adjust_together(images: Tensor, kind: Tensor, factors: Tensor) -> None:
-    """Change each image of the batch by the operation whose turn it is; `kind` (B,) is known to the host."""
-    for number, operation in enumerate(_OPERATIONS):
-        rows = ((kind == number) & (factors[:, number] != LEFT_ALONE[number])).nonzero().squeeze(1)
-        if len(rows):
-            index = rows.to(images.device)
-            chosen_ones = images[index]
-            operation(chosen_ones, factors[rows, number].to(images)[:, None, None, None])
-            images[index] = chosen_ones
-
-
-# The operations change (B, 3, H, W) in place; the factor is (B, 1, 1, 1).
-
-
-def _brighten(images: Tensor, factor: Tensor) -> None:
-    images.mul_(factor).clamp_(0, 1)
-
-
-def _contrast(images: Tensor, factor: Tensor) -> None:
-    mean = _luminance(images).mean(dim=(-2, -1), keepdim=True)
-    images.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
-
-
-def _saturate(images: Tensor, factor: Tensor) -> None:
-    gray = _luminance(images)
-    images.mul_(factor).add_(gray.mul_(1 - factor)).clamp_(0, 1)
-
-
-def _shift_hue(images: Tensor, shift: Tensor) -> None:
-    turn_hue(images, shift[:, 0] % 1, images.new_tensor(NO_CHROMA))
-
-
-def _luminance(images: Tensor) -> Tensor:
-    """(B, 1, H, W) of (B, 3, H, W)."""
-    gray = images[:, 0:1] * GRAY[0]
-    return gray.add_(images[:, 1:2], alpha=GRAY[1]).add_(images[:, 2:3], alpha=GRAY[2])
-
-
-_OPERATIONS: tuple[Callable[[Tensor, Tensor], None], ...] = (
-    _brighten,
-    _contrast,
-    _saturate,
-    _shift_hue,
-)

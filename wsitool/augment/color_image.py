@@ -23,7 +23,7 @@ def adjust_images(
 ) -> None:
     """Fill float `out` (n, 3, H, W) with uint8 or float `images`, (3, H, W) each, their colours adjusted.
 
-    `factors` and `orders` are rows of `adjust_colour`'s. Hue, which takes a dozen operations and comes once
+    `factors` and `orders` are rows of `adjust_color`'s. Hue, which takes a dozen operations and comes once
     in every order, is turned in all images at once when what comes before it is done in each: with small
     images the number of operations is what takes the time.
     """

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from wsitool.augment.memory import reused_empty
 
-__all__ = ["as_float", "chosen", "in_pieces", "one_thread", "pieces", "uniform"]
+__all__ = ["as_float", "chosen", "in_pieces", "one_thread", "pieces", "to_device", "uniform"]
 
 # Float values per piece: 1 MiB, so that the thirty passes of a colour jitter stay in a core's own cache.
 _PIECE = 2**18
@@ -26,6 +26,13 @@ def uniform(rng: Generator, shape: int | tuple[int, ...], low: float, high: floa
 def chosen(rng: Generator, count: int, p: float) -> Tensor:
     """(count,) bool, each True with probability `p`."""
     return torch.rand(count, device=rng.device, generator=rng) < p
+
+
+def to_device(drawn: Tensor, device: torch.device) -> Tensor:
+    """What was drawn on the CPU, on `device`: by a copy from page-locked memory that nobody waits for."""
+    if device.type == "cuda" and drawn.device.type == "cpu":
+        drawn = drawn.pin_memory()  # from torch's own cache of it
+    return drawn.to(device, non_blocking=True)
 
 
 def as_float(images: Tensor) -> Tensor:

@@ -9,6 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from wsitool.augment.batched import (
+    axis_coefficients,
+    axis_weights,
+    exact_products,
+    turned_crops,
+    upload,
+)
 from wsitool.augment.draw import as_float, chosen, uniform
 
 __all__ = [
@@ -22,6 +29,7 @@ __all__ = [
     "random_vflip",
     "resize",
     "resized_crop",
+    "square_flips",
     "to_float",
 ]
 
@@ -34,10 +42,17 @@ def to_float(patches: Tensor) -> Tensor:
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Resize to (size, size) with antialiased bilinear interpolation, as torchvision's `resize` does."""
+    """Resize to (size, size) with antialiased bilinear interpolation, as torchvision's `resize` does.
+
+    The dtype is kept. Bytes are resized as such on a CPU only; other devices have no kernel for them, so that
+    there they are floats in between and may differ by one.
+    """
     if images.shape[-2:] == (size, size):
         return images
-    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    if images.dtype != torch.uint8 or images.device.type == "cpu":
+        return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    resized = F.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def crop_boxes(
@@ -113,28 +128,13 @@ def crop_image(image: Tensor, box: Sequence[int], size: int) -> Tensor:
 
 
 def _crop_by_matrices(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    boxes = boxes.to(images.device, torch.float32, non_blocking=True)
-    rows = _triangle_weights(boxes[:, 0], boxes[:, 2], images.shape[-2], size)  # (B, size, H)
-    columns = _triangle_weights(boxes[:, 1], boxes[:, 3], images.shape[-1], size)  # (B, size, W)
-    values = images.float()  # uint8 stays in its own range here
-    out = rows[:, None] @ values @ columns[:, None].transpose(-1, -2)
-    if images.dtype == torch.uint8:
-        return out.round_().clamp_(0, 255).to(torch.uint8)
-    return out.to(images.dtype)
-
-
-def _triangle_weights(start: Tensor, length: Tensor, extent: int, size: int) -> Tensor:
-    """Weights (B, size, extent) of antialiased bilinear resampling of [start, start + length) to `size`."""
-    scale = (length / size)[:, None, None]
-    support = scale.clamp(min=1.0)
-    out_index = torch.arange(size, device=start.device, dtype=torch.float32)[None, :, None]
-    in_index = torch.arange(extent, device=start.device, dtype=torch.float32)[None, None, :]
-    begin = start[:, None, None]
-    center = begin + (out_index + 0.5) * scale
-    weights = (1 - ((in_index + 0.5 - center) / support).abs()).clamp_(min=0)
-    inside = (in_index >= begin) & (in_index < begin + length[:, None, None])
-    weights = weights * inside
-    return weights / weights.sum(dim=-1, keepdim=True)
+    boxes, straight = boxes.cpu(), torch.zeros(len(boxes), dtype=torch.bool)
+    rows = axis_coefficients(boxes[:, 0], boxes[:, 2], straight, extent=images.shape[-2], size=size)
+    columns = axis_coefficients(boxes[:, 1], boxes[:, 3], straight, extent=images.shape[-1], size=size)
+    rows, columns, numbers = upload((rows, columns, torch.arange(1.0, size + 1)), images.device)
+    with exact_products():
+        crops = turned_crops(images, axis_weights(rows, numbers), axis_weights(columns, numbers))
+    return crops.to(images.dtype) if images.is_floating_point() else crops.round_().to(images.dtype)
 
 
 def random_resized_crop(
@@ -158,16 +158,22 @@ def flip_rotate(images: Tensor, element: Tensor) -> Tensor:
     """
     if images.shape[-1] != images.shape[-2]:
         raise ValueError(f"Rotations need square images, got {images.shape[-2]}x{images.shape[-1]}.")
+    if images.device.type != "cpu":
+        flips = upload([part.float() for part in square_flips(element.cpu())], images.device)
+        rows, columns, transposed = ((part > 0)[:, None, None, None] for part in flips)
+        images = torch.where(rows, images.flip(-2), images)
+        images = torch.where(columns, images.flip(-1), images)
+        return torch.where(transposed, images.transpose(-1, -2), images)
     out = torch.empty_like(images)
-    if images.device.type == "cpu":
-        for image, turned, e in zip(images, out, element.tolist(), strict=True):
-            turned.copy_(flip_rotate_image(image, e))
-        return out
-    for e in range(8):
-        index = (element == e).nonzero().squeeze(1).to(images.device)
-        if len(index):
-            out[index] = flip_rotate_image(images[index], e)
+    for image, turned, e in zip(images, out, element.tolist(), strict=True):
+        turned.copy_(flip_rotate_image(image, e))
     return out
+
+
+def square_flips(element: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Symmetries (n,) as flips of rows, flips of columns and then a transposition: (n,) bool each."""
+    turns, mirrored = element % 4, element >= 4
+    return turns >= 2, mirrored ^ ((turns == 1) | (turns == 2)), turns % 2 == 1
 
 
 def flip_rotate_image(image: Tensor, e: int) -> Tensor:
@@ -194,7 +200,9 @@ def random_vflip(images: Tensor, rng: Generator, p: float = 0.5) -> Tensor:
 
 def _flip(images: Tensor, which: Tensor, dim: int) -> Tensor:
     if images.device.type != "cpu":
-        return torch.where(which.to(images.device)[:, None, None, None], images.flip(dim), images)
+        return torch.where(
+            upload([which.float()], images.device)[0][:, None, None, None] > 0, images.flip(dim), images
+        )
     out = images.clone()
     for index in which.nonzero().squeeze(1).tolist():
         out[index] = images[index].flip(dim)

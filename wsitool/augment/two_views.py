@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Generator, Tensor
 
-from wsitool.augment.blur import blur, blur_images, blur_sigmas
-from wsitool.augment.color import adjust_color, grayscale, jitter_factors
+from wsitool.augment.batched import (
+    axis_coefficients,
+    axis_weights,
+    blend_coefficients,
+    blur_taps,
+    color_batch,
+    convolve,
+    exact_products,
+    gray_matrices,
+    mixed,
+    turned_crops,
+    upload,
+)
+from wsitool.augment.blur import blur_images, blur_sigmas
+from wsitool.augment.color import jitter_factors
 from wsitool.augment.color_image import adjust_images, luminance_image
 from wsitool.augment.draw import as_float, chosen, one_thread, pieces
-from wsitool.augment.geometry import crop_boxes, crop_image, flip_rotate, flip_rotate_image, resized_crop
+from wsitool.augment.geometry import crop_boxes, crop_image, flip_rotate_image, square_flips
 from wsitool.augment.memory import reused_empty
-from wsitool.augment.stain import shift_hed, stain_shifts
+from wsitool.augment.stain import DARKEST, mix_stains, shift_hed, stain_products, stain_shifts
 from wsitool.base.parameters import Params, hparam
 
 __all__ = ["ViewParams", "two_views"]
@@ -46,8 +61,11 @@ def two_views(patches: Tensor, rng: Generator, params: ViewParams) -> dict[str, 
     What is drawn depends on the generator, the number of patches and `params`, not on the device.
     """
     second_blur = params.blur_p if params.blur_p_second is None else params.blur_p_second
-    first = _views(patches, rng, params, blur_p=params.blur_p, solarize_p=0.0)
-    return {"a": first, "b": _views(patches, rng, params, blur_p=second_blur, solarize_p=params.solarize_p)}
+    first = _draw(rng, patches.shape, params, params.blur_p, 0.0)
+    second = _draw(rng, patches.shape, params, second_blur, params.solarize_p)
+    if patches.device.type != "cpu":
+        return dict(zip(("a", "b"), _batched(patches, (first, second)).chunk(2), strict=True))
+    return {"a": _views(patches, first), "b": _views(patches, second)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +74,10 @@ class _Drawn:
 
     boxes: Tensor  # (n, 4)
     element: Tensor  # (n,) symmetry of the square
-    stain: tuple[Tensor, Tensor] | None  # (n, 3) factors and shifts
-    color: tuple[Tensor, Tensor]  # (n, 4) factors and their order
+    alpha: Tensor | None  # (n, 3) factors of the stains
+    beta: Tensor | None  # (n, 3) and what is added to them
+    factors: Tensor  # (n, 4) of brightness, contrast, saturation and hue
+    order: Tensor  # (n, 4) in which they come
     gray: Tensor  # (n,) bool
     sigma: Tensor  # (n,) pixels, 0 without blur
     solarize: Tensor | None  # (n,) bool
@@ -68,29 +88,26 @@ def _draw(rng: Generator, shape: torch.Size, params: ViewParams, blur_p: float, 
     boxes = crop_boxes(rng, count, *shape[-2:], scale=(params.min_scale, 1.0))
     any_of_eight = torch.randint(0, 8, (count,), device=rng.device, generator=rng) if params.d4 else None
     element = chosen(rng, count, 0.5).long() * 4 if any_of_eight is None else any_of_eight
-    stain = stain_shifts(rng, count, sigma=params.hed) if params.hed else None
+    alpha, beta = stain_shifts(rng, count, sigma=params.hed) if params.hed else (None, None)
     jitter = {"brightness": 0.8 * s, "contrast": 0.8 * s, "saturation": params.saturation * s, "hue": 0.2 * s}
-    color = jitter_factors(rng, count, **jitter, p=0.8)
+    factors, order = jitter_factors(rng, count, **jitter, p=0.8)
     gray = chosen(rng, count, 0.2)
     sigma = blur_sigmas(rng, count, (0.1, 2.0), blur_p)
     solarize = chosen(rng, count, solarize_p) if solarize_p else None
     return _Drawn(
         boxes=boxes,
         element=element,
-        stain=stain,
-        color=color,
+        alpha=alpha,
+        beta=beta,
+        factors=factors,
+        order=order,
         gray=gray,
         sigma=sigma,
         solarize=solarize,
     )
 
 
-def _views(
-    patches: Tensor, rng: Generator, params: ViewParams, *, blur_p: float, solarize_p: float
-) -> Tensor:
-    drawn = _draw(rng, patches.shape, params, blur_p, solarize_p)
-    if patches.device.type != "cpu":
-        return _together(patches, drawn)
+def _views(patches: Tensor, drawn: _Drawn) -> Tensor:
     patches = patches.contiguous(memory_format=torch.channels_last)  # as a store gives them: no copy
     size = patches.shape[-1]
     out = reused_empty((len(patches), 3, size, size), as_float(patches[:0]))
@@ -99,24 +116,94 @@ def _views(
     return out
 
 
-def _together(patches: Tensor, drawn: _Drawn) -> Tensor:
-    """All patches in one call of each operation, as other devices than CPUs need it."""
-    images = flip_rotate(resized_crop(patches, drawn.boxes, patches.shape[-1]), drawn.element)
-    images = images if drawn.stain is None else shift_hed(images, *drawn.stain)
-    images = grayscale(adjust_color(images, *drawn.color), drawn.gray, inplace=True)
-    images = blur(images, drawn.sigma, inplace=True)
-    return images if drawn.solarize is None else _solarize(images, drawn.solarize)
+@dataclass(frozen=True, kw_only=True)
+class _Coefficients:
+    """What was drawn for all views, as `wsitool.augment.batched` takes it; n = views x patches."""
+
+    axes: Tensor  # (2 n, 2 + P): rows, the views of a patch together, then columns
+    numbers: Tensor  # (P,)
+    transposed: Tensor  # (n,), from here on all first views before all second
+    products: Tensor  # (n, 6, 3, 3)
+    of_means: Tensor  # (n, 6, 3, 3)
+    hue: Tensor  # (n, 2, 3)
+    gray: Tensor  # (n, 3, 3)
+    taps: Tensor  # (3 n, K)
+    solarized: Tensor  # (n,)
+    stains: Tensor  # (n, 3, 3), or (0,) where none is changed
+    stain_shift: Tensor  # (n, 3, 1), or (0,)
+
+    def to(self, device: torch.device) -> _Coefficients:
+        """The same on `device`, by one copy."""
+        names = [field.name for field in fields(self)]
+        parts = upload([getattr(self, name) for name in names], device)
+        return _Coefficients(**dict(zip(names, parts, strict=True)))
+
+
+def _coefficients(views: Sequence[_Drawn], size: int, scale: float) -> _Coefficients:
+    """Of patches of `size` px whose white is 1 / `scale`."""
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(drawn, name) for drawn in views])
+
+    boxes = joined("boxes")
+    flip_rows, flip_columns, transposed = square_flips(joined("element"))
+    rows = axis_coefficients(boxes[:, 0], boxes[:, 2], flip_rows, extent=size, size=size)
+    columns = axis_coefficients(boxes[:, 1], boxes[:, 3], flip_columns, extent=size, size=size)
+    by_patch = torch.arange(len(boxes)).view(len(views), -1).T.reshape(-1)
+    products, of_means, hue = blend_coefficients(joined("factors"), joined("order"))
+    stains = shift = torch.zeros(0)
+    # Whatever comes first makes shares of bytes as well.
+    if views[0].alpha is not None:
+        stains, shift = stain_products(joined("alpha"), joined("beta"))
+        shift = shift + stains.sum(dim=2, keepdim=True) * math.log(scale)
+    else:
+        products[:, 0] *= scale
+        of_means[:, 0] *= scale
+    nowhere = torch.zeros(len(views[0].gray), dtype=torch.bool)
+    solarized = torch.cat([nowhere if drawn.solarize is None else drawn.solarize for drawn in views])
+    return _Coefficients(
+        axes=torch.cat((rows[by_patch], columns)),
+        numbers=torch.arange(1.0, size + 1),
+        transposed=transposed.float(),
+        products=products,
+        of_means=of_means,
+        hue=hue,
+        gray=gray_matrices(joined("gray")),
+        taps=blur_taps(joined("sigma"), most=size - 1),
+        solarized=solarized.float(),
+        stains=stains,
+        stain_shift=shift,
+    )
+
+
+def _batched(patches: Tensor, views: Sequence[_Drawn]) -> Tensor:
+    """All views (V * B, 3, P, P) of all patches together, every patch's first before the second of any.
+
+    What the host must know to leave an operation out is known before the coefficients go up.
+    """
+    scale = 1.0 if patches.is_floating_point() else 1 / 255
+    drawn = _coefficients(views, patches.shape[-1], scale)
+    turns, solarizes = bool(drawn.transposed.any()), bool(drawn.solarized.any())
+    drawn = drawn.to(patches.device)
+    with exact_products(), torch.no_grad():
+        rows, columns = axis_weights(drawn.axes, drawn.numbers).chunk(2)
+        images = turned_crops(patches, rows, columns, drawn.transposed if turns else None)
+        if len(drawn.stains):
+            images = mix_stains(images, drawn.stains, drawn.stain_shift, darkest=DARKEST / scale)
+        images = color_batch(images, drawn.products, drawn.of_means, drawn.hue)
+        images = convolve(mixed(images, drawn.gray), drawn.taps)
+        return _solarize(images, drawn.solarized) if solarizes else images
 
 
 def _on_cpu(patches: Tensor, drawn: _Drawn, out: Tensor) -> None:
     """Some patches at a time through all operations: so few that what lies between them stays in a core's own
     cache, and as many as fit there, since with small patches the calls are what takes the time."""
     boxes, element = drawn.boxes.tolist(), drawn.element.tolist()
-    factors, order = drawn.color[0].tolist(), drawn.color[1].tolist()
+    factors, order = drawn.factors.tolist(), drawn.order.tolist()
     gray, sigma = drawn.gray.tolist(), drawn.sigma.tolist()
     for piece in pieces(out):
         rows, views = range(piece.start, piece.stop), out[piece]
-        images = [_cut(patches, row, boxes[row], element[row], drawn.stain) for row in rows]
+        images = [_cut(patches, row, boxes[row], element[row], drawn) for row in rows]
         adjust_images(images, views, factors[piece], order[piece])
         blur_images(views, [0.0 if gray[row] else sigma[row] for row in rows])
         for view, row in zip(views, rows, strict=True):
@@ -128,18 +215,15 @@ def _on_cpu(patches: Tensor, drawn: _Drawn, out: Tensor) -> None:
         out.copy_(_solarize(out, drawn.solarize))
 
 
-def _cut(
-    patches: Tensor, row: int, box: list[int], element: int, stain: tuple[Tensor, Tensor] | None
-) -> Tensor:
+def _cut(patches: Tensor, row: int, box: list[int], element: int, drawn: _Drawn) -> Tensor:
     """Patch `row` cropped, turned and stained: (3, P, P)."""
     image = flip_rotate_image(crop_image(patches[row : row + 1], box, patches.shape[-1]), element)
-    if stain is None:
+    if drawn.alpha is None or drawn.beta is None:
         return image[0]
-    alpha, beta = stain
-    return shift_hed(image, alpha[row : row + 1], beta[row : row + 1])[0]
+    return shift_hed(image, drawn.alpha[row : row + 1], drawn.beta[row : row + 1])[0]
 
 
 def _solarize(images: Tensor, which: Tensor) -> Tensor:
-    """Invert values of at least 0.5 in the images where `which` (B,) is true."""
-    inverted = (images >= 0.5) & which.to(images.device)[:, None, None, None]
+    """Invert values of at least 0.5 in the images where `which` (B,) is above 0."""
+    inverted = (images >= 0.5) & (which > 0)[:, None, None, None]
     return torch.where(inverted, 1 - images, images)

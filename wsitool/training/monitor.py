@@ -6,6 +6,7 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,8 +188,8 @@ class Monitor(Callback):
 
     def _look(self) -> None:
         """Wait for losses and gradients of the pending batches; TrainingError at the first not finite."""
-        for entry in self._pending:
-            values = _mean_over_ranks(entry.values)
+        means = _means_over_ranks([entry.values for entry in self._pending])
+        for entry, values in zip(self._pending, means, strict=True):
             self._stop_if_broken(values, entry)
             values.pop(_GRADIENT, None)
             self._seen.append((entry, values))
@@ -263,11 +264,17 @@ def _stop_if_scale_is_lost(trainer: Trainer) -> None:
         )
 
 
-def _mean_over_ranks(values: dict[str, Tensor]) -> dict[str, float]:
-    if world_size() == 1:
-        return {name: float(value) for name, value in values.items()}
-    stacked = torch.stack([value.float() for value in values.values()])
-    return dict(zip(values, all_gather(stacked[None]).mean(dim=0).tolist(), strict=True))
+def _means_over_ranks(pending: Sequence[dict[str, Tensor]]) -> list[dict[str, float]]:
+    """The values of several batches, each the mean over all ranks; a device is waited for once.
+
+    A method may give a metric on the CPU beside a loss on a GPU, as what it knows without computing.
+    """
+    if not pending:
+        return []
+    device = pending[0]["loss"].device
+    flat = [value.to(device, torch.float32) for values in pending for value in values.values()]
+    numbers = iter(all_gather(torch.stack(flat)[None]).mean(dim=0).tolist())
+    return [{name: next(numbers) for name in values} for values in pending]
 
 
 def _row(entry: _Pending, values: dict[str, float], module: PretrainModule) -> Row:

@@ -36,10 +36,12 @@ def make_optimizer(module: nn.Module, config: PretrainConfig) -> Optimizer:
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0, "adapt": False},
     ]
     groups = [group for group in groups if group["params"]]
+    # One kernel for all weights. On CPUs the usual way stays, for the sake of runs that are resumed.
+    fused = True if any(p.device.type == "cuda" for p in trainable) else None
     makers: dict[str, Callable[[], Optimizer]] = {
-        "adam": lambda: Adam(groups, lr=config.lr),
-        "adamw": lambda: AdamW(groups, lr=config.lr),
-        "sgd": lambda: SGD(groups, lr=config.lr, momentum=0.9),
+        "adam": lambda: Adam(groups, lr=config.lr, fused=fused),
+        "adamw": lambda: AdamW(groups, lr=config.lr, fused=fused),
+        "sgd": lambda: SGD(groups, lr=config.lr, momentum=0.9, fused=fused),
         "lars": lambda: Lars(groups, lr=config.lr),
     }
     return makers[config.optimizer]()
@@ -84,20 +86,24 @@ class Lars(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, group)
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights:
+                self._update(weights, group)
         return loss
 
-    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
-        update = weight.grad + group["weight_decay"] * weight
+    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        # All tensors of a group in each call: a ResNet-50 has 161, and on a GPU a step would be 1,400 calls.
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        updates = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
         if group["adapt"]:
-            size, slope = weight.norm(), update.norm()
+            size, slope = (torch.stack(torch._foreach_norm(part)) for part in (weights, updates))
             # Without a branch on a value, so that a GPU need not be waited for.
             ratio = torch.where((size > 0) & (slope > 0), group["trust"] * size / slope.clamp_min(1e-12), 1.0)
-            update = update * ratio
-        state = self.state[weight]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(weight)
-        state["momentum"].mul_(group["momentum"]).add_(update)
-        weight.add_(state["momentum"], alpha=-group["lr"])
+            torch._foreach_mul_(updates, ratio.unbind())
+        for weight in weights:
+            if "momentum" not in self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        momenta = [self.state[weight]["momentum"] for weight in weights]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, updates)
+        torch._foreach_add_(weights, momenta, alpha=-group["lr"])
