@@ -126,6 +126,27 @@ def test_resume_with_other_settings_is_refused(collection: Collection) -> None:
             other.load_state_dict(state)
 
 
+def test_batches_go_on_over_epochs_with_the_same_threads(collection: Collection) -> None:
+    loader = PatchLoader(collection, batch_size=10, threads=2, seed=5)
+    epochs = [_indices(list(loader)) for _ in range(3)]
+    again = PatchLoader(collection, batch_size=10, threads=2, seed=5)
+    submitted: list[int] = []
+    real = again._submit
+
+    def counted(*args: Any) -> Any:
+        submitted.append(1)
+        return real(*args)
+
+    again._submit = counted  # type: ignore[method-assign]
+    first, last, seen = 2, 3 * len(again), []
+    for number, batch in enumerate(again.batches(first, last), first):
+        seen += batch.indices.tolist()
+        # Also at the border of two epochs the threads are as far ahead as within one.
+        assert len(submitted) == min(number - first + 1 + 2, last - first)
+        assert (again.epoch, again.state_dict()["step"]) == divmod(number + 1, len(again))
+    assert seen == [index for epoch in epochs for batch in epoch for index in batch][20:]
+
+
 def test_no_shuffle_is_the_collections_order(collection: Collection) -> None:
     batches = list(PatchLoader(collection, batch_size=50, shuffle=False))
     assert [index for own in _indices(batches) for index in own] == list(range(103))

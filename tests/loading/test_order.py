@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -66,3 +67,39 @@ def test_slides_are_drawn_equally_often() -> None:
     assert max(small.values()) - min(small.values()) <= 1
     assert max(Counter(order[order >= 105].tolist()).values()) == 1
     assert not np.array_equal(order, balanced_order(store_index, seed=0, epoch=1))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 1000, 65_537])
+def test_an_order_too_long_for_a_table_is_a_permutation_too(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsitool.loading.order._LARGEST_TABLE", 0)
+    whole = shuffled_order(n, seed=3, epoch=1)[:]
+    assert len(shuffled_order(n, seed=3, epoch=1)) == n and whole.dtype == np.int64
+    assert np.array_equal(np.sort(whole), np.arange(n))
+    parts = [shuffled_order(n, seed=3, epoch=1)[first : first + 7] for first in range(0, n, 7)]
+    assert np.array_equal(np.concatenate(parts), whole)  # the same whoever asks for what
+    if n > 100:
+        assert not np.array_equal(whole, shuffled_order(n, seed=3, epoch=2)[:])
+        assert not np.array_equal(whole, shuffled_order(n, seed=4, epoch=1)[:])
+
+
+def test_a_computed_order_looks_like_a_drawn_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsitool.loading.order._LARGEST_TABLE", 0)
+    n = 200_000
+    whole = shuffled_order(n, seed=1, epoch=0)[:]
+    assert abs(np.corrcoef(np.arange(n), whole)[0, 1]) < 0.01
+    assert abs(np.corrcoef(whole[:-1], whole[1:])[0, 1]) < 0.01
+    counts = np.stack([np.histogram(part, 20, (0, n))[0] for part in np.split(whole, 100)])
+    chi_square = ((counts - 100) ** 2 / 100).sum()  # 100 windows of 19 degrees of freedom
+    assert 1900 - 250 < chi_square < 1900 + 250
+    assert (
+        0 < int((np.abs(np.diff(whole)) == 1).sum()) < 12
+    )  # two neighbours follow each other twice by chance
+
+
+def test_a_hundred_million_patches_cost_no_table() -> None:
+    tracemalloc.start()
+    try:
+        asked = shuffled_order(10**8, seed=0, epoch=5)[10**7 : 10**7 + 256]
+        assert len(set(asked.tolist())) == 256 and tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()

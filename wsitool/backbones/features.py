@@ -108,7 +108,7 @@ def over_patches(
     with reporter.task(what, total=len(collection), unit="patches") as task:
         for batch in loader:
             features = step(batch.patches).float().cpu().numpy()
-            index = batch.indices.cpu().numpy()
+            index = batch.indices.numpy()
             _check_finite(features, index, collection)
             if rows is None:
                 rows = np.empty((len(collection), features.shape[1]), np.float32)

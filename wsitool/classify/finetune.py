@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsitool.augment import random_d4
+from wsitool.augment import random_d4, to_device
 from wsitool.backbones.device import choose_device, place
 from wsitool.backbones.features import as_images
 from wsitool.backbones.finite import first_not_finite, largest_gradient
@@ -63,7 +63,7 @@ def finetune(
     )
     weights = _class_weights(train, device) if settings.class_weights else None
     loader = _loader(train, settings, device, seed)
-    labels = torch.from_numpy(train.labels).to(device)
+    labels = torch.from_numpy(train.labels)
     rng = torch.Generator().manual_seed(seed)
     history: list[Epoch] = []
     best: tuple[float, dict[str, Tensor]] | None = None
@@ -108,7 +108,8 @@ def _train_epoch(
         images = as_images(batch.patches, classifier.card.image_size)
         if settings.augment:
             images = random_d4(images, rng)
-        loss = nn.functional.cross_entropy(classifier(images), labels[batch.indices], weight=weights)
+        targets = to_device(labels[batch.indices], images.device)
+        loss = nn.functional.cross_entropy(classifier(images), targets, weight=weights)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's, unannotated
         slope = largest_gradient(classifier.parameters())

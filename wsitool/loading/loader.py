@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from wsitool.errors import CorruptStoreError, UsageError
 from wsitool.loading.buffers import PinnedRing, SharedBuffers
-from wsitool.loading.order import BatchPlan, Sampling
+from wsitool.loading.order import BatchPlan, Order, Sampling
 from wsitool.loading.stats import BadPatch, LoaderStats
 from wsitool.store.collection import Collection
 from wsitool.store.reader import Tally
@@ -26,10 +27,10 @@ __all__ = ["Batch", "PatchLoader"]
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One batch on its device.
+    """One batch: patches on their device, indices and labels on the CPU, where most of their use is.
 
     `patches` uint8 (B, 3, P, P) in channels-last memory, `indices` (B,) int64 into the collection,
-    `labels` (B,) int64 into its classes, -1 = unlabelled.
+    `labels` (B,) int64 into its classes, -1 = unlabelled. `to` takes all of it along.
     """
 
     patches: Tensor
@@ -141,27 +142,40 @@ class PatchLoader:
             "collection": self.collection.fingerprint,
         }
 
-    def order(self, epoch: int) -> NDArray[np.int64]:
+    def order(self, epoch: int) -> Order:
         """Indices into the collection in the order of `epoch`, all ranks together."""
         return self.sampling.order(self.collection.store_index, epoch)
 
     def __iter__(self) -> Iterator[Batch]:
-        self.collection.check()
-        order = self.order(self._epoch)
-        epoch, steps = self._epoch, range(self._start, len(self.plan))
-        self._step, self._start = self._start, 0
-        jobs = (order[self.plan.positions(step, self._rank)] for step in steps)
+        start, self._start = self._start, 0
+        first = self._epoch * len(self)
+        yield from self.batches(first + start, first + len(self))
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """Batches `first` to `last` as counted over all epochs: reading ahead goes on into the next one."""
+        numbers = range(first, last)
+        self._epoch, self._step = divmod(first, len(self))
         with ThreadPoolExecutor(self._threads, thread_name_prefix="wsitool-read") as pool:
             ahead: deque[Future[_Read]] = deque()
             try:
-                for step, read in zip(steps, self._read_ahead(pool, jobs, ahead), strict=True):
+                for number, read in zip(
+                    numbers, self._read_ahead(pool, self._jobs(numbers), ahead), strict=True
+                ):
                     # Counted before it is handed out: a state saved while the batch is used is past it, and a
                     # trainer that stops asking after the last batch has ended the epoch.
-                    self._epoch, self._step = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
+                    self._epoch, self._step = divmod(number + 1, len(self))
                     yield self._batch(read)
             finally:
                 for future in ahead:
                     future.cancel()
+
+    def _jobs(self, numbers: Iterable[int]) -> Iterator[NDArray[np.int64]]:
+        """The indices of each batch of this rank; stores are looked at anew with every epoch."""
+        for epoch, steps in groupby(numbers, key=lambda number: number // len(self)):
+            self.collection.check()
+            order = self.order(epoch)
+            for number in steps:
+                yield order[self.plan.positions(number % len(self), self._rank)]
 
     def _read_ahead(
         self, pool: ThreadPoolExecutor, jobs: Iterator[NDArray[np.int64]], ahead: deque[Future[_Read]]
@@ -241,7 +255,6 @@ class PatchLoader:
             read.patches.record_stream(stream)
         self.stats.batches += 1
         self.stats.patches += len(read.indices)
-        patches = read.patches.to(self._device)
-        indices = torch.from_numpy(read.indices).to(self._device)
-        labels = torch.from_numpy(self.collection.labels[read.indices].astype(np.int64)).to(self._device)
-        return Batch(patches=patches.permute(0, 3, 1, 2), indices=indices, labels=labels)
+        labels = torch.from_numpy(self.collection.labels[read.indices].astype(np.int64))
+        patches = read.patches.to(self._device).permute(0, 3, 1, 2)
+        return Batch(patches=patches, indices=torch.from_numpy(read.indices), labels=labels)

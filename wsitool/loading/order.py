@@ -6,29 +6,78 @@ Everything is a function of its arguments, so that a run can stop after any batc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import UsageError
 
-__all__ = ["Balance", "BatchPlan", "Sampling", "balanced_order", "shuffled_order"]
+__all__ = ["Balance", "BatchPlan", "Order", "Sampling", "balanced_order", "shuffled_order"]
 
 Balance = Literal["patches", "slides"]
 
 _BLOCKS_AT_ONCE = 16
+_LARGEST_TABLE = 2**22
+"""Patches up to which an order is a table; of more it would take memory and, each epoch, seconds to make."""
 
 
-def shuffled_order(n: int, *, seed: int, epoch: int, block: int | None = None) -> NDArray[np.int64]:
-    """A permutation of range(n) from (seed, epoch).
+class Order(Protocol):
+    """A permutation of range(n), or draws from it, of which parts are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, positions: slice, /) -> NDArray[np.int64]: ...
+
+
+class _Permutation:
+    """A permutation of range(n) whose every value is computed when it is asked for, and in no other memory.
+
+    A Feistel network (Luby & Rackoff 1988, doi:10.1137/0217022) is a permutation of the numbers of an even
+    number of bits whatever its round function; a value beyond n is sent through again until it is below, so
+    that those below n are permuted among themselves. At most four numbers in five are sent again.
+    """
+
+    _ROUNDS = 6
+
+    def __init__(self, n: int, seed: int, epoch: int) -> None:
+        self._n = n
+        self._half = np.uint64(max(1, -(-(n - 1).bit_length() // 2)))
+        self._mask = np.uint64((1 << int(self._half)) - 1)
+        self._keys = np.random.default_rng([seed, epoch]).integers(2**63, size=self._ROUNDS, dtype=np.uint64)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, positions: slice, /) -> NDArray[np.int64]:
+        values = self._permuted(np.arange(*positions.indices(self._n), dtype=np.uint64))
+        while len(beyond := np.flatnonzero(values >= self._n)):
+            values[beyond] = self._permuted(values[beyond])
+        return values.astype(np.int64)
+
+    def _permuted(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        left, right = values >> self._half, values & self._mask
+        for key in self._keys:
+            left, right = right, left ^ (_mixed(right + key) & self._mask)
+        return (left << self._half) | right
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser (Steele et al. 2014, doi:10.1145/2660193.2660195); overflow is meant."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def shuffled_order(n: int, *, seed: int, epoch: int, block: int | None = None) -> Order:
+    """A permutation of range(n) from (seed, epoch): a table, or a function where that would be too long.
 
     With `block`, runs of that many neighbours are permuted and patches only shuffled within 16 such runs: a
     slow disk then reads near places together, at the price of a weaker shuffle.
     """
     rng = np.random.default_rng([seed, epoch])
     if block is None or block >= n:
-        return rng.permutation(n)
+        return rng.permutation(n) if n <= _LARGEST_TABLE else _Permutation(n, seed, epoch)
     starts = rng.permutation(-(-n // block)) * block
     order = (starts[:, None] + np.arange(block)).reshape(-1)
     order = order[order < n]
@@ -74,8 +123,8 @@ class Sampling:
     balance: Balance = "patches"
     block: int | None = None
 
-    def order(self, store_index: NDArray[np.int32], epoch: int) -> NDArray[np.int64]:
-        """Positions (N,) in the order of `epoch`; `store_index` (N,) is the store of each patch."""
+    def order(self, store_index: NDArray[np.int32], epoch: int) -> Order:
+        """Indices (N,) in the order of `epoch`; `store_index` (N,) is the store of each patch."""
         if not self.shuffle:
             return np.arange(len(store_index))
         if self.balance == "slides":

@@ -214,7 +214,7 @@ def _predict_store(
         with reporter.task(meta.name, total=len(store), unit="patches") as task, torch.inference_mode():
             for batch in loader:
                 logits.append(_finite(classifier.logits(batch.patches).float().cpu().numpy()))
-                rows.append(batch.indices.cpu().numpy())
+                rows.append(batch.indices.numpy())
                 task.advance(len(batch))
         if not rows:
             raise SlideError(f"None of the {len(store)} patches of '{meta.name}' can be read")

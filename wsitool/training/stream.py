@@ -37,14 +37,9 @@ class BatchStream:
         return self.total - self.start
 
     def __iter__(self) -> Iterator[Item]:
-        step = self.start
-        while step < self.total:
-            epoch, inner = divmod(step, len(self.loader))
-            self.loader.load_state_dict(self.loader.state_dict() | {"epoch": epoch, "step": inner})
-            batches = iter(self.loader)
-            while step < (epoch + 1) * len(self.loader):
-                began = time.perf_counter()
-                batch = next(batches)
-                self.wait_seconds += time.perf_counter() - began
-                yield Item(step=step, patches=batch.patches, indices=batch.indices, labels=batch.labels)
-                step += 1
+        batches = self.loader.batches(self.start, self.total)
+        for step in range(self.start, self.total):
+            began = time.perf_counter()
+            batch = next(batches)
+            self.wait_seconds += time.perf_counter() - began
+            yield Item(step=step, patches=batch.patches, indices=batch.indices, labels=batch.labels)
