@@ -17,7 +17,6 @@ def _mask(height: int, width: int, downsample: float) -> TissueMask:
         mask=np.ones((height, width), bool),
         thumbnail=np.full((height, width, 3), 240, np.uint8),
         downsample=(downsample, downsample),
-        threshold=10.0,
     )
 
 

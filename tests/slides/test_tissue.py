@@ -58,7 +58,7 @@ class ArraySlide:
 
 def _mask(mask: NDArray[np.bool_], downsample: tuple[float, float]) -> TissueMask:
     picture = np.zeros((*mask.shape, 3), np.uint8)
-    return TissueMask(mask=mask, thumbnail=picture, downsample=downsample, threshold=0.0)
+    return TissueMask(mask=mask, thumbnail=picture, downsample=downsample)
 
 
 def _brute_fraction(

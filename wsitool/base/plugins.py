@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any
 
-from wsitool.errors import PluginError, UsageError
+from wsitool.base.machine import is_memory_short, is_peer_lost
+from wsitool.errors import PluginError, UsageError, WsitoolError
 
-__all__ = ["Plugin", "installed", "load", "origin_of"]
+__all__ = ["Plugin", "blame", "import_target", "installed", "load", "origin_of"]
 
 _TARGET = re.compile(r"[\w.]+\s*:\s*[\w.]+")
 
@@ -64,19 +70,45 @@ def load(
             f"The {noun} '{name}' is registered by {' and by '.join(claim.origin for claim in claims)}: "
             "uninstall one of them."
         )
-    claim = claims[0]
-    who = f"The {noun} '{name}' of {claim.origin}"
-    if not _TARGET.fullmatch(claim.target):
+    who = f"The {noun} '{name}' of {claims[0].origin}"
+    return import_target(claims[0].target, who), who
+
+
+def import_target(target: str, who: str) -> Any:
+    """What "module:name" names; PluginError beginning with `who` where it is malformed or fails."""
+    if not _TARGET.fullmatch(target):
         raise PluginError(
-            f"{who} must be registered as MODULE:NAME, got '{claim.target}': repair that package's entry "
-            "point."
+            f"{who} must be registered as MODULE:NAME, got '{target}': repair that package's entry point."
         )
     try:
-        return EntryPoint(name=name, value=claim.target, group=group).load(), who
+        return EntryPoint(name="", value=target, group="").load()
     # The plugin boundary: anything may go wrong in foreign code, and a script may even exit.
     except (Exception, SystemExit) as error:
         raise PluginError(
             f"{who} cannot be imported ({type(error).__name__}: {error}): repair or uninstall that package."
+        ) from error
+
+
+@contextmanager
+def blame(
+    who: Callable[[], str], part: str, advice: str, *, passes: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Turn what foreign code raises in its `part` into a PluginError of `who()`, cause, place and `advice`.
+
+    Errors of wsitool's own, those that `passes` names, and what is the machine's fault stay as they are.
+    """
+    try:
+        yield
+    except WsitoolError:
+        raise
+    except Exception as error:
+        if isinstance(error, passes) or is_memory_short(error) or is_peer_lost(error):
+            raise
+        place = extract_tb(error.__traceback__)[-1]
+        reason = " ".join(str(error).split())  # torch writes several lines
+        raise PluginError(
+            f"{who()} failed in {part} ({type(error).__name__}: {reason}, at {Path(place.filename).name}:"
+            f"{place.lineno}): {advice}, or add --debug to see the traceback."
         ) from error
 
 

@@ -14,6 +14,7 @@ from wsitool.base.paths import AnyPath
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import RegionReadError, WsitoolError
 from wsitool.slides.grid import ReadPlan, plan_grid
+from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers import TiledSlide, open_slide
 from wsitool.slides.slide import SlideInfo
 from wsitool.slides.slide_list import SlideInput, find_slides
@@ -29,12 +30,6 @@ _PROBES = 24
 _TIMED = 8
 _MPP_AT_1X = 10.0
 _MPP_DISAGREEMENT = 0.35
-_WHY = {
-    "tiff": "tiled TIFF: its tiles are decoded directly",
-    "tiffslide": "asked for by name",
-    "openslide": "no tiled TIFF that can be read directly",
-    "image": "an ordinary picture, or a TIFF without tiles",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +127,7 @@ def _known(audit: SlideAudit, info: SlideInfo, spec: TileSpec) -> SlideAudit:
     return replace(
         audit,
         reader=info.reader,
-        reader_reason=_WHY[info.reader],
+        reader_reason=READERS.get(info.reader).reason,
         format=info.format,
         width=info.width,
         height=info.height,

@@ -16,7 +16,7 @@ from wsitool.base.progress import SILENT, Reporter, Task
 from wsitool.errors import NotAStoreError, StoreError, UsageError, WsitoolError
 from wsitool.slides.grid import TileGrid, plan_grid
 from wsitool.slides.readers import TiledSlide, open_slide
-from wsitool.slides.spec import TileSpec
+from wsitool.slides.spec import ADDED_OPTIONS, TileSpec
 from wsitool.store import jpeg
 from wsitool.store.hashing import covers_attributes
 from wsitool.store.opening import find_stores, open_store
@@ -140,10 +140,10 @@ def verify_store(
 def spec_of(meta: StoreMeta) -> TileSpec:
     """The options a store was tiled with; StoreError if it was not cut from a slide."""
     names = {field.name for field in fields(TileSpec)}
-    if not names <= set(meta.params):
+    if not names - set(ADDED_OPTIONS) <= set(meta.params):
         raise StoreError(f"The store '{meta.name}' was not cut from a slide by 'wsitool tile'.")
     try:
-        return typed(TileSpec, {name: meta.params[name] for name in names})
+        return typed(TileSpec, {name: meta.params[name] for name in names & set(meta.params)})
     except (ValueError, UsageError) as error:
         raise StoreError(f"The options that the store '{meta.name}' states cannot be: {error}.") from None
 

@@ -9,15 +9,12 @@ import dataclasses
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
 from wsitool.base import plugins
-from wsitool.base.machine import is_memory_short, is_peer_lost
 from wsitool.base.parameters import Params
 from wsitool.base.plugins import Plugin
-from wsitool.errors import PluginError, UnknownMethodError, UsageError, WsitoolError
+from wsitool.errors import PluginError, UnknownMethodError, UsageError
 
 if TYPE_CHECKING:
     from wsitool.api import Method
@@ -52,20 +49,10 @@ def load_method(name: str) -> type[Method[Any]]:
 @contextmanager
 def blame_plugin(name: str, part: str) -> Iterator[None]:
     """Turn what the method `name` raises in its `part` into a PluginError naming package, place and cause."""
-    try:
+    with plugins.blame(
+        lambda: f"The method '{name}' of {origin_of(name)}", part, f"run 'wsitool plugin check {name}'"
+    ):
         yield
-    except WsitoolError:
-        raise
-    except Exception as error:
-        if is_memory_short(error) or is_peer_lost(error):  # not the plugin's fault
-            raise
-        frame = extract_tb(error.__traceback__)[-1]
-        reason = " ".join(str(error).split())  # torch writes several lines
-        raise PluginError(
-            f"The method '{name}' of {origin_of(name)} failed in {part} ({type(error).__name__}: {reason}, "
-            f"at {Path(frame.filename).name}:{frame.lineno}): run 'wsitool plugin check {name}', or add "
-            "--debug to see the traceback."
-        ) from error
 
 
 def origin_of(name: str) -> str:

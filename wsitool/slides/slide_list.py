@@ -13,13 +13,12 @@ from wsitool.base.paths import AnyPath, as_list, located, path_of
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import Row, decimal, read_table
 from wsitool.errors import UsageError
+from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers.byte_source import file_name, is_url
 
 __all__ = ["SLIDE_SUFFIXES", "SlideInput", "find_slides", "slide_name"]
 
-_WHOLE_SLIDE = (".svs", ".tif", ".tiff", ".btf", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".svslide", ".dcm")
-_PICTURE = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-SLIDE_SUFFIXES = frozenset((*_WHOLE_SLIDE, *_PICTURE))
+SLIDE_SUFFIXES = frozenset(suffix for reader in READERS.builtin for suffix in reader.suffixes)
 _TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")  # workbooks are refused by name
 _OPTIONAL = ("mpp", "group", "label")
 
@@ -64,7 +63,7 @@ def find_slides(
         if is_url(item):
             slides.append(SlideInput(path=str(item)))
         elif os.path.isdir(item):  # noqa: PTH112 - Path's raises for a name that is too long
-            slides += _in_folder(Path(item))
+            slides += _in_folder(Path(item), reporter)
         elif Path(item).suffix.lower() in _TABLES:
             slides += _in_table(Path(item), reporter)
         else:
@@ -85,8 +84,15 @@ def find_slides(
     return tuple(unique)
 
 
-def _in_folder(folder: Path) -> list[SlideInput]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SLIDE_SUFFIXES)
+def _in_folder(folder: Path, reporter: Reporter) -> list[SlideInput]:
+    files = list(folder.rglob("*"))
+    suffixes = SLIDE_SUFFIXES
+    if any(path.suffix.lower() not in suffixes for path in files):
+        readers, problems = READERS.installed()
+        suffixes = suffixes.union(suffix for reader in readers for suffix in reader.suffixes)
+        for problem in problems:
+            reporter.warn(str(problem))
+    paths = sorted(path for path in files if path.suffix.lower() in suffixes)
     if not paths:
         raise UsageError(f"There is no slide in the folder '{folder}': name the slide files.")
     return [SlideInput(path=str(path)) for path in paths]

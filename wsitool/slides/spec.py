@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from wsitool.base.json_files import typed
 from wsitool.base.parameters import Params, hparam, internal
 from wsitool.errors import UsageError
+from wsitool.slides.reader_registry import READERS
+from wsitool.slides.tissue_registry import DEFAULT_TISSUE, TISSUE
 from wsitool.store.schema import Codec
 
 __all__ = [
+    "ADDED_OPTIONS",
     "DEFAULT_MPP",
     "KEPT",
     "CandidateRule",
@@ -36,13 +39,16 @@ _SCORES = ("near_black", "near_white", "pen", "fold", "sharpness")
 Resample = Literal["auto", "exact", "fast"]
 LabelRule = Literal["area", "centre"]
 DEFAULT_MPP = 0.5
+ADDED_OPTIONS = ("tissue",)
+"""Options of `TileSpec` younger than stores that are in use: stated only where they are not the default, so
+that such a store is what the same command would write today."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions(Params):
     """How a slide is opened."""
 
-    reader: str = hparam("auto", "What reads slides: auto, tiff, openslide, image or tiffslide.")
+    reader: str = hparam("auto", f"What reads slides: {', '.join(READERS)}, or one of 'wsitool plugin list'.")
     default_mpp: float | None = hparam(
         None, "Of level 0 of slides that do not state it.", gt=0, lt=1000, unit="um/px"
     )
@@ -117,6 +123,9 @@ class TileSpec(Params):
         "jpeg", "jpeg: small, lossy; raw: exact; native: the slide's own JPEG tiles, exact and small."
     )
     quality: int = hparam(90, "JPEG quality.", ge=1, le=100)
+    tissue: str = hparam(
+        DEFAULT_TISSUE, f"What finds tissue: {', '.join(TISSUE)}, or one of 'wsitool plugin list'."
+    )
     limits: tuple[Limit, ...] = internal(())
 
     def __post_init__(self) -> None:
@@ -140,6 +149,9 @@ class TileSpec(Params):
         params = asdict(self) | {"stride": self.step}
         if self.mpp is None and self.magnification is None and self.level is None:
             params["mpp"] = DEFAULT_MPP
+        for name in ADDED_OPTIONS:
+            if params[name] == getattr(TileSpec, name):
+                del params[name]
         return params | {"limits": [asdict(limit) for limit in self.limits]}
 
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import label as connected_components
 from skimage.filters import gaussian, threshold_otsu
 
-from wsitool.errors import RegionReadError
+from wsitool.errors import PluginError, RegionReadError
 from wsitool.slides.slide import Slide
+from wsitool.slides.tissue_registry import DEFAULT_TISSUE, TISSUE, TissueDetector
 
 __all__ = [
     "INK_LIMIT",
@@ -32,8 +33,6 @@ INK_LIMIT = 215
 
 _MAX_SIDE = 4096
 _MAX_SIDE_WITHOUT_MPP = 2048
-_SPECK_UM = 50.0
-_SPECK_PX = 39
 _BLOCK_WIDTH, _BLOCK_HEIGHT = 2048, 1024
 _SMALLEST_BLOCK = 256
 # Guards of the Otsu threshold on chroma (0-255): below the lower one JPEG noise on blank glass would become
@@ -48,14 +47,13 @@ class TissueMask:
     """A tissue mask with the picture it was found on.
 
     `mask` (h, w) bool; `thumbnail` (h, w, 3) uint8 RGB; `downsample` (fx, fy) level-0 pixels per mask pixel;
-    `threshold` the chroma (or ink) limit used; `unreadable` the number of mask pixels whose slide pixels
-    could not be decoded: they count as tissue, so that their patches are tried and reported, not dropped.
+    `unreadable` the number of mask pixels whose slide pixels could not be decoded: they count as tissue, so
+    that their patches are tried and reported, not dropped.
     """
 
     mask: NDArray[np.bool_]
     thumbnail: NDArray[np.uint8]
     downsample: tuple[float, float]
-    threshold: float
     unreadable: int = 0
 
     @cached_property
@@ -99,22 +97,27 @@ class TissueMask:
         return np.asarray(upper * (1 - v) + lower * v)
 
 
-def tissue_mask(slide: Slide, *, mpp: float = 8.0) -> TissueMask:
-    """Find the tissue of a slide on a thumbnail of about `mpp` um per pixel.
+def tissue_mask(
+    slide: Slide, *, mpp: float = 8.0, detector: str | TissueDetector = DEFAULT_TISSUE
+) -> TissueMask:
+    """Find the tissue of a slide on a thumbnail of about `mpp` um per pixel, by a detector of `TISSUE`.
 
     A slide that states no resolution gets a thumbnail of at most 2048 pixels a side; none is larger than
     4096. The thumbnail is area-averaged from the coarsest level that is fine enough, read block by block, so
-    memory does not grow with the slide. Raises RegionReadError if no pixel of the slide can be read.
+    memory does not grow with the slide. Raises RegionReadError if no pixel of the slide can be read,
+    UsageError for a name that no detector has, PluginError for one that does not keep its contract.
     """
+    rule = detector if isinstance(detector, TissueDetector) else TISSUE.get(detector)
     thumbnail, unread, downsample = _thumbnail(slide, mpp)
-    level0_mpp = slide.info.mpp
-    speck_px = _SPECK_PX if level0_mpp is None else round((_SPECK_UM / (level0_mpp * downsample)) ** 2)
-    mask, threshold = detect_tissue(thumbnail, speck_px=speck_px, ignore=unread)
+    scale = None if slide.info.mpp is None else slide.info.mpp * downsample
+    mask = TISSUE.call(rule, rule.detect, thumbnail, mpp=scale, unread=unread)
+    if not (isinstance(mask, np.ndarray) and mask.dtype == bool and mask.shape == unread.shape):
+        got = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else repr(mask)[:80]
+        raise PluginError(f"{TISSUE.who(rule)} must return a bool mask of shape {unread.shape}, got {got}.")
     return TissueMask(
         mask=mask | unread,
         thumbnail=thumbnail,
         downsample=(downsample, downsample),
-        threshold=threshold,
         unreadable=int(unread.sum()),
     )
 
@@ -125,9 +128,7 @@ def tissue_mask_of_image(rgb: NDArray[np.uint8], *, limit: int = INK_LIMIT) -> T
     Such images hold tissue nearly everywhere and are cut at full resolution, so the rule is a fixed one per
     pixel: no threshold that depends on the image, no smoothing.
     """
-    return TissueMask(
-        mask=channel_range(rgb)[0] < limit, thumbnail=rgb, downsample=(1.0, 1.0), threshold=limit
-    )
+    return TissueMask(mask=channel_range(rgb)[0] < limit, thumbnail=rgb, downsample=(1.0, 1.0))
 
 
 def detect_tissue(

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from wsitool.base.progress import Reporter
-from wsitool.errors import CorruptStoreError, SlideError, StoreError
+from wsitool.errors import CorruptStoreError, PluginError, SlideError, StoreError, UsageError
 from wsitool.report.preview import preview_jpeg
 from wsitool.slides.grid import plan_grid
 from wsitool.slides.readers import fingerprint, open_slide
-from wsitool.slides.spec import TileSpec
+from wsitool.slides.spec import ADDED_OPTIONS, TileSpec
 from wsitool.slides.tissue import tissue_mask
 from wsitool.store.attributes import as_stored
 from wsitool.store.opening import open_store
@@ -67,9 +67,10 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
 
 def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """Which of the parameters `asked` for a store was made with others, in words; "" if with none."""
-    expected = as_stored(asked)
-    names = [name for name in expected if stored.get(name) != expected[name]]
-    parts = [f"{name} {stored.get(name)!r} instead of {expected[name]!r}" for name in names]
+    defaults = {name: getattr(TileSpec, name) for name in ADDED_OPTIONS}
+    own, expected = defaults | dict(stored), defaults | as_stored(asked)
+    names = [name for name in expected if own.get(name) != expected[name]]
+    parts = [f"{name} {own.get(name)!r} instead of {expected[name]!r}" for name in names]
     return f"was made with {', '.join(parts)}" if parts else ""
 
 
@@ -82,7 +83,7 @@ def redraw_preview(
             if slide.info.fingerprint != meta.fingerprint:
                 return False
             size = plan_grid(slide.info, spec).patch_size_level0
-            preview_jpeg(preview, tissue_mask(slide), candidates, size)
-    except SlideError:
+            preview_jpeg(preview, tissue_mask(slide, detector=spec.tissue), candidates, size)
+    except (SlideError, UsageError, PluginError):  # the reader or detector may be installed no more
         return False
     return True

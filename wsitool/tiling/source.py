@@ -115,6 +115,6 @@ def patch_source(slide: TiledSlide, spec: TileSpec, *, threads: int = 1) -> Patc
     grid = plan_grid(slide.info, spec)
     if spec.codec == "native":
         check_passthrough(slide.info.name, slide.tiles(grid.plan.level), grid)
-    mask = tissue_mask(slide)
+    mask = tissue_mask(slide, detector=spec.tissue)
     candidates = find_candidates(slide, grid, mask, spec, threads=threads)
     return PatchSource(slide=slide, spec=spec, grid=grid, mask=mask, candidates=candidates)

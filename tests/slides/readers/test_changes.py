@@ -51,8 +51,8 @@ def test_a_file_that_changes_is_not_stored(
     path = synthetic_slide(tmp_path / "s.svs", size=(400, 300), levels=(1,))
     real = source.tissue_mask
 
-    def meanwhile(*args: object) -> object:
-        mask = real(*args)  # type: ignore[arg-type]
+    def meanwhile(*args: object, **options: object) -> object:
+        mask = real(*args, **options)  # type: ignore[arg-type]
         change(path)
         return mask
 

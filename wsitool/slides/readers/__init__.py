@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from wsitool.errors import RefusedSlideError, SlideError, UnsupportedSlideError, UsageError
+from wsitool.errors import PluginError, RefusedSlideError, SlideError, UnsupportedSlideError, UsageError
+from wsitool.slides.reader_registry import READERS, TIFF_MAGIC, Reader
 from wsitool.slides.readers.byte_source import ByteSource, is_url
-from wsitool.slides.readers.directories import TIFF_MAGIC, read_directories
+from wsitool.slides.readers.directories import read_directories
+from wsitool.slides.readers.foreign import open_foreign
 from wsitool.slides.readers.layout import check_directories
 from wsitool.slides.readers.source import fingerprint, open_bytes
-from wsitool.slides.readers.tiff import open_tiff
 from wsitool.slides.readers.tiles import TiledSlide, TileLevel
 
 __all__ = ["READERS", "TileLevel", "TiledSlide", "fingerprint", "open_slide"]
 
-_REASONS = {
-    "tiff": "a tiled TIFF is read directly, which is fastest",
-    "openslide": "OpenSlide knows the format",
-    "image": "it is an ordinary picture",
-}
-READERS = ("auto", "tiff", "openslide", "image", "tiffslide")
+_HEAD_BYTES = 512
 
 
-def open_slide(path: str | Path, *, reader: str = "auto", default_mpp: float | None = None) -> TiledSlide:
+def open_slide(
+    path: str | Path, *, reader: str | Reader = "auto", default_mpp: float | None = None
+) -> TiledSlide:
     """Open a slide with the named reader.
 
-    "auto" takes `tiff` for tiled TIFF files (fastest), else `openslide`, else `image`, and says why in the
-    property "reader_reason"; `tiffslide` only by name, as it fills damaged tags with guesses and then shows
-    wrong pixels. Raises UsageError for another name, RefusedSlideError where the file contradicts itself or
-    claims more than limits allow, whatever the reader, and UnsupportedSlideError, saying why each reader
-    refused, if none opens it.
+    "auto" tries those of `READERS` whose magic fits, in their order (`tiff` is fastest), then installed ones,
+    and says why in the property "reader_reason"; `tiffslide` only by name, as it fills damaged tags with
+    guesses and then shows wrong pixels. Raises UsageError for another name, RefusedSlideError where the file
+    contradicts itself or claims more than limits allow, whatever the reader, UnsupportedSlideError, saying
+    why each reader refused, if none opens it, and PluginError where the one asked for is broken.
     """
-    if reader not in READERS:
-        raise UsageError(f"There is no reader '{reader}': choose one of {', '.join(READERS)}.")
+    named = reader if isinstance(reader, Reader) else None if reader == "auto" else READERS.get(reader)
     if default_mpp is not None and not 0 < default_mpp < 1000:
         raise UsageError(f"The default mpp must be a positive number of um per pixel, got {default_mpp}.")
-    if reader in ("openslide", "tiffslide") and is_url(path):
+    if named is not None and not named.takes_urls and is_url(path):
         raise UnsupportedSlideError(
-            f"The reader {reader} takes local files only; the direct reader takes URLs."
+            f"The reader {named.name} takes local files only; the direct reader takes URLs."
         )
     source = open_bytes(path)
     try:
-        return _open_source(source, reader, default_mpp)
+        return _open_source(source, named, default_mpp)
     except OSError as error:
         source.close()
         raise UnsupportedSlideError(f"'{path}' cannot be read: {error}.") from error
@@ -50,39 +48,46 @@ def open_slide(path: str | Path, *, reader: str = "auto", default_mpp: float | N
         raise
 
 
-def _open_source(source: ByteSource, reader: str, default_mpp: float | None) -> TiledSlide:
+def _open_source(source: ByteSource, named: Reader | None, default_mpp: float | None) -> TiledSlide:
     """The slide takes the source over, unless this raises."""
-    is_tiff = source.read(0, 4) in TIFF_MAGIC
-    if is_tiff:
+    head = source.read(0, _HEAD_BYTES)
+    if head.startswith(TIFF_MAGIC):
         check_directories(read_directories(source))
-    if reader != "auto":
-        return _open(reader, source, default_mpp)
-    refusals = []
-    for name in ("tiff", "openslide", "image") if is_tiff else ("openslide", "image"):
+    if named is not None:
+        return _open(named, source, default_mpp)
+    refusals: list[str] = []
+    for reader in _tried(head, refusals):
         try:
-            slide = _open(name, source, default_mpp)
+            slide = _open(reader, source, default_mpp)
         except RefusedSlideError:
             raise  # a laxer reader may open it, and would show pixels that are not there
-        except SlideError as error:
-            refusals.append(f"{name}: {str(error).rstrip('.')}")
+        except (SlideError, PluginError) as error:
+            refusals.append(f"{reader.name}: {str(error).rstrip('.')}")
             continue
-        slide.info.properties["reader_reason"] = _REASONS[name] + "".join(f"; {text}" for text in refusals)
+        slide.info.properties["reader_reason"] = reader.reason + "".join(f"; {text}" for text in refusals)
         return slide
-    hint = ": --reader tiffslide may, but does not notice all damage" if is_tiff else ""
-    raise UnsupportedSlideError(f"No reader opens '{source.name}' ({'; '.join(refusals)}){hint}.")
+    hints = [
+        f": --reader {reader.name} may, {reader.by_name_only}"
+        for reader in READERS.builtin
+        if reader.by_name_only and reader.may_take(head)
+    ]
+    raise UnsupportedSlideError(f"No reader opens '{source.name}' ({'; '.join(refusals)}){''.join(hints)}.")
 
 
-def _open(reader: str, source: ByteSource, default_mpp: float | None) -> TiledSlide:
-    if reader == "tiff":
-        return open_tiff(source, default_mpp=default_mpp)
-    if reader == "openslide":
-        from wsitool.slides.readers.openslide import open_openslide
+def _tried(head: bytes, refusals: list[str]) -> Iterator[Reader]:
+    """The readers for a file that begins with `head`; installed ones are imported once the others refused."""
+    yield from (reader for reader in READERS.builtin if _is_tried(reader, head))
+    installed, problems = READERS.installed()
+    refusals += [str(problem).rstrip(".") for problem in problems]
+    yield from (reader for reader in installed if _is_tried(reader, head))
 
-        return open_openslide(source, default_mpp=default_mpp)
-    if reader == "tiffslide":
-        from wsitool.slides.readers.tiffslide import open_tiffslide
 
-        return open_tiffslide(source, default_mpp=default_mpp)
-    from wsitool.slides.readers.image import open_image
+def _is_tried(reader: Reader, head: bytes) -> bool:
+    return not reader.by_name_only and reader.may_take(head)
 
-    return open_image(source, default_mpp=default_mpp)
+
+def _open(reader: Reader, source: ByteSource, default_mpp: float | None) -> TiledSlide:
+    if reader in READERS.builtin:
+        slide: TiledSlide = READERS.call(reader, reader.open, source, default_mpp=default_mpp)
+        return slide
+    return open_foreign(reader, source, default_mpp)

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from wsitool.base.limits import MAX_DIRECTORIES, MAX_TAG_BYTES, check_limit
 from wsitool.errors import RefusedSlideError
+from wsitool.slides.reader_registry import TIFF_MAGIC
 from wsitool.slides.readers.byte_source import ByteSource
 
 __all__ = ["TIFF_MAGIC", "Directory", "Entry", "read_directories"]
-
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _SUB_IFDS, _NDPI = 330, 65420
 _MOST_ENTRIES = 4096

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -79,6 +79,10 @@ class TiledSlide:
     def tiles(self, level: int) -> TileLevel:
         """The tiles of one level."""
         return self._levels[level]
+
+    def wrap_levels(self, wrap: Callable[[TileLevel], TileLevel]) -> None:
+        """Put `wrap(level)` in the place of every level, before any pixel is read."""
+        self._levels = tuple(wrap(level) for level in self._levels)
 
     def check_unchanged(self) -> None:
         """Raise SlideError where the file is no longer the one that was opened.
