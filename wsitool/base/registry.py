@@ -74,6 +74,11 @@ class Registry(Generic[E]):
             raise PluginError(f"{who} calls itself '{loaded.name}': give both the same name.")
         return loaded
 
+    def check(self, name: str) -> None:
+        """Raise what `get` raises, before anything is begun; a word is always right."""
+        if name not in self:
+            self.get(name)
+
     def installed(self) -> tuple[list[E], list[PluginError]]:
         """What is installed and can be used, imported now, and what is wrong with the rest."""
         entries: list[E] = []
@@ -94,7 +99,7 @@ class Registry(Generic[E]):
     def call(
         self, entry: E, target: str, *args: Any, passes: tuple[type[Exception], ...] = (), **options: Any
     ) -> Any:
-        """Call the function an entry names as "module:name"; what foreign code raises becomes a PluginError."""
+        """Call the function an entry names as "module:name"; foreign code's errors become PluginErrors."""
         function = plugins.import_target(target, self.who(entry))
         return self.guard(entry, function, *args, passes=passes, **options)
 

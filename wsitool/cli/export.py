@@ -10,10 +10,9 @@ import click
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
 from wsitool.cli.options import out_option
+from wsitool.curate.export.formats import EXPORTS
 
 __all__ = ["command"]
-
-_TARGETS = ("clam", "trident", "geojson", "imagefolder", "webdataset")
 
 
 @click.command(
@@ -26,7 +25,12 @@ _TARGETS = ("clam", "trident", "geojson", "imagefolder", "webdataset")
     """,
 )
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Choice(_TARGETS), required=True, help="What will read the export.")
+@click.option(
+    "--to",
+    required=True,
+    metavar="FORMAT",
+    help=f"What will read the export: {', '.join(EXPORTS)}, or one of 'wsitool plugin list'.",
+)
 @out_option
 @click.option("--shard-size", default=10_000, show_default=True, help="Samples in a webdataset shard.")
 @click.option("--overwrite", is_flag=True, help="Replace an export in OUT that was made otherwise.")
@@ -41,7 +45,7 @@ def command(path: Path, to: str, out: Path, shard_size: int, overwrite: bool) ->
     done = export_stores(
         path,
         out,
-        to,  # type: ignore[arg-type]
+        to,
         shard_size=shard_size,
         overwrite=overwrite,
         reporter=console_reporter(),

@@ -19,6 +19,7 @@ from wsitool.slides.readers import TiledSlide, open_slide
 from wsitool.slides.slide import SlideInfo
 from wsitool.slides.slide_list import SlideInput, find_slides
 from wsitool.slides.spec import TileSpec
+from wsitool.slides.tissue_registry import TISSUE
 from wsitool.store import jpeg
 from wsitool.tiling.cutter import tiles_touched
 from wsitool.tiling.resample import area_resample
@@ -82,6 +83,8 @@ def audit_slides(
     A slide that cannot be opened or tiled is in the result with its error. Slides of equal fingerprint get
     a warning that names the others.
     """
+    READERS.check(reader)
+    TISSUE.check((spec or TileSpec()).tissue)
     inputs = find_slides(slides, reporter=reporter)
     audits: list[SlideAudit] = []
     with reporter.task("Auditing", total=len(inputs), unit="slides") as task:

@@ -9,6 +9,7 @@ from wsitool.base.parameters import Params, hparam, same_as
 from wsitool.classify.settings import Settings
 from wsitool.predict.verdict import VerdictRule
 from wsitool.slides.spec import ReadOptions, TileSpec
+from wsitool.slides.tissue_registry import DEFAULT_TISSUE
 
 __all__ = ["EmbedOptions", "PredictOptions"]
 
@@ -29,6 +30,9 @@ class PredictOptions(Params):
     stride: int | None = same_as(TileSpec, "stride")
     min_tissue: float | None = hparam(
         None, "Least share of tissue in a patch; without it the training's, else 0.5.", ge=0, le=1
+    )
+    tissue: str | None = hparam(
+        None, f"What finds tissue, as in tile; without it the training's, else {DEFAULT_TISSUE}."
     )
     default_mpp: float | None = same_as(ReadOptions, "default_mpp")
     reader: str = same_as(ReadOptions, "reader")

@@ -35,9 +35,11 @@ from wsitool.predict.prediction import (
 from wsitool.predict.slide_summary import SlideSummary
 from wsitool.predict.stream import PatchBatch, open_stream
 from wsitool.slides.grid import plan_read
+from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers import open_slide
 from wsitool.slides.slide_list import SlideInput, find_slides
 from wsitool.slides.spec import CandidateRule, QualityThresholds, TileSpec, is_other_mpp
+from wsitool.slides.tissue_registry import TISSUE
 from wsitool.store.collection import Collection
 from wsitool.store.opening import find_stores, open_store
 
@@ -78,6 +80,8 @@ def predict(
     options, out = options or PredictOptions(), Path(out)
     options.rule  # noqa: B018  # raises UsageError
     classifier = load_classifier(run)
+    READERS.check(options.reader)
+    TISSUE.check(_spec(classifier.card, options).tissue)
     place(classifier, choose_device(options.device))
     items = _find(inputs, reporter)
     check_writable(out)
@@ -297,6 +301,7 @@ def _spec(card: ClassifierCard, options: PredictOptions) -> TileSpec:
         level=level,
         stride=options.stride,
         min_tissue=rule.min_tissue if options.min_tissue is None else options.min_tissue,
+        tissue=rule.tissue if options.tissue is None else options.tissue,
         limits=rule.limits,
     )
 

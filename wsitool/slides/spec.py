@@ -164,6 +164,7 @@ class CandidateRule:
 
     min_tissue: float
     limits: tuple[Limit, ...]
+    tissue: str = DEFAULT_TISSUE
 
     def __post_init__(self) -> None:
         unknown = [limit.score for limit in self.limits if limit.score not in _SCORES]
@@ -178,7 +179,8 @@ class CandidateRule:
         rules = set()
         for values in params:
             try:
-                rules.add(typed(cls, {name: values[name] for name in ("min_tissue", "limits")}))
+                added = {name: values[name] for name in ADDED_OPTIONS if name in values}
+                rules.add(typed(cls, {name: values[name] for name in ("min_tissue", "limits")} | added))
             except (KeyError, ValueError):
                 return None  # of images, say, which are cut by another rule
         return rules.pop() if len(rules) == 1 else None

@@ -20,6 +20,7 @@ from wsitool.slides.tissue_registry import DEFAULT_TISSUE, TISSUE, TissueDetecto
 __all__ = [
     "INK_LIMIT",
     "TissueMask",
+    "apply_detector",
     "area_mean",
     "channel_range",
     "detect_tissue",
@@ -110,16 +111,24 @@ def tissue_mask(
     rule = detector if isinstance(detector, TissueDetector) else TISSUE.get(detector)
     thumbnail, unread, downsample = _thumbnail(slide, mpp)
     scale = None if slide.info.mpp is None else slide.info.mpp * downsample
-    mask = TISSUE.call(rule, rule.detect, thumbnail, mpp=scale, unread=unread)
-    if not (isinstance(mask, np.ndarray) and mask.dtype == bool and mask.shape == unread.shape):
-        got = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else repr(mask)[:80]
-        raise PluginError(f"{TISSUE.who(rule)} must return a bool mask of shape {unread.shape}, got {got}.")
+    mask = apply_detector(rule, thumbnail, mpp=scale, unread=unread)
     return TissueMask(
         mask=mask | unread,
         thumbnail=thumbnail,
         downsample=(downsample, downsample),
         unreadable=int(unread.sum()),
     )
+
+
+def apply_detector(
+    rule: TissueDetector, thumbnail: NDArray[np.uint8], *, mpp: float | None, unread: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """What a detector makes of a thumbnail, as `DetectTissue` says; PluginError where it is no such mask."""
+    mask = TISSUE.call(rule, rule.detect, thumbnail, mpp=mpp, unread=unread)
+    if not (isinstance(mask, np.ndarray) and mask.dtype == bool and mask.shape == unread.shape):
+        got = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else repr(mask)[:80]
+        raise PluginError(f"{TISSUE.who(rule)} must return a bool mask of shape {unread.shape}, got {got}.")
+    return np.asarray(mask)
 
 
 def tissue_mask_of_image(rgb: NDArray[np.uint8], *, limit: int = INK_LIMIT) -> TissueMask:

@@ -27,9 +27,9 @@ class DetectTissue(Protocol):
         """Mask (h, w) bool of the tissue on `thumbnail` (h, w, 3) uint8 RGB, 1 to 4096 pixels a side.
 
         `mpp` is um per pixel of the thumbnail, about 8, or None where the slide states no resolution.
-        `unread` (h, w) bool marks pixels that could not be read, white in the thumbnail: no evidence,
-        and they count as tissue whatever the answer. Inputs stay as they are, and the answer depends on nothing
-        else: no seed, no earlier slide. There is no error to raise: no tissue is an answer.
+        `unread` (h, w) bool marks pixels that could not be read, white in the thumbnail: they are no
+        evidence, and count as tissue whatever the answer. Inputs stay as they are, and the answer depends on
+        nothing else: no seed, no earlier slide. There is no error to raise: no tissue is an answer.
         """
         ...
 

@@ -7,9 +7,12 @@ from typing import Any
 
 # Imported on first use: drawing a slide must not load torch, which the method checks need.
 _HOME = {
-    "CheckResult": "wsitool.testing.methods",
+    "CheckResult": "wsitool.testing.results",
     "KINDS": "wsitool.testing.synthetic",
+    "check_export": "wsitool.testing.export_checks",
     "check_method": "wsitool.testing.methods",
+    "check_reader": "wsitool.testing.reader_checks",
+    "check_tissue": "wsitool.testing.tissue_checks",
     "draw_tissue": "wsitool.testing.synthetic",
     "parametrize_method_checks": "wsitool.testing.methods",
     "synthetic_slide": "wsitool.testing.synthetic",

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wsitool.api import Method
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.methods.registry import load_method
 from wsitool.testing.method_checks import METHOD_CHECKS, Check, check_contract
+from wsitool.testing.results import CheckResult, check_name, result_of, run_checks
 from wsitool.testing.subject import Subject
 
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["CheckResult", "check_method", "parametrize_method_checks"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckResult:
-    """How one check ended: `message` says what to do where it failed, else what was checked."""
-
-    name: str
-    passed: bool
-    message: str
+__all__ = ["check_method", "parametrize_method_checks"]
 
 
 def parametrize_method_checks(
@@ -42,7 +33,7 @@ def parametrize_method_checks(
     import pytest
 
     cases = [
-        pytest.param(functools.partial(_run, check, method, dict(params or {})), id=_name(check))
+        pytest.param(functools.partial(_run, check, method, dict(params or {})), id=check_name(check))
         for check in METHOD_CHECKS
     ]
     return pytest.mark.parametrize("check", cases)
@@ -65,29 +56,8 @@ def check_method(
     """
     cls = load_method(method) if isinstance(method, str) else method
     subject = Subject(cls=cls, params=dict(params or {}))
-    contract = _result(check_contract, subject)
+    contract = result_of(check_contract, subject)
     if not contract.passed:
         return [contract]
     subject.make_params()  # a wrong --set is the caller's error, not sixteen failed checks
-    results = []
-    with reporter.task(f"Checking {cls.__name__}", total=len(METHOD_CHECKS), unit="checks") as task:
-        for check in METHOD_CHECKS:
-            results.append(_result(check, subject))
-            task.advance(note=results[-1].name)
-    return results
-
-
-def _result(check: Check, subject: Subject) -> CheckResult:
-    try:
-        check(subject)
-    except AssertionError as error:
-        return CheckResult(name=_name(check), passed=False, message=str(error))
-    except Exception as error:  # noqa: BLE001 - the plugin boundary: anything may go wrong in foreign code
-        reason = str(error).strip().splitlines() or [""]
-        message = f"It must run, and raised {type(error).__name__}: {reason[-1]}"
-        return CheckResult(name=_name(check), passed=False, message=message)
-    return CheckResult(name=_name(check), passed=True, message=(check.__doc__ or "").splitlines()[0])
-
-
-def _name(check: Check) -> str:
-    return check.__name__.removeprefix("check_").replace("_", "-")
+    return run_checks(METHOD_CHECKS, subject, title=cls.__name__, reporter=reporter)

@@ -88,8 +88,12 @@ def write_example(
     name: str = "slide",
     group: str = "patient",
     labelled: bool = True,
+    imported: bool = True,
 ) -> NDArray[np.uint8]:
-    """Write a store of `number` patches in batches of `batch`; returns the pixels it should read back."""
+    """Write a store of `number` patches in batches of `batch`; returns the pixels it should read back.
+
+    A labelled one says of which image each patch is, unless it is not `imported`.
+    """
     patches = example_patches(number, size, seed=seed)
     coords = _coords(number, size)
     tissue = np.linspace(0.5, 1, number, dtype=np.float32)
@@ -103,7 +107,9 @@ def write_example(
                     coords=coords[part],
                     tissue=tissue[part],
                     labels=labels[part] if labelled else None,
-                    sources=[f"bild-ä{row}" for row in range(number)[part]] if labelled else None,
+                    sources=[f"bild-ä{row}" for row in range(number)[part]]
+                    if labelled and imported
+                    else None,
                 )
             )
         writer.finish(_candidates(coords), counts={"kept": number, "low tissue": 1}, failures=_FAILURES)

@@ -17,8 +17,10 @@ from wsitool.base.paths import AnyPath, as_list
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.sentences import one_sentence
 from wsitool.errors import StoreError, UsageError
+from wsitool.slides.reader_registry import READERS
 from wsitool.slides.slide_list import SlideInput, find_slides
 from wsitool.slides.spec import TileSpec
+from wsitool.slides.tissue_registry import TISSUE
 from wsitool.tiling.guarded import run_guarded, run_locked
 from wsitool.tiling.labelling import LabelPlan, plan_outlines
 from wsitool.tiling.options import TileOptions
@@ -81,6 +83,8 @@ def tile_slides(
     and decodes nothing at full resolution. Raises UsageError for inputs that cannot work together.
     """
     settings = TileOptions.from_dict(options, what="tile_slides")
+    READERS.check(settings.reader)
+    TISSUE.check((spec or TileSpec()).tissue)
     inputs = _inputs(slides, settings, reporter)
     labels = _labels(inputs, settings, reporter)
     part = _shard(inputs, settings.shard)

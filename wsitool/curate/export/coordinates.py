@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from wsitool.base.files import replace_file, replace_file_in_parts
-from wsitool.curate.export.parts import Outcome, Part, Source
+from wsitool.curate.export.parts import ExportOutcome, ExportPart, ExportPlan, ExportSource, part_per_store
 from wsitool.errors import StoreError
 from wsitool.report.geojson import class_colors, collection_of, tile_feature
 from wsitool.store.attributes import coords_attributes, magnifications, plain_text
@@ -19,10 +19,26 @@ from wsitool.store.opening import open_store
 from wsitool.store.reader import Reader
 from wsitool.store.schema import UNLABELLED
 
-__all__ = ["clam_file", "geojson_file", "trident_file"]
+__all__ = ["plan_clam", "plan_geojson", "plan_trident"]
 
 
-def clam_file(source: Source) -> Part:
+def plan_clam(sources: Sequence[ExportSource], *, classes: Sequence[str], shard_size: int) -> ExportPlan:
+    """A file of positions per store, for CLAM."""
+    return part_per_store(sources, _clam_file)
+
+
+def plan_trident(sources: Sequence[ExportSource], *, classes: Sequence[str], shard_size: int) -> ExportPlan:
+    """A file of positions per store, for TRIDENT."""
+    return part_per_store(sources, _trident_file)
+
+
+def plan_geojson(sources: Sequence[ExportSource], *, classes: Sequence[str], shard_size: int) -> ExportPlan:
+    """A file of squares per store, for QuPath; classes keep one number and colour in all of them."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    return part_per_store(sources, lambda source: _geojson_file(source, classes), numbers=numbers)
+
+
+def _clam_file(source: ExportSource) -> ExportPart:
     """`patches/<slide>.h5` as CLAM's create_patches_fp writes it: `/coords` (N, 2) level-0 x, y.
 
     CLAM's `patch_size` counts pixels of `patch_level`. Level 0 is the one level that fits every resolution
@@ -42,7 +58,7 @@ def clam_file(source: Source) -> Part:
     return _h5_part(source, f"patches/{source.slide}.h5", attributes)
 
 
-def trident_file(source: Source) -> Part:
+def _trident_file(source: ExportSource) -> ExportPart:
     """`<mag>x_<px>px_<overlap>px_overlap/patches/<slide>_patches.h5` in TRIDENT's convention.
 
     There `patch_size` counts pixels at the target magnification, see `magnifications`. StoreError where the
@@ -60,17 +76,17 @@ def trident_file(source: Source) -> Part:
     return _h5_part(source, f"{folder}/patches/{source.slide}_patches.h5", coords_attributes(meta, folder))
 
 
-def _h5_part(source: Source, name: str, attributes: Mapping[str, Any]) -> Part:
-    def write(out: Path) -> Outcome:
+def _h5_part(source: ExportSource, name: str, attributes: Mapping[str, Any]) -> ExportPart:
+    def write(out: Path) -> ExportOutcome:
         buffer = io.BytesIO()
         with open_store(source.path) as store, h5py.File(buffer, "w") as file:
             coords = file.create_dataset("coords", data=store.coords)
             for key, value in attributes.items():
                 coords.attrs[key] = value
         replace_file(out / name, buffer.getvalue())
-        return Outcome(patches=source.patches)
+        return ExportOutcome(patches=source.patches)
 
-    return Part(
+    return ExportPart(
         name=source.name,
         made_of={"file": name, "store": source.identity, "attributes": attributes},
         files=lambda: [name],
@@ -79,7 +95,7 @@ def _h5_part(source: Source, name: str, attributes: Mapping[str, Any]) -> Part:
     )
 
 
-def geojson_file(source: Source, classes: Sequence[str]) -> Part:
+def _geojson_file(source: ExportSource, classes: Sequence[str]) -> ExportPart:
     """`<slide>.geojson` for QuPath: a square per patch, with its class and scores as measurements.
 
     `classes` are those of all stores exported: each has one colour in all files.
@@ -87,12 +103,12 @@ def geojson_file(source: Source, classes: Sequence[str]) -> Part:
     colors = class_colors(classes)
     name = f"{_of_slide(source).slide}.geojson"
 
-    def write(out: Path) -> Outcome:
+    def write(out: Path) -> ExportOutcome:
         with open_store(source.path) as store:
             replace_file_in_parts(out / name, collection_of(_features(store, colors)))
-        return Outcome(patches=source.patches)
+        return ExportOutcome(patches=source.patches)
 
-    return Part(
+    return ExportPart(
         name=source.name,
         made_of={
             "file": name,
@@ -117,7 +133,7 @@ def _features(store: Reader, colors: Mapping[str, tuple[int, int, int]]) -> Iter
         yield tile_feature(x, y, store.meta.patch_size_level0, measured, name, colors)
 
 
-def _of_slide(source: Source) -> Source:
+def _of_slide(source: ExportSource) -> ExportSource:
     if source.of_images:
         raise StoreError(
             f"{source.path} holds patches of imported images, which have no place on a slide: export it to "

@@ -17,19 +17,40 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsitool.base.file_names import file_names
-from wsitool.curate.export.parts import Outcome, Part, Source
+from wsitool.curate.export.parts import ExportOutcome, ExportPart, ExportPlan, ExportSource
 from wsitool.store.files import Pending
 from wsitool.store.opening import open_store
 from wsitool.store.reader import Reader, Tally
 from wsitool.store.schema import UNLABELLED
 
-__all__ = ["class_folders", "image_folders", "webdataset_shards"]
+__all__ = ["plan_image_folders", "plan_webdataset"]
 
 _BATCH = 256
 _UNLABELLED = "unlabelled"
 
 
-def class_folders(sources: Sequence[Source]) -> dict[str, str]:
+def plan_image_folders(
+    sources: Sequence[ExportSource], *, classes: Sequence[str], shard_size: int
+) -> ExportPlan:
+    """An image per patch in a folder per class, a part per store; numbers are those ImageFolder will give."""
+    parts, folders = _image_folders(sources), _class_folders(sources)
+    order = sorted(folders, key=folders.__getitem__)  # ImageFolder numbers sorted folder names
+    return ExportPlan(
+        parts=parts,
+        numbers={name: number for number, name in enumerate(order)},
+        left_out=sum(source.patches for source in sources) - sum(part.patches for part in parts),
+    )
+
+
+def plan_webdataset(
+    sources: Sequence[ExportSource], *, classes: Sequence[str], shard_size: int
+) -> ExportPlan:
+    """Tar shards over all stores, a part each."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    return ExportPlan(parts=_webdataset_shards(sources, numbers, shard_size), numbers=numbers, unit="shards")
+
+
+def _class_folders(sources: Sequence[ExportSource]) -> dict[str, str]:
     """The folder of each class that has patches; {} where no patch is labelled.
 
     A class without patches has none: torchvision's ImageFolder refuses empty folders.
@@ -38,14 +59,14 @@ def class_folders(sources: Sequence[Source]) -> dict[str, str]:
     return dict(zip(classes, file_names(classes), strict=True))
 
 
-def image_folders(sources: Sequence[Source]) -> list[Part]:
+def _image_folders(sources: Sequence[ExportSource]) -> list[ExportPart]:
     """An image per patch in a folder per class, a part per store.
 
     Where some patches have a label, those that have none are left out: their folder would count as a class.
     """
-    folders = class_folders(sources)
+    folders = _class_folders(sources)
     return [
-        Part(
+        ExportPart(
             name=source.name,
             made_of={"to": "imagefolder", "store": source.identity, "key": source.key, "folders": folders},
             files=lambda source=source: list(_places(source, folders).values()),  # type: ignore[misc]
@@ -56,7 +77,7 @@ def image_folders(sources: Sequence[Source]) -> list[Part]:
     ]
 
 
-def _places(source: Source, folders: Mapping[str, str]) -> dict[int, str]:
+def _places(source: ExportSource, folders: Mapping[str, str]) -> dict[int, str]:
     """The file of each row that is exported."""
     with open_store(source.path) as store:
         names = _labels_of(store, range(len(store)))
@@ -68,7 +89,7 @@ def _places(source: Source, folders: Mapping[str, str]) -> dict[int, str]:
         return found
 
 
-def _write_folders(source: Source, folders: Mapping[str, str], out: Path) -> Outcome:
+def _write_folders(source: ExportSource, folders: Mapping[str, str], out: Path) -> ExportOutcome:
     places = _places(source, folders)
     for folder in {name.partition("/")[0] for name in places.values()}:
         (out / folder).mkdir(exist_ok=True)
@@ -76,19 +97,21 @@ def _write_folders(source: Source, folders: Mapping[str, str], out: Path) -> Out
     with open_store(source.path) as store:
         for row, image in _images(store, sorted(places), bad):
             (out / places[row]).write_bytes(image)
-    return Outcome(patches=len(places) - len(bad), problem=_problem(source, bad))
+    return ExportOutcome(patches=len(places) - len(bad), problem=_problem(source, bad))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Rows:
     """Some rows of a store, in a shard."""
 
-    source: Source
+    source: ExportSource
     first: int
     stop: int
 
 
-def webdataset_shards(sources: Sequence[Source], numbers: Mapping[str, int], shard_size: int) -> list[Part]:
+def _webdataset_shards(
+    sources: Sequence[ExportSource], numbers: Mapping[str, int], shard_size: int
+) -> list[ExportPart]:
     """Tar files of `shard_size` samples over all stores in order, a part each; `numbers` are the classes'.
 
     A sample is .jpg or .png and .json, and .cls where it has a label.
@@ -105,9 +128,9 @@ def webdataset_shards(sources: Sequence[Source], numbers: Mapping[str, int], sha
     return parts
 
 
-def _shard(name: str, rows: Sequence[_Rows], numbers: Mapping[str, int]) -> Part:
+def _shard(name: str, rows: Sequence[_Rows], numbers: Mapping[str, int]) -> ExportPart:
     classes = {label for part in rows for label in part.source.labels}
-    return Part(
+    return ExportPart(
         name=name,
         made_of={
             "to": "webdataset",
@@ -120,7 +143,7 @@ def _shard(name: str, rows: Sequence[_Rows], numbers: Mapping[str, int]) -> Part
     )
 
 
-def _write_shard(path: Path, rows: Sequence[_Rows], numbers: Mapping[str, int]) -> Outcome:
+def _write_shard(path: Path, rows: Sequence[_Rows], numbers: Mapping[str, int]) -> ExportOutcome:
     problems, patches = [], 0
     pending = Pending(path, overwrite=True)
     try:
@@ -135,7 +158,7 @@ def _write_shard(path: Path, rows: Sequence[_Rows], numbers: Mapping[str, int]) 
         pending.commit()
     finally:
         pending.discard()
-    return Outcome(patches=patches, problem="; ".join(problems))
+    return ExportOutcome(patches=patches, problem="; ".join(problems))
 
 
 def _append(tar: tarfile.TarFile, key: str, members: Mapping[str, bytes]) -> None:
@@ -197,7 +220,7 @@ def _labels_of(store: Reader, rows: range) -> list[str | None]:
     return [None if number == UNLABELLED else store.meta.classes[number] for number in chosen]
 
 
-def _key(source: Source, row: int, x: int, y: int) -> str:
+def _key(source: ExportSource, row: int, x: int, y: int) -> str:
     # The row keeps apart patches of several images at the same place.
     return f"{source.key}_{row:06d}_x{x}_y{y}"
 
@@ -212,7 +235,7 @@ def _png(patch: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _problem(source: Source, bad: Mapping[int, str]) -> str:
+def _problem(source: ExportSource, bad: Mapping[int, str]) -> str:
     if not bad:
         return ""
     reason, _ = Counter(bad.values()).most_common(1)[0]

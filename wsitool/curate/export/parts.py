@@ -7,23 +7,34 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from wsitool.base.file_names import file_names, safe_name
 from wsitool.base.files import replace_file
+from wsitool.errors import WsitoolError
 from wsitool.store.reader import Reader
 from wsitool.store.schema import UNLABELLED, StoreMeta
 
-__all__ = ["RECORD", "Outcome", "Part", "Record", "Source", "named", "source_of"]
+__all__ = [
+    "RECORD",
+    "ExportOutcome",
+    "ExportPart",
+    "ExportPlan",
+    "ExportSource",
+    "Record",
+    "named",
+    "part_per_store",
+    "source_of",
+]
 
 RECORD = "export.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ExportSource:
     """A store to export. `slide` is its slide's name as a file name, `key` its own, without a dot.
 
     `name` is what it is called in the record, two stores of one name in two folders apart.
@@ -42,12 +53,12 @@ class Source:
     key: str = ""
 
 
-def source_of(store: Reader) -> Source:
+def source_of(store: Reader) -> ExportSource:
     """All that planning an export needs to know of an open store, but for its file names."""
     meta = asdict(store.meta)
     del meta["wsitool_version"]
     numbers = [] if store.labels is None else store.labels[store.labels != UNLABELLED].tolist()
-    return Source(
+    return ExportSource(
         path=store.path,
         meta=store.meta,
         patches=len(store),
@@ -57,7 +68,7 @@ def source_of(store: Reader) -> Source:
     )
 
 
-def named(sources: Sequence[Source]) -> list[Source]:
+def named(sources: Sequence[ExportSource]) -> list[ExportSource]:
     """The same stores with file names, no two of one kind alike."""
     names = file_names([source.path.name for source in sources], [str(source.path) for source in sources])
     slides = file_names([source.meta.name for source in sources], names)
@@ -70,7 +81,7 @@ def named(sources: Sequence[Source]) -> list[Source]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class ExportOutcome:
     """What became of a part: the patches in it, and what could not be exported ("" if nothing)."""
 
     patches: int
@@ -79,7 +90,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ExportPart:
     """Files that are written together. `made_of` is all that decides what is in them, as JSON holds it.
 
     `files` lists them relative to the export; `write` writes them below the folder it is given.
@@ -88,7 +99,7 @@ class Part:
     name: str
     made_of: Mapping[str, Any]
     files: Callable[[], list[str]]
-    write: Callable[[Path], Outcome]
+    write: Callable[[Path], ExportOutcome]
     patches: int
 
     @cached_property
@@ -99,6 +110,38 @@ class Part:
         """What the record says of it; `top` are the files and folders directly in the export."""
         top = sorted({name.partition("/")[0] for name in self.names})
         return {"fingerprint": _digest(self.made_of), "done": done, "top": top}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportPlan:
+    """All files of an export. `numbers` are the classes as its reader counts them, {} where it has none.
+
+    `failed` is (store, why) for stores that the format cannot hold; `unit` what a part is called to people;
+    `left_out` counts patches that have no place in the format.
+    """
+
+    parts: Sequence[ExportPart]
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    failed: Sequence[tuple[str, WsitoolError]] = ()
+    unit: str = "stores"
+    left_out: int = 0
+
+
+def part_per_store(
+    sources: Sequence[ExportSource],
+    part_of: Callable[[ExportSource], ExportPart],
+    *,
+    numbers: Mapping[str, int] | None = None,
+) -> ExportPlan:
+    """The plan of a format that exports each store by itself; one that `part_of` refuses costs no other."""
+    parts: list[ExportPart] = []
+    failed: list[tuple[str, WsitoolError]] = []
+    for source in sources:
+        try:
+            parts.append(part_of(source))
+        except WsitoolError as error:
+            failed.append((source.name, error))
+    return ExportPlan(parts=parts, numbers=numbers or {}, failed=failed)
 
 
 class Record:
@@ -120,17 +163,17 @@ class Record:
             except (ValueError, KeyError, TypeError):
                 continue
 
-    def differing(self, parts: Sequence[Part]) -> list[str]:
+    def differing(self, parts: Sequence[ExportPart]) -> list[str]:
         """The recorded parts that `parts` has not, or made of something else."""
         wanted = {part.name: _digest(part.made_of) for part in parts}
         return [name for name, entry in self.parts.items() if wanted.get(name) != entry["fingerprint"]]
 
-    def is_done(self, part: Part) -> bool:
+    def is_done(self, part: ExportPart) -> bool:
         """Whether `part` was finished as it is now, and all its files are there."""
         done = self.parts.get(part.name) == part.entry(done=True)
         return done and all((self._folder / name).is_file() for name in part.names)
 
-    def note(self, part: Part, *, done: bool) -> None:
+    def note(self, part: ExportPart, *, done: bool) -> None:
         """Append that `part` is begun, or done."""
         self.parts[part.name] = part.entry(done=done)
         with self._path.open("a", encoding="utf-8") as file:

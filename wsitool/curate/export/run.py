@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
 
 from wsitool.base.files import check_writable, write_json
 from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
@@ -15,16 +14,23 @@ from wsitool.base.partial import remove_abandoned
 from wsitool.base.paths import AnyPath, as_list
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.sentences import one_sentence
-from wsitool.curate.export.coordinates import clam_file, geojson_file, trident_file
-from wsitool.curate.export.images import class_folders, image_folders, webdataset_shards
-from wsitool.curate.export.parts import RECORD, Outcome, Part, Record, Source, named, source_of
-from wsitool.errors import StoreError, UsageError, WsitoolError
+from wsitool.curate.export.formats import EXPORTS, Export
+from wsitool.curate.export.parts import (
+    RECORD,
+    ExportOutcome,
+    ExportPart,
+    ExportPlan,
+    ExportSource,
+    Record,
+    named,
+    source_of,
+)
+from wsitool.errors import PluginError, StoreError, UsageError, WsitoolError
 from wsitool.store.collection import union_of_classes
 from wsitool.store.opening import find_stores, open_store
 
-__all__ = ["CLASSES_FILE", "ExportResult", "Target", "export_stores"]
+__all__ = ["CLASSES_FILE", "ExportResult", "export_stores"]
 
-Target = Literal["clam", "trident", "geojson", "imagefolder", "webdataset"]
 CLASSES_FILE = "classes.json"
 _Failed = list[tuple[str, WsitoolError]]
 
@@ -49,7 +55,7 @@ class ExportResult:
 def export_stores(
     path: AnyPath | Iterable[AnyPath],
     out_dir: str | Path,
-    to: Target,
+    to: str | Export,
     *,
     shard_size: int = 10_000,
     overwrite: bool = False,
@@ -57,18 +63,16 @@ def export_stores(
 ) -> ExportResult:
     """Export the store at `path`, or all stores in that folder (or several), into the folder `out_dir`.
 
-    `clam`, `trident`, `geojson`: positions, see `wsitool.curate.export.coordinates`. `imagefolder`: an
-    image per patch in a folder per class, as torchvision's ImageFolder reads. `webdataset`: tar shards of at
-    most `shard_size` samples. JPEG patches are written as stored, never compressed again; raw ones become
-    PNG. `classes.json` says which number each class has, in all stores the same.
+    `to` is a format of `EXPORTS`, or an installed one. JPEG patches are written as stored, never compressed
+    again; raw ones become PNG. webdataset shards hold at most `shard_size` samples. `classes.json` says which
+    number each class has, in all stores the same.
 
     What an earlier run finished of the same stores is left alone, the rest is done. A store that cannot be
     exported does not stop the others. Raises UsageError if `out_dir` holds something else (`overwrite`
     replaces an export made otherwise), StoreError if no store can be exported or another process is at it.
     """
     out = Path(out_dir)
-    if to not in get_args(Target):
-        raise UsageError(f"--to must be one of {', '.join(get_args(Target))}, got '{to}'.")
+    export = to if isinstance(to, Export) else EXPORTS.get(to)
     if shard_size < 1:
         raise UsageError(f"--shard-size must be at least 1, got {shard_size}.")
     places = as_list(path)
@@ -77,30 +81,20 @@ def export_stores(
         where = ", ".join(f"'{place}'" for place in places) or "nowhere"
         raise StoreError(f"There is no patch store at {where}: expected a .h5 or .zarr, or a folder of them.")
     _check_folder(out)
-    plan = _plan(to, stores, shard_size)
+    sources, broken = _open(stores)
+    plan = _plan(export, sources, shard_size)
+    plan = replace(plan, failed=[*broken, *plan.failed])
     if not plan.parts:
         raise plan.failed[0][1]
     made = not out.exists()
     check_writable(out)
     try:
         with locked(out / RECORD, what=f"The export '{out}'"):
-            return _export(plan, out, overwrite=overwrite, reporter=reporter)
+            return _export(export, plan, sources, out, overwrite=overwrite, reporter=reporter)
     finally:
         with suppress(OSError):  # there is something in it, as there should be
             if made:
                 out.rmdir()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ExportPlan:
-    """The parts of an export, the number of each class as its reader counts, and what cannot be exported."""
-
-    sources: Sequence[Source]
-    parts: Sequence[Part]
-    numbers: Mapping[str, int]
-    failed: Sequence[tuple[str, WsitoolError]]
-    unit: str
-    left_out: int
 
 
 def _check_folder(out: Path) -> None:
@@ -114,34 +108,17 @@ def _check_folder(out: Path) -> None:
         raise UsageError(f"'{out}' is not empty: delete it, or give another folder with --out.")
 
 
-def _plan(to: Target, stores: Sequence[Path], shard_size: int) -> _ExportPlan:
-    sources, failed = _open(stores)
+def _plan(export: Export, sources: Sequence[ExportSource], shard_size: int) -> ExportPlan:
+    """What the format makes of the stores; PluginError where that does not keep its contract."""
     classes = union_of_classes([source.meta for source in sources])
-    numbers = {name: number for number, name in enumerate(classes)}
-    if to == "webdataset":
-        parts = webdataset_shards(sources, numbers, shard_size)
-    elif to == "imagefolder":
-        parts = image_folders(sources)
-        folders = class_folders(sources)
-        order = sorted(folders, key=folders.__getitem__)  # ImageFolder numbers sorted folder names
-        numbers = {name: number for number, name in enumerate(order)}
-    else:
-        parts, others = _positions(to, sources, classes)
-        failed += others
-        numbers = numbers if to == "geojson" else {}
-    left_out = sum(source.patches for source in sources) - sum(part.patches for part in parts)
-    return _ExportPlan(
-        sources=sources,
-        parts=parts,
-        numbers=numbers,
-        failed=failed,
-        unit="shards" if to == "webdataset" else "stores",
-        left_out=left_out if to == "imagefolder" else 0,
-    )
+    plan = EXPORTS.call(export, export.plan, sources, classes=classes, shard_size=shard_size)
+    if not isinstance(plan, ExportPlan):
+        raise PluginError(f"{EXPORTS.who(export)} must plan a wsitool.ExportPlan, got {repr(plan)[:80]}.")
+    return plan
 
 
-def _open(stores: Sequence[Path]) -> tuple[list[Source], _Failed]:
-    sources: list[Source] = []
+def _open(stores: Sequence[Path]) -> tuple[list[ExportSource], _Failed]:
+    sources: list[ExportSource] = []
     failed: _Failed = []
     for path in stores:
         try:
@@ -152,32 +129,24 @@ def _open(stores: Sequence[Path]) -> tuple[list[Source], _Failed]:
     return named(sources), failed
 
 
-def _positions(to: Target, sources: Sequence[Source], classes: Sequence[str]) -> tuple[list[Part], _Failed]:
-    part_of: dict[str, Callable[[Source], Part]] = {
-        "clam": clam_file,
-        "trident": trident_file,
-        "geojson": lambda source: geojson_file(source, classes),
-    }
-    parts: list[Part] = []
-    failed: _Failed = []
-    for source in sources:
-        try:
-            parts.append(part_of[to](source))
-        except WsitoolError as error:
-            failed.append((source.name, error))
-    return parts, failed
-
-
-def _export(plan: _ExportPlan, out: Path, *, overwrite: bool, reporter: Reporter) -> ExportResult:
+def _export(
+    export: Export,
+    plan: ExportPlan,
+    sources: Sequence[ExportSource],
+    out: Path,
+    *,
+    overwrite: bool,
+    reporter: Reporter,
+) -> ExportResult:
     record = _record(out, plan, overwrite=overwrite)
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, ExportOutcome] = {}
     count = len(plan.parts)
     progress = progress_on_stop(
         lambda: f"{len(outcomes)} of {count} {plan.unit} exported; run again to go on"
     )
     with progress, reporter.task("Exporting", total=count, unit=plan.unit) as task:
         for part in plan.parts:
-            outcomes[part.name] = _export_part(part, out, record)
+            outcomes[part.name] = _export_part(export, part, out, record)
             task.advance(note=part.name)
         if plan.numbers:
             write_json(out / CLASSES_FILE, plan.numbers)
@@ -187,7 +156,7 @@ def _export(plan: _ExportPlan, out: Path, *, overwrite: bool, reporter: Reporter
     lost = {name for name, _ in failed}
     return ExportResult(
         out=out,
-        stores=sum(source.name not in lost for source in plan.sources),
+        stores=sum(source.name not in lost for source in sources),
         patches=sum(outcome.patches for outcome in outcomes.values()),
         files=tuple(sorted(name for part in plan.parts for name in _written(part, outcomes[part.name], out))),
         failed=tuple(failed),
@@ -196,7 +165,7 @@ def _export(plan: _ExportPlan, out: Path, *, overwrite: bool, reporter: Reporter
     )
 
 
-def _record(out: Path, plan: _ExportPlan, *, overwrite: bool) -> Record:
+def _record(out: Path, plan: ExportPlan, *, overwrite: bool) -> Record:
     """The record of `out`, of nothing but what is planned; UsageError where it holds more, unless asked."""
     record = Record(out)
     unusable = {name for name, _ in plan.failed}
@@ -216,22 +185,36 @@ def _record(out: Path, plan: _ExportPlan, *, overwrite: bool) -> Record:
     return record
 
 
-def _export_part(part: Part, out: Path, record: Record) -> Outcome:
+def _export_part(export: Export, part: ExportPart, out: Path, record: Record) -> ExportOutcome:
     """Write `part` unless it is there; one with a problem is done again by the next run."""
     try:
         if record.is_done(part):
-            return Outcome(patches=part.patches, skipped=True)
+            return ExportOutcome(patches=part.patches, skipped=True)
+        _check_names(export, part)
         record.note(part, done=False)
-        outcome = part.write(out)
+        outcome: ExportOutcome = EXPORTS.guard(export, part.write, out, passes=(OSError,))
         if not outcome.problem:
             record.note(part, done=True)
         return outcome
     except Exception as error:  # noqa: BLE001 - one store of many
         raise_if_stopping()
-        return Outcome(patches=0, problem=one_sentence(error))
+        return ExportOutcome(patches=0, problem=one_sentence(error))
 
 
-def _written(part: Part, outcome: Outcome, out: Path) -> Iterable[str]:
+def _check_names(export: Export, part: ExportPart) -> None:
+    """PluginError where an installed format would write outside the export, or over its record."""
+    if export in EXPORTS.builtin:
+        return
+    for name in part.names:
+        steps = name.split("/")
+        if name in (RECORD, CLASSES_FILE) or "\\" in name or any(step in ("", ".", "..") for step in steps):
+            raise PluginError(
+                f"{EXPORTS.who(export)} would write '{name}': files must lie in the export, under names made "
+                "of a source's slide or key."
+            )
+
+
+def _written(part: ExportPart, outcome: ExportOutcome, out: Path) -> Iterable[str]:
     if not outcome.problem:
         return part.names
     # what could not be planned, such as a damaged store, has no names either

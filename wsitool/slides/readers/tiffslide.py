@@ -18,7 +18,7 @@ from wsitool.slides.slide import Level
 __all__ = ["open_tiffslide"]
 
 # What it raises on damaged files; decoders' own errors are kinds of RuntimeError.
-_OPENING_ERRORS = (tiffslide.TiffFileError, RuntimeError, OSError, ValueError, LookupError, TypeError)
+_ERRORS = (tiffslide.TiffFileError, RuntimeError, OSError, ValueError, LookupError, TypeError)
 
 
 class _Handle:
@@ -35,7 +35,10 @@ class _Handle:
         # It rounds the level's coordinates down, which at odd downsamples is a pixel less than was meant.
         place = (math.ceil(left * scale), math.ceil(top * scale))
         with self._lock:
-            pixels = self._handle.read_region(place, level, size, as_array=True, padding=True)
+            try:
+                pixels = self._handle.read_region(place, level, size, as_array=True, padding=True)
+            except _ERRORS as error:  # a decoder's own are no OSError
+                raise OSError(str(error) or type(error).__name__) from error
         # tiffslide pads with black, which is not what glass looks like: mark the padding as transparent.
         rgba = np.zeros((size[1], size[0], 4), np.uint8)
         rgba[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0), 3] = 255
@@ -54,7 +57,7 @@ def open_tiffslide(source: ByteSource, *, default_mpp: float | None = None) -> O
             undo.callback(handle.close)
             dimensions, downsamples = handle.level_dimensions, handle.level_downsamples
             handle.read_region((0, 0), 0, (1, 1), as_array=True)  # an unknown compression shows only here
-        except _OPENING_ERRORS as error:
+        except _ERRORS as error:
             raise UnsupportedSlideError(f"tiffslide refuses it: {error}.") from error
         undo.pop_all()
     properties = {key: str(value) for key, value in handle.properties.items() if value is not None}
