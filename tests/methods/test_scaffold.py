@@ -12,7 +12,7 @@ import pytest
 from wsitool.errors import PluginError, UsageError
 from wsitool.methods.scaffold import new_plugin
 from wsitool.testing import check_method
-from wsitool.testing.projects import methods_of
+from wsitool.testing.projects import parts_of
 
 
 def test_the_project_is_complete_and_keeps_every_rule(tmp_path: Path) -> None:
@@ -22,12 +22,13 @@ def test_the_project_is_complete_and_keeps_every_rule(tmp_path: Path) -> None:
     assert project["name"] == "wsitool-spread-out"
     assert project["entry-points"]["wsitool.methods"] == {"spread-out": "wsitool_spread_out:SpreadOut"}
     before = list(sys.path)
-    with methods_of(str(made.folder)) as methods:
-        failed = [each for each in check_method(methods["spread-out"]) if not each.passed]
+    with parts_of(str(made.folder)) as ((kind, name, method),):
+        assert (kind.name, name) == ("method", "spread-out")
+        failed = [each for each in check_method(method) if not each.passed]
     assert failed == []
     assert sys.path == before
-    with methods_of(str(made.folder / "wsitool_spread_out.py")) as methods:
-        assert list(methods) == ["SpreadOut"]
+    with parts_of(str(made.folder / "wsitool_spread_out.py")) as ((_, name, _),):
+        assert name == "SpreadOut"
     assert "$" not in "".join(path.read_text() for path in made.folder.iterdir())
 
 
@@ -71,7 +72,7 @@ def test_taken_names_and_folders_are_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_project_is_said(tmp_path: Path) -> None:
     def fails(target: Path, message: str) -> None:
-        with pytest.raises((UsageError, PluginError), match=message), methods_of(str(target)):
+        with pytest.raises((UsageError, PluginError), match=message), parts_of(str(target)):
             pass
 
     fails(tmp_path, "has no pyproject.toml")
@@ -79,7 +80,7 @@ def test_what_is_no_project_is_said(tmp_path: Path) -> None:
     project.write_text("[project")
     fails(tmp_path, "is not valid TOML")
     project.write_text("[project]\nname = 'a'\n")
-    fails(tmp_path, "registers no method: add")
+    fails(tmp_path, "registers no method or reader or tissue or export: add")
     entries = '[project.entry-points."wsitool.methods"]\nm = "scaffold_zoo:M"\n'
     project.write_text(entries)
     fails(tmp_path, r"Module scaffold_zoo .* cannot be imported \(ModuleNotFoundError")

@@ -35,7 +35,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "audit": ("wsitool.cli.audit", "Look slides over before tiling them."),
         "export": ("wsitool.cli.export", "Write stores as other programs read them."),
         "methods": ("wsitool.cli.methods", "List the installed self-supervised methods."),
-        "plugin": ("wsitool.cli.plugin", "Start and check a plugin with a method of your own."),
+        "plugin": (
+            "wsitool.cli.plugin",
+            "List, start and check plugins: methods, readers, tissue detectors and exports.",
+        ),
         "views": ("wsitool.cli.views", "Show the views a method makes of patches."),
         "bench": ("wsitool.cli.bench", "Measure reading, decoding, augmenting and training here."),
         "pretrain": ("wsitool.cli.pretrain", "Pretrain an encoder on unlabelled patches."),

@@ -1,4 +1,4 @@
-"""`wsitool plugin`: start a method of your own, and check one."""
+"""`wsitool plugin`: what packages bring, a method of your own, and checks of any part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wsitool.cli.console import console_reporter
 from wsitool.cli.options import json_option
 
 if TYPE_CHECKING:
-    from wsitool.testing.methods import CheckResult
+    from wsitool.testing.results import CheckResult
 
 __all__ = ["command"]
 
@@ -25,12 +25,51 @@ __all__ = ["command"]
     "plugin",
     cls=CommandGroup,
     examples="""
+    wsitool plugin list
     wsitool plugin new my-method
     wsitool plugin check wsitool-my-method
     """,
 )
 def command() -> None:
-    """Start and check a plugin with a method of your own."""
+    """List, start and check plugins: methods, readers, tissue detectors and exports."""
+
+
+_kind_option = click.option(
+    "--kind", type=click.Choice(["method", "reader", "tissue", "export"]), help="Only parts of this kind."
+)
+
+
+@command.command(
+    "list",
+    short_help="List methods, readers, tissue detectors and exports.",
+    cls=Command,
+    examples="""
+    wsitool plugin list
+    wsitool plugin list --kind reader --check-imports
+    """,
+)
+@_kind_option
+@click.option("--check-imports", is_flag=True, help="Import each one too; exit code 1 if any is broken.")
+@json_option
+def list_(kind: str | None, check_imports: bool, as_json: bool) -> None:
+    """List every part by kind: those of wsitool, then those that packages bring, broken ones included."""
+    from wsitool.testing.kinds import KINDS, listed, load_error
+
+    parts = listed([each for each in KINDS if kind in (None, each.name)])
+    states = [load_error(part) if check_imports else "" for part in parts]
+    if as_json:
+        rows: list[dict[str, Any]] = [{"kind": part.kind, **asdict(part.plugin)} for part in parts]
+        if check_imports:
+            rows = [row | {"error": state or None} for row, state in zip(rows, states, strict=True)]
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        width = max((len(part.plugin.name) for part in parts), default=0)
+        for part, state in zip(parts, states, strict=True):
+            plugin, status = part.plugin, f"  {state or 'ok'}" if check_imports else ""
+            package = f"{plugin.package} {plugin.version}"
+            click.echo(f"{part.kind:<6}  {plugin.name:<{width}}  {package}  {plugin.target}{status}")
+    if any(states):
+        sys.exit(SOME_FAILED)
 
 
 @command.command(
@@ -57,10 +96,11 @@ def new(name: str, out: Path | None) -> None:
 
 @command.command(
     "check",
-    short_help="Run the checks every method must pass.",
+    short_help="Run the checks every part of its kind must pass.",
     cls=Command,
     examples="""
     wsitool plugin check simclr
+    wsitool plugin check my-reader --file small.slide
     wsitool plugin check wsitool-my-method
     wsitool plugin check vicreg --set projection_dim=64 --json
     """,
@@ -71,21 +111,34 @@ def new(name: str, out: Path | None) -> None:
     "values",
     multiple=True,
     metavar="PARAM=VALUE",
-    help="A parameter's value instead of its default.",
+    help="A value for a method's parameter instead of its default.",
 )
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="For readers: an undamaged slide, small; may be given several times.",
+)
+@_kind_option
 @json_option
-def check(target: str, values: Sequence[str], as_json: bool) -> None:
-    """Check an installed method NAME, or those of a project's folder or a .py file PATH.
+def check(target: str, values: Sequence[str], files: Sequence[Path], kind: str | None, as_json: bool) -> None:
+    """Check what is installed as NAME, or what a project's folder or a .py file PATH defines.
 
-    Exit code 1 if any check fails.
+    Methods, readers, tissue detectors and exports. Exit code 1 if any check fails.
     """
-    from wsitool.testing.methods import check_method
-    from wsitool.testing.projects import methods_of
+    from wsitool.testing.kinds import KINDS
+    from wsitool.testing.projects import parts_of
 
     params = dict(_parse(value) for value in values)
     reporter = console_reporter(quiet=as_json)
-    with methods_of(target) as methods:
-        results = {name: check_method(cls, params=params, reporter=reporter) for name, cls in methods.items()}
+    with parts_of(target, [each for each in KINDS if kind in (None, each.name)]) as parts:
+        # A name may be there once in each kind.
+        several = len({name for _, name, _ in parts}) < len(parts)
+        results = {
+            f"{each.name} {name}" if several else name: each.check(part, params, files, reporter)
+            for each, name, part in parts
+        }
     if as_json:
         rows = {name: [asdict(result) for result in each] for name, each in results.items()}
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))

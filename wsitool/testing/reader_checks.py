@@ -98,8 +98,8 @@ def check_contract(subject: ReaderSubject) -> None:
     for file in subject.files if reader.magic else ():
         head = file.read_bytes()[:512]
         assert reader.may_take(head), (
-            f"'{file.name}' begins with {head[:8]!r}, which is none of the magic of '{reader.name}': it would "
-            "never be tried."
+            f"'{file.name}' begins with {head[:8]!r}, which is none of the magic of '{reader.name}': it is "
+            "never tried."
         )
 
 
@@ -161,7 +161,7 @@ def check_tiles(subject: ReaderSubject) -> None:
                     f"A tile must be (h, w, 3) uint8, got {pixels.dtype} of shape {pixels.shape} at {where}."
                 )
                 assert pixels.shape[0] >= least[0] and pixels.shape[1] >= least[1], (
-                    f"Tile column {column}, row {row} of {where} at shrink {shrink} must cover (h, w) {least}, "
+                    f"Tile column {column}, row {row} of {where} at shrink {shrink} must cover {least}, "
                     f"got {pixels.shape[:2]}."
                 )
             if tiles.passthrough:
@@ -189,7 +189,7 @@ def check_regions(subject: ReaderSubject) -> None:
             x0, y0 = _level0(slide, index, x, y)
             region = slide.read_region(x0, y0, index, width, height)
             assert np.array_equal(region, whole[y : y + height, x : x + width]), (
-                f"The region {width}x{height} at x {x}, y {y} of {where} must be that part of the whole level."
+                f"The region {width}x{height} at x {x}, y {y} of {where} must be that part of the whole."
             )
 
 
@@ -225,9 +225,8 @@ def check_threads(subject: ReaderSubject) -> None:
         places = [place for _ in range(3) for place in _some_tiles(slide, index)]
         expected = {place: tiles.decode(*place) for place in set(places)}
         with ThreadPoolExecutor(8) as pool:
-            for place, pixels in zip(
-                places, pool.map(lambda place: tiles.decode(*place), places), strict=True
-            ):
+            together = pool.map(tiles.decode, *zip(*places, strict=True))
+            for place, pixels in zip(places, together, strict=True):
                 assert np.array_equal(pixels, expected[place]), (
                     f"Tile {place} of {where} differs when threads decode at once: share no file position or "
                     "buffer, or take turns by a lock."
