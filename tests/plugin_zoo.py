@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
-__all__ = ["GOOD", "write_distribution"]
+__all__ = ["GOOD", "install_project", "write_distribution"]
 
 GOOD = """
 from dataclasses import dataclass
@@ -24,12 +25,38 @@ class M(Method[P]):
 
 
 def write_distribution(
-    site: Path, package: str, version: str, *, module: str, code: str, entry: str, metadata: bool = True
+    site: Path,
+    package: str,
+    version: str,
+    *,
+    module: str,
+    code: str,
+    entry: str,
+    metadata: bool = True,
+    group: str = "wsitool.methods",
 ) -> None:
-    """Write `module` and the dist-info that registers the entry point `entry` to the folder `site`."""
+    """Write `module` and the dist-info that registers the entry point `entry` of `group` into `site`."""
     (site / f"{module}.py").write_text(code)
-    info = site / f"{package}-{version}.dist-info"
+    info = site / f"{package.replace('-', '_')}-{version}.dist-info"  # as pip does: a hyphen ends the name
     info.mkdir()
     if metadata:
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-    (info / "entry_points.txt").write_text(f"[wsitool.methods]\n{entry}\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{entry}\n")
+
+
+def install_project(project: Path, site: Path) -> str:
+    """Put the one module of a project and its registration into `site`; returns its part's name."""
+    table = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    ((group, entries),) = table["entry-points"].items()
+    ((name, target),) = entries.items()
+    module = target.partition(":")[0]
+    write_distribution(
+        site,
+        table["name"],
+        table["version"],
+        module=module,
+        code=(project / f"{module}.py").read_text(),
+        entry=f"{name} = {target}",
+        group=group,
+    )
+    return str(name)

@@ -1,4 +1,4 @@
-"""The export 'tsv': a table of tab-separated values per store, a line per patch, for any statistics program."""
+"""The export 'tsv': a table of tab-separated values per store, a line per patch, for any program."""
 
 from __future__ import annotations
 

@@ -72,6 +72,7 @@ def check_inside(export: Export) -> None:
     with _stores(names=("../../evil", "a/b:\u00e9\ud55c")) as (stores, out):
         before = _tree(stores)
         done = _run(export, stores, out)
+        assert not done.failed, done.failed[0][1]
         others = sorted(path.name for path in stores.parent.iterdir() if path not in (stores, out))
         assert not others, f"Files must lie in the export, and {others} were written beside it."
         folder = out.resolve()
@@ -97,9 +98,12 @@ def check_restart(export: Export) -> None:
     with _stores() as (stores, out):
         first = _run(export, stores, out)
         whole = _tree(out)
-        assert _run(export, stores, out).skipped > 0 and _tree(out) == whole, (
-            "An export that is finished must be left alone: `made_of` must be the same for the same stores."
-        )
+        rule = "An export that is finished must be left alone: `made_of` must be the same for the same stores"
+        try:
+            again = _run(export, stores, out)
+        except AssertionError as error:
+            raise AssertionError(f"{rule}. {error}") from None
+        assert again.skipped > 0 and _tree(out) == whole, f"{rule}."
         for name in (first.files[0], first.files[-1]):
             (out / name).unlink()
             _run(export, stores, out)

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 
 from wsitool.base.plugins import import_target
 from wsitool.base.progress import SILENT, Reporter
-from wsitool.errors import PluginError, SlideError, UnsupportedSlideError, UsageError, WsitoolError
+from wsitool.errors import (
+    PluginError,
+    RefusedSlideError,
+    SlideError,
+    UnsupportedSlideError,
+    UsageError,
+    WsitoolError,
+)
 from wsitool.slides.reader_registry import READERS, Reader
 from wsitool.slides.readers import TiledSlide, fingerprint, open_slide
 from wsitool.slides.readers.byte_source import stem
@@ -264,9 +271,10 @@ def check_other_files(subject: ReaderSubject) -> None:
         with _copy(subject.files[0], lambda _, content=content: content) as path:  # type: ignore[misc]
             try:
                 subject.open(path).close()
-            except UnsupportedSlideError:
-                continue
             except WsitoolError as error:
+                # A refusal would keep other readers from their own files.
+                if isinstance(error, UnsupportedSlideError) and not isinstance(error, RefusedSlideError):
+                    continue
                 raise AssertionError(
                     f"{title.capitalize()} must raise UnsupportedSlideError, got: {error}"
                 ) from None

@@ -1,0 +1,144 @@
+"""The kits of readers, tissue detectors and exports: good parts pass, each broken one is told what for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import bad_parts
+import pytest
+from PIL import Image
+
+from wsitool.curate.export.formats import EXPORTS, Export
+from wsitool.errors import PluginError, UsageError
+from wsitool.slides.reader_registry import READERS, Reader
+from wsitool.slides.tissue_registry import TissueDetector
+from wsitool.testing import check_export, check_reader, check_tissue, draw_tissue, synthetic_slide
+from wsitool.testing.results import CheckResult
+
+
+def _failed(results: list[CheckResult]) -> dict[str, str]:
+    return {result.name: result.message for result in results if not result.passed}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    slide = synthetic_slide(folder / "s.svs", size=(700, 600))
+    picture = folder / "p.png"
+    Image.fromarray(draw_tissue(400, 300, kind="adh", mpp=0.5, seed=1)).save(picture)
+    flat = bad_parts.write_flat(folder / "f.flat", draw_tissue(150, 130, kind="adh", mpp=0.5, seed=1))
+    return {"image": picture, "flat": flat} | dict.fromkeys(("tiff", "openslide", "tiffslide"), slide)
+
+
+@pytest.mark.parametrize("name", [reader.name for reader in READERS.builtin])
+def test_built_in_readers_keep_every_rule(files: dict[str, Path], name: str) -> None:
+    assert _failed(check_reader(name, [files[name]])) == {}
+
+
+@pytest.mark.parametrize("name", tuple(EXPORTS))
+def test_built_in_exports_keep_every_rule(name: str) -> None:
+    assert _failed(check_export(name)) == {}
+
+
+def _reader(opens: str, **changes: object) -> Reader:
+    values: dict[str, object] = {"name": "flat", "reason": "r", "magic": (b"FLAT",)} | changes
+    return Reader(open=f"bad_parts:{opens}", **values)  # type: ignore[arg-type]
+
+
+def test_a_small_good_reader_keeps_every_rule(files: dict[str, Path]) -> None:
+    assert _failed(check_reader(_reader("open_flat"), [files["flat"]])) == {}
+
+
+@pytest.mark.parametrize(
+    ("opens", "check", "message"),
+    [
+        ("open_absent", "contract", "cannot be imported"),
+        ("open_wide", "geometry", "The tiles of level 0"),
+        ("open_unordered", "geometry", "The downsample of level 1"),
+        ("open_named", "identity", "SlideInfo.name must be 'f', got 'F'"),
+        ("open_unmeasured", "identity", "With default_mpp=0.3125 the mpp of 'f.flat' must be"),
+        ("open_floats", "tiles", "must decode tiles as uint8"),
+        ("open_short", "tiles", "must cover"),
+        ("open_random", "repeatable", "must be the same whenever it is read"),
+        ("open_shared", "threads", "differs when threads decode at once"),
+        ("open_unwatched", "closing", "check_unchanged must notice"),
+        ("open_anything", "other-files", "must raise UnsupportedSlideError"),
+        ("open_painting", "cut-off", "was read without an error"),
+        ("open_raising", "damage", "ValueError"),
+    ],
+)
+def test_each_broken_reader_is_told_what_for(
+    files: dict[str, Path], opens: str, check: str, message: str
+) -> None:
+    failed = _failed(check_reader(_reader(opens), [files["flat"]]))
+    assert message in failed[check], failed
+
+
+def test_a_reader_that_would_never_be_tried_is_told(files: dict[str, Path]) -> None:
+    for changes, message in (
+        ({"magic": (b"OTHER",)}, "never tried"),
+        ({"suffixes": ("FLAT",)}, "lower case, with a dot"),
+        ({"name": "tiff"}, "'tiff' is taken"),
+    ):
+        failed = _failed(check_reader(_reader("open_flat", **changes), [files["flat"]]))
+        assert list(failed) == ["contract"] and message in failed["contract"]
+
+
+def test_a_reader_needs_files() -> None:
+    with pytest.raises(UsageError, match="is checked on files that it reads: give small ones with --file"):
+        check_reader("tiff", [])
+
+
+@pytest.mark.parametrize(
+    ("detect", "check", "message"),
+    [
+        ("detect_absent", "contract", "cannot be imported"),
+        ("detect_floats", "mask", "must return a bool mask of shape (200, 300), got float64"),
+        (
+            "detect_turned",
+            "mask",
+            "must return a bool mask of shape (200, 300), got bool of shape (300, 200)",
+        ),
+        ("detect_at_random", "deterministic", "must have the same tissue each time"),
+        ("detect_by_memory", "deterministic", "must have the same tissue each time"),
+        ("detect_in_place", "input-unmodified", "must not change what it is given"),
+        ("detect_left_half", "blank", "must be tissue everywhere or nowhere, and 50% of it is"),
+        ("detect_large_only", "tiny", "failed in detect_large_only (ValueError"),
+        ("detect_seen_mean", "unread", "failed in detect_seen_mean (ValueError"),
+    ],
+)
+def test_each_broken_detector_is_told_what_for(detect: str, check: str, message: str) -> None:
+    failed = _failed(check_tissue(TissueDetector(name="bad", detect=f"bad_parts:{detect}", about="bad")))
+    assert message in failed[check], failed
+
+
+@pytest.mark.parametrize(
+    ("plan", "check", "message"),
+    [
+        ("plan_absent", "contract", "cannot be imported"),
+        ("plan_unlisted", "complete", "not listed ['more.txt']"),
+        ("plan_missing", "complete", "missing are ['gone.txt']"),
+        ("plan_counting", "complete", "patches must be exported or counted in left_out"),
+        ("plan_dated", "repeatable", "must give the same bytes"),
+        ("plan_forgetful", "restart", "must be left alone"),
+        ("plan_in_pieces", "interrupted", "A file is complete or not there"),
+        ("plan_by_name", "inside", "files must lie in the export"),
+        ("plan_beside", "inside", "written beside it"),
+        ("plan_touching", "inside", "The stores must stay as they are"),
+    ],
+)
+def test_each_broken_export_is_told_what_for(plan: str, check: str, message: str) -> None:
+    failed = _failed(check_export(Export(name="bad", plan=f"bad_parts:{plan}", about="bad")))
+    assert message in failed[check], failed
+
+
+def test_a_small_good_export_keeps_every_rule() -> None:
+    assert _failed(check_export(Export(name="good", plan="bad_parts:plan_good", about="good"))) == {}
+
+
+@pytest.mark.parametrize("check", [check_tissue, check_export, lambda part: check_reader(part, ["x"])])
+def test_what_is_no_description_fails_the_contract_only(check: Callable[[object], list[CheckResult]]) -> None:
+    assert list(_failed(check(object()))) == ["contract"]
+    with pytest.raises((UsageError, PluginError), match="choose one of"):
+        check("nobody")
