@@ -134,6 +134,22 @@ def test_nobody_imports_the_command_line(path: Path) -> None:
     assert not [name for name in _imports(path) if name.startswith("wsitool.cli")]
 
 
+@pytest.mark.parametrize(
+    ("name", "homes"),
+    [
+        ("tiffslide", {"slides.reader_registry", "slides.readers.tiffslide"}),
+        ("chroma", {"slides.tissue_registry"}),
+        ("webdataset", {"curate.export.formats", "curate.export.images"}),
+        ("knn", {"classify.head_registry"}),
+        ("macro_f1", {"evaluation.metrics"}),
+    ],
+)
+def test_a_part_is_named_in_its_table_and_its_own_file_only(name: str, homes: set[str]) -> None:
+    """So that another of its kind costs one file and one line."""
+    named = {_name(path) for path in MODULES if f'"{name}"' in path.read_text()}
+    assert {module.removeprefix("wsitool.") for module in named} == homes
+
+
 def _is_docstring_only(path: Path) -> bool:
     return len(ast.parse(path.read_text()).body) <= 1
 

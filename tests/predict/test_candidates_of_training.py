@@ -48,13 +48,15 @@ def _corners(table: Path) -> set[tuple[int, int]]:
         return {(int(row["x"]), int(row["y"])) for row in csv.DictReader(file)}
 
 
-@pytest.mark.parametrize("least", [0.1, 0.6])
-def test_a_slide_is_judged_by_the_patches_that_tile_would_store(tmp_path: Path, least: float) -> None:
+@pytest.mark.parametrize(("least", "tissue"), [(0.1, "chroma"), (0.6, "chroma"), (0.3, "otsu")])
+def test_a_slide_is_judged_by_the_patches_that_tile_would_store(
+    tmp_path: Path, least: float, tissue: str
+) -> None:
     slides = _slides(tmp_path)
-    spec = TileSpec(**_SPEC, min_tissue=least, limits=_STRICT)
+    spec = TileSpec(**_SPEC, min_tissue=least, tissue=tissue, limits=_STRICT)
     tile_slides(slides, tmp_path / "t", spec, default_mpp=0.5, workers=1)
     card = _train(tmp_path / "t", tmp_path / "run")
-    assert card.candidates == CandidateRule(min_tissue=least, limits=_STRICT)
+    assert card.candidates == CandidateRule(min_tissue=least, limits=_STRICT, tissue=tissue)
     predict(tmp_path / "run", slides[0].path, tmp_path / "p", options=PredictOptions(default_mpp=0.5))
     with open_store(tmp_path / "t" / "s0.h5") as store:
         expected = {(x, y) for x, y in store.coords.tolist()}

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encode
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.finetune import Epoch, finetune
-from wsitool.classify.heads import PENALTIES, NeighbourHead, fit_linear, fit_neighbours, head_logits
+from wsitool.classify.head_contract import FitHead, HeadData, StartHead
+from wsitool.classify.head_registry import HEADS
+from wsitool.classify.heads import head_logits
 from wsitool.classify.logits import predict_logits
 from wsitool.classify.model import Classifier, ClassifierCard
-from wsitool.classify.penalty import PenaltySearch, search_penalty
+from wsitool.classify.penalty import PenaltySearch
 from wsitool.classify.settings import Settings
 from wsitool.evaluation.calibration import fit_temperature, softmax
 from wsitool.evaluation.labels import LabelledPatches
@@ -111,8 +112,10 @@ def _fit_everything(
     seed: int,
     reporter: Reporter,
 ) -> Fitted:
-    layer = _fresh_layer(encoder.feature_dim, len(subset.classes), seed)
-    classifier = Classifier(encoder, layer, card)
+    kind = HEADS[settings.head]
+    start: StartHead = kind.function(kind.start)
+    head = start(encoder.feature_dim, len(subset.classes), seed=seed)
+    classifier = Classifier(encoder, head, card)
     train, validation = subset.subset(split.train), subset.subset(split.held_out)
     history = finetune(classifier, train, validation, settings, seed=seed, reporter=reporter)
     logits = predict_logits(classifier, validation.collection, device=settings.device)
@@ -131,28 +134,29 @@ def _fit_frozen(
     features: Features,
     seed: int,
 ) -> Fitted:
-    search = None
-    if settings.head == "linear" and settings.c == "auto":
-        search = search_penalty(
-            features[split.train],
-            subset.labels[split.train],
-            subset.group_index[split.train],
-            len(subset.classes),
-            balanced=settings.class_weights,
-            split=settings.split,
-            seed=seed,
-        )
+    kind = HEADS[settings.head]
+    fit: FitHead = kind.function(kind.fit)
+    data = HeadData(
+        features=features,
+        labels=subset.labels,
+        groups=subset.group_index,
+        classes=len(subset.classes),
+        train=split.train,
+        held_out=split.held_out,
+    )
+    fitted_head = fit(data, settings, seed=seed)
+    head, search = fitted_head.head, fitted_head.search
+    if search is not None:
         split = replace(split, warning=" ".join(filter(None, (split.warning, search.warning))))
-    head, c = _fit_head(features, subset, split, settings, search)
-    if isinstance(head, NeighbourHead):
-        card = replace(card, neighbours=head.neighbours, bank=len(head.bank))
+    changes: dict[str, Any] = dict(fitted_head.sizes)
+    card = replace(card, **changes)
     logits = head_logits(head, features[split.held_out]) if len(split.held_out) else None
     fitted = Fitted(
         classifier=Classifier(encoder, head, card),
         split=split,
         validation_logits=logits,
         history=(),
-        c=c,
+        c=fitted_head.c,
         search=search,
     )
     return _calibrated(fitted, subset)
@@ -177,35 +181,3 @@ def _split(subset: LabelledPatches, settings: Settings, seed: int) -> Split:
         nothing = np.zeros(0, np.int64)
         return Split(train=np.arange(len(subset)), held_out=nothing, by=settings.split)
     return holdout(subset.labels, subset.group_index, share=settings.validation, seed=seed, by=settings.split)
-
-
-def _fit_head(
-    features: Features,
-    subset: LabelledPatches,
-    split: Split,
-    settings: Settings,
-    search: PenaltySearch | None,
-) -> tuple[nn.Linear | NeighbourHead, float | None]:
-    x, y = features[split.train], subset.labels[split.train]
-    if settings.head == "knn":
-        return fit_neighbours(x, y, len(subset.classes), neighbours=settings.neighbours), None
-    held_out = split.held_out
-    penalty = search.c if search is not None else settings.c
-    return fit_linear(
-        x,
-        y,
-        len(subset.classes),
-        penalties=[penalty] if isinstance(penalty, int | float) else PENALTIES,
-        validation=(features[held_out], subset.labels[held_out]) if len(held_out) else None,
-        balanced=settings.class_weights,
-    )
-
-
-def _fresh_layer(feature_dim: int, classes: int, seed: int) -> nn.Linear:
-    """A linear layer drawn from `seed`; a small start keeps the first steps from disturbing the encoder."""
-    layer = nn.Linear(feature_dim, classes)
-    rng = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        layer.weight.normal_(0, 0.01, generator=rng)
-        layer.bias.zero_()
-    return layer

@@ -18,8 +18,8 @@ from wsitool.backbones.features import as_images
 from wsitool.backbones.files import check_finite, to_safetensors
 from wsitool.base.files import replace_file
 from wsitool.base.json_files import parse_json, typed
-from wsitool.classify.heads import NeighbourHead
-from wsitool.classify.settings import Head
+from wsitool.classify.head_contract import BuildHead
+from wsitool.classify.head_registry import HEADS
 from wsitool.errors import EncoderError
 from wsitool.slides.spec import CandidateRule
 
@@ -40,7 +40,7 @@ class ClassifierCard:
     """
 
     classes: tuple[str, ...]
-    head: Head
+    head: str
     image_size: int
     patch_size: int
     mpp: float | None
@@ -52,6 +52,8 @@ class ClassifierCard:
     candidates: CandidateRule | None = None
 
     def __post_init__(self) -> None:
+        if self.head not in HEADS:
+            raise ValueError(f"head must be one of {', '.join(HEADS)}, got {self.head!r}")
         if self.temperature is None:
             raise ValueError("temperature must be a number above 0, got None")
         check_positive(
@@ -75,7 +77,7 @@ class ClassifierCard:
 class Classifier(nn.Module):
     """Float images (B, 3, S, S) in [0, 1] to logits (B, K)."""
 
-    def __init__(self, encoder: Encoder, head: nn.Linear | NeighbourHead, card: ClassifierCard) -> None:
+    def __init__(self, encoder: Encoder, head: nn.Module, card: ClassifierCard) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
@@ -142,9 +144,8 @@ def _encoder(card: EncoderCard) -> Encoder:
     return Encoder(build_backbone(card.backbone, init="random").trunk, card)
 
 
-def _head(card: ClassifierCard) -> nn.Linear | NeighbourHead:
-    if card.head == "knn":
-        return NeighbourHead(
-            card.bank or 0, card.encoder.feature_dim, len(card.classes), card.neighbours or 1
-        )
-    return nn.Linear(card.encoder.feature_dim, len(card.classes))
+def _head(card: ClassifierCard) -> nn.Module:
+    kind = HEADS[card.head]
+    build: BuildHead = kind.function(kind.build)
+    sizes = {"neighbours": card.neighbours, "bank": card.bank}
+    return build(card.encoder.feature_dim, len(card.classes), sizes)

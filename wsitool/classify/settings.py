@@ -7,12 +7,13 @@ from typing import Literal
 
 from wsitool.base.parameters import Params, hparam
 from wsitool.base.paths import as_list
+from wsitool.classify.head_registry import HEADS
 from wsitool.errors import UsageError
 from wsitool.evaluation.splits import SplitBy
 
-__all__ = ["FEW_STEPS", "ClassifyOptions", "Head", "Penalty", "Settings"]
+__all__ = ["FEW_STEPS", "ClassifyOptions", "Penalty", "Settings"]
 
-Head = Literal["finetune", "linear", "knn"]
+_HEADS_IN_WORDS = "; ".join(f"{kind.name}: {kind.about}" for kind in HEADS.values())
 _LARGEST_LR = 1e30  # optimisers compute in float32 with it
 Penalty = float | Literal["auto"] | None
 FEW_STEPS = 50  # of the optimizer: with fewer a network is hardly trained, which reports say first
@@ -26,9 +27,7 @@ class Settings(Params):
     subset, which is then used whole. UsageError for a value out of bounds.
     """
 
-    head: Head = hparam(
-        "finetune", "Train everything, or a logistic regression or neighbours on frozen features."
-    )
+    head: str = hparam("finetune", f"What is trained: {_HEADS_IN_WORDS}.", choices=tuple(HEADS))
     split: SplitBy = hparam("group", "What validation keeps together; 'patch' is the paper's and leaks.")
     validation: float = hparam(0.2, "Share of the labelled subset held out to choose by.", ge=0, lt=1)
     epochs: int = hparam(100, "Of fine-tuning.", ge=1)
@@ -51,7 +50,8 @@ class Settings(Params):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.validation == 0 and (self.head == "finetune" or (self.head == "linear" and self.c is None)):
+        chooses = HEADS[self.head].chooses
+        if self.validation == 0 and (chooses == "epoch" or (chooses == "penalty" and self.c is None)):
             raise UsageError(
                 "--validation 0 leaves nothing to choose the best epoch or the penalty by: "
                 "use it with --head linear --c auto, with --c VALUE, or with --head knn."
@@ -60,7 +60,7 @@ class Settings(Params):
     @property
     def frozen(self) -> bool:
         """Whether the encoder stays as it is, so that its features can be computed once."""
-        return self.head != "finetune"
+        return HEADS[self.head].frozen
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,8 @@ def command(
 
 
 def _summary(result: ClassifyResult) -> list[str]:
+    from wsitool.evaluation.metrics import METRICS
+
     scores = result.scores
     on = {"test": "test patches", "folds": "patches, each judged by a fold that had not seen its group"}
     lines = [
@@ -69,8 +71,7 @@ def _summary(result: ClassifyResult) -> list[str]:
         f"validated on {result.validated_on:,}: {result.out}",
         f"judged on {scores['patches']:,} {on.get(result.judged_on, 'validation patches (optimistic)')}",
     ]
-    names = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "loss", "ece")
-    lines += [f"  {name.replace('_', ' '):<18} {_figure(scores, name)}" for name in names]
+    lines += [f"  {name.replace('_', ' '):<18} {_figure(scores, name)}" for name in METRICS]
     images = scores["images"]
     if images is not None and images["count"] < scores["patches"]:
         lines.append(f"  per image          {images['accuracy']:.3f} of {images['count']:,} images")

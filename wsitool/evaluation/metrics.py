@@ -6,16 +6,64 @@ weights counts every patch once, the others count groups as a resample drew them
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["METRICS", "confusion_matrix", "score", "weighted_scores"]
+__all__ = ["CURVES", "METRICS", "Metric", "Predictions", "confusion_matrix", "score", "weighted_scores"]
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.integer]
-METRICS = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece")
 _ECE_BINS = 15
 _LEAST_PROBABILITY = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Probabilities (N, K) of patches with `labels` (N,), and B weightings of them, `weights` (B, N) >= 0."""
+
+    probabilities: Floats
+    labels: Labels
+    weights: Floats
+
+    @cached_property
+    def predicted(self) -> Labels:
+        """(N,) the most probable class."""
+        return np.asarray(self.probabilities.argmax(axis=1))
+
+    @cached_property
+    def correct(self) -> Floats:
+        """(N,) 1 where that is the label."""
+        return np.asarray(self.predicted == self.labels, np.float64)
+
+    @cached_property
+    def total(self) -> Floats:
+        """(B,) sums of the weights."""
+        return np.asarray(self.weights.sum(axis=1))
+
+    @cached_property
+    def per_class(self) -> tuple[Floats, Floats]:
+        """Recall and F1 of each class, (B, K); recall is NaN for an absent class, F1 for one never seen."""
+        weights, classes = self.weights, range(self.probabilities.shape[1])
+        true = np.stack([weights @ (self.labels == k) for k in classes], axis=1)
+        called = np.stack([weights @ (self.predicted == k) for k in classes], axis=1)
+        both = np.stack([weights @ ((self.labels == k) & (self.predicted == k)) for k in classes], axis=1)
+        return _ratio(both, true), _ratio(2 * both, true + called)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One figure: `compute` gives (B,) values, NaN where the classes present do not define it.
+
+    One with a `curve` title is drawn over the label fractions by `experiment`.
+    """
+
+    name: str
+    compute: Callable[[Predictions], Floats]
+    curve: str = ""
 
 
 def score(probabilities: Floats, labels: Labels) -> dict[str, float | None]:
@@ -37,33 +85,26 @@ def confusion_matrix(labels: Labels, predicted: Labels, classes: int) -> NDArray
 
 def weighted_scores(probabilities: Floats, labels: Labels, weights: Floats) -> dict[str, Floats]:
     """All of `METRICS` for B weightings: weights (B, N) >= 0 -> arrays (B,), NaN where undefined."""
-    p = np.asarray(probabilities, np.float64)
-    predicted = p.argmax(axis=1)
-    hit = (predicted == labels).astype(np.float64)
-    nll = -np.log(np.maximum(p[np.arange(len(labels)), labels], _LEAST_PROBABILITY))
-    total = weights.sum(axis=1)
-    recall, f1 = _per_class(labels, predicted, weights, p.shape[1])
-    return {
-        "loss": weights @ nll / total,
-        "accuracy": weights @ hit / total,
-        "balanced_accuracy": _mean_defined(recall),
-        "macro_f1": _mean_defined(f1),
-        "auroc": _auroc(p, labels, weights),
-        "ece": _ece(p.max(axis=1), hit, weights) / total,
-    }
+    predictions = Predictions(
+        probabilities=np.asarray(probabilities, np.float64), labels=labels, weights=weights
+    )
+    return {metric.name: metric.compute(predictions) for metric in _TABLE}
 
 
-def _per_class(labels: Labels, predicted: Labels, weights: Floats, classes: int) -> tuple[Floats, Floats]:
-    """Recall and F1 of each class, (B, K); recall is NaN for an absent class, F1 for one never seen."""
-    true = np.stack([weights @ (labels == k) for k in range(classes)], axis=1)
-    predicted_weight = np.stack([weights @ (predicted == k) for k in range(classes)], axis=1)
-    both = np.stack([weights @ ((labels == k) & (predicted == k)) for k in range(classes)], axis=1)
-    return _ratio(both, true), _ratio(2 * both, true + predicted_weight)
+def _loss(predictions: Predictions) -> Floats:
+    p = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
+    return np.asarray(predictions.weights @ -np.log(np.maximum(p, _LEAST_PROBABILITY)) / predictions.total)
 
 
-def _auroc(p: Floats, labels: Labels, weights: Floats) -> Floats:
+def _accuracy(predictions: Predictions) -> Floats:
+    return np.asarray(predictions.weights @ predictions.correct / predictions.total)
+
+
+def _auroc(predictions: Predictions) -> Floats:
+    p, labels = predictions.probabilities, predictions.labels
     classes = [1] if p.shape[1] == 2 else range(p.shape[1])
-    return _mean_defined(np.stack([_one_auroc(p[:, k], labels == k, weights) for k in classes], axis=1))
+    values = [_one_auroc(p[:, k], labels == k, predictions.weights) for k in classes]
+    return _mean_defined(np.stack(values, axis=1))
 
 
 def _one_auroc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
@@ -76,13 +117,13 @@ def _one_auroc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> 
     return _ratio((up * (below + down / 2)).sum(axis=1), up.sum(axis=1) * down.sum(axis=1))
 
 
-def _ece(confidence: Floats, hit: Floats, weights: Floats) -> Floats:
-    """Sum over bins of |confidence - accuracy| x weight; the caller divides by the whole weight."""
+def _ece(predictions: Predictions) -> Floats:
+    """Sum over bins of the weight times |confidence - accuracy|, over the whole weight."""
+    confidence, weights = predictions.probabilities.max(axis=1), predictions.weights
     bins = np.minimum((confidence * _ECE_BINS).astype(np.int64), _ECE_BINS - 1)
-    gap = confidence - hit
+    gap = confidence - predictions.correct
     sums = [np.abs(weights[:, bins == index] @ gap[bins == index]) for index in np.unique(bins)]
-    total: Floats = np.sum(sums, axis=0)
-    return total
+    return np.asarray(np.sum(sums, axis=0) / predictions.total)
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
@@ -93,3 +134,17 @@ def _mean_defined(values: Floats) -> Floats:
     """Mean over the last axis of what is not NaN; NaN where nothing is left."""
     defined = ~np.isnan(values)
     return _ratio(np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1).astype(np.float64))
+
+
+# A new figure is a function and a line here: files, reports and intervals have it from then on, in order.
+_TABLE: tuple[Metric, ...] = (
+    Metric(name="accuracy", compute=_accuracy, curve="patch accuracy"),
+    Metric(name="balanced_accuracy", compute=lambda predictions: _mean_defined(predictions.per_class[0])),
+    Metric(name="macro_f1", compute=lambda predictions: _mean_defined(predictions.per_class[1])),
+    Metric(name="auroc", compute=_auroc, curve="AUROC"),
+    Metric(name="loss", compute=_loss, curve="loss per patch"),
+    Metric(name="ece", compute=_ece),
+)
+METRICS = tuple(metric.name for metric in _TABLE)
+CURVES = {metric.name: metric.curve for metric in _TABLE if metric.curve}
+"""Titles of the metrics that are drawn as curves."""

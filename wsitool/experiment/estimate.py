@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsitool.classify.head_registry import HEADS
 from wsitool.classify.speed import seconds_per_image
 from wsitool.evaluation.subsets import per_class_count
 from wsitool.experiment.cells import is_finished
@@ -50,11 +51,11 @@ def estimate(plan: ExperimentPlan, out: Path, *, device: str = "auto") -> Estima
     for cell in left:
         train = splits[cell.split].train.patches
         subset = len(train.classes) * per_class_count(train.labels, cell.fraction, train.classes)
-        if plan.head == "finetune":
+        if not HEADS[plan.head].frozen:
             tries = plan.epochs * (1 if cell.arm.method is None else len(plan.pretrain_lrs))
             trained += round(subset * (1 - plan.validation)) * tries
             forward += round(subset * plan.validation) * tries + len(splits[cell.split].test.rows)
-    if plan.head != "finetune" and left:  # features of everything once for the start and for each encoder
+    if HEADS[plan.head].frozen and left:  # features of everything once for the start and for each encoder
         wholes = {id(view.whole): len(view.whole) for split in splits for view in (split.train, split.test)}
         forward = (len(ahead) + 1) * sum(wholes.values())
     per_image = seconds_per_image(

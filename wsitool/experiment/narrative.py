@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from wsitool.classify.head_registry import HEADS
 from wsitool.classify.settings import FEW_STEPS
 from wsitool.evaluation.statistics import Comparison
 from wsitool.experiment.plan import percent
@@ -90,7 +91,7 @@ def caveats(results: Results) -> list[str]:
 def _steps(results: Results) -> int | None:
     """Optimizer steps of one fine-tuning of the baseline, all epochs; None for heads on frozen features."""
     plan = results.plan
-    if plan.head != "finetune":
+    if HEADS[plan.head].frozen:
         return None
     return plan.epochs * math.ceil(results.full.trained_on * (1 - plan.validation) / plan.batch_size)
 

@@ -11,7 +11,8 @@ from typing import Any, Literal, Self
 from wsitool.base.json_files import parse_json, read_text, typed
 from wsitool.base.parameters import Params, as_shares, hparam, same_as
 from wsitool.base.paths import as_list
-from wsitool.classify.settings import Head, Penalty, Settings
+from wsitool.classify.head_registry import HEADS
+from wsitool.classify.settings import Penalty, Settings
 from wsitool.errors import UsageError
 from wsitool.evaluation.splits import SplitBy
 from wsitool.store.schema import LARGEST_PATCH
@@ -68,7 +69,7 @@ class ExperimentPlan(Params):
     image_size: int | None = hparam(
         None, "What the network sees; without it the patches' size.", ge=8, le=LARGEST_PATCH, unit="px"
     )
-    head: Head = same_as(Settings, "head")
+    head: str = same_as(Settings, "head")
     epochs: int = same_as(Settings, "epochs")
     batch_size: int = same_as(Settings, "batch_size")
     lr: float = same_as(Settings, "lr")
@@ -136,7 +137,7 @@ class ExperimentPlan(Params):
     @property
     def validates(self) -> bool:
         """Whether each cell has a loss on labelled patches that it was not trained on."""
-        return self.validation > 0 or (self.head == "linear" and self.c == "auto")
+        return self.validation > 0 or (HEADS[self.head].chooses == "penalty" and self.c == "auto")
 
     def settings(self, device: str) -> Settings:
         """The part that concerns training a classifier."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from wsitool.base.files import replace_file, write_json
+from wsitool.evaluation.metrics import CURVES, METRICS
 from wsitool.experiment import table
 from wsitool.experiment.narrative import caveats, choices, said_first, verdicts
 from wsitool.experiment.plan import percent
@@ -18,8 +19,6 @@ from wsitool.report.page import Page
 from wsitool.report.reliability import draw_reliability
 
 __all__ = ["write_report"]
-
-_TITLES = {"accuracy": "patch accuracy", "auroc": "AUROC", "loss": "loss per patch"}
 
 
 def write_report(results: Results, out: Path, *, command: str = "", notes: Sequence[str] = ()) -> Path:
@@ -44,7 +43,7 @@ def write_report(results: Results, out: Path, *, command: str = "", notes: Seque
 
 def _draw(results: Results, folder: Path) -> None:
     fractions = sorted(results.plan.fractions)
-    for metric, title in _TITLES.items():
+    for metric, title in CURVES.items():
         curves = [_curve(results, arm, fractions, metric) for arm in results.plan.methods]
         drawn = [curve for curve in curves if curve is not None]
         draw_efficiency(folder / f"{metric}.png", drawn, metric=title, mark=results.full.mean[metric])
@@ -93,7 +92,7 @@ def _page(results: Results, out: Path, said: dict[str, list[str]], command: str)
     page.table(table.headers(results), table.rows(results))
     mark = f"{results.baseline} with {percent(results.full.fraction)} of the labels"
     page.section("Label efficiency", f"Bands are 95 % intervals over groups; the dotted line is {mark}.")
-    for metric, title in _TITLES.items():
+    for metric, title in CURVES.items():
         page.image(out / "figures" / f"{metric}.png", title)
     page.section("All figures", "Means over seeds.")
     page.table(*_all_figures(results))
@@ -147,16 +146,15 @@ def _rates(results: Results) -> tuple[tuple[str, ...], list[list[str]], str]:
 
 
 def _all_figures(results: Results) -> tuple[tuple[str, ...], list[list[str]]]:
-    names = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "loss", "ece")
     rows = []
     for arm_result in results.arms.values():
-        figures = [arm_result.mean[name] for name in names]
+        figures = [arm_result.mean[name] for name in METRICS]
         # without patches held out of training there is nothing to fit a temperature on
         scaled = results.plan.validation or results.plan.c == "auto"
         extra = [arm_result.calibrated_ece if scaled else None, arm_result.image_accuracy]
         cells = ["-" if value is None else f"{value:.3f}" for value in figures + extra]
         rows.append([arm_result.arm, percent(arm_result.fraction), *cells])
-    titles = [name.replace("_", " ") for name in names]
+    titles = [name.replace("_", " ") for name in METRICS]
     return ("arm", "labels", *titles, "ece after scaling", "accuracy per image"), rows
 
 

@@ -97,17 +97,17 @@ def check_restart(export: Export) -> None:
     """Run again, what is finished stays as it is, and what is missing is made as it was."""
     with _stores() as (stores, out):
         first = _run(export, stores, out)
-        whole = _tree(out)
+        expected = _tree(out)
         rule = "An export that is finished must be left alone: `made_of` must be the same for the same stores"
         try:
             again = _run(export, stores, out)
         except AssertionError as error:
             raise AssertionError(f"{rule}. {error}") from None
-        assert again.skipped > 0 and _tree(out) == whole, f"{rule}."
+        assert again.skipped > 0 and _tree(out) == expected, f"{rule}."
         for name in (first.files[0], first.files[-1]):
             (out / name).unlink()
             _run(export, stores, out)
-            assert _tree(out) == whole, (
+            assert _tree(out) == expected, (
                 f"'{name}' was removed, and must be there again after the same command."
             )
 
@@ -116,13 +116,13 @@ def check_interrupted(export: Export) -> None:
     """A store that fails while it is written leaves no half of a file, and the next run mends it."""
     with _stores() as (stores, out):
         _run(export, stores, out.with_name("whole"))
-        whole = _tree(out.with_name("whole"))
+        expected = _tree(out.with_name("whole"))
         with patch.object(Reader, "coords", property(_failing_after(1))):
             _run(export, stores, out)
-        half = [name for name, data in _tree(out).items() if name not in _OURS and whole.get(name) != data]
+        half = [name for name, data in _tree(out).items() if name not in _OURS and expected.get(name) != data]
         assert not half, f"A file is complete or not there, and {half[:3]} are not: write with replace_file."
         _run(export, stores, out)
-        assert _tree(out) == whole, "After a failure the same command must end like an undisturbed one."
+        assert _tree(out) == expected, "After a failure the same command must end like an undisturbed one."
 
 
 def _failing_after(reads: int) -> Callable[[Reader], Any]:

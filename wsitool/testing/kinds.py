@@ -23,30 +23,30 @@ __all__ = ["KINDS", "Kind", "Part", "kind_of", "listed", "load_error"]
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One kind: its `group` of entry points, wsitool's `own` names, how a part is loaded and checked.
+    """One kind: its `group` of entry points, wsitool's `builtin` names, how a part is loaded and checked.
 
     `check(part, params, files, reporter)` takes values for a method's parameters and a reader's files.
     """
 
     name: str
     group: str
-    own: tuple[str, ...]
+    builtin: tuple[str, ...]
     load: Callable[[str], Any]
     check: Callable[[Any, Mapping[str, Any], Sequence[Path], Reporter], list[CheckResult]]
     registry: Registry[Any] | None = None
 
     def names(self) -> tuple[str, ...]:
         """Every name of this kind, nothing imported."""
-        return tuple(dict.fromkeys((*self.own, *(plugin.name for plugin in installed(self.group)))))
+        return tuple(dict.fromkeys((*self.builtin, *(plugin.name for plugin in installed(self.group)))))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part as it is listed: its kind's name and its registration; `own` are those of wsitool's tables."""
+    """A part as it is listed: its kind's name and registration; `builtin` if of one of wsitool's tables."""
 
     kind: str
     plugin: Plugin
-    own: bool = False
+    builtin: bool = False
 
 
 def _check_method(part: Any, params: Mapping[str, Any], _: Any, reporter: Reporter) -> list[CheckResult]:
@@ -76,12 +76,14 @@ def _check_export(part: Any, params: Mapping[str, Any], _: Any, reporter: Report
 
 
 def _kind(name: str, registry: Registry[Any], check: Callable[..., list[CheckResult]]) -> Kind:
-    own = tuple(entry.name for entry in registry.builtin)
-    return Kind(name=name, group=registry.group, own=own, load=registry.get, check=check, registry=registry)
+    names = tuple(entry.name for entry in registry.builtin)
+    return Kind(
+        name=name, group=registry.group, builtin=names, load=registry.get, check=check, registry=registry
+    )
 
 
 KINDS: tuple[Kind, ...] = (
-    Kind(name="method", group=GROUP, own=(), load=load_method, check=_check_method),
+    Kind(name="method", group=GROUP, builtin=(), load=load_method, check=_check_method),
     _kind("reader", READERS, _check_reader),
     _kind("tissue", TISSUE, _check_tissue),
     _kind("export", EXPORTS, _check_export),
@@ -90,9 +92,9 @@ KINDS: tuple[Kind, ...] = (
 
 def kind_of(name: str, kinds: Sequence[Kind] = KINDS) -> list[Kind]:
     """The kinds that have a part called `name`; UsageError, naming the nearest there is, where none has."""
-    found = [kind for kind in kinds if name in kind.names()]
-    if found:
-        return found
+    holders = [kind for kind in kinds if name in kind.names()]
+    if holders:
+        return holders
     names = {each: kind for kind in reversed(kinds) for each in kind.names()}
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     (names[near[0]] if near else kinds[0]).load(name)
@@ -107,8 +109,8 @@ def listed(kinds: Sequence[Kind] = KINDS) -> list[Part]:
     for kind in kinds:
         for entry in kind.registry.builtin if kind.registry is not None else ():
             target = next(value for key, value in vars(entry).items() if key in ("open", "detect", "plan"))
-            own = Plugin(name=entry.name, target=target, package="wsitool", version=wsitool.__version__)
-            parts.append(Part(kind=kind.name, plugin=own, own=True))
+            plugin = Plugin(name=entry.name, target=target, package="wsitool", version=wsitool.__version__)
+            parts.append(Part(kind=kind.name, plugin=plugin, builtin=True))
         parts += [Part(kind=kind.name, plugin=plugin) for plugin in installed(kind.group)]
     return parts
 
@@ -117,7 +119,7 @@ def load_error(part: Part) -> str:
     """Why a part cannot be used, as it is imported now; "" where it can."""
     kind = next(kind for kind in KINDS if kind.name == part.kind)
     plugin = part.plugin
-    if plugin.name in kind.own and not part.own:
+    if plugin.name in kind.builtin and not part.builtin:
         return (
             f"The {kind.name} '{plugin.name}' of {plugin.origin} has the name of one of wsitool's own, which "
             "is the one taken: its author must choose another name."

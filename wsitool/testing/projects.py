@@ -57,19 +57,19 @@ def _importable(folders: list[Path]) -> Iterator[None]:
 
 def _of_file(path: Path, kinds: Sequence[Kind]) -> _Parts:
     module = _import(path.stem, str(path))
-    named = [(_kind_of_value(value, module.__name__), name, value) for name, value in vars(module).items()]
-    found = [
+    values = [(_kind_of_value(value, module.__name__), name, value) for name, value in vars(module).items()]
+    parts = [
         (kind, getattr(value, "name", name), value)
-        for kind_name, name, value in named
+        for kind_name, name, value in values
         for kind in kinds
         if kind.name == kind_name
     ]
-    if not found:
+    if not parts:
         raise UsageError(
             f"'{path}' defines no class derived from wsitool.api.Method, nor a wsitool.Reader, "
             "wsitool.TissueDetector or wsitool.Export."
         )
-    return found
+    return parts
 
 
 def _kind_of_value(value: Any, module: str) -> str:
@@ -88,18 +88,18 @@ def _of_project(folder: Path, kinds: Sequence[Kind]) -> _Parts:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"'{file}' is not valid TOML ({error}).") from None
     groups: dict[str, dict[str, str]] = project.get("entry-points", {})
-    found = [
+    parts = [
         (kind, name, _load(name, target, str(file)))
         for kind in kinds
         for name, target in groups.get(kind.group, {}).items()
     ]
-    if not found:
+    if not parts:
         known = " or ".join(f'"{kind.group}"' for kind in kinds)
         raise UsageError(
             f"'{file}' registers no {' or '.join(kind.name for kind in kinds)}: add "
             f'[project.entry-points.GROUP] with NAME = "MODULE:NAME", where GROUP is {known}.'
         )
-    return found
+    return parts
 
 
 def _load(name: str, target: str, where: str) -> Any:

@@ -56,7 +56,7 @@ class ReaderSubject:
                 yield file.name, slide
 
     def levels(self) -> Iterator[tuple[str, TiledSlide, int]]:
-        """Name, open slide and level, for the levels that can be read whole."""
+        """Name, open slide and level, for the levels that can be read level_pixels."""
         for name, slide in self.slides():
             small = [
                 i for i, level in enumerate(slide.info.levels) if level.width * level.height <= _MOST_PIXELS
@@ -180,37 +180,39 @@ def check_tiles(subject: ReaderSubject) -> None:
 def check_regions(subject: ReaderSubject) -> None:
     """Any region is that part of the whole level, and the whole is its tiles."""
     for where, slide, index in subject.levels():
-        whole, tiles = _whole(slide, index), slide.tiles(index)
+        level_pixels, tiles = _level_pixels(slide, index), slide.tiles(index)
         for column, row in _some_tiles(slide, index):
             x, y = column * tiles.tile_width, row * tiles.tile_height
-            part = whole[y : y + tiles.tile_height, x : x + tiles.tile_width]
+            part = level_pixels[y : y + tiles.tile_height, x : x + tiles.tile_width]
             tile = tiles.decode(column, row)[: part.shape[0], : part.shape[1]]
             assert np.array_equal(tile, part), (
                 f"Tile column {column}, row {row} of {where} is not in its place."
             )
         rng = np.random.default_rng(index)
         for _ in range(_REGIONS):
-            width, height = (int(rng.integers(1, min(side, 500) + 1)) for side in whole.shape[1::-1])
-            x = int(rng.integers(0, whole.shape[1] - width + 1))
-            y = int(rng.integers(0, whole.shape[0] - height + 1))
+            width, height = (int(rng.integers(1, min(side, 500) + 1)) for side in level_pixels.shape[1::-1])
+            x = int(rng.integers(0, level_pixels.shape[1] - width + 1))
+            y = int(rng.integers(0, level_pixels.shape[0] - height + 1))
             x0, y0 = _level0(slide, index, x, y)
             region = slide.read_region(x0, y0, index, width, height)
-            assert np.array_equal(region, whole[y : y + height, x : x + width]), (
-                f"The region {width}x{height} at x {x}, y {y} of {where} must be that part of the whole."
+            assert np.array_equal(region, level_pixels[y : y + height, x : x + width]), (
+                f"The region {width}x{height} at x {x}, y {y} of {where} must be that part of it."
             )
 
 
 def check_edges(subject: ReaderSubject) -> None:
     """What lies outside the slide is white, and what lies inside is there."""
     for where, slide, index in subject.levels():
-        whole = _whole(slide, index)
-        height, width = whole.shape[:2]
+        level_pixels = _level_pixels(slide, index)
+        height, width = level_pixels.shape[:2]
         x0, y0 = _level0(slide, index, width - 1, height - 1)
         corner = slide.read_region(x0, y0, index, 9, 7)
         white = corner.copy()
         white[0, 0] = 255
         assert (white == 255).all(), f"Pixels right of and below {where} must be white."
-        assert np.array_equal(corner[0, 0], whole[-1, -1]), f"The last pixel of {where} must be readable."
+        assert np.array_equal(corner[0, 0], level_pixels[-1, -1]), (
+            f"The last pixel of {where} must be readable."
+        )
         far = slide.read_region(-100_000, -100_000, index, 5, 5)
         assert (far == 255).all(), f"Pixels far outside {where} must be white."
 
@@ -282,7 +284,7 @@ def check_other_files(subject: ReaderSubject) -> None:
 
 
 def check_cut_off(subject: ReaderSubject) -> None:
-    """Half of a file is not read as if it were the whole."""
+    """Half of a file is not read as if it were the level_pixels."""
     for file in subject.files:
         with _copy(file, lambda data: data[: len(data) // 2]) as path:
             assert _read_all(subject, path, most=10**6), (
@@ -329,7 +331,7 @@ def _some_tiles(slide: TiledSlide, index: int, *, most: int = _TILES) -> list[tu
     return [(number % columns, number // columns) for number in numbers.tolist()]
 
 
-def _whole(slide: TiledSlide, index: int) -> NDArray[np.uint8]:
+def _level_pixels(slide: TiledSlide, index: int) -> NDArray[np.uint8]:
     level = slide.info.levels[index]
     pixels = slide.read_region(0, 0, index, level.width, level.height)
     assert pixels.shape == (level.height, level.width, 3) and pixels.dtype == np.uint8, (

@@ -68,9 +68,9 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
 def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """Which of the parameters `asked` for a store was made with others, in words; "" if with none."""
     defaults = {name: getattr(TileSpec, name) for name in ADDED_OPTIONS}
-    own, expected = defaults | dict(stored), defaults | as_stored(asked)
-    names = [name for name in expected if own.get(name) != expected[name]]
-    parts = [f"{name} {own.get(name)!r} instead of {expected[name]!r}" for name in names]
+    actual, expected = defaults | dict(stored), defaults | as_stored(asked)
+    names = [name for name in expected if actual.get(name) != expected[name]]
+    parts = [f"{name} {actual.get(name)!r} instead of {expected[name]!r}" for name in names]
     return f"was made with {', '.join(parts)}" if parts else ""
 
 

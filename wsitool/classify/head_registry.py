@@ -1,0 +1,68 @@
+"""The heads of a classifier, one entry each.
+
+A new head is one file with its functions, and one entry below: option, checks, training, files and reports
+take it from there. Functions are named as "module:name", so that a command's help imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from wsitool.base.plugins import import_target
+
+__all__ = ["HEADS", "HeadKind"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadKind:
+    """One kind of head, in words `about`.
+
+    `fit` names the `FitHead` of a head on frozen features, `start` the `StartHead` of one that is trained
+    together with the encoder; each has one of them. `build` names the `BuildHead` that loads files.
+    `chooses` is what the validation share is for: the best epoch, the penalty without --c, or nothing.
+    """
+
+    name: str
+    about: str
+    build: str
+    fit: str = ""
+    start: str = ""
+    chooses: Literal["epoch", "penalty", ""] = ""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the encoder stays as it is, so that its features can be computed once."""
+        return not self.start
+
+    def function(self, target: str) -> Any:
+        """Import what one of the fields names."""
+        return import_target(target, f"The head '{self.name}' of wsitool")
+
+
+_KINDS = (
+    HeadKind(
+        name="finetune",
+        about="encoder and a linear layer, trained together",
+        start="wsitool.classify.built_in_heads:fresh_layer",
+        build="wsitool.classify.built_in_heads:build_linear",
+        chooses="epoch",
+    ),
+    HeadKind(
+        name="linear",
+        about="logistic regression on frozen features",
+        fit="wsitool.classify.built_in_heads:fit_linear_head",
+        build="wsitool.classify.built_in_heads:build_linear",
+        chooses="penalty",
+    ),
+    HeadKind(
+        name="knn",
+        about="nearest neighbours on frozen features",
+        fit="wsitool.classify.built_in_heads:fit_neighbour_head",
+        build="wsitool.classify.built_in_heads:build_neighbours",
+    ),
+)
+_BY_NAME = {kind.name: kind for kind in _KINDS}
+HEADS: Mapping[str, HeadKind] = MappingProxyType(_BY_NAME)
