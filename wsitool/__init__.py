@@ -21,7 +21,7 @@ _HOME = {
     "PretrainResult": "wsitool.training.run",
     "ByteSource": "wsitool.slides.readers.byte_source",
     "Level": "wsitool.slides.slide",
-    "Reader": "wsitool.slides.reader_registry",
+    "SlideReader": "wsitool.slides.reader_registry",
     "Slide": "wsitool.slides.slide",
     "TileLevel": "wsitool.slides.readers.tiles",
     "TiledSlide": "wsitool.slides.readers.tiles",

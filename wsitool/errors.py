@@ -16,7 +16,7 @@
     ├── LabelError                  a label table does not fit the data
     ├── EncoderError                weights do not fit the backbone, or are not to be had
     ├── MemoryShortError            the machine has not enough memory for what was asked
-    ├── PluginError                 an installed method is broken, duplicated or too new
+    ├── PluginError                 an installed part is broken, duplicated or too new
     └── TrainingError               training cannot start or go on
 
 Each message is one sentence that says what was expected, what came and what to do.
@@ -116,7 +116,7 @@ class MemoryShortError(WsitoolError):
 
 
 class PluginError(WsitoolError):
-    """An installed SSL method is broken, duplicated or made for a newer wsitool."""
+    """An installed method, reader, tissue detector or export is broken, duplicated or for a newer wsitool."""
 
 
 class TrainingError(WsitoolError):

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from wsitool import ByteSource, Level, Reader, SlideInfo, TiledSlide, fingerprint, resolve_mpp
+from wsitool import ByteSource, Level, SlideInfo, SlideReader, TiledSlide, fingerprint, resolve_mpp
 from wsitool.errors import RefusedSlideError, RegionReadError, UnsupportedSlideError
 
 __all__ = ["READER", "open_npy", "write_npy"]
 
-READER = Reader(
+READER = SlideReader(
     name="npy",
     open="wsitool_npy:open_npy",
     reason="it is a NumPy pyramid",

@@ -29,7 +29,7 @@ Install = Callable[..., str]
 REGISTRIES = (READERS, TISSUE, EXPORTS)
 _GOOD = {
     "wsitool.readers": (
-        "from wsitool import Reader\nPART = Reader(name='zoo', open='{m}:f', reason='r', magic=(b'ZOO',))"
+        "from wsitool import SlideReader as R\nPART = R(name='zoo', open='{m}:f', reason='', magic=(b'ZOO',))"
     ),
     "wsitool.tissue": (
         "from wsitool import TissueDetector as D\nPART = D(name='zoo', detect='{m}:f', about='a')"

@@ -45,6 +45,13 @@ def test_errors_are_one_sentence(tmp_path: Path) -> None:
         (("check", "simclr", "--set", "warmth=1"), "Error: Unknown parameter warmth"),
         (("check", tmp_path), f"Error: '{tmp_path}' has no pyproject.toml"),
         (("check", tmp_path / "gone"), f"Error: '{tmp_path / 'gone'}' is not there: pass a plugin project's"),
+        (
+            ("check", "simclr", "--file", tmp_path / "s.svs"),
+            "Error: --file is for a reader, and 'simclr' is none",
+        ),
+        (("check", "otsu", "--set", "a=1"), "Error: --set is for a method, and 'otsu' is none"),
+        (("check", "tiff"), "Error: The reader 'tiff' is checked on files that it reads"),
+        (("check", "otsu", "--kind", "reader"), "Error: There is no reader 'otsu': choose one of auto, tiff"),
         (("new", "Bad_Name"), "Error: A method's name is up to 40 lower-case letters"),
         (("new", "moco"), "Error: 'moco' is a method of package wsitool"),
         (("new", "fine", "--out", tmp_path), f"Error: '{tmp_path}' exists already"),

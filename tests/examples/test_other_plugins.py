@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import importlib
 import os
@@ -34,6 +35,15 @@ def test_its_own_tests_pass(project: str, tmp_path: Path) -> None:
         [sys.executable, "-m", "pytest", *words], cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_it_imports_only_the_public_names(project: str) -> None:
+    (module,) = (path for path in (EXAMPLES / project).glob("*.py") if not path.name.startswith("test_"))
+    names = {
+        node.module for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.ImportFrom)
+    }
+    assert {name for name in names if name and name.startswith("wsitool")} <= {"wsitool", "wsitool.errors"}
 
 
 @pytest.fixture

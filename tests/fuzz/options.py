@@ -32,6 +32,7 @@ RUNS: Mapping[str, str] = MappingProxyType(
         "export": "export {base}/train/p0.h5 --to imagefolder --out {out}",
         "methods": "methods",
         "plugin new": "plugin new abc --out {out}/abc",
+        "plugin list": "plugin list",
         "plugin check": "plugin check rotation",
         "views": "views {base}/plain --method simclr --number 2 --out {out}/views.png",
         "bench": f"bench {{base}}/plain {_NETWORK} --batch-size 8 --seconds 0.05 --device cpu",

@@ -11,7 +11,7 @@ from PIL import Image
 
 from wsitool.curate.export.formats import EXPORTS, Export
 from wsitool.errors import PluginError, UsageError
-from wsitool.slides.reader_registry import READERS, Reader
+from wsitool.slides.reader_registry import READERS, SlideReader
 from wsitool.slides.tissue_registry import TissueDetector
 from wsitool.testing import check_export, check_reader, check_tissue, draw_tissue, synthetic_slide
 from wsitool.testing.results import CheckResult
@@ -41,9 +41,9 @@ def test_built_in_exports_keep_every_rule(name: str) -> None:
     assert _failed(check_export(name)) == {}
 
 
-def _reader(opens: str, **changes: object) -> Reader:
+def _reader(opens: str, **changes: object) -> SlideReader:
     values: dict[str, object] = {"name": "flat", "reason": "r", "magic": (b"FLAT",)} | changes
-    return Reader(open=f"bad_parts:{opens}", **values)  # type: ignore[arg-type]
+    return SlideReader(open=f"bad_parts:{opens}", **values)  # type: ignore[arg-type]
 
 
 def test_a_small_good_reader_keeps_every_rule(files: dict[str, Path]) -> None:
@@ -88,6 +88,8 @@ def test_a_reader_that_would_never_be_tried_is_told(files: dict[str, Path]) -> N
 def test_a_reader_needs_files() -> None:
     with pytest.raises(UsageError, match="is checked on files that it reads: give small ones with --file"):
         check_reader("tiff", [])
+    with pytest.raises(UsageError, match="is no file: give undamaged slides"):
+        check_reader("tiff", ["/dev/null"])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import click
 from wsitool.cli.command import SOME_FAILED, Command, CommandGroup
 from wsitool.cli.console import console_reporter
 from wsitool.cli.options import json_option
+from wsitool.errors import UsageError
 
 if TYPE_CHECKING:
     from wsitool.testing.results import CheckResult
@@ -117,7 +118,7 @@ def new(name: str, out: Path | None) -> None:
     "--file",
     "files",
     multiple=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=click.Path(path_type=Path),
     help="For readers: an undamaged slide, small; may be given several times.",
 )
 @_kind_option
@@ -133,6 +134,10 @@ def check(target: str, values: Sequence[str], files: Sequence[Path], kind: str |
     params = dict(_parse(value) for value in values)
     reporter = console_reporter(quiet=as_json)
     with parts_of(target, [each for each in KINDS if kind in (None, each.name)]) as parts:
+        kinds = {each.name for each, _, _ in parts}
+        for option, wants, values_given in (("--set", "method", params), ("--file", "reader", files)):
+            if values_given and wants not in kinds:
+                raise UsageError(f"{option} is for a {wants}, and '{target}' is none.")
         # A name may be there once in each kind.
         several = len({name for _, name, _ in parts}) < len(parts)
         results = {

@@ -1,6 +1,7 @@
 """The readers of slide files, one entry each; others by entry points of group `wsitool.readers`.
 
-A new reader is one file in `readers/` and one entry below, or a package of its own that registers a `Reader`.
+A new reader is one file in `readers/` and one entry below, or a package of its own that registers a
+`SlideReader`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from wsitool.slides.readers.byte_source import ByteSource
     from wsitool.slides.readers.tiles import TiledSlide
 
-__all__ = ["ANY", "READERS", "TIFF_MAGIC", "OpenReader", "Reader"]
+__all__ = ["ANY", "READERS", "TIFF_MAGIC", "OpenReader", "SlideReader"]
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ANY = (b"",)
@@ -40,7 +41,7 @@ class OpenReader(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reader:
+class SlideReader:
     """A reader of slides: `open` names its `OpenReader` as "module:name".
 
     A file is tried if it begins with one of `magic`, in the order of the table; `ANY` tries every file, ()
@@ -61,20 +62,20 @@ class Reader:
         return head.startswith(self.magic)
 
 
-READERS: Registry[Reader] = Registry(
+READERS: Registry[SlideReader] = Registry(
     group="wsitool.readers",
     noun="reader",
-    kind=Reader,
+    kind=SlideReader,
     words=("auto",),
     builtin=(
-        Reader(
+        SlideReader(
             name="tiff",
             open="wsitool.slides.readers.tiff:open_tiff",
             reason="a tiled TIFF is read directly, which is fastest",
             magic=TIFF_MAGIC,
             suffixes=(".svs", ".tif", ".tiff", ".btf"),
         ),
-        Reader(
+        SlideReader(
             name="openslide",
             open="wsitool.slides.readers.openslide:open_openslide",
             reason="OpenSlide knows the format",
@@ -82,14 +83,14 @@ READERS: Registry[Reader] = Registry(
             suffixes=(".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".svslide", ".dcm"),
             takes_urls=False,
         ),
-        Reader(
+        SlideReader(
             name="image",
             open="wsitool.slides.readers.image:open_image",
             reason="it is an ordinary picture",
             magic=ANY,
             suffixes=(".png", ".jpg", ".jpeg", ".bmp", ".webp"),
         ),
-        Reader(
+        SlideReader(
             name="tiffslide",
             open="wsitool.slides.readers.tiffslide:open_tiffslide",
             reason="it was asked for by name",

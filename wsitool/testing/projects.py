@@ -13,13 +13,13 @@ from typing import Any
 
 from wsitool.curate.export.formats import Export
 from wsitool.errors import PluginError, UsageError
-from wsitool.slides.reader_registry import Reader
+from wsitool.slides.reader_registry import SlideReader
 from wsitool.slides.tissue_registry import TissueDetector
 from wsitool.testing.kinds import KINDS, Kind, kind_of
 
 __all__ = ["parts_of"]
 
-_DESCRIPTIONS: dict[type, str] = {Reader: "reader", TissueDetector: "tissue", Export: "export"}
+_DESCRIPTIONS: dict[type, str] = {SlideReader: "reader", TissueDetector: "tissue", Export: "export"}
 _Parts = list[tuple[Kind, str, Any]]
 
 
@@ -66,7 +66,7 @@ def _of_file(path: Path, kinds: Sequence[Kind]) -> _Parts:
     ]
     if not parts:
         raise UsageError(
-            f"'{path}' defines no class derived from wsitool.api.Method, nor a wsitool.Reader, "
+            f"'{path}' defines no class derived from wsitool.api.Method, nor a wsitool.SlideReader, "
             "wsitool.TissueDetector or wsitool.Export."
         )
     return parts

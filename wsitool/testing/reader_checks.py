@@ -26,7 +26,7 @@ from wsitool.errors import (
     UsageError,
     WsitoolError,
 )
-from wsitool.slides.reader_registry import READERS, Reader
+from wsitool.slides.reader_registry import READERS, SlideReader
 from wsitool.slides.readers import TiledSlide, fingerprint, open_slide
 from wsitool.slides.readers.byte_source import stem
 from wsitool.testing.results import CheckResult, run_checks
@@ -42,7 +42,7 @@ _DEFAULT_MPP = 0.3125
 class ReaderSubject:
     """The reader under check, and undamaged files of its kind."""
 
-    reader: Reader
+    reader: SlideReader
     files: tuple[Path, ...]
 
     def open(self, file: Path, *, default_mpp: float | None = None) -> TiledSlide:
@@ -69,7 +69,7 @@ class ReaderSubject:
 
 
 def check_reader(
-    reader: Reader | str, files: Sequence[str | Path], *, reporter: Reporter = SILENT
+    reader: SlideReader | str, files: Sequence[str | Path], *, reporter: Reporter = SILENT
 ) -> list[CheckResult]:
     """Run every check of `reader`, a description or an installed reader's name, on `files` of its kind.
 
@@ -83,14 +83,17 @@ def check_reader(
             f"The reader '{getattr(reader, 'name', reader)}' is checked on files that it reads: give small "
             "ones with --file."
         )
+    missing = [file for file in files if not Path(file).is_file()]
+    if missing:  # a pipe would be waited for
+        raise UsageError(f"'{missing[0]}' is no file: give undamaged slides, small ones, with --file.")
     subject = ReaderSubject(reader=reader, files=tuple(Path(file) for file in files))
     return run_checks(READER_CHECKS, subject, title=getattr(reader, "name", repr(reader)), reporter=reporter)
 
 
 def check_contract(subject: ReaderSubject) -> None:
-    """The description is a Reader, its function can be imported, and the files begin and end as it says."""
+    """It is described by a SlideReader, its function can be imported, its magic is that of the files."""
     reader = subject.reader
-    assert isinstance(reader, Reader), f"Describe it by a wsitool.Reader, got {reader!r:.80}."
+    assert isinstance(reader, SlideReader), f"Describe it by a wsitool.SlideReader, got {reader!r:.80}."
     assert reader.name not in READERS or reader in READERS.builtin, (
         f"'{reader.name}' is taken: choose another."
     )

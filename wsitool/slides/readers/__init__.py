@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from wsitool.errors import PluginError, RefusedSlideError, SlideError, UnsupportedSlideError, UsageError
-from wsitool.slides.reader_registry import READERS, TIFF_MAGIC, Reader
+from wsitool.slides.reader_registry import READERS, TIFF_MAGIC, SlideReader
 from wsitool.slides.readers.byte_source import ByteSource, is_url
 from wsitool.slides.readers.directories import read_directories
 from wsitool.slides.readers.foreign import open_foreign
@@ -20,7 +20,7 @@ _HEAD_BYTES = 512
 
 
 def open_slide(
-    path: str | Path, *, reader: str | Reader = "auto", default_mpp: float | None = None
+    path: str | Path, *, reader: str | SlideReader = "auto", default_mpp: float | None = None
 ) -> TiledSlide:
     """Open a slide with the named reader.
 
@@ -30,7 +30,7 @@ def open_slide(
     contradicts itself or claims more than limits allow, whatever the reader, UnsupportedSlideError, saying
     why each reader refused, if none opens it, and PluginError where the one asked for is broken.
     """
-    named = reader if isinstance(reader, Reader) else None if reader == "auto" else READERS.get(reader)
+    named = reader if isinstance(reader, SlideReader) else None if reader == "auto" else READERS.get(reader)
     if default_mpp is not None and not 0 < default_mpp < 1000:
         raise UsageError(f"The default mpp must be a positive number of um per pixel, got {default_mpp}.")
     if named is not None and not named.takes_urls and is_url(path):
@@ -48,7 +48,7 @@ def open_slide(
         raise
 
 
-def _open_source(source: ByteSource, named: Reader | None, default_mpp: float | None) -> TiledSlide:
+def _open_source(source: ByteSource, named: SlideReader | None, default_mpp: float | None) -> TiledSlide:
     """The slide takes the source over, unless this raises."""
     head = source.read(0, _HEAD_BYTES)
     if head.startswith(TIFF_MAGIC):
@@ -74,7 +74,7 @@ def _open_source(source: ByteSource, named: Reader | None, default_mpp: float | 
     raise UnsupportedSlideError(f"No reader opens '{source.name}' ({'; '.join(refusals)}){''.join(hints)}.")
 
 
-def _tried(head: bytes, refusals: list[str]) -> Iterator[Reader]:
+def _tried(head: bytes, refusals: list[str]) -> Iterator[SlideReader]:
     """The readers for a file that begins with `head`; installed ones are imported once the others refused."""
     yield from (reader for reader in READERS.builtin if _is_tried(reader, head))
     installed, problems = READERS.installed()
@@ -82,11 +82,11 @@ def _tried(head: bytes, refusals: list[str]) -> Iterator[Reader]:
     yield from (reader for reader in installed if _is_tried(reader, head))
 
 
-def _is_tried(reader: Reader, head: bytes) -> bool:
+def _is_tried(reader: SlideReader, head: bytes) -> bool:
     return not reader.by_name_only and reader.may_take(head)
 
 
-def _open(reader: Reader, source: ByteSource, default_mpp: float | None) -> TiledSlide:
+def _open(reader: SlideReader, source: ByteSource, default_mpp: float | None) -> TiledSlide:
     if reader in READERS.builtin:
         slide: TiledSlide = READERS.call(reader, reader.open, source, default_mpp=default_mpp)
         return slide

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import PluginError
-from wsitool.slides.reader_registry import READERS, Reader
+from wsitool.slides.reader_registry import READERS, SlideReader
 from wsitool.slides.readers.byte_source import ByteSource
 from wsitool.slides.readers.tiles import TiledSlide, TileLevel
 
 __all__ = ["open_foreign"]
 
 
-def open_foreign(reader: Reader, source: ByteSource, default_mpp: float | None) -> TiledSlide:
+def open_foreign(reader: SlideReader, source: ByteSource, default_mpp: float | None) -> TiledSlide:
     """Open `source` by an installed reader; PluginError, naming it, for what its contract does not allow."""
     slide = READERS.call(reader, reader.open, source, passes=(OSError,), default_mpp=default_mpp)
     if not isinstance(slide, TiledSlide):
@@ -35,7 +35,7 @@ def open_foreign(reader: Reader, source: ByteSource, default_mpp: float | None) 
 class _ForeignLevel:
     """A level of foreign code: its errors name the reader, its tiles are RGB of 8 bits."""
 
-    def __init__(self, reader: Reader, level: TileLevel) -> None:
+    def __init__(self, reader: SlideReader, level: TileLevel) -> None:
         self._reader, self._level = reader, level
         self.width, self.height = level.width, level.height
         self.tile_width, self.tile_height = level.tile_width, level.tile_height
