@@ -18,6 +18,7 @@ from wsitool.curate.verifying import verify_store
 from wsitool.errors import PluginError, UnsupportedSlideError, UsageError
 from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers import open_slide
+from wsitool.slides.slide_list import find_slides
 from wsitool.slides.spec import TileSpec
 from wsitool.slides.tissue import tissue_mask
 from wsitool.slides.tissue_registry import TISSUE
@@ -113,6 +114,19 @@ def test_two_packages_of_one_name_are_named_and_a_name_of_the_table_is_not_taken
         UsageError, match=f"There is no {registry.noun} 'zo': choose one of .*{first.name}.*zoo"
     ):
         registry.get("zo")
+
+
+_SUFFIX = """
+from wsitool import SlideReader
+PART = SlideReader(name="zoo", open="nothing:here", reason="r", magic=(b"ZOO",), suffixes=("{suffix}",))
+"""
+
+
+class _Told:
+    """A reporter that keeps warnings."""
+
+    def __init__(self, warnings: list[str]) -> None:
+        self.warn = warnings.append
 
 
 def _plugin(*words: str) -> Result:
@@ -284,6 +298,22 @@ def test_names_are_checked_before_anything_is_begun(tmp_path: Path) -> None:
         failed = CliRunner().invoke(main, ["audit", str(path), option, "nobody"])
         assert failed.exit_code == 2 and "'nobody': choose one of" in failed.stderr, failed.output
     assert not (tmp_path / "o").exists()
+
+
+def test_a_folder_is_searched_for_what_installed_readers_read(install: Install, tmp_path: Path) -> None:
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    synthetic_slide(folder / "a.svs", size=(300, 300))
+    module = install("wsitool.readers", _SUFFIX.format(suffix=".zoo"))
+    assert [slide.name for slide in find_slides(folder)] == ["a"]
+    assert module not in sys.modules  # no file there is of another kind
+    (folder / "b.ZOO").write_bytes(b"ZOO")
+    (folder / "notes.txt").write_text("no slide")
+    install("wsitool.readers", "1 / 0", name="broken")
+    warnings: list[str] = []
+    reporter = _Told(warnings)
+    assert [slide.name for slide in find_slides(folder, reporter=reporter)] == ["a", "b"]
+    assert len(warnings) == 1 and warnings[0].startswith("The reader 'broken' of package p1 2.0 cannot")
 
 
 def test_what_a_table_names_is_there() -> None:

@@ -139,7 +139,7 @@ def test_a_small_good_export_keeps_every_rule() -> None:
     assert _failed(check_export(Export(name="good", plan="bad_parts:plan_good", about="good"))) == {}
 
 
-@pytest.mark.parametrize("check", [check_tissue, check_export, lambda part: check_reader(part, ["x"])])
+@pytest.mark.parametrize("check", [check_tissue, check_export, lambda part: check_reader(part, [__file__])])
 def test_what_is_no_description_fails_the_contract_only(check: Callable[[object], list[CheckResult]]) -> None:
     assert list(_failed(check(object()))) == ["contract"]
     with pytest.raises((UsageError, PluginError), match="choose one of"):
