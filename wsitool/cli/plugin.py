@@ -85,7 +85,10 @@ def list_(kind: str | None, check_imports: bool, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to make.  [default: wsitool-NAME]")
 def new(name: str, out: Path | None) -> None:
-    """Write a complete, installable project with a small working method NAME."""
+    """Write a complete, installable project with a small working method NAME.
+
+    For a reader, a tissue detector or an export copy the project of its kind in examples/.
+    """
     from wsitool.methods.scaffold import new_plugin
 
     made = new_plugin(name, out)

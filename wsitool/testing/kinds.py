@@ -119,7 +119,7 @@ def load_error(part: Part) -> str:
     """Why a part cannot be used, as it is imported now; "" where it can."""
     kind = next(kind for kind in KINDS if kind.name == part.kind)
     plugin = part.plugin
-    if plugin.name in kind.builtin and not part.builtin:
+    if plugin.name in (kind.registry or ()) and not part.builtin:
         return (
             f"The {kind.name} '{plugin.name}' of {plugin.origin} has the name of one of wsitool's own, which "
             "is the one taken: its author must choose another name."
