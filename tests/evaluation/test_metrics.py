@@ -6,7 +6,7 @@ import torch
 from sklearn import metrics as sk
 from torchmetrics.classification import MulticlassCalibrationError
 
-from wsitool.evaluation.metrics import confusion_matrix, score, weighted_scores
+from wsitool.evaluation.metrics import CURVES, METRICS, confusion_matrix, score, weighted_scores
 
 
 def _predictions(classes: int, ties: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -59,3 +59,9 @@ def test_calibration_error_equals_torchmetrics() -> None:
 def test_what_one_class_cannot_define_is_none() -> None:
     found = score(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]))
     assert found["auroc"] is None and found["balanced_accuracy"] == 0.5
+
+
+def test_every_metric_of_the_table_is_computed_and_has_one_place() -> None:
+    p, y = _predictions(3, ties=False)
+    assert tuple(weighted_scores(p, y, np.ones((2, len(y))))) == METRICS and set(CURVES) <= set(METRICS)
+    assert all(values.shape == (2,) for values in weighted_scores(p, y, np.ones((2, len(y)))).values())
