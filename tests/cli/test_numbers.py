@@ -20,7 +20,7 @@ from wsitool.cli import main
         ("experiment --train {here} --out o --pretrain-lr 1e-4,inf", "'--pretrain-lr': expected a finite"),
         ("experiment --train {here} --out o --fractions 5,nan", "'--fractions': expected a finite"),
         ("classify {here} --out o --c nan", "'--c': expected a finite number"),
-        ("embed {here} --encoder random --out o --seed -1", "'--seed': -1 is not in the range"),
+        ("embed {here} --encoder random --out o --seed -1", "--seed must be at least 0, got -1"),
     ],
 )
 def test_a_number_that_cannot_be_is_named(words: str, sentence: str, tmp_path: Path) -> None:
