@@ -83,7 +83,7 @@ class _Place:
             assert content, name  # what is there can be read as what its name says
 
     def check_mended(self) -> None:
-        ended = self.server.run(self.case.argv(self.material, self.out, again=True))
+        ended = self.server.run(self.case.argv(self.material, self.out))
         assert ended.code == 0, ended.stderr
         differs = difference(self.expected, snapshot(self.out))
         assert not differs, differs

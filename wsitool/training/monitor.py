@@ -57,8 +57,8 @@ class _Pending:
 class Monitor(Callback):
     """Watches one run in `out`; `state` is the checkpoint to go on from.
 
-    `shares` says where the time went, of this process; `skipped` which patches could not be read, of the run so
-    far. Where `request` says that a signal has come, to this process or another of the run, training ends
+    `shares` says where the time of this process went, `skipped` which patches the run could not read so far.
+    Where `request` says that a signal has come, to this process or another of the run, training ends
     after the step in hand with a checkpoint: `signal` is its number then (0: none), `saved` the batches that
     the checkpoint has behind it.
     """
