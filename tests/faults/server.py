@@ -26,8 +26,9 @@ _MODULES = """
     wsitool.cli.console wsitool.methods.scaffold wsitool.methods.example_views wsitool.report.contact_sheet
     wsitool.backbones.export wsitool.training.bench wsitool.curate.importing wsitool.curate.export.run
     wsitool.curate.refiltering wsitool.predict.embedding wsitool.training wsitool.classify
-    wsitool.experiment wsitool.report.curves wsitool.report.scatter wsitool.curate.audit wsitool.curate.verifying wsitool_plugins.simclr
-    matplotlib.backends.backend_agg sklearn.linear_model timm zarr
+    wsitool.experiment wsitool.report.curves wsitool.report.scatter wsitool.curate.audit
+    wsitool.curate.verifying wsitool_plugins.simclr matplotlib.backends.backend_agg sklearn.linear_model
+    timm zarr
 """
 
 
