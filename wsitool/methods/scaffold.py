@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 
 from wsitool.base.partial import partial_path
+from wsitool.base.sentences import unusable_output
 from wsitool.errors import UsageError
 from wsitool.methods.registry import installed_methods
 
@@ -88,6 +89,4 @@ def _write_folder(folder: Path, contents: dict[str, str]) -> None:
                 (partial / name).write_text(text, encoding="utf-8")
             partial.rename(folder)
     except OSError as error:
-        raise UsageError(
-            f"'{folder}' cannot be written ({error}): choose another folder with --out."
-        ) from None
+        raise unusable_output(folder, error) from None
