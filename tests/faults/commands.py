@@ -125,5 +125,5 @@ COMMANDS: tuple[Case, ...] = (
     Case(name="audit", words="audit {m}/slides.csv --patch-size 32", writes=False),
 )
 
-FAST = ("tile-one", "import", "refilter", "export-tar", "predict-stores", "classify-linear")
+FAST = ("tile-one", "import", "refilter", "export-tar", "embed", "predict-stores", "classify-linear")
 """What the short run takes."""
