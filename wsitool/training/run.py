@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from wsitool.api import Method
 from wsitool.backbones.build import build_backbone
-from wsitool.backbones.device import keep_freed_memory
+from wsitool.backbones.device import keep_freed_memory, pin_threads
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.files import is_saved, save_encoder
 from wsitool.base.files import write_json
@@ -51,7 +51,7 @@ from wsitool.training.ranks import RankWatch
 from wsitool.training.record import Stores, read_facts, run_card, run_facts
 from wsitool.training.result import PretrainResult, known_figures, last_loss
 from wsitool.training.review import EpochReview
-from wsitool.training.seeding import pin_threads, seed_of
+from wsitool.training.seeding import seed_of
 from wsitool.training.stream import BatchStream
 from wsitool.training.sync_norm import synchronise
 
