@@ -17,7 +17,7 @@ from wsitool.backbones.build import build_backbone
 from wsitool.backbones.files import save_encoder
 from wsitool.classify.model import Classifier, ClassifierCard, save_classifier
 from wsitool.cli import main
-from wsitool.testing import draw_tissue
+from wsitool.testing import draw_tissue, synthetic_slide
 
 NAMES = (
     "../../evil",
@@ -38,6 +38,7 @@ NAMES = (
     "evil",
 )
 
+NETWORK = "timm:test_resnet"
 # A command by its words; {stores} is a folder of hostile stores, {store} one of them.
 COMMANDS = {
     **{f"export {to}": f"export {{stores}} --to {to}" for to in ("clam", "trident", "geojson")},
@@ -48,6 +49,14 @@ COMMANDS = {
     "predict images": "predict {classifier} {images} --device cpu",
     "refilter": "refilter {store} --min-tissue 0.6",
     "import": "import {pictures} --labels {labels} --min-tissue 0",
+    "tile": "tile {slides} --patch-size 16 --level 0 --min-tissue 0",
+    "pretrain": f"pretrain {{labelled}} --method rotation --backbone {NETWORK} --init random --epochs 1 "
+    "--batch-size 4",
+    "classify": f"classify {{labelled}} --encoder random --backbone {NETWORK} --epochs 1 --batch-size 4",
+    "classify folds": "classify {labelled} --encoder {encoder} --head linear --c 0.1 --folds 2 --device cpu",
+    "experiment": f"experiment --train {{labelled}} --methods supervised,rotation --fractions 100 --seeds 1 "
+    f"--folds 2 --head linear --c 0.1 --backbone {NETWORK} --init random --pretrain-epochs 1 "
+    "--pretrain-batch-size 4",
 }
 
 
@@ -63,6 +72,27 @@ def _hostile(folder: Path, names: tuple[str, ...] = NAMES, *, sources: tuple[str
         values["attributes"]["classes"] = json.dumps([name or "c"])
         file.write_text(json.dumps(values))
     return folder
+
+
+def _labelled(folder: Path) -> Path:
+    for number, name in enumerate(("../../evil", "/abs/evil", "..", "x" * 200)):
+        path = small_store(folder / f"{number}.zarr", ("a", "b") * 4, params={"min_tissue": 0.0})
+        file = path / "zarr.json"
+        values = json.loads(file.read_text())
+        values["attributes"] |= {"name": name, "group": name, "source": name}
+        values["attributes"]["classes"] = json.dumps(["../../evil", "/abs/evil"])
+        file.write_text(json.dumps(values))
+    return folder
+
+
+def _slides(folder: Path) -> Path:
+    folder.mkdir()
+    lines = ["path,label,group"]
+    for number, name in enumerate(NAMES[:6]):
+        synthetic_slide(folder / f"{number}.svs", size=(64, 64), seed=number)
+        lines.append(f'{number}.svs,"{name}","{name}"')
+    (folder / "slides.csv").write_text("\n".join(lines))
+    return folder / "slides.csv"
 
 
 def _some(stores: Path, folder: Path, names: list[str]) -> Path:
@@ -104,6 +134,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         # embed takes all stores or none, so those that no program can open stay out
         "named": _some(stores, folder / "named", [name for name in NAMES if _is_text(name)]),
         # a picture for every class and slide takes its time
+        "labelled": _labelled(folder / "labelled"),
+        "slides": _slides(folder / "slides"),
         "few": _some(stores, folder / "few", ["../../evil", "..", "$\\frac$"]),
         "encoder": folder / "encoder.safetensors",
         "classifier": folder / "classifier.safetensors",
@@ -137,6 +169,8 @@ def test_every_file_lies_under_out(
         run.output,
         run.exception,
     )
+    if command.startswith(("pretrain", "classify", "experiment")):
+        assert run.exit_code == 0, run.output
     assert _state(root) == before and set(Path("/").iterdir()) == inside
     written = {path for path in tmp_path.rglob("*") if not path.is_dir()} - {tmp_path / "evil"}
     assert written and all(out == path or out in path.parents for path in written)

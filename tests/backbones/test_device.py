@@ -53,6 +53,13 @@ def test_a_placed_network_gets_no_fresh_pages_for_each_batch() -> None:
     assert _faults("placed") < _faults("as built") / 10
 
 
+def test_a_placed_network_keeps_its_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", pinned.append)
+    place(torch.nn.Linear(2, 2), torch.device("cpu"))
+    assert pinned == [torch.get_num_threads()]
+
+
 @needs_glibc
 def test_the_users_own_malloc_settings_are_left_alone() -> None:
     own = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from wsitool.base.lock import locked
+from wsitool.base.lock import is_locked, locked
 from wsitool.errors import StoreError
 
 
@@ -26,9 +28,21 @@ def test_a_held_lock_names_its_holder(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_whether_a_path_is_locked_is_found_out_without_locking_it(tmp_path: Path) -> None:
+    target = tmp_path / "a.h5"
+    assert not is_locked(target)
+    with locked(target, what="a.h5"):
+        assert is_locked(target)
+        (tmp_path / ".a.h5.lock").chmod(0o444)
+        assert is_locked(target)
+    (tmp_path / ".a.h5.lock").write_text("{}")
+    assert not is_locked(target)
+    assert (tmp_path / ".a.h5.lock").exists(), "only looked at"
+
+
 def test_a_dead_holder_locks_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from wsitool.base.lock import locked\n"
+        "import sys, time; from pathlib import Path; from wsitool.base.lock import is_locked, locked\n"
         "with locked(Path(sys.argv[1]), what='x'):\n print('held', flush=True); time.sleep(60)"
     )
     target = tmp_path / "a.h5"
@@ -37,7 +51,7 @@ def test_a_dead_holder_locks_nothing(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=str(process.pid)), locked(target, what="a.h5"):
             pass
         process.send_signal(signal.SIGKILL)
-    assert (tmp_path / ".a.h5.lock").exists()
+    assert (tmp_path / ".a.h5.lock").exists() and not is_locked(target)
     with locked(target, what="a.h5"):
         pass
 
@@ -49,4 +63,7 @@ def test_a_file_system_without_locks_stops_nobody(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with locked(tmp_path / "a.h5", what="a.h5"), locked(tmp_path / "a.h5", what="a.h5"):
         assert (tmp_path / ".a.h5.lock").exists()
+        assert is_locked(tmp_path / "a.h5")
+        (tmp_path / ".a.h5.lock").write_text(json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1}))
+        assert not is_locked(tmp_path / "a.h5")
     assert not list(tmp_path.iterdir())

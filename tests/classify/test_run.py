@@ -1,6 +1,9 @@
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from wsitool.backbones.card import EncoderCard, LineageStep
 from wsitool.backbones.files import save_encoder
 from wsitool.classify.logits import predict_logits
 from wsitool.classify.model import load_classifier
-from wsitool.classify.run import classify
+from wsitool.classify.run import ClassifyResult, classify
 from wsitool.classify.settings import Settings
 from wsitool.errors import LabelError, UsageError
 from wsitool.evaluation.labels import label_patches
@@ -258,6 +261,54 @@ def test_what_cannot_work_fails_before_anything_is_written(
     with pytest.raises(LabelError, match="Unknown class ghost"):
         classify(stores / "train", out=tmp_path / "r", test=tmp_path / "other.h5", **common)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch, finished: Path) -> None:
+    monkeypatch.delattr("wsitool.classify.cross_validation.ClassificationTask.fit")
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_finished_run_is_kept_if_it_is_this_one(stores: Path, finished: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "r"))
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
+    options = {"encoder": "random", "backbone": "resnet18", "fraction": 0.5, "test": stores / "test"}
+    settings = replace(QUICK, device="auto")  # which changes nothing
+
+    def again(**changes: Any) -> ClassifyResult:
+        return classify(
+            stores / "train", out=out, resume="auto", **{**options, "settings": settings, **changes}
+        )
+
+    kept = again()
+    assert (
+        kept.judged_on == "test"
+        and kept.scores["patches"] == 48
+        and kept.trained_on + kept.validated_on == 48
+    )
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()} == before
+    for changes, sentence in (
+        ({"fraction": 1.0}, r"fraction was 0\.5 and is 1\.0"),
+        ({"settings": replace(QUICK, lr=1e-4)}, r"lr was 0\.001 and is 0\.0001"),
+        ({"seed": 1}, r"the encoder changed; seed was 0 and is 1"),
+        ({"test": (), "folds": 3}, r"the stores or labels changed; folds was None and is 3"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            again(**changes)
+    with pytest.raises(UsageError, match="give one of them"):
+        again(overwrite=True)
+    (out / "metrics.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"metrics\.json' is damaged"):
+        again()
+    (out / "run.json").write_text('{"command": "pretrain"}')
+    with pytest.raises(UsageError, match="holds a run of pretrain"):
+        again()
+
+
+@pytest.mark.usefixtures("no_training")
+def test_where_no_run_is_finished_resume_starts_one(stores: Path, tmp_path: Path) -> None:
+    with pytest.raises(AttributeError, match="fit"):  # it has come as far as training
+        classify(stores / "train", out=tmp_path / "r", encoder="random", backbone="resnet18", resume="auto")
 
 
 def test_out_is_tried_before_anything_is_computed(stores: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
+from wsitool.base.lock import locked
 from wsitool.cli import main
 from wsitool.curate.describe import describe
 from wsitool.errors import EncoderError, UsageError
@@ -50,6 +51,15 @@ def test_run_and_weights(tmp_path: Path) -> None:
     found = describe(tmp_path / "e.safetensors")
     assert found.kind == "weights"
     assert found.facts == {"tensors": 1, "card": {"mpp": 0.5}, "by": "hand"}
+
+
+def test_a_run_that_was_killed_is_not_said_to_be_running(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"status": "running"}')
+    with locked(tmp_path / "run", what="run"):
+        assert describe(tmp_path / "run").facts == {"status": "running"}
+    found = describe(tmp_path / "run").facts
+    assert found["status"] == "interrupted" and "again with --resume auto" in found["to go on"]
 
 
 def test_nothing_there_an_empty_folder_and_truncated_weights(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from experiment_plans import small_data, small_plan
 from wsitool.base.interrupt import Interrupted
 from wsitool.errors import TrainingError
 from wsitool.experiment import cells, grid, stages
+from wsitool.experiment.grid import in_chains
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.run import experiment
 from wsitool.training.run import pretrain
@@ -184,6 +186,26 @@ def test_workers_end_with_the_run(end: str) -> None:
     worker.join(5)
     assert worker.exitcode is not None
     assert end == "signal" or "A worker of the experiment was killed" in str(found.value)
+
+
+def test_cells_of_a_chain_are_counted_as_they_end_and_never_run_together() -> None:
+    told, busy = {name: threading.Event() for name in ("a1", "b1")}, dict.fromkeys("ab", 0)
+
+    def compute(cell: str) -> str:
+        busy[cell[0]] += 1
+        assert busy[cell[0]] == 1
+        if cell in ("a2", "b2"):
+            assert told[f"{cell[0]}1"].wait(60), "told only once its whole chain has ended"
+        busy[cell[0]] -= 1
+        return cell.upper()
+
+    found = {}
+    with ThreadPoolExecutor(4) as pool:
+        for cell, result in in_chains(pool, [["a1", "a2", "a3"], [], ["b1", "b2"]], compute):
+            found[cell] = result
+            if cell in told:
+                told[cell].set()
+    assert found == {cell: cell.upper() for cell in ("a1", "a2", "a3", "b1", "b2")}
 
 
 def test_short_memory_names_the_plans_own_fields(

@@ -20,19 +20,19 @@ def _nothing(_: Path, __: Path) -> None:
 class Case:
     """One command: its words with {m} for the material and {out} for the output, which `prepare` may fill.
 
-    After a stop it runs again with the words of `again` added.
+    After a stop the same words go on. Those of a command that is not to be run `twice` are refused with 2
+    where the first run was complete.
     """
 
     name: str
     words: str
-    again: str = ""
+    twice: bool = True
     writes: bool = True
     prepare: Callable[[Path, Path], None] = _nothing
 
-    def argv(self, material: Path, out: Path, *, again: bool = False) -> list[str]:
+    def argv(self, material: Path, out: Path) -> list[str]:
         """The words after `wsitool`."""
-        words = f"{self.words} {self.again}" if again else self.words
-        return [word.replace("{m}", str(material)).replace("{out}", str(out)) for word in words.split()]
+        return [word.replace("{m}", str(material)).replace("{out}", str(out)) for word in self.words.split()]
 
 
 def _copies(*names: str) -> Callable[[Path, Path], None]:
@@ -54,7 +54,7 @@ _FIT = "--epochs 2 --batch-size 16"
 _PRETRAIN = (
     f"pretrain {{m}}/few --backbone {NETWORK} --init random --out {{out}} --threads 1 {_FIT} --resume auto"
 )
-_CLASSIFY = "classify {m}/stores --encoder {m}/encoder --out {out}"
+_CLASSIFY = "classify {m}/stores --encoder {m}/encoder --out {out} --resume auto"
 _EXPERIMENT = (
     f"experiment --train {{m}}/stores --auxiliary {{m}}/few --out {{out}} --backbone {NETWORK} --init random "
     "--seeds 1 --folds 2 --c 0.1 --pretrain-epochs 1 --pretrain-batch-size 16 --epochs 1 --batch-size 16"
@@ -90,7 +90,7 @@ COMMANDS: tuple[Case, ...] = (
         words="export {m}/stores --to webdataset --shard-size 50 --out {out}",
     ),
     Case(name="export-trident", words="export {m}/stores --to trident --out {out}"),
-    Case(name="embed", words="embed {m}/stores --encoder {m}/encoder --out {out}", again="--overwrite"),
+    Case(name="embed", words="embed {m}/stores --encoder {m}/encoder --out {out}"),
     Case(name="predict-stores", words="predict {m}/classifier {m}/few --out {out}"),
     Case(
         name="predict-slides",
@@ -98,11 +98,10 @@ COMMANDS: tuple[Case, ...] = (
     ),
     Case(name="pretrain", words=f"{_PRETRAIN} --method rotation"),
     Case(name="pretrain-holdout", words=f"{_PRETRAIN} --method simclr --holdout 0.5 --save-every 3"),
-    Case(name="classify", words=f"{_CLASSIFY} {_FIT}", again="--overwrite"),
+    Case(name="classify", words=f"{_CLASSIFY} {_FIT}"),
     Case(
         name="classify-linear",
         words=f"{_CLASSIFY} --head linear --c 0.1 --folds 3 --cache {{out}}/cache --allow-transductive",
-        again="--overwrite",
     ),
     Case(
         name="experiment", words=f"{_EXPERIMENT} --methods supervised,rotation --fractions 50 --head linear"
@@ -111,9 +110,20 @@ COMMANDS: tuple[Case, ...] = (
         name="experiment-finetune",
         words=f"{_EXPERIMENT} --methods rotation+auxiliary --fractions 50,100 --allow-transductive",
     ),
+    Case(
+        name="export-encoder",
+        words="export-encoder {m}/encoder --to timm --out {out}/encoder.safetensors",
+    ),
+    Case(name="views", words="views {m}/few --method simclr --number 4 --out {out}/views.png"),
+    Case(name="plugin-new", words="plugin new my-method --out {out}/my-method", twice=False),
+    Case(
+        name="bench",
+        words=f"bench {{m}}/few --backbone {NETWORK} --batch-size 16 --threads 1 --seconds 0.1",
+        writes=False,
+    ),
     Case(name="verify", words="verify {m}/stores", writes=False),
     Case(name="audit", words="audit {m}/slides.csv --patch-size 32", writes=False),
 )
 
-FAST = ("tile-one", "import", "refilter", "export-tar", "predict-stores", "classify-linear")
+FAST = ("tile-one", "import", "refilter", "export-tar", "embed", "predict-stores", "classify-linear")
 """What the short run takes."""

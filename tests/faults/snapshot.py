@@ -26,6 +26,7 @@ _OF_THE_CLOCK = {
     *("seconds", "images_per_s", "images_per_second", "time_shares", "wait_share", "host", "date", "command"),
     *("started", "finished", "patches_per_s", "patches_per_second", "elapsed", "created"),
 }
+_WAITED = "of the time was spent waiting for patches"  # a warning of `pretrain`
 _OF_THE_RUN = {
     "status",
     "reader",
@@ -129,5 +130,5 @@ def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _timeless(item) for key, item in value.items() if key not in _OF_THE_CLOCK}
     if isinstance(value, list):
-        return [_timeless(item) for item in value]
+        return [_timeless(item) for item in value if not (isinstance(item, str) and _WAITED in item)]
     return value

@@ -65,7 +65,7 @@ def test_taken_names_and_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists already: remove it, or choose another folder with --out"):
         new_plugin("fresh", tmp_path / "here")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot be written"):
+    with pytest.raises(UsageError, match="Nothing can be written"):
         new_plugin("fresh", tmp_path / "file" / "inside")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "here"]
 

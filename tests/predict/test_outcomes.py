@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import importlib
 import json
 import shutil
 import signal
@@ -146,7 +147,7 @@ def test_one_failing_slide_costs_itself(
     judge: Run, slides: list[Path], tmp_path: Path, where: str, error: Exception
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        home = module if where == "_predict_one" else pytest.importorskip("wsitool.predict.outcomes")
+        home = module if where == "_predict_one" else importlib.import_module("wsitool.predict.outcomes")
         _at(2, error, patch, home, where)
         found = judge(slides)
     assert [row.name for row in found.slides] == ["a", "c"] and found.failed[0][0] == "b"
@@ -168,7 +169,7 @@ def test_a_disk_that_is_full_ends_the_run_with_what_is_done(
 ) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     with pytest.MonkeyPatch.context() as patch:
-        home = pytest.importorskip("wsitool.predict.outcomes")
+        home = importlib.import_module("wsitool.predict.outcomes")
         _at(2, full, patch, home, "write_prediction")
         _at(1, UsageError("Nothing can be written to 'o'"), patch, home, "check_writable")
         with pytest.raises(UsageError, match="Nothing can be written"):
@@ -198,9 +199,9 @@ def test_out_is_tried_before_anything_is_computed(
 def test_a_run_that_was_stopped_goes_on(
     judge: Run, slides: list[Path], tmp_path: Path, where: str, number: int
 ) -> None:
-    names = {"_predict_one": "predict", "draw_heatmap": "prediction"}
+    names = {"_predict_one": "run", "draw_heatmap": "prediction"}
     with pytest.MonkeyPatch.context() as patch:
-        home = pytest.importorskip(f"wsitool.classify.{names.get(where, 'outcomes')}")
+        home = importlib.import_module(f"wsitool.predict.{names.get(where, 'outcomes')}")
         _at(number, Interrupted(signal.SIGTERM), patch, home, where)
         with pytest.raises(Interrupted) as stopped:
             judge(slides)

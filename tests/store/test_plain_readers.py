@@ -91,6 +91,16 @@ def test_zarr_python_reads_in_a_process_without_wsitool(
     assert np.array_equal(store.read([22, 4, 5, 0]), expected[[22, 4, 5, 0]])
 
 
+def test_no_thread_of_zarr_writes_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise AssertionError("after an error such a thread would go on")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.storage.LocalStore, "__init__", fails)
+        expected = write_example(tmp_path / "a.zarr", "raw")
+    assert np.array_equal(open_store(tmp_path / "a.zarr").read(range(23)), expected)
+
+
 def test_zarr_codec_encodes_what_others_write(tmp_path: Path) -> None:
     """Someone who writes with zarr-python itself gets JPEGs that our reader decodes."""
     expected = write_example(tmp_path / "a.zarr", "jpeg")

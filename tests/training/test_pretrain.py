@@ -88,8 +88,8 @@ from wsitool.training import monitor
 from wsitool.training.run import pretrain
 monitor._FLUSH_SECONDS = 0.0  # look at every step
 real = monitor.save_checkpoint
-def save(path, trainer, module, *, batches, data):
-    real(path, trainer, module, batches=batches, data=data)
+def save(path, trainer, module, *, batches, **more):
+    real(path, trainer, module, batches=batches, **more)
     module.stop_at = batches + 1 if batches == 4 else None
 monitor.save_checkpoint = save
 flush = monitor.Monitor._flush

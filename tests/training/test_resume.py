@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 from patch_stores import patch_folder
@@ -15,8 +17,10 @@ from pytorch_lightning.loggers import CSVLogger
 from safetensors.torch import load_file
 
 from wsitool.errors import TrainingError, UsageError
+from wsitool.testing.stores import write_example
 from wsitool.training import monitor
 from wsitool.training.checkpoint import load_checkpoint
+from wsitool.training.diagnostics import Diagnostics
 from wsitool.training.run import pretrain
 
 QUICK: dict[str, Any] = {"backbone": "squeezenet1_1", "init": "random", "epochs": 2, "batch_size": 4}
@@ -63,6 +67,57 @@ def test_every_checkpoint_leads_to_the_same_end(
         assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[1])
         one, two = (load_file(run / "encoder.safetensors") for run in (out, tmp_path / "whole"))
         assert all(torch.equal(one[key], two[key]) for key in two)
+
+
+def test_what_was_said_before_the_checkpoint_is_said_of_the_whole_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, damaged = tmp_path / "kidney", tmp_path / "kidney" / "a.h5"
+    path.mkdir()
+    write_example(damaged, "jpeg", 40)
+    with h5py.File(damaged, "r+") as file:
+        offsets = file["encoded/offsets"][:].tolist()
+        file["encoded/blob"][offsets[3] : offsets[4]] = 0
+    options: dict[str, Any] = QUICK | {"method": "simclr", "save_every": 1, "batch_size": 8}
+    real = monitor.save_checkpoint
+
+    def keep_a_copy(path: Path, *args: Any, batches: int, **more: Any) -> None:
+        real(path, *args, batches=batches, **more)
+        shutil.copytree(path.parent, tmp_path / f"at-{batches}")
+
+    monkeypatch.setattr(monitor, "save_checkpoint", keep_a_copy)
+    pretrain(path, out=tmp_path / "whole", **options)
+    monkeypatch.undo()
+    whole = json.loads((tmp_path / "whole" / "run.json").read_text())
+    assert len(whole["skipped"]) == 1 and len(whole["warnings"]) == 2
+    for batches in (4, 8, 10):  # inside an epoch, in the last one, and after all of them
+        result = pretrain(path, out=tmp_path / f"at-{batches}", resume=True, **options)
+        again = json.loads((result.out / "run.json").read_text())
+        assert again["skipped"] == whole["skipped"] and again["warnings"] == whole["warnings"]
+        assert list(result.warnings) == whole["warnings"]
+
+
+def test_an_epoch_is_looked_at_as_a_whole(
+    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = QUICK | {"method": "rotation", "save_every": 1, "epochs": 1}
+    seen: list[list[int]] = []
+    real_look, real_save = Diagnostics.after_epoch, monitor.save_checkpoint
+
+    def look(self: Diagnostics, rows: Any, *, epoch: int) -> None:
+        seen.append([row["step"] for row in rows])
+        real_look(self, rows, epoch=epoch)
+
+    def keep_a_copy(path: Path, *args: Any, batches: int, **more: Any) -> None:
+        real_save(path, *args, batches=batches, **more)
+        if batches == 3:
+            shutil.copytree(path.parent, tmp_path / "at-3")
+
+    monkeypatch.setattr(Diagnostics, "after_epoch", look)
+    monkeypatch.setattr(monitor, "save_checkpoint", keep_a_copy)
+    pretrain(stores, out=tmp_path / "whole", **options)
+    pretrain(stores, out=tmp_path / "at-3", resume=True, **options)
+    assert seen[0] == seen[1] == list(range(1, 6))
 
 
 def test_resuming_a_finished_run_changes_nothing(stores: Path, tmp_path: Path) -> None:

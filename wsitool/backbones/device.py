@@ -10,7 +10,7 @@ from torch import nn
 
 from wsitool.errors import UsageError
 
-__all__ = ["choose_device", "keep_freed_memory", "place"]
+__all__ = ["choose_device", "keep_freed_memory", "pin_threads", "place"]
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -34,10 +34,19 @@ def choose_device(name: str) -> torch.device:
 
 
 def place(network: nn.Module, device: torch.device) -> None:
-    """Move `network` to `device`, its convolutions with channels last."""
+    """Move `network` to `device`, its convolutions with channels last, on threads that stay as many."""
     keep_freed_memory(device)
+    pin_threads()
     network.to(device)
     network.to(memory_format=torch.channels_last)
+
+
+def pin_threads() -> None:
+    """Keep the number of threads torch has now, so that a resumed run rounds as the first one did.
+
+    Until it is set, MKL chooses it for every product by how busy the machine is, and the last bits with it.
+    """
+    torch.set_num_threads(torch.get_num_threads())
 
 
 def keep_freed_memory(device: torch.device) -> None:

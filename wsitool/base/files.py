@@ -39,7 +39,7 @@ def replace_file(path: Path, data: bytes) -> None:
     replace_file_in_parts(path, (data,))
 
 
-def replace_file_in_parts(path: Path, parts: Iterable[bytes]) -> None:
+def replace_file_in_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """As `replace_file`, for what is too large to hold as a whole; an error of `parts` leaves nothing."""
     with partial_path(path) as temporary:
         with temporary.open("xb") as file:

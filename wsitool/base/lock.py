@@ -16,7 +16,7 @@ from pathlib import Path
 from wsitool.base.interrupt import deferred
 from wsitool.errors import StoreError
 
-__all__ = ["hidden_name", "lock_of", "locked", "taken_over"]
+__all__ = ["hidden_name", "is_locked", "lock_of", "locked", "taken_over"]
 
 _POLL_SECONDS = 0.05
 # What file systems answer that know no such locks, Lustre without its mount option among them.
@@ -63,6 +63,23 @@ def locked(path: Path, *, what: str, wait_seconds: float = 0.0) -> Iterator[None
                 os.close(descriptor)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock of `path`; True also where that cannot be found out."""
+    try:
+        descriptor = os.open(lock_of(path), os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: nobody else's look is disturbed
+    except OSError as error:
+        return error.errno not in _NO_LOCKS or not _is_dead(_read_holder(descriptor))
+    finally:
+        os.close(descriptor)
+    return False
+
+
 @contextmanager
 def taken_over(lock: Path) -> Iterator[bool]:
     """Whether nobody holds the file `lock`, which is then ours for the `with` block and removed at its end.
@@ -93,8 +110,11 @@ def _is_free(descriptor: int, lock: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             return False
-    # Without locks all that can be known is whether a process of this machine still runs.
-    holder = _read_holder(descriptor)
+    return _is_dead(_read_holder(descriptor))
+
+
+def _is_dead(holder: dict[str, object] | None) -> bool:
+    """Without locks all that can be known is whether a process of this machine still runs."""
     if holder is None or holder.get("host") != socket.gethostname():
         return False
     try:

@@ -20,7 +20,7 @@ from wsitool.evaluation.subsets import subset_hash
 from wsitool.report.confusion import draw_confusion
 from wsitool.report.curves import Curve, Panel, save_curves
 
-__all__ = ["Part", "describe_patches", "write_predictions", "write_run"]
+__all__ = ["Part", "describe_patches", "patches_hash", "write_predictions", "write_run"]
 
 
 _COLUMNS = ("part", "slide", "group", "image", "row", "x", "y", "label", "predicted")
@@ -108,6 +108,12 @@ def describe_patches(patches: LabelledPatches) -> dict[str, Any]:
         "hash": subset_hash(patches.identities()),
         "stores": stores,
     }
+
+
+def patches_hash(patches: LabelledPatches) -> str:
+    """SHA-256 over all that a run depends on of its patches: pixels, class and group of each."""
+    known = zip(patches.identities(), patches.groups.tolist(), strict=True)
+    return subset_hash([f"{identity}:{group}" for identity, group in known])
 
 
 def _places(patches: LabelledPatches) -> list[tuple[Any, ...]]:

@@ -13,6 +13,7 @@ import numpy as np
 from wsitool import __version__
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.features import encoder_digest
 from wsitool.base.files import check_writable
 from wsitool.base.interrupt import deferred, progress_on_stop
 from wsitool.base.machine import explain_memory
@@ -25,8 +26,9 @@ from wsitool.classify.cross_validation import (
     validation_part,
 )
 from wsitool.classify.data import Paths, TrainTest, open_train_test
+from wsitool.classify.finished import finished_files
 from wsitool.classify.fit import Fitted
-from wsitool.classify.outputs import Part, describe_patches, write_run
+from wsitool.classify.outputs import Part, describe_patches, patches_hash, write_run
 from wsitool.classify.settings import FEW_STEPS, ClassifyOptions, Settings
 from wsitool.errors import UsageError
 from wsitool.evaluation.duplicates import near_duplicates
@@ -78,7 +80,7 @@ def classify(
     `options` are the fields of `ClassifyOptions`, `settings` how a classifier is trained. It is evaluated on
     `test`, or by `folds`-fold cross-validation over groups, or, with neither, on its own validation share
     (optimistic, and said so). `image_size` None takes the encoder's, else the patches'. Writes into `out` the
-    files of DESIGN.md section 3.
+    files of DESIGN.md section 3; a finished run there is refused unless `resume` or `overwrite` says more.
 
     Raises UsageError for choices that cannot work together or leak, LabelError, EncoderError, StoreError.
     """
@@ -93,10 +95,7 @@ def classify(
     if asked.folds is not None:
         group_folds(data.train.labels, data.train.group_index, folds=asked.folds, seed=asked.seed)
     first = build_backbone(asked.backbone, init=asked.encoder, seed=asked.seed)
-    data_figures = {
-        "near_duplicates_in_test": _near_duplicates(data, reporter),
-        "transductive_groups": _check_leaks(data, first, asked, reporter),
-    }
+    seen = _check_leaks(data, first, asked, reporter)
     task = ClassificationTask(
         data=data,
         settings=settings,
@@ -108,6 +107,9 @@ def classify(
         reporter=reporter,
     )
     record = _run_record(task, first, encoder_given=asked.encoder, folds=asked.folds)
+    if asked.resume and (kept := _kept(out, record, reporter)) is not None:
+        return kept
+    data_figures = {"near_duplicates_in_test": _near_duplicates(data, reporter), "transductive_groups": seen}
     for folder in (out, *([] if task.cache is None else [task.cache])):
         check_writable(folder)
     with (
@@ -190,9 +192,29 @@ def _said_first(scores: dict[str, Any], classes: Sequence[str], steps: int | Non
     return lines
 
 
+def _kept(out: Path, record: dict[str, Any], reporter: Reporter) -> ClassifyResult | None:
+    """What a run of the same `record` that is finished in `out` came to; None if there is none."""
+    files = finished_files(out, record)
+    if files is None:
+        return None
+    metrics, manifest = files
+    reporter.say(f"The run in '{out}' is finished, and is left as it is.")
+    return ClassifyResult(
+        out=out,
+        classes=tuple(metrics["classes"]),
+        judged_on=metrics["judged_on"],
+        metrics=metrics,
+        trained_on=manifest["train"]["patches"],
+        validated_on=manifest["validation"]["patches"],
+    )
+
+
 def _check_choices(out: Path, options: ClassifyOptions, settings: Settings) -> None:
-    if (out / "run.json").exists() and not options.overwrite:
-        raise UsageError(f"{out} holds a finished run: choose another --out, or give --overwrite.")
+    if (out / "run.json").exists() and not (options.resume or options.overwrite):
+        raise UsageError(
+            f"{out} holds a finished run: choose another --out, keep it with --resume auto, or replace it "
+            "with --overwrite."
+        )
     if settings.validation == 0 and not options.test and options.folds is None:
         raise UsageError("--validation 0 leaves nothing to evaluate on: give --test or --folds.")
 
@@ -237,7 +259,8 @@ def _run_record(
     return {
         "command": "classify",
         "wsitool_version": __version__,
-        "encoder": {"init": encoder_given, **asdict(encoder.card)},
+        "encoder": {"init": encoder_given, "digest": encoder_digest(encoder), **asdict(encoder.card)},
+        "data": [None if side is None else patches_hash(side) for side in (task.data.train, task.data.test)],
         "settings": asdict(task.settings),
         "fraction": task.fraction,
         "folds": folds,

@@ -91,6 +91,11 @@ class ClassifyOptions(Params):
     )
     cache: str | None = hparam(None, "Folder that keeps features of frozen encoders between runs.")
     allow_transductive: bool = hparam(False, "Accept an encoder pretrained on test groups.")
+    resume: Literal["auto"] | None = hparam(
+        None,
+        "Leave a finished run in --out as it is, and start where there is none, so that one command can be "
+        "queued again and again.",
+    )
     overwrite: bool = hparam(False, "Replace a finished run in --out.")
     seed: int = hparam(0, "Seed of all randomness.", ge=0)
 
@@ -99,3 +104,5 @@ class ClassifyOptions(Params):
         super().__post_init__()
         if self.test and self.folds is not None:
             raise UsageError("Give either --test or --folds: both say what the classifier is judged on.")
+        if self.resume and self.overwrite:
+            raise UsageError("--resume keeps a finished run and --overwrite replaces it: give one of them.")

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from wsitool.base.json_files import parse_json, read_json
+from wsitool.base.lock import is_locked
 from wsitool.errors import EncoderError, UsageError
 from wsitool.slides.readers import open_slide
 from wsitool.slides.readers.byte_source import is_url
@@ -113,6 +114,10 @@ def _run(path: Path) -> dict[str, Any]:
         raise UsageError(f"'{path / 'run.json'}' is not a run's ({error}): was it cut short?") from None
     if not isinstance(record, dict):
         raise UsageError(f"'{path / 'run.json'}' is not a run's: it must hold names and values.")
+    if record.get("status") == "running" and not is_locked(path):
+        # Killed: whoever wrote that had no time to write more.
+        advice = "run the same command again with --resume auto"
+        return {**record, "status": "interrupted", "to go on": advice}
     return record
 
 

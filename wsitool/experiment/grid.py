@@ -7,14 +7,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from multiprocessing import connection
 from multiprocessing.queues import Queue
 from pathlib import Path
+from typing import TypeVar
 
 from wsitool.base.interrupt import Interrupted
 from wsitool.base.machine import explain_memory
@@ -25,7 +27,10 @@ from wsitool.experiment.cells import CellResult, run_cell
 from wsitool.experiment.evaluation_splits import Cell, all_cells
 from wsitool.experiment.plan import ExperimentPlan, percent
 
-__all__ = ["chains_of", "run_grid"]
+__all__ = ["chains_of", "in_chains", "run_grid"]
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 _GRACE_SECONDS = 20.0  # in which a worker's pretraining may save the step in hand
 _device = "auto"  # of a worker process; set once when it starts
@@ -36,7 +41,7 @@ def run_grid(
 ) -> dict[Cell, CellResult]:
     """Compute every cell, reusing finished ones; several `devices` share the work, one process each.
 
-    Cells that need the same encoder stay in one process, so that none is pretrained twice.
+    Cells that need the same encoder are computed one after another, so that none is pretrained twice.
     """
     cells, devices = all_cells(plan), as_list(devices)
     results: dict[Cell, CellResult] = {}
@@ -76,14 +81,36 @@ def _results(
         ) as pool,
         _ending_workers(pool),
     ):
-        jobs = {pool.submit(_run_chain, plan, chain, out): chain for chain in chains}
-        for job in as_completed(jobs):
-            yield from zip(jobs[job], job.result(), strict=True)
+        yield from in_chains(pool, chains, partial(_run_there, plan, out))
+
+
+def in_chains(
+    pool: Executor, chains: Iterable[Sequence[T]], compute: Callable[[T], U]
+) -> Iterator[tuple[T, U]]:
+    """Each item of the chains with what `compute` makes of it in the pool, as soon as that is there.
+
+    Only one item of a chain is computed at a time, in their order.
+    """
+    running: dict[Future[U], tuple[T, Iterator[T]]] = {}
+
+    def go_on(chain: Iterator[T]) -> None:
+        for item in chain:
+            running[pool.submit(compute, item)] = (item, chain)
+            return
+
+    for chain in chains:
+        go_on(iter(chain))
+    while running:
+        for job in wait(running, return_when=FIRST_COMPLETED).done:
+            item, rest = running.pop(job)
+            result = job.result()
+            go_on(rest)
+            yield item, result
 
 
 @contextmanager
 def _ending_workers(pool: ProcessPoolExecutor) -> Iterator[None]:
-    """Where the run is stopped the workers end too, instead of going on with their chains."""
+    """Where the run is stopped the workers end too, instead of going on with their cells."""
     before = set(multiprocessing.active_children())
     try:
         yield
@@ -102,6 +129,9 @@ def _ending_workers(pool: ProcessPoolExecutor) -> Iterator[None]:
             worker.join(max(0.0, patience - time.monotonic()))
             if worker.is_alive():
                 worker.kill()
+        raise
+    except Exception:
+        pool.shutdown(cancel_futures=True)  # what runs ends and is kept; nothing more is begun
         raise
 
 
@@ -132,15 +162,15 @@ def _take_device(queue: Queue[str]) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would go on with its chain beside the next run's worker."""
+    """A worker whose parent was killed would go on with its cell beside the next run's worker."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
         os._exit(1)
 
 
-def _run_chain(plan: ExperimentPlan, chain: list[Cell], out: Path) -> list[CellResult]:
+def _run_there(plan: ExperimentPlan, out: Path, cell: Cell) -> CellResult:
     try:
-        return [run_cell(plan, cell, out, device=_device) for cell in chain]
+        return run_cell(plan, cell, out, device=_device)
     except Interrupted as stop:
-        os._exit(stop.exit_code)  # or the worker would take up its next chain
+        os._exit(stop.exit_code)  # or the worker would take up another cell

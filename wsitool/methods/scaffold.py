@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import keyword
 import re
-import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from wsitool.base.partial import partial_path
+from wsitool.base.sentences import unusable_output
 from wsitool.errors import UsageError
 from wsitool.methods.registry import installed_methods
 
@@ -81,15 +82,11 @@ def _fill(template: str, values: dict[str, str]) -> str:
 
 def _write_folder(folder: Path, contents: dict[str, str]) -> None:
     """Write all files under another name and rename: the folder is complete or not there."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        for name, text in contents.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        partial.rename(folder)
+        with partial_path(folder) as partial:
+            partial.mkdir()
+            for name, text in contents.items():
+                (partial / name).write_text(text, encoding="utf-8")
+            partial.rename(folder)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise UsageError(
-            f"'{folder}' cannot be written ({error}): choose another folder with --out."
-        ) from None
+        raise unusable_output(folder, error) from None

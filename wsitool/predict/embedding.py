@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,18 +19,17 @@ from wsitool.backbones.build import build_backbone
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encode, encoder_digest
 from wsitool.base.file_names import file_names
-from wsitool.base.files import check_writable
+from wsitool.base.files import check_writable, replace_file_in_parts
 from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
 from wsitool.base.machine import explain_memory
 from wsitool.base.paths import AnyPath, shown
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.sentences import one_sentence, system_error
-from wsitool.errors import UsageError
+from wsitool.errors import StoreError, UsageError
 from wsitool.predict.options import EmbedOptions
 from wsitool.report.scatter import save_scatter
 from wsitool.store.attributes import coords_attributes, plain_text
 from wsitool.store.collection import Collection, open_collection, renumbered
-from wsitool.store.files import Pending
 from wsitool.store.schema import PatchStore
 
 __all__ = ["EmbedResult", "embed", "project"]
@@ -204,22 +204,20 @@ def _write(
     made_from: str,
     overwrite: bool,
 ) -> None:
-    pending = Pending(path, overwrite=overwrite)
-    try:
-        with h5py.File(pending.temporary, "w") as file:
-            coords = file.create_dataset("coords", data=store.coords)
-            coords.attrs.update(coords_attributes(store.meta, path.parent))
-            data = file.create_dataset("features", data=features)
-            data.attrs["name"] = plain_text(store.meta.name)
-            data.attrs["encoder"] = encoder.card.backbone
-            data.attrs["lineage"] = encoder.card.chain
-            data.attrs["content_hash"] = store.content_hash
-            data.attrs["made_from"] = made_from
-            _write_columns(file, store, classes)
-        pending.commit()
-    except BaseException:
-        pending.discard()
-        raise
+    if path.exists() and not overwrite:
+        raise StoreError(f"{path} exists already: pass --overwrite to replace it.")
+    buffer = io.BytesIO()  # on a full disk the HDF5 library ends the process
+    with h5py.File(buffer, "w") as file:
+        coords = file.create_dataset("coords", data=store.coords)
+        coords.attrs.update(coords_attributes(store.meta, path.parent))
+        data = file.create_dataset("features", data=features)
+        data.attrs["name"] = plain_text(store.meta.name)
+        data.attrs["encoder"] = encoder.card.backbone
+        data.attrs["lineage"] = encoder.card.chain
+        data.attrs["content_hash"] = store.content_hash
+        data.attrs["made_from"] = made_from
+        _write_columns(file, store, classes)
+    replace_file_in_parts(path, (buffer.getbuffer(),))
 
 
 def _write_columns(file: h5py.File, store: PatchStore, classes: tuple[str, ...]) -> None:

@@ -62,11 +62,14 @@ class ZarrWriter(Writer):
 
     def _write_columns(self, columns: Columns, summary: Summary) -> None:
         import zarr
+        import zarr.storage
 
         self._end_shard()
         metadata = array_metadata(self._meta, summary.patches, self._rows_per_shard)
         (self._pending.temporary / "patches" / "zarr.json").write_text(json.dumps(metadata, indent=2))
-        root = zarr.open_group(self._pending.temporary, mode="a", zarr_format=3)
+        # In memory first: after an error zarr's threads would go on writing into a folder that is removed.
+        files: dict[str, Any] = {}
+        root = zarr.open_group(zarr.storage.MemoryStore(files), mode="a", zarr_format=3)
         root.attrs.update(to_attributes(self._meta, summary))
         # Where chunks of nothing but zeros are not written, one that was lost cannot be told from them.
         config: Any = {"write_empty_chunks": True}
@@ -80,6 +83,10 @@ class ZarrWriter(Writer):
         if columns.label is not None:
             root["label"].attrs["classes"] = list(self._meta.classes)
         root["coords"].attrs.update(coords_attributes(self._meta, self._pending.final.parent.absolute()))
+        for name, content in files.items():
+            file = self._pending.temporary / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content.to_bytes())
 
     def _close(self) -> None:
         if self._shard is not None:

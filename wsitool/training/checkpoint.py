@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,25 @@ __all__ = ["FORMAT", "load_checkpoint", "load_method_state", "restore", "save_ch
 
 FORMAT = 1
 _CONTENT = {"batches": int, "data": str, "config": dict, "method": dict, "optimizer": dict, "precision": dict}
+_CONTENT |= {"warnings": dict, "skipped": list}
 State = dict[str, Any]
 
 
-def save_checkpoint(path: Path, trainer: Trainer, module: PretrainModule, *, batches: int, data: str) -> None:
+def save_checkpoint(
+    path: Path,
+    trainer: Trainer,
+    module: PretrainModule,
+    *,
+    batches: int,
+    data: str,
+    warnings: Mapping[str, str],
+    skipped: Sequence[str],
+) -> None:
     """Write weights, optimiser, loss scaler and position (`batches` done) to `path`, complete or not at all.
 
-    The learning rate and all randomness follow from the position. `data` is the collection's fingerprint.
-    TrainingError, and the file is left as it is, where a weight is not finite.
+    The learning rate and all randomness follow from the position. `data` is the collection's fingerprint;
+    `warnings` and `skipped` patches are what run.json will say of this part of the run. TrainingError, and
+    the file is left as it is, where a weight is not finite.
     """
     state: State = {
         "format": FORMAT,
@@ -39,6 +50,8 @@ def save_checkpoint(path: Path, trainer: Trainer, module: PretrainModule, *, bat
         "method": module.method.state_dict(),
         "optimizer": trainer.optimizers[0].state_dict(),
         "precision": trainer.precision_plugin.state_dict(),
+        "warnings": dict(warnings),
+        "skipped": list(skipped),
     }
     broken = _not_finite(state)
     if broken is not None:
@@ -61,6 +74,7 @@ def load_checkpoint(path: Path) -> State:
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise TrainingError(f"'{path}' is not a checkpoint of this wsitool: start anew with --overwrite.")
+    state = {"warnings": {}, "skipped": [], **state}  # a checkpoint of an earlier build knows of neither
     for name, kind in _CONTENT.items():
         if not isinstance(state.get(name), kind):
             raise TrainingError(f"The checkpoint '{path}' is damaged ({name}): start anew with --overwrite.")

@@ -57,7 +57,7 @@ class FeatureWatch:
 
 
 class Diagnostics:
-    """Looks at an epoch's rows and says what is wrong, each kind of trouble once; `said` keeps it all.
+    """Looks at an epoch's rows and says what is wrong, each kind of trouble once; `warnings` keeps it all.
 
     `shortcut_metric` names the metric that is near 1 only where the task is solved by a shortcut.
     """
@@ -65,13 +65,20 @@ class Diagnostics:
     def __init__(self, reporter: Reporter, *, shortcut_metric: str | None = None) -> None:
         self._reporter = reporter
         self._shortcut_metric = shortcut_metric
-        self._kinds: set[str] = set()
-        self.said: list[str] = []
+        self.warnings: dict[str, str] = {}  # by their kind, in the order in which they came
+
+    @property
+    def said(self) -> list[str]:
+        """The warnings so far, those before a resume among them."""
+        return list(self.warnings.values())
+
+    def remember(self, warnings: Mapping[str, str]) -> None:
+        """Take over what the part of the run before its checkpoint has said already."""
+        self.warnings |= warnings
 
     def _warn(self, kind: str, message: str) -> None:
-        if kind not in self._kinds:
-            self._kinds.add(kind)
-            self.said.append(message)
+        if kind not in self.warnings:
+            self.warnings[kind] = message
             self._reporter.warn(message)
 
     def before(self, *, uses_batch_negatives: bool, batch: int, accumulate: int) -> None:

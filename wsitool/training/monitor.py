@@ -24,7 +24,7 @@ from wsitool.base.progress import Task
 from wsitool.errors import TrainingError
 from wsitool.training.checkpoint import State, restore, save_checkpoint
 from wsitool.training.diagnostics import Diagnostics
-from wsitool.training.metrics_file import MetricsFile
+from wsitool.training.metrics_file import MetricsFile, read_metrics
 from wsitool.training.module import PretrainModule
 from wsitool.training.ranks import agreed_signal
 from wsitool.training.review import EpochReview
@@ -57,8 +57,8 @@ class _Pending:
 class Monitor(Callback):
     """Watches one run in `out`; `state` is the checkpoint to go on from.
 
-    `shares` says where the time went and `skipped` which patches could not be read, of this process and so
-    far. Where `request` says that a signal has come, to this process or another of the run, training ends
+    `shares` says where the time of this process went, `skipped` which patches the run could not read so far.
+    Where `request` says that a signal has come, to this process or another of the run, training ends
     after the step in hand with a checkpoint: `signal` is its number then (0: none), `saved` the batches that
     the checkpoint has behind it.
     """
@@ -90,7 +90,7 @@ class Monitor(Callback):
         self.images = 0
         self.last_rows: list[Row] = []
         self.shares: TimeShares | None = None
-        self.skipped: list[str] = []
+        self.skipped: list[str] = [] if state is None else list(state["skipped"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = _own(pl_module)
@@ -105,6 +105,7 @@ class Monitor(Callback):
             self._state = None  # release memory
         if trainer.is_global_zero:
             steps = math.ceil(done / module.schedule.accumulate)
+            self._epoch_rows = _rows_of_epoch(self._out / "metrics.csv", module, done, steps)
             self._metrics = MetricsFile(
                 self._out / "metrics.csv",
                 keep=steps,
@@ -140,8 +141,7 @@ class Monitor(Callback):
             self._flush(trainer, module)
             self._ask_all_ranks(module)
         if rest == 0:
-            assert module.stream is not None
-            self.skipped = module.stream.loader.skipped()
+            self._note_skipped(module)
             self._diagnostics.after_reading(self.skipped)
             self._diagnostics.after_epoch(self._epoch_rows, epoch=epoch)
             self.last_rows, self._epoch_rows = self._epoch_rows, []
@@ -183,8 +183,21 @@ class Monitor(Callback):
         """Look at every loss so far, then replace the checkpoint: a broken one never becomes the last."""
         self._flush(trainer, module)
         if trainer.is_global_zero:
-            save_checkpoint(self._out / "last.ckpt", trainer, module, batches=done, data=self._data)
+            self._note_skipped(module)
+            save_checkpoint(
+                self._out / "last.ckpt",
+                trainer,
+                module,
+                batches=done,
+                data=self._data,
+                warnings=self._diagnostics.warnings,
+                skipped=self.skipped,
+            )
         self._saved_at, self.saved = time.monotonic(), done
+
+    def _note_skipped(self, module: PretrainModule) -> None:
+        assert module.stream is not None
+        self.skipped = sorted({*self.skipped, *module.stream.loader.skipped()})
 
     def _look(self) -> None:
         """Wait for losses and gradients of the pending batches; TrainingError at the first not finite."""
@@ -280,6 +293,13 @@ def _means_over_ranks(pending: Sequence[dict[str, Tensor]]) -> list[dict[str, fl
 def _row(entry: _Pending, values: dict[str, float], module: PretrainModule) -> Row:
     step = math.ceil((entry.batch + 1) / module.schedule.accumulate)
     return {"step": step, "epoch": entry.batch // module.schedule.per_epoch + 1, **values, "lr": entry.lr}
+
+
+def _rows_of_epoch(metrics: Path, module: PretrainModule, done: int, steps: int) -> list[Row]:
+    """The rows that an epoch has before batch `done`, so that it is looked at as a whole."""
+    epoch, inside = divmod(done, module.schedule.per_epoch)
+    rows = read_metrics(metrics) if inside else []
+    return [row for row in rows if row["epoch"] == epoch + 1 and row["step"] <= steps]
 
 
 def _own(module: LightningModule) -> PretrainModule:

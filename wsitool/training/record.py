@@ -92,4 +92,5 @@ def finished_state(out: Path) -> dict[str, Any] | None:
         return None
     names = {field.name for field in dataclasses.fields(PretrainConfig)}
     config = {name: value for name, value in record.items() if name in names}
-    return {"batches": None, "config": config, "data": record.get("fingerprint"), "method": None}
+    state = {"batches": None, "config": config, "data": record.get("fingerprint"), "method": None}
+    return state | {"warnings": {}, "skipped": []}

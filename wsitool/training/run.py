@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from wsitool.api import Method
 from wsitool.backbones.build import build_backbone
-from wsitool.backbones.device import keep_freed_memory
+from wsitool.backbones.device import keep_freed_memory, pin_threads
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.files import is_saved, save_encoder
 from wsitool.base.files import write_json
@@ -51,7 +51,7 @@ from wsitool.training.ranks import RankWatch
 from wsitool.training.record import Stores, read_facts, run_card, run_facts
 from wsitool.training.result import PretrainResult, known_figures, last_loss
 from wsitool.training.review import EpochReview
-from wsitool.training.seeding import pin_threads, seed_of
+from wsitool.training.seeding import seed_of
 from wsitool.training.stream import BatchStream
 from wsitool.training.sync_norm import synchronise
 
@@ -97,6 +97,7 @@ def pretrain(
             run = _Run(config, stores, Path(out), reporter)
         if state is not None:
             check_same(state, run.config, run.collection.fingerprint)
+            run.diagnostics.remember(state["warnings"])
             if state["batches"] is None or state["batches"] >= run.schedule.batches:
                 return run.conclude(state)
         run.loggers = [*loggers, *_loggers(config, run.out)]
@@ -149,7 +150,9 @@ class _Run:
                 deferred() as request,
             ):
                 self._fit(state, done, request)
-                result = self._finish(time.perf_counter() - began)
+                result = self._finish(
+                    time.perf_counter() - began, skipped=self.monitor.skipped if self.monitor else ()
+                )
                 finished = True
         except BaseException as error:
             if is_first_process() and not finished:
@@ -168,7 +171,7 @@ class _Run:
             self.reporter.say(f"The run in '{self.out}' is finished, and is left as it is.")
             return self._result(**known_figures(record))
         self.reporter.say(f"All {self.schedule.steps} steps are done: writing what comes after them.")
-        return self._finish(0.0)
+        return self._finish(0.0, skipped=state["skipped"])
 
     def _progress(self) -> str:
         """How far a run is that was stopped, and how to go on."""
@@ -278,8 +281,8 @@ class _Run:
             probe_every=self.config.probe_every,
         )
 
-    def _finish(self, seconds: float) -> PretrainResult:
-        """Write the encoder and what is said of the run; all of it follows from the checkpoint's weights."""
+    def _finish(self, seconds: float, *, skipped: Sequence[str]) -> PretrainResult:
+        """Write the encoder and what is said of the run; all of it follows from the checkpoint."""
         monitor = self.monitor
         rows = monitor.last_rows if monitor else []
         if is_first_process():  # it alone knows when the file is complete
@@ -293,8 +296,7 @@ class _Run:
         if is_first_process():
             save_encoder(self.encoder, result.encoder, result.card)
             draw_curves(rows, self.out / "curves.png")
-            skipped = monitor.skipped if monitor else []
-            self._write_facts(status="complete", result=result.figures(), skipped=skipped)
+            self._write_facts(status="complete", result=result.figures(), skipped=list(skipped))
         return result
 
     def _result(self, **figures: Any) -> PretrainResult:

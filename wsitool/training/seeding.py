@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-__all__ = ["pin_threads", "seed_networks", "seed_of", "step_generator"]
+__all__ = ["seed_networks", "seed_of", "step_generator"]
 
 
 def seed_of(*parts: int) -> int:
@@ -30,11 +30,3 @@ def seed_networks(seed: int, device: torch.device) -> None:
         torch.cuda.manual_seed(seed)
     elif device.type != "cpu":
         torch.manual_seed(seed)
-
-
-def pin_threads() -> None:
-    """Keep the number of threads torch has now, so that a resumed run rounds as the first one did.
-
-    Until it is set, MKL chooses it for every product by how busy the machine is, and the last bits with it.
-    """
-    torch.set_num_threads(torch.get_num_threads())
