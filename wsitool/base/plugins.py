@@ -104,11 +104,11 @@ def blame(
     except Exception as error:
         if isinstance(error, passes) or is_memory_short(error) or is_peer_lost(error):
             raise
-        place = extract_tb(error.__traceback__)[-1]
+        frame = extract_tb(error.__traceback__)[-1]
         reason = " ".join(str(error).split())  # torch writes several lines
         raise PluginError(
-            f"{who()} failed in {part} ({type(error).__name__}: {reason}, at {Path(place.filename).name}:"
-            f"{place.lineno}): {advice}, or add --debug to see the traceback."
+            f"{who()} failed in {part} ({type(error).__name__}: {reason}, at {Path(frame.filename).name}:"
+            f"{frame.lineno}): {advice}, or add --debug to see the traceback."
         ) from error
 
 

@@ -45,14 +45,14 @@ def finished_files(out: Path, record: Mapping[str, Any]) -> tuple[dict[str, Any]
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in now.items():
-        place, earlier = prefix + name, before.get(name)
-        if place in _FREE or earlier == value:
+        key, earlier = prefix + name, before.get(name)
+        if key in _FREE or earlier == value:
             continue
-        whole = place.partition(".")[0]
+        part = key.partition(".")[0]
         if isinstance(value, dict) and isinstance(earlier, dict):
-            yield from _changes(earlier, value, f"{place}.")
-        elif whole in _NAMES:
-            yield f"{_NAMES[whole]} changed"
+            yield from _changes(earlier, value, f"{key}.")
+        elif part in _NAMES:
+            yield f"{_NAMES[part]} changed"
         else:
             yield f"{name} was {earlier!r} and is {value!r}"
 

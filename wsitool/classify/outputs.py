@@ -112,17 +112,19 @@ def describe_patches(patches: LabelledPatches) -> dict[str, Any]:
 
 def patches_hash(patches: LabelledPatches) -> str:
     """SHA-256 over all that a run depends on of its patches: pixels, class and group of each."""
-    known = zip(patches.identities(), patches.groups.tolist(), strict=True)
-    return subset_hash([f"{identity}:{group}" for identity, group in known])
+    hashed = zip(patches.identities(), patches.groups.tolist(), strict=True)
+    return subset_hash([f"{identity}:{group}" for identity, group in hashed])
 
 
 def _places(patches: LabelledPatches) -> list[tuple[Any, ...]]:
     collection = patches.collection
+    # A store reads the whole column each time it is asked: once for each, not for each patch.
+    coords = {number: collection.stores[number].coords for number in set(collection.store_index.tolist())}
     rows = []
     for index, (number, row) in enumerate(zip(collection.store_index, collection.row, strict=True)):
-        store = collection.stores[number]
-        x0, y0 = store.coords[row]
-        rows.append((store.meta.name, patches.groups[index], patches.images[index], row, x0, y0))
+        x0, y0 = coords[number][row]
+        name = collection.stores[number].meta.name
+        rows.append((name, patches.groups[index], patches.images[index], row, x0, y0))
     return rows
 
 

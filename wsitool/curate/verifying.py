@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.base.json_files import typed
 from wsitool.base.paths import AnyPath, as_list, path_of
 from wsitool.base.progress import SILENT, Reporter, Task
 from wsitool.errors import NotAStoreError, StoreError, UsageError, WsitoolError
 from wsitool.slides.grid import TileGrid, plan_grid
 from wsitool.slides.readers import TiledSlide, open_slide
-from wsitool.slides.spec import ADDED_OPTIONS, TileSpec
+from wsitool.slides.spec import TileSpec
 from wsitool.store import jpeg
 from wsitool.store.hashing import covers_attributes
 from wsitool.store.opening import find_stores, open_store
@@ -139,11 +138,10 @@ def verify_store(
 
 def spec_of(meta: StoreMeta) -> TileSpec:
     """The options a store was tiled with; StoreError if it was not cut from a slide."""
-    names = {field.name for field in fields(TileSpec)}
-    if not names - set(ADDED_OPTIONS) <= set(meta.params):
-        raise StoreError(f"The store '{meta.name}' was not cut from a slide by 'wsitool tile'.")
     try:
-        return typed(TileSpec, {name: meta.params[name] for name in names & set(meta.params)})
+        return TileSpec.from_params(meta.params)
+    except KeyError:
+        raise StoreError(f"The store '{meta.name}' was not cut from a slide by 'wsitool tile'.") from None
     except (ValueError, UsageError) as error:
         raise StoreError(f"The options that the store '{meta.name}' states cannot be: {error}.") from None
 
@@ -220,8 +218,9 @@ def _same(store: Reader, location: Path, samples: int, seed: int) -> str:
         index_of = {corner: index for index, corner in enumerate(map(tuple, grid.coords.tolist()))}
         sample = np.random.default_rng(seed).permutation(len(store))[:samples]
         sample.sort()
+        coords = store.coords  # read from the file each time it is asked for
         for row, patch in zip(sample.tolist(), store.read(sample), strict=True):
-            corner = tuple(store.coords[row].tolist())
+            corner = tuple(coords[row].tolist())
             if corner not in index_of:
                 return f"patch {row} at x {corner[0]}, y {corner[1]} is not on the grid"
             problem = _differs(slide, grid, spec, index_of[corner], patch)

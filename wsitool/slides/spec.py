@@ -6,7 +6,7 @@ Resolutions are um per pixel, sizes pixels of the patch, limits shares of the pa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -153,6 +153,16 @@ class TileSpec(Params):
             if params[name] == getattr(TileSpec, name):
                 del params[name]
         return params | {"limits": [asdict(limit) for limit in self.limits]}
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> Self:
+        """The inverse of `to_params` and of JSON; other names are left out.
+
+        KeyError where an option is missing that every version wrote, ValueError or UsageError for a value.
+        """
+        names = {field.name for field in fields(cls)}
+        values = {name: params[name] for name in names - set(ADDED_OPTIONS)}
+        return typed(cls, values | {name: params[name] for name in ADDED_OPTIONS if name in params})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -212,8 +212,8 @@ def _without_small(mask: NDArray[np.bool_], size_px: int) -> NDArray[np.bool_]:
     # Row by row, as bincount makes an int64 copy of what it counts.
     sizes = np.zeros(number + 1, np.int64)
     for row in labels:
-        found = np.bincount(row)
-        sizes[: len(found)] += found
+        counts = np.bincount(row)
+        sizes[: len(counts)] += counts
     large = sizes >= size_px
     large[0] = False
     return np.asarray(large[labels])
@@ -224,13 +224,13 @@ def _thumbnail(slide: Slide, mpp: float) -> tuple[NDArray[np.uint8], NDArray[np.
     info = slide.info
     longest = max(info.width, info.height)
     if info.mpp is None:
-        wanted = max(1.0, longest / _MAX_SIDE_WITHOUT_MPP)
+        downsample = max(1.0, longest / _MAX_SIDE_WITHOUT_MPP)
     else:
-        wanted = max(1.0, mpp / info.mpp, longest / _MAX_SIDE)
-    fitting = [i for i, level in enumerate(info.levels) if level.downsample <= wanted * 1.01]
+        downsample = max(1.0, mpp / info.mpp, longest / _MAX_SIDE)
+    fitting = [i for i, level in enumerate(info.levels) if level.downsample <= downsample * 1.01]
     index = max(fitting, key=lambda i: info.levels[i].downsample)
     level = info.levels[index]
-    step = max(1, round(wanted / level.downsample))
+    step = max(1, round(downsample / level.downsample))
     shape = (-(-level.height // step), -(-level.width // step))
     picture, unread = np.full((*shape, 3), 255, np.uint8), np.zeros(shape, bool)
     block_h, block_w = max(1, _BLOCK_HEIGHT // step) * step, max(1, _BLOCK_WIDTH // step) * step

@@ -83,13 +83,13 @@ def problem_of_columns(columns: Mapping[str, Found], meta: StoreMeta, summary: S
     if len(columns) > len(FIXED) + _MOST_SCORES:
         return f"it has {len(columns)} columns"
     rows = {"": summary.patches}
-    for name, found in columns.items():
+    for name, column in columns.items():
         form = FIXED.get(name, _SCORE)
-        if found.kind != form.kind or found.shape[1:] != ((2,) if form.pairs else ()) or not found.shape:
-            return f"the column '{name}' is {found.kind} of shape {found.shape}"
+        if column.kind != form.kind or column.shape[1:] != ((2,) if form.pairs else ()) or not column.shape:
+            return f"the column '{name}' is {column.kind} of shape {column.shape}"
         group = name.rpartition("/")[0]
-        if found.shape[0] != rows.setdefault(group, found.shape[0]):
-            return f"the column '{name}' has {found.shape[0]} rows instead of {rows[group]}"
+        if column.shape[0] != rows.setdefault(group, column.shape[0]):
+            return f"the column '{name}' has {column.shape[0]} rows instead of {rows[group]}"
     return _problem_of_candidates(rows["candidates"], meta, summary)
 
 

@@ -94,10 +94,10 @@ def _of_project(folder: Path, kinds: Sequence[Kind]) -> _Parts:
         for name, target in groups.get(kind.group, {}).items()
     ]
     if not parts:
-        known = " or ".join(f'"{kind.group}"' for kind in kinds)
+        declared = " or ".join(f'"{kind.group}"' for kind in kinds)
         raise UsageError(
             f"'{file}' registers no {' or '.join(kind.name for kind in kinds)}: add "
-            f'[project.entry-points.GROUP] with NAME = "MODULE:NAME", where GROUP is {known}.'
+            f'[project.entry-points.GROUP] with NAME = "MODULE:NAME", where GROUP is {declared}.'
         )
     return parts
 

@@ -225,23 +225,23 @@ def check_repeatable(subject: ReaderSubject) -> None:
     for file in subject.files:
         with subject.open(file) as first, subject.open(file) as second:
             index = len(first.info.levels) - 1
-            for place in _some_tiles(first, index):
-                same = np.array_equal(first.tiles(index).decode(*place), second.tiles(index).decode(*place))
-                assert same, f"Tile {place} of '{file.name}' must be the same whenever it is read."
+            for region in _some_tiles(first, index):
+                same = np.array_equal(first.tiles(index).decode(*region), second.tiles(index).decode(*region))
+                assert same, f"Tile {region} of '{file.name}' must be the same whenever it is read."
 
 
 def check_threads(subject: ReaderSubject) -> None:
     """Tiles decoded by eight threads at once are those decoded one by one."""
     for where, slide, index in subject.levels():
         tiles = slide.tiles(index)
-        places = [place for _ in range(3) for place in _some_tiles(slide, index)]
-        expected = {place: tiles.decode(*place) for place in set(places)}
+        places = [region for _ in range(3) for region in _some_tiles(slide, index)]
+        expected = {region: tiles.decode(*region) for region in set(places)}
         with ThreadPoolExecutor(8) as pool:
             together = pool.map(tiles.decode, *zip(*places, strict=True))
-            for place, pixels in zip(places, together, strict=True):
-                assert np.array_equal(pixels, expected[place]), (
-                    f"Tile {place} of {where} differs when threads decode at once: share no file position or "
-                    "buffer, or take turns by a lock."
+            for region, pixels in zip(places, together, strict=True):
+                assert np.array_equal(pixels, expected[region]), (
+                    f"Tile {region} of {where} differs when threads decode at once: share no file position "
+                    "or buffer, or take turns by a lock."
                 )
 
 
@@ -303,8 +303,8 @@ def check_damage(subject: ReaderSubject) -> None:
 
     def damage(data: bytes) -> bytes:
         damaged = bytearray(data[: int(rng.integers(1, len(data)))] if rng.random() < 0.3 else data)
-        for place in rng.integers(0, len(damaged) if rng.random() < 0.5 else min(len(damaged), 300), 3):
-            damaged[place] = rng.integers(256)
+        for offset in rng.integers(0, len(damaged) if rng.random() < 0.5 else min(len(damaged), 300), 3):
+            damaged[offset] = rng.integers(256)
         return bytes(damaged)
 
     for _ in range(_DAMAGED):
@@ -317,8 +317,8 @@ def _read_all(subject: ReaderSubject, path: Path, *, most: int) -> bool:
     try:
         with subject.open(path) as slide:
             for index in range(len(slide.info.levels)):
-                for place in _some_tiles(slide, index, most=most):
-                    slide.tiles(index).decode(*place)
+                for region in _some_tiles(slide, index, most=most):
+                    slide.tiles(index).decode(*region)
     except SlideError:
         return True
     except PluginError as error:

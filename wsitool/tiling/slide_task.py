@@ -19,7 +19,7 @@ from wsitool.errors import RegionReadError, SlideError, UsageError
 from wsitool.report.preview import preview_jpeg
 from wsitool.slides.readers import TiledSlide, open_slide
 from wsitool.slides.slide_list import SlideInput
-from wsitool.slides.spec import Limit, TileSpec
+from wsitool.slides.spec import TileSpec
 from wsitool.store.opening import create_store
 from wsitool.store.preparing import prepare
 from wsitool.store.schema import SUFFIX_OF, UNLABELLED, Candidates, Failure, Format, Prepared, Rows, StoreMeta
@@ -79,14 +79,12 @@ class SlideTask:
     def from_json(cls, text: str) -> Self:
         """The inverse of `to_json`."""
         values = json.loads(text)
-        spec = values["spec"]
-        limits = tuple(Limit(**limit) for limit in spec.pop("limits"))
         return cls(
             **values
             | {
                 "slide": SlideInput(**values["slide"]),
                 "out_dir": Path(values["out_dir"]),
-                "spec": TileSpec(**spec, limits=limits),
+                "spec": TileSpec.from_params(values["spec"]),
                 "classes": tuple(values["classes"]),
                 "outlines": values["outlines"] and SlideAnnotation.from_dict(values["outlines"]),
             }

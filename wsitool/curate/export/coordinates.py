@@ -65,14 +65,14 @@ def _trident_file(source: ExportSource) -> ExportPart:
     store states no magnification and no mpp to derive it from.
     """
     meta = _of_slide(source).meta
-    found = magnifications(meta)
-    if found is None:
+    stated = magnifications(meta)
+    if stated is None:
         raise StoreError(
             f"The store of '{meta.name}' states no magnification and no mpp, which TRIDENT needs: tile the "
             "slide with --default-mpp."
         )
     overlap = max(0, meta.patch_size - meta.stride)
-    folder = f"{found[1]:.3g}x_{meta.patch_size}px_{overlap}px_overlap"
+    folder = f"{stated[1]:.3g}x_{meta.patch_size}px_{overlap}px_overlap"
     return _h5_part(source, f"{folder}/patches/{source.slide}_patches.h5", coords_attributes(meta, folder))
 
 
@@ -122,10 +122,10 @@ def _geojson_file(source: ExportSource, classes: Sequence[str]) -> ExportPart:
 
 
 def _features(store: Reader, colors: Mapping[str, tuple[int, int, int]]) -> Iterator[dict[str, Any]]:
-    found = store.candidates
-    kept = found.reason == 0
+    candidates = store.candidates
+    kept = candidates.reason == 0
     scores = {"tissue": store.tissue}
-    scores |= {name: values[kept] for name, values in found.scores.items() if kept.sum() == len(store)}
+    scores |= {name: values[kept] for name, values in candidates.scores.items() if kept.sum() == len(store)}
     labels = np.full(len(store), UNLABELLED) if store.labels is None else store.labels
     for row, ((x, y), label) in enumerate(zip(store.coords.tolist(), labels.tolist(), strict=True)):
         name = None if label == UNLABELLED else store.meta.classes[label]

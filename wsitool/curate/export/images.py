@@ -81,12 +81,12 @@ def _places(source: ExportSource, folders: Mapping[str, str]) -> dict[int, str]:
     """The file of each row that is exported."""
     with open_store(source.path) as store:
         names = _labels_of(store, range(len(store)))
-        found = {}
+        paths = {}
         for row, ((x, y), name) in enumerate(zip(store.coords.tolist(), names, strict=True)):
             if name is not None or not folders:
                 folder = _UNLABELLED if name is None else folders[name]
-                found[row] = f"{folder}/{_key(source, row, x, y)}.{_suffix(store)}"
-        return found
+                paths[row] = f"{folder}/{_key(source, row, x, y)}.{_suffix(store)}"
+        return paths
 
 
 def _write_folders(source: ExportSource, folders: Mapping[str, str], out: Path) -> ExportOutcome:
@@ -179,7 +179,7 @@ def _samples(
         labels = dict(zip(rows, _labels_of(store, rows), strict=True))
         for row, image in _images(store, rows, bad):
             x, y = coords[row].tolist()
-            facts: dict[str, Any] = {
+            about: dict[str, Any] = {
                 "slide": meta.name,
                 "group": meta.group,
                 "x": x,
@@ -190,8 +190,8 @@ def _samples(
                 "label": labels[row],
             }
             if sources is not None:
-                facts["source"] = str(sources[row])
-            members = {_suffix(store): image, "json": json.dumps(facts).encode()}
+                about["source"] = str(sources[row])
+            members = {_suffix(store): image, "json": json.dumps(about).encode()}
             label = labels[row]
             if label is not None:
                 members["cls"] = str(numbers[label]).encode()
@@ -216,8 +216,8 @@ def _images(store: Reader, rows: Sequence[int], bad: dict[int, str]) -> Iterator
 def _labels_of(store: Reader, rows: range) -> list[str | None]:
     if store.labels is None:
         return [None] * len(rows)
-    chosen = store.labels[rows.start : rows.stop].tolist()
-    return [None if number == UNLABELLED else store.meta.classes[number] for number in chosen]
+    numbers = store.labels[rows.start : rows.stop].tolist()
+    return [None if number == UNLABELLED else store.meta.classes[number] for number in numbers]
 
 
 def _key(source: ExportSource, row: int, x: int, y: int) -> str:

@@ -165,8 +165,8 @@ class Record:
 
     def differing(self, parts: Sequence[ExportPart]) -> list[str]:
         """The recorded parts that `parts` has not, or made of something else."""
-        wanted = {part.name: _digest(part.made_of) for part in parts}
-        return [name for name, entry in self.parts.items() if wanted.get(name) != entry["fingerprint"]]
+        expected = {part.name: _digest(part.made_of) for part in parts}
+        return [name for name, entry in self.parts.items() if expected.get(name) != entry["fingerprint"]]
 
     def is_done(self, part: ExportPart) -> bool:
         """Whether `part` was finished as it is now, and all its files are there."""

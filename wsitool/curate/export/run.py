@@ -78,7 +78,7 @@ def export_stores(
     places = as_list(path)
     stores = find_stores(places)
     if not stores:
-        where = ", ".join(f"'{place}'" for place in places) or "nowhere"
+        where = ", ".join(f"'{folder}'" for folder in places) or "nowhere"
         raise StoreError(f"There is no patch store at {where}: expected a .h5 or .zarr, or a folder of them.")
     _check_folder(out)
     sources, broken = _open(stores)
