@@ -254,15 +254,9 @@ def test_refusals(real_data: Path, tmp_path: Path) -> None:
         open_slide(tmp_path, reader="bioformats")
     with pytest.raises(UsageError, match="positive"):
         open_slide(tmp_path, default_mpp=-1)
-    tifffile.imwrite(tmp_path / "deep.tif", np.zeros((128, 128), np.uint16), tile=(64, 64))
-    with pytest.raises(UnsupportedSlideError, match="16-bit samples"):
+    tifffile.imwrite(tmp_path / "deep.tif", np.zeros((128, 128), np.uint32), tile=(64, 64))
+    with pytest.raises(UnsupportedSlideError, match="32-bit samples"):
         open_slide(tmp_path / "deep.tif", reader="tiff")
-    planes = np.zeros((3, 128, 128), np.uint8)
-    tifffile.imwrite(
-        tmp_path / "planar.tif", planes, tile=(64, 64), photometric="rgb", planarconfig="separate"
-    )
-    with pytest.raises(UnsupportedSlideError, match="planes are stored apart"):
-        open_slide(tmp_path / "planar.tif", reader="tiff")
 
 
 @pytest.mark.parametrize("name", [*_SLIDES, "kidney-48-5.tif"])

@@ -16,12 +16,20 @@ from numpy.typing import NDArray
 from wsitool.base.limits import MAX_LEVEL_PIXELS, check_limit
 from wsitool.errors import RegionReadError, SlideError, UnsupportedSlideError
 from wsitool.slides.readers.byte_source import ByteSource, is_url, stem
+from wsitool.slides.readers.directories import read_directories
+from wsitool.slides.readers.layout import pixel_layout
 from wsitool.slides.readers.resolution import resolve_mpp
 from wsitool.slides.readers.source import file_state, fingerprint
 from wsitool.slides.readers.tiles import TiledSlide
 from wsitool.slides.slide import Level, SlideInfo
 
-__all__ = ["OpenSlideSlide", "RegionHandles", "open_openslide", "region_levels", "slide_info"]
+__all__ = [
+    "OpenSlideSlide",
+    "RegionHandles",
+    "open_openslide",
+    "region_levels",
+    "slide_info",
+]
 
 RgbArray = NDArray[np.uint8]
 _TILE = 512
@@ -34,6 +42,7 @@ _COMPANIONS = {
     ".vms": (".jpg", ".opt"),
     ".vmu": (".ngr", ".opt"),
 }
+_PLAIN_TIFFS = ("generic-tiff", "aperio", "philips-tiff")
 _OWN_ERRORS = (openslide.OpenSlideError, OSError, ValueError)
 
 
@@ -167,15 +176,27 @@ class OpenSlideSlide(TiledSlide):
         self._handles.close()
 
 
+def _check_plain_tiff(source: ByteSource) -> None:
+    """Raise UnsupportedSlideError for the plain TIFFs of which libtiff shows damaged tiles as if whole."""
+    if openslide.OpenSlide.detect_format(source.path) not in _PLAIN_TIFFS:
+        return
+    layouts = [pixel_layout(one) for one in read_directories(source) if one.is_tiled]
+    if any(layout.bits != 8 or layout.sample_format != 1 or layout.planes > 1 for layout in layouts):
+        raise UnsupportedSlideError(
+            "OpenSlide does not notice damage to planes stored apart or to samples other than of 8 bits."
+        )
+
+
 def open_openslide(source: ByteSource, *, default_mpp: float | None = None) -> OpenSlideSlide:
     """Open a slide through OpenSlide; UnsupportedSlideError if it does not know the format or refuses it.
 
-    RefusedSlideError where a level is larger than `limits` allow.
+    RefusedSlideError where a level is larger than `limits` allow, or a plain TIFF contradicts itself.
     """
     path = source.path
     if is_url(path):
         raise UnsupportedSlideError("OpenSlide reads local files only.")
     try:
+        _check_plain_tiff(source)
         handle = openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
         raise UnsupportedSlideError("OpenSlide does not know this format.") from error
