@@ -140,6 +140,7 @@ class _Run:
     def train(self, state: dict[str, Any] | None) -> PretrainResult:
         began = time.perf_counter()
         done = int(state["batches"]) if state else 0
+        trainer = self._trainer()  # before anything is written: it may not be possible here
         self._announce(done)
         finished = False
         try:
@@ -148,7 +149,7 @@ class _Run:
                 progress_on_stop(self._progress),
                 deferred() as request,
             ):
-                self._fit(state, done, request)
+                self._fit(trainer, state, done, request)
                 result = self._finish(time.perf_counter() - began)
                 finished = True
         except BaseException as error:
@@ -205,14 +206,13 @@ class _Run:
             accumulate=config.accumulate,
         )
 
-    def _fit(self, state: dict[str, Any] | None, done: int, request: StopRequest) -> None:
+    def _fit(self, trainer: Trainer, state: dict[str, Any] | None, done: int, request: StopRequest) -> None:
         """Train what is left; Interrupted where a signal asks to stop before all of it is done."""
         module = PretrainModule(self.method, self.config, self.schedule)
         steps = self.schedule.steps - done // self.schedule.accumulate
         watch = FeatureWatch(self.encoder)
         pin_threads()
         with quiet_lightning(), self.reporter.task("Pretraining", total=steps, unit="steps") as task:
-            trainer = self._trainer()
             if trainer.world_size > 1:
                 synchronise(self.method)
             keep_freed_memory(trainer.strategy.root_device)
@@ -242,16 +242,17 @@ class _Run:
 
     def _trainer(self) -> Trainer:
         config = self.config
-        return make_trainer(
-            self.out,
-            accelerator=config.accelerator,
-            devices=config.devices,
-            num_nodes=config.num_nodes,
-            strategy=config.strategy,
-            precision=_PRECISION[config.precision],
-            accumulate_grad_batches=config.accumulate,
-            logger=self.loggers or False,
-        )
+        with quiet_lightning():
+            return make_trainer(
+                self.out,
+                accelerator=config.accelerator,
+                devices=config.devices,
+                num_nodes=config.num_nodes,
+                strategy=config.strategy,
+                precision=_PRECISION[config.precision],
+                accumulate_grad_batches=config.accumulate,
+                logger=self.loggers or False,
+            )
 
     def _loader(self, trainer: Trainer, collection: Collection, *, held_out: bool = False) -> PatchLoader:
         return PatchLoader(
