@@ -292,6 +292,18 @@ def test_zarr_links_out_of_the_folder_are_not_followed(copy: Callable[[str], Pat
     assert len(open_store(path).coords) == 23  # inside it is the user's own affair
 
 
+def test_a_link_to_a_store_is_the_users_own(copy: Callable[[str], Path], tmp_path: Path) -> None:
+    path, link = copy("raw.zarr"), tmp_path / "link.zarr"
+    link.symlink_to(path, target_is_directory=True)
+    with open_store(link) as linked, open_store(path) as store:
+        assert np.array_equal(linked.read(range(len(store))), store.read(range(len(store))))
+        assert linked.content_hash == store.content_hash
+    (path / "coords" / "c" / "0" / "0").unlink()
+    (path / "coords" / "c" / "0" / "0").symlink_to("/etc/hostname")
+    with pytest.raises(CorruptStoreError, match="link out of the store"):
+        _ = open_store(link).coords
+
+
 def test_zarr_pipes_bombs_and_lost_chunks(copy: Callable[[str], Path]) -> None:
     path = copy("raw.zarr")
     chunk = path / "tissue" / "c" / "0"

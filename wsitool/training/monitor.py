@@ -110,6 +110,7 @@ class Monitor(Callback):
                 keep=steps,
                 extra=("images_per_s", "wait_share", *self._review.columns),
             )
+            self._diagnostics.after_resuming(self._metrics.problem)
         self._saved_at = self._flushed_at = time.monotonic()
 
     def on_before_optimizer_step(

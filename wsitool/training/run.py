@@ -284,7 +284,8 @@ class _Run:
         monitor = self.monitor
         rows = monitor.last_rows if monitor else []
         if is_first_process():  # it alone knows when the file is complete
-            rows = read_metrics(self.out / "metrics.csv")
+            rows, problem = read_metrics(self.out / "metrics.csv")
+            self.diagnostics.after_resuming(problem)
         result = self._result(
             loss=last_loss(rows, self.config.epochs),
             seconds=seconds,
