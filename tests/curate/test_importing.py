@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, features
 
 from wsitool.base.interrupt import Interrupted, stoppable
 from wsitool.base.lock import locked
@@ -102,6 +102,17 @@ def test_patch_size_is_224_unless_all_are_alike(tmp_path: Path) -> None:
     assert choose_patch_size([square, other]) == 224
     assert choose_patch_size([other]) == 224
     assert choose_patch_size([_draw(tmp_path / "c.png", 600, 600)]) == 224
+
+
+def test_a_damaged_header_is_of_no_size(tmp_path: Path) -> None:
+    """Whatever Pillow's plugin raises: that of AVIF a RuntimeError."""
+    if not features.check("avif"):
+        pytest.skip("this Pillow was built without AVIF")
+    Image.fromarray(np.zeros((100, 100, 3), np.uint8)).save(tmp_path / "a.avif")
+    data = (tmp_path / "a.avif").read_bytes()
+    for place in range(4, min(len(data), 300)):
+        (tmp_path / "b.avif").write_bytes(data[:place] + bytes([data[place] ^ 0xA5]) + data[place + 1 :])
+        assert choose_patch_size([tmp_path / "b.avif"]) > 0
 
 
 def test_bad_images_stop_nobody_and_are_listed(tmp_path: Path) -> None:
