@@ -91,7 +91,7 @@ def _no_slide(rng: np.random.Generator, number: int, place: Place) -> Case:
         "a link to /dev/zero": lambda path: path.symlink_to("/dev/zero"),
         "random bytes": lambda path: path.write_bytes(rng.bytes(5000)),
         "a broken link": lambda path: path.symlink_to("nowhere"),
-        "a PNG of 13,000 px from some kilobytes": lambda path: path.write_bytes(bomb_png()),
+        "a PNG of 13,000 px from half a megabyte": lambda path: path.write_bytes(bomb_png()),
         **{name: partial(_write, data) for name, data in giant_tiffs().items()},
     }
     title = list(makers)[number % len(makers)]

@@ -26,7 +26,7 @@ from wsitool.slides.slide import Level, SlideInfo
 __all__ = ["open_image", "picture_size"]
 
 RgbArray = NDArray[np.uint8]
-_TILE = 1024
+_TILE, _STRIP = 1024, 64
 # Drawn by other programs, or icons, whose size shows only when they are decoded.
 _NO_PICTURES = {"EPS", "WMF", "CUR", "ICO", "ICNS"}
 # Pillow's plugins report damage through whatever fails first.
@@ -118,9 +118,15 @@ def _open_unlimited(stream: BinaryIO) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> RgbArray:
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = np.asarray(image.convert("RGBA"))
-        rgb = np.array(rgba[..., :3])
-        rgb[rgba[..., 3] == 0] = 255
-        return rgb
-    return np.array(image.convert("RGB"))
+    """The pixels by strips: Pillow holds 4 bytes a pixel, and every conversion of the whole as many again."""
+    width, height = image.size
+    has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    pixels = np.empty((height, width, 3), np.uint8)
+    image.load()
+    for top in range(0, height, _STRIP):
+        bottom = min(top + _STRIP, height)
+        strip = np.asarray(image.crop((0, top, width, bottom)).convert("RGBA" if has_alpha else "RGB"))
+        pixels[top:bottom] = strip[..., :3]
+        if has_alpha:
+            pixels[top:bottom][strip[..., 3] == 0] = 255
+    return pixels
