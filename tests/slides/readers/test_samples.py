@@ -182,6 +182,13 @@ def test_tiffslide_gives_no_other_colors(tmp_path: Path) -> None:
         slide.read_region(128, 0, 0, 64, 64)
 
 
+def test_what_tiffslide_stumbles_over_is_a_sentence(tmp_path: Path) -> None:
+    path = _write(tmp_path / "s.tif", "deep", compression="zlib", resolution=(2, 2))
+    set_tag(path, 296, value=0)  # no unit of resolution
+    with pytest.raises(UnsupportedSlideError, match=r"^tiffslide refuses it: .*$"):
+        open_slide(path, reader="tiffslide")
+
+
 def _claiming(compression: str, side: int) -> bytes:
     """A tile whose header claims `side` x `side` pixels."""
     tile = np.ascontiguousarray(_RGB[:128, :128])
@@ -197,8 +204,15 @@ def _claiming(compression: str, side: int) -> bytes:
 
 
 @pytest.mark.parametrize("compression", ["jpeg", "aperio_jp2000_rgb"])
-def test_tiffslide_decodes_no_tile_that_claims_more_than_a_tile(tmp_path: Path, compression: str) -> None:
-    """Told before a decoder sees it, which would take 10 GB."""
+def test_tiffslide_decodes_no_tile_that_claims_more_than_a_tile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
+    """Told before a decoder sees it, which would take 10 GB; also of the kinds that are left to tiffslide."""
+
+    def unknown(*_: object, **__: object) -> None:
+        raise UnsupportedSlideError("a kind that is not read directly")
+
+    monkeypatch.setattr("wsitool.slides.readers.openslide.open_tiff", unknown)
     path, tile = tmp_path / "s.tif", _claiming(compression, 60_000)
     tifffile.imwrite(path, _RGB, tile=(128, 128), photometric="rgb", compression=compression, metadata=None)
     with tifffile.TiffFile(path) as tiff:

@@ -20,7 +20,8 @@ from wsitool.slides.readers.directories import read_directories
 from wsitool.slides.readers.layout import pixel_layout
 from wsitool.slides.readers.resolution import resolve_mpp
 from wsitool.slides.readers.source import file_state, fingerprint
-from wsitool.slides.readers.tiles import TiledSlide
+from wsitool.slides.readers.tiff import open_tiff
+from wsitool.slides.readers.tiles import TiledSlide, TileLevel
 from wsitool.slides.slide import Level, SlideInfo
 
 __all__ = [
@@ -104,8 +105,16 @@ class _OpenSlideLevel:
     shrinks: tuple[int, ...] = ()
     passthrough = False
 
-    def __init__(self, handles: RegionHandles, index: int, level: Level, tile: tuple[int, int]) -> None:
-        self._handles, self._index = handles, index
+    def __init__(
+        self,
+        handles: RegionHandles,
+        index: int,
+        level: Level,
+        tile: tuple[int, int],
+        witness: TileLevel | None,
+    ) -> None:
+        self._handles, self._index, self._witness = handles, index, witness
+        self._sound: set[tuple[int, int]] = set()
         self.width, self.height = level.width, level.height
         self.tile_width, self.tile_height = tile
         self._scale = level.downsample
@@ -113,6 +122,8 @@ class _OpenSlideLevel:
     def decode(self, column: int, row: int, *, shrink: int = 1) -> RgbArray:
         x, y = column * self.tile_width, row * self.tile_height
         width, height = min(self.tile_width, self.width - x), min(self.tile_height, self.height - y)
+        if self._witness is not None:
+            self._require(self._witness, x, y, width, height)
         left, top = _exact_start(x, self._scale), _exact_start(y, self._scale)
         area = (x - left + width) * (y - top + height)
         if (left, top) != (x, y) and area <= max(_MOST_PIXELS_FOR_EXACT, width * height):
@@ -126,6 +137,14 @@ class _OpenSlideLevel:
 
     def jpeg(self, column: int, row: int) -> bytes:
         raise RegionReadError("this reader gives no JPEG tiles")
+
+    def _require(self, tiles: TileLevel, x: int, y: int, width: int, height: int) -> None:
+        """RegionReadError where one of the file's own tiles below a rectangle of this level is damaged."""
+        for row in range(y // tiles.tile_height, -(-(y + height) // tiles.tile_height)):
+            for column in range(x // tiles.tile_width, -(-(x + width) // tiles.tile_width)):
+                if (column, row) not in self._sound:  # a strip lies below many rectangles
+                    tiles.decode(column, row)
+                    self._sound.add((column, row))
 
     def _read(self, x: int, y: int, size: tuple[int, int]) -> RgbArray:
         """Pixels from (x, y) of this level on."""
@@ -214,7 +233,7 @@ def open_openslide(source: ByteSource, *, default_mpp: float | None = None) -> O
         handles.close()
         raise
     return OpenSlideSlide(
-        info, region_levels(handles, properties, levels, reader="openslide"), source, handles
+        info, region_levels(handles, source, properties, levels, reader="openslide"), source, handles
     )
 
 
@@ -230,11 +249,30 @@ def _companions(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def region_levels(
-    handles: RegionHandles, properties: dict[str, str], levels: tuple[Level, ...], *, reader: str
+    handles: RegionHandles,
+    source: ByteSource,
+    properties: dict[str, str],
+    levels: tuple[Level, ...],
+    *,
+    reader: str,
 ) -> tuple[_OpenSlideLevel, ...]:
-    """The levels of a slide read by rectangle, cut into the file's own tiles where those are sensible."""
+    """The levels of a slide read by rectangle, cut into the file's own tiles where those are sensible.
+
+    libtiff and tifffile show what they can of a damaged tile: of a TIFF that the direct reader knows, too, a
+    rectangle is read only where that one decodes every tile below it, which costs a second decode.
+    """
     sizes = [_tile_size(properties, index, reader) for index in range(len(levels))]
-    return tuple(_OpenSlideLevel(handles, i, level, sizes[i]) for i, level in enumerate(levels))
+    try:
+        direct = open_tiff(source, strips=True)
+    except UnsupportedSlideError:
+        witnesses: dict[tuple[int, int], TileLevel] = {}
+    else:
+        tiles = [direct.tiles(index) for index in range(len(direct.info.levels))]
+        witnesses = {(one.width, one.height): one for one in tiles}
+    return tuple(
+        _OpenSlideLevel(handles, i, level, sizes[i], witnesses.get((level.width, level.height)))
+        for i, level in enumerate(levels)
+    )
 
 
 def slide_info(

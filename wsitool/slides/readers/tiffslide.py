@@ -21,8 +21,8 @@ from wsitool.slides.slide import Level
 
 __all__ = ["open_tiffslide"]
 
-# What it raises on damaged files; decoders' own errors are kinds of RuntimeError.
-_OPENING_ERRORS = (tiffslide.TiffFileError, RuntimeError, OSError, ValueError, LookupError, TypeError)
+# What it raises on damaged files: it reports through whatever fails first.
+_OPENING_ERRORS = (tiffslide.TiffFileError, OSError, AttributeError, *DECODE_ERRORS)
 _GREY, _RGB, _YCBCR, _JPEGS = 1, 2, 6, (6, *JPEG_COMPRESSIONS)
 
 
@@ -97,7 +97,8 @@ def open_tiffslide(source: ByteSource, *, default_mpp: float | None = None) -> O
             kind = handle.read_region((0, 0), 0, (1, 1), as_array=True).dtype
             problem = _problem(handle.ts_tifffile.series[0].levels[0].keyframe, kind)
         except _OPENING_ERRORS as error:
-            raise UnsupportedSlideError(f"tiffslide refuses it: {error}.") from error
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise UnsupportedSlideError(f"tiffslide refuses it: {reason}.") from error
         if problem:
             raise UnsupportedSlideError(f"tiffslide shows it in wrong colors: {problem}.")
         undo.pop_all()
@@ -108,4 +109,5 @@ def open_tiffslide(source: ByteSource, *, default_mpp: float | None = None) -> O
     )
     reader = _Handle(handle)
     info = slide_info(source, properties, levels, default_mpp, reader="tiffslide")
-    return OpenSlideSlide(info, region_levels(reader, properties, levels, reader="tiffslide"), source, reader)
+    regions = region_levels(reader, source, properties, levels, reader="tiffslide")
+    return OpenSlideSlide(info, regions, source, reader)
