@@ -117,3 +117,10 @@ def test_a_tile_that_is_damaged_is_unreadable_by_name_too(tmp_path: Path, reader
         for x in (100, 130):
             with pytest.raises(RegionReadError, match="tile column 1, row 0 of level 0 cannot be read"):
                 slide.read_region(x, 0, 0, 64, 64)
+
+
+def test_a_property_whose_name_is_no_utf8_is_left_out(sparse: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.svs"
+    path.write_bytes(sparse.read_bytes().replace(b"|AppMag", b"|App\xffag"))
+    with open_slide(path, reader="openslide") as slide:
+        assert slide.info.mpp == 0.5 and slide.info.objective_power is None

@@ -195,6 +195,15 @@ class OpenSlideSlide(TiledSlide):
         self._handles.close()
 
 
+def _properties(handle: openslide.OpenSlide) -> dict[str, str]:
+    """All properties but those whose names are no UTF-8, which it lists and then does not find."""
+    properties: dict[str, str] = {}
+    for name in handle.properties:
+        with contextlib.suppress(KeyError):
+            properties[name] = handle.properties[name]
+    return properties
+
+
 def _check_plain_tiff(source: ByteSource) -> None:
     """Raise UnsupportedSlideError for the plain TIFFs of which libtiff shows damaged tiles as if whole."""
     if openslide.OpenSlide.detect_format(source.path) not in _PLAIN_TIFFS:
@@ -221,7 +230,7 @@ def open_openslide(source: ByteSource, *, default_mpp: float | None = None) -> O
         raise UnsupportedSlideError("OpenSlide does not know this format.") from error
     except _OWN_ERRORS as error:
         raise UnsupportedSlideError(f"OpenSlide refuses it: {error}.") from error
-    properties = dict(handle.properties)
+    properties = _properties(handle)
     levels = tuple(
         Level(width=width, height=height, downsample=downsample)
         for (width, height), downsample in zip(handle.level_dimensions, handle.level_downsamples, strict=True)
