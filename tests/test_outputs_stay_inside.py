@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import hostile_names
 import pytest
 import torch
 from click.testing import CliRunner
@@ -19,24 +20,7 @@ from wsitool.classify.model import Classifier, ClassifierCard, save_classifier
 from wsitool.cli import main
 from wsitool.testing import draw_tissue, synthetic_slide
 
-NAMES = (
-    "../../evil",
-    "/abs/evil",
-    "a/../../b",
-    "..",
-    ".",
-    "",
-    "CON",
-    "x" * 300,
-    "가" * 100,
-    "\n",
-    "name\0x",
-    "..\\..\\evil",
-    "\udcb0\udca1",
-    "$\\frac$",
-    "EVIL",
-    "evil",
-)
+NAMES = (*hostile_names.NAMES, "$\\frac$", "EVIL", "evil")
 
 NETWORK = "timm:test_resnet"
 # A command by its words; {stores} is a folder of hostile stores, {store} one of them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,7 @@ def test_method_options_come_from_the_file_too(tmp_path: Path) -> None:
         ("patch_size = 0\n", "--patch-size must be from 1 to 16384, got 0"),
         ("mpp = nan\n", "expected a finite number, got nan"),
         ('codec = "png"\n', "png"),
+        (f"mpp = {'[' * 5000}\n", "cannot be read as TOML"),
     ],
 )
 def test_files_that_cannot_be_are_one_sentence(tmp_path: Path, text: str, message: str) -> None:
@@ -135,6 +137,14 @@ def test_files_that_cannot_be_are_one_sentence(tmp_path: Path, text: str, messag
     failed = CliRunner().invoke(main, [*_words("tile", tmp_path / "o"), "--config", str(file)])
     assert failed.exit_code == 2 and message in failed.output, failed.output
     assert not (tmp_path / "o").exists()
+
+
+def test_only_a_regular_file_is_one_of_options(tmp_path: Path) -> None:
+    """A pipe would be waited for, and a device is empty or has no end."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null"), Path("/dev/zero")):
+        failed = CliRunner().invoke(main, [*_words("tile", tmp_path / "o"), "--config", str(path)])
+        assert failed.exit_code == 2 and "it is no regular file" in failed.output, failed.output
 
 
 @pytest.mark.parametrize(

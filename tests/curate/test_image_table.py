@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from listener import Listener
 
 from wsitool.curate.image_table import read_image_table
 from wsitool.errors import LabelError, UsageError
@@ -90,19 +91,6 @@ def test_unreadable_csv_empty_folder_and_missing_folder(tmp_path: Path) -> None:
         read_image_table(tmp_path / "empty")
     with pytest.raises(UsageError, match="no folder"):
         read_image_table(tmp_path / "absent")
-
-
-class Listener:
-    """A reporter that remembers warnings."""
-
-    def __init__(self) -> None:
-        self.warned: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.warned.append(message)
-
-    def say(self, message: str) -> None:
-        pass
 
 
 def test_bad_rows_are_told_apart_from_the_others(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def main(description: str, words: Sequence[str] | None = None) -> int:
             bases = Path(work, "bases", kind.build.__module__)
             if not bases.exists():  # kinds may share them
                 _build(kind, bases, Path(work, "build.log"))
-            every = range(0, options.count, options.step)
+            every = range(options.start, options.count, options.step)
             numbers = every if options.only is None else (options.only,)
             for number in numbers:
                 found = _case(kind, bases, options.seed, number, Path(work, "case"))
@@ -61,7 +61,8 @@ def _options(description: str, words: Sequence[str] | None) -> argparse.Namespac
     )
     parser.add_argument("--kind", action="append", choices=NAMES, help="may be given several times")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=110, help="cases of each kind")
+    parser.add_argument("--count", type=int, default=110, help="number behind the last case of each kind")
+    parser.add_argument("--start", type=int, default=0, help="number of the first case")
     parser.add_argument("--step", type=int, default=1, help="run every so many of them only")
     parser.add_argument("--only", type=int, metavar="N", help="run the N-th case alone")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy the inputs of failing cases here")

@@ -31,6 +31,7 @@ _TIFF: dict[str, dict[str, object]] = {
     "strips-jpeg.tif": _STRIPS | {"compression": "jpeg"},
     "planar-tiles.tif": _TILED | {"compression": "zlib", "planarconfig": "separate"},
     "planar-strips.tif": _STRIPS | {"planarconfig": "separate"},
+    "planar-deep.tif": _TILED | {"compression": "zlib", "predictor": True, "planarconfig": "separate"},
     "deep-tiles.tif": _TILED | {"compression": "zlib"},
     "deep-strips.tif": _STRIPS,
     "grey.tif": _TILED | {"compression": "jpeg", "photometric": "minisblack"},
@@ -62,11 +63,11 @@ def build_slides(folder: Path) -> None:
 
 
 def _arranged(name: str, pixels: Rgb, gray: Rgb) -> NDArray[np.generic]:
-    if name.startswith("planar"):
-        return np.moveaxis(pixels, -1, 0)
-    if name.startswith("deep"):
-        return pixels.astype(np.uint16) << 8 | np.uint16(37)
-    return gray if name.startswith("grey") else pixels
+    if name.startswith("grey"):
+        return gray
+    deep = pixels.astype(np.uint16) << 8 | np.uint16(37)
+    chosen: NDArray[np.generic] = deep if "deep" in name else pixels
+    return np.moveaxis(chosen, -1, 0) if name.startswith("planar") else chosen
 
 
 def _ome(path: Path, pixels: Rgb) -> None:

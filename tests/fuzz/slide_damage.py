@@ -222,8 +222,11 @@ PICTURE_DAMAGE: tuple[Callable[[Rng, bytes], Damaged], ...] = (
 
 
 def bomb_png(side: int = 13_000) -> bytes:
-    """A PNG of `side` x `side` black pixels in some tens of kilobytes."""
-    squeeze = zlib.compressobj(1)
+    """A PNG of `side` x `side` black pixels in half a megabyte, the least that deflate makes of them.
+
+    Of 2 MB it would be within the limits, as blank JPEGs have as many pixels a byte, and be held in memory.
+    """
+    squeeze = zlib.compressobj(9)
     row = bytes(1 + side * 3)
     body = b"".join([squeeze.compress(row * 100) for _ in range(-(-side // 100))]) + squeeze.flush()
 

@@ -148,9 +148,8 @@ def _paint(page: Any, index: int, canvas: Rgb, known: NDArray[np.bool_]) -> None
         data = file.read(page.databytecounts[index])
         if len(data) < page.databytecounts[index] or not _has_its_size(page, index, data):
             return
-        segment, place, shape = page.decode(
-            data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader
-        )
+        tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+        segment, place, shape = _decoded(page, index, data, tables)
     except TimeoutError:
         raise
     except Exception:  # noqa: BLE001 - as above
@@ -168,8 +167,21 @@ def _paint(page: Any, index: int, canvas: Rgb, known: NDArray[np.bool_]) -> None
     known[plane if page.planarconfig == 2 else 0, y : y + height, x : x + width] = True
 
 
+def _decoded(page: Any, index: int, data: bytes, tables: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """What tifffile makes of the tile or strip; of a last strip that was filled up, its own rows."""
+    try:
+        return page.decode(data, index, **tables)  # type: ignore[no-any-return]
+    except Exception:
+        strips = 0 if page.is_tiled else -(-page.imagelength // page.rowsperstrip)
+        if not strips or (index + 1) % strips:
+            raise
+    segment, place, shape = page.decode(data, index + 1 - strips, **tables)
+    top = (strips - 1) * page.rowsperstrip
+    return segment, (*place[:2], top, *place[3:]), (shape[0], page.imagelength - top, *shape[2:])
+
+
 def _has_its_size(page: Any, index: int, data: bytes) -> bool:
-    """Whether a compressed tile or strip holds as many pixels as the tags say."""
+    """Whether a tile or strip holds as many pixels as the tags say; the last strip may be filled up."""
     samples = 1 if page.planarconfig == 2 else page.samplesperpixel
     if page.is_tiled:
         height, width = page.tilelength, page.tilewidth
@@ -177,12 +189,13 @@ def _has_its_size(page: Any, index: int, data: bytes) -> bool:
         strips = -(-page.imagelength // page.rowsperstrip)
         height = min(page.rowsperstrip, page.imagelength - index % strips * page.rowsperstrip)
         width = page.imagewidth
-    length = height * width * samples * page.bitspersample // 8
+    heights = (height, page.tilelength if page.is_tiled else page.rowsperstrip)
+    row_bytes = width * samples * page.bitspersample // 8
     if page.compression in _LOSSLESS:
         plain = {1: bytes, 5: imagecodecs.lzw_decode}.get(int(page.compression), imagecodecs.zlib_decode)
-        return len(plain(data)) == length
+        return len(plain(data)) in [row_bytes * rows for rows in heights]
     if page.compression == 7:
-        return _jpeg_size(data) == (height, width)
+        return _jpeg_size(data) in [(rows, width) for rows in heights]
     return bool(imagecodecs.jpeg2k_decode(data).shape[:2] == (height, width))
 
 
@@ -198,21 +211,28 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 class _OpenSlideView:
-    """Level 0 through OpenSlide, where tifffile's strict view has pixels too or cannot open the file."""
+    """Level 0 through OpenSlide, where tifffile's strict view has pixels too or cannot open the file.
+
+    Tiles of no bytes it calls blank, in an SVS too.
+    """
 
     def __init__(self, path: Path, strict: NDArray[np.bool_] | None) -> None:
         self._path, self._strict = path, strict
 
     def agrees(self, patch: Rgb, x: int, y: int) -> bool:
         height, width = patch.shape[:2]
-        if self._strict is not None and not self._strict[y : y + height, x : x + width].all():
-            return False
         try:
             with openslide.OpenSlide(self._path) as slide:  # after one error a handle is of no use
                 rgba = np.asarray(slide.read_region((x, y), 0, (width, height)))
         except (openslide.OpenSlideError, OSError):
             return False
-        return bool((rgba[..., 3] == 255).all()) and np.array_equal(rgba[..., :3], patch)
+        blank = rgba[..., 3] == 0
+        if self._strict is not None:
+            known = self._strict[y : y + height, x : x + width]
+            if known.shape != blank.shape or not (known | blank).all():
+                return False
+        expected = np.where(blank[..., None], 255, rgba[..., :3])
+        return bool((blank | (rgba[..., 3] == 255)).all()) and np.array_equal(expected, patch)
 
 
 def _picture_views(path: Path) -> list[_View]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from classify_stores import labelled_store
+from click.testing import CliRunner
 from patch_stores import patch_folder, small_store
 from PIL import Image
 from sklearn.decomposition import PCA
@@ -17,7 +18,8 @@ from sklearn.decomposition import PCA
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.files import save_encoder
 from wsitool.base.interrupt import Interrupted
-from wsitool.errors import UsageError
+from wsitool.cli import main
+from wsitool.errors import StoreError, UsageError
 from wsitool.predict import embedding
 from wsitool.predict.embedding import EmbedResult, embed, project
 from wsitool.store.collection import open_collection
@@ -178,3 +180,20 @@ def test_features_say_which_image_and_label_a_row_has(encoder: Path, tmp_path: P
             assert file["source"].asstr()[:].tolist() == collection.sources[rows].tolist()
             attributes = file["coords"].attrs
             assert attributes["level0_magnification"] == attributes["target_magnification"] == 20.0
+
+
+def test_a_store_that_cannot_be_opened_costs_itself(encoder: Path, tmp_path: Path) -> None:
+    stores = patch_folder(tmp_path / "stores", stores=3, each=4)
+    first, second, third = sorted(stores.glob("*.h5"))
+    second.write_bytes(second.read_bytes()[:3000])
+    result = embed(stores, encoder=encoder, out=tmp_path / "out")
+    assert [path.stem for path in result.files] == [first.stem, third.stem] and result.map is not None
+    assert [name for name, _ in result.failed] == [second.name] and "\n" not in result.failed[0][1]
+    run = CliRunner().invoke(
+        main, ["embed", str(stores), "--encoder", str(encoder), "--out", str(tmp_path / "o")]
+    )
+    assert run.exit_code == 1 and f"Error: {second.name}: " in run.output
+    for path in (first, third):
+        path.write_bytes(b"")
+    with pytest.raises(StoreError, match=first.name):
+        embed(stores, encoder=encoder, out=tmp_path / "none")

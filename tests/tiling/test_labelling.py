@@ -80,7 +80,17 @@ def test_a_label_map_renames_and_a_changed_outline_is_noticed(slides: Path, tmp_
     assert code == 1 and "annotations" in output and output.count("skipped") == 2
 
 
-@pytest.mark.parametrize("case", ["no file fits", "absent", "damaged", "map alone", "one file for many"])
+def test_a_damaged_file_costs_its_slide_only(slides: Path, tmp_path: Path) -> None:
+    """Also without a label map, where the names in the files are the classes."""
+    (tmp_path / "outlines" / "a.geojson").write_text("{")
+    code, output = _tile(slides, tmp_path / "out")
+    assert code == 1 and "a.geojson" in output and not (tmp_path / "out" / "a.h5").exists()
+    for name in ("b", "c"):
+        with open_store(tmp_path / "out" / f"{name}.h5") as store:
+            assert store.labels is not None and (store.labels >= 0).any() == (name == "b")
+
+
+@pytest.mark.parametrize("case", ["no file fits", "absent", "all damaged", "map alone", "one file for many"])
 def test_what_cannot_be_is_one_sentence(slides: Path, tmp_path: Path, case: str) -> None:
     base = ["tile", str(slides), "--out", str(tmp_path / "out"), "--level", "0"]
     outlines = tmp_path / "outlines"
@@ -90,14 +100,15 @@ def test_what_cannot_be_is_one_sentence(slides: Path, tmp_path: Path, case: str)
             path.unlink()
     elif case == "absent":
         options[1] += "x"
-    elif case == "damaged":
-        (outlines / "a.geojson").write_text("{")
+    elif case == "all damaged":
+        for path in outlines.iterdir():
+            path.write_text("{")
     elif case == "map alone":
         options = ["--label-map", str(outlines / "a.geojson")]
     else:
         options[1] = str(outlines / "a.geojson")
     run = CliRunner().invoke(main, [*base, *options])
-    assert run.exit_code == (1 if case == "damaged" else 2), run.output
+    assert run.exit_code == (1 if case == "all damaged" else 2), run.output
     assert len(run.output.strip().splitlines()) == 1 and not list((tmp_path / "out").glob("*.h5"))
 
 

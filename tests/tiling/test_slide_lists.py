@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from listener import Listener
 
 from wsitool.base.tables import read_table
 from wsitool.cli import main
@@ -18,19 +19,6 @@ from wsitool.slides.spec import TileSpec
 from wsitool.store.opening import open_store
 from wsitool.testing import synthetic_slide
 from wsitool.tiling.results import SLIDES_CSV, SlideResult, merge_slides_csv, update_slides_csv
-
-
-class Listener:
-    """A reporter that remembers warnings."""
-
-    def __init__(self) -> None:
-        self.warned: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.warned.append(message)
-
-    def say(self, message: str) -> None:
-        pass
 
 
 @pytest.mark.parametrize(

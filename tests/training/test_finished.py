@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -147,11 +149,34 @@ def test_a_damaged_checkpoint_is_refused_in_words(stores: Path, finished: Path, 
     assert _content(finished) == before
 
 
-def test_a_damaged_metrics_file_costs_its_rows_only(stores: Path, finished: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "loss", "said"),
+    [
+        (b"", None, "does not begin with a header of step and epoch"),
+        (b"\xff\xfe\0", None, "does not begin with a header of step and epoch"),
+        (b"step,epoch,loss\n1,1,many\n2,1,0.5\n", 0.5, "1 of 2 rows .* on line 2"),
+        (b'step,epoch,loss\n1,1,0.5\n2,1,"0.5\n3,1,1.5\n', 1.0, "1 of 3 rows .* on line 3"),
+        (b"step,epoch,loss\n1,1,0.5\n2,1," + b"7" * 200_000 + b"\n", 0.5, "1 of 2 rows .* on line 3"),
+        (b"step,epoch,loss\n1,1,0.5\n" + b"9" * 5_000 + b",1,0.5\n", 0.5, "1 of 2 rows .* on line 3"),
+        (b"step,epoch,loss\n1,1,0.5\n2,1,0", 0.5, ""),
+    ],
+)
+def test_a_damaged_metrics_file_costs_its_rows_only(
+    stores: Path, finished: Path, text: bytes, loss: float | None, said: str
+) -> None:
     facts = json.loads((finished / "run.json").read_text()) | {"status": "running"}
-    for text in (b"", b"\xff\xfe\0", b"step,epoch,loss\n1,1,many\n2,1,0.5\n"):
-        (finished / "metrics.csv").write_bytes(text)
-        (finished / "run.json").write_text(json.dumps(facts))
+    (finished / "metrics.csv").write_bytes(text)
+    (finished / "run.json").write_text(json.dumps(facts))
+    result = pretrain(stores, out=finished, resume=True, **QUICK)
+    assert json.loads((finished / "run.json").read_text())["result"]["loss"] == loss
+    assert bool(result.warnings) == bool(said) and (not said or re.search(said, result.warnings[0]))
+
+
+def test_what_is_no_metrics_file_is_told(stores: Path, finished: Path) -> None:
+    """A pipe would be waited for."""
+    facts = json.loads((finished / "run.json").read_text()) | {"status": "running"}
+    (finished / "run.json").write_text(json.dumps(facts))
+    (finished / "metrics.csv").unlink()
+    os.mkfifo(finished / "metrics.csv")
+    with pytest.raises(TrainingError, match=r"metrics file '.*' cannot be read: it is no regular file"):
         pretrain(stores, out=finished, resume=True, **QUICK)
-        loss = json.loads((finished / "run.json").read_text())["result"]["loss"]
-        assert loss == (0.5 if b"0.5" in text else None)

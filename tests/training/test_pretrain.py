@@ -181,6 +181,9 @@ def test_accumulated_batches_are_one_step(kidney: Path, tmp_path: Path) -> None:
             UsageError,
             "float16 is for GPUs, and this run is on the",
         ),
+        ({"accelerator": ""}, UsageError, "cannot run with --accelerator '' .*invalid accelerator name"),
+        ({"accelerator": "tpu"}, UsageError, "--accelerator 'tpu'"),
+        ({"strategy": "dp"}, UsageError, "--strategy 'dp' here: .*invalid strategy name"),
         ({"speed": 3}, UsageError, "pretrain has no such option"),
     ],
 )

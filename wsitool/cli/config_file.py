@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from wsitool.base.json_files import read_text
+
 __all__ = ["add_config_options", "print_config"]
 
 _OWN = ("config", "print_config", "debug", "help")
@@ -43,8 +45,8 @@ def _read(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
     if path is None:
         return
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = tomllib.loads(read_text(path))
+    except (RecursionError, ValueError) as error:
         raise click.UsageError(f"--config {path} cannot be read as TOML: {error}.", ctx) from None
     parameters = {parameter.name: parameter for parameter in _options(ctx)}
     values = {key.replace("-", "_"): value for key, value in values.items()}

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from wsitool.base.file_names import file_names
 from wsitool.base.files import check_writable
@@ -24,6 +21,7 @@ from wsitool.curate.image_table import ImageEntry, ImageTable, read_image_table
 from wsitool.curate.import_groups import ImportPlan, finished_group, write_group
 from wsitool.curate.import_options import ImportOptions
 from wsitool.curate.import_summary import IMAGES_CSV, ImageResult, Summary
+from wsitool.slides.readers.image import picture_size
 from wsitool.store.attributes import plain_text
 
 __all__ = ["ImageResult", "ImportResult", "choose_patch_size", "import_images"]
@@ -194,14 +192,9 @@ def choose_patch_size(paths: Sequence[Path]) -> int:
     """The images' own size where all are squares of one size up to 512 px (ready-made patches), else 224."""
     sizes = set()
     for path in paths:
-        try:
-            with warnings.catch_warnings():
-                # Only the header is read here; a huge image is cut, not refused.
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(path) as image:
-                    sizes.add(image.size)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            continue  # the import itself will say what is wrong with this one
+        size = picture_size(path)
+        if size is not None:  # else the import itself will say what is wrong with it
+            sizes.add(size)
         if len(sizes) > 1:
             return DEFAULT_PATCH_SIZE
     for width, height in sizes:

@@ -29,7 +29,9 @@ from wsitool.errors import StoreError, UsageError
 from wsitool.predict.options import EmbedOptions
 from wsitool.report.scatter import save_scatter
 from wsitool.store.attributes import coords_attributes, plain_text
-from wsitool.store.collection import Collection, open_collection, renumbered
+from wsitool.store.collection import Collection, renumbered, stores_at
+from wsitool.store.opening import open_store
+from wsitool.store.reader import Reader
 from wsitool.store.schema import PatchStore
 
 __all__ = ["EmbedResult", "embed", "project"]
@@ -67,10 +69,10 @@ def embed(
     where the store has them, `label` (N,) int16 with the collection's `classes`, and `source` (N,).
     `options` are the fields of `EmbedOptions`. Files of an earlier run that were made of the same patches
     with the same encoder are kept. Raises UsageError if choices do not fit, or other files are in the way. A
-    store that fails does not stop the others.
+    store that cannot be opened or fails does not stop the others.
     """
     settings = EmbedOptions.from_dict(options, what="embed")
-    collection = open_collection(stores)
+    collection, unopened = _opened(stores)
     _check(collection, settings)
     folder = Path(out)
     names = [store.meta.name for store in collection.stores]
@@ -100,8 +102,22 @@ def embed(
         method=settings.projection,
         patches=sum(map(len, done.values())),
         feature_dim=built.feature_dim,
-        failed=tuple(failed),
+        failed=(*unopened, *failed),
     )
+
+
+def _opened(stores: AnyPath | Iterable[AnyPath]) -> tuple[Collection, list[tuple[str, str]]]:
+    """The stores that can be opened, and (store, reason) of the others; StoreError where none can."""
+    opened: list[Reader] = []
+    errors: dict[str, StoreError] = {}
+    for path in stores_at(stores):
+        try:
+            opened.append(open_store(path))
+        except StoreError as error:
+            errors[shown(path.name)] = error
+    if not opened:
+        raise next(iter(errors.values()))
+    return Collection.of(opened), [(name, one_sentence(error)) for name, error in errors.items()]
 
 
 def _embed_each(

@@ -17,7 +17,7 @@ from wsitool.store.opening import find_stores, open_store
 from wsitool.store.reader import Reader, Tally
 from wsitool.store.schema import UNLABELLED, StoreMeta
 
-__all__ = ["Collection", "open_collection", "renumbered", "union_of_classes"]
+__all__ = ["Collection", "open_collection", "renumbered", "stores_at", "union_of_classes"]
 
 
 class Collection:
@@ -173,6 +173,11 @@ def open_collection(paths: AnyPath | Iterable[AnyPath]) -> Collection:
 
     Raises StoreError if a path holds no store, or if the stores' patch sizes differ.
     """
+    return Collection.of([open_store(path) for path in stores_at(paths)])
+
+
+def stores_at(paths: AnyPath | Iterable[AnyPath]) -> list[Path]:
+    """The stores that `open_collection` opens, each once; StoreError if a path holds none."""
     store_paths: list[Path] = []
     for path in as_list(paths):
         stores = find_stores(path)
@@ -182,7 +187,7 @@ def open_collection(paths: AnyPath | Iterable[AnyPath]) -> Collection:
                 "or write some with 'wsitool tile' or 'wsitool import'."
             )
         store_paths += stores
-    return Collection.of([open_store(path) for path in dict.fromkeys(store_paths)])
+    return list(dict.fromkeys(store_paths))
 
 
 def union_of_classes(metas: Sequence[StoreMeta]) -> tuple[str, ...]:

@@ -161,7 +161,7 @@ def _read_index(
 
 
 class _Folder:
-    """The folder of a store; what leads out of it, or is no regular file, is refused."""
+    """The folder of a store, or a link to it; what leads out of it, or is no regular file, is refused."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._real = path, os.path.realpath(path)
@@ -181,7 +181,7 @@ class _Folder:
     def metadata(self, name: str) -> dict[str, Any]:
         """The zarr.json of an array or group; CorruptStoreError if it is no JSON object."""
         try:
-            values = read_json(self.file(*name.split("/"), "zarr.json"))
+            values = read_json(self.file(*filter(None, name.split("/")), "zarr.json"))
         except ValueError as error:
             raise damaged(
                 self.path, f"'{name}/zarr.json' cannot be read, {error}".replace("'/", "'")

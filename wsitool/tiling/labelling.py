@@ -140,14 +140,14 @@ def plan_outlines(
 ) -> LabelPlan:
     """Find and read the annotations of each slide, and decide on the classes.
 
-    Without a label map every name that occurs in any of the files is a class, so a damaged file stops the
-    run; with one it only stops its slide. Raises LabelError also where no file holds a region or the label
-    map names none of them, UsageError where no slide has a file or slides have labels of their own.
+    Without a label map every name that occurs in any of the files is a class. A damaged file only stops its
+    slide, and its names are then none. Raises LabelError where no file holds a region or the label map names
+    none of them, UsageError where no slide has a file or slides have labels of their own.
     """
     if all(slide.problem for slide in slides):
         return LabelPlan(classes=(), outlines={}, problems={}, notes={})
     files = _files(slides, location)
-    annotations, problems = _read(files, keep_going=label_map is not None)
+    annotations, problems = _read(files)
     if label_map is None:
         mapping = map_of_names(annotations.values())
     else:
@@ -168,10 +168,10 @@ def plan_outlines(
     )
 
 
-def _read(files: Mapping[str, Path], *, keep_going: bool) -> tuple[dict[str, Annotations], dict[str, str]]:
+def _read(files: Mapping[str, Path]) -> tuple[dict[str, Annotations], dict[str, str]]:
     """The annotations with regions, and what is wrong with the others, by slide name.
 
-    LabelError where no file has any, or for a damaged file unless `keep_going`.
+    LabelError where no file has any.
     """
     annotations: dict[str, Annotations] = {}
     problems: dict[str, str] = {}
@@ -179,8 +179,6 @@ def _read(files: Mapping[str, Path], *, keep_going: bool) -> tuple[dict[str, Ann
         try:
             read = read_annotations(path)
         except LabelError as error:
-            if not keep_going:
-                raise
             problems[name] = str(error)
             continue
         if read.regions:

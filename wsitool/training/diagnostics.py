@@ -100,6 +100,11 @@ class Diagnostics:
                 "'wsitool verify' names them all; write that store again.",
             )
 
+    def after_resuming(self, problem: str) -> None:
+        """Pass on what was damaged in the metrics of an earlier part of the run."""
+        if problem:
+            self._warn("metrics", problem)
+
     def after_epoch(self, rows: Sequence[Mapping[str, float | int]], *, epoch: int) -> None:
         """Look at the rows of epoch number `epoch`, counted from 1."""
         if not rows:

@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 from pytorch_lightning import LightningModule, Trainer
+
+from wsitool.errors import UsageError
 
 __all__ = ["fit", "is_first_process", "make_trainer", "quiet_lightning"]
 
@@ -38,17 +41,29 @@ def quiet_lightning() -> Iterator[None]:
 
 
 def make_trainer(out: Path, **options: Any) -> Trainer:
-    """A trainer of one (long) epoch that writes nothing by itself."""
-    return Trainer(
-        default_root_dir=out,
-        max_epochs=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        **options,
-    )
+    """A trainer of one (long) epoch that writes nothing by itself.
+
+    UsageError where Lightning has no such accelerator or strategy, or this machine has not.
+    """
+    try:
+        return Trainer(
+            default_root_dir=out,
+            max_epochs=1,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            **options,
+        )
+    except (ValueError, ImportError, MisconfigurationException) as error:
+        reason = (
+            str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        )
+        raise UsageError(
+            f"Training cannot run with --accelerator '{options.get('accelerator', 'auto')}' --strategy "
+            f"'{options.get('strategy', 'auto')}' here: {reason}."
+        ) from error
 
 
 def fit(trainer: Trainer, module: LightningModule) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wsitool.base.files import replace_file
+from wsitool.base.text_files import read_bytes
+from wsitool.errors import TrainingError
 from wsitool.report.curves import Curve, Panel, save_curves
 
 __all__ = ["MetricsFile", "draw_curves", "read_metrics"]
 
 Row = Mapping[str, float | int]
 _PANELS = 10
+_MOST_DIGITS = 16  # of a count; what has more is drawn as a float or not at all
 
 
 class MetricsFile:
@@ -22,56 +26,72 @@ class MetricsFile:
     def __init__(self, path: Path, *, keep: int = 0, extra: Sequence[str] = ()) -> None:
         """Start the file, or go on after its rows of the first `keep` steps.
 
-        `extra` are columns that not every row has, the first one least of all.
+        `extra` are columns that not every row has, the first one least of all. `problem` says what of the
+        file was damaged and is gone.
         """
         self._path = path
-        rows = [row for row in read_metrics(path) if row["step"] <= keep] if keep else []
+        known, self.problem = read_metrics(path) if keep else ([], "")
+        rows = [row for row in known if row["step"] <= keep]
         self._columns: list[str] = []
         self._extra = list(extra)
-        replace_file(path, b"")
-        if rows:
-            self.append(rows)
+        # At once: a process that is killed here must not have lost the rows it was to keep.
+        replace_file(path, self._text(rows).encode())
 
     def append(self, rows: Sequence[Row]) -> None:
         """Write `rows` and hand them to the operating system."""
         if not rows:
             return
+        with self._path.open("a", newline="") as file:
+            file.write(self._text(rows))
+
+    def _text(self, rows: Sequence[Row]) -> str:
         text = io.StringIO(newline="")
-        if not self._columns:
+        if rows and not self._columns:
             self._columns = list(dict.fromkeys([*rows[0], *self._extra]))
             csv.writer(text).writerow(self._columns)
         writer = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore")
         writer.writerows(rows)
-        with self._path.open("a", newline="") as file:
-            file.write(text.getvalue())
+        return text.getvalue()
 
 
-def read_metrics(path: Path) -> list[dict[str, float | int]]:
-    """The rows of a metrics file; absent values and lines that are damaged or cut short are left out."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    lines = text.splitlines() if text.endswith(("\n", "\r")) else text.splitlines()[:-1]
-    try:
-        table = list(csv.DictReader(lines, restkey=""))
-    except csv.Error:
-        return []
-    return [values for row in table if (values := _values(row)) is not None]
+def read_metrics(path: Path) -> tuple[list[dict[str, float | int]], str]:
+    """The rows of a metrics file, absent values left out, and a sentence about its damaged rows, if any.
+
+    A row that was being written when the process ended is no damage. TrainingError where it is no file.
+    """
+    if not path.exists():
+        return [], ""
+    text = read_bytes(path, what="metrics file", error=TrainingError).decode("utf-8", "replace")
+    header, *lines = text.splitlines() or [""]
+    if lines and not text.endswith(("\n", "\r")):
+        lines.pop()
+    columns = next(csv.reader([header]), [])
+    if not {"step", "epoch"} <= set(columns):
+        return [], f"'{path}' does not begin with a header of step and epoch: none of its rows are used."
+    found = [_values(columns, line) for line in lines]
+    rows = [values for values in found if values is not None]
+    if len(rows) == len(found):
+        return rows, ""
+    lost = f"{len(found) - len(rows)} of {len(found)} rows of '{path}'"
+    return rows, f"{lost} are damaged and left out, the first on line {found.index(None) + 2}."
 
 
-def _values(row: Mapping[str, str | None]) -> dict[str, float | int] | None:
-    """A row's numbers; None where something else is among them, or the step is not."""
-    try:
-        values = {name: _number(value) for name, value in row.items() if value not in ("", None)}
-    except (ValueError, TypeError, AttributeError):
+def _values(columns: Sequence[str], line: str) -> dict[str, float | int] | None:
+    """A row's numbers; None where something else is among them, or its step, epoch or loss is none."""
+    cells = line.split(",")
+    if len(cells) != len(columns):
         return None
-    return values if "step" in values and "epoch" in values else None
+    try:
+        values = {name: _number(cell) for name, cell in zip(columns, cells, strict=True) if cell}
+    except ValueError:
+        return None
+    counted = all(isinstance(values.get(name), int) for name in ("step", "epoch"))
+    return values if counted and math.isfinite(values.get("loss", 0)) else None
 
 
-def _number(text: str | None) -> float | int:
-    assert text is not None
-    return int(text) if text.lstrip("-").isdigit() else float(text)
+def _number(text: str) -> float | int:
+    is_whole = text.isascii() and text.lstrip("-").isdigit() and len(text) < _MOST_DIGITS
+    return int(text) if is_whole else float(text)
 
 
 def draw_curves(rows: Sequence[Row], path: Path) -> None:

@@ -111,6 +111,7 @@ class Monitor(Callback):
                 keep=steps,
                 extra=("images_per_s", "wait_share", *self._review.columns),
             )
+            self._diagnostics.after_resuming(self._metrics.problem)
         self._saved_at = self._flushed_at = time.monotonic()
 
     def on_before_optimizer_step(
@@ -298,7 +299,7 @@ def _row(entry: _Pending, values: dict[str, float], module: PretrainModule) -> R
 def _rows_of_epoch(metrics: Path, module: PretrainModule, done: int, steps: int) -> list[Row]:
     """The rows that an epoch has before batch `done`, so that it is looked at as a whole."""
     epoch, inside = divmod(done, module.schedule.per_epoch)
-    rows = read_metrics(metrics) if inside else []
+    rows, _ = read_metrics(metrics) if inside else ([], "")
     return [row for row in rows if row["epoch"] == epoch + 1 and row["step"] <= steps]
 
 

@@ -141,6 +141,7 @@ class _Run:
     def train(self, state: dict[str, Any] | None) -> PretrainResult:
         began = time.perf_counter()
         done = int(state["batches"]) if state else 0
+        trainer = self._trainer()  # before anything is written: it may not be possible here
         self._announce(done)
         finished = False
         try:
@@ -149,7 +150,7 @@ class _Run:
                 progress_on_stop(self._progress),
                 deferred() as request,
             ):
-                self._fit(state, done, request)
+                self._fit(trainer, state, done, request)
                 result = self._finish(
                     time.perf_counter() - began, skipped=self.monitor.skipped if self.monitor else ()
                 )
@@ -208,14 +209,13 @@ class _Run:
             accumulate=config.accumulate,
         )
 
-    def _fit(self, state: dict[str, Any] | None, done: int, request: StopRequest) -> None:
+    def _fit(self, trainer: Trainer, state: dict[str, Any] | None, done: int, request: StopRequest) -> None:
         """Train what is left; Interrupted where a signal asks to stop before all of it is done."""
         module = PretrainModule(self.method, self.config, self.schedule)
         steps = self.schedule.steps - done // self.schedule.accumulate
         watch = FeatureWatch(self.encoder)
         pin_threads()
         with quiet_lightning(), self.reporter.task("Pretraining", total=steps, unit="steps") as task:
-            trainer = self._trainer()
             if trainer.world_size > 1:
                 synchronise(self.method)
             keep_freed_memory(trainer.strategy.root_device)
@@ -245,16 +245,17 @@ class _Run:
 
     def _trainer(self) -> Trainer:
         config = self.config
-        return make_trainer(
-            self.out,
-            accelerator=config.accelerator,
-            devices=config.devices,
-            num_nodes=config.num_nodes,
-            strategy=config.strategy,
-            precision=_PRECISION[config.precision],
-            accumulate_grad_batches=config.accumulate,
-            logger=self.loggers or False,
-        )
+        with quiet_lightning():
+            return make_trainer(
+                self.out,
+                accelerator=config.accelerator,
+                devices=config.devices,
+                num_nodes=config.num_nodes,
+                strategy=config.strategy,
+                precision=_PRECISION[config.precision],
+                accumulate_grad_batches=config.accumulate,
+                logger=self.loggers or False,
+            )
 
     def _loader(self, trainer: Trainer, collection: Collection, *, held_out: bool = False) -> PatchLoader:
         return PatchLoader(
@@ -286,7 +287,8 @@ class _Run:
         monitor = self.monitor
         rows = monitor.last_rows if monitor else []
         if is_first_process():  # it alone knows when the file is complete
-            rows = read_metrics(self.out / "metrics.csv")
+            rows, problem = read_metrics(self.out / "metrics.csv")
+            self.diagnostics.after_resuming(problem)
         result = self._result(
             loss=last_loss(rows, self.config.epochs),
             seconds=seconds,

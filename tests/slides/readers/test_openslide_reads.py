@@ -8,8 +8,12 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
+import tifffile
 from numpy.typing import NDArray
+from tiff_edits import set_values
 
+from wsitool.errors import RegionReadError
+from wsitool.slides.readers import open_slide
 from wsitool.slides.readers.openslide import _Handles
 from wsitool.slides.spec import TileSpec
 from wsitool.store.opening import open_store
@@ -84,3 +88,39 @@ def test_every_reader_thread_shares_a_cache_of_the_slides_width(
         tile_slide(path, tmp_path / "o", spec, reader="openslide", threads=3)
     # One cache per slide, not per thread; at least 64 MB, or a row of 512-px tiles of 4 bytes a pixel.
     assert megabytes == [64, 60_000 * 512 * 4 >> 20]
+
+
+@pytest.mark.parametrize("reader", ["openslide", "tiffslide"])
+@pytest.mark.parametrize("damage", ["empty", "longer", "cut"])
+def test_a_tile_that_is_damaged_is_unreadable_by_name_too(tmp_path: Path, reader: str, damage: str) -> None:
+    """Both libraries show what is left of it, or blank."""
+    pixels = draw_tissue(512, 256, kind="adh", mpp=0.5, seed=2)
+    path, options = tmp_path / "s.tif", {"tile": (128, 128), "photometric": "rgb"}
+    compression = "jpeg" if damage == "cut" else None
+    tifffile.imwrite(path, pixels, metadata=None, compression=compression, **options)  # type: ignore[arg-type]
+    with tifffile.TiffFile(path) as tiff:
+        offsets, counts = list(tiff.pages[0].dataoffsets), list(tiff.pages[0].databytecounts)
+    data = bytearray(path.read_bytes())
+    if damage == "empty":
+        counts[1] = 0
+    elif damage == "longer":
+        offsets[1], counts[1] = len(data), 129 * 129 * 3
+        data += bytes(counts[1])
+    else:
+        data[offsets[1] + counts[1] // 2 : offsets[1] + counts[1]] = bytes(counts[1] - counts[1] // 2)
+    path.write_bytes(data)
+    set_values(path, 324, offsets)
+    set_values(path, 325, counts)
+    with open_slide(path) as direct, open_slide(path, reader=reader) as slide:
+        assert np.array_equal(slide.read_region(256, 0, 0, 256, 256), direct.read_region(256, 0, 0, 256, 256))
+        assert np.array_equal(slide.read_region(0, 128, 0, 128, 128), direct.read_region(0, 128, 0, 128, 128))
+        for x in (100, 130):
+            with pytest.raises(RegionReadError, match="tile column 1, row 0 of level 0 cannot be read"):
+                slide.read_region(x, 0, 0, 64, 64)
+
+
+def test_a_property_whose_name_is_no_utf8_is_left_out(sparse: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.svs"
+    path.write_bytes(sparse.read_bytes().replace(b"|AppMag", b"|App\xffag"))
+    with open_slide(path, reader="openslide") as slide:
+        assert slide.info.mpp == 0.5 and slide.info.objective_power is None

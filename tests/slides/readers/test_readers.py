@@ -11,7 +11,7 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, features
 
 from wsitool.errors import RegionReadError, SlideError, UnsupportedSlideError, UsageError
 from wsitool.slides.readers import READERS, fingerprint, open_slide
@@ -254,15 +254,9 @@ def test_refusals(real_data: Path, tmp_path: Path) -> None:
         open_slide(tmp_path, reader="bioformats")
     with pytest.raises(UsageError, match="positive"):
         open_slide(tmp_path, default_mpp=-1)
-    tifffile.imwrite(tmp_path / "deep.tif", np.zeros((128, 128), np.uint16), tile=(64, 64))
-    with pytest.raises(UnsupportedSlideError, match="16-bit samples"):
+    tifffile.imwrite(tmp_path / "deep.tif", np.zeros((128, 128), np.uint32), tile=(64, 64))
+    with pytest.raises(UnsupportedSlideError, match="32-bit samples"):
         open_slide(tmp_path / "deep.tif", reader="tiff")
-    planes = np.zeros((3, 128, 128), np.uint8)
-    tifffile.imwrite(
-        tmp_path / "planar.tif", planes, tile=(64, 64), photometric="rgb", planarconfig="separate"
-    )
-    with pytest.raises(UnsupportedSlideError, match="planes are stored apart"):
-        open_slide(tmp_path / "planar.tif", reader="tiff")
 
 
 @pytest.mark.parametrize("name", [*_SLIDES, "kidney-48-5.tif"])
@@ -291,11 +285,16 @@ def test_tiffslide_is_taken_only_by_name(tmp_path: Path) -> None:
         open_slide("memory://s.svs", reader="tiffslide")
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF"])
+@pytest.mark.parametrize(
+    "form", ["PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "AVIF", "BLP", "JPEG2000", "QOI"]
+)
 def test_damaged_pictures_end_in_a_sentence(tmp_path: Path, form: str) -> None:
     """Pillow's plugins raise whatever fails first; here it is one sentence, or the picture."""
     path = tmp_path / "p"
-    Image.fromarray(draw_tissue(120, 90, kind="adh", mpp=0.5, seed=1)).save(path, form)
+    picture = Image.fromarray(draw_tissue(120, 90, kind="adh", mpp=0.5, seed=1))
+    if form == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow was built without AVIF")
+    (picture.quantize() if form == "BLP" else picture).save(path, form)
     data, rng = path.read_bytes(), np.random.default_rng(5)
     for _ in range(25):
         damaged = bytearray(data[: int(rng.integers(4, len(data)))] if rng.random() < 0.3 else data)
@@ -307,6 +306,14 @@ def test_damaged_pictures_end_in_a_sentence(tmp_path: Path, form: str) -> None:
                 slide.read_region(0, 0, 0, 50, 50)
         except SlideError as error:
             assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("form", ["EPS", "ICO", "ICNS"])
+def test_icons_and_programs_are_no_pictures(tmp_path: Path, form: str) -> None:
+    """Another program would draw it, or a picture of any size lies within the one that was measured."""
+    Image.fromarray(np.zeros((128, 128, 3), np.uint8)).save(tmp_path / "p", form)
+    with pytest.raises(UnsupportedSlideError, match="is not a picture that Pillow can read"):
+        open_slide(tmp_path / "p", reader="image")
 
 
 def test_a_name_in_bytes_that_are_no_utf8(tmp_path: Path) -> None:

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from wsitool.slides.readers.layout import JPEG_COMPRESSIONS, PixelLayout
 
-__all__ = ["DECODE_ERRORS", "JPEG_SHRINKS", "Decoder", "JpegDecoder", "make_decoder", "to_rgb"]
+__all__ = [
+    "DECODE_ERRORS",
+    "JPEG_SHRINKS",
+    "Decoder",
+    "JpegDecoder",
+    "claimed_samples",
+    "make_decoder",
+    "to_rgb",
+]
 
 RgbArray = NDArray[np.uint8]
 Decoder = Callable[[bytes, int, int], RgbArray]
@@ -28,8 +36,10 @@ JPEG_SHRINKS = (2, 4, 8)
 _SOI, _APP0 = b"\xff\xd8", b"\xff\xe0"
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # the byte after it: 0 = RGB, 1 = YCbCr
 _SIZ = b"\xff\x4f\xff\x51"
-_MIN_IS_WHITE, _RGB, _DIFFERENCES = 0, 2, 2
+_MIN_IS_WHITE, _RGB, _PALETTE, _DIFFERENCES = 0, 2, 3, 2
 _JPEG2000 = {33003: True, 33004: False, 33005: False, 34712: False}  # compression -> pixels are YCbCr
+_OTHER_JPEG = (6, 34892)
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # ITU T.81, table B.1
 _PICTURES = {
     50001: imagecodecs.webp_decode,
     34933: imagecodecs.png_decode,
@@ -51,25 +61,32 @@ _BYTES = {
 
 
 def make_decoder(layout: PixelLayout, jpeg_tables: bytes | None) -> Decoder | None:
-    """The decoder of a directory's tiles; None for a compression, or JPEG of a kind, that none here knows."""
+    """The decoder of a directory's tiles; None for a compression, or JPEG of a kind, that none here knows.
+
+    Samples of 16 bits become those of 8 by their high byte.
+    """
     compression = layout.compression
     if compression in JPEG_COMPRESSIONS and layout.samples == 3:
         return JpegDecoder(layout, jpeg_tables)
     if compression in JPEG_COMPRESSIONS and layout.samples == 1:
-        return _positive(layout, _GrayJpegDecoder(layout, jpeg_tables))
+        return _colored(layout, _GrayJpegDecoder(layout, jpeg_tables))
     if compression in _JPEG2000:
-        return _positive(layout, _Jpeg2000Decoder(layout, is_ycbcr=_JPEG2000[compression]))
+        return _colored(layout, _Jpeg2000Decoder(layout, is_ycbcr=_JPEG2000[compression]))
     if compression in _PICTURES:
-        return _positive(layout, _PictureDecoder(layout, _PICTURES[compression]))
+        return _colored(layout, _PictureDecoder(layout, _PICTURES[compression]))
     if compression in _BYTES:
-        return _positive(layout, _ByteDecoder(layout, _BYTES[compression]))
+        return _colored(layout, _ByteDecoder(layout, _BYTES[compression]))
     return None
 
 
-def _positive(layout: PixelLayout, decode: Decoder) -> Decoder:
-    if layout.photometric != _MIN_IS_WHITE:
-        return decode
-    return lambda data, row, shrink: 255 - decode(data, row, shrink)
+def _colored(layout: PixelLayout, decode: Decoder) -> Decoder:
+    """`decode`, its samples made what they stand for: a negative's, or the colours of a palette."""
+    if layout.photometric == _MIN_IS_WHITE:
+        return lambda data, row, shrink: 255 - decode(data, row, shrink)
+    if layout.photometric == _PALETTE:
+        colors = layout.palette()
+        return lambda data, row, shrink: colors[decode(data, row, shrink)[..., 0]]
+    return decode
 
 
 def _rows(layout: PixelLayout, row: int) -> int:
@@ -152,7 +169,7 @@ class _Jpeg2000Decoder:
                 f"JPEG 2000 of {width}x{height} with {samples} samples in a tile of "
                 f"{layout.tile_width}x{_rows(layout, row)} with {layout.samples}"
             )
-        pixels = to_rgb(imagecodecs.jpeg2k_decode(data))
+        pixels = to_rgb(_high_bytes(layout, imagecodecs.jpeg2k_decode(data)))
         return _ycbcr_to_rgb(pixels) if self._is_ycbcr else pixels
 
 
@@ -178,6 +195,30 @@ def _jpeg2000_size(data: bytes) -> tuple[int, int, int]:
     return x1 - x0, y1 - y0, samples
 
 
+def claimed_samples(compression: int, data: bytes) -> int:
+    """How many samples a stored tile's own header claims; 0 for compressed bytes, which claim nothing.
+
+    Raises one of DECODE_ERRORS, also for what is neither those nor JPEG or JPEG 2000.
+    """
+    if compression in _BYTES:
+        return 0
+    if compression in _JPEG2000:
+        width, height, samples = _jpeg2000_size(data)
+        return width * height * samples
+    if compression not in (*JPEG_COMPRESSIONS, *_OTHER_JPEG):
+        raise LookupError(f"the size of a tile of compression {compression} shows only when it is decoded")
+    at = data.find(b"\xff")
+    while at >= 0 and at + 10 <= len(data):
+        marker, (length,) = data[at + 1], struct.unpack_from(">H", data, at + 2)
+        if marker in _START_OF_FRAME:
+            height, width, samples = struct.unpack_from(">HHB", data, at + 5)
+            return int(height * width * samples)
+        stands_alone = marker in (0x00, 0x01, 0xD8, 0xFF)
+        # As libjpeg does, pass over what lies between two markers.
+        at = data.find(b"\xff", at + (1 if stands_alone else 2 + length))
+    return 0
+
+
 class _PictureDecoder:
     """Tiles that are whole pictures (WebP, PNG, JPEG XL, JPEG XR): a given array bounds what is decoded."""
 
@@ -187,8 +228,8 @@ class _PictureDecoder:
     def __call__(self, data: bytes, row: int, shrink: int) -> RgbArray:
         layout = self._layout
         depth = () if layout.samples == 1 else (layout.samples,)
-        out = np.empty((_rows(layout, row), layout.tile_width, *depth), np.uint8)
-        return to_rgb(np.asarray(self._decode(data, out=out)))
+        out = np.empty((_rows(layout, row), layout.tile_width, *depth), layout.sample_type.newbyteorder("="))
+        return to_rgb(_high_bytes(layout, np.asarray(self._decode(data, out=out))))
 
 
 class _ByteDecoder:
@@ -199,16 +240,24 @@ class _ByteDecoder:
 
     def __call__(self, data: bytes, row: int, shrink: int) -> RgbArray:
         layout = self._layout
-        row_bytes = layout.tile_width * layout.samples
+        row_bytes = layout.tile_width * layout.samples * layout.sample_type.itemsize
         whole, expected = row_bytes * layout.tile_height, row_bytes * _rows(layout, row)
         if self._unpack is not None:
             data = self._unpack(data, out=whole + 1)  # one more shows that there is too much
         if len(data) not in (whole, expected):  # some writers fill the last strip up
             raise ValueError(f"it holds {len(data)} bytes of pixels where the tags make {expected}")
-        pixels = np.frombuffer(data, np.uint8).reshape(-1, layout.tile_width, layout.samples)
+        pixels = np.frombuffer(data, layout.sample_type).reshape(-1, layout.tile_width, layout.samples)
         if layout.predictor == _DIFFERENCES:
-            pixels = imagecodecs.delta_decode(pixels, axis=1)
-        return to_rgb(pixels)
+            native = pixels.astype(layout.sample_type.newbyteorder("="), copy=False)
+            pixels = imagecodecs.delta_decode(native, axis=1)
+        return to_rgb(_high_bytes(layout, pixels))
+
+
+def _high_bytes(layout: PixelLayout, pixels: NDArray[Any]) -> NDArray[Any]:
+    """8-bit pixels as they are, and the high bytes of the 16-bit ones of a file that says 16 bits."""
+    if layout.bits == 16 and (pixels.dtype.kind, pixels.dtype.itemsize) == ("u", 2):
+        return (pixels >> 8).astype(np.uint8)
+    return pixels
 
 
 def to_rgb(pixels: NDArray[np.generic]) -> RgbArray:

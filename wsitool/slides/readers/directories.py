@@ -20,7 +20,7 @@ from wsitool.slides.readers.byte_source import ByteSource
 
 __all__ = ["TIFF_MAGIC", "Directory", "Entry", "read_directories"]
 
-_SUB_IFDS, _NDPI = 330, 65420
+_SUB_IFDS, _TILE_WIDTH, _NDPI = 330, 322, 65420
 _MOST_ENTRIES = 4096
 # Bytes of one value of each field type; 13 and 18 are offsets of directories.
 _TYPE_BYTES = dict(zip(range(1, 14), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), strict=True)) | {
@@ -59,6 +59,11 @@ class Directory:
     def is_ndpi(self) -> bool:
         """Whether it is Hamamatsu's own kind, whose offsets pass 4 GB in 32 bits."""
         return _NDPI in self.entries
+
+    @property
+    def is_tiled(self) -> bool:
+        """Whether its pixels lie in tiles rather than strips, as those of a level do."""
+        return _TILE_WIDTH in self.entries
 
     def numeric(self, tag: int) -> Entry | None:
         """The entry of a tag of whole numbers, or None; RefusedSlideError where it is another or cut off."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -22,10 +23,12 @@ from wsitool.slides.readers.tiff import open_tiff
 from wsitool.slides.readers.tiles import TiledSlide
 from wsitool.slides.slide import Level, SlideInfo
 
-__all__ = ["open_image"]
+__all__ = ["open_image", "picture_size"]
 
 RgbArray = NDArray[np.uint8]
-_TILE = 1024
+_TILE, _STRIP = 1024, 64
+# Drawn by other programs, or icons, whose size shows only when they are decoded.
+_NO_PICTURES = {"EPS", "WMF", "CUR", "ICO", "ICNS"}
 # Pillow's plugins report damage through whatever fails first.
 _DAMAGED = (OSError, EOFError, SyntaxError, AttributeError, *DECODE_ERRORS)
 
@@ -91,6 +94,15 @@ def _decode(source: ByteSource) -> tuple[str, RgbArray]:
         return format_name, _rgb(image)
 
 
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Width and height of a picture by its header; None where it is none that can be read."""
+    try:
+        with path.open("rb") as stream, _open_unlimited(stream) as image:
+            return image.size
+    except _DAMAGED:
+        return None
+
+
 _PILLOW_LIMIT = threading.Lock()
 
 
@@ -99,15 +111,22 @@ def _open_unlimited(stream: BinaryIO) -> Image.Image:
     with _PILLOW_LIMIT:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(stream)
+            Image.init()
+            return Image.open(stream, formats=sorted(set(Image.OPEN) - _NO_PICTURES))
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
 
 def _rgb(image: Image.Image) -> RgbArray:
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = np.asarray(image.convert("RGBA"))
-        rgb = np.array(rgba[..., :3])
-        rgb[rgba[..., 3] == 0] = 255
-        return rgb
-    return np.array(image.convert("RGB"))
+    """The pixels by strips: Pillow holds 4 bytes a pixel, and every conversion of the whole as many again."""
+    width, height = image.size
+    has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    pixels = np.empty((height, width, 3), np.uint8)
+    image.load()
+    for top in range(0, height, _STRIP):
+        bottom = min(top + _STRIP, height)
+        strip = np.asarray(image.crop((0, top, width, bottom)).convert("RGBA" if has_alpha else "RGB"))
+        pixels[top:bottom] = strip[..., :3]
+        if has_alpha:
+            pixels[top:bottom][strip[..., 3] == 0] = 255
+    return pixels

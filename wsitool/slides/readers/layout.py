@@ -6,7 +6,8 @@ what is read here is what the file says, and it says it consistently or is refus
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ _COLOR_SAMPLES = {
     32845: 3,
     34892: 3,
 }
-_PALETTE, _YCBCR, _SUBSAMPLING = 3, 6, 530
+_MIN_IS_BLACK, _PALETTE, _YCBCR, _SUBSAMPLING = 1, 3, 6, 530
 _BYTES_ONLY = (1, 5, 8, 32773, 32946, 34925, 34926, 50000)
 _BITS = (1, 2, 4, 8, 10, 12, 14, 16, 24, 32, 64)
 _PLANES_APART, _UNCOMPRESSED = 2, 1
@@ -86,8 +87,30 @@ class PixelLayout:
     @property
     def tiles(self) -> int:
         """Tiles, or strips, of the whole image (of all planes)."""
-        planes = self.samples if self.planar == _PLANES_APART else 1
-        return self.columns * -(-self.height // self.tile_height) * planes
+        return self.tiles_per_plane * self.planes
+
+    @property
+    def tiles_per_plane(self) -> int:
+        """Tiles, or strips, that cover the image once; those of the second plane follow these."""
+        return self.columns * -(-self.height // self.tile_height)
+
+    @property
+    def planes(self) -> int:
+        """How many tiles make one place's pixels: one for each sample where these are stored apart."""
+        return self.samples if self.planar == _PLANES_APART else 1
+
+    @property
+    def sample_type(self) -> np.dtype[np.unsignedinteger]:
+        """The type of one whole-numbered sample, in the file's byte order."""
+        return np.dtype(f"{self.directory.byte_order}u{self.bits // 8}")
+
+    def plane(self) -> Self:
+        """The layout of one plane's tiles by themselves: grey ones."""
+        return replace(self, samples=1, planar=1, photometric=_MIN_IS_BLACK)
+
+    def palette(self) -> NDArray[np.uint8]:
+        """(2**bits, 3) colours, of which the file has 16 bits a sample and the high byte is kept."""
+        return (self.directory.array(_COLOR_MAP).reshape(3, -1).T >> np.uint64(8)).astype(np.uint8)
 
     def table(self, which: int) -> NDArray[np.uint64]:
         """Offsets (0) or byte counts (1) of the tiles."""
@@ -114,7 +137,7 @@ class PixelLayout:
 def check_directories(directories: list[Directory]) -> None:
     """Raise RefusedSlideError where the first directory, or a tiled one (a level?), contradicts itself."""
     for number, directory in enumerate(directories):
-        if not directory.is_ndpi and (number == 0 or _TILE_WIDTH in directory.entries):
+        if not directory.is_ndpi and (number == 0 or directory.is_tiled):
             pixel_layout(directory)
 
 
@@ -128,8 +151,7 @@ def pixel_layout(directory: Directory) -> PixelLayout:
     if problem:
         raise directory.refusal(problem)
     width, height = _one(directory, 256), _one(directory, 257)
-    is_tiled = _TILE_WIDTH in directory.entries
-    if is_tiled:
+    if directory.is_tiled:
         tile_width, tile_height = _one(directory, _TILE_WIDTH), _one(directory, _TILE_LENGTH)
     else:
         tile_width, tile_height = width, min(_one(directory, _ROWS_PER_STRIP, height), height)
@@ -140,7 +162,7 @@ def pixel_layout(directory: Directory) -> PixelLayout:
         height=height,
         tile_width=tile_width,
         tile_height=tile_height,
-        is_tiled=is_tiled,
+        is_tiled=directory.is_tiled,
         bits=directory.numbers(258)[0],
         sample_format=formats[0],
         photometric=_one(directory, 262),
@@ -198,8 +220,12 @@ def _contradiction(layout: PixelLayout) -> str:
         return f"its photometric interpretation {layout.photometric} is none that there is"
     if samples not in fitting:
         return f"{samples} sample(s) per pixel, {extra} of them extra, where its colours need {needed}"
-    if layout.photometric == _PALETTE and _COLOR_MAP not in directory.entries:
-        return "its palette is missing"
+    if layout.photometric == _PALETTE:
+        colors = directory.numeric(_COLOR_MAP)
+        if colors is None or colors.count != 3 << layout.bits:
+            return (
+                f"its palette has {colors.count if colors else 0} values where {layout.bits} bits need 3 each"
+            )
     if (
         layout.photometric == _YCBCR
         and layout.compression in _BYTES_ONLY

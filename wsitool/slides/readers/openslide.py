@@ -16,12 +16,21 @@ from numpy.typing import NDArray
 from wsitool.base.limits import MAX_LEVEL_PIXELS, check_limit
 from wsitool.errors import RegionReadError, SlideError, UnsupportedSlideError
 from wsitool.slides.readers.byte_source import ByteSource, is_url, stem
+from wsitool.slides.readers.directories import read_directories
+from wsitool.slides.readers.layout import pixel_layout
 from wsitool.slides.readers.resolution import resolve_mpp
 from wsitool.slides.readers.source import file_state, fingerprint
-from wsitool.slides.readers.tiles import TiledSlide
+from wsitool.slides.readers.tiff import open_tiff
+from wsitool.slides.readers.tiles import TiledSlide, TileLevel
 from wsitool.slides.slide import Level, SlideInfo
 
-__all__ = ["OpenSlideSlide", "RegionHandles", "open_openslide", "region_levels", "slide_info"]
+__all__ = [
+    "OpenSlideSlide",
+    "RegionHandles",
+    "open_openslide",
+    "region_levels",
+    "slide_info",
+]
 
 RgbArray = NDArray[np.uint8]
 _TILE = 512
@@ -34,6 +43,7 @@ _COMPANIONS = {
     ".vms": (".jpg", ".opt"),
     ".vmu": (".ngr", ".opt"),
 }
+_PLAIN_TIFFS = ("generic-tiff", "aperio", "philips-tiff")
 _OWN_ERRORS = (openslide.OpenSlideError, OSError, ValueError)
 
 
@@ -95,8 +105,16 @@ class _OpenSlideLevel:
     shrinks: tuple[int, ...] = ()
     passthrough = False
 
-    def __init__(self, handles: RegionHandles, index: int, level: Level, tile: tuple[int, int]) -> None:
-        self._handles, self._index = handles, index
+    def __init__(
+        self,
+        handles: RegionHandles,
+        index: int,
+        level: Level,
+        tile: tuple[int, int],
+        witness: TileLevel | None,
+    ) -> None:
+        self._handles, self._index, self._witness = handles, index, witness
+        self._sound: set[tuple[int, int]] = set()
         self.width, self.height = level.width, level.height
         self.tile_width, self.tile_height = tile
         self._scale = level.downsample
@@ -104,6 +122,8 @@ class _OpenSlideLevel:
     def decode(self, column: int, row: int, *, shrink: int = 1) -> RgbArray:
         x, y = column * self.tile_width, row * self.tile_height
         width, height = min(self.tile_width, self.width - x), min(self.tile_height, self.height - y)
+        if self._witness is not None:
+            self._require(self._witness, x, y, width, height)
         left, top = _exact_start(x, self._scale), _exact_start(y, self._scale)
         area = (x - left + width) * (y - top + height)
         if (left, top) != (x, y) and area <= max(_MOST_PIXELS_FOR_EXACT, width * height):
@@ -117,6 +137,14 @@ class _OpenSlideLevel:
 
     def jpeg(self, column: int, row: int) -> bytes:
         raise RegionReadError("this reader gives no JPEG tiles")
+
+    def _require(self, tiles: TileLevel, x: int, y: int, width: int, height: int) -> None:
+        """RegionReadError where one of the file's own tiles below a rectangle of this level is damaged."""
+        for row in range(y // tiles.tile_height, -(-(y + height) // tiles.tile_height)):
+            for column in range(x // tiles.tile_width, -(-(x + width) // tiles.tile_width)):
+                if (column, row) not in self._sound:  # a strip lies below many rectangles
+                    tiles.decode(column, row)
+                    self._sound.add((column, row))
 
     def _read(self, x: int, y: int, size: tuple[int, int]) -> RgbArray:
         """Pixels from (x, y) of this level on."""
@@ -167,21 +195,42 @@ class OpenSlideSlide(TiledSlide):
         self._handles.close()
 
 
+def _properties(handle: openslide.OpenSlide) -> dict[str, str]:
+    """All properties but those whose names are no UTF-8, which it lists and then does not find."""
+    properties: dict[str, str] = {}
+    for name in handle.properties:
+        with contextlib.suppress(KeyError):
+            properties[name] = handle.properties[name]
+    return properties
+
+
+def _check_plain_tiff(source: ByteSource) -> None:
+    """Raise UnsupportedSlideError for the plain TIFFs of which libtiff shows damaged tiles as if whole."""
+    if openslide.OpenSlide.detect_format(source.path) not in _PLAIN_TIFFS:
+        return
+    layouts = [pixel_layout(one) for one in read_directories(source) if one.is_tiled]
+    if any(layout.bits != 8 or layout.sample_format != 1 or layout.planes > 1 for layout in layouts):
+        raise UnsupportedSlideError(
+            "OpenSlide does not notice damage to planes stored apart or to samples other than of 8 bits."
+        )
+
+
 def open_openslide(source: ByteSource, *, default_mpp: float | None = None) -> OpenSlideSlide:
     """Open a slide through OpenSlide; UnsupportedSlideError if it does not know the format or refuses it.
 
-    RefusedSlideError where a level is larger than `limits` allow.
+    RefusedSlideError where a level is larger than `limits` allow, or a plain TIFF contradicts itself.
     """
     path = source.path
     if is_url(path):
         raise UnsupportedSlideError("OpenSlide reads local files only.")
     try:
+        _check_plain_tiff(source)
         handle = openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
         raise UnsupportedSlideError("OpenSlide does not know this format.") from error
     except _OWN_ERRORS as error:
         raise UnsupportedSlideError(f"OpenSlide refuses it: {error}.") from error
-    properties = dict(handle.properties)
+    properties = _properties(handle)
     levels = tuple(
         Level(width=width, height=height, downsample=downsample)
         for (width, height), downsample in zip(handle.level_dimensions, handle.level_downsamples, strict=True)
@@ -193,7 +242,7 @@ def open_openslide(source: ByteSource, *, default_mpp: float | None = None) -> O
         handles.close()
         raise
     return OpenSlideSlide(
-        info, region_levels(handles, properties, levels, reader="openslide"), source, handles
+        info, region_levels(handles, source, properties, levels, reader="openslide"), source, handles
     )
 
 
@@ -209,11 +258,30 @@ def _companions(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def region_levels(
-    handles: RegionHandles, properties: dict[str, str], levels: tuple[Level, ...], *, reader: str
+    handles: RegionHandles,
+    source: ByteSource,
+    properties: dict[str, str],
+    levels: tuple[Level, ...],
+    *,
+    reader: str,
 ) -> tuple[_OpenSlideLevel, ...]:
-    """The levels of a slide read by rectangle, cut into the file's own tiles where those are sensible."""
+    """The levels of a slide read by rectangle, cut into the file's own tiles where those are sensible.
+
+    libtiff and tifffile show what they can of a damaged tile: of a TIFF that the direct reader knows, too, a
+    rectangle is read only where that one decodes every tile below it, which costs a second decode.
+    """
     sizes = [_tile_size(properties, index, reader) for index in range(len(levels))]
-    return tuple(_OpenSlideLevel(handles, i, level, sizes[i]) for i, level in enumerate(levels))
+    try:
+        direct = open_tiff(source, strips=True)
+    except UnsupportedSlideError:
+        witnesses: dict[tuple[int, int], TileLevel] = {}
+    else:
+        tiles = [direct.tiles(index) for index in range(len(direct.info.levels))]
+        witnesses = {(one.width, one.height): one for one in tiles}
+    return tuple(
+        _OpenSlideLevel(handles, i, level, sizes[i], witnesses.get((level.width, level.height)))
+        for i, level in enumerate(levels)
+    )
 
 
 def slide_info(

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from wsitool.errors import RegionReadError, UnsupportedSlideError
 from wsitool.slides.readers.byte_source import ByteSource, stem
-from wsitool.slides.readers.codecs import DECODE_ERRORS, JPEG_SHRINKS, Decoder, JpegDecoder, make_decoder
+from wsitool.slides.readers.codecs import (
+    DECODE_ERRORS,
+    JPEG_SHRINKS,
+    Decoder,
+    JpegDecoder,
+    make_decoder,
+    to_rgb,
+)
 from wsitool.slides.readers.directories import TIFF_MAGIC, Directory, read_directories
 from wsitool.slides.readers.layout import JPEG_COMPRESSIONS, PixelLayout, pixel_layout
 from wsitool.slides.readers.resolution import resolve_mpp
@@ -32,7 +39,10 @@ RgbArray = NDArray[np.uint8]
 # What tifffile raises on damaged files: it reports through whatever fails first.
 _MALFORMED = (tifffile.TiffFileError, AttributeError, EOFError, OSError, RecursionError, *DECODE_ERRORS)
 _MAX_TILE_BYTES = 2**31
-_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _YCBCR = 0, 1, 2, 6
+_RGB, _PALETTE, _YCBCR = 2, 3, 6
+# Samples a pixel may have for each photometric interpretation that is read; a fourth one is alpha.
+_SAMPLES = {0: (1,), 1: (1,), _RGB: (3, 4), _PALETTE: (1,), _YCBCR: (3, 4)}
+_YCBCR_JPEG2000 = 33003
 
 # Its warnings about odd tags are for developers; what matters reaches the user as our errors.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -47,7 +57,11 @@ class TiffLevel:
         self.width, self.height = size
         self.tile_width, self.tile_height = layout.tile_width, layout.tile_height
         self._index, self._source, self._blank_if_empty = index, layout.directory.source, blank_if_empty
-        self._columns = layout.columns
+        self._columns, self._planes, self._tiles_per_plane = (
+            layout.columns,
+            layout.planes,
+            layout.tiles_per_plane,
+        )
         self._offsets, self._counts = layout.table(0), layout.table(1)
         self._overlapping = layout.overlapping()
         self._decode = decode
@@ -58,11 +72,12 @@ class TiffLevel:
 
     def decode(self, column: int, row: int, *, shrink: int = 1) -> RgbArray:
         """See `TileLevel.decode`; `shrink` must be 1 or one of `shrinks`."""
-        data = self._bytes(column, row)
-        if data is None:
+        stored = self.stored(column, row)
+        if not stored:
             return np.full((self.tile_height // shrink, self.tile_width // shrink, 3), 255, np.uint8)
         try:
-            tile = self._decode(data, row, shrink)
+            parts = [self._decode(data, row, shrink) for data in stored]
+            tile = parts[0] if len(parts) == 1 else to_rgb(np.stack([part[..., 0] for part in parts], -1))
         except DECODE_ERRORS as error:
             raise self._failure(column, row, str(error) or type(error).__name__) from error
         visible_h = min(self.tile_height, self.height - row * self.tile_height) // shrink
@@ -73,16 +88,17 @@ class TiffLevel:
 
     def prefetch(self, places: Iterable[tuple[int, int]]) -> None:
         """See `TileLevel.prefetch`."""
-        indices = [row * self._columns + column for column, row in places]
+        indices = [i for column, row in places for i in self._indices(column, row)]
         self._source.prefetch(
             (int(self._offsets[i]), int(self._counts[i])) for i in indices if i < len(self._counts)
         )
 
     def jpeg(self, column: int, row: int) -> bytes:
         """See `TileLevel.jpeg`; a tile without an end marker is an error, as it was cut off."""
-        data = self._bytes(column, row)
-        if data is None or not isinstance(self._decode, JpegDecoder):
+        stored = self.stored(column, row)
+        if len(stored) != 1 or not isinstance(self._decode, JpegDecoder):
             raise self._failure(column, row, "it is not a JPEG tile")
+        data = stored[0]
         try:
             stream = self._decode.stream(data, row)
         except ValueError as error:
@@ -91,8 +107,20 @@ class TiffLevel:
             raise self._failure(column, row, "it has no JPEG end marker")
         return stream
 
-    def _bytes(self, column: int, row: int) -> bytes | None:
-        index = row * self._columns + column
+    def stored(self, column: int, row: int) -> list[bytes]:
+        """The bytes of one tile, of each of its planes where these lie apart; none of a tile left blank.
+
+        Raises RegionReadError.
+        """
+        stored = [self._bytes(column, row, index) for index in self._indices(column, row)]
+        return [data for data in stored if data is not None]
+
+    def _indices(self, column: int, row: int) -> range:
+        """Where in the tables the planes of a tile stand."""
+        first = row * self._columns + column
+        return range(first, first + self._planes * self._tiles_per_plane, self._tiles_per_plane)
+
+    def _bytes(self, column: int, row: int, index: int) -> bytes | None:
         if index >= len(self._counts) or index >= len(self._offsets):
             raise self._failure(column, row, "the file has no such tile")
         offset, count = int(self._offsets[index]), int(self._counts[index])
@@ -124,7 +152,7 @@ def open_tiff(
     """Open a tiled TIFF, or with `strips` also one stored in strips, directly.
 
     Raises RefusedSlideError where the file is damaged or contradicts itself, and UnsupportedSlideError where
-    it is of a kind left to other readers (NDPI, Leica SCN, Ventana BIF with overlapping tiles, 16 bit, ...).
+    it is of a kind left to other readers (NDPI, Leica SCN, Ventana BIF with overlapping tiles, CMYK, ...).
     """
     if source.read(0, 4) not in TIFF_MAGIC:
         raise UnsupportedSlideError(
@@ -183,29 +211,37 @@ def _level(
     if page.offset not in directories:
         raise UnsupportedSlideError("its directories are linked in an unknown way")
     layout = pixel_layout(directories[page.offset])
-    decode = make_decoder(layout, page.jpegtables)
+    planes_apart = layout.planes > 1
+    decode = make_decoder(layout.plane() if planes_apart else layout, page.jpegtables)
     problem = ""
     if not layout.is_tiled and not strips:
         raise UnsupportedSlideError("It is a TIFF without tiles: the image reader takes it.")
-    if layout.bits != 8 or layout.sample_format != 1:
-        problem = f"{layout.bits}-bit samples where 8-bit ones are expected"
-    elif layout.planar != 1 and layout.samples > 1:
-        problem = "its colour planes are stored apart"
+    if layout.sample_format != 1:
+        problem = "its samples are not whole positive numbers"
+    elif layout.bits not in _bits_read(layout):
+        problem = f"{layout.bits}-bit samples of compression {layout.compression}"
+    elif planes_apart and (layout.photometric != _RGB or layout.compression == _YCBCR_JPEG2000):
+        problem = "its planes are stored apart and are not red, green and blue"
     elif page.imagedepth != 1:
         problem = "it is a volume"
-    elif layout.photometric not in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _YCBCR):
-        problem = f"photometric interpretation {layout.photometric} is not RGB, YCbCr or grey"
+    elif layout.photometric not in _SAMPLES:
+        problem = f"photometric interpretation {layout.photometric} is not RGB, YCbCr, grey or a palette"
     elif layout.photometric == _YCBCR and layout.compression not in JPEG_COMPRESSIONS:
         problem = "its YCbCr pixels are not JPEG"
-    elif layout.samples not in (1, 3, 4):
-        problem = f"{layout.samples} samples per pixel"
+    elif layout.samples not in _SAMPLES[layout.photometric]:
+        problem = f"{layout.samples} samples per pixel of photometric interpretation {layout.photometric}"
     elif layout.fill_order != 1:
         problem = "its bits are stored in reverse"
     if problem or decode is None:
         problem = problem or f"compression {layout.compression} is unknown"
         raise UnsupportedSlideError(f"This TIFF cannot be read directly: {problem}.")
     size = (int(page.imagewidth), int(page.imagelength))  # of a Philips level less than its tags say
-    return TiffLevel(layout, decode, size, index, blank_if_empty=blank_if_empty)
+    return TiffLevel(layout, decode, size, index, blank_if_empty=blank_if_empty and not planes_apart)
+
+
+def _bits_read(layout: PixelLayout) -> tuple[int, ...]:
+    only_8 = layout.compression in JPEG_COMPRESSIONS or layout.photometric == _PALETTE
+    return (8,) if only_8 else (8, 16)
 
 
 def _slide_info(
