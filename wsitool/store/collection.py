@@ -39,6 +39,8 @@ class Collection:
         self.stores = tuple(stores)
         self.store_index, self.row = store_index, row
         self.labels, self.classes = labels, classes
+        # Groups are numbered over all stores, also those of which a subset keeps no patch, so that a group's
+        # number means the same patient in every subset.
         self.groups = tuple(dict.fromkeys(store.meta.group for store in self.stores))
         number = {group: index for index, group in enumerate(self.groups)}
         self._group_of_store = np.array([number[store.meta.group] for store in self.stores], dtype=np.int32)
@@ -47,6 +49,7 @@ class Collection:
     def of(cls, stores: Sequence[Reader]) -> Self:
         """All patches of `stores`, in order; StoreError if patch sizes differ or there is none."""
         _check_sizes(stores)
+        # In the order of the stores, so that the same list of stores always numbers the classes alike.
         classes = union_of_classes([store.meta for store in stores])
         lengths = [len(store) for store in stores]
         labels = [_labels(store, classes) for store in stores]
@@ -65,6 +68,7 @@ class Collection:
         return f"<collection: {len(self)} patches of {self.patch_size} px in {len(self.stores)} stores>"
 
     @property
+    # Any store will do: `of` has compared them all.
     def patch_size(self) -> int:
         """Side of every patch in pixels."""
         return self.stores[0].meta.patch_size
@@ -72,6 +76,7 @@ class Collection:
     @property
     def mpp(self) -> float | None:
         """um/px of the patches, None where a store states none or they differ by more than 5 %."""
+        # O(stores), not O(patches): every patch of a store has its resolution.
         stated = [store.meta.mpp_effective for store in self.stores]
         numbers = [mpp for mpp in stated if mpp is not None]
         if len(numbers) < len(stated) or max(numbers) > 1.05 * min(numbers):
@@ -80,13 +85,18 @@ class Collection:
 
     @property
     def group_index(self) -> NDArray[np.int32]:
+        # (N,) int32, gathered anew at each call: what can be computed from 4 bytes a store is not kept a
+        # patch.
         return self._group_of_store[self.store_index]
 
     @property
     def sources(self) -> NDArray[np.str_]:
         """(N,) name of the image each patch was cut from: the source column, else the slide's name."""
+        # Objects and not fixed-width text: an array of "<U5" would cut the sixth letter of a later store's
+        # name.
         names = np.empty(len(self), dtype=object)
         for number, store in enumerate(self.stores):
+            # O(stores x N) comparisons, for callers that ask once a run.
             rows = np.flatnonzero(self.store_index == number)
             column = store.sources
             names[rows] = store.meta.name if column is None else column[self.row[rows]]
@@ -94,7 +104,11 @@ class Collection:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the stores' content hashes and which of their patches are in the collection."""
+        """SHA-256 over the stores' content hashes and which of their patches are in the collection.
+
+        Cached: it hashes 8 bytes a patch. The order of the stores counts; labels given by `with_labels` do
+        not.
+        """
         digest = hashlib.sha256()
         for store in self.stores:
             digest.update(f"{store.meta.name}\0{store.content_hash}\0".encode())
@@ -115,7 +129,12 @@ class Collection:
         *,
         tally: Tally | None = None,
     ) -> None:
-        """Read into `out`, C-contiguous (B, P, P, 3) uint8; bad patches as in `Reader.read_into`."""
+        """Read into `out`, C-contiguous (B, P, P, 3) uint8; bad patches as in `Reader.read_into`.
+
+        Store by store, whatever the order asked for, so that each store's files are leased once a call.
+        """
+        # Indices of one store side by side, each with its target row; stable, so that neighbours on the disk
+        # that were asked for one after the other still are, and one read serves them.
         picked = np.asarray(indices, dtype=np.int64)
         numbers, rows = self.store_index[picked], self.row[picked]
         order = np.argsort(numbers, kind="stable")
@@ -128,6 +147,8 @@ class Collection:
         """Only the patches at `indices`, in that order; stores, classes and groups stay as they are."""
         rows = np.asarray(indices, dtype=np.int64)
         return Collection(
+            # All stores, with those that now have no patch: the store numbers stay valid, and so does
+            # `check`.
             self.stores,
             store_index=self.store_index[rows],
             row=self.row[rows],
@@ -153,8 +174,11 @@ class Collection:
             raise StoreError(f"The cap per slide must be at least 1, got {per_store}.")
         rng = np.random.default_rng(seed)
         shuffled = rng.permutation(len(self))
+        # Shuffled, then put together by store: within each the order stays random, so its first `per_store`
+        # are a draw without replacement.
         by_store = shuffled[np.argsort(self.store_index[shuffled], kind="stable")]
         numbers = self.store_index[by_store]
+        # Where in `by_store` each patch's store begins; the distance to it is the patch's rank in the draw.
         first = np.searchsorted(numbers, numbers, side="left")
         return self.subset(np.sort(by_store[np.arange(len(self)) - first < per_store]))
 
@@ -182,6 +206,8 @@ def open_collection(paths: AnyPath | Iterable[AnyPath]) -> Collection:
                 "or write some with 'wsitool tile' or 'wsitool import'."
             )
         store_paths += stores
+    # A store given twice, by itself and by its folder, counts once, or its patches would be on both sides of
+    # a split.
     return Collection.of([open_store(path) for path in dict.fromkeys(store_paths)])
 
 
@@ -215,6 +241,7 @@ def renumbered(
     labels: NDArray[np.int16], declared: Sequence[str], classes: Sequence[str]
 ) -> NDArray[np.int16]:
     """Labels that index the classes `own` as ones that index `classes`; unlabelled ones stay so."""
+    # One gather; the extra last entry is what an index of -1 reaches.
     # the extra last entry maps -1 to -1
     new = np.array([*(classes.index(name) for name in declared), UNLABELLED], dtype=np.int16)
     return new[labels]

@@ -39,6 +39,7 @@ def create_store(
         raise UsageError(f"A store's name ends in .h5 or .zarr, got '{path.name}'.")
     if meta.codec == "jpeg" and not 1 <= (meta.quality or 0) <= 100:
         raise UsageError(f"A store of codec 'jpeg' needs a quality of 1 to 100, got {meta.quality!r}.")
+    # Texts as they will be read back, so that the hash made while writing is the one of reading.
     meta = replace(
         meta,
         name=shown(meta.name),
@@ -47,6 +48,7 @@ def create_store(
         classes=tuple(shown(name) for name in meta.classes),
         wsitool_version=meta.wsitool_version or __version__,
     )
+    # Here and not at `finish`: hours of tiling should not end in a store that cannot be opened.
     problem = problem_of(meta)
     if problem:
         raise StoreError(f"{path} would not be a store that can be read again: {problem}.")
@@ -63,6 +65,7 @@ def open_store(path: str | Path) -> Reader:
         )
     if path.suffix not in SUFFIXES:
         raise StoreError(f"{path} is no patch store: expected a name that ends in .h5 or .zarr.")
+    # The suffix decides, not the contents, so that finding the stores of a folder opens no file.
     store = open_hdf5(path) if path.suffix == ".h5" else open_zarr(path)
     problem = store.problem_of_pixels()
     store.close()  # of the many stores of a collection none keeps a file open before it is read
@@ -81,6 +84,7 @@ def _stores_at(path: Path) -> list[Path]:
         return [path] if os.path.exists(path) else []  # noqa: PTH110 - Path's raises for long names
     if not os.path.isdir(path):  # noqa: PTH112
         return []
+    # Hidden names are stores being written (see `base.partial`) or lock files.
     return sorted(
         entry for entry in path.iterdir() if entry.suffix in SUFFIXES and not entry.name.startswith(".")
     )
