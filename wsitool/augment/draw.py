@@ -46,6 +46,7 @@ def pieces(images: Tensor, values: int | None = None) -> Iterator[slice]:
     """Slices over the batch of about `values` values on the CPU, all of it on any other device."""
     count = len(images)
     values = _PIECE if values is None else values
+    # At least one image a piece, however large it is.
     step = max(values // max(images[0].numel(), 1), 1) if images.device.type == "cpu" and count else count
     for start in range(0, count, max(step, 1)):
         yield slice(start, min(start + step, count))

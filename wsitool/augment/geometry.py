@@ -70,10 +70,12 @@ def crop_boxes(
     of a permitted aspect.
     """
     area = height * width * uniform(rng, (count, _ATTEMPTS), *scale)
+    # Uniform in the logarithm, so that 3:4 is as likely as 4:3.
     aspect = uniform(rng, (count, _ATTEMPTS), math.log(ratio[0]), math.log(ratio[1])).exp()
     widths = (area * aspect).sqrt().round().long()
     heights = (area / aspect).sqrt().round().long()
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    # The first attempt that fits; argmax of all False is 0, which `none_fits` replaces.
     first = fits.float().argmax(dim=1, keepdim=True)
     none_fits = ~fits.any(dim=1)
     central_height, central_width = _central_box(height, width, ratio)
@@ -81,6 +83,7 @@ def crop_boxes(
     box_height = heights.gather(1, first).squeeze(1).masked_fill(none_fits, central_height)
     # floor(u * n) with u < 1 is uniform over 0..n-1; float32 u is fine for any patch size.
     offset = torch.rand((2, count), device=rng.device, generator=rng)
+    # Rounding up to n is what float32 could do at worst, hence the clamps.
     top = (offset[0] * (height - box_height + 1)).long().clamp_(max=height - 1)
     left = (offset[1] * (width - box_width + 1)).long().clamp_(max=width - 1)
     top = torch.where(none_fits, (height - box_height) // 2, torch.minimum(top, height - box_height))
@@ -165,6 +168,7 @@ def flip_rotate(images: Tensor, element: Tensor) -> Tensor:
         images = torch.where(columns, images.flip(-1), images)
         return torch.where(transposed, images.transpose(-1, -2), images)
     out = torch.empty_like(images)
+    # One copy an image: selecting by symmetry would gather and scatter the batch eight times.
     for image, turned, e in zip(images, out, element.tolist(), strict=True):
         turned.copy_(flip_rotate_image(image, e))
     return out

@@ -35,6 +35,7 @@ def _idle_buffer(size: int) -> NDArray[np.uint8]:
         fits = size <= _BUFFERS[slot].nbytes <= 2 * size
         if fits and sys.getrefcount(_BUFFERS[slot]) <= _IDLE:
             return _BUFFERS[slot]
+    # The oldest goes; a tensor on it keeps its memory alive by itself.
     if len(_BUFFERS) == _KEPT:  # of other sizes, or all in use: whoever holds one keeps it
         del _BUFFERS[0]
     _BUFFERS.append(np.empty(size, dtype=np.uint8))

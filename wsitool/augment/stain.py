@@ -55,6 +55,7 @@ def shift_hed(images: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
 
 def stain_products(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
     """Products (n, 3, 3) and shifts (n, 3, 1), float32, of the channels' logarithms: see `mix_stains`."""
+    # In double precision, so that a matrix times its inverse is one where nothing is to change.
     rgb_from_hed = torch.tensor(_RGB_FROM_HED, dtype=torch.float64)
     hed_from_rgb = torch.linalg.inv(rgb_from_hed)
     # As rows, density' = density @ hed_from_rgb @ diag(alpha) @ rgb_from_hed + beta @ rgb_from_hed / scale;
