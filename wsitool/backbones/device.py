@@ -35,8 +35,10 @@ def choose_device(name: str) -> torch.device:
 
 def place(network: nn.Module, device: torch.device) -> None:
     """Move `network` to `device`, its convolutions with channels last."""
+    # Before the first tensor moves: the settings hold for blocks allocated from now on.
     keep_freed_memory(device)
     network.to(device)
+    # Channels last: CPUs and tensor cores convolve faster in it.
     network.to(memory_format=torch.channels_last)
 
 
@@ -49,7 +51,9 @@ def keep_freed_memory(device: torch.device) -> None:
     """
     if device.type != "cpu" or any(name in os.environ for name in _OWN_SETTINGS):
         return
+    # glibc's own C library is in the process already; musl and macOS have no such function.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
+        # Setting either ends glibc's own adaptation of both, hence the second call.
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
         mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT)
