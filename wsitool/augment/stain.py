@@ -71,5 +71,6 @@ def mix_stains(images: Tensor, products: Tensor, shift: Tensor, *, darkest: floa
 
     `darkest` stands for what is darker; of images in another range than [0, 1] both must know it.
     """
+    # Clamped, as the logarithm of black is not finite; (n, 3, H W).
     densities = images.clamp(min=darkest).log_().flatten(2)
     return torch.baddbmm(shift, products, densities).exp_().clamp_(0, 1).view_as(images)

@@ -14,6 +14,7 @@ from wsitool.base.progress import Reporter
 __all__ = ["Diagnostics", "FeatureWatch", "feature_spread", "rank_me"]
 
 _SMALL_CONTRASTIVE_BATCH = 64
+# Spread is near 1 for features that point everywhere, see `feature_spread`.
 _COLLAPSED_SPREAD = 0.01
 _WAITING = 0.2
 _SOLVED = 0.995
@@ -22,6 +23,7 @@ _EARLY = 50  # steps after which a method should do better than guess
 
 def feature_spread(features: Tensor) -> Tensor:
     """Standard deviation of unit features (B, F) over B, mean over F, times sqrt(F): 0 = collapsed."""
+    # Components of random unit vectors have a deviation of 1 / sqrt(F), so that spread is 1 for any width.
     unit = nn.functional.normalize(features.float(), dim=1)
     return unit.std(dim=0, correction=0).mean() * math.sqrt(features.shape[1])
 
@@ -29,6 +31,7 @@ def feature_spread(features: Tensor) -> Tensor:
 def rank_me(features: Tensor) -> Tensor:
     """Effective rank of features (B, F): exp of the entropy of their singular values (arXiv:2210.02885)."""
     values = torch.linalg.svdvals(features.float())
+    # 1e-12 for features that are all zero; 1e-7 is the paper's own epsilon.
     share = values / values.sum().clamp_min(1e-12) + 1e-7
     return torch.exp(-(share * share.log()).sum())
 
@@ -41,6 +44,7 @@ class FeatureWatch:
         self._handle = backbone.register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        # Only in training: the held-out loss and the probes run through the same backbone.
         if module.training:
             self._latest = output.detach()
 
@@ -48,6 +52,7 @@ class FeatureWatch:
         """Spread and effective rank of the latest batch; rows beyond 512 are left out."""
         if self._latest is None:
             return {}
+        # 512 rows bound the singular values' cost: it grows with the square of the rows.
         features = self._latest[:512]
         return {"feature_std": float(feature_spread(features)), "rank_me": float(rank_me(features))}
 
@@ -69,6 +74,7 @@ class Diagnostics:
         self.said: list[str] = []
 
     def _warn(self, kind: str, message: str) -> None:
+        # Once a run each: an epoch's warning repeated a hundred times is not read.
         if kind not in self._kinds:
             self._kinds.add(kind)
             self.said.append(message)
@@ -110,6 +116,7 @@ class Diagnostics:
     def _look_at_loss(self, rows: Sequence[Mapping[str, float | int]], epoch: int) -> None:
         loss = sum(row["loss"] for row in rows) / len(rows)
         chance = rows[-1].get("chance_loss")
+        # Not in the first epoch nor the first steps: every method begins at chance.
         if chance is not None and epoch > 1 and rows[-1]["step"] >= _EARLY and loss > 0.99 * chance:
             self._warn(
                 "chance",
@@ -118,6 +125,7 @@ class Diagnostics:
             )
         name = self._shortcut_metric
         if name is not None and name in rows[-1]:
+            # The mean of the epoch: a single batch is solved now and then.
             mean = sum(row[name] for row in rows) / len(rows)
             if mean > _SOLVED:
                 self._warn(

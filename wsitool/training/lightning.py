@@ -22,6 +22,7 @@ _LOGGERS = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "light
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Within the block Lightning logs errors only, and its hints about how to write training code are off."""
+    # Levels are the process's own, so they are put back: the caller may use Lightning too.
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -41,10 +42,13 @@ def make_trainer(out: Path, **options: Any) -> Trainer:
     """A trainer of one (long) epoch that writes nothing by itself."""
     return Trainer(
         default_root_dir=out,
+        # The stream is the whole training, so that Lightning's epoch end, with its own bookkeeping, comes
+        # once.
         max_epochs=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        # The loader divides among ranks itself, and exactly.
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         **options,
@@ -56,6 +60,7 @@ def fit(trainer: Trainer, module: LightningModule) -> None:
     try:
         trainer.fit(module)
     except SystemExit as end:
+        # Lightning turns the interrupt into SystemExit and keeps it as context.
         if isinstance(end.__context__, KeyboardInterrupt):
             raise end.__context__ from None
         raise
@@ -63,4 +68,6 @@ def fit(trainer: Trainer, module: LightningModule) -> None:
 
 def is_first_process() -> bool:
     """Whether this process is the one that writes files, known before training starts."""
+    # Before the process group exists there is no rank to ask for; Lightning reads its own from the
+    # environment.
     return getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"

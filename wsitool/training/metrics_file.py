@@ -25,9 +25,11 @@ class MetricsFile:
         `extra` are columns that not every row has, the first one least of all.
         """
         self._path = path
+        # Rows after the checkpoint are computed again, bit for bit, and would be there twice.
         rows = [row for row in read_metrics(path) if row["step"] <= keep] if keep else []
         self._columns: list[str] = []
         self._extra = list(extra)
+        # Cut first: with a kill before the rows are back, curves are short, and the run itself is not harmed.
         replace_file(path, b"")
         if rows:
             self.append(rows)
@@ -38,10 +40,13 @@ class MetricsFile:
             return
         text = io.StringIO(newline="")
         if not self._columns:
+            # dict.fromkeys: unique and in order; a set would shuffle the columns.
             self._columns = list(dict.fromkeys([*rows[0], *self._extra]))
             csv.writer(text).writerow(self._columns)
+        # A metric that a method gives from the second row on only is left out: the header is written.
         writer = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore")
         writer.writerows(rows)
+        # Closed each time: what is written reaches other readers, such as `tail`, at once.
         with self._path.open("a", newline="") as file:
             file.write(text.getvalue())
 
@@ -52,8 +57,11 @@ def read_metrics(path: Path) -> list[dict[str, float | int]]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
+    # A last line without its end was cut by a kill.
     lines = text.splitlines() if text.endswith(("\n", "\r")) else text.splitlines()[:-1]
     try:
+        # A row that is longer than the header has its rest, a list, under "": no number, and so the row is
+        # dropped.
         table = list(csv.DictReader(lines, restkey=""))
     except csv.Error:
         return []
@@ -77,6 +85,7 @@ def _number(text: str | None) -> float | int:
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
     """Loss, the method's own metrics, and the learning rate over the steps."""
     names = dict.fromkeys(name for row in rows for name in row if name not in _COMMON)
+    # A metric that never changes says nothing as a curve.
     varying = [name for name in names if len({row[name] for row in rows if name in row}) > 1]
     losses = [_curve(rows, name) for name in ("loss", "val_loss")]
     chance = rows[-1].get("chance_loss") if rows else None
@@ -95,5 +104,6 @@ def _curve(rows: Sequence[Row], name: str) -> Curve:
         label=name,
         x=[x for x, _ in points],
         y=[y for _, y in points],
+        # Held-out losses and probes come once an epoch: few points are not smoothed.
         smooth=name != "lr" and len(points) == len(rows),
     )
