@@ -94,7 +94,7 @@ def jitter_factors(
     hue: Range = 0.0,
     p: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """The factors and orders that `color_jitter` draws for `count` images, as `adjust_colour` takes them."""
+    """The factors and orders that `color_jitter` draws for `count` images, as `adjust_color` takes them."""
     factors = torch.stack(
         [
             uniform(rng, count, *_range(value, center))

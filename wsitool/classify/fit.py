@@ -55,10 +55,12 @@ class Fitted:
 
         `labels` (N,) are those of the labelled subset. It compares classifiers of the same subset and seed.
         """
+        # Of the search's folds, which together cover all patches trained on.
         if self.search is not None:
             return self.search.losses[self.search.c]
         if self.validation_logits is None:
             return None
+        # Uncalibrated: the temperature was fitted on these very patches.
         return score(softmax(self.validation_logits), labels[self.split.held_out])["loss"]
 
 
@@ -76,6 +78,7 @@ def fit_classifier(
 
     `features` (N, D) of the subset spare computing them again where the encoder stays frozen.
     """
+    # Before any network runs: a split that cannot be made costs nothing.
     split = _split(subset, settings, seed)
     card = ClassifierCard(
         classes=subset.classes,
@@ -83,13 +86,17 @@ def fit_classifier(
         image_size=image_size,
         patch_size=subset.collection.patch_size,
         mpp=subset.collection.mpp,
+        # Replaced by `_calibrated` once there are logits to fit it on.
         temperature=1.0,
+        # Of train and validation: both have shaped the classifier, so a test on either would leak.
         groups=tuple(sorted(set(subset.groups.tolist()))),
         encoder=encoder.card,
+        # None where the stores were made by several rules: `predict` then has none to follow.
         candidates=CandidateRule.common(store.meta.params for store in subset.collection.stores),
     )
     if not settings.frozen:
         return _fit_everything(subset, split, encoder, card, settings, seed, reporter)
+    # All of the subset once; train and validation are rows of it.
     if features is None:
         features = encode(
             encoder,
@@ -115,6 +122,7 @@ def _fit_everything(
     classifier = Classifier(encoder, layer, card)
     train, validation = subset.subset(split.train), subset.subset(split.held_out)
     history = finetune(classifier, train, validation, settings, seed=seed, reporter=reporter)
+    # Once more, with the weights of the epoch that was kept.
     logits = predict_logits(classifier, validation.collection, device=settings.device)
     fitted = Fitted(
         classifier=classifier, split=split, validation_logits=logits, history=tuple(history), c=None
@@ -132,6 +140,7 @@ def _fit_frozen(
     seed: int,
 ) -> Fitted:
     search = None
+    # Only over the training side: what is held out stays unseen for the temperature.
     if settings.head == "linear" and settings.c == "auto":
         search = search_penalty(
             features[split.train],
@@ -145,6 +154,7 @@ def _fit_frozen(
         split = replace(split, warning=" ".join(filter(None, (split.warning, search.warning))))
     head, c = _fit_head(features, subset, split, settings, search)
     if isinstance(head, NeighbourHead):
+        # Shapes of the head's buffers, which loading must know before it has the tensors.
         card = replace(card, neighbours=head.neighbours, bank=len(head.bank))
     logits = head_logits(head, features[split.held_out]) if len(split.held_out) else None
     fitted = Fitted(
@@ -165,8 +175,10 @@ def _calibrated(fitted: Fitted, subset: LabelledPatches) -> Fitted:
     if fitted.validation_logits is not None:
         temperature = fit_temperature(fitted.validation_logits, subset.labels[split.held_out])
     elif fitted.search is not None:
+        # Out-of-fold logits by other heads of the same penalty: the nearest there is to unseen ones.
         temperature = fit_temperature(fitted.search.logits, subset.labels[split.train])
     if temperature is not None:
+        # Changed in the classifier itself, which `fitted` holds.
         classifier.card = replace(classifier.card, temperature=temperature)
     classifier.eval()
     return fitted
@@ -195,6 +207,7 @@ def _fit_head(
         x,
         y,
         len(subset.classes),
+        # One value needs no validation; "None" tries them all against it.
         penalties=[penalty] if isinstance(penalty, int | float) else PENALTIES,
         validation=(features[held_out], subset.labels[held_out]) if len(held_out) else None,
         balanced=settings.class_weights,

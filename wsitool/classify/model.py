@@ -52,6 +52,7 @@ class ClassifierCard:
     candidates: CandidateRule | None = None
 
     def __post_init__(self) -> None:
+        # `check_positive` allows None where a value may be unknown; this one may not.
         if self.temperature is None:
             raise ValueError("temperature must be a number above 0, got None")
         check_positive(
@@ -102,7 +103,7 @@ def load_classifier(path: str | Path) -> Classifier:
     """Load a classifier from its file or run folder, ready for inference.
 
     EncoderError if there is none, if the file is not one, or if its weights are not finite or do not fit its
-    card.
+    card. It runs no pickle; the classifier is on the CPU and in evaluation mode.
     """
     path = Path(path)
     file = path / CLASSIFIER_FILE if path.is_dir() else path
@@ -126,9 +127,11 @@ def load_classifier(path: str | Path) -> Classifier:
             f"The card of {file} is damaged, or of a newer wsitool ({error}): upgrade wsitool, or train "
             "again."
         ) from None
+    # Before anything of it is used: a single NaN weight would make every probability NaN.
     check_finite(tensors, what=f"{file} is not used", advice="Train the classifier again")
     classifier = Classifier(_encoder(card.encoder), _head(card), card)
     try:
+        # Strict: head and encoder, buffers too.
         classifier.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         raise EncoderError(
@@ -144,6 +147,7 @@ def _encoder(card: EncoderCard) -> Encoder:
 
 def _head(card: ClassifierCard) -> nn.Linear | NeighbourHead:
     if card.head == "knn":
+        # Buffers of the sizes on the card; `load_state_dict` would refuse others.
         return NeighbourHead(
             card.bank or 0, card.encoder.feature_dim, len(card.classes), card.neighbours or 1
         )

@@ -54,6 +54,8 @@ def write_run(
     A run that was there is replaced: until all is written the folder has no run.json, and so no finished run.
     """
     for name in ("run.json", "metrics.csv", "curves.png"):
+        # First of all, as it is what says "finished"; pictures of fine-tuning would outlive a change of the
+        # head.
         (out / name).unlink(missing_ok=True)
     classes = fitted.classifier.card.classes
     save_classifier(fitted.classifier, out / CLASSIFIER_FILE)
@@ -75,6 +77,7 @@ def write_predictions(path: Path, parts: Sequence[Part]) -> None:
     classes = parts[0].patches.classes
     rows: list[list[Any]] = [[*_COLUMNS, *(f"p_{name}" for name in classes)]]
     for part in parts:
+        # Uncalibrated, as the argmax is the same and the temperature is in metrics.json.
         probabilities = softmax(part.logits)
         predicted = probabilities.argmax(axis=1)
         for index, location in enumerate(_places(part.patches)):
@@ -95,7 +98,9 @@ def describe_patches(patches: LabelledPatches) -> dict[str, Any]:
     collection = patches.collection
     stores = []
     for number, store in enumerate(collection.stores):
+        # Sorted: the manifest is a set of patches, whatever order they were drawn in.
         rows = np.sort(collection.row[collection.store_index == number])
+        # A store of which the subset has nothing is left out.
         if len(rows):
             stores.append(
                 {"name": store.meta.name, "content_hash": store.content_hash, "rows": rows.tolist()}

@@ -77,8 +77,8 @@ def classify(
 
     `options` are the fields of `ClassifyOptions`, `settings` how a classifier is trained. It is evaluated on
     `test`, or by `folds`-fold cross-validation over groups, or, with neither, on its own validation share
-    (optimistic, and said so). `image_size` None takes the encoder's, else the patches'. Writes into `out` the
-    files of DESIGN.md section 3.
+    (optimistic, and said so). `image_size` None takes the encoder's, else the patches'. Writes into `out`
+    what `outputs.write_run` does, run.json last.
 
     Raises UsageError for choices that cannot work together or leak, LabelError, EncoderError, StoreError.
     """

@@ -240,7 +240,7 @@ def _labels(store: Reader, classes: tuple[str, ...]) -> NDArray[np.int16]:
 def renumbered(
     labels: NDArray[np.int16], declared: Sequence[str], classes: Sequence[str]
 ) -> NDArray[np.int16]:
-    """Labels that index the classes `own` as ones that index `classes`; unlabelled ones stay so."""
+    """Labels that index the classes `declared` as ones that index `classes`; unlabelled ones stay so."""
     # One gather; the extra last entry is what an index of -1 reaches.
     # the extra last entry maps -1 to -1
     new = np.array([*(classes.index(name) for name in declared), UNLABELLED], dtype=np.int16)
