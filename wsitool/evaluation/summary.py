@@ -30,6 +30,7 @@ def evaluate(
     """
     probabilities = softmax(logits)
     predicted = probabilities.argmax(axis=1)
+    # (N, 1) or (1, 1), so that folds may have a temperature each.
     scaled = logits / np.reshape(temperature, (-1, 1))
     calibrated = score(softmax(scaled), patches.labels)
     intervals = group_intervals([probabilities], patches.labels, patches.group_index, seed=seed)
@@ -60,8 +61,10 @@ def mean_by(
     """Mean probability of each name whose patches share one label: names (M,), means (M, K), labels (M,)."""
     unique_names, index = np.unique(names, return_inverse=True)
     sums = np.zeros((len(unique_names), probabilities.shape[1]))
+    # Unbuffered, as an index comes many times: `sums[index] += ...` would add once.
     np.add.at(sums, index, probabilities)
     lowest = np.full(len(unique_names), np.iinfo(np.int64).max)
+    # Lowest and highest label of each name: equal where all its patches agree.
     highest = np.full(len(unique_names), -1, np.int64)
     np.minimum.at(lowest, index, labels)
     np.maximum.at(highest, index, labels)
