@@ -38,6 +38,7 @@ def estimate(plan: ExperimentPlan, out: Path, *, device: str = "auto") -> Estima
 
     Raises what `check_plan` raises.
     """
+    # Opens data and methods first: an estimate of what cannot start would be worth nothing.
     check_plan(plan, open_splits(plan))
     cells, stages = all_cells(plan), pretrainings(plan, out)
     left = [cell for cell in cells if not is_finished(plan, cell, out)]
@@ -49,18 +50,22 @@ def estimate(plan: ExperimentPlan, out: Path, *, device: str = "auto") -> Estima
     trained = forward = 0
     for cell in left:
         train = splits[cell.split].train.patches
+        # Both sides: `validation` of it is held out, the rest is trained on.
         subset = len(train.classes) * per_class_count(train.labels, cell.fraction, train.classes)
         if plan.head == "finetune":
+            # Every candidate lr has a classifier of its own.
             tries = plan.epochs * (1 if cell.arm.method is None else len(plan.pretrain_lrs))
             trained += round(subset * (1 - plan.validation)) * tries
             forward += round(subset * plan.validation) * tries + len(splits[cell.split].test.rows)
     if plan.head != "finetune" and left:  # features of everything once for the start and for each encoder
+        # By identity: views of one whole share its cached features.
         wholes = {id(view.whole): len(view.whole) for split in splits for view in (split.train, split.test)}
         forward = (len(ahead) + 1) * sum(wholes.values())
     per_image = seconds_per_image(
         plan.backbone,
         init=plan.init,
         image_size=plan.image_size or splits[0].train.whole.collection.patch_size,
+        # 32 at most: the rate is asked for, not the memory.
         batch_size=min(plan.batch_size, 32),
         device=device,
     )
