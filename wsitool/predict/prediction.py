@@ -149,8 +149,8 @@ def _table(prediction: Prediction) -> Iterator[bytes]:
 def by_image(prediction: Prediction, store: PatchStore, rows: NDArray[np.int64]) -> list[Prediction]:
     """One prediction for each image a store of `import` was cut from, else `prediction` as it is.
 
-    `rows` are those of the store that `prediction` is about. Such a store holds the images of a patient, each with
-    coordinates from its own corner.
+    `rows` are those of the store that `prediction` is about. Such a store holds the images of a patient, each
+    with coordinates from its own corner.
     """
     if store.sources is None:
         return [prediction]
