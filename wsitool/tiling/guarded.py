@@ -25,6 +25,7 @@ def run_guarded(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
             raise SlideError(task.slide.problem)
         return run_locked(task, reporter)
     except UsageError:
+        # Of the options, not of the slide: a thousand slides would fail for one reason.
         raise  # the same for every slide
     except Exception as error:  # noqa: BLE001 - around one slide of many
         return failed_result(task, one_sentence(error))
@@ -35,7 +36,9 @@ def run_locked(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
     if task.dry_run:
         return run_task(task, reporter)
     task.out_dir.mkdir(parents=True, exist_ok=True)
+    # The lock is of the store's name, so that two runs into one folder divide the slides.
     with locked(task.store, what=f"'{task.store}'", wait_seconds=_PATIENCE_SECONDS):
+        # Under the lock: what is partial now is of a writer that is gone.
         remove_abandoned(task.out_dir)
         earlier = finished(task, reporter)
         # What is in the way now, if anything, is damaged or meant to be replaced.

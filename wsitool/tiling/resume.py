@@ -41,6 +41,7 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
         reporter.warn(f"{task.slide.name} is tiled again: {error}")
         return None
     differs = difference(meta.params, task.params())
+    # By content of the slide file, wherever it lies.
     if meta.fingerprint != fingerprint(task.slide.path):
         differs = "the slide file is another one now"
     if differs:
@@ -67,7 +68,9 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
 
 def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """Which of the parameters `asked` for a store was made with others, in words; "" if with none."""
+    # As JSON gives them back, or a tuple would differ from a list.
     expected = as_stored(asked)
+    # Only what is asked: a store of another version may know more.
     names = [name for name in expected if stored.get(name) != expected[name]]
     parts = [f"{name} {stored.get(name)!r} instead of {expected[name]!r}" for name in names]
     return f"was made with {', '.join(parts)}" if parts else ""
@@ -79,6 +82,7 @@ def redraw_preview(
     """Draw a store's preview from its slide at `source`; False where that is gone or another file."""
     try:
         with open_slide(source, reader=meta.reader, default_mpp=meta.params.get("default_mpp")) as slide:
+            # Its preview would show another slide's grid.
             if slide.info.fingerprint != meta.fingerprint:
                 return False
             size = plan_grid(slide.info, spec).patch_size_level0
