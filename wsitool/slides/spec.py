@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 KEPT = "kept"
+# Scores a limit may be on, beside that of tissue.
 _SCORES = ("near_black", "near_white", "pen", "fold", "sharpness")
 Resample = Literal["auto", "exact", "fast"]
 LabelRule = Literal["area", "centre"]
@@ -62,6 +63,7 @@ class Limit:
         rejected = np.zeros(len(values), bool)
         with np.errstate(over="ignore"):  # a limit beyond float32 is infinite, and so it is meant
             if self.at_least is not None:
+                # NaN is below and above nothing: a score that was not measured rejects no patch.
                 rejected |= values < self.at_least
             if self.at_most is not None:
                 rejected |= values > self.at_most
@@ -75,9 +77,11 @@ def decide(
 
     `limits` are tried in order; one whose score is absent is an error of the caller (KeyError).
     """
+    # 0 is kept; limits may share a reason.
     reasons = (KEPT, *dict.fromkeys(limit.reason for limit in limits))
     reason = np.zeros(len(next(iter(scores.values()))), np.uint8)
     for limit in limits:
+        # Only those no earlier limit has rejected.
         reason[(reason == 0) & limit.rejects(scores[limit.score])] = reasons.index(limit.reason)
     return reason, reasons
 
@@ -121,6 +125,7 @@ class TileSpec(Params):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Three ways to say one thing.
         asked = [name for name in ("mpp", "magnification", "level") if getattr(self, name) is not None]
         if len(asked) > 1:
             raise UsageError(f"Give one of mpp, magnification and level, not {' and '.join(asked)}.")
@@ -137,6 +142,7 @@ class TileSpec(Params):
 
     def to_params(self) -> dict[str, Any]:
         """Every option as JSON holds it, to be stored and compared."""
+        # As it will be compared with another run's: defaults written out.
         params = asdict(self) | {"stride": self.step}
         if self.mpp is None and self.magnification is None and self.level is None:
             params["mpp"] = DEFAULT_MPP
@@ -166,6 +172,7 @@ class CandidateRule:
         rules = set()
         for values in params:
             try:
+                # Hashable, so that equal rules are one.
                 rules.add(typed(cls, {name: values[name] for name in ("min_tissue", "limits")}))
             except (KeyError, ValueError):
                 return None  # of images, say, which are cut by another rule
@@ -190,6 +197,7 @@ class QualityThresholds(Params):
     @property
     def limits(self) -> tuple[Limit, ...]:
         """The limits that are on, in the order they are tried."""
+        # The order matters: of several the first is the reason told.
         limits = (
             Limit(score="near_black", reason="near black", at_most=self.max_black),
             Limit(score="near_white", reason="near white", at_most=self.max_white),
