@@ -52,6 +52,7 @@ def limit_factor() -> float:
         factor = float(text)
     except ValueError:
         factor = 0.0
+    # 1 at least: limits can be raised, not lowered.
     if not 1 <= factor < 1e9:
         raise UsageError(
             f"{RAISE_LIMITS} must be a number of 1 or more, as in {RAISE_LIMITS}=4, got '{text}'."
@@ -64,6 +65,7 @@ def check_limit(what: str, value: int, limit: int) -> None:
     if value > limit * limit_factor():
         raise RefusedSlideError(
             f"{what}: {value:,}, where at most {limit:,} are taken to be true; if they are, set the "
+            # The factor that would do, rounded up.
             f"environment variable {RAISE_LIMITS}={-(-value // limit)}, which multiplies all limits on size."
         )
 

@@ -31,6 +31,7 @@ def is_memory_short(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
+    # torch raises a RuntimeError for the CPU's memory and a subclass for CUDA's.
     return isinstance(error, RuntimeError) and any(sign in text for sign in _SHORT)
 
 
@@ -51,6 +52,7 @@ def explain_memory(advice: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_memory_short(error):
             raise
+        # `from None`: the allocator's traceback tells a user nothing.
         raise MemoryShortError(f"There is not enough memory ({_asked(error)}): {advice}.") from None
 
 
@@ -60,6 +62,7 @@ def _asked(error: BaseException) -> str:
     if match is None:
         return text[:_MOST_LETTERS] or type(error).__name__
     amount, unit = match.groups()
+    # torch's CPU allocator says bytes, CUDA's says GiB.
     return (
         f"{float(amount) / 1e9:.3g} GB more were asked for"
         if unit == "bytes"

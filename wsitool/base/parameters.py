@@ -69,10 +69,12 @@ class HParam:
     def _check_one(self, value: Any) -> Any:
         if value in self.words and isinstance(value, str):
             return value
+        # TOML and JSON write 1 where 1.0 is meant.
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if self.type is str and isinstance(value, os.PathLike):
             value = os.fspath(value)
+        # True is an int to isinstance: as a batch size it is a mistake.
         if not isinstance(value, self.type) or (isinstance(value, bool) and self.type is not bool):
             raise UsageError(f"{self.option} must be {self._type_text()}, got {value!r}.")
         if not self._is_in_bounds(value):
@@ -81,6 +83,7 @@ class HParam:
 
     def _is_in_bounds(self, value: Any) -> bool:
         return (
+            # NaN passes every comparison as false, so it is refused first.
             (not isinstance(value, float) or math.isfinite(value))
             and (self.choices is None or value in self.choices)
             and (self.ge is None or value >= self.ge)
@@ -136,6 +139,7 @@ def internal(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.M
 
 def same_as(kind: type[Params], name: str, *, help: str = "") -> Any:
     """Declare a field like that of another class: the same default, bounds and, unless given, help."""
+    # StopIteration where the name is wrong: at import, where a developer sees it.
     field = next(field for field in dataclasses.fields(kind) if field.name == name)
     spec = field.metadata[_KEY] | ({"help": help} if help else {})
     return dataclasses.field(default=field.default, metadata={_KEY: spec})
@@ -153,12 +157,15 @@ class Params:
 
     def __post_init__(self) -> None:
         for spec in self.hparams():
+            # Frozen: this is the one place where a value is replaced, by its checked form.
             object.__setattr__(self, spec.name, spec.check(getattr(self, spec.name)))
 
     @classmethod
     def hparams(cls) -> tuple[HParam, ...]:
         """The declared parameters in order; TypeError if a field was declared without `hparam`."""
+        # Evaluated, as `from __future__ import annotations` makes texts of them.
         hints = typing.get_type_hints(cls)
+        # None marks internal fields; fields without any mark are kept, for `_describe` to refuse.
         fields = [field for field in dataclasses.fields(cls) if field.metadata.get(_KEY, ()) is not None]
         return tuple(_describe(cls, field, hints[field.name]) for field in fields)
 
@@ -210,6 +217,7 @@ def _describe(cls: type[Params], field: dataclasses.Field[Any], hint: Any) -> HP
     optional = type(None) in members
     members.discard(type(None))
     many = False
+    # tuple[T, ...] counts as T, of which there may be many.
     for item in [member for member in members if typing.get_origin(member) is tuple]:
         many = True
         members = (members - {item}) | set(_members(typing.get_args(item)[0]))

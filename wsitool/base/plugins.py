@@ -36,6 +36,7 @@ class Plugin:
 def installed(group: str) -> tuple[Plugin, ...]:
     """Every registration in `group`, by name; nothing is imported. Two packages may claim the same name."""
     # One distribution can be seen twice (an editable install beside its own folder on the path).
+    # A set: entries that are equal in all four texts are one.
     plugins = {_describe(entry) for entry in entry_points(group=group)}
     return tuple(sorted(plugins, key=lambda plugin: (plugin.name, plugin.package)))
 
@@ -66,6 +67,7 @@ def load(
         )
     claim = claims[0]
     who = f"The {noun} '{name}' of {claim.origin}"
+    # Checked here, since `EntryPoint.load` trips over others, or returns a module.
     if not _TARGET.fullmatch(claim.target):
         raise PluginError(
             f"{who} must be registered as MODULE:NAME, got '{claim.target}': repair that package's entry "
