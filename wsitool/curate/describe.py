@@ -43,6 +43,7 @@ def describe(path: str | Path) -> Description:
 
 
 def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
+    # In this order: a run folder may hold stores, a store may be a folder.
     if (path / "run.json").is_file():
         return "run", _run
     if path.suffix in (".h5", ".hdf5", ".zarr"):
@@ -57,6 +58,7 @@ def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
 
 
 def _slide(path: str | Path) -> dict[str, Any]:
+    # Closed at once: everything is in the header.
     with open_slide(path) as slide:
         info = slide.info
     return {
@@ -88,6 +90,7 @@ def _store(path: Path) -> dict[str, Any]:
 def _label_counts(store: PatchStore) -> dict[str, int]:
     if store.labels is None:
         return {}
+    # -1 indexes the last name.
     names = (*store.meta.classes, "unlabelled")  # -1 is the last one
     return {names[index]: int(n) for index, n in sorted(Counter(store.labels.tolist()).items())}
 
@@ -119,6 +122,7 @@ def _run(path: Path) -> dict[str, Any]:
 def _weights(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="numpy") as file:
+            # Only the header is read.
             metadata = file.metadata() or {}
             tensors = len(file.keys())
     except (SafetensorError, OSError) as error:
@@ -127,6 +131,7 @@ def _weights(path: Path) -> dict[str, Any]:
 
 
 def _from_json(text: str) -> Any:
+    # Cards are JSON, other programs' metadata plain text.
     try:
         return parse_json(text)
     except ValueError:

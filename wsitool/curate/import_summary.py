@@ -65,5 +65,6 @@ def _read(path: Path) -> list[ImageResult]:
 
 def _row(cells: Mapping[str, str]) -> ImageResult:
     return ImageResult(
+        # Numbers that a spreadsheet emptied count as 0.
         **{name: int(cell or 0) if name in _NUMBERS else cell for name, cell in cells.items()}  # type: ignore[arg-type]
     )
