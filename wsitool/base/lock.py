@@ -123,7 +123,7 @@ def _take(descriptor: int, lock: Path) -> bool:
 
 
 def _acquire(lock: Path, what: str, descriptors: list[int], *, final: bool) -> None:
-    """Try once for the lock, its descriptor to go into `descriptors`; StoreError if `final` and another has it."""
+    """Try once for the lock, its descriptor into `descriptors`; StoreError if `final` and another has it."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
