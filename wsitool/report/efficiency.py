@@ -43,6 +43,7 @@ def draw_efficiency(
     if mark is not None:
         axes.axhline(mark, color="#777", linestyle=":", linewidth=1)
     ticks = sorted({100 * fraction for curve in curves for fraction in curve.fractions})
+    # 5, 25, 50, 100 %: on a linear scale the small shares lie on one another.
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:g} %" for tick in ticks])
     axes.minorticks_off()
