@@ -59,6 +59,7 @@ def blame_plugin(name: str, part: str) -> Iterator[None]:
     except Exception as error:
         if is_memory_short(error) or is_peer_lost(error):  # not the plugin's fault
             raise
+        # The innermost frame: where it happened, mostly in the plugin's own file.
         frame = extract_tb(error.__traceback__)[-1]
         reason = " ".join(str(error).split())  # torch writes several lines
         raise PluginError(
@@ -75,10 +76,12 @@ def origin_of(name: str) -> str:
 
 def check_method(loaded: object, who: str) -> type[Method[Any]]:
     """Return `loaded` if it keeps the contract of `wsitool.api`; else PluginError beginning with `who`."""
+    # Here: `wsitool methods` lists without torch.
     from wsitool.api import API_VERSION, Method
 
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):
         raise PluginError(f"{who} must be a class derived from wsitool.api.Method, got {loaded!r}.")
+    # type(...) and not isinstance: True is an int.
     if type(loaded.api_version) is not int:
         raise PluginError(f"{who} must set api_version to a whole number, got {loaded.api_version!r}.")
     if loaded.api_version != API_VERSION:
@@ -96,6 +99,7 @@ def check_method(loaded: object, who: str) -> type[Method[Any]]:
 def _check_params(params: object, who: str) -> None:
     if not (isinstance(params, type) and issubclass(params, Params) and dataclasses.is_dataclass(params)):
         raise PluginError(f"{who} must set params_type to a dataclass derived from Params, got {params!r}.")
+    # dataclasses has no public way to ask.
     if not getattr(params, "__dataclass_params__").frozen:  # noqa: B009 - unknown to type checkers
         raise PluginError(f"{who}: {params.__name__} must be @dataclass(frozen=True, kw_only=True).")
     try:
@@ -103,6 +107,7 @@ def _check_params(params: object, who: str) -> None:
     except (TypeError, NameError) as error:
         raise PluginError(f"{who} declares its parameters wrongly: {error}") from None
     try:
+        # Made once, with its defaults: those are checked like any value.
         params()
     except UsageError as error:
         raise PluginError(f"{who} has a default out of its own bounds: {error}") from None
