@@ -39,6 +39,7 @@ def parametrize_method_checks(
         def test_my_method(check):
             check()
     """
+    # Needed by plugin authors' tests only.
     import pytest
 
     cases = [
@@ -86,6 +87,7 @@ def _result(check: Check, subject: Subject) -> CheckResult:
         reason = str(error).strip().splitlines() or [""]
         message = f"It must run, and raised {type(error).__name__}: {reason[-1]}"
         return CheckResult(name=_name(check), passed=False, message=message)
+    # The first line of the check's docstring says what was checked.
     return CheckResult(name=_name(check), passed=True, message=(check.__doc__ or "").splitlines()[0])
 
 

@@ -40,12 +40,15 @@ def methods_of(target: str) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _importable(folders: list[Path]) -> Iterator[None]:
+    # A copy: the list itself is changed by what is imported.
     before = list(sys.path)
     sys.path[:0] = [str(folder.resolve()) for folder in folders]
+    # The folders were not there when Python last looked.
     importlib.invalidate_caches()
     try:
         yield
     finally:
+        # In place, as others may hold the list.
         sys.path[:] = before
 
 
@@ -54,6 +57,7 @@ def _of_file(path: Path) -> dict[str, Any]:
     entry_points = {
         name: value
         for name, value in vars(module).items()
+        # Defined here: imported bases are not the file's own methods.
         if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
     }
     if not entry_points:
