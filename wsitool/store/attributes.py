@@ -59,7 +59,10 @@ ATTRIBUTES = (*_META, *(field.name for field in dataclasses.fields(Summary)))
 
 
 def to_attributes(meta: StoreMeta, summary: Summary) -> dict[str, Attribute]:
-    """Flatten `meta` and `summary` to root attributes."""
+    """Flatten `meta` and `summary` to root attributes.
+
+    Compound values are JSON text with sorted keys; what is None is left out.
+    """
     values: dict[str, Any] = dataclasses.asdict(meta)
     values |= {"patches": summary.patches, "counts": summary.counts, "content_hash": summary.content_hash}
     return {
@@ -125,7 +128,10 @@ def _parsed(name: str, value: Any) -> Any:
 
 
 def problem_of(meta: StoreMeta) -> str:
-    """What no store may say of itself; "" where all values are in range."""
+    """What no store may say of itself; "" where all values are in range.
+
+    A clause for the caller's sentence, naming the first attribute that is out of range.
+    """
     size, classes = meta.patch_size, meta.classes
     rules: list[tuple[str, bool, str]] = [
         ("patch_size", 1 <= size <= LARGEST_PATCH, f"from 1 to {LARGEST_PATCH}"),

@@ -47,7 +47,10 @@ class Collection:
 
     @classmethod
     def of(cls, stores: Sequence[Reader]) -> Self:
-        """All patches of `stores`, in order; StoreError if patch sizes differ or there is none."""
+        """All patches of `stores`, in order; StoreError if patch sizes differ or there is none.
+
+        Opens nothing; it reads the labels of each store. Closing the collection closes the stores.
+        """
         _check_sizes(stores)
         # In the order of the stores, so that the same list of stores always numbers the classes alike.
         classes = union_of_classes([store.meta for store in stores])
@@ -144,7 +147,10 @@ class Collection:
                 self.stores[numbers[targets[0]]].read_into(rows[targets], out, rows=targets, tally=tally)
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Collection:
-        """Only the patches at `indices`, in that order; stores, classes and groups stay as they are."""
+        """Only the patches at `indices`, in that order; stores, classes and groups stay as they are.
+
+        Shares the stores with this one, so closing either closes both; duplicates are allowed.
+        """
         rows = np.asarray(indices, dtype=np.int64)
         return Collection(
             # All stores, with those that now have no patch: the store numbers stay valid, and so does
@@ -169,7 +175,10 @@ class Collection:
         )
 
     def capped(self, per_store: int, *, seed: int = 0) -> Collection:
-        """At most `per_store` patches of each store, drawn by `seed`; the order of rows is kept."""
+        """At most `per_store` patches of each store, drawn by `seed`; the order of rows is kept.
+
+        Depends on `seed` and the collection only. StoreError for a cap below 1.
+        """
         if per_store < 1:
             raise StoreError(f"The cap per slide must be at least 1, got {per_store}.")
         rng = np.random.default_rng(seed)

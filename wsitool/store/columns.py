@@ -76,7 +76,11 @@ def score_names(columns: Mapping[str, Found]) -> list[str]:
 
 
 def problem_of_columns(columns: Mapping[str, Found], meta: StoreMeta, summary: Summary) -> str:
-    """Which column has not the shape that the store's attributes promise; "" where all have."""
+    """Which column has not the shape that the store's attributes promise; "" where all have.
+
+    Looks at shapes and kinds only; no column has been read. Also whether the numbers of candidates, patches
+    and counts fit each other.
+    """
     missing = [name for name, form in FIXED.items() if form.needed and name not in columns]
     if missing:
         return f"it has no column '{missing[0]}'"

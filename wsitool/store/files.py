@@ -18,7 +18,11 @@ __all__ = ["KnownFile", "OpenFiles", "Pending", "open_files"]
 
 
 class Pending:
-    """A file or folder being written under a hidden temporary name beside its final one."""
+    """A file or folder being written under a hidden temporary name beside its final one.
+
+    `commit` or `discard` must be called; a process that is killed leaves a partial file, which the next
+    writer in that folder removes. StoreError where the name is taken and `overwrite` is false.
+    """
 
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         if path.exists() and not overwrite:
@@ -82,7 +86,11 @@ class KnownFile:
         return cls(path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
     def check(self, descriptor: int | None = None) -> None:
-        """Raise CorruptStoreError if the path (or the open `descriptor`) is no longer this very file."""
+        """Raise CorruptStoreError if the path (or the open `descriptor`) is no longer this very file.
+
+        Device, inode, size and time of change are compared, so a file of the same bytes in its place counts
+        as another.
+        """
         try:
             now = self._from(
                 self.path, os.fstat(descriptor) if descriptor is not None else Path(self.path).stat()
@@ -119,7 +127,11 @@ class OpenFiles:
 
     @contextmanager
     def lease(self, file: KnownFile) -> Iterator[int]:
-        """A descriptor of `file` that stays open for the length of the block; read it by position only."""
+        """A descriptor of `file` that stays open for the length of the block; read it by position only.
+
+        Safe from any thread. CorruptStoreError where the file was deleted, replaced or changed since it
+        became known.
+        """
         # Opening under the lock keeps two threads from opening one file twice; it is rare, reading is not
         # under it.
         with self._lock:

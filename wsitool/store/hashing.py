@@ -56,7 +56,11 @@ class ContentHash:
     def add_rows(
         self, coords: NDArray[np.int64], labels: NDArray[np.int16] | None, sources: Sequence[str] | None
     ) -> None:
-        """Feed the other columns of the same or any later rows, in row order."""
+        """Feed the other columns of the same or any later rows, in row order.
+
+        `coords` (B, 2), `labels` (B,), `sources` B names. Always with labels or never, and the same for
+        sources.
+        """
         # Little-endian whatever the machine, so that a store verifies on another.
         self._columns["coords"].update(coords.astype("<i8").tobytes())
         if labels is not None:

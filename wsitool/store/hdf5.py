@@ -29,7 +29,11 @@ _FIRST_ROWS = 64
 
 
 class Hdf5Writer(Writer):
-    """Writes a store as one HDF5 file."""
+    """Writes a store as one HDF5 file.
+
+    Of raw patches the pixels are written by a thread of their own (see `base.direct_io`); everything else,
+    and the index, by h5py. For one thread.
+    """
 
     def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool, expected: int = 0) -> None:
         super().__init__(path, meta, overwrite=overwrite)

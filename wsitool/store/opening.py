@@ -57,7 +57,11 @@ def create_store(
 
 
 def open_store(path: str | Path) -> Reader:
-    """Open a finished store; StoreError if there is none, CorruptStoreError if it is damaged."""
+    """Open a finished store; StoreError if there is none, CorruptStoreError if it is damaged.
+
+    NotAStoreError for another program's file, SchemaVersionError for another schema. Any number of threads
+    may read the store; the patches' pixels are not checked here, but for the size of three.
+    """
     path = Path(path)
     if not path.exists():
         raise StoreError(
@@ -75,7 +79,10 @@ def open_store(path: str | Path) -> Reader:
 
 
 def find_stores(paths: AnyPath | Iterable[AnyPath]) -> list[Path]:
-    """The store at a path, or the stores directly in that folder, sorted by name; hidden names are none."""
+    """The store at a path, or the stores directly in that folder, sorted by name; hidden names are none.
+
+    Nothing is opened. A path that is neither a store nor a folder gives none.
+    """
     return [store for path in as_list(paths) for store in _stores_at(Path(path))]
 
 

@@ -79,9 +79,8 @@ class Reader:
     """A finished store of either format, as `PatchStore` describes it.
 
     Safe to read from any number of threads. It holds no column but the labels in memory, and no file open but
-    those that `open_files` lends; pickled, it is opened anew by whoever unpickles it.
-    Each of the properties that return an array reads it from the disk and checks it: CorruptStoreError where
-    its values cannot be.
+    those that `open_files` lends; pickled, it is opened anew by whoever unpickles it. Each of the properties
+    that return an array reads it from the disk and checks it: CorruptStoreError where its values cannot be.
     """
 
     def __init__(self, path: Path, meta: StoreMeta, summary: Summary, layout: Layout) -> None:
@@ -183,7 +182,11 @@ class Reader:
             raise damaged(self._path, f"its patches cannot be read ({error.strerror})") from error
 
     def encoded(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> list[bytes]:
-        """The stored bytes of patches: JPEG streams, or P*P*3 bytes of raw pixels."""
+        """The stored bytes of patches: JPEG streams, or P*P*3 bytes of raw pixels.
+
+        In the order asked, duplicates allowed. IndexError for a row that is not there, CorruptStoreError
+        where the file ends early; what the bytes mean is not looked at.
+        """
         rows_asked = self._checked(indices)
         try:
             # One entry a request and not a patch: the same patch may be asked for twice.
@@ -221,7 +224,10 @@ class Reader:
             file.check()
 
     def close(self) -> None:
-        """Give the descriptors back; reading again opens them again."""
+        """Give the descriptors back; reading again opens them again.
+
+        Not needed for correctness: descriptors are few, shared, and closed when others need room.
+        """
         for file in self._layout.files:
             open_files.forget(file)
 
@@ -375,7 +381,10 @@ def _runs_by_file(
 
 
 def content_hash(store: Reader) -> str:
-    """Compute the content hash of what is on disk by the rule of `store.content_hash`, to compare the two."""
+    """Compute the content hash of what is on disk by the rule of `store.content_hash`, to compare the two.
+
+    Reads every patch, 256 at a time. CorruptStoreError where one is not there.
+    """
     hashing = ContentHash(store.meta if covers_attributes(store.content_hash) else None)
     # 256 at a time: 38 MB of raw patches of 224 px, however large the store.
     for first in range(0, len(store), 256):

@@ -29,7 +29,11 @@ _ABSENT = 2**64 - 1  # in both fields of an index entry whose chunk was never wr
 
 
 class ZarrWriter(Writer):
-    """Writes a store as one zarr v3 group."""
+    """Writes a store as one zarr v3 group.
+
+    Shards are written as they fill, synced in the background; metadata and columns come in the end. For one
+    thread.
+    """
 
     def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool, expected: int = 0) -> None:
         super().__init__(path, meta, overwrite=overwrite)

@@ -43,7 +43,10 @@ _KINDS: dict[str, Kind] = {"i": "int", "u": "int", "f": "float"}
 
 
 def array_metadata(meta: StoreMeta, patches: int, rows_per_shard: int) -> dict[str, Any]:
-    """The zarr v3 metadata of the array `patches`."""
+    """The zarr v3 metadata of the array `patches`.
+
+    As zarr-python writes it, key by key; the reader compares a store's own with this.
+    """
     size = meta.patch_size
     little: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
     if meta.codec == "raw":
