@@ -27,7 +27,11 @@ class SharedBuffers:
         self._idle = sys.getrefcount(holder[0])
 
     def take(self) -> NDArray[np.uint8]:
-        """An array nobody uses, of the shape given; its content is undefined."""
+        """An array nobody uses, of the shape given; its content is undefined.
+
+        Free is told by reference counts, so the caller must hold the array, or a tensor on it, for as long as
+        it is in use.
+        """
         for number in range(len(self._buffers)):
             if sys.getrefcount(self._buffers[number]) <= self._idle:
                 # A linear scan, over as many buffers as there are batches in flight: threads, plus what the

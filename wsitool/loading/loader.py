@@ -121,7 +121,10 @@ class PatchLoader:
             self._epoch, self._step, self._start = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands: batches already handed out are not read again after `load_state_dict`."""
+        """Where the loader stands: batches already handed out are not read again after `load_state_dict`.
+
+        As JSON holds it. It is past the batch that was handed out last, whether or not that was used.
+        """
         return {"epoch": self._epoch, "step": self._step, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
