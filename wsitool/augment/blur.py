@@ -38,7 +38,10 @@ def gaussian_blur(
 
 
 def blur_sigmas(rng: Generator, count: int, sigma: tuple[float, float], p: float) -> Tensor:
-    """The standard deviations (count,) that `gaussian_blur` draws, as `blur` takes them."""
+    """The standard deviations (count,) that `gaussian_blur` draws, as `blur` takes them.
+
+    Float32 on the generator's device, in pixels; 0 where an image is not blurred.
+    """
     drawn = uniform(rng, count, *sigma)
     return torch.where(chosen(rng, count, p), drawn, 0.0)
 
@@ -63,7 +66,11 @@ def blur(images: Tensor, sigma: Tensor, *, inplace: bool = False) -> Tensor:
 
 
 def blur_images(images: Tensor, sigma: Sequence[float]) -> None:
-    """Blur float images (n, C, H, W) on a CPU in place, any number of channels; 0 leaves one alone."""
+    """Blur float images (n, C, H, W) on a CPU in place, any number of channels; 0 leaves one alone.
+
+    `sigma` (n,) in pixels. Images of at most 100 px a side go through matrices all at once, larger ones one
+    by one.
+    """
     rows = [row for row, row_sigma in enumerate(sigma) if row_sigma]
     if max(images.shape[-2:]) > _MATRICES_UP_TO:
         for row in rows:

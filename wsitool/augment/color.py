@@ -94,7 +94,11 @@ def jitter_factors(
     hue: Range = 0.0,
     p: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """The factors and orders that `color_jitter` draws for `count` images, as `adjust_color` takes them."""
+    """The factors and orders that `color_jitter` draws for `count` images, as `adjust_color` takes them.
+
+    `factors` (count, 4) float32 and `order` (count, 4) int64, on the generator's device; images that are left
+    alone have factors that change nothing.
+    """
     factors = torch.stack(
         [
             uniform(rng, count, *_range(value, center))

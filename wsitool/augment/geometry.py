@@ -44,8 +44,9 @@ def to_float(patches: Tensor) -> Tensor:
 def resize(images: Tensor, size: int) -> Tensor:
     """Resize to (size, size) with antialiased bilinear interpolation, as torchvision's `resize` does.
 
-    The dtype is kept. Bytes are resized as such on a CPU only; other devices have no kernel for them, so that
-    there they are floats in between and may differ by one.
+    (B, C, H, W), dtype kept; `images` themselves where they have the size. Bytes are resized as such on a
+    CPU only; other devices have no kernel for them, so that there they are floats in between and may differ
+    by one.
     """
     if images.shape[-2:] == (size, size):
         return images
@@ -148,7 +149,10 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Tensor:
-    """Crop every patch at random and resize to (size, size): (B, 3, size, size), dtype kept."""
+    """Crop every patch at random and resize to (size, size): (B, 3, size, size), dtype kept.
+
+    See `crop_boxes` for the distribution and `resized_crop` for how pixels are made; `rng` alone decides.
+    """
     boxes = crop_boxes(rng, len(patches), *patches.shape[-2:], scale=scale, ratio=ratio)
     return resized_crop(patches, boxes, size)
 
@@ -181,13 +185,19 @@ def square_flips(element: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def flip_rotate_image(image: Tensor, e: int) -> Tensor:
-    """Symmetry `e` of one image (..., 3, H, W) as `flip_rotate` numbers them; `image` itself for 0."""
+    """Symmetry `e` of one image (..., 3, H, W) as `flip_rotate` numbers them; `image` itself for 0.
+
+    Any other has memory of its own.
+    """
     image = image.flip(-1) if e >= 4 else image
     return torch.rot90(image, e % 4, (-2, -1)) if e % 4 else image
 
 
 def random_d4(images: Tensor, rng: Generator) -> Tensor:
-    """One of the eight flips and quarter turns for each image: tissue has no up or down."""
+    """One of the eight flips and quarter turns for each image: tissue has no up or down.
+
+    (B, C, P, P) of square images (ValueError for others), dtype kept; pixels move, none is interpolated.
+    """
     element = torch.randint(0, 8, (len(images),), device=rng.device, generator=rng)
     return flip_rotate(images, element)
 

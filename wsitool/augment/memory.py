@@ -22,7 +22,11 @@ _IDLE = sys.getrefcount(_SAMPLE[0])
 
 
 def reused_empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """An uninitialised tensor of `like`'s dtype, in memory that nobody holds a tensor on any more."""
+    """An uninitialised tensor of `like`'s dtype, in memory that nobody holds a tensor on any more.
+
+    Safe to call from any thread. At most four buffers are kept, for the whole process; a tensor somebody
+    holds is never handed out again.
+    """
     if like.device.type != "cpu":
         return like.new_empty(shape)
     size = math.prod(shape) * like.element_size()

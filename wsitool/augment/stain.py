@@ -29,7 +29,11 @@ def hed_jitter(
 def stain_shifts(
     rng: Generator, count: int, *, sigma: float = 0.05, bias: float = 0.01, p: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The factors and shifts that `hed_jitter` draws for `count` images, as `shift_hed` takes them."""
+    """The factors and shifts that `hed_jitter` draws for `count` images, as `shift_hed` takes them.
+
+    Two tensors (count, 3) float32 on the generator's device, a column for haematoxylin, eosin and DAB; 1 and
+    0 where an image is left alone.
+    """
     which = chosen(rng, count, p)[:, None]
     alpha = torch.where(which, uniform(rng, (count, 3), 1 - sigma, 1 + sigma), 1.0)
     beta = torch.where(which, uniform(rng, (count, 3), -bias, bias), 0.0)
