@@ -20,7 +20,11 @@ _OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMA
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name, "auto" being CUDA where there is one, else the CPU; UsageError for no such."""
+    """The device of that name, "auto" being CUDA where there is one, else the CPU; UsageError for no such.
+
+    Asks the device for a number, since torch makes devices of names without looking: that costs the start of
+    CUDA.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -34,7 +38,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def place(network: nn.Module, device: torch.device) -> None:
-    """Move `network` to `device`, its convolutions with channels last."""
+    """Move `network` to `device`, its convolutions with channels last.
+
+    In place. On a CPU it also changes how the process's C library keeps memory, see `keep_freed_memory`.
+    """
     # Before the first tensor moves: the settings hold for blocks allocated from now on.
     keep_freed_memory(device)
     network.to(device)

@@ -25,7 +25,11 @@ __all__ = ["as_images", "encode", "encoder_digest", "over_patches"]
 
 
 def as_images(patches: Tensor, image_size: int) -> Tensor:
-    """Uint8 patches (B, 3, P, P) as float images (B, 3, S, S) in [0, 1]."""
+    """Uint8 patches (B, 3, P, P) as float images (B, 3, S, S) in [0, 1].
+
+    Antialiased bilinear; on CPUs bytes are resized and then divided, elsewhere the other way round, which
+    rounds once less.
+    """
     if patches.device.type == "cpu":
         return to_float(resize(patches, image_size))  # several times faster on bytes than on floats
     return resize(to_float(patches), image_size)  # devices interpolate floats only
@@ -82,7 +86,11 @@ def _cached(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
 
 
 def encoder_digest(encoder: Encoder) -> str:
-    """SHA-256 over the weights and the normalisation: what decides the features."""
+    """SHA-256 over the weights and the normalisation: what decides the features.
+
+    Names of tensors count, the backbone's name too; lineage and versions do not. It copies all weights to the
+    host, one at a time.
+    """
     digest = hashlib.sha256(f"{encoder.name}:{encoder.card.mean}:{encoder.card.std}".encode())
     # Sorted, so that the order in which layers were registered does not count.
     for name, value in sorted(encoder.state_dict().items()):

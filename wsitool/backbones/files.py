@@ -65,14 +65,21 @@ def encoder_file(init: str | Path) -> Path:
 
 
 def load_plain(path: Path) -> Any:
-    """What torch.save wrote, if it is tensors, numbers, text and containers of them, else UNREADABLE."""
+    """What torch.save wrote, if it is tensors, numbers, text and containers of them, else UNREADABLE.
+
+    Nothing in the file is executed. Tensors are on the CPU.
+    """
     with warnings.catch_warnings():  # about the form of pickles that are not torch's: what matters is raised
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a .pth file holding nothing but tensors."""
+    """The tensors of a .safetensors file, or of a .pth file holding nothing but tensors.
+
+    A dictionary with the key "state_dict" is taken for that. EncoderError for a file that cannot be read, or
+    that holds anything but tensors.
+    """
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)
@@ -125,7 +132,11 @@ def load_strictly(trunk: nn.Module, state: dict[str, Tensor], *, what: str, igno
 
 
 def check_finite(tensors: Mapping[str, Tensor], *, what: str, advice: str) -> None:
-    """EncoderError naming the first tensor that holds NaN or an infinity, if one does."""
+    """EncoderError naming the first tensor that holds NaN or an infinity, if one does.
+
+    `what` begins the sentence and `advice` ends it. Waits for the device once, whatever the number of
+    tensors.
+    """
     name = first_not_finite(tensors)
     if name is not None:
         raise EncoderError(f"{what} - {name} holds values that are not finite (NaN or infinity). {advice}.")
@@ -152,7 +163,10 @@ def save_encoder(encoder: Encoder, path: Path, card: EncoderCard) -> None:
 
 
 def is_saved(encoder: Encoder, path: Path) -> bool:
-    """Whether the file is there, whole, and holds this encoder's weights bit by bit."""
+    """Whether the file is there, whole, and holds this encoder's weights bit by bit.
+
+    False for a file that is absent, damaged or of other weights; it reads the whole file.
+    """
     try:
         return path.is_file() and _are_same(read_state(path), _tensors(encoder))
     except EncoderError:

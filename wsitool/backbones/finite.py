@@ -11,7 +11,11 @@ __all__ = ["first_not_finite", "largest_gradient"]
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor that holds NaN or an infinity; waits for the device once."""
+    """The name of the first tensor that holds NaN or an infinity; waits for the device once.
+
+    In the mapping's order. Integer and empty tensors, and values that are no tensors, are left out; tensors
+    may be on several devices.
+    """
     floats = {
         name: value.detach()
         for name, value in tensors.items()
