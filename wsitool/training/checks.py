@@ -111,7 +111,10 @@ def check_precision(config: PretrainConfig) -> None:
 
 
 def check_size(encoder: Encoder, size: int) -> None:
-    """Send one image of `size` px through the network; EncoderError if it does not take it."""
+    """Send one image of `size` px through the network; EncoderError if it does not take it.
+
+    In evaluation mode, without gradient, on the CPU. A failed allocation passes as it is.
+    """
     # One image will do: in evaluation mode batch norm does not look at the batch.
     was_training = encoder.training
     encoder.eval()

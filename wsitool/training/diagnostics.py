@@ -22,14 +22,20 @@ _EARLY = 50  # steps after which a method should do better than guess
 
 
 def feature_spread(features: Tensor) -> Tensor:
-    """Standard deviation of unit features (B, F) over B, mean over F, times sqrt(F): 0 = collapsed."""
+    """Standard deviation of unit features (B, F) over B, mean over F, times sqrt(F): 0 = collapsed.
+
+    A scalar on the device; near 1 for features that point everywhere.
+    """
     # Components of random unit vectors have a deviation of 1 / sqrt(F), so that spread is 1 for any width.
     unit = nn.functional.normalize(features.float(), dim=1)
     return unit.std(dim=0, correction=0).mean() * math.sqrt(features.shape[1])
 
 
 def rank_me(features: Tensor) -> Tensor:
-    """Effective rank of features (B, F): exp of the entropy of their singular values (arXiv:2210.02885)."""
+    """Effective rank of features (B, F): exp of the entropy of their singular values (arXiv:2210.02885).
+
+    A scalar on the device, from 1 to min(B, F). Costs a singular value decomposition.
+    """
     values = torch.linalg.svdvals(features.float())
     # 1e-12 for features that are all zero; 1e-7 is the paper's own epsilon.
     share = values / values.sum().clamp_min(1e-12) + 1e-7
@@ -37,7 +43,10 @@ def rank_me(features: Tensor) -> Tensor:
 
 
 class FeatureWatch:
-    """Keeps the backbone's latest output, for methods need not know that they are watched."""
+    """Keeps the backbone's latest output, for methods need not know that they are watched.
+
+    By a forward hook, without gradient; it holds one batch of features until `close`.
+    """
 
     def __init__(self, backbone: nn.Module) -> None:
         self._latest: Tensor | None = None

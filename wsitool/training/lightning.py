@@ -56,7 +56,10 @@ def make_trainer(out: Path, **options: Any) -> Trainer:
 
 
 def fit(trainer: Trainer, module: LightningModule) -> None:
-    """Train; an interrupt comes out as what it is, where Lightning would end the process by itself."""
+    """Train; an interrupt comes out as what it is, where Lightning would end the process by itself.
+
+    Raises KeyboardInterrupt, or Interrupted, where Lightning would leave by SystemExit.
+    """
     try:
         trainer.fit(module)
     except SystemExit as end:

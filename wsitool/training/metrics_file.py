@@ -17,7 +17,11 @@ _PANELS = 10
 
 
 class MetricsFile:
-    """Appends rows; the first one decides the columns, later values of other names are left out."""
+    """Appends rows; the first one decides the columns, later values of other names are left out.
+
+    One process writes. Rows are text of the operating system at once, but not synced: a power cut may cost
+    the last ones, which a resumed run computes again.
+    """
 
     def __init__(self, path: Path, *, keep: int = 0, extra: Sequence[str] = ()) -> None:
         """Start the file, or go on after its rows of the first `keep` steps.

@@ -75,7 +75,11 @@ def _make_views(method: Method[Any], patches: Tensor, config: PretrainConfig, st
 
 
 class PretrainModule(LightningModule):
-    """Trains `method` on a stream of batches by the schedule of `config`."""
+    """Trains `method` on a stream of batches by the schedule of `config`.
+
+    `stream` and `monitor` must be set before training. The learning rate is set at each batch, randomness
+    seeded by it: Lightning holds no state of either.
+    """
 
     def __init__(self, method: Method[Any], config: PretrainConfig, schedule: Schedule) -> None:
         super().__init__()

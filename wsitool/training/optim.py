@@ -16,7 +16,10 @@ __all__ = ["Lars", "learning_rate", "make_optimizer"]
 
 
 def learning_rate(config: PretrainConfig, step: int, total: int) -> float:
-    """The rate of optimiser step `step` of `total`: linear warm-up to lr, then cosine to 0 or constant."""
+    """The rate of optimiser step `step` of `total`: linear warm-up to lr, then cosine to 0 or constant.
+
+    A function of its arguments alone, so that a resumed run needs no scheduler. `step` counts from 0.
+    """
     # The first steps of a warm-up are not at 0: (step + 1).
     warm = round(config.warmup * total)
     if step < warm:

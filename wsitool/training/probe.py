@@ -60,7 +60,11 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def held_out_loss(module: PretrainModule, loader: PatchLoader) -> float:
-    """Mean pretext loss over the loader's batches of at least two patches, the same views every time."""
+    """Mean pretext loss over the loader's batches of at least two patches, the same views every time.
+
+    In evaluation mode, without gradient; the modes of all parts are put back. Every rank must call it: it
+    gathers.
+    """
     losses: list[Tensor] = []
     with _evaluating(module.method):
         # The first batch again, whatever the loader has done since.
@@ -115,7 +119,10 @@ def knn_accuracy(features: NDArray[np.float32], labels: Labels, groups: Labels) 
 
 
 def linear_accuracy(features: NDArray[np.float32], labels: Labels, groups: Labels) -> float:
-    """Ridge regression to one-hot labels, fitted on half of the groups and judged on the other, both ways."""
+    """Ridge regression to one-hot labels, fitted on half of the groups and judged on the other, both ways.
+
+    Balanced accuracy, deterministic; `features` (N, D), `labels` and `groups` (N,). At least two groups.
+    """
     # Every second group: both halves have groups wherever there are two.
     second = np.isin(groups, np.unique(groups)[1::2])
     targets = np.eye(labels.max() + 1)[labels]

@@ -28,7 +28,10 @@ _IN_AGREEMENT = (0, *(128 + number for number in STOP_SIGNALS))
 
 
 def agreed_signal(request: StopRequest, device: torch.device) -> int:
-    """The signal that any of the ranks was sent, or 0; every rank must ask at the same point."""
+    """The signal that any of the ranks was sent, or 0; every rank must ask at the same point.
+
+    A collective operation where there are several ranks. The largest number wins.
+    """
     if world_size() == 1:
         return request.number
     # The largest: a rank that was sent nothing says 0.

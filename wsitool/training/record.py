@@ -22,7 +22,10 @@ Stores = AnyPath | Iterable[AnyPath] | Collection
 def run_card(
     before: EncoderCard, config: PretrainConfig, collection: Collection, stores: Stores
 ) -> EncoderCard:
-    """The card of the encoder this run makes of one with the card `before`."""
+    """The card of the encoder this run makes of one with the card `before`.
+
+    `collection` is what is trained on, `stores` what the user named, for the lineage's words.
+    """
     step = LineageStep(
         kind="pretrain",
         name=_name_of(stores),

@@ -16,7 +16,11 @@ __all__ = ["RankBatchNorm", "synchronise"]
 
 
 class RankBatchNorm(_BatchNorm):
-    """`nn.BatchNorm1d`/`2d` whose statistics are those of all ranks' rows together; same state dict."""
+    """`nn.BatchNorm1d`/`2d` whose statistics are those of all ranks' rows together; same state dict.
+
+    Statistics are computed in float32 at least; gradients flow through them to all ranks. In evaluation mode,
+    or with one rank, it is torch's own.
+    """
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim < 2:
@@ -63,7 +67,10 @@ def _sum_over_ranks(local: Tensor) -> Tensor:
 
 
 def synchronise(module: nn.Module) -> None:
-    """Replace every batch norm inside `module` (not `module` itself) by one over all ranks, weights kept."""
+    """Replace every batch norm inside `module` (not `module` itself) by one over all ranks, weights kept.
+
+    In place; call it before the optimiser is made, as parameters are new objects.
+    """
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             setattr(module, name, _replacement(child))

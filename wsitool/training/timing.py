@@ -13,7 +13,10 @@ __all__ = ["Stopwatch", "TimeShares"]
 
 
 class Stopwatch:
-    """Seconds spent inside `running`; of a CUDA device by its own clock, without waiting for it."""
+    """Seconds spent inside `running`; of a CUDA device by its own clock, without waiting for it.
+
+    Time of CUDA devices is counted by events, read when `seconds` asks. For one thread.
+    """
 
     def __init__(self) -> None:
         self._seconds = 0.0
