@@ -77,7 +77,11 @@ class ClassificationTask:
 
 
 def cross_validate(task: ClassificationTask, folds: int, features: Features | None) -> list[Part]:
-    """Out-of-fold predictions: every group is judged by a classifier that has not seen it."""
+    """Out-of-fold predictions: every group is judged by a classifier that has not seen it.
+
+    One `Part` a fold, in order, with logits of a classifier trained from a fresh encoder on nothing of that
+    fold. `features` (N, D) are those of all training patches, None for fine-tuning.
+    """
     patches = task.data.train
     fold_of = group_folds(patches.labels, patches.group_index, folds=folds, seed=task.seed)
     parts: list[Part] = []

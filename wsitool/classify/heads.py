@@ -117,7 +117,10 @@ def _layer(
 
 @torch.no_grad()
 def head_logits(head: nn.Module, features: Floats) -> NDArray[np.float64]:
-    """Logits (N, K) of features (N, D); EncoderError if one is not finite."""
+    """Logits (N, K) of features (N, D); EncoderError if one is not finite.
+
+    Moves `head` to the CPU, where it stays. All rows at once, in float32.
+    """
     # Moved to the CPU and left there: frozen heads are small, and scikit-learn's numbers come from it.
     logits: NDArray[np.float64] = head.cpu()(torch.from_numpy(features)).double().numpy()
     check_logits(logits)

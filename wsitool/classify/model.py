@@ -74,7 +74,10 @@ class ClassifierCard:
 
 
 class Classifier(nn.Module):
-    """Float images (B, 3, S, S) in [0, 1] to logits (B, K)."""
+    """Float images (B, 3, S, S) in [0, 1] to logits (B, K).
+
+    `card` says which classes, size and resolution they are of; logits are uncalibrated (`card.temperature`).
+    """
 
     def __init__(self, encoder: Encoder, head: nn.Linear | NeighbourHead, card: ClassifierCard) -> None:
         super().__init__()

@@ -73,7 +73,11 @@ def write_run(
 
 
 def write_predictions(path: Path, parts: Sequence[Part]) -> None:
-    """One row per patch: where it is, what it is, what it was taken for, the probability of each class."""
+    """One row per patch: where it is, what it is, what it was taken for, the probability of each class.
+
+    Probabilities are uncalibrated, with six digits. The file is complete or not there; it is held in memory
+    as a whole.
+    """
     classes = parts[0].patches.classes
     rows: list[list[Any]] = [[*_COLUMNS, *(f"p_{name}" for name in classes)]]
     for part in parts:
@@ -94,7 +98,11 @@ def write_predictions(path: Path, parts: Sequence[Part]) -> None:
 
 
 def describe_patches(patches: LabelledPatches) -> dict[str, Any]:
-    """What a manifest says of some patches: counts, patients, a hash of their identities, rows by store."""
+    """What a manifest says of some patches: counts, patients, a hash of their identities, rows by store.
+
+    As JSON holds it. Rows are those of each store, sorted; with the content hashes they say exactly which
+    patches.
+    """
     collection = patches.collection
     stores = []
     for number, store in enumerate(collection.stores):
