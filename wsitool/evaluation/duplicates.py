@@ -28,7 +28,10 @@ _MOST_PAIRS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class NearDuplicates:
-    """Pairs of rows (a, b, bits apart) whose pictures are almost the same; names of a few, to look at."""
+    """Pairs of rows (a, b, bits apart) whose pictures are almost the same; names of a few, to look at.
+
+    Sorted by distance. The search ends early beyond 10,000 pairs, so that `count` is then a lower bound.
+    """
 
     pairs: tuple[tuple[int, int, int], ...]
     examples: tuple[str, ...]
@@ -47,7 +50,11 @@ class NearDuplicates:
 
 
 def perceptual_hashes(patches: NDArray[np.uint8]) -> Hashes:
-    """Hash patches (B, P, P, 3): (B,) uint64, and whether each has contrast enough for a meaningful hash."""
+    """Hash patches (B, P, P, 3): (B,) uint64, and whether each has contrast enough for a meaningful hash.
+
+    `patches` are uint8 RGB. Pictures whose hashes differ in up to 3 of the 64 bits are near; those of too
+    little contrast must not be compared.
+    """
     # (B, P, P) float32
     gray = patches.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     small = _shrink(gray)

@@ -94,7 +94,11 @@ def against_guessing(
     *,
     seed: int = 0,
 ) -> Guessing:
-    """Test probabilities (N, K), one array per run (seed), on the same patches of integer `groups` (N,)."""
+    """Test probabilities (N, K), one array per run (seed), on the same patches of integer `groups` (N,).
+
+    `labels` (N,) index `classes`. Both tests are one-sided and over groups, not patches; `seed` decides where
+    arrangements are drawn.
+    """
     counts = np.bincount(labels, minlength=len(classes))
     majority = int(counts.argmax())
     scores = [score(p, labels) for p in runs]

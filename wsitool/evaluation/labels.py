@@ -62,7 +62,11 @@ class LabelledPatches:
         )
 
     def identities(self) -> list[str]:
-        """What each patch is, whoever reads it: content hash of its store, row and class."""
+        """What each patch is, whoever reads it: content hash of its store, row and class.
+
+        Independent of paths and of the order of stores, so that two runs, or two sides of a split, can be
+        compared.
+        """
         hashes = [store.content_hash for store in self.collection.stores]
         places = zip(self.collection.store_index, self.collection.row, self.labels, strict=True)
         return [f"{hashes[store]}:{row}:{self.classes[label]}" for store, row, label in places]
@@ -140,7 +144,10 @@ def label_patches(
 
 
 def check_table(table: Mapping[str, LabelRow], collections: Iterable[Collection]) -> None:
-    """LabelError naming the files of `table` that none of `collections` holds."""
+    """LabelError naming the files of `table` that none of `collections` holds.
+
+    Names are compared with and without folder and suffix, in composed Unicode form.
+    """
     # All spellings of all names, to look each row up in.
     spellings: set[str] = set()
     for collection in collections:

@@ -38,7 +38,10 @@ def confusion_matrix(labels: Labels, predicted: Labels, classes: int) -> NDArray
 
 
 def weighted_scores(probabilities: Floats, labels: Labels, weights: Floats) -> dict[str, Floats]:
-    """All of `METRICS` for B weightings: weights (B, N) >= 0 -> arrays (B,), NaN where undefined."""
+    """All of `METRICS` for B weightings: weights (B, N) >= 0 -> arrays (B,), NaN where undefined.
+
+    `probabilities` (N, K), `labels` (N,). Memory is that of a few arrays of B x N.
+    """
     p = np.asarray(probabilities, np.float64)
     predicted = p.argmax(axis=1)
     # (N,) float: products with weights (B, N) give all B figures in one multiplication of matrices.

@@ -43,7 +43,10 @@ _TIE = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A percentile interval; `groups` says how many patients it rests on."""
+    """A percentile interval; `groups` says how many patients it rests on.
+
+    Bounds are figures of the metric, between 0 and 1 but for the loss.
+    """
 
     low: float
     high: float
@@ -63,7 +66,11 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class ExactTest:
-    """A one-sided p-value, the least that so few groups could give, whether all arrangements were counted."""
+    """A one-sided p-value, the least that so few groups could give, whether all arrangements were counted.
+
+    Where `least` is not below the level asked for, no outcome could have passed: too few groups. `exact` is
+    False where arrangements were drawn at random.
+    """
 
     p_value: float
     least: float

@@ -58,7 +58,11 @@ def evaluate(
 def mean_by(
     probabilities: Floats, labels: NDArray[np.int64], names: NDArray[np.str_]
 ) -> tuple[NDArray[np.str_], Floats, NDArray[np.int64]]:
-    """Mean probability of each name whose patches share one label: names (M,), means (M, K), labels (M,)."""
+    """Mean probability of each name whose patches share one label: names (M,), means (M, K), labels (M,).
+
+    `probabilities` (N, K), `labels` and `names` (N,). Names come sorted; those whose patches have several
+    labels are left out.
+    """
     unique_names, index = np.unique(names, return_inverse=True)
     sums = np.zeros((len(unique_names), probabilities.shape[1]))
     # Unbuffered, as an index comes many times: `sums[index] += ...` would add once.
