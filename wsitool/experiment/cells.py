@@ -38,7 +38,10 @@ __all__ = ["CellResult", "is_finished", "run_cell"]
 
 @dataclass(frozen=True, kw_only=True)
 class CellResult:
-    """Logits (N, K) of the split's test patches in their order, and facts for results.json."""
+    """Logits (N, K) of the split's test patches in their order, and facts for results.json.
+
+    `reused` says that it was read and not computed. `facts` are as JSON holds them.
+    """
 
     logits: NDArray[np.float64]
     facts: dict[str, Any]
@@ -48,7 +51,12 @@ class CellResult:
 def run_cell(
     plan: ExperimentPlan, cell: Cell, out: Path, *, device: str, reporter: Reporter = SILENT
 ) -> CellResult:
-    """Compute a cell, or read it if it was computed from the same inputs before."""
+    """Compute a cell, or read it if it was computed from the same inputs before.
+
+    The same plan, cell and data give the same key, whichever the device. UsageError where an encoder has seen
+    test groups and the plan does not allow it; else what pretraining and fitting raise. Cells of one chain
+    (`grid.chains_of`) must not run at once.
+    """
     split = open_splits(plan)[cell.split]
     # Its key hashes all inputs: the file is trusted only where they are the same.
     path, key = out / "cells" / cell.file_name(plan), _cell_key(plan, cell, split)

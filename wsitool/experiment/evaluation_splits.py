@@ -71,7 +71,10 @@ def all_cells(plan: ExperimentPlan) -> list[Cell]:
 # Two, as a plan and a changed one may meet; the plan is frozen and hashable, its paths are what is opened.
 @lru_cache(maxsize=2)
 def open_splits(plan: ExperimentPlan) -> tuple[EvaluationSplit, ...]:
-    """Open the plan's data once per process; LabelError, StoreError or UsageError as `open_train_test`."""
+    """Open the plan's data once per process; LabelError, StoreError or UsageError as `open_train_test`.
+
+    Cached by the plan's value: the stores are taken to be the same for as long as the process lives.
+    """
     return _splits(plan, SILENT)
 
 

@@ -16,7 +16,10 @@ __all__ = ["check_plan"]
 
 
 def check_plan(plan: ExperimentPlan, splits: Sequence[EvaluationSplit]) -> None:
-    """LabelError for too small fractions, UsageError for test groups as auxiliary, and `load_method`'s."""
+    """LabelError for too small fractions, UsageError for test groups as auxiliary, and `load_method`'s.
+
+    Opens the auxiliary stores, and imports every method of the plan; computes nothing.
+    """
     _check_fractions(plan, splits)
     for arm in plan.arms:
         if arm.method is not None:

@@ -23,7 +23,10 @@ _TITLES = {"accuracy": "patch accuracy", "auroc": "AUROC", "loss": "loss per pat
 
 
 def write_report(results: Results, out: Path, *, command: str = "", notes: Sequence[str] = ()) -> Path:
-    """Write everything into `out` and return the page; `notes` are findings such as near-duplicates."""
+    """Write everything into `out` and return the page; `notes` are findings such as near-duplicates.
+
+    table2.md, .csv and .tex, results.json, figures/*.png and report.html, each complete or as it was.
+    """
     for name, text in (
         ("table2.md", table.to_markdown(results)),
         ("table2.csv", table.to_csv(results)),

@@ -73,7 +73,10 @@ class Results:
 def summarise(
     plan: ExperimentPlan, splits: Sequence[EvaluationSplit], cells: Mapping[Cell, CellResult]
 ) -> Results:
-    """Join the splits' predictions, average over seeds, and compare arms on the same patches."""
+    """Join the splits' predictions, average over seeds, and compare arms on the same patches.
+
+    `cells` must hold every cell of the plan. The bootstraps' seeds are fixed.
+    """
     tests = [split.test.patches for split in splits]
     # All splits one after the other: in cross-validation each patch is tested once.
     labels = np.concatenate([patches.labels for patches in tests])

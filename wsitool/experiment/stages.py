@@ -87,7 +87,11 @@ def start_keys(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str 
 
 
 def ensure(plan: ExperimentPlan, stage: Stage, folder: Path, reporter: Reporter) -> Path:
-    """The finished run folder of a stage; pretrains it, or goes on with it, where needed."""
+    """The finished run folder of a stage; pretrains it, or goes on with it, where needed.
+
+    Recursive over the stage before. One process at a time may ask for a stage; TrainingError and the like are
+    those of `pretrain`.
+    """
     out, key = _find(plan, stage, folder)
     if _is_complete(out, key):
         (out / "last.ckpt").unlink(missing_ok=True)  # of a run that was killed at its very end
