@@ -93,7 +93,10 @@ class Outcomes:
         self._write()
 
     def fails(self, item: Item, error: Exception) -> None:
-        """Note why; where --out is why, no other slide would do better, and its error is raised."""
+        """Note why; where --out is why, no other slide would do better, and its error is raised.
+
+        For an error that is one item's. UsageError or WsitoolError where `out` can no longer be written.
+        """
         self.failed[self._place[item]] = (name_of(item), one_sentence(error).rstrip("."))
         # The system's error may be of the disk written to, not of the slide read from: `check_writable`
         # tells.

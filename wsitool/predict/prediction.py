@@ -50,7 +50,11 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Calibrated probabilities (N, K) of the patches of one slide at level-0 corners `coords` (N, 2)."""
+    """Calibrated probabilities (N, K) of the patches of one slide at level-0 corners `coords` (N, 2).
+
+    `size_level0` is a patch's side, `unreadable` how many could not be read, `seconds` what the slide took.
+    Rows are in (y, x) order.
+    """
 
     name: str
     group: str
@@ -100,7 +104,11 @@ def file_names_of(files: str, classes: Sequence[str]) -> list[str]:
 
 
 def write_prediction(out: Path, prediction: Prediction, told: SlideSummary) -> None:
-    """Write the files of `file_names_of` into `out`; GeoJSON and pictures carry the verdict of `told`."""
+    """Write the files of `file_names_of` into `out`; GeoJSON and pictures carry the verdict of `told`.
+
+    Each file is complete or as it was before. Memory: the pictures are shrunk first, tables and GeoJSON go
+    out in parts.
+    """
     table, objects, *pictures = (out / name for name in file_names_of(told.files, prediction.classes))
     replace_file_in_parts(table, _table(prediction))
     write_geojson(
@@ -175,7 +183,11 @@ def by_image(prediction: Prediction, store: PatchStore, rows: NDArray[np.int64])
 
 
 def mosaic(store: PatchStore, rows: NDArray[np.int64]) -> Picture:
-    """A picture put together from a store's patches, shrunk, on white: a store has no other pixels."""
+    """A picture put together from a store's patches, shrunk, on white: a store has no other pixels.
+
+    Some 2,000 px on the longer side, more where a patch would else be below 4 px. Patches that overlap lie
+    over one another, later rows on top.
+    """
     meta = store.meta
     size = (meta.level0_width, meta.level0_height)
     if not all(size):  # a store of images has no one size: as far as the patches reach

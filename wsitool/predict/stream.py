@@ -40,7 +40,12 @@ class SlideStream:
         return len(self.source.kept)
 
     def batches(self, batch_size: int, *, threads: int = 2) -> Iterator[PatchBatch]:
-        """Batches in (y, x) order, read by a thread that stays at most a few batches ahead."""
+        """Batches in (y, x) order, read by a thread that stays at most a few batches ahead.
+
+        All but the last have `batch_size` patches. The slide is used by the reading thread only; leaving the
+        iterator early stops it. SlideError where the file changed meanwhile; any error of the reading is
+        raised here.
+        """
         ahead: queue.Queue[PatchBatch | BaseException | None] = queue.Queue(_AHEAD)
         # Bounded: decoded patches ahead of the network are all that grows.
         stop = threading.Event()

@@ -45,7 +45,10 @@ class VerdictRule:
     def judge(
         self, probabilities: NDArray[np.float64], classes: Sequence[str], *, doubts: Sequence[str] = ()
     ) -> Verdict:
-        """The verdict on patches of `probabilities` (N, K); `doubts` are reasons that hold for any slide."""
+        """The verdict on patches of `probabilities` (N, K); `doubts` are reasons that hold for any slide.
+
+        At least two classes and one patch. Deterministic; ties go to the class that comes first.
+        """
         mean = probabilities.mean(axis=0)
         counts = np.bincount(probabilities.argmax(axis=1), minlength=len(classes))
         # Of equal means the class that comes first in the classifier's order.
