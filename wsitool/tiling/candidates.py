@@ -42,7 +42,10 @@ def find_candidates(
 
 
 def with_unreadable(candidates: Candidates, indices: NDArray[np.int64]) -> Candidates:
-    """The same candidates with those at `indices` rejected as unreadable."""
+    """The same candidates with those at `indices` rejected as unreadable.
+
+    `indices` count in the candidates. Scores and coordinates are shared, not copied.
+    """
     reason = candidates.reason.copy()
     # The next free number.
     reason[indices] = len(candidates.reasons)

@@ -74,7 +74,10 @@ class CutCounts:
 def tiles_touched(
     corners: NDArray[np.int64], size: tuple[int, int], tile: tuple[int, int]
 ) -> NDArray[np.int64]:
-    """The distinct tiles (N, 2) column, row under rectangles at `corners`, in (row, column) order."""
+    """The distinct tiles (N, 2) column, row under rectangles at `corners`, in (row, column) order.
+
+    `corners` (N, 2), `size` and `tile` are (x, y), or (width, height), in the same pixels.
+    """
     first = corners // np.array(tile)
     # First and last tile (N, 2) under each rectangle; -1, as a rectangle that ends on an edge does not touch
     # the next.

@@ -19,7 +19,10 @@ _PATIENCE_SECONDS = 5.0  # the workers of a killed run need a moment to notice
 
 
 def run_guarded(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
-    """Tile one slide, or skip it where its store is complete; whatever goes wrong becomes a failed result."""
+    """Tile one slide, or skip it where its store is complete; whatever goes wrong becomes a failed result.
+
+    UsageError is raised, as it is the same for every slide, and so is an interrupt.
+    """
     try:
         if task.slide.problem:
             raise SlideError(task.slide.problem)

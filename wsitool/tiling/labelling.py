@@ -113,7 +113,10 @@ class SlideAnnotation:
 
 
 def count_labels(labels: NDArray[np.int16] | None, classes: Sequence[str]) -> dict[str, int]:
-    """How many patches have which class, "unlabelled" last; empty where the store has no labels."""
+    """How many patches have which class, "unlabelled" last; empty where the store has no labels.
+
+    `labels` (N,) int16 indices into `classes`, -1 = unlabelled.
+    """
     if labels is None:
         return {}
     # Shifted by one, so that -1 has a place; rolled back to have it last.

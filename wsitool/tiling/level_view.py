@@ -67,7 +67,11 @@ class LevelView:
         return np.asarray(np.minimum(corners, np.array(self._size) - np.array(self.cut_size)))
 
     def fetch(self, column: int, row: int) -> RgbArray:
-        """Decode one tile, once; raises RegionReadError."""
+        """Decode one tile, once; raises RegionReadError.
+
+        (h, w, 3) uint8, averaged where the view shrinks; a tile at the edge may be smaller. Safe from several
+        threads where the level's reader is.
+        """
         if self.fast:
             return self._tiles.decode(column, row, shrink=self._block)
         tile = self._tiles.decode(column, row)

@@ -50,7 +50,11 @@ def check_passthrough(name: str, tiles: TileLevel, grid: TileGrid) -> None:
 
 
 def pass_tiles(tiles: TileLevel, places: NDArray[np.int64], *, pool: Executor) -> Iterator[Block[Prepared]]:
-    """The JPEG streams of the tiles at `places` (N, 2) column, row, in blocks, in order."""
+    """The JPEG streams of the tiles at `places` (N, 2) column, row, in blocks, in order.
+
+    A tile that cannot be read is in its block's failures. Streams are complete JPEGs: tables of the TIFF are
+    put into each.
+    """
     running: deque[tuple[int, int, Future[tuple[Prepared | None, dict[int, str]]]]] = deque()
 
     def read(start: int, stop: int) -> tuple[Prepared | None, dict[int, str]]:

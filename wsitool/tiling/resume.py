@@ -67,7 +67,10 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
 
 
 def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """Which of the parameters `asked` for a store was made with others, in words; "" if with none."""
+    """Which of the parameters `asked` for a store was made with others, in words; "" if with none.
+
+    Names that only `stored` has do not count.
+    """
     # As JSON gives them back, or a tuple would differ from a list.
     expected = as_stored(asked)
     # Only what is asked: a store of another version may know more.

@@ -72,7 +72,10 @@ def sharpness(
 
 
 def laplacian_variance(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Variance of the four-neighbour Laplacian inside each of (B, h, w, 3) uint8: (B,) float32."""
+    """Variance of the four-neighbour Laplacian inside each of (B, h, w, 3) uint8: (B,) float32.
+
+    Grey levels 0 to 255, border pixels left out; at least 3 px a side.
+    """
     # (B, h, w) float32
     gray = patches @ _GRAY
     # Only inside: at the border neighbours are missing, and padding would look like an edge.

@@ -35,7 +35,10 @@ __all__ = ["SlideTask", "available_threads", "run_task", "store_bytes"]
 
 @dataclass(frozen=True, kw_only=True)
 class SlideTask:
-    """All that is needed to tile one slide, in this process or another one."""
+    """All that is needed to tile one slide, in this process or another one.
+
+    Serialisable: `to_json` and back gives an equal task. `threads` decode within this task.
+    """
 
     slide: SlideInput
     out_dir: Path
@@ -61,7 +64,11 @@ class SlideTask:
         return self.out_dir / "previews" / f"{lone_file_name(self.slide.name)}.jpg"
 
     def params(self) -> dict[str, object]:
-        """Everything that decides the store's content, as JSON holds it."""
+        """Everything that decides the store's content, as JSON holds it.
+
+        Compared with a store's own to tell whether it is what this task would write; threads and format are
+        not among them.
+        """
         return self.spec.to_params() | {
             "reader": self.reader,
             # What was used, wherever it came from.

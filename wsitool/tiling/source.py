@@ -79,7 +79,10 @@ class PatchSource:
         return cut(view, corners, view.cut_size, finish, pool=pool, counts=self.counts)
 
     def native_blocks(self, *, pool: Executor) -> Iterator[Block[Prepared]]:
-        """The kept patches as the slide's own compressed tiles; only for codec "native"."""
+        """The kept patches as the slide's own compressed tiles; only for codec "native".
+
+        Payloads are JPEG streams, not pixels. Not one tile is decoded.
+        """
         # Whole tiles: `check_passthrough` has seen to sizes and strides.
         places = self.grid.positions[self.kept] // self.spec.patch_size
         return pass_tiles(self.slide.tiles(self.grid.plan.level), places, pool=pool)
