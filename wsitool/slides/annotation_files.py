@@ -65,7 +65,12 @@ class _Unusable(ValueError):
 
 
 def read_annotations(path: str | Path) -> Annotations:
-    """Read a file of any of the formats, told apart by content; LabelError if it is none of them."""
+    """Read a file of any of the formats, told apart by content; LabelError if it is none of them.
+
+    Outlines that cross themselves are mended by the even-odd rule. LabelError too for damaged files,
+    coordinates that are not finite or beyond any slide, and outlines that cross themselves thousands of
+    times.
+    """
     path = Path(path)
     data = read_bytes(path, what="annotations", error=LabelError)
     try:

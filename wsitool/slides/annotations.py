@@ -85,7 +85,10 @@ def read_label_map(path: str | Path, *, reporter: Reporter = SILENT) -> LabelMap
 
 
 def find_annotations(location: str | Path, slide_name: str) -> Path | None:
-    """The file that annotates a slide: `location` itself, or <slide>.xml, .geojson, ... in that folder."""
+    """The file that annotates a slide: `location` itself, or <slide>.xml, .geojson, ... in that folder.
+
+    None where the folder has none for this slide; UsageError where there is neither file nor folder.
+    """
     location = Path(location)
     if os.path.isfile(location):  # noqa: PTH113 - Path's raises for a name that is too long
         return location

@@ -191,7 +191,10 @@ class TileGrid(Sequence[tuple[int, int]]):
 
 
 def plan_grid(info: SlideInfo, spec: TileSpec) -> TileGrid:
-    """The grid of a slide; SlideError if not even one patch fits into it."""
+    """The grid of a slide; SlideError if not even one patch fits into it.
+
+    RefusedSlideError beyond 20 million positions. Positions are computed when they are first asked for.
+    """
     plan = plan_read(info, spec)
     # Asked of the canvas at this resolution, before anything is allocated.
     if spec.patch_size > min(plan.canvas):

@@ -51,7 +51,10 @@ class ReadOptions(Params):
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """A patch is rejected for `reason` where its `score` is below `at_least` or above `at_most`."""
+    """A patch is rejected for `reason` where its `score` is below `at_least` or above `at_most`.
+
+    NaN, a score that was not measured, is never rejected.
+    """
 
     score: str
     reason: str
@@ -141,7 +144,10 @@ class TileSpec(Params):
         return (Limit(score="tissue", reason="low tissue", at_least=self.min_tissue), *self.limits)
 
     def to_params(self) -> dict[str, Any]:
-        """Every option as JSON holds it, to be stored and compared."""
+        """Every option as JSON holds it, to be stored and compared.
+
+        Two specs that cut alike are equal in this form: defaults are written out.
+        """
         # As it will be compared with another run's: defaults written out.
         params = asdict(self) | {"stride": self.step}
         if self.mpp is None and self.magnification is None and self.level is None:
@@ -210,5 +216,8 @@ class QualityThresholds(Params):
     def first_reason(
         self, scores: Mapping[str, NDArray[np.float32]]
     ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-        """Why each candidate is rejected first: (M,) uint8 indexing the reasons returned; 0 is "kept"."""
+        """Why each candidate is rejected first: (M,) uint8 indexing the reasons returned; 0 is "kept".
+
+        `scores` by name, (M,) float32 each; KeyError where a limit's score is not among them.
+        """
         return decide(scores, self.limits)
