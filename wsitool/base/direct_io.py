@@ -103,7 +103,11 @@ class PatchFile:
         self._running: Future[None] | None = None
 
     def write(self, parts: Sequence[bytes | memoryview], offset: int) -> None:
-        """Write `parts` one after another from `offset`; they must stay as they are until the next call."""
+        """Write `parts` one after another from `offset`; they must stay as they are until the next call.
+
+        Returns at once, the writing goes on in a thread. OSError of the call before comes out here; what was
+        written by then is undefined.
+        """
         # One write under way at most, which bounds the memory that must stay as it is.
         self._wait()
         self._running = self._pool.submit(self._write, parts, offset)
@@ -132,7 +136,11 @@ class PatchFile:
         self._sync.finish()
 
     def close(self) -> None:
-        """Let go of the file, finished or not; may be called twice."""
+        """Let go of the file, finished or not; may be called twice.
+
+        Waits for the writing thread, whose error is lost if `finish` was not called. OSError of a sync comes
+        out.
+        """
         self._pool.shutdown()  # no thread may write to a number that then belongs to another file
         for descriptor in (self._direct, self._descriptor):
             if descriptor >= 0:
@@ -212,7 +220,10 @@ def _open_direct(path: Path) -> int:
 
 
 def write_at(descriptor: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
-    """Write all `parts` one after another from `offset`, however the system divides it; raises OSError."""
+    """Write all `parts` one after another from `offset`, however the system divides it; raises OSError.
+
+    The descriptor's own position is neither used nor moved, so threads may share it.
+    """
     left = [memoryview(part) for part in parts]
     while left:
         done = os.pwritev(descriptor, left[:_MOST_PARTS], offset)

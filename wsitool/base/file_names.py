@@ -69,7 +69,10 @@ def file_names(names: Sequence[str], things: Sequence[str] | None = None) -> tup
 
 
 class FileNames:
-    """Gives file names one by one, where not all are known before; the first comer has the plain one."""
+    """Gives file names one by one, where not all are known before; the first comer has the plain one.
+
+    "Taken" is told without case and Unicode form, as some file systems do. For one thread.
+    """
 
     def __init__(self) -> None:
         self._taken: set[str] = set()

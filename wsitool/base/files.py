@@ -37,7 +37,11 @@ def check_writable(folder: str | Path) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path` by way of a temporary name beside it; folders are made as needed."""
+    """Write `data` to `path` by way of a temporary name beside it; folders are made as needed.
+
+    Synced before it gets the name, so that a crash leaves the old file or the new one. OSError as the system
+    says it.
+    """
     replace_file_in_parts(path, (data,))
 
 

@@ -55,7 +55,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether a signal has come while a `deferred()` block was open."""
+    """Whether a signal has come while a `deferred()` block was open.
+
+    Yielded by `deferred()`. The block asks between two items, and ends or raises there.
+    """
 
     def __init__(self) -> None:
         self._number: int | None = None
@@ -179,7 +182,11 @@ def deferred() -> Iterator[StopRequest]:
 
 
 def raise_if_stopping() -> None:
-    """Raise Interrupted again if one was raised in an open `stoppable()` block and got lost since."""
+    """Raise Interrupted again if one was raised in an open `stoppable()` block and got lost since.
+
+    For code that catches everything around one item of many: called there, it tells a signal from the item's
+    own failure. Does nothing in other threads than the main one.
+    """
     if _stopping is not None and threading.current_thread() is threading.main_thread():
         raise _stop(_stopping[0])
 

@@ -36,7 +36,10 @@ _WORDS = {
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of a regular file of at most `MOST_BYTES`; ValueError for anything else."""
+    """The UTF-8 text of a regular file of at most `MOST_BYTES`; ValueError for anything else.
+
+    A byte order mark is dropped. The message is a clause ("it is missing"), for the caller's sentence.
+    """
     try:
         if not path.is_file():  # opening a pipe would wait for a writer
             raise ValueError("it is missing" if not path.exists() else "it is no regular file")
@@ -54,7 +57,11 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON of finite numbers, distinct keys and at most 64 levels; ValueError for anything else."""
+    """Parse JSON of finite numbers, distinct keys and at most 64 levels; ValueError for anything else.
+
+    Texts with a NUL or half a surrogate pair are refused as well, as no terminal, file or store could hold
+    them.
+    """
     text = _decoded(text) if isinstance(text, bytes) else text
     if len(text) > MOST_BYTES:
         raise ValueError(f"it is longer than {MOST_BYTES >> 20} MB")

@@ -46,7 +46,10 @@ def is_peer_lost(error: BaseException) -> bool:
 
 @contextmanager
 def explain_memory(advice: str) -> Iterator[None]:
-    """Turn a failed allocation inside the block into a MemoryShortError that ends with `advice`."""
+    """Turn a failed allocation inside the block into a MemoryShortError that ends with `advice`.
+
+    Other errors pass as they are. The message says how much was asked for, where the allocator did.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -55,7 +55,10 @@ class HParam:
         return f"--{self.name.replace('_', '-')}"
 
     def check(self, value: Any) -> Any:
-        """Return `value` as this parameter's type; UsageError if it is of another type or out of bounds."""
+        """Return `value` as this parameter's type; UsageError if it is of another type or out of bounds.
+
+        Whole numbers pass as floats and paths as text; True is no number. Lists come back as tuples.
+        """
         if value is None and self.optional:
             return None
         if not self.many:
@@ -176,7 +179,10 @@ class Params:
 
     @classmethod
     def from_preset(cls, preset: str, values: Mapping[str, Any]) -> Self:
-        """The preset's values, with the given ones on top; every method has "paper" and "histology"."""
+        """The preset's values, with the given ones on top; every method has "paper" and "histology".
+
+        UsageError for a preset the class does not have, else as `from_dict`.
+        """
         presets: dict[str, Mapping[str, Any]] = {"paper": {}, "histology": {}, **cls.presets}
         if preset not in presets:
             raise UsageError(f"There is no preset '{preset}': this method has {', '.join(presets)}.")
@@ -184,7 +190,10 @@ class Params:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, what: str = "this method") -> Self:
-        """Make an instance from JSON-like values; UsageError names those that `what` does not have."""
+        """Make an instance from JSON-like values; UsageError names those that `what` does not have.
+
+        UsageError too where a required value is missing or one is out of bounds.
+        """
         names = [spec.name for spec in cls.hparams()]
         unknown = sorted(set(values) - set(names))
         if unknown:
@@ -197,7 +206,10 @@ class Params:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as JSON can hold them."""
+        """The values as JSON can hold them.
+
+        Internal fields are among them; tuples stay tuples, which JSON writes as lists.
+        """
         return dataclasses.asdict(self)
 
 

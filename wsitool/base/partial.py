@@ -94,7 +94,11 @@ def remove_all_abandoned(out: Path) -> None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Clear `folder` of partial files and folders, and of locks, whose writer is gone; raises no OSError."""
+    """Clear `folder` of partial files and folders, and of locks, whose writer is gone; raises no OSError.
+
+    Only what nobody has locked goes. Of a folder that was being replaced the old one comes back if the new
+    one did not get its name.
+    """
     with suppress(OSError):
         # Names only: `iterdir` would make a Path of each.
         for name in os.listdir(folder):  # noqa: PTH208 - a folder may hold 100,000 files

@@ -53,7 +53,10 @@ def printable(text: str) -> str:
 
 
 def system_error(error: BaseException) -> int | None:
-    """The operating system's error number, also where a library put it into words; None if there is none."""
+    """The operating system's error number, also where a library put it into words; None if there is none.
+
+    HDF5, PyTorch and C++ streams hand the number on in their text, or only the words "No space left".
+    """
     if isinstance(error, OSError) and error.errno is not None:
         # h5py raises OSError without a number, and RuntimeError or ValueError as well.
         return error.errno
@@ -69,7 +72,11 @@ def system_error(error: BaseException) -> int | None:
 
 
 def one_sentence(error: BaseException) -> str:
-    """What went wrong, in one line: a WsitoolError's own message, ours of what the system refuses."""
+    """What went wrong, in one line: a WsitoolError's own message, ours of what the system refuses.
+
+    Never a traceback and never two lines; an error that is neither ours nor the system's is named by its
+    type.
+    """
     # On one line, whatever the library broke into several.
     text = " ".join(str(error).split())
     if isinstance(error, WsitoolError):

@@ -26,7 +26,10 @@ _HANGUL_LEADS = range(0xB0, 0xC9)  # of KS X 1001, in which nearly all Korean te
 
 
 def read_bytes(path: Path, *, what: str, error: type[WsitoolError]) -> bytes:
-    """The bytes of the `what` at `path`; `error` where that is no regular file, or above 512 MiB."""
+    """The bytes of the `what` at `path`; `error` where that is no regular file, or above 512 MiB.
+
+    `error` too for a workbook (.xlsx, .ods, .xls), told by its first bytes. Nothing is read of a pipe.
+    """
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise error(f"The {what} '{path}' cannot be read: it is no regular file.")
