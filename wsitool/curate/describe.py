@@ -32,7 +32,11 @@ class Description:
 
 
 def describe(path: str | Path) -> Description:
-    """Say what `path`, or a slide's URL, is; UsageError if nothing is there, else what its reader raises."""
+    """Say what `path`, or a slide's URL, is; UsageError if nothing is there, else what its reader raises.
+
+    Decided by content where a folder has a run.json, else by suffix; nothing is changed. A damaged store,
+    slide or weights file raises its reader's error.
+    """
     if is_url(path):
         return Description(kind="slide", path=str(path), facts=_slide(path))
     path = Path(path)

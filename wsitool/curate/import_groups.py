@@ -124,7 +124,11 @@ def _compared(meta: StoreMeta) -> dict[str, Any]:
 
 
 def write_group(plan: ImportPlan, store: str, entries: Sequence[ImageEntry], task: Task) -> list[ImageResult]:
-    """Write the store of one group; without any patch there is none, and every image says why."""
+    """Write the store of one group; without any patch there is none, and every image says why.
+
+    An image that cannot be cut fails alone, in its row; StoreError or OSError where the store cannot be
+    written. `task` advances by one for each image.
+    """
     # The state before is compared with the one after, so that a file which grew meanwhile is noticed.
     stamps = [_stamp(entry.path) for entry in entries]  # before the fingerprint is taken of them
     meta = _meta(plan, entries, fingerprint=_fingerprint(entries))

@@ -32,7 +32,10 @@ class ImageResult:
 
 
 class Summary:
-    """The images.csv in `folder`, with the rows that earlier imports wrote there."""
+    """The images.csv in `folder`, with the rows that earlier imports wrote there.
+
+    Read when it is made; one writer at a time, which the caller's lock sees to.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -143,7 +143,11 @@ def verify_store(
 
 
 def spec_of(meta: StoreMeta) -> TileSpec:
-    """The options a store was tiled with; StoreError if it was not cut from a slide."""
+    """The options a store was tiled with; StoreError if it was not cut from a slide.
+
+    StoreError too where an option has a value that cannot be. Limits are among the options; labels, reader
+    and default_mpp are not.
+    """
     # Every option must be there: older stores lack some, images have none.
     names = {field.name for field in fields(TileSpec)}
     if not names <= set(meta.params):
