@@ -24,7 +24,10 @@ _LETTERS = 40
 def draw_confusion(
     path: str | Path, counts: NDArray[np.integer], classes: Sequence[str], *, title: str = ""
 ) -> None:
-    """Write a PNG of `counts` (K, K), row = true class, column = predicted class."""
+    """Write a PNG of `counts` (K, K), row = true class, column = predicted class.
+
+    Colour is the share of each true class, so that a rare class shows as well as a common one.
+    """
     size = 2.6 + 0.85 * len(classes)
     # Object interface: pyplot keeps figures alive and picks a backend that may need a display.
     figure = Figure(figsize=(size + 0.6, size), layout="constrained")

@@ -27,7 +27,10 @@ def contact_sheet(path: Path, columns: Mapping[str, NDArray[np.uint8]]) -> None:
 
 
 def draw_contact_sheet(columns: Mapping[str, NDArray[np.uint8]]) -> Image.Image:
-    """Draw one column per entry, (N, H, W, 3) uint8 each with the same N, under its name."""
+    """Draw one column per entry, (N, H, W, 3) uint8 each with the same N, under its name.
+
+    Patches below 112 px are enlarged without smoothing. The caller owns the picture.
+    """
     side = max(_SMALLEST, *(images.shape[1] for images in columns.values()))
     rows = len(next(iter(columns.values())))
     width = _GAP + len(columns) * (side + _GAP)

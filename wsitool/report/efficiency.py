@@ -31,7 +31,10 @@ class EfficiencyCurve:
 def draw_efficiency(
     path: str | Path, curves: Sequence[EfficiencyCurve], *, metric: str, mark: float | None = None
 ) -> None:
-    """Write a PNG; `mark` is drawn as a dotted line (full supervision)."""
+    """Write a PNG; `mark` is drawn as a dotted line (full supervision).
+
+    Fractions are on a logarithmic axis. The file is complete or not there.
+    """
     figure = Figure(figsize=(7.2, 4.4), dpi=130, layout="constrained")
     axes = figure.add_subplot()
     for index, curve in enumerate(curves):

@@ -35,7 +35,11 @@ def preview_jpeg(
 def draw_preview(
     mask: TissueMask, candidates: Candidates, size_level0: float | tuple[float, float]
 ) -> Image.Image:
-    """Draw the thumbnail, the grid (rejected below, kept on top) and a legend with counts."""
+    """Draw the thumbnail, the grid (rejected below, kept on top) and a legend with counts.
+
+    `size_level0` is a patch's side, or (width, height), in level-0 pixels. The longer side is 1,000 to 1,800
+    px.
+    """
     height, width = mask.thumbnail.shape[:2]
     small, large = _LONGEST_SIDE
     zoom = min(max(1.0, small / max(height, width)), large / max(height, width))
