@@ -51,7 +51,11 @@ def load_method(name: str) -> type[Method[Any]]:
 
 @contextmanager
 def blame_plugin(name: str, part: str) -> Iterator[None]:
-    """Turn what the method `name` raises in its `part` into a PluginError naming package, place and cause."""
+    """Turn what the method `name` raises in its `part` into a PluginError naming package, place and cause.
+
+    Our own errors pass, and so do a lack of memory and a lost rank, which are not the plugin's fault. For a
+    `with` block around calls into the plugin, and nothing else.
+    """
     try:
         yield
     except WsitoolError:
@@ -75,7 +79,10 @@ def origin_of(name: str) -> str:
 
 
 def check_method(loaded: object, who: str) -> type[Method[Any]]:
-    """Return `loaded` if it keeps the contract of `wsitool.api`; else PluginError beginning with `who`."""
+    """Return `loaded` if it keeps the contract of `wsitool.api`; else PluginError beginning with `who`.
+
+    The class itself is looked at and its parameters made once with their defaults; no method is instantiated.
+    """
     # Here: `wsitool methods` lists without torch.
     from wsitool.api import API_VERSION, Method
 
