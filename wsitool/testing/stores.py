@@ -30,7 +30,10 @@ _QUALITY = 90
 
 
 def check_store(suffix: str, codec: Codec, folder: Path) -> None:
-    """Run every check, each in its own subfolder of `folder`."""
+    """Run every check, each in its own subfolder of `folder`.
+
+    `folder` must be there, without those subfolders. AssertionError of the first check that fails.
+    """
     for check in STORE_CHECKS:
         subfolder = folder / check.__name__
         subfolder.mkdir()
@@ -90,7 +93,11 @@ def write_example(
     group: str = "patient",
     labelled: bool = True,
 ) -> NDArray[np.uint8]:
-    """Write a store of `number` patches in batches of `batch`; returns the pixels it should read back."""
+    """Write a store of `number` patches in batches of `batch`; returns the pixels it should read back.
+
+    Four label values in turn, -1 among them, source names beyond ASCII, one rejected candidate and one
+    failure.
+    """
     patches = example_patches(number, size, seed=seed)
     coords = _coords(number, size)
     tissue = np.linspace(0.5, 1, number, dtype=np.float32)

@@ -40,7 +40,10 @@ class TinyBackbone(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The class under check, and values for its parameters (the defaults for the rest)."""
+    """The class under check, and values for its parameters (the defaults for the rest).
+
+    Nothing is shared between builds: each check has a method of its own.
+    """
 
     cls: type[Method[Any]]
     params: Mapping[str, Any] = field(default_factory=dict)

@@ -53,7 +53,11 @@ def write_pyramid(
     levels: Sequence[int] = (1, 4),
     quality: int = 90,
 ) -> Path:
-    """Write (height, width, 3) uint8 `pixels` as an Aperio-like tiled pyramid with the given downsamples."""
+    """Write (height, width, 3) uint8 `pixels` as an Aperio-like tiled pyramid with the given downsamples.
+
+    Levels are exact box means, rounded. `mpp` None leaves resolution and objective power out of the file; no
+    label or macro image is written.
+    """
     path = Path(path)
     height, width = pixels.shape[:2]
     options = {"level": quality} if compression == "jpeg" else None
