@@ -125,13 +125,21 @@ class Method(nn.Module, ABC, Generic[P]):
         """Compute the loss on the views of one batch."""
 
     def after_step(self, progress: float) -> None:
-        """Called after each optimiser step with the share of training done in [0, 1]: teachers, queues."""
+        """Called after each optimiser step with the share of training done in [0, 1]: teachers, queues.
+
+        Gradients are off. Ranks call it together, so that gathering is allowed; state belongs in parameters
+        and registered buffers, which checkpoints hold.
+        """
         # Not abstract: most methods have nothing to do here.
         return
 
 
 def frozen_copy(student: nn.Module) -> nn.Module:
-    """A copy of `student` without gradients: the start of a momentum teacher."""
+    """A copy of `student` without gradients: the start of a momentum teacher.
+
+    Buffers are copied as well, and batch norm stays in the mode of `student`. Registered as a submodule it is
+    in the method's state dict, so that resuming restores it.
+    """
     # Deep: a shared tensor would be trained by the student's optimiser.
     return copy.deepcopy(student).requires_grad_(False)
 
