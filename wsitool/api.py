@@ -102,8 +102,8 @@ class Method(nn.Module, ABC, Generic[P]):
 
     api_version: ClassVar[int] = API_VERSION
     uses_batch_negatives: ClassVar[bool] = False
-    images_per_patch: ClassVar[int] = 2
     # How many images of a patch go through the backbone in a step; two views by default.
+    images_per_patch: ClassVar[int] = 2
     shortcut_metric: ClassVar[str | None] = None
     params_type: ClassVar[type[Params]]
 

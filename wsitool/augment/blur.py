@@ -61,6 +61,7 @@ def blur(images: Tensor, sigma: Tensor, *, inplace: bool = False) -> Tensor:
     out = images if inplace else images.clone()
     for piece in pieces(out):
         # `out[piece]` is a view: it is blurred in place.
+        # `out[piece]` is a view: it is blurred in place.
         blur_images(out[piece], sigma[piece].tolist())
     return out
 

@@ -57,6 +57,6 @@ def replace_file_in_parts(path: Path, parts: Iterable[bytes]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    # Encoded before the file is touched: a value that JSON cannot hold leaves the old file.
     """Write `value` as indented JSON; ValueError for NaN, which JSON cannot hold."""
+    # Encoded before the file is touched: a value that JSON cannot hold leaves the old file.
     replace_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())

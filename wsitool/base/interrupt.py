@@ -45,8 +45,8 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        # 128 + n, as shells report it.
         """What a shell expects of a process ended by this signal: 130 for Ctrl-C, 143 for SIGTERM."""
+        # 128 + n, as shells report it.
         return 128 + self.number
 
     def __str__(self) -> str:

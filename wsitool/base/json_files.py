@@ -70,8 +70,8 @@ def parse_json(text: str | bytes) -> Any:
         value = json.loads(
             text, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_with_distinct_keys
         )
-    # How deep `json` itself can go depends on the caller's stack, hence the check below as well.
     except RecursionError:
+        # How deep `json` itself can go depends on the caller's stack, hence the check below as well.
         raise ValueError(f"it is nested deeper than {_DEEPEST} levels") from None
     # Only where there can be something to find: most texts are short and plain.
     if "\\u" in text or text.count("[") + text.count("{") > _DEEPEST:

@@ -106,8 +106,8 @@ def _is_free(descriptor: int, lock: Path) -> bool:
         os.kill(int(str(holder["pid"])), 0)
     except ProcessLookupError:
         return True
-    # EPERM: it exists and is another user's.
     except (OSError, ValueError, TypeError, KeyError):
+        # EPERM: it exists and is another user's.
         return False
     return False
 

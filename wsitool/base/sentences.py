@@ -58,8 +58,8 @@ def system_error(error: BaseException) -> int | None:
     HDF5, PyTorch and C++ streams hand the number on in their text, or only the words "No space left".
     """
     if isinstance(error, OSError) and error.errno is not None:
-        # h5py raises OSError without a number, and RuntimeError or ValueError as well.
         return error.errno
+    # h5py raises OSError without a number, and RuntimeError or ValueError as well.
     if isinstance(error, OSError | RuntimeError | ValueError):
         text = str(error)
         match = _ERRNO.search(text)

@@ -77,10 +77,10 @@ def finetune(
             line = _validate(classifier, validation, settings, epoch, train_loss)
             history.append(line)
             task.advance(1, note=f"validation loss {line.validation_loss:.4f}")
+            # < and not <=: of equal losses the earliest epoch stays.
             if best is None or line.validation_loss < best[0]:
                 # All weights, 100 MB for a ResNet-50, only in epochs that are better than any before.
                 best = (line.validation_loss, copy.deepcopy(classifier.state_dict()))
-                # < and not <=: of equal losses the earliest epoch stays.
                 kept = epoch
             elif settings.patience is not None and epoch - kept >= settings.patience:
                 break

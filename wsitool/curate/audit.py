@@ -109,8 +109,8 @@ def _audit(slide: SlideInput, spec: TileSpec, reader: str, default_mpp: float | 
             audit = _known(audit, opened.info, spec)
             audit = replace(audit, warnings=(*audit.warnings, *_unreadable(opened)))
             return _estimated(audit, opened, spec)
-    # Whatever one slide's file does: the others are audited.
     except (WsitoolError, OSError, MemoryError) as error:
+        # Whatever one slide's file does: the others are audited.
         return replace(audit, error=str(error) or type(error).__name__)
 
 

@@ -94,7 +94,6 @@ def _store(path: Path) -> dict[str, Any]:
 def _label_counts(store: PatchStore) -> dict[str, int]:
     if store.labels is None:
         return {}
-    # -1 indexes the last name.
     names = (*store.meta.classes, "unlabelled")  # -1 is the last one
     return {names[index]: int(n) for index, n in sorted(Counter(store.labels.tolist()).items())}
 

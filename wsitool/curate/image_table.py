@@ -135,8 +135,8 @@ def _files_below(folder: Path) -> tuple[list[Path], list[ImageEntry]]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    # A link in a circle, a name too long.
     except OSError:
+        # A link in a circle, a name too long.
         return False
 
 

@@ -134,8 +134,8 @@ def verify_store(
         for name, check in parts:
             try:
                 problem = check()
-            # What damage makes of reading a column or a patch.
             except (WsitoolError, OSError, ValueError, KeyError) as error:
+                # What damage makes of reading a column or a patch.
                 problem = str(error) or type(error).__name__
             note = "" if name != _HASH or covers_attributes(store.content_hash) else _OLD_HASH
             checks.append(Check(name=name, problem=problem, note=note))

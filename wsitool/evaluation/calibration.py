@@ -39,9 +39,9 @@ def fit_temperature(logits: Floats, labels: NDArray[np.integer]) -> float:
     """
     from scipy.optimize import minimize_scalar
 
-    # Over the logarithm: 1/2 and 2 are as far from 1, and no bound of the search is 0.
     rows = np.arange(len(labels))
 
+    # Over the logarithm: 1/2 and 2 are as far from 1, and no bound of the search is 0.
     def loss(log_temperature: float) -> float:
         p = softmax(logits, float(np.exp(log_temperature)))
         # The floor keeps a patch of probability 0 from deciding alone.

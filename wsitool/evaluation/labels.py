@@ -46,8 +46,8 @@ class LabelledPatches:
 
     @property
     def group_index(self) -> NDArray[np.int64]:
-        # (N,); recomputed at each call: a sort of N names.
         """(N,) the groups as numbers, in the order of their names."""
+        # Recomputed at each call: a sort of N names.
         index: NDArray[np.int64] = np.unique(self.groups, return_inverse=True)[1]
         return index
 

@@ -115,8 +115,8 @@ class PatchLoader:
         return len(self.plan)
 
     def set_epoch(self, epoch: int) -> None:
-        # Trainers call this before every epoch, also the one just resumed in the middle.
         """Choose the order of the next iteration; a position restored within this very epoch is kept."""
+        # Trainers call this before every epoch, also the one just resumed in the middle.
         if epoch != self._epoch:
             self._epoch, self._step, self._start = epoch, 0, 0
 
@@ -150,7 +150,11 @@ class PatchLoader:
         }
 
     def order(self, epoch: int) -> Order:
-        """Indices into the collection in the order of `epoch`, all ranks together."""
+        """Indices into the collection in the order of `epoch`, all ranks together.
+
+        (N,), a function of (seed, epoch) and the collection; with balance "slides" patches may be missing and
+        repeated.
+        """
         return self.sampling.order(self.collection.store_index, epoch)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -173,9 +177,9 @@ class PatchLoader:
                     # trainer that stops asking after the last batch has ended the epoch.
                     self._epoch, self._step = divmod(number + 1, len(self))
                     yield self._batch(read)
-            # Also where the consumer stops in the middle: leaving the pool waits for all that was not
-            # cancelled.
             finally:
+                # Also where the consumer stops in the middle: leaving the pool waits for all that was not
+                # cancelled.
                 for future in ahead:
                     future.cancel()
 

@@ -122,6 +122,6 @@ def name_of(item: Item) -> str:
 
 
 def digest_of(parts: Sequence[str]) -> str:
-    # 64 bits: to tell runs apart, not to withstand an attack.
     """A short hash of texts."""
+    # 64 bits: to tell runs apart, not to withstand an attack.
     return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:16]

@@ -224,6 +224,7 @@ def _predict_store(
         with reporter.task(meta.name, total=len(store), unit="patches") as task, torch.inference_mode():
             for batch in loader:
                 logits.append(_finite(classifier.logits(batch.patches).float().cpu().numpy()))
+                # The loader may leave out unreadable patches: `rows` says which came.
                 rows.append(batch.indices.numpy())
                 task.advance(len(batch))
         if not rows:

@@ -128,8 +128,8 @@ def _data_uri(data: bytes) -> str:
 
 
 @cache
-# Once a process.
 def _template() -> Template:
+    # Compiled once a process.
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATE.parent),
         # Names of slides and classes are others' text.

@@ -147,8 +147,8 @@ def _from_imagescope(root: Element) -> Annotations:
         solid: list[shapely.Geometry] = []
         holes: list[shapely.Geometry] = []
         for region in annotation.iterfind("Regions/Region"):
-            vertices = [v for v in region.iterfind("Vertices/*") if v.tag in ("Vertex", "V")]
             # Both programs' vertices in one walk; other elements are theirs alone.
+            vertices = [v for v in region.iterfind("Vertices/*") if v.tag in ("Vertex", "V")]
             outline = _polygon(_corners(region.get("Type"), _points(vertices)), name=names[0])
             if outline is None:
                 skipped += 1
@@ -196,10 +196,10 @@ def _from_asap(root: Element) -> Annotations:
     skipped = 0
     for annotation in root.iterfind("Annotations/Annotation"):
         group = annotation.get("PartOfGroup", "")
-        names = _names("" if group == "None" else group, annotation.get("Name", ""))
         # ASAP writes "None" for no group.
-        coordinates = sorted(annotation.iterfind("Coordinates/Coordinate"), key=_order)
+        names = _names("" if group == "None" else group, annotation.get("Name", ""))
         # Not always in order in the file.
+        coordinates = sorted(annotation.iterfind("Coordinates/Coordinate"), key=_order)
         outline = _polygon(_points(coordinates), name=names[0])
         if outline is None or annotation.get("Type", "Polygon").lower() not in _ASAP_OUTLINES:
             skipped += 1

@@ -71,9 +71,9 @@ class Collection:
         return f"<collection: {len(self)} patches of {self.patch_size} px in {len(self.stores)} stores>"
 
     @property
-    # Any store will do: `of` has compared them all.
     def patch_size(self) -> int:
         """Side of every patch in pixels."""
+        # Any store will do: `of` has compared them all.
         return self.stores[0].meta.patch_size
 
     @property
@@ -250,7 +250,6 @@ def renumbered(
     labels: NDArray[np.int16], declared: Sequence[str], classes: Sequence[str]
 ) -> NDArray[np.int16]:
     """Labels that index the classes `declared` as ones that index `classes`; unlabelled ones stay so."""
-    # One gather; the extra last entry is what an index of -1 reaches.
     # the extra last entry maps -1 to -1
     new = np.array([*(classes.index(name) for name in declared), UNLABELLED], dtype=np.int16)
     return new[labels]

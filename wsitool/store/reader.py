@@ -340,8 +340,8 @@ class Reader:
 
 
 def _read_fully(descriptor: int, out: memoryview, start: int) -> int:
-    # `preadv` and not `pread`: it fills memory that is there.
     """Read until `out` is full or the file ends; returns the bytes read. One call moves 2 GiB at most."""
+    # `preadv` and not `pread`: it fills memory that is there.
     got = os.preadv(descriptor, [out], start)
     while 0 < got < len(out):
         more = os.preadv(descriptor, [out[got:]], start + got)

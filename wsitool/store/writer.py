@@ -69,8 +69,8 @@ class Columns:
         return texts
 
     def problem(self, meta: StoreMeta, summary: Summary) -> str:
-        # The reader's own rules, so that nothing can be written that cannot be opened.
         """What a reader would refuse in these columns; "" where they are as the schema wants them."""
+        # The reader's own rules, so that nothing can be written that cannot be opened.
         arrays, reasons = self.arrays(), self.candidates.reasons
         kinds: dict[str, Kind] = {"i": "int", "u": "int", "f": "float"}
         forms = {name: Found(kinds[values.dtype.kind], values.shape) for name, values in arrays.items()}
@@ -94,10 +94,10 @@ class Writer(ABC):
         self._pending = Pending(path, overwrite=overwrite)
         # Fed as rows come: the store is never read back to be hashed.
         self._hash = ContentHash(meta)
-        self._coords: list[NDArray[np.int64]] = []
-        self._tissue: list[NDArray[np.float32]] = []
         # Columns stay in memory until `finish`, 22 bytes a patch beside the sources; the formats want each in
         # one piece.
+        self._coords: list[NDArray[np.int64]] = []
+        self._tissue: list[NDArray[np.float32]] = []
         self._labels: list[NDArray[np.int16]] = []
         self._sources: list[str] = []
         self._patches = 0

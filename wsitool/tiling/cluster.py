@@ -45,8 +45,8 @@ def run_on_cluster(tasks: Sequence[SlideTask], *, address: str) -> Generator[tup
             failure = future.exception()
             if failure is None:
                 yield index, SlideResult(**future.result())
-            # The same for every slide, so the run ends.
             elif isinstance(failure, UsageError):
+                # The same for every slide, so the run ends.
                 raise failure
             else:
                 reason = f"On the cluster: {type(failure).__name__}: {failure}"

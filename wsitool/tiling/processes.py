@@ -57,8 +57,8 @@ def run_in_processes(
                 yield index, SlideResult(**value)
             else:
                 bars.show(index, kind, value)
-    # Also where the caller stopped listening: closing the generator ends here.
     finally:
+        # Also where the caller stopped listening: closing the generator ends here.
         for worker in pool:
             worker.stop()
         bars.close_all()

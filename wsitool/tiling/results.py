@@ -130,8 +130,8 @@ def merge_slides_csv(folder: Path, results: Sequence[SlideResult], reporter: Rep
     path = folder / SLIDES_CSV
     try:
         listed = _read(path)
-    # Never overwritten: it may hold columns that a person typed.
     except WsitoolError as error:
+        # Never overwritten: it may hold columns that a person typed.
         reporter.warn(f"{str(error).rstrip('.')}; it is kept as {_set_aside(path)} and a new one begun.")
         listed = _Listed()
     for result in results:
@@ -156,8 +156,8 @@ def update_slides_csv(folder: Path, name: str, changed: Mapping[str, object]) ->
     """
     try:
         listed = _read(folder / SLIDES_CSV)
-    # A table that is not ours to mend; the caller says that the row is missing.
     except WsitoolError:
+        # A table that is not ours to mend; the caller says that the row is missing.
         return False
     places = [row for row in listed.rows if row["name"] == shown(name)]
     for row in places:

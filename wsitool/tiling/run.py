@@ -203,8 +203,8 @@ class _Listing:
         try:
             with locked(table, what="slides.csv", wait_seconds=patience):
                 merge_slides_csv(self._folder, self._waiting, self._reporter)
-        # The stores are there all the same: the table can be brought up to date by the next run.
         except (OSError, StoreError) as error:
+            # The stores are there all the same: the table can be brought up to date by the next run.
             self.failure = one_sentence(error)
         else:
             self._waiting, self.failure = [], ""

@@ -23,7 +23,6 @@ SHARPNESS_MPP = 2.0
 _DOWNSAMPLE_WITHOUT_MPP = 4.0
 # Reading a level this much smaller than level 0 costs under a tenth of cutting the patches themselves.
 _CHEAP_DOWNSAMPLE = 3.5
-# Files of 40x often have levels of 1/4 and 1/16.
 _GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 
 

@@ -80,8 +80,8 @@ def load_method_state(state: State, method: Method[Any]) -> None:
     """Give `method` the weights of a loaded checkpoint; TrainingError if they are of another make."""
     try:
         method.load_state_dict(state["method"], strict=True)
-    # Torch's last line names the keys; those before it only say that there are some.
     except RuntimeError as error:
+        # Torch's last line names the keys; those before it only say that there are some.
         reason = str(error).strip().splitlines()[-1].strip()
         raise TrainingError(
             f"The checkpoint was made by another version of the method ({reason}): start anew with "

@@ -20,9 +20,9 @@ def learning_rate(config: PretrainConfig, step: int, total: int) -> float:
 
     A function of its arguments alone, so that a resumed run needs no scheduler. `step` counts from 0.
     """
-    # The first steps of a warm-up are not at 0: (step + 1).
     warm = round(config.warmup * total)
     if step < warm:
+        # step + 1: the very first step is not at 0.
         return config.lr * (step + 1) / warm
     if config.schedule == "constant":
         return config.lr

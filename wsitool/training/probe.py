@@ -30,11 +30,11 @@ def split_groups(
     collection: Collection, share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows to train on and rows of about `share` of the groups (at least one), which training never sees."""
+    # Sorted unique numbers, so that the permutation depends on the seed only.
     groups = np.unique(collection.group_index)
     if len(groups) < 2:
         raise UsageError(
             f"--holdout keeps whole patients apart and the stores hold {len(groups)}: leave it out, or add "
-            # Sorted unique numbers, so that the permutation depends on the seed only.
             "slides."
         )
     # At least one group on either side.

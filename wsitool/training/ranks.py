@@ -48,7 +48,6 @@ class RankWatch:
     def __init__(self, trainer: Trainer, say: Callable[[str], None]) -> None:
         self._launcher: Any = trainer.strategy.launcher
         environment = getattr(trainer.strategy, "cluster_environment", None)
-        # Told by the variable that Lightning sets for those it starts.
         # One that Lightning has started, by running the command line again.
         self._is_child = isinstance(environment, LightningEnvironment) and "LOCAL_RANK" in os.environ
         self._say = say

@@ -30,9 +30,9 @@ def run_card(
         kind="pretrain",
         name=_name_of(stores),
         method=config.method,
+        # The method's parameters in full, defaults too, so that the card can be read without the plugin.
         params=config.params,
         epochs=config.epochs,
-        # The method's parameters in full, defaults too, so that the card can be read without the plugin.
         seed=config.seed,
         patches=len(collection),
         fingerprint=collection.fingerprint,

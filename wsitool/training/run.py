@@ -161,8 +161,8 @@ class _Run:
                 self._fit(state, done, request)
                 result = self._finish(time.perf_counter() - began)
                 finished = True
-        # BaseException: an interrupt, too, leaves a record of how the run ended.
         except BaseException as error:
+            # BaseException: an interrupt, too, leaves a record of how the run ended.
             # A stop after `_finish` is no failure of the run.
             if is_first_process() and not finished:
                 with suppress(OSError):  # it may be what has just failed
