@@ -62,6 +62,7 @@ _HOME = {
     "WsitoolError": "wsitool.errors",
 }
 
+# From the table, so that a name cannot be public without a home.
 __all__ = sorted(_HOME)
 
 
@@ -72,6 +73,7 @@ def __getattr__(name: str) -> Any:
         return version("wsitool")
     if name not in _HOME:
         raise AttributeError(f"module 'wsitool' has no attribute {name!r}")
+    # Not kept in the module's globals: Python's import system has the module already.
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

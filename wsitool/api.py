@@ -63,6 +63,7 @@ __all__ = [
     "world_size",
 ]
 
+# Plugins made for another number are refused; optional members may be added without a new one.
 API_VERSION = 1
 
 P = TypeVar("P", bound=Params)
@@ -85,6 +86,7 @@ class Step:
             # A number stays on the CPU: to put it on a GPU is to wait for that.
             chance = torch.as_tensor(self.chance_loss, dtype=torch.float32)
             # Logged beside the metrics; methods of before gave it as one of them.
+            # Frozen: this is its one way in.
             object.__setattr__(self, "metrics", self.metrics | {"chance_loss": chance})
 
 
@@ -100,6 +102,7 @@ class Method(nn.Module, ABC, Generic[P]):
 
     api_version: ClassVar[int] = API_VERSION
     uses_batch_negatives: ClassVar[bool] = False
+    # How many images of a patch go through the backbone in a step; two views by default.
     images_per_patch: ClassVar[int] = 2
     shortcut_metric: ClassVar[str | None] = None
     params_type: ClassVar[type[Params]]
@@ -122,12 +125,22 @@ class Method(nn.Module, ABC, Generic[P]):
         """Compute the loss on the views of one batch."""
 
     def after_step(self, progress: float) -> None:
-        """Called after each optimiser step with the share of training done in [0, 1]: teachers, queues."""
+        """Called after each optimiser step with the share of training done in [0, 1]: teachers, queues.
+
+        Gradients are off. Ranks call it together, so that gathering is allowed; state belongs in parameters
+        and registered buffers, which checkpoints hold.
+        """
+        # Not abstract: most methods have nothing to do here.
         return
 
 
 def frozen_copy(student: nn.Module) -> nn.Module:
-    """A copy of `student` without gradients: the start of a momentum teacher."""
+    """A copy of `student` without gradients: the start of a momentum teacher.
+
+    Buffers are copied as well, and batch norm stays in the mode of `student`. Registered as a submodule it is
+    in the method's state dict, so that resuming restores it.
+    """
+    # Deep: a shared tensor would be trained by the student's optimiser.
     return copy.deepcopy(student).requires_grad_(False)
 
 
@@ -137,12 +150,14 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
     Buffers are left alone: a teacher in training mode keeps its own batch-norm statistics.
     """
+    # strict: a teacher of another shape would be averaged with the wrong weights.
     for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
         slow.lerp_(fast, 1 - momentum)
 
 
 def world_size() -> int:
     """How many processes train together; 1 where training is not distributed."""
+    # Both questions: torch may be built without distribution, and not every run has a group.
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -157,6 +172,7 @@ def all_gather(local: Tensor) -> Tensor:
     n must be the same on every rank. Gradient flows back to every rank's part, summed over the ranks, so that
     the mean over ranks of a loss on gathered tensors has the gradients of one process with the whole batch.
     """
+    # Without a group no copy is made.
     return local if world_size() == 1 else _gather(local)
 
 
@@ -168,13 +184,16 @@ def _gather(local: Tensor) -> Tensor:
 class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
+        # gloo and NCCL fill tensors of equal size, hence the same n everywhere.
         parts = [torch.empty_like(local) for _ in range(world_size())]
+        # Contiguous, as slices of a batch may not be.
         dist.all_gather(parts, local.contiguous())
         ctx.rows = len(local)
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # Each rank has a gradient for everybody's part; summed, each takes its own.
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
         return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]

@@ -17,8 +17,10 @@ from wsitool.testing.synthetic import synthetic_slide
 __all__ = ["KINDS_OF_BREAST", "DemoStep", "demo_summary", "draw_demo_slides", "write_demo_page"]
 
 KINDS_OF_BREAST = ("benign", "adh", "dcis")
+# Four to train on, three to test: fewer could not be told from guessing.
 _TRAINING_PATIENTS = ("patient1", "patient2", "patient3", "patient4")
 _TEST_PATIENTS = ("patient5", "patient6", "patient7")
+# Small, so that the whole demo takes minutes.
 _SIDE_PX = 1408
 
 
@@ -52,6 +54,7 @@ def draw_demo_slides(folder: Path, *, reporter: Reporter = SILENT) -> None:
             path = folder / "slides" / "kidney" / f"kidney{number + 1}.svs"
             synthetic_slide(path, organ="kidney", size=(_SIDE_PX, _SIDE_PX), seed=number)
             task.advance()
+        # One seed a patient, so that slides of a patient are alike and patients differ.
         for seed, patient in enumerate(patients):
             for kind in KINDS_OF_BREAST:
                 path = folder / "slides" / "breast" / f"{patient}-{kind}.svs"
@@ -72,6 +75,7 @@ def _write_table(path: Path, patients: Sequence[str]) -> None:
 def demo_summary(out: Path) -> str:
     """The end on the terminal: what is to be known first, and both classifiers on the test patients."""
     lines = [*_said_first(out), f"{'classifier on the test patients':<34} accuracy  balanced   AUROC"]
+    # The order of the dictionary is that of the page.
     for name, folder in _ARMS.items():
         accuracy, balanced, auroc = _scores(out / folder)
         lines.append(f"{name:<34} {accuracy:>8}  {balanced:>8}  {auroc:>6}")

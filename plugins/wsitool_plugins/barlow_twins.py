@@ -11,6 +11,7 @@ from wsitool.api import Method, Step, ViewParams, all_gather, hparam, two_views
 
 __all__ = ["BarlowTwins", "BarlowTwinsParams", "barlow_twins_loss"]
 
+# As batch norm's: the paper standardises with it.
 _EPS = 1e-5
 
 
@@ -61,6 +62,7 @@ def barlow_twins_loss(za: Tensor, zb: Tensor, redundancy: float) -> Tensor:
 
     Across ranks, C is that of the whole batch.
     """
+    # Half precision would lose the sums over the batch.
     with torch.autocast(za.device.type, enabled=False):
         za, zb = (_standardize(all_gather(_single(z))) for z in (za, zb))  # (N, D) each
         correlation = za.T @ zb / len(za)  # (D, D)

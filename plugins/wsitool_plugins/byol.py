@@ -41,6 +41,7 @@ class BYOL(Method[BYOLParams]):
         super().__init__(backbone, feature_dim, params)
         self.projection = _mlp(feature_dim, params.hidden_dim, params.projection_dim)
         self.predictor = _mlp(params.projection_dim, params.hidden_dim, params.projection_dim)
+        # Copies of the start, as the paper has it.
         self.teacher_backbone = frozen_copy(self.backbone)
         self.teacher_projection = frozen_copy(self.projection)
 
@@ -49,6 +50,7 @@ class BYOL(Method[BYOLParams]):
 
     def loss(self, views: dict[str, Tensor]) -> Step:
         a, b = views["a"], views["b"]
+        # The teacher's batch norm is in training mode too: statistics of the batch, no gradient.
         with torch.no_grad():
             target_a, target_b = (self.teacher_projection(self.teacher_backbone(view)) for view in (a, b))
         predicted_a, predicted_b = (self.predictor(self.projection(self.backbone(view))) for view in (a, b))
@@ -56,6 +58,7 @@ class BYOL(Method[BYOLParams]):
         return Step(loss=loss)
 
     def after_step(self, progress: float) -> None:
+        # From the given momentum to 1 along half a cosine.
         momentum = 1 - (1 - self.params.momentum) * (math.cos(math.pi * progress) + 1) / 2
         ema_update(self.teacher_backbone, self.backbone, momentum)
         ema_update(self.teacher_projection, self.projection, momentum)

@@ -54,13 +54,16 @@ class ContextEncoder(Method[ContextEncoderParams]):
         crops = random_resized_crop(patches, rng, size=patches.shape[-1], scale=(self.params.min_scale, 1.0))
         whole = to_float(random_d4(crops, rng))
         number = round(self.params.hidden_share * _CELLS**2)
+        # On the CPU, where the generator is; only the mask goes to the device.
         order = torch.rand((len(patches), _CELLS**2), generator=rng).argsort(dim=1)
+        # At least one cell hidden, and one visible.
         hidden = order < min(max(number, 1), _CELLS**2 - 1)  # as many cells of every patch
         hidden = to_device(hidden.view(-1, 1, _CELLS, _CELLS), patches.device)
         return {"whole": whole, "masked": hide(whole, hidden), "hidden": hidden}
 
     def loss(self, views: dict[str, Tensor]) -> Step:
         painted = self.painter(self.backbone(views["masked"]))  # (B, 3, 32, 32)
+        # float64 is the conformance check's.
         painted = painted if painted.dtype == torch.float64 else painted.float()
         error, guess = inpainting_error(painted, views["whole"], views["hidden"])
         return Step(loss=error, chance_loss=guess)
@@ -95,6 +98,7 @@ def inpainting_error(painted: Tensor, whole: Tensor, hidden: Tensor) -> tuple[Te
     mean, spread = _visible(truth, mask)
     truth = (truth - mean) / spread
     number = 3 * mask.sum()
+    # Over the hidden cells of all patches: as many in each.
     return ((painted - truth).square() * mask).sum() / number, (truth.square() * mask).sum() / number
 
 

@@ -40,12 +40,14 @@ class JitterRotation(Method[JitterRotationParams]):
         self.classifier = nn.Linear(feature_dim, 4)
 
     def views(self, patches: Tensor, rng: Generator) -> dict[str, Tensor]:
+        # rot90 moves pixels; no interpolation whose traces would give the turn away.
         images = torch.cat([torch.rot90(patches, turns, (-2, -1)) for turns in range(4)])  # (4B, 3, P, P)
         turns = torch.arange(4, device=patches.device).repeat_interleave(len(patches))  # (4B,)
         p = self.params
         if p.hed:
             images = hed_jitter(images, rng, sigma=p.hed)
         s = p.jitter
+        # After the turns, so that each of the four images has colours of its own.
         images = color_jitter(
             images, rng, brightness=0.8 * s, contrast=0.8 * s, saturation=0.8 * s, hue=0.2 * s, p=p.jitter_p
         )

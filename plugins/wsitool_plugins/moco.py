@@ -46,10 +46,12 @@ class MoCo(Method[MoCoParams]):
         )
         self.key_backbone = frozen_copy(self.backbone)
         self.key_projection = frozen_copy(self.projection)
+        # Unit vectors at random until real keys have come round.
         self.register_buffer(
             "negatives", F.normalize(torch.randn(params.queue, params.projection_dim), dim=1)
         )
         self.register_buffer("place", torch.zeros((), dtype=torch.long))
+        # Not a buffer: keys wait for the optimiser step that they belong to.
         self._new_keys: list[Tensor] = []
 
     def views(self, patches: Tensor, rng: Generator) -> dict[str, Tensor]:
@@ -59,6 +61,7 @@ class MoCo(Method[MoCoParams]):
         queries = self.projection(self.backbone(views["a"]))  # (n, D)
         with torch.no_grad():
             keys = self.key_projection(self.key_backbone(views["b"]))  # (n, D)
+        # A validation loss must not fill the queue.
         if self.training:
             self._new_keys.append(F.normalize(keys.float(), dim=1))
         loss = info_nce(queries, keys, self.negatives, self.params.temperature)
@@ -69,7 +72,9 @@ class MoCo(Method[MoCoParams]):
         ema_update(self.key_backbone, self.backbone, self.params.momentum)
         ema_update(self.key_projection, self.projection, self.params.momentum)
         for keys in self._new_keys:
+            # Of a batch larger than the queue the last ones stay.
             everyone = all_gather(keys)[-self.params.queue :].to(self.negatives.dtype)
+            # Round the end of the queue.
             rows = (self.place + torch.arange(len(everyone), device=keys.device)) % self.params.queue
             self.negatives[rows] = everyone
             self.place.copy_((self.place + len(everyone)) % self.params.queue)

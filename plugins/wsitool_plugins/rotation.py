@@ -35,6 +35,7 @@ class Rotation(Method[RotationParams]):
         self.classifier = nn.Linear(feature_dim, 4)
 
     def views(self, patches: Tensor, rng: Generator) -> dict[str, Tensor]:
+        # rot90 moves pixels; no interpolation whose traces would give the turn away.
         images = torch.cat([torch.rot90(patches, turns, (-2, -1)) for turns in range(4)])  # (4B, 3, P, P)
         turns = torch.arange(4, device=patches.device).repeat_interleave(len(patches))  # (4B,)
         return {"images": to_float(images), "turns": turns}

@@ -73,6 +73,9 @@ def _scores(za: Tensor, zb: Tensor, temperature: float) -> tuple[Tensor, Tensor]
         scores = torch.cat([za, zb]) @ everyone.T / temperature
     n, total = len(za), len(everyone) // 2
     row = torch.arange(2 * n, device=za.device)
+    # Column of each anchor in the gathered order: all ranks' first views, then all second ones.
     itself = rank() * n + row % n + row // n * total
+    # Never its own negative: the softmax leaves it out.
     scores = scores.scatter(1, itself[:, None], float("-inf"))
+    # The other view is half the columns on.
     return scores, (itself + total) % (2 * total)

@@ -38,7 +38,10 @@ def gaussian_blur(
 
 
 def blur_sigmas(rng: Generator, count: int, sigma: tuple[float, float], p: float) -> Tensor:
-    """The standard deviations (count,) that `gaussian_blur` draws, as `blur` takes them."""
+    """The standard deviations (count,) that `gaussian_blur` draws, as `blur` takes them.
+
+    Float32 on the generator's device, in pixels; 0 where an image is not blurred.
+    """
     drawn = uniform(rng, count, *sigma)
     return torch.where(chosen(rng, count, p), drawn, 0.0)
 
@@ -57,12 +60,18 @@ def blur(images: Tensor, sigma: Tensor, *, inplace: bool = False) -> Tensor:
             )
     out = images if inplace else images.clone()
     for piece in pieces(out):
+        # `out[piece]` is a view: it is blurred in place.
+        # `out[piece]` is a view: it is blurred in place.
         blur_images(out[piece], sigma[piece].tolist())
     return out
 
 
 def blur_images(images: Tensor, sigma: Sequence[float]) -> None:
-    """Blur float images (n, C, H, W) on a CPU in place, any number of channels; 0 leaves one alone."""
+    """Blur float images (n, C, H, W) on a CPU in place, any number of channels; 0 leaves one alone.
+
+    `sigma` (n,) in pixels. Images of at most 100 px a side go through matrices all at once, larger ones one
+    by one.
+    """
     rows = [row for row, row_sigma in enumerate(sigma) if row_sigma]
     if max(images.shape[-2:]) > _MATRICES_UP_TO:
         for row in rows:
@@ -85,15 +94,18 @@ def _by_matrices(images: Tensor, sigma: Tensor) -> Tensor:
 def _blur_matrix(sigma: Tensor, length: int) -> Tensor:
     """(n, length, length) matrices that blur a column, with the reflection at its ends folded in."""
     position = torch.arange(length, device=sigma.device)
+    # The reach of the widest kernel in the batch; narrower ones get zeros beyond their own in `weights`.
     reach = int((sigma * _REACH).ceil().clamp_(max=length - 1).max()) if len(sigma) else 0
     offset = torch.arange(-reach, reach + 1, device=sigma.device)
     weights = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
     weights = weights * (offset.abs() <= (sigma[:, None] * _REACH).ceil())
     weights = weights / weights.sum(dim=1, keepdim=True)  # (n, 2 reach + 1)
+    # Reflection without repeating the edge: -1 is 1, length is length - 2.
     source = (position[:, None] + offset).abs()
     source = torch.where(source >= length, 2 * (length - 1) - source, source)  # (length, 2 reach + 1)
     matrix = torch.zeros((len(sigma), length, length), device=sigma.device, dtype=sigma.dtype)
     shape = (len(sigma), *source.shape)
+    # Added, not set: reflected neighbours fall on the same pixel.
     return matrix.scatter_add_(2, source.expand(shape), weights[:, None].expand(shape))
 
 
@@ -107,6 +119,7 @@ def _blur_image(image: Tensor, sigma: float, out: Tensor) -> None:
     _, height, width = image.shape
     reach = math.ceil(sigma * _REACH)
     margin = -(-reach // _GROUP) * _GROUP
+    # Rows are filled up to whole groups; what lies beyond `width` is cut off at the end.
     rest = -width % (2 * _GROUP)
     if margin + rest >= width or reach >= height:  # too small to be reflected that far
         out.copy_(_by_matrices(image[None], image.new_tensor([sigma]))[0])

@@ -94,7 +94,11 @@ def jitter_factors(
     hue: Range = 0.0,
     p: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """The factors and orders that `color_jitter` draws for `count` images, as `adjust_colour` takes them."""
+    """The factors and orders that `color_jitter` draws for `count` images, as `adjust_color` takes them.
+
+    `factors` (count, 4) float32 and `order` (count, 4) int64, on the generator's device; images that are left
+    alone have factors that change nothing.
+    """
     factors = torch.stack(
         [
             uniform(rng, count, *_range(value, center))
@@ -102,6 +106,7 @@ def jitter_factors(
         ],
         dim=1,
     )
+    # The order of random numbers is a random permutation; ties in float32 are too rare to bias it.
     order = torch.rand((count, 4), device=rng.device, generator=rng).argsort(dim=1)
     left_alone = torch.tensor(LEFT_ALONE, device=rng.device)
     return torch.where(chosen(rng, count, p)[:, None], factors, left_alone), order
@@ -110,6 +115,8 @@ def jitter_factors(
 def _range(value: Range, center: float) -> tuple[float, float]:
     if isinstance(value, tuple):
         return value
+    # Brightness, contrast and saturation have their neutral value at 1 and may not be negative; hue turns
+    # around 0.
     return (max(0.0, center - value), center + value) if center else (-value, value)
 
 
@@ -120,6 +127,7 @@ def adjust_color(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     0..3 (brightness, contrast, saturation, hue). Equals torchvision's operations one after the other on float
     images, values clamped to [0, 1] after each (1e-5). Returns float (B, 3, H, W).
     """
+    # No wait where they are on the CPU already, as they are with a CPU's generator.
     factors, order = factors.cpu(), order.cpu()
     if images.device.type != "cpu":
         coefficients = upload(blend_coefficients(factors, order), images.device)

@@ -46,7 +46,10 @@ def gray_image(image: Tensor) -> None:
 
 
 def luminance_image(image: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """The luminance (H, W) of (3, H, W), into `out` (may be the first channel) if given."""
+    """The luminance (H, W) of (3, H, W), into `out` (may be the first channel) if given.
+
+    ITU-R 601-2 weights, as torchvision's; the other channels of `image` are not changed.
+    """
     gray = torch.mul(image[0], GRAY[0], out=out)
     return gray.add_(image[1], alpha=GRAY[1]).add_(image[2], alpha=GRAY[2])
 

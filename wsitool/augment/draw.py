@@ -43,9 +43,14 @@ def as_float(images: Tensor) -> Tensor:
 
 
 def pieces(images: Tensor, values: int | None = None) -> Iterator[slice]:
-    """Slices over the batch of about `values` values on the CPU, all of it on any other device."""
+    """Slices over the batch of about `values` values on the CPU, all of it on any other device.
+
+    At least one image each, and nothing for an empty batch. The slices cover the batch in order, without
+    overlap.
+    """
     count = len(images)
     values = _PIECE if values is None else values
+    # At least one image a piece, however large it is.
     step = max(values // max(images[0].numel(), 1), 1) if images.device.type == "cpu" and count else count
     for start in range(0, count, max(step, 1)):
         yield slice(start, min(start + step, count))

@@ -44,8 +44,9 @@ def to_float(patches: Tensor) -> Tensor:
 def resize(images: Tensor, size: int) -> Tensor:
     """Resize to (size, size) with antialiased bilinear interpolation, as torchvision's `resize` does.
 
-    The dtype is kept. Bytes are resized as such on a CPU only; other devices have no kernel for them, so that
-    there they are floats in between and may differ by one.
+    (B, C, H, W), dtype kept; `images` themselves where they have the size. Bytes are resized as such on a
+    CPU only; other devices have no kernel for them, so that there they are floats in between and may differ
+    by one.
     """
     if images.shape[-2:] == (size, size):
         return images
@@ -70,10 +71,12 @@ def crop_boxes(
     of a permitted aspect.
     """
     area = height * width * uniform(rng, (count, _ATTEMPTS), *scale)
+    # Uniform in the logarithm, so that 3:4 is as likely as 4:3.
     aspect = uniform(rng, (count, _ATTEMPTS), math.log(ratio[0]), math.log(ratio[1])).exp()
     widths = (area * aspect).sqrt().round().long()
     heights = (area / aspect).sqrt().round().long()
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    # The first attempt that fits; argmax of all False is 0, which `none_fits` replaces.
     first = fits.float().argmax(dim=1, keepdim=True)
     none_fits = ~fits.any(dim=1)
     central_height, central_width = _central_box(height, width, ratio)
@@ -81,6 +84,7 @@ def crop_boxes(
     box_height = heights.gather(1, first).squeeze(1).masked_fill(none_fits, central_height)
     # floor(u * n) with u < 1 is uniform over 0..n-1; float32 u is fine for any patch size.
     offset = torch.rand((2, count), device=rng.device, generator=rng)
+    # Rounding up to n is what float32 could do at worst, hence the clamps.
     top = (offset[0] * (height - box_height + 1)).long().clamp_(max=height - 1)
     left = (offset[1] * (width - box_width + 1)).long().clamp_(max=width - 1)
     top = torch.where(none_fits, (height - box_height) // 2, torch.minimum(top, height - box_height))
@@ -145,7 +149,10 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Tensor:
-    """Crop every patch at random and resize to (size, size): (B, 3, size, size), dtype kept."""
+    """Crop every patch at random and resize to (size, size): (B, 3, size, size), dtype kept.
+
+    See `crop_boxes` for the distribution and `resized_crop` for how pixels are made; `rng` alone decides.
+    """
     boxes = crop_boxes(rng, len(patches), *patches.shape[-2:], scale=scale, ratio=ratio)
     return resized_crop(patches, boxes, size)
 
@@ -165,6 +172,7 @@ def flip_rotate(images: Tensor, element: Tensor) -> Tensor:
         images = torch.where(columns, images.flip(-1), images)
         return torch.where(transposed, images.transpose(-1, -2), images)
     out = torch.empty_like(images)
+    # One copy an image: selecting by symmetry would gather and scatter the batch eight times.
     for image, turned, e in zip(images, out, element.tolist(), strict=True):
         turned.copy_(flip_rotate_image(image, e))
     return out
@@ -177,13 +185,19 @@ def square_flips(element: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def flip_rotate_image(image: Tensor, e: int) -> Tensor:
-    """Symmetry `e` of one image (..., 3, H, W) as `flip_rotate` numbers them; `image` itself for 0."""
+    """Symmetry `e` of one image (..., 3, H, W) as `flip_rotate` numbers them; `image` itself for 0.
+
+    Any other has memory of its own.
+    """
     image = image.flip(-1) if e >= 4 else image
     return torch.rot90(image, e % 4, (-2, -1)) if e % 4 else image
 
 
 def random_d4(images: Tensor, rng: Generator) -> Tensor:
-    """One of the eight flips and quarter turns for each image: tissue has no up or down."""
+    """One of the eight flips and quarter turns for each image: tissue has no up or down.
+
+    (B, C, P, P) of square images (ValueError for others), dtype kept; pixels move, none is interpolated.
+    """
     element = torch.randint(0, 8, (len(images),), device=rng.device, generator=rng)
     return flip_rotate(images, element)
 

@@ -22,7 +22,11 @@ _IDLE = sys.getrefcount(_SAMPLE[0])
 
 
 def reused_empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """An uninitialised tensor of `like`'s dtype, in memory that nobody holds a tensor on any more."""
+    """An uninitialised tensor of `like`'s dtype, in memory that nobody holds a tensor on any more.
+
+    Safe to call from any thread. At most four buffers are kept, for the whole process; a tensor somebody
+    holds is never handed out again.
+    """
     if like.device.type != "cpu":
         return like.new_empty(shape)
     size = math.prod(shape) * like.element_size()
@@ -35,6 +39,7 @@ def _idle_buffer(size: int) -> NDArray[np.uint8]:
         fits = size <= _BUFFERS[slot].nbytes <= 2 * size
         if fits and sys.getrefcount(_BUFFERS[slot]) <= _IDLE:
             return _BUFFERS[slot]
+    # The oldest goes; a tensor on it keeps its memory alive by itself.
     if len(_BUFFERS) == _KEPT:  # of other sizes, or all in use: whoever holds one keeps it
         del _BUFFERS[0]
     _BUFFERS.append(np.empty(size, dtype=np.uint8))

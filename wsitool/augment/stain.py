@@ -29,7 +29,11 @@ def hed_jitter(
 def stain_shifts(
     rng: Generator, count: int, *, sigma: float = 0.05, bias: float = 0.01, p: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The factors and shifts that `hed_jitter` draws for `count` images, as `shift_hed` takes them."""
+    """The factors and shifts that `hed_jitter` draws for `count` images, as `shift_hed` takes them.
+
+    Two tensors (count, 3) float32 on the generator's device, a column for haematoxylin, eosin and DAB; 1 and
+    0 where an image is left alone.
+    """
     which = chosen(rng, count, p)[:, None]
     alpha = torch.where(which, uniform(rng, (count, 3), 1 - sigma, 1 + sigma), 1.0)
     beta = torch.where(which, uniform(rng, (count, 3), -bias, bias), 0.0)
@@ -55,6 +59,7 @@ def shift_hed(images: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
 
 def stain_products(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
     """Products (n, 3, 3) and shifts (n, 3, 1), float32, of the channels' logarithms: see `mix_stains`."""
+    # In double precision, so that a matrix times its inverse is one where nothing is to change.
     rgb_from_hed = torch.tensor(_RGB_FROM_HED, dtype=torch.float64)
     hed_from_rgb = torch.linalg.inv(rgb_from_hed)
     # As rows, density' = density @ hed_from_rgb @ diag(alpha) @ rgb_from_hed + beta @ rgb_from_hed / scale;
@@ -70,5 +75,6 @@ def mix_stains(images: Tensor, products: Tensor, shift: Tensor, *, darkest: floa
 
     `darkest` stands for what is darker; of images in another range than [0, 1] both must know it.
     """
+    # Clamped, as the logarithm of black is not finite; (n, 3, H W).
     densities = images.clamp(min=darkest).log_().flatten(2)
     return torch.baddbmm(shift, products, densities).exp_().clamp_(0, 1).view_as(images)

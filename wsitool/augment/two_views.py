@@ -61,6 +61,7 @@ def two_views(patches: Tensor, rng: Generator, params: ViewParams) -> dict[str, 
     What is drawn depends on the generator, the number of patches and `params`, not on the device.
     """
     second_blur = params.blur_p if params.blur_p_second is None else params.blur_p_second
+    # One after the other from one generator: "a" is the same whatever is drawn for "b".
     first = _draw(rng, patches.shape, params, params.blur_p, 0.0)
     second = _draw(rng, patches.shape, params, second_blur, params.solarize_p)
     if patches.device.type != "cpu":
@@ -86,7 +87,9 @@ class _Drawn:
 def _draw(rng: Generator, shape: torch.Size, params: ViewParams, blur_p: float, solarize_p: float) -> _Drawn:
     count, s = shape[0], params.strength
     boxes = crop_boxes(rng, count, *shape[-2:], scale=(params.min_scale, 1.0))
+    # Drawn for all patches before any is made, so that neither pieces nor device change what a seed gives.
     any_of_eight = torch.randint(0, 8, (count,), device=rng.device, generator=rng) if params.d4 else None
+    # Without `d4` element 0 or 4: as it is, or mirrored left to right.
     element = chosen(rng, count, 0.5).long() * 4 if any_of_eight is None else any_of_eight
     alpha, beta = stain_shifts(rng, count, sigma=params.hed) if params.hed else (None, None)
     jitter = {"brightness": 0.8 * s, "contrast": 0.8 * s, "saturation": params.saturation * s, "hue": 0.2 * s}
@@ -110,6 +113,8 @@ def _draw(rng: Generator, shape: torch.Size, params: ViewParams, blur_p: float, 
 def _views(patches: Tensor, drawn: _Drawn) -> Tensor:
     patches = patches.contiguous(memory_format=torch.channels_last)  # as a store gives them: no copy
     size = patches.shape[-1]
+    # Memory of the views before, if they are gone: a training step's views are made into the same pages
+    # again.
     out = reused_empty((len(patches), 3, size, size), as_float(patches[:0]))
     with one_thread(), torch.inference_mode():  # which makes short operations a little shorter
         _on_cpu(patches, drawn, out)
@@ -205,6 +210,7 @@ def _on_cpu(patches: Tensor, drawn: _Drawn, out: Tensor) -> None:
         rows, views = range(piece.start, piece.stop), out[piece]
         images = [_cut(patches, row, boxes[row], element[row], drawn) for row in rows]
         adjust_images(images, views, factors[piece], order[piece])
+        # Grey ones are blurred below, as one channel.
         blur_images(views, [0.0 if gray[row] else sigma[row] for row in rows])
         for view, row in zip(views, rows, strict=True):
             if gray[row]:

@@ -25,6 +25,7 @@ def build_backbone(name: str | None = None, *, init: str | Path = "imagenet", se
     strict. `name` None takes the backbone an encoder file says it is, else resnet50. The encoder's card tells
     the lineage. Raises UsageError for an unknown name, EncoderError for weights that are absent or unfit.
     """
+    # Before the network is built: a file that is not there should not cost its construction.
     file = None if str(init) in ("imagenet", "random") else encoder_file(init)
     card = read_card(file) if file is not None and file.suffix == ".safetensors" else None
     name = name or (card.backbone if card else _DEFAULT)
@@ -32,6 +33,8 @@ def build_backbone(name: str | None = None, *, init: str | Path = "imagenet", se
         raise EncoderError(
             f"'{init}' is an encoder of {card.backbone}, and {name} was asked for: leave out --backbone."
         )
+    # The global generator is put back: building a backbone must not shift what a trainer draws next. CPU
+    # only, as networks are built there.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = make_network(name)
@@ -41,6 +44,7 @@ def build_backbone(name: str | None = None, *, init: str | Path = "imagenet", se
         load_strictly(
             network.trunk, read_state(file), what=f"'{init}' does not fit {name}", ignored=network.ignored
         )
+        # A file of ours carries its history; another's is one step, named by the file.
         lineage = card.lineage if card else (_file_step(file),)
     return Encoder(network.trunk, _card(network, card, lineage))
 
@@ -63,6 +67,7 @@ def _card(network: Network, card: EncoderCard | None, lineage: tuple[LineageStep
     return EncoderCard(
         backbone=network.name,
         feature_dim=network.feature_dim,
+        # The file's own values rule: another normalisation would give other features with the same weights.
         mean=card.mean if card else network.mean,
         std=card.std if card else network.std,
         image_size=card.image_size if card else None,

@@ -42,6 +42,7 @@ class LineageStep:
 def check_positive(**values: float | None) -> None:
     """ValueError naming the first value that is neither None nor a finite number above 0."""
     for name, value in values.items():
+        # True is an int to isinstance, and no size.
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (is_number and math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be a number above 0, got {value!r}")
@@ -75,6 +76,7 @@ class EncoderCard:
     @property
     def chain(self) -> str:
         """The lineage as one line: "imagenet -> kidney -> breast"."""
+        # Names of stages, not of files: what a figure's legend has room for.
         return " -> ".join(step.name for step in self.lineage)
 
     @property
@@ -88,6 +90,7 @@ class EncoderCard:
         return tuple(sorted({slide for step in self.lineage for slide in step.slides}))
 
     def to_json(self) -> str:
+        # NaN is no JSON; a card with one could not be read by others.
         return json.dumps(asdict(self), allow_nan=False)
 
     @classmethod
@@ -106,6 +109,7 @@ def read_card(path: str | Path) -> EncoderCard | None:
     Raises EncoderError if the file cannot be read or its card is damaged.
     """
     try:
+        # Only the header is read, and numpy suffices: no tensor is made.
         with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
     except (SafetensorError, OSError) as error:

@@ -20,7 +20,11 @@ _OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMA
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name, "auto" being CUDA where there is one, else the CPU; UsageError for no such."""
+    """The device of that name, "auto" being CUDA where there is one, else the CPU; UsageError for no such.
+
+    Asks the device for a number, since torch makes devices of names without looking: that costs the start of
+    CUDA.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -38,6 +42,7 @@ def place(network: nn.Module, device: torch.device) -> None:
     keep_freed_memory(device)
     pin_threads()
     network.to(device)
+    # Channels last: CPUs and tensor cores convolve faster in it.
     network.to(memory_format=torch.channels_last)
 
 
@@ -58,7 +63,9 @@ def keep_freed_memory(device: torch.device) -> None:
     """
     if device.type != "cpu" or any(name in os.environ for name in _OWN_SETTINGS):
         return
+    # glibc's own C library is in the process already; musl and macOS have no such function.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
+        # Setting either ends glibc's own adaptation of both, hence the second call.
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
         mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT)

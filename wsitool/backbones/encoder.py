@@ -25,6 +25,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.card = card
+        # Not persistent: the state dict keeps the library's own keys, and other libraries load it strictly.
         self.register_buffer("mean", torch.tensor(card.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(card.std)[:, None, None], persistent=False)
 
@@ -38,5 +39,6 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float in [0, 1] -> (B, feature_dim)."""
+        # (3, 1, 1) against (B, 3, H, W).
         features: Tensor = self.trunk((images - self.mean) / self.std)
         return features

@@ -23,6 +23,7 @@ from wsitool.errors import EncoderError, UsageError
 
 __all__ = ["EXPORTS", "export_encoder"]
 
+# Relative to the largest feature: the same sums in another order, other kernels, no more.
 _TOLERANCE = 1e-4
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 
@@ -42,13 +43,17 @@ def export_encoder(encoder: str | Path, out: str | Path, *, to: str, image_size:
     suffixes = (".onnx",) if to == "onnx" else (*_TORCH_SUFFIXES, ".safetensors")
     if out.suffix not in suffixes:
         raise UsageError(f"A file for {to} ends in {' or '.join(suffixes)}, got '{out.name}'.")
+    # Evaluation mode: batch statistics of two random images would be compared otherwise.
     built = build_backbone(init=encoder).eval()
     size = image_size or built.card.image_size or 224
+    # Two images and not one, so that a batch axis frozen at 1 is found; seeded, so that a failure can be
+    # repeated.
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = built(images)
     data, computed = EXPORTS[to](built, images, out.suffix)
     difference = float((computed - expected).abs().max())
+    # Written so that NaN fails.
     if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
         raise EncoderError(f"The {to} form of {built.name} computes features that differ by {difference:g}.")
     replace_file(out, data)
@@ -62,10 +67,12 @@ def _to_torchvision(encoder: Encoder, images: Tensor, suffix: str) -> Written:
     if encoder.name.startswith(TIMM_PREFIX):
         raise EncoderError(f"{encoder.name} is timm's: export it with --to timm or --to onnx.")
     data = _state_file(encoder.trunk, suffix)
+    # A network from the library, with nothing of ours: what a user of the file will have.
     fresh = make_network(encoder.name).trunk
     if suffix == ".safetensors":
         fresh.load_state_dict(safetensors.torch.load(data), strict=True)
     else:
+        # weights_only: as careful readers will load it.
         fresh.load_state_dict(torch.load(io.BytesIO(data), weights_only=True), strict=True)
     return data, _features(fresh, encoder, images)
 
@@ -73,6 +80,7 @@ def _to_torchvision(encoder: Encoder, images: Tensor, suffix: str) -> Written:
 def _to_timm(encoder: Encoder, images: Tensor, suffix: str) -> Written:
     plain = encoder.name.removeprefix(TIMM_PREFIX)
     try:
+        # timm's ResNet has torchvision's keys, hence --to timm for networks that came from torchvision.
         network = make_network(TIMM_PREFIX + plain).trunk
         network.load_state_dict(encoder.trunk.state_dict(), strict=True)
     except (RuntimeError, UsageError) as error:
@@ -82,6 +90,7 @@ def _to_timm(encoder: Encoder, images: Tensor, suffix: str) -> Written:
         ) from None
     data = _state_file(network, suffix)
     fresh = make_network(TIMM_PREFIX + plain).trunk
+    # A file, since timm chooses its loader by the suffix.
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"encoder{suffix}")
         file.write_bytes(data)
@@ -97,6 +106,7 @@ def _load_as_timm(network: nn.Module, file: Path) -> None:
 
 
 def _state_file(network: nn.Module, suffix: str) -> bytes:
+    # Contiguous: safetensors refuses channels-last tensors, and torch.save would keep the strides.
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
     if suffix == ".safetensors":
         return safetensors.torch.save(state, {"format": "pt"})
@@ -123,11 +133,13 @@ def _to_onnx(encoder: Encoder, images: Tensor, _: str) -> Written:
             (images,),
             input_names=["images"],
             output_names=["features"],
+            # The batch axis alone is free; the side is fixed, as some networks compute with it.
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             dynamo=True,
             verbose=False,
         )
     data: bytes = program.model_proto.SerializeToString()
+    # A run without a GPU: what is compared is the file, not a device.
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     (features,) = session.run(["features"], {"images": images.numpy().astype(np.float32)})
     return data, torch.from_numpy(features)

@@ -25,7 +25,11 @@ __all__ = ["as_images", "encode", "encoder_digest", "over_patches"]
 
 
 def as_images(patches: Tensor, image_size: int) -> Tensor:
-    """Uint8 patches (B, 3, P, P) as float images (B, 3, S, S) in [0, 1]."""
+    """Uint8 patches (B, 3, P, P) as float images (B, 3, S, S) in [0, 1].
+
+    Antialiased bilinear; on CPUs bytes are resized and then divided, elsewhere the other way round, which
+    rounds once less.
+    """
     if patches.device.type == "cpu":
         return to_float(resize(patches, image_size))  # several times faster on bytes than on floats
     return resize(to_float(patches), image_size)  # devices interpolate floats only
@@ -46,6 +50,8 @@ def encode(
     With a folder `cache` they are kept there under a name that encoder, patches and size decide.
     """
     if cache is not None:
+        # Everything that decides a feature is in the name, so that a changed encoder or store cannot meet an
+        # old file.
         key = f"{encoder_digest(encoder)}:{collection.fingerprint}:{image_size}"
         cache = cache / f"features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
         kept = _cached(cache, (len(collection), encoder.feature_dim))
@@ -62,6 +68,7 @@ def encode(
     if cache is not None:
         buffer = io.BytesIO()
         np.save(buffer, features)
+        # Through a temporary name: a killed run leaves no half of a cache.
         replace_file(cache, buffer.getvalue())
     return features
 
@@ -70,17 +77,25 @@ def _cached(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
     """The features of a file of the cache; None if there is none, or it is damaged and to be written anew."""
     try:
         with path.open("rb") as file:
+            # No pickles: a cache folder may be shared.
             kept: NDArray[np.float32] = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
+    # Damage that keeps the shape, such as zeroed pages, is not found; NaN is.
     return kept if kept.shape == shape and kept.dtype == np.float32 and np.isfinite(kept).all() else None
 
 
 def encoder_digest(encoder: Encoder) -> str:
-    """SHA-256 over the weights and the normalisation: what decides the features."""
+    """SHA-256 over the weights and the normalisation: what decides the features.
+
+    Names of tensors count, the backbone's name too; lineage and versions do not. It copies all weights to the
+    host, one at a time.
+    """
     digest = hashlib.sha256(f"{encoder.name}:{encoder.card.mean}:{encoder.card.std}".encode())
+    # Sorted, so that the order in which layers were registered does not count.
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
+        # As bytes, since numpy has no bfloat16.
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
@@ -104,13 +119,16 @@ def over_patches(
     rows: NDArray[np.float32] | None = None
     seen = np.zeros(len(collection), np.bool_)
     batch_size = min(batch_size, max(1, len(collection)))  # a loader of larger batches wants two patches
+    # Unshuffled: batches are rows that follow each other, which raw stores read in one go.
     loader = PatchLoader(collection, batch_size=batch_size, shuffle=False, device=device)
     with reporter.task(what, total=len(collection), unit="patches") as task:
         for batch in loader:
+            # Waits for the device, once a batch; the loader's threads read on meanwhile.
             features = step(batch.patches).float().cpu().numpy()
             index = batch.indices.numpy()
             _check_finite(features, index, collection)
             if rows is None:
+                # Made when the width is known, from the first batch.
                 rows = np.empty((len(collection), features.shape[1]), np.float32)
             rows[index] = features
             seen[index] = True
@@ -124,6 +142,7 @@ def over_patches(
 
 
 def _check_finite(rows: NDArray[np.float32], index: NDArray[np.int64], collection: Collection) -> None:
+    # (B,) rows with at least one value that is none.
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(bad):
         first = int(index[bad[0]])

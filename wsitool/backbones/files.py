@@ -65,14 +65,21 @@ def encoder_file(init: str | Path) -> Path:
 
 
 def load_plain(path: Path) -> Any:
-    """What torch.save wrote, if it is tensors, numbers, text and containers of them, else UNREADABLE."""
+    """What torch.save wrote, if it is tensors, numbers, text and containers of them, else UNREADABLE.
+
+    Nothing in the file is executed. Tensors are on the CPU.
+    """
     with warnings.catch_warnings():  # about the form of pickles that are not torch's: what matters is raised
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a .pth file holding nothing but tensors."""
+    """The tensors of a .safetensors file, or of a .pth file holding nothing but tensors.
+
+    A dictionary with the key "state_dict" is taken for that. EncoderError for a file that cannot be read, or
+    that holds anything but tensors.
+    """
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)
@@ -83,9 +90,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except UNREADABLE as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         # What torch says of pickles advises to trust the file.
+        # ... which is the wrong advice for a file that someone sent.
         unsafe = isinstance(error, pickle.UnpicklingError)
         reason = "it holds other objects, or is damaged" if unsafe else lines[0]
         raise EncoderError(f"'{path}' is not a file of plain tensors ({reason}).") from None
+    # Many training programs save {"state_dict": ..., "optimizer": ...}.
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
@@ -99,6 +108,7 @@ def load_strictly(trunk: nn.Module, state: dict[str, Tensor], *, what: str, igno
     EncoderError beginning with `what` names what is missing, unexpected, of another shape or not finite.
     """
     expected = trunk.state_dict()
+    # Classifier and auxiliary outputs of whole networks: what the trunk does not have.
     state = {key: value for key, value in state.items() if not key.startswith(ignored)}
     for key, value in expected.items():
         if key.endswith("num_batches_tracked"):  # a counter that older files lack and nothing reads
@@ -116,12 +126,17 @@ def load_strictly(trunk: nn.Module, state: dict[str, Tensor], *, what: str, igno
     mismatch = "; ".join(f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys)
     if mismatch:
         raise EncoderError(f"{what} - {mismatch}. Pass the --backbone the weights were made with.")
+    # After the shapes: looking at values costs a pass over all of them.
     check_finite(state, what=what, advice="Take other weights, or train them again")
     trunk.load_state_dict(state, strict=True)
 
 
 def check_finite(tensors: Mapping[str, Tensor], *, what: str, advice: str) -> None:
-    """EncoderError naming the first tensor that holds NaN or an infinity, if one does."""
+    """EncoderError naming the first tensor that holds NaN or an infinity, if one does.
+
+    `what` begins the sentence and `advice` ends it. Waits for the device once, whatever the number of
+    tensors.
+    """
     name = first_not_finite(tensors)
     if name is not None:
         raise EncoderError(f"{what} - {name} holds values that are not finite (NaN or infinity). {advice}.")
@@ -141,13 +156,17 @@ def save_encoder(encoder: Encoder, path: Path, card: EncoderCard) -> None:
     tensors = _tensors(encoder)
     check_finite(tensors, what=f"'{path}' was not written", advice="Train again, with a lower --lr")
     data = to_safetensors(tensors, {"format": "pt", METADATA_KEY: card.to_json()})
+    # Read back from memory, before the file exists: `replace_file` makes it appear whole or not at all.
     if not _are_same(safetensors.torch.load(data), tensors):
         raise EncoderError(f"The encoder could not be written to '{path}' without loss.")
     replace_file(path, data)
 
 
 def is_saved(encoder: Encoder, path: Path) -> bool:
-    """Whether the file is there, whole, and holds this encoder's weights bit by bit."""
+    """Whether the file is there, whole, and holds this encoder's weights bit by bit.
+
+    False for a file that is absent, damaged or of other weights; it reads the whole file.
+    """
     try:
         return path.is_file() and _are_same(read_state(path), _tensors(encoder))
     except EncoderError:
@@ -159,11 +178,14 @@ def to_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
 
     The library itself writes the metadata in an order that changes from process to process.
     """
+    # A safetensors file: 8 bytes of header length, the header in JSON, then the tensors' bytes.
     plain = safetensors.torch.save(dict(tensors))
     size = int.from_bytes(plain[:8], "little")
     header = {"__metadata__": dict(metadata), **json.loads(plain[8 : 8 + size])}
     text = json.dumps(header, separators=(",", ":")).encode()
+    # The library aligns the tensors to 8 bytes with spaces, which JSON permits at its end.
     text += b" " * (-len(text) % 8)
+    # The view spares a second copy of all weights; `join` makes the only one.
     return b"".join((len(text).to_bytes(8, "little"), text, memoryview(plain)[8 + size :]))
 
 
@@ -172,6 +194,7 @@ def _tensors(encoder: Encoder) -> dict[str, Tensor]:
 
 
 def _are_same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    # torch.equal compares values over dtypes, hence the dtype beside it.
     return left.keys() == right.keys() and all(
         left[key].dtype == right[key].dtype and torch.equal(left[key], right[key]) for key in right
     )

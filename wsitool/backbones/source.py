@@ -23,7 +23,9 @@ __all__ = ["TIMM_PREFIX", "Network", "make_network"]
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIMM_PREFIX = "timm:"
+# Classes of ImageNet, by which the classifier is known.
 _CLASSES = 1000
+# Between two bytes of a download, not for all of it.
 _SECONDS = 20.0
 _ANSWER_SECONDS = 5.0
 # Two networks have a second output, which is training's alone, and weights made for a shifted input.
@@ -55,11 +57,13 @@ def make_network(name: str) -> Network:
 
 
 def _from_torchvision(name: str) -> Network:
+    # The classification networks only: `models.detection` and others have names of their own there.
     architectures = torchvision.models.list_models(module=torchvision.models)
     if name not in architectures:
         near = difflib.get_close_matches(name, architectures, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "any classification network of torchvision will do"
         raise UsageError(f"There is no backbone '{name}': {hint} (for timm's networks write 'timm:NAME').")
+    # Fresh weights from torch's global generator, which the caller has seeded.
     trunk = torchvision.models.get_model(name, weights=None, **_OPTIONS.get(name, {}))
     head, feature_dim = _remove_classifier(trunk)
     return Network(
@@ -68,6 +72,7 @@ def _from_torchvision(name: str) -> Network:
         feature_dim=feature_dim,
         mean=_IMAGENET_MEAN,
         std=_IMAGENET_STD,
+        # Prefixes of no network but the two with auxiliary outputs; harmless for others.
         ignored=(f"{head}.", "aux1.", "aux2.", "AuxLogits."),
         imagenet=lambda: _torchvision_weights(name),
     )
@@ -78,6 +83,7 @@ def _remove_classifier(network: nn.Module) -> tuple[str, int]:
 
     That one rule fits ResNet's fc, VGG's third and MaxViT's second linear layer, SqueezeNet's convolution.
     """
+    # From the end, as the class scores come last.
     for name, layer in reversed(list(network.named_modules())):
         width = None
         if isinstance(layer, nn.Linear) and layer.out_features == _CLASSES:
@@ -93,6 +99,7 @@ def _remove_classifier(network: nn.Module) -> tuple[str, int]:
 
 def _torchvision_weights(name: str) -> tuple[str, State]:
     weights: Any = torchvision.models.get_model_weights(name).DEFAULT
+    # Where torch.hub keeps it, so that a machine without a network can be given the file by hand.
     file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     try:
         with _patience(_SECONDS):
@@ -107,6 +114,7 @@ def _torchvision_weights(name: str) -> tuple[str, State]:
 
 @contextmanager
 def _patience(seconds: float) -> Iterator[None]:
+    # The socket module's default, as torch.hub passes no timeout of its own.
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -127,12 +135,14 @@ def _from_timm(name: str) -> Network:
         raise UsageError(f"timm has no network '{plain}'{hint}")
     trunk: Any = timm.create_model(plain, pretrained=False, num_classes=0)
     if hasattr(trunk, "dynamic_img_size"):  # a transformer that can take other sizes than it was made for
+        # Built a second time: the option is refused by networks that do not have it.
         trunk = timm.create_model(plain, pretrained=False, num_classes=0, dynamic_img_size=True)
     config = trunk.pretrained_cfg
     heads: str | tuple[str, ...] = config.get("classifier") or ()
     return Network(
         name=name,
         trunk=trunk,
+        # Newer heads have a hidden layer in front of the classifier, which stays and decides the width.
         feature_dim=trunk.num_features if not hasattr(trunk, "head_hidden_size") else trunk.head_hidden_size,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
@@ -155,6 +165,7 @@ def _timm_weights(plain: str) -> tuple[str, State]:
                 "--init FILE, a .safetensors or .pth file of timm's keys."
             ) from None
     state: State = network.state_dict()
+    # The tag names the data set and recipe of the weights, which differ a lot between tags.
     return f"imagenet (timm {plain}.{network.pretrained_cfg.get('tag') or 'default'})", state
 
 
@@ -166,6 +177,7 @@ def _hub_or_cache() -> Iterator[str | None]:
     """
     from huggingface_hub import constants
 
+    # The module's constants are looked up at each call of the hub's client, so setting one suffices.
     silent = None if constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT) else constants.ENDPOINT
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or silent is not None
@@ -183,6 +195,7 @@ def _answers(address: str) -> bool:
             urllib.request.Request(address, method="HEAD"), timeout=_ANSWER_SECONDS
         ).close()
     except urllib.error.HTTPError:
+        # An error from the server is an answer.
         return True
     except OSError:
         return False

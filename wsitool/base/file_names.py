@@ -19,7 +19,9 @@ _UNNAMED = "_"
 # Separators of either kind end a part; the rest are letters Windows has no files with.
 _SEPARATORS = re.compile(r"[/\\]+")
 _REFUSED = frozenset(':*?"<>|')
+# Unicode's categories of control, format, unassigned, private and surrogate letters, and of line ends.
 _NO_TEXT = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"))
+# Devices of DOS, which Windows still has in every folder, whatever the suffix.
 _DEVICES = re.compile(r"(con|prn|aux|nul|con(in|out)\$|(com|lpt)[\d\xb9\xb2\xb3])\s*(\..*)?", re.IGNORECASE)
 
 
@@ -30,11 +32,13 @@ def safe_name(name: str) -> str:
     is no text or no name on some system go or become `_`; more than 200 bytes are cut, with a short hash of
     the whole. Two names may become one: see `file_names`.
     """
+    # ".." and "." are left out as parts; empty ones come from doubled separators.
     parts = [part for part in _SEPARATORS.split(name) if part.strip(" .")]
     joined = "_".join(parts)
     letters = (
         "_" if letter in _REFUSED or unicodedata.category(letter) in _NO_TEXT else letter for letter in joined
     )
+    # Windows drops spaces and dots at the end; a leading dot hides a file.
     plain = "".join(letters).lstrip(" .").rstrip(" .") or _UNNAMED
     if _DEVICES.fullmatch(plain):
         plain = f"_{plain}"
@@ -54,6 +58,7 @@ def file_names(names: Sequence[str], things: Sequence[str] | None = None) -> tup
     needs no change keeps it, the others get a short hash of name and thing, whatever their order.
     """
     identities = names if things is None else things
+    # First those that need no change, so that they keep their names; then by name, whatever the order given.
     order = sorted(
         range(len(names)), key=lambda i: (safe_name(names[i]) != identities[i], names[i], identities[i])
     )
@@ -64,7 +69,10 @@ def file_names(names: Sequence[str], things: Sequence[str] | None = None) -> tup
 
 
 class FileNames:
-    """Gives file names one by one, where not all are known before; the first comer has the plain one."""
+    """Gives file names one by one, where not all are known before; the first comer has the plain one.
+
+    "Taken" is told without case and Unicode form, as some file systems do. For one thread.
+    """
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
@@ -73,6 +81,7 @@ class FileNames:
         """The file name for `name`; another one every time, so ask once for each thing."""
         plain = unique = safe_name(name)
         salt = 0
+        # A hash may be taken as well, by a name that looks like one: salted until it is free.
         while _folded(unique) in self._taken:
             unique = _marked(plain, f"{name}\0{thing}\0{salt}")
             salt += 1
@@ -82,9 +91,11 @@ class FileNames:
 
 def _folded(name: str) -> str:
     """What a file system that knows neither case nor Unicode forms takes `name` for."""
+    # Composed before and after: folding case can bring decomposed letters.
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _marked(plain: str, identity: str) -> str:
     digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_LETTERS]
+    # Cut by bytes; half a letter at the end is dropped.
     return plain.encode()[: _MOST_BYTES - _HASH_LETTERS - 1].decode(errors="ignore") + f"-{digest}"

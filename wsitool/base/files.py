@@ -13,6 +13,7 @@ from wsitool.base.sentences import unusable_output
 
 __all__ = ["check_writable", "replace_file", "replace_file_in_parts", "write_json"]
 
+# More than a file system keeps beside a file's attributes, so that blocks are really needed.
 _PROBE_BYTES = 1 << 16
 
 
@@ -25,6 +26,7 @@ def check_writable(folder: str | Path) -> None:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Here, at the beginning of a command, and not at its end: killed runs could not do it.
         remove_all_abandoned(folder)
         with partial_path(folder / "probe") as probe, probe.open("xb") as file:
             file.write(bytes(_PROBE_BYTES))
@@ -35,13 +37,18 @@ def check_writable(folder: str | Path) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path` by way of a temporary name beside it; folders are made as needed."""
+    """Write `data` to `path` by way of a temporary name beside it; folders are made as needed.
+
+    Synced before it gets the name, so that a crash leaves the old file or the new one. OSError as the system
+    says it.
+    """
     replace_file_in_parts(path, (data,))
 
 
 def replace_file_in_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """As `replace_file`, for what is too large to hold as a whole; an error of `parts` leaves nothing."""
     with partial_path(path) as temporary:
+        # "x": the name is random, and a file of it would be somebody's.
         with temporary.open("xb") as file:
             file.writelines(parts)
             file.flush()
@@ -51,4 +58,5 @@ def replace_file_in_parts(path: Path, parts: Iterable[bytes | memoryview]) -> No
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON; ValueError for NaN, which JSON cannot hold."""
+    # Encoded before the file is touched: a value that JSON cannot hold leaves the old file.
     replace_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())

@@ -46,6 +46,7 @@ class Interrupted(KeyboardInterrupt):
     @property
     def exit_code(self) -> int:
         """What a shell expects of a process ended by this signal: 130 for Ctrl-C, 143 for SIGTERM."""
+        # 128 + n, as shells report it.
         return 128 + self.number
 
     def __str__(self) -> str:
@@ -54,7 +55,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether a signal has come while a `deferred()` block was open."""
+    """Whether a signal has come while a `deferred()` block was open.
+
+    Yielded by `deferred()`. The block asks between two items, and ends or raises there.
+    """
 
     def __init__(self) -> None:
         self._number: int | None = None
@@ -84,6 +88,7 @@ _stopping: tuple[int, float] | None = None  # the signal that was raised, and wh
 
 def _stop(number: int) -> Interrupted:
     global _stopping
+    # Outside of `stoppable` nobody asks again: an exception that gets lost there is the program's affair.
     if _depth:
         _stopping = (number, time.monotonic())
     return Interrupted(number)
@@ -91,9 +96,11 @@ def _stop(number: int) -> Interrupted:
 
 def _handle(number: int, _: FrameType | None) -> None:
     now = time.monotonic()
+    # The first signal within a deferred block is only noted.
     if _open is not None and not _open.requested:
         _open._number, _open._when = number, now
         return
+    # The same Ctrl-C once more: a terminal sends it to the group, and a wrapper passes its own on.
     if _whole_process and _open is not None and now - _open._when < _SAME_REQUEST_SECONDS:
         return
     if _whole_process and _stopping is not None:
@@ -105,6 +112,7 @@ def _handle(number: int, _: FrameType | None) -> None:
 
 
 def _end_at_once(number: int) -> None:
+    # A progress bar hides the cursor; os.write and os._exit, as no `with` block and no buffer may run again.
     show_cursor = b"\x1b[?25h" if os.isatty(2) else b""
     name = signal.Signals(number).name.encode()
     os.write(2, show_cursor + b"Stopped at once by a second " + name + b": the next run clears up.\n")
@@ -120,10 +128,12 @@ def stoppable(*, whole_process: bool = False) -> Iterator[None]:
     later one while the block is being left ends the process on the spot.
     """
     global _depth, _whole_process, _stopping
+    # Python lets only the main thread set handlers, and delivers signals to it alone.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     outer = _whole_process
+    # What was ignored at the start is meant: nohup, or a shell's background job.
     heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     earlier = {number: signal.signal(number, _handle) for number in heeded}
     _depth, _whole_process = _depth + 1, outer or whole_process
@@ -133,6 +143,7 @@ def stoppable(*, whole_process: bool = False) -> Iterator[None]:
         _depth, _whole_process = _depth - 1, outer
         if not _depth:
             _stopping = None
+        # Handlers of before come back in any case: the program may go on after a command.
         for number, handler in earlier.items():
             signal.signal(number, handler)
 
@@ -153,10 +164,12 @@ def deferred() -> Iterator[StopRequest]:
     with stoppable():
         outer, _open = _open, request
         if outer is not None:
+            # A signal that came before the block counts for it.
             request._number, request._when = outer._number, outer._when
         try:
             yield request
         except BaseException:
+            # The block's own error is on its way; that a signal had come is kept for `raise_if_stopping`.
             if outer is None and request._number is not None and _depth > 1:
                 _stopping = (request._number, time.monotonic())
             raise
@@ -169,7 +182,11 @@ def deferred() -> Iterator[StopRequest]:
 
 
 def raise_if_stopping() -> None:
-    """Raise Interrupted again if one was raised in an open `stoppable()` block and got lost since."""
+    """Raise Interrupted again if one was raised in an open `stoppable()` block and got lost since.
+
+    For code that catches everything around one item of many: called there, it tells a signal from the item's
+    own failure. Does nothing in other threads than the main one.
+    """
     if _stopping is not None and threading.current_thread() is threading.main_thread():
         raise _stop(_stopping[0])
 
@@ -179,6 +196,7 @@ def deliver_again(lost: Interrupted) -> None:
     global _stopping
     if _depth:
         _stopping = None
+        # In a moment and in the main thread's normal course: raising here would be swallowed again.
         again = threading.Timer(0.01, os.kill, (os.getpid(), lost.number))
         again.daemon = True
         again.start()
@@ -190,5 +208,6 @@ def progress_on_stop(progress: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except Interrupted as stop:
+        # The innermost block that knows says it; outer ones leave it.
         stop.progress = stop.progress or progress()
         raise

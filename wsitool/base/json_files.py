@@ -22,6 +22,7 @@ MOST_BYTES = 1 << 26
 """No file or text of ours comes near: a longer one is refused unread."""
 
 _DEEPEST = 64
+# 64-bit, as numpy and HDF5 have them; larger floats overflow in products.
 _LARGEST = 2**63 - 1
 _LARGEST_FLOAT = 1e300
 _WORDS = {
@@ -35,11 +36,15 @@ _WORDS = {
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of a regular file of at most `MOST_BYTES`; ValueError for anything else."""
+    """The UTF-8 text of a regular file of at most `MOST_BYTES`; ValueError for anything else.
+
+    A byte order mark is dropped. The message is a clause ("it is missing"), for the caller's sentence.
+    """
     try:
         if not path.is_file():  # opening a pipe would wait for a writer
             raise ValueError("it is missing" if not path.exists() else "it is no regular file")
         with path.open("rb") as file:
+            # One byte more than allowed tells a longer file, whatever its size says; it may be growing.
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
@@ -52,16 +57,23 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON of finite numbers, distinct keys and at most 64 levels; ValueError for anything else."""
+    """Parse JSON of finite numbers, distinct keys and at most 64 levels; ValueError for anything else.
+
+    Texts with a NUL or half a surrogate pair are refused as well, as no terminal, file or store could hold
+    them.
+    """
     text = _decoded(text) if isinstance(text, bytes) else text
     if len(text) > MOST_BYTES:
         raise ValueError(f"it is longer than {MOST_BYTES >> 20} MB")
     try:
+        # Python's json takes NaN, infinities and repeated keys without a word.
         value = json.loads(
             text, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_with_distinct_keys
         )
     except RecursionError:
+        # How deep `json` itself can go depends on the caller's stack, hence the check below as well.
         raise ValueError(f"it is nested deeper than {_DEEPEST} levels") from None
+    # Only where there can be something to find: most texts are short and plain.
     if "\\u" in text or text.count("[") + text.count("{") > _DEEPEST:
         _check_nesting_and_text(value)
     return value
@@ -87,6 +99,7 @@ def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         seen: set[str] = set()
+        # `add` returns None: the second clause only remembers.
         repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key '{repeated[:60]}' is there twice")
     return values
@@ -94,6 +107,7 @@ def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_nesting_and_text(value: Any) -> None:
     """ValueError for what would end the next function that walks through or prints the value."""
+    # A list and no recursion: the depth is what is being checked.
     waiting = [(value, 1)]
     while waiting:
         item, depth = waiting.pop()
@@ -103,6 +117,7 @@ def _check_nesting_and_text(value: Any) -> None:
             waiting += [(part, depth + 1) for pair in item.items() for part in pair]
         elif isinstance(item, list):
             waiting += [(part, depth + 1) for part in item]
+        # Python holds halves of surrogate pairs, which neither files nor terminals can.
         elif isinstance(item, str) and ("\0" in item or any("\ud800" <= c <= "\udfff" for c in item)):
             raise ValueError("it holds text that is no text (a NUL or half a character)")
 
@@ -125,6 +140,7 @@ def _typed(kind: Any, value: Any, key: str) -> Any:
         return _either(kind, arguments, value, key)
     if dataclasses.is_dataclass(kind):
         return _record(kind, value, key)
+    # Before other types: a Literal of texts is no str to `get_origin`.
     if origin is Literal and isinstance(value, str | int) and value in arguments:
         return value
     if origin in (tuple, list) and isinstance(value, list | tuple):
@@ -132,6 +148,7 @@ def _typed(kind: Any, value: Any, key: str) -> Any:
     if (origin or kind) is dict and isinstance(value, dict):
         of = arguments[1] if arguments else Any
         return {str(name): _typed(of, item, _below(key, name)) for name, item in value.items()}
+    # `type(...)`: True is an int to isinstance, and no number to a person.
     if kind is float and type(value) in (int, float) and abs(value) <= _LARGEST_FLOAT:
         return float(value)
     if (
@@ -151,6 +168,7 @@ def _either(kind: Any, options: tuple[Any, ...], value: Any, key: str) -> Any:
         return _typed(real[0], value, key)  # its own words name the part that is wrong
     for option in real:
         try:
+            # The first that fits, in the order written.
             return _typed(option, value, key)
         except ValueError:
             continue
@@ -159,6 +177,7 @@ def _either(kind: Any, options: tuple[Any, ...], value: Any, key: str) -> Any:
 
 def _sequence(kind: Any, value: Any, key: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
+    # tuple[T, ...] and list[T] have one type for all.
     if origin is list or arguments[-1] is Ellipsis:
         of = [arguments[0]] * len(value)
     elif len(arguments) == len(value):
@@ -185,6 +204,7 @@ def _record(kind: Any, value: Any, key: str) -> Any:
     missing = [name for name in needed if name not in value]
     if missing:
         raise ValueError(f"{key or 'it'} lacks the key '{missing[0]}'")
+    # Evaluated, as annotations are text; once a record, which files of ours have few of.
     hints = typing.get_type_hints(kind)
     return kind(**{name: _typed(hints[name], item, _below(key, name)) for name, item in value.items()})
 
@@ -209,5 +229,6 @@ def _words(kind: Any) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, dict | list | tuple):
         return "a table" if isinstance(value, dict) else "a list"
+    # repr of an int of a million digits takes minutes, or raises.
     text = repr(value) if not isinstance(value, int) or abs(value) <= _LARGEST else "a number of many digits"
     return text if len(text) <= 60 else f"{text[:60]}..."

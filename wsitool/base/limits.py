@@ -52,6 +52,7 @@ def limit_factor() -> float:
         factor = float(text)
     except ValueError:
         factor = 0.0
+    # 1 at least: limits can be raised, not lowered.
     if not 1 <= factor < 1e9:
         raise UsageError(
             f"{RAISE_LIMITS} must be a number of 1 or more, as in {RAISE_LIMITS}=4, got '{text}'."
@@ -60,16 +61,24 @@ def limit_factor() -> float:
 
 
 def check_limit(what: str, value: int, limit: int) -> None:
-    """Raise RefusedSlideError where `what` has a larger `value` than the limit allows."""
+    """Raise RefusedSlideError where `what` has a larger `value` than the limit allows.
+
+    The message names the value of WSITOOL_RAISE_LIMITS that would let it pass.
+    """
     if value > limit * limit_factor():
         raise RefusedSlideError(
             f"{what}: {value:,}, where at most {limit:,} are taken to be true; if they are, set the "
+            # The factor that would do, rounded up.
             f"environment variable {RAISE_LIMITS}={-(-value // limit)}, which multiplies all limits on size."
         )
 
 
 def check_picture(name: str, width: int, height: int, stored_bytes: int) -> None:
-    """Raise RefusedSlideError where a picture of `stored_bytes` claims more pixels than it can truly have."""
+    """Raise RefusedSlideError where a picture of `stored_bytes` claims more pixels than it can truly have.
+
+    Two limits: on its pixels, and, above 33 million of them, on pixels a stored byte, which tells a
+    decompression bomb.
+    """
     check_limit(f"Pixels of the picture '{name}' ({width} x {height})", width * height, MAX_PICTURE_PIXELS)
     fine = max(_ALWAYS_FINE_PIXELS, stored_bytes * _PIXELS_PER_BYTE)
     what = f"Pixels of the picture '{name}' ({width} x {height} from {stored_bytes:,} bytes)"

@@ -46,9 +46,11 @@ def locked(path: Path, *, what: str, wait_seconds: float = 0.0) -> Iterator[None
     knows no locks, nothing is locked. Raises StoreError, naming the holder of `what`, if it is still held
     after `wait_seconds`.
     """
+    # Monotonic: the wait does not end early where the clock is set.
     lock, deadline = lock_of(path), time.monotonic() + wait_seconds
     descriptors: list[int] = []
     try:
+        # A list, so that `_acquire` can hand the descriptor over before a signal can come between.
         while not descriptors:
             with deferred():  # a signal between taking and noting it would leave the file behind
                 _acquire(lock, what, descriptors, final=time.monotonic() >= deadline)
@@ -57,6 +59,7 @@ def locked(path: Path, *, what: str, wait_seconds: float = 0.0) -> Iterator[None
         yield
     finally:
         with deferred():
+            # Removed before the lock is given up: another would else lock a file that then goes.
             for descriptor in descriptors:
                 with suppress(OSError):  # the folder may have become read-only, or be gone
                     lock.unlink()
@@ -86,6 +89,7 @@ def taken_over(lock: Path) -> Iterator[bool]:
 
     False wherever that is not certain: another process holds it, or it cannot be opened or locked.
     """
+    # Deferred as a whole: it is short, and leaves nothing half removed.
     with deferred():
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
@@ -118,16 +122,19 @@ def _is_dead(holder: dict[str, object] | None) -> bool:
     if holder is None or holder.get("host") != socket.gethostname():
         return False
     try:
+        # Signal 0 only asks whether the process exists.
         os.kill(int(str(holder["pid"])), 0)
     except ProcessLookupError:
         return True
     except (OSError, ValueError, TypeError, KeyError):
+        # EPERM: it exists and is another user's.
         return False
     return False
 
 
 def _take(descriptor: int, lock: Path) -> bool:
     """Lock an open lock file; False if it is no longer the one of that name."""
+    # flock and not lockf: the latter is lost when any descriptor of the file is closed in this process.
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     # The last holder may have removed the file between our open and our lock: then it guards nothing.
     with suppress(FileNotFoundError):
@@ -136,7 +143,7 @@ def _take(descriptor: int, lock: Path) -> bool:
 
 
 def _acquire(lock: Path, what: str, descriptors: list[int], *, final: bool) -> None:
-    """Try once for the lock; its descriptor goes into `held`. StoreError if another has it and `final`."""
+    """Try once for the lock, its descriptor into `descriptors`; StoreError if `final` and another has it."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
@@ -150,14 +157,17 @@ def _acquire(lock: Path, what: str, descriptors: list[int], *, final: bool) -> N
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
+            # Without locks all may write: better than that nobody can.
             taken = True
         if taken:
             descriptors.append(descriptor)
             with suppress(OSError):  # on a full disk the lock holds all the same, only without a name
+                # After the lock is held: until then it is the holder's text.
                 os.ftruncate(descriptor, 0)
                 holder = {"host": socket.gethostname(), "pid": os.getpid()}
                 os.pwrite(descriptor, json.dumps(holder).encode(), 0)
     finally:
+        # Closing gives the lock up.
         if not descriptors:
             os.close(descriptor)
 

@@ -31,6 +31,7 @@ def is_memory_short(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
+    # torch raises a RuntimeError for the CPU's memory and a subclass for CUDA's.
     return isinstance(error, RuntimeError) and any(sign in text for sign in _SHORT)
 
 
@@ -45,12 +46,16 @@ def is_peer_lost(error: BaseException) -> bool:
 
 @contextmanager
 def explain_memory(advice: str) -> Iterator[None]:
-    """Turn a failed allocation inside the block into a MemoryShortError that ends with `advice`."""
+    """Turn a failed allocation inside the block into a MemoryShortError that ends with `advice`.
+
+    Other errors pass as they are. The message says how much was asked for, where the allocator did.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_memory_short(error):
             raise
+        # `from None`: the allocator's traceback tells a user nothing.
         raise MemoryShortError(f"There is not enough memory ({_asked(error)}): {advice}.") from None
 
 
@@ -60,6 +65,7 @@ def _asked(error: BaseException) -> str:
     if match is None:
         return text[:_MOST_LETTERS] or type(error).__name__
     amount, unit = match.groups()
+    # torch's CPU allocator says bytes, CUDA's says GiB.
     return (
         f"{float(amount) / 1e9:.3g} GB more were asked for"
         if unit == "bytes"

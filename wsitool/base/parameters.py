@@ -55,7 +55,10 @@ class HParam:
         return f"--{self.name.replace('_', '-')}"
 
     def check(self, value: Any) -> Any:
-        """Return `value` as this parameter's type; UsageError if it is of another type or out of bounds."""
+        """Return `value` as this parameter's type; UsageError if it is of another type or out of bounds.
+
+        Whole numbers pass as floats and paths as text; True is no number. Lists come back as tuples.
+        """
         if value is None and self.optional:
             return None
         if not self.many:
@@ -69,10 +72,12 @@ class HParam:
     def _check_one(self, value: Any) -> Any:
         if value in self.words and isinstance(value, str):
             return value
+        # TOML and JSON write 1 where 1.0 is meant.
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if self.type is str and isinstance(value, os.PathLike):
             value = os.fspath(value)
+        # True is an int to isinstance: as a batch size it is a mistake.
         if not isinstance(value, self.type) or (isinstance(value, bool) and self.type is not bool):
             raise UsageError(f"{self.option} must be {self._type_text()}, got {value!r}.")
         if not self._is_in_bounds(value):
@@ -81,6 +86,7 @@ class HParam:
 
     def _is_in_bounds(self, value: Any) -> bool:
         return (
+            # NaN passes every comparison as false, so it is refused first.
             (not isinstance(value, float) or math.isfinite(value))
             and (self.choices is None or value in self.choices)
             and (self.ge is None or value >= self.ge)
@@ -136,6 +142,7 @@ def internal(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.M
 
 def same_as(kind: type[Params], name: str, *, help: str = "") -> Any:
     """Declare a field like that of another class: the same default, bounds and, unless given, help."""
+    # StopIteration where the name is wrong: at import, where a developer sees it.
     field = next(field for field in dataclasses.fields(kind) if field.name == name)
     spec = field.metadata[_KEY] | ({"help": help} if help else {})
     return dataclasses.field(default=field.default, metadata={_KEY: spec})
@@ -153,12 +160,15 @@ class Params:
 
     def __post_init__(self) -> None:
         for spec in self.hparams():
+            # Frozen: this is the one place where a value is replaced, by its checked form.
             object.__setattr__(self, spec.name, spec.check(getattr(self, spec.name)))
 
     @classmethod
     def hparams(cls) -> tuple[HParam, ...]:
         """The declared parameters in order; TypeError if a field was declared without `hparam`."""
+        # Evaluated, as `from __future__ import annotations` makes texts of them.
         hints = typing.get_type_hints(cls)
+        # None marks internal fields; fields without any mark are kept, for `_describe` to refuse.
         fields = [field for field in dataclasses.fields(cls) if field.metadata.get(_KEY, ()) is not None]
         return tuple(_describe(cls, field, hints[field.name]) for field in fields)
 
@@ -169,7 +179,10 @@ class Params:
 
     @classmethod
     def from_preset(cls, preset: str, values: Mapping[str, Any]) -> Self:
-        """The preset's values, with the given ones on top; every method has "paper" and "histology"."""
+        """The preset's values, with the given ones on top; every method has "paper" and "histology".
+
+        UsageError for a preset the class does not have, else as `from_dict`.
+        """
         presets: dict[str, Mapping[str, Any]] = {"paper": {}, "histology": {}, **cls.presets}
         if preset not in presets:
             raise UsageError(f"There is no preset '{preset}': this method has {', '.join(presets)}.")
@@ -177,7 +190,10 @@ class Params:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, what: str = "this method") -> Self:
-        """Make an instance from JSON-like values; UsageError names those that `what` does not have."""
+        """Make an instance from JSON-like values; UsageError names those that `what` does not have.
+
+        UsageError too where a required value is missing or one is out of bounds.
+        """
         names = [spec.name for spec in cls.hparams()]
         unknown = sorted(set(values) - set(names))
         if unknown:
@@ -190,7 +206,10 @@ class Params:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as JSON can hold them."""
+        """The values as JSON can hold them.
+
+        Internal fields are among them; tuples stay tuples, which JSON writes as lists.
+        """
         return dataclasses.asdict(self)
 
 
@@ -210,6 +229,7 @@ def _describe(cls: type[Params], field: dataclasses.Field[Any], hint: Any) -> HP
     optional = type(None) in members
     members.discard(type(None))
     many = False
+    # tuple[T, ...] counts as T, of which there may be many.
     for item in [member for member in members if typing.get_origin(member) is tuple]:
         many = True
         members = (members - {item}) | set(_members(typing.get_args(item)[0]))

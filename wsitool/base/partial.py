@@ -38,11 +38,15 @@ def partial_path(final: Path) -> Iterator[Path]:
     if final.parent.absolute() not in _seen:
         _seen.add(final.parent.absolute())
         remove_abandoned(final.parent)
+    # Random, so that two writers of one name do not meet; beside it, so that the rename stays in one file
+    # system.
     path = final.with_name(hidden_name(final.name, f".{secrets.token_hex(4)}.partial"))
+    # Locked first: until the file has a locked lock, another process takes it for abandoned.
     with locked(path, what=f"'{path}'"):
         try:
             yield path
         finally:
+            # Nothing is left there after `replace_path`, unless it exchanged two folders.
             with deferred():
                 _remove(path)
 
@@ -52,6 +56,7 @@ def replace_path(complete: Path, final: Path) -> None:
 
     A folder that was replaced may then have the name `complete`, for the caller to remove.
     """
+    # rename(2) replaces files and links in one step, and no full folder.
     if not final.is_dir() or final.is_symlink():
         complete.replace(final)
         return
@@ -73,12 +78,14 @@ def _exchange(one: Path, other: Path) -> bool:
         swap = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):  # an older C library, or another system's
         return False
+    # A system that has the function may still refuse it for this file system.
     done: int = swap(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE)
     return done == 0
 
 
 def remove_all_abandoned(out: Path) -> None:
     """As `remove_abandoned`, for the output of a command: beside it, in it, and in the folders below it."""
+    # Partial files of a folder that is an output lie beside it.
     remove_abandoned(out.parent)
     for folder, below, _ in os.walk(out):
         remove_abandoned(Path(folder))
@@ -87,11 +94,17 @@ def remove_all_abandoned(out: Path) -> None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Clear `folder` of partial files and folders, and of locks, whose writer is gone; raises no OSError."""
+    """Clear `folder` of partial files and folders, and of locks, whose writer is gone; raises no OSError.
+
+    Only what nobody has locked goes. Of a folder that was being replaced the old one comes back if the new
+    one did not get its name.
+    """
     with suppress(OSError):
+        # Names only: `iterdir` would make a Path of each.
         for name in os.listdir(folder):  # noqa: PTH208 - a folder may hold 100,000 files
             partial = _PARTIAL.fullmatch(name)
             if partial is not None:
+                # Only where nobody holds the lock: a living writer's file is left alone.
                 with taken_over(lock_of(folder / name)) as free:
                     if free and partial[2] == "replaced":
                         _settle(folder / name, folder / partial[1])
@@ -103,6 +116,7 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def _settle(aside: Path, final: Path) -> None:
+    # The old folder comes back if the new one did not get its name.
     if aside.exists() and not final.exists():
         aside.rename(final)
     else:
@@ -110,6 +124,7 @@ def _settle(aside: Path, final: Path) -> None:
 
 
 def _remove(path: Path) -> None:
+    # What cannot be removed stays for the next to try.
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -19,6 +19,7 @@ from wsitool.errors import UsageError
 __all__ = ["AnyPath", "as_list", "located", "path_of", "shown"]
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+# As `shown` writes them: bytes from 0x80, which are no UTF-8 by themselves.
 _ESCAPED_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
@@ -32,6 +33,7 @@ def as_list(given: Any, *, one: tuple[type, ...] = ()) -> list[Any]:
     for item in items:
         if not isinstance(item, single):
             raise UsageError(f"Expected a path or several, got {item!r}.")
+    # bytes and other path-likes become text that opens the file in this locale.
     return [item if isinstance(item, (str, Path, *one)) else os.fsdecode(item) for item in items]
 
 
@@ -46,6 +48,7 @@ def shown(text: str | os.PathLike[str]) -> str:
 
 def path_of(text: str) -> str:
     """The inverse of `shown`: a path that opens the file, whatever the locale."""
+    # Nearly all paths: nothing was escaped.
     if text.isascii() and "\\x" not in text:
         return text
     try:
@@ -63,7 +66,10 @@ def located(folder: Path, text: str) -> Path:
     """
     texts = [text, text.replace("\xa0", " ")]
     if os.sep == "/":
+        # Only where a backslash may be part of a name: Windows' tables have it as separator.
         texts += [spelling.replace("\\", "/") for spelling in texts]
     composed = [unicodedata.normalize(form, spelling) for spelling in texts for form in ("NFC", "NFD")]
+    # In order of likelihood; dict.fromkeys drops spellings that are the same.
     paths = [folder / path_of(spelling) for spelling in dict.fromkeys([*texts, *composed])]
+    # lexists: a broken link is there, and its reader says what is wrong with it.
     return next((path for path in paths if os.path.lexists(path)), paths[0])

@@ -42,6 +42,7 @@ class Plugin:
 def installed(group: str) -> tuple[Plugin, ...]:
     """Every registration in `group`, by name; nothing is imported. Two packages may claim the same name."""
     # One distribution can be seen twice (an editable install beside its own folder on the path).
+    # A set: entries that are equal in all four texts are one.
     plugins = {_describe(entry) for entry in entry_points(group=group)}
     return tuple(sorted(plugins, key=lambda plugin: (plugin.name, plugin.package)))
 

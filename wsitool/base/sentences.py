@@ -40,6 +40,7 @@ _PATH_ITSELF = (
     errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
     errno.ENOENT, errno.ELOOP,
 )  # fmt: skip
+# All control characters but tab and line feed.
 _STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # HDF5, and PyTorch's archives, hand the system's answer on in their own text.
 _ERRNO = re.compile(r"\berrno = (\d+)")
@@ -52,21 +53,31 @@ def printable(text: str) -> str:
 
 
 def system_error(error: BaseException) -> int | None:
-    """The operating system's error number, also where a library put it into words; None if there is none."""
+    """The operating system's error number, also where a library put it into words; None if there is none.
+
+    HDF5, PyTorch and C++ streams hand the number on in their text, or only the words "No space left".
+    """
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
+    # h5py raises OSError without a number, and RuntimeError or ValueError as well.
     if isinstance(error, OSError | RuntimeError | ValueError):
         text = str(error)
         match = _ERRNO.search(text)
         if match:
             return int(match[1])
+        # HDF5 and C++ streams say it without a number.
         if "No space left" in text or "file write failed" in text or "iostream error" in text:
             return errno.ENOSPC
     return None
 
 
 def one_sentence(error: BaseException) -> str:
-    """What went wrong, in one line: a WsitoolError's own message, ours of what the system refuses."""
+    """What went wrong, in one line: a WsitoolError's own message, ours of what the system refuses.
+
+    Never a traceback and never two lines; an error that is neither ours nor the system's is named by its
+    type.
+    """
+    # On one line, whatever the library broke into several.
     text = " ".join(str(error).split())
     if isinstance(error, WsitoolError):
         return text
@@ -110,12 +121,14 @@ def silence_echoes() -> None:
 
 
 def _is_echo(error: BaseException | None, trace: TracebackType | None) -> bool:
+    # h5py's compiled frames state files such as "h5py/_objects.pyx".
     begun_in = "" if trace is None else trace.tb_frame.f_code.co_filename
     return error is not None and begun_in.startswith("h5py") and system_error(error) is not None
 
 
 def _where(error: BaseException, text: str) -> str:
     if isinstance(error, OSError) and error.filename is not None:
+        # The second name is where a rename or link leads.
         name = error.filename2 if error.filename2 is not None else error.filename
         return os.fsdecode(name) if isinstance(name, bytes | str) else ""
     match = _NAME.search(text)

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Row", "Table", "decimal", "read_table", "table_bytes"]
 
+# Enough of the file to hold any header.
 _HEADER_LETTERS = 100_000
 _QUOTED_AT_MOST = 60
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+# What Excel, browsers and chat programs leave around a cell: no-break and zero-width spaces, direction marks.
 _BLANKS = " \t\r\n\f\v\xa0\u200b\u200e\u200f\u202f\u3000\ufeff"
 _TEXT_FORMULA = re.compile(r'="((?:[^"]|"")*)"')  # how Excel is told that 001 is text
 _RUNS = re.compile(r"'*[=+\-@\t\r]")  # what a spreadsheet takes for a formula, or did before it was quoted
@@ -88,6 +90,7 @@ def read_table(
             f"The {what} '{path}' cannot be read, as its encoding is unknown: {reason}. Save it as CSV UTF-8."
         ) from None
     delimiter = _delimiter(text, (*needs, *knows))
+    # strict: a quotation mark in the middle of a cell is an error and not part of the text.
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=not exact
     )
@@ -96,6 +99,7 @@ def read_table(
     columns: list[str] = []
     while (record := _next(reader, path, error)) is not None:
         line, cells, problem = record
+        # "sep=;" is a line for Excel and no header.
         if not problem and (_is_blank(cells) or _is_for_excel(line, cells)):
             continue
         if headers is None:
@@ -103,6 +107,7 @@ def read_table(
             headers = _headers(path, cells, columns, problem, error)
         else:
             rows.append(_row(line, cells, columns, problem, used={*needs, *knows}, exact=exact))
+    # A file without any row has no header, and lacks every column.
     headers = headers or {}
     _check_columns(path, headers, needs, knows, what, error)
     table = Table(path=path, headers=headers, rows=tuple(rows), encoding=encoding, delimiter=delimiter)
@@ -133,12 +138,14 @@ def table_bytes(rows: Iterable[Sequence[object]]) -> bytes:
     Numbers stay as they are, None is empty, bytes of file names that are no UTF-8 are written as `shown`.
     """
     text = io.StringIO(newline="")
+    # "\n" and not the module's "\r\n": line tools and diffs are cleaner, and Excel reads both.
     csv.writer(text, lineterminator="\n").writerows([_safe(value) for value in row] for row in rows)
     return text.getvalue().encode()
 
 
 def _safe(value: object) -> str:
     text = "" if value is None else shown(str(value))
+    # Also what was quoted before is quoted again: reading takes one mark off.
     return f"'{text}" if _RUNS.match(text) and not _NO_FORMULA.fullmatch(text) else text
 
 
@@ -153,23 +160,27 @@ def _delimiter(text: str, columns: Sequence[str]) -> str:
             io.StringIO(text[:_HEADER_LETTERS], newline=""), delimiter=delimiter, skipinitialspace=True
         )
         try:
+            # The first row that says anything; comments are not known here.
             header = next((cells for cells in reader if not _is_blank(cells)), [])
         except csv.Error:
             return 0, 0
         names = {cell.strip(_BLANKS).lower() for cell in header}
         return len(names.intersection(columns)), len(header)
 
+    # Of equal scores the first: commas.
     return max(_DELIMITERS, key=score)
 
 
 def _next(reader: _csv.Reader, path: Path, error: type[WsitoolError]) -> tuple[int, list[str], str] | None:
     """(first line, cells, problem) of the next row, None at the end."""
+    # Where the row begins; it may have several lines.
     line = reader.line_num + 1
     try:
         return line, next(reader), ""
     except StopIteration:
         return None
     except csv.Error as reason:
+        # From here to the end everything would be one cell.
         if "unexpected end of data" in str(reason):
             raise error(f"Line {line} of '{path}' opens a quotation mark that is never closed.") from None
         return line, [], f"it is no row of a CSV ({reason})"
@@ -215,11 +226,14 @@ def _check_columns(
 def _row(
     line: int, cells: list[str], columns: list[str], problem: str, *, used: set[str], exact: bool
 ) -> Row:
+    # Empty cells beyond the header are what spreadsheets leave behind.
     surplus = [cell for cell in cells[len(columns) :] if cell.strip(_BLANKS)]
     if surplus:
         counts = f"it has {len(cells)} cells and the header {len(columns)}"
         problem = problem or f"{counts}: put cells that hold the delimiter in quotation marks"
+    # A short row is filled up: a missing cell reads as empty.
     named = {name: cell for name, cell in zip(columns, cells, strict=False) if name}
+    # Exact tables are files of ours, read back as they were written.
     if not exact:
         faults = [_fault(name, cell) for name, cell in named.items() if name in used]
         problem = problem or next(filter(None, faults), "")

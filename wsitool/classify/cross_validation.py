@@ -38,7 +38,10 @@ class ClassificationTask:
     reporter: Reporter
 
     def features(self, patches: LabelledPatches) -> Features | None:
-        """Features of frozen encoders; None where the encoder is going to change."""
+        """Features of frozen encoders; None where the encoder is going to change.
+
+        (N, D) float32 of all `patches`, row for row; with a `cache` they are computed once for many runs.
+        """
         if not self.settings.frozen:
             return None
         return encode(
@@ -52,8 +55,12 @@ class ClassificationTask:
         )
 
     def fit(self, patches: LabelledPatches, features: Features | None) -> tuple[Fitted, LabelledPatches]:
-        """Train on the balanced subset of `patches`; returns that subset too."""
+        """Train on the balanced subset of `patches`; returns that subset too.
+
+        With `features` (N, D) of `patches` only the head is trained. Warns where the split had to fall back.
+        """
         rows = balanced_subset(patches.labels, self.fraction, patches.classes, seed=self.seed)
+        # (n,) rows of `patches`, n = K * floor(fraction * smallest class).
         subset = patches.subset(rows)
         fitted = fit_classifier(
             subset,
@@ -70,7 +77,11 @@ class ClassificationTask:
 
 
 def cross_validate(task: ClassificationTask, folds: int, features: Features | None) -> list[Part]:
-    """Out-of-fold predictions: every group is judged by a classifier that has not seen it."""
+    """Out-of-fold predictions: every group is judged by a classifier that has not seen it.
+
+    One `Part` a fold, in order, with logits of a classifier trained from a fresh encoder on nothing of that
+    fold. `features` (N, D) are those of all training patches, None for fine-tuning.
+    """
     patches = task.data.train
     fold_of = group_folds(patches.labels, patches.group_index, folds=folds, seed=task.seed)
     parts: list[Part] = []
@@ -78,8 +89,10 @@ def cross_validate(task: ClassificationTask, folds: int, features: Features | No
         for fold in range(folds):
             inside, outside = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
             held_out = patches.subset(outside)
+            # A fresh encoder each fold, from `encoder`: none inherits what another has learnt.
             fitted, _ = task.fit(patches.subset(inside), None if features is None else features[inside])
             if features is None:
+                # Fine-tuned: each fold's encoder has features of its own.
                 logits = predict_logits(
                     fitted.classifier,
                     held_out.collection,
@@ -87,6 +100,7 @@ def cross_validate(task: ClassificationTask, folds: int, features: Features | No
                     reporter=task.reporter,
                 )
             else:
+                # (n, K) in the order of `outside`, which is that of `held_out`.
                 logits = head_logits(fitted.classifier.head, features[outside])
             parts.append(
                 Part(
@@ -98,6 +112,7 @@ def cross_validate(task: ClassificationTask, folds: int, features: Features | No
 
 
 def test_part(task: ClassificationTask, fitted: Fitted) -> list[Part]:
+    """Predictions for the test patches; empty without any."""
     test = task.data.test
     if test is None:
         return []
@@ -112,6 +127,7 @@ def test_part(task: ClassificationTask, fitted: Fitted) -> list[Part]:
 
 
 def validation_part(fitted: Fitted, subset: LabelledPatches) -> list[Part]:
+    """Predictions for the share held out inside the subset; empty where nothing was."""
     if fitted.validation_logits is None:
         return []
     held_out = subset.subset(fitted.split.held_out)
@@ -125,6 +141,7 @@ def _temperature(fitted: Fitted) -> float:
 
 def joined(parts: Sequence[Part]) -> LabelledPatches:
     """The patches of all folds in the order of their predictions (each fold is a part of one collection)."""
+    # Every fold is a subset of one collection, so stores, classes and groups are those of any of them.
     first = parts[0].patches
     collection = first.collection
     joined = type(collection)(
@@ -134,6 +151,7 @@ def joined(parts: Sequence[Part]) -> LabelledPatches:
         labels=np.concatenate([part.patches.collection.labels for part in parts]),
         classes=collection.classes,
     )
+    # The fields that `replace` keeps (classes) are the same in all folds.
     return replace(
         first,
         collection=joined,

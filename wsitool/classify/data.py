@@ -34,11 +34,13 @@ def open_train_test(
 
     Raises StoreError, LabelError or UsageError, each naming what does not fit.
     """
+    # Both opened before labels are read: a path that is wrong costs nothing yet.
     train_stores = open_collection(train)
     test_stores = None if test is None else open_collection(test)
     table = None
     if labels is not None:
         table = read_label_table(labels, reporter=reporter)
+        # Against both sides at once: a row of the table may belong to either.
         check_table(table, [train_stores, *([test_stores] if test_stores is not None else [])])
     training = label_patches(train_stores, table=table)
     if len(training.classes) < 2:
@@ -46,15 +48,18 @@ def open_train_test(
             f"A classifier needs at least two classes, and all labelled patches are {training.classes[0]}."
         )
     _say_left_out(training, train_stores, "training", reporter)
+    # Declared by the stores or named in the table, as opposed to carried by a patch.
     declared = train_stores.classes if table is None else {row.label for row in table.values()}
     _warn_of_absent(declared, training, "training", reporter)
     if test_stores is None:
         if split == "patch":
             reporter.warn("--split patch leaks: patients are on both sides of training and validation.")
         return TrainTest(train=training, test=None)
+    # With the training classes and their numbers; a label unknown to training is an error there.
     testing = label_patches(test_stores, table=table, classes=training.classes)
     _say_left_out(testing, test_stores, "test", reporter)
     _warn_of_absent(training.classes, testing, "test", reporter)
+    # Patches of other sizes could be resized, and would be of another field of view.
     if testing.collection.patch_size != training.collection.patch_size:
         raise UsageError(
             f"Training patches are {training.collection.patch_size} px and test patches "
@@ -69,6 +74,7 @@ def _check_groups(train: LabelledPatches, test: LabelledPatches, split: SplitBy,
         check_separate(train.groups.tolist(), test.groups.tolist())
         return
     shared = shared_groups(train.groups.tolist(), test.groups.tolist())
+    # By content hash and row, since a copied store has another path.
     same = set(train.identities()) & set(test.identities())
     if same:
         raise UsageError(

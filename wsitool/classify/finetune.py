@@ -55,6 +55,7 @@ def finetune(
     """
     device = choose_device(settings.device)
     place(classifier, device)
+    # The paper's optimiser, without weight decay.
     optimizer = torch.optim.Adam(
         [
             {"params": classifier.encoder.parameters(), "lr": settings.lr},
@@ -67,14 +68,18 @@ def finetune(
     rng = torch.Generator().manual_seed(seed)
     history: list[Epoch] = []
     best: tuple[float, dict[str, Tensor]] | None = None
+    # Draws inside the network only: views and order have generators of their own.
     with reporter.task("fine-tune", total=settings.epochs, unit="epochs") as task, _seeded(seed):
         for epoch in range(settings.epochs):
             loader.set_epoch(epoch)
             train_loss = _train_epoch(classifier, optimizer, loader, labels, weights, settings, rng)
+            # Waits for the device; ends in evaluation mode, which the next epoch undoes.
             line = _validate(classifier, validation, settings, epoch, train_loss)
             history.append(line)
             task.advance(1, note=f"validation loss {line.validation_loss:.4f}")
+            # < and not <=: of equal losses the earliest epoch stays.
             if best is None or line.validation_loss < best[0]:
+                # All weights, 100 MB for a ResNet-50, only in epochs that are better than any before.
                 best = (line.validation_loss, copy.deepcopy(classifier.state_dict()))
                 kept = epoch
             elif settings.patience is not None and epoch - kept >= settings.patience:
@@ -112,6 +117,7 @@ def _train_epoch(
         loss = nn.functional.cross_entropy(classifier(images), targets, weight=weights)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's, unannotated
+        # In one wait with the loss, below.
         slope = largest_gradient(classifier.parameters())
         value = float(loss.detach())  # waits for the device, once a batch: the epochs are short
         for what, number in (("training loss", value), ("largest gradient", float(slope))):
@@ -119,6 +125,7 @@ def _train_epoch(
                 raise TrainingError(f"The {what} became {number}: use a lower --lr than {settings.lr:g}.")
         optimizer.step()
         total, count = total + value * len(batch), count + len(batch)
+    # Running statistics of batch norm, too, which no gradient shows.
     broken = first_not_finite(classifier.state_dict())
     if broken is not None:
         raise TrainingError(f"{broken} is no longer finite: use a lower --lr than {settings.lr:g}.")
@@ -128,6 +135,7 @@ def _train_epoch(
 def _validate(
     classifier: Classifier, validation: LabelledPatches, settings: Settings, epoch: int, train_loss: float
 ) -> Epoch:
+    # (V, K) float64
     logits = torch.from_numpy(
         predict_logits(
             classifier, validation.collection, batch_size=settings.batch_size, device=settings.device
@@ -144,6 +152,7 @@ def _validate(
 
 def _class_weights(train: LabelledPatches, device: torch.device) -> Tensor:
     counts = np.bincount(train.labels, minlength=len(train.classes))
+    # N / (K n_k), scikit-learn's "balanced": the mean weight over patches is 1.
     weights = len(train) / (len(train.classes) * np.maximum(counts, 1))
     return torch.from_numpy(weights).float().to(device)
 
@@ -151,6 +160,7 @@ def _class_weights(train: LabelledPatches, device: torch.device) -> Tensor:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Draws inside the backbone (dropout, stochastic depth) come from `seed`; the caller's state is kept."""
+    # Of the CPU's generator; a GPU's is left seeded.
     before = torch.get_rng_state()
     torch.manual_seed(seed)
     try:

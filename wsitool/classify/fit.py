@@ -56,10 +56,12 @@ class Fitted:
 
         `labels` (N,) are those of the labelled subset. It compares classifiers of the same subset and seed.
         """
+        # Of the search's folds, which together cover all patches trained on.
         if self.search is not None:
             return self.search.losses[self.search.c]
         if self.validation_logits is None:
             return None
+        # Uncalibrated: the temperature was fitted on these very patches.
         return score(softmax(self.validation_logits), labels[self.split.held_out])["loss"]
 
 
@@ -77,6 +79,7 @@ def fit_classifier(
 
     `features` (N, D) of the subset spare computing them again where the encoder stays frozen.
     """
+    # Before any network runs: a split that cannot be made costs nothing.
     split = _split(subset, settings, seed)
     card = ClassifierCard(
         classes=subset.classes,
@@ -84,13 +87,17 @@ def fit_classifier(
         image_size=image_size,
         patch_size=subset.collection.patch_size,
         mpp=subset.collection.mpp,
+        # Replaced by `_calibrated` once there are logits to fit it on.
         temperature=1.0,
+        # Of train and validation: both have shaped the classifier, so a test on either would leak.
         groups=tuple(sorted(set(subset.groups.tolist()))),
         encoder=encoder.card,
+        # None where the stores were made by several rules: `predict` then has none to follow.
         candidates=CandidateRule.common(store.meta.params for store in subset.collection.stores),
     )
     if not settings.frozen:
         return _fit_everything(subset, split, encoder, card, settings, seed, reporter)
+    # All of the subset once; train and validation are rows of it.
     if features is None:
         features = encode(
             encoder,
@@ -118,6 +125,7 @@ def _fit_everything(
     classifier = Classifier(encoder, head, card)
     train, validation = subset.subset(split.train), subset.subset(split.held_out)
     history = finetune(classifier, train, validation, settings, seed=seed, reporter=reporter)
+    # Once more, with the weights of the epoch that was kept.
     logits = predict_logits(classifier, validation.collection, device=settings.device)
     fitted = Fitted(
         classifier=classifier, split=split, validation_logits=logits, history=tuple(history), c=None
@@ -169,8 +177,10 @@ def _calibrated(fitted: Fitted, subset: LabelledPatches) -> Fitted:
     if fitted.validation_logits is not None:
         temperature = fit_temperature(fitted.validation_logits, subset.labels[split.held_out])
     elif fitted.search is not None:
+        # Out-of-fold logits by other heads of the same penalty: the nearest there is to unseen ones.
         temperature = fit_temperature(fitted.search.logits, subset.labels[split.train])
     if temperature is not None:
+        # Changed in the classifier itself, which `fitted` holds.
         classifier.card = replace(classifier.card, temperature=temperature)
     classifier.eval()
     return fitted

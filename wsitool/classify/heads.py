@@ -15,7 +15,9 @@ from wsitool.evaluation.calibration import check_logits
 __all__ = ["PENALTIES", "NeighbourHead", "fit_linear", "fit_neighbours", "head_logits"]
 
 Floats = NDArray[np.float32]
+# scikit-learn's C: the inverse of the penalty's strength.
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
+# A feature that is constant but for rounding: divided by its spread it would drown the others.
 _LEAST_SPREAD = 1e-6
 
 
@@ -38,6 +40,7 @@ class NeighbourHead(nn.Module):
         """Log-probabilities (B, K) of features (B, D)."""
         similarity = nn.functional.normalize(features, dim=1) @ self.bank.T  # (B, size)
         votes = neighbour_votes(similarity, self.one_hot, self.neighbours)
+        # 1 / K to each class: twenty votes of full weight give at most 1 - (1 - 1 / K) / 21.
         votes = votes + 1 / votes.shape[1]
         log_probabilities: Tensor = (votes / votes.sum(1, keepdim=True)).log()
         return log_probabilities
@@ -48,6 +51,7 @@ def fit_neighbours(
 ) -> NeighbourHead:
     """Keep features (N, D) and labels (N,) as the bank of a `NeighbourHead`."""
     head = NeighbourHead(len(features), features.shape[1], classes, neighbours)
+    # Unit length, so that a product of matrices is the cosine.
     head.bank.copy_(nn.functional.normalize(torch.from_numpy(features), dim=1))
     head.one_hot.copy_(nn.functional.one_hot(torch.from_numpy(labels).long(), classes))
     return head
@@ -67,6 +71,7 @@ def fit_linear(
     Returns the layer and the penalty C used: the one of `penalties` with the lowest loss on `validation`
     (ties: the smallest); with no validation `penalties` must hold one value.
     """
+    # Imported for this head only.
     from sklearn.linear_model import LogisticRegression
 
     # Sums in float64, everything as large as the features in float32: half the work, as accurate.
@@ -76,8 +81,10 @@ def fit_linear(
     spread[spread < _LEAST_SPREAD] = 1
     standard /= spread
     best: tuple[float, float, nn.Linear] | None = None
+    # Rising penalties and a strict comparison: the smallest of equals.
     for c in sorted(penalties):
         weight = "balanced" if balanced else None
+        # Standardised features, so that one C means the same for any encoder.
         model = LogisticRegression(C=c, max_iter=1000, class_weight=weight).fit(standard, labels)
         layer = _layer(model.coef_, model.intercept_, mean, spread, classes)
         loss = 0.0 if validation is None else _loss(layer, *validation)
@@ -96,6 +103,7 @@ def _layer(
     classes: int,
 ) -> nn.Linear:
     """Fold the standardisation into the weights: w.(x - mean)/spread + b = (w/spread).x + b'."""
+    # (K, D), or (1, D) with two classes.
     weight = coef / spread
     bias = intercept - weight @ mean
     if classes == 2:  # one row, the log-odds of the second class
@@ -109,7 +117,11 @@ def _layer(
 
 @torch.no_grad()
 def head_logits(head: nn.Module, features: Floats) -> NDArray[np.float64]:
-    """Logits (N, K) of features (N, D); EncoderError if one is not finite."""
+    """Logits (N, K) of features (N, D); EncoderError if one is not finite.
+
+    Moves `head` to the CPU, where it stays. All rows at once, in float32.
+    """
+    # Moved to the CPU and left there: frozen heads are small, and scikit-learn's numbers come from it.
     logits: NDArray[np.float64] = head.cpu()(torch.from_numpy(features)).double().numpy()
     check_logits(logits)
     return logits

@@ -22,7 +22,11 @@ def predict_logits(
     device: str = "auto",
     reporter: Reporter = SILENT,
 ) -> NDArray[np.float64]:
-    """Logits (N, K) of every patch of `collection`, in its order."""
+    """Logits (N, K) of every patch of `collection`, in its order.
+
+    Uncalibrated. Moves `classifier` to the device and into evaluation mode. CorruptStoreError for a patch
+    that cannot be read, EncoderError for values that are not finite.
+    """
     return over_patches(
         classifier, classifier.logits, collection, batch_size, choose_device(device), reporter, "predict"
     ).astype(np.float64)

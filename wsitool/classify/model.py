@@ -75,7 +75,10 @@ class ClassifierCard:
 
 
 class Classifier(nn.Module):
-    """Float images (B, 3, S, S) in [0, 1] to logits (B, K)."""
+    """Float images (B, 3, S, S) in [0, 1] to logits (B, K).
+
+    `card` says which classes, size and resolution they are of; logits are uncalibrated (`card.temperature`).
+    """
 
     def __init__(self, encoder: Encoder, head: nn.Module, card: ClassifierCard) -> None:
         super().__init__()
@@ -104,7 +107,7 @@ def load_classifier(path: str | Path) -> Classifier:
     """Load a classifier from its file or run folder, ready for inference.
 
     EncoderError if there is none, if the file is not one, or if its weights are not finite or do not fit its
-    card.
+    card. It runs no pickle; the classifier is on the CPU and in evaluation mode.
     """
     path = Path(path)
     file = path / CLASSIFIER_FILE if path.is_dir() else path
@@ -128,9 +131,11 @@ def load_classifier(path: str | Path) -> Classifier:
             f"The card of {file} is damaged, or of a newer wsitool ({error}): upgrade wsitool, or train "
             "again."
         ) from None
+    # Before anything of it is used: a single NaN weight would make every probability NaN.
     check_finite(tensors, what=f"{file} is not used", advice="Train the classifier again")
     classifier = Classifier(_encoder(card.encoder), _head(card), card)
     try:
+        # Strict: head and encoder, buffers too.
         classifier.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         raise EncoderError(

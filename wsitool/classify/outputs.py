@@ -54,6 +54,8 @@ def write_run(
     A run that was there is replaced: until all is written the folder has no run.json, and so no finished run.
     """
     for name in ("run.json", "metrics.csv", "curves.png"):
+        # First of all, as it is what says "finished"; pictures of fine-tuning would outlive a change of the
+        # head.
         (out / name).unlink(missing_ok=True)
     classes = fitted.classifier.card.classes
     save_classifier(fitted.classifier, out / CLASSIFIER_FILE)
@@ -71,10 +73,15 @@ def write_run(
 
 
 def write_predictions(path: Path, parts: Sequence[Part]) -> None:
-    """One row per patch: where it is, what it is, what it was taken for, the probability of each class."""
+    """One row per patch: where it is, what it is, what it was taken for, the probability of each class.
+
+    Probabilities are uncalibrated, with six digits. The file is complete or not there; it is held in memory
+    as a whole.
+    """
     classes = parts[0].patches.classes
     rows: list[list[Any]] = [[*_COLUMNS, *(f"p_{name}" for name in classes)]]
     for part in parts:
+        # Uncalibrated, as the argmax is the same and the temperature is in metrics.json.
         probabilities = softmax(part.logits)
         predicted = probabilities.argmax(axis=1)
         for index, location in enumerate(_places(part.patches)):
@@ -91,11 +98,17 @@ def write_predictions(path: Path, parts: Sequence[Part]) -> None:
 
 
 def describe_patches(patches: LabelledPatches) -> dict[str, Any]:
-    """What a manifest says of some patches: counts, patients, a hash of their identities, rows by store."""
+    """What a manifest says of some patches: counts, patients, a hash of their identities, rows by store.
+
+    As JSON holds it. Rows are those of each store, sorted; with the content hashes they say exactly which
+    patches.
+    """
     collection = patches.collection
     stores = []
     for number, store in enumerate(collection.stores):
+        # Sorted: the manifest is a set of patches, whatever order they were drawn in.
         rows = np.sort(collection.row[collection.store_index == number])
+        # A store of which the subset has nothing is left out.
         if len(rows):
             stores.append(
                 {"name": store.meta.name, "content_hash": store.content_hash, "rows": rows.tolist()}

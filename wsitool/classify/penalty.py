@@ -60,12 +60,14 @@ def search_penalty(
     losses: dict[float, float] = {}
     best: tuple[float, NDArray[np.float64]] | None = None
     for c in PENALTIES:
+        # (N, K): every row is filled once, by the fold that held it out.
         logits = np.empty((len(labels), classes))
         for fold in range(folds):
             inside, held_out = fold_of != fold, fold_of == fold
             head, _ = fit_linear(features[inside], labels[inside], classes, penalties=[c], balanced=balanced)
             logits[held_out] = head_logits(head, features[held_out])
         losses[c] = score(softmax(logits), labels)["loss"] or 0.0
+        # Rising penalties, strict comparison: ties go to the stronger penalty.
         if best is None or losses[c] < losses[best[0]]:
             best = (c, logits)
     if best is None:
@@ -85,6 +87,7 @@ def _folds(
     labels: NDArray[np.integer], groups: NDArray[np.integer], classes: int, split: SplitBy, seed: int
 ) -> tuple[NDArray[np.int64], SplitBy]:
     """Each patch's fold: as many of whole groups as leave every class to train on, else of patches."""
+    # Each of at most 5 folds must leave a patch of the rarest class to train on.
     rarest = int(np.bincount(labels, minlength=classes).min())
     if rarest < 2:
         raise LabelError(
@@ -92,9 +95,12 @@ def _folds(
             "--c VALUE."
         )
     if split == "group":
+        # From 5 folds downwards until each fold's training side has every class.
         for folds in range(min(_FOLDS, len(np.unique(groups)), rarest), 1, -1):
             fold_of = group_folds(labels, groups, folds=folds, seed=seed)
             trained = [np.unique(labels[fold_of != fold]) for fold in range(folds)]
+            # A fold may be left without a group.
             if len(np.unique(fold_of)) == folds and all(len(present) == classes for present in trained):
                 return fold_of, "group"
+    # The fallback leaks within groups and chooses too weak a penalty; the caller warns.
     return patch_folds(labels, folds=min(_FOLDS, rarest), seed=seed), "patch"

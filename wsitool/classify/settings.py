@@ -49,6 +49,7 @@ class Settings(Params):
     device: str = hparam("auto", "auto, cpu, cuda, cuda:1, ...")
 
     def __post_init__(self) -> None:
+        # Only after the fields' own bounds.
         super().__post_init__()
         chooses = HEADS[self.head].chooses
         if self.validation == 0 and (chooses == "epoch" or (chooses == "penalty" and self.c is None)):
@@ -100,6 +101,7 @@ class ClassifyOptions(Params):
     seed: int = hparam(0, "Seed of all randomness.", ge=0)
 
     def __post_init__(self) -> None:
+        # One path or many, from the command line, a file or Python: always a tuple of texts from here on.
         object.__setattr__(self, "test", tuple(str(item) for item in as_list(self.test)))
         super().__post_init__()
         if self.test and self.folds is not None:

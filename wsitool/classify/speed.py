@@ -24,6 +24,7 @@ def seconds_per_image(
     place(encoder, where)
     images = torch.rand(batch_size, 3, image_size, image_size, device=where)
     encoder(images).sum().backward()  # the first step allocates
+    # Two steps: an estimate for `experiment --dry-run`, not a benchmark.
     began = time.perf_counter()
     for _ in range(_STEPS):
         encoder(images).sum().backward()

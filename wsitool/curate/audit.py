@@ -27,9 +27,11 @@ from wsitool.tiling.source import patch_source
 
 __all__ = ["SlideAudit", "audit_slides"]
 
+# Tiles probed a level; a truncated file is found by the last one already.
 _PROBES = 24
 _TIMED = 8
 _MPP_AT_1X = 10.0
+# Relative: true scanners differ from the rule by up to a tenth, a wrong unit by far more.
 _MPP_DISAGREEMENT = 0.35
 
 
@@ -89,6 +91,7 @@ def audit_slides(
     audits: list[SlideAudit] = []
     with reporter.task("Auditing", total=len(inputs), unit="slides") as task:
         for slide in inputs:
+            # One after the other: decoding times are measured, which other threads would spoil.
             audits.append(_audit(slide, spec or TileSpec(), reader, default_mpp))
             task.advance(note=slide.name)
     return _with_duplicates(audits)
@@ -105,6 +108,7 @@ def _audit(slide: SlideInput, spec: TileSpec, reader: str, default_mpp: float | 
             audit = replace(audit, warnings=(*audit.warnings, *_unreadable(opened)))
             return _estimated(audit, opened, spec)
     except (WsitoolError, OSError, MemoryError) as error:
+        # Whatever one slide's file does: the others are audited.
         return replace(audit, error=str(error) or type(error).__name__)
 
 
@@ -116,12 +120,14 @@ def _known(audit: SlideAudit, info: SlideInfo, spec: TileSpec) -> SlideAudit:
     elif info.mpp_source == "objective":
         warnings.append(f"states no mpp: {info.mpp:.3g} is only assumed from its {info.objective_power:g}x")
     elif info.objective_power:
+        # 10x is taken as 1 um/px.
         expected = _MPP_AT_1X / info.objective_power
         if abs(info.mpp / expected - 1) > _MPP_DISAGREEMENT:
             warnings.append(
                 f"mpp {info.mpp:.3g} contradicts its {info.objective_power:g}x objective "
                 f"(about {expected:.3g}): check which is true"
             )
+    # Plain numbers, as `diff` below compares neighbours.
     steps = np.array([level.downsample for level in info.levels])
     if len(steps) == 1 and max(info.width, info.height) > 20_000:
         warnings.append("has no pyramid: finding tissue reads all of it")
@@ -150,6 +156,7 @@ def _unreadable(slide: TiledSlide) -> list[str]:
         tiles = slide.tiles(index)
         columns, rows = -(-tiles.width // tiles.tile_width), -(-tiles.height // tiles.tile_height)
         # The last tile is among them: it lies at the end of the level's data.
+        # (24,) at even distances, each once where a level has fewer tiles.
         probes = np.unique(np.linspace(0, columns * rows - 1, _PROBES).astype(int)).tolist()
         reasons = []
         for probe in probes:
@@ -165,6 +172,7 @@ def _unreadable(slide: TiledSlide) -> list[str]:
 
 
 def _estimated(audit: SlideAudit, slide: TiledSlide, spec: TileSpec) -> SlideAudit:
+    # Before anything is timed, so that a resolution that cannot be met costs nothing.
     grid = plan_grid(slide.info, spec)
     plan = grid.plan
     audit = replace(
@@ -181,9 +189,11 @@ def _estimated(audit: SlideAudit, slide: TiledSlide, spec: TileSpec) -> SlideAud
         patches=len(kept),
         counts={reason: int(n) for reason, n in zip(candidates.reasons, tally, strict=True)},
     )
+    # The counts say which limit it was.
     if not len(kept):
         return replace(audit, error="no grid position would be kept: see the counts, and lower a threshold")
     tiles = slide.tiles(plan.level)
+    # As the cutter places them, close enough to count tiles.
     corners = np.floor(grid.positions[kept] * np.array(plan.factor)).astype(np.int64)
     width, height = (int(np.ceil(spec.patch_size * factor)) for factor in plan.factor)
     needed = tiles_touched(corners, (width, height), (tiles.tile_width, tiles.tile_height))
@@ -203,6 +213,7 @@ def _samples(
     decoding: list[float] = []
     encoding: list[float] = []
     sizes: list[float] = []
+    # Eight tiles over all that are needed, as tissue decodes slower than glass.
     for column, row in needed[np.linspace(0, len(needed) - 1, _TIMED).astype(int)].tolist():
         began = time.perf_counter()
         try:
@@ -220,11 +231,13 @@ def _samples(
             )
             began = time.perf_counter()
             encoded = jpeg.encode(np.asarray(shrunk), spec.quality)
+            # A tile stands for its share of a patch.
             share = size * size / (shape[0] * shape[1])
             encoding.append((time.perf_counter() - began) * share)
             sizes.append(len(encoded) * share)
     per_patch = float(np.mean(sizes)) if sizes else float(size * size * 3)
     return (
+        # Medians: the first tile finds caches cold, and one in a hundred the scheduler.
         float(np.median(decoding)) if decoding else 0.0,
         per_patch,
         (float(np.median(encoding)) if encoding else 0.0) + _resampling_seconds(plan, size),
@@ -236,6 +249,7 @@ def _resampling_seconds(plan: ReadPlan, size: int) -> float:
     if plan.whole_factor is not None:
         return 0.0
     width, height = (int(np.ceil(size * factor)) + 1 for factor in plan.factor)
+    # The content of the pixels does not change the time.
     source = np.zeros((height, width, 3), np.uint8)
     began = time.perf_counter()
     area_resample(source, size, (0.0, 0.0), plan.factor)
@@ -246,6 +260,7 @@ def _with_duplicates(audits: Sequence[SlideAudit]) -> list[SlideAudit]:
     """Add a warning to slides of the same content."""
     done = []
     for audit in audits:
+        # All pairs: slides are hundreds at most.
         twins = [
             other.name
             for other in audits

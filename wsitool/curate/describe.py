@@ -33,7 +33,11 @@ class Description:
 
 
 def describe(path: str | Path) -> Description:
-    """Say what `path`, or a slide's URL, is; UsageError if nothing is there, else what its reader raises."""
+    """Say what `path`, or a slide's URL, is; UsageError if nothing is there, else what its reader raises.
+
+    Decided by content where a folder has a run.json, else by suffix; nothing is changed. A damaged store,
+    slide or weights file raises its reader's error.
+    """
     if is_url(path):
         return Description(kind="slide", path=str(path), facts=_slide(path))
     path = Path(path)
@@ -44,6 +48,7 @@ def describe(path: str | Path) -> Description:
 
 
 def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
+    # In this order: a run folder may hold stores, a store may be a folder.
     if (path / "run.json").is_file():
         return "run", _run
     if path.suffix in (".h5", ".hdf5", ".zarr"):
@@ -58,6 +63,7 @@ def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
 
 
 def _slide(path: str | Path) -> dict[str, Any]:
+    # Closed at once: everything is in the header.
     with open_slide(path) as slide:
         info = slide.info
     return {
@@ -124,6 +130,7 @@ def _run(path: Path) -> dict[str, Any]:
 def _weights(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="numpy") as file:
+            # Only the header is read.
             metadata = file.metadata() or {}
             tensors = len(file.keys())
     except (SafetensorError, OSError) as error:
@@ -132,6 +139,7 @@ def _weights(path: Path) -> dict[str, Any]:
 
 
 def _from_json(text: str) -> Any:
+    # Cards are JSON, other programs' metadata plain text.
     try:
         return parse_json(text)
     except ValueError:

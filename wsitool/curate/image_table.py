@@ -67,11 +67,13 @@ def read_image_table(
     if not folder.is_dir():
         raise UsageError(f"There is no folder '{folder}' to import: check the spelling.")
     files, unusable = _files_below(folder)
+    # By suffix alone: opening hundreds of thousands of files would take minutes.
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images and not unusable:
         raise UsageError(
             f"No image in '{folder}': expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
+    # The label table itself is no image that was ignored.
     ignored = len(files) - len(images) - (labels_csv is not None and labels_csv.resolve() in _resolved(files))
     grouped = group_regex is not None
     if labels_csv is not None:
@@ -81,10 +83,12 @@ def read_image_table(
         unusable = [entry for entry in listed if entry.problem]
         if not entries:
             more = f" (and so for {len(unusable) - 1} more)" if len(unusable) > 1 else ""
+            # One sentence for the first, and how many more there are.
             raise LabelError(f"{unusable[0].problem.rstrip('.')}{more}.")
         grouped |= any(row["group"] for row in rows)
     else:
         _tell_of_tables(files, folder, reporter)
+        # Images beside folders: then folders are not classes but something else.
         flat = [path for path in images if path.parent == folder]
         entries = [_from_path(path, folder, group_regex) for path in flat or images]
         unusable = [entry for entry in unusable if not flat or entry.path.parent == folder]
@@ -94,6 +98,7 @@ def read_image_table(
         entries=tuple(entries),
         classes=classes,
         ignored=ignored,
+        # Below folders that were passed over, or not named by the table.
         unlisted=len(images) - len(entries),
         grouped=grouped,
         unusable=tuple(unusable),
@@ -108,6 +113,7 @@ def _files_below(folder: Path) -> tuple[list[Path], list[ImageEntry]]:
     files: list[Path] = []
     failed: list[OSError] = []
     problems: list[tuple[Path, str]] = []
+    # Pruned in place, which is how `os.walk` is told not to descend.
     for parent, folders, names in os.walk(folder, onerror=failed.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(parent, name) for name in names if not name.startswith(".")):
@@ -117,6 +123,7 @@ def _files_below(folder: Path) -> tuple[list[Path], list[ImageEntry]]:
                 problems.append((path, "is no file that can be read, as a broken link or a pipe"))
     problems += [(Path(error.filename), f"cannot be listed: {error.strerror}") for error in failed]
     unusable = []
+    # Sorted by path, not by kind of problem.
     for path, problem in sorted(problems):
         name = shown(path.relative_to(folder).as_posix())
         unusable.append(
@@ -129,6 +136,7 @@ def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError:
+        # A link in a circle, a name too long.
         return False
 
 
@@ -146,6 +154,7 @@ def _from_rows(
     lines: dict[Path, int] = {}
     for row in rows:
         entry = _from_row(row, folder, labels_csv, group_regex)
+        # The first row of a file decides; the same row again is harmless.
         first, line = entries.setdefault(entry.path, entry), lines.setdefault(entry.path, row.line)
         if first != entry and not first.problem:
             problem = (
@@ -156,8 +165,10 @@ def _from_rows(
 
 
 def _from_row(row: Row, folder: Path, labels_csv: Path, group_regex: str | None) -> ImageEntry:
+    # Not `row["file"]`, which composes letters: a file's name is what it is. A NUL ends it.
     cell = row.cells.get("file", "").split("\0")[0]
     path = located(folder, cell) if cell else folder / f"line {row.line} of {labels_csv.name}"
+    # A path out of the folder is named as it was written.
     inside = path.relative_to(folder) if path.is_relative_to(folder) else PurePosixPath(cell)
     name = shown(inside.as_posix())
     problem = row.problem
@@ -200,11 +211,13 @@ def _tell_of_tables(files: Iterable[Path], folder: Path, reporter: Reporter) -> 
 
 def _group(name: str, group_regex: str | None) -> str:
     if group_regex is None:
+        # Folders are part of the group: a/1.png and b/1.png are two images.
         return PurePosixPath(name).with_suffix("").as_posix().replace("/", "_")
     try:
         match = re.search(group_regex, name)
     except re.error as error:
         raise UsageError(f"--group-regex '{group_regex}' is no regular expression: {error}.") from error
+    # An empty match would put all images into one group.
     if match is None or not (match.group(1) if match.re.groups else match.group()):
         raise UsageError(
             f"--group-regex '{group_regex}' finds no group in '{name}': make it match every name."

@@ -92,17 +92,21 @@ def finished_group(
         return None
     if differs:
         raise StoreError(f"'{path}' exists and {differs}: pass --overwrite to replace it, or another --out.")
+    # Rows of failed images name no store and count all the same.
     told = {row.file: row for row in earlier if row.store in ("", store)}
     if all(entry.name in told for entry in entries):
         return [told[entry.name] for entry in entries]
+    # Ended between the store and the table: cut again, as only this tells what each image gave.
     return [_outcome(plan, store, entry)[0] for entry in entries]
 
 
 def _difference(plan: ImportPlan, opened: Reader, entries: Sequence[ImageEntry]) -> str:
+    # The fingerprint is compared apart, as it reads all images.
     stored, asked = opened.meta, _meta(plan, entries, fingerprint="")
     differs = difference(_compared(stored), _compared(asked))
     if differs:
         return differs
+    # Names first: they cost nothing.
     if stored.params.get("images") != asked.params["images"] or stored.fingerprint != _fingerprint(entries):
         return "its images are others now"
     labels = {entry.name: _label(plan, entry) for entry in entries}
@@ -120,7 +124,12 @@ def _compared(meta: StoreMeta) -> dict[str, Any]:
 
 
 def write_group(plan: ImportPlan, store: str, entries: Sequence[ImageEntry], task: Task) -> list[ImageResult]:
-    """Write the store of one group; without any patch there is none, and every image says why."""
+    """Write the store of one group; without any patch there is none, and every image says why.
+
+    An image that cannot be cut fails alone, in its row; StoreError or OSError where the store cannot be
+    written. `task` advances by one for each image.
+    """
+    # The state before is compared with the one after, so that a file which grew meanwhile is noticed.
     stamps = [_stamp(entry.path) for entry in entries]  # before the fingerprint is taken of them
     meta = _meta(plan, entries, fingerprint=_fingerprint(entries))
     results: list[ImageResult] = []
@@ -129,10 +138,12 @@ def write_group(plan: ImportPlan, store: str, entries: Sequence[ImageEntry], tas
         for entry, stamp in zip(entries, stamps, strict=True):
             result, cut = _outcome(plan, store, entry, stamp)
             results.append(result)
+            # Images without patches have candidates, too: numbers in the score "image" count all of them.
             parts.append(_no_candidates() if cut is None else cut.candidates)
             if cut is not None and result.kept:
                 _append(plan, writer, entry, cut)
             task.advance(1, note=entry.name)
+        # Leaving the block without `finish` removes the store.
         if any(result.kept for result in results):
             joined = _join(parts)
             kept = int((joined.reason == 0).sum())
@@ -156,6 +167,7 @@ def _outcome(
             raise SlideError(f"{entry.name} changed while it was read: import it again when it is complete.")
     except SlideError as error:
         text = shown(str(error))
+        # Readers name the file in most of their errors.
         named = entry.name in text or shown(entry.path.name) in text
         return replace(row, store="", error=text if named else f"{entry.name}: {text}"), None
     kept = int(cut.kept.sum())
@@ -172,6 +184,7 @@ def _cut(plan: ImportPlan, entry: ImageEntry) -> _Cut:
                 f"{entry.name} is {width} x {height} px, smaller than the patch size of {size} px: "
                 f"pass --patch-size {min(width, height)} or less, or leave it out."
             )
+        # Whole: an image of this kind fits into memory, and was checked against the limit on pictures.
         pixels = slide.read_region(0, 0, 0, width, height)
     corners = [
         (x, y)
@@ -179,8 +192,9 @@ def _cut(plan: ImportPlan, entry: ImageEntry) -> _Cut:
         for x in range(0, width - size + 1, plan.stride)
     ]
     coords = np.array(corners, np.int64)
+    # (M,) share of pixels dark enough in any channel.
     tissue = tissue_mask_of_image(pixels).fraction(coords, size)
-    keep = tissue >= plan.options.min_tissue
+    keep = tissue >= plan.options.min_tissue  # reason 0 is kept, 1 low tissue, as in `_REASONS`
     patches = [pixels[y : y + size, x : x + size] for x, y in coords[keep]]
     return _Cut(
         patches=np.stack(patches) if patches else np.zeros((0, size, size, 3), np.uint8),
@@ -253,6 +267,7 @@ def _fingerprint(entries: Sequence[ImageEntry]) -> str:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError:
             digest.update(b"unreadable")  # which its own row will say
+    # 64 bits: to notice a change, not to withstand an attack.
     return digest.hexdigest()[:16]
 
 
@@ -276,6 +291,7 @@ def _no_candidates() -> Candidates:
 
 def _join(parts: Sequence[Candidates]) -> Candidates:
     """Candidates of all images of a group; the score "image" is the image's place in params["images"]."""
+    # float32 counts images exactly up to 16 million.
     numbers = np.repeat(np.arange(len(parts), dtype=np.float32), [len(one.coords) for one in parts])
     return Candidates(
         coords=np.concatenate([one.coords for one in parts]),

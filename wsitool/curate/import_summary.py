@@ -32,7 +32,10 @@ class ImageResult:
 
 
 class Summary:
-    """The images.csv in `folder`, with the rows that earlier imports wrote there."""
+    """The images.csv in `folder`, with the rows that earlier imports wrote there.
+
+    Read when it is made; one writer at a time, which the caller's lock sees to.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -65,5 +68,6 @@ def _read(path: Path) -> list[ImageResult]:
 
 def _row(cells: Mapping[str, str]) -> ImageResult:
     return ImageResult(
+        # Numbers that a spreadsheet emptied count as 0.
         **{name: int(cell or 0) if name in _NUMBERS else cell for name, cell in cells.items()}  # type: ignore[arg-type]
     )

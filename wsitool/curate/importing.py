@@ -28,6 +28,7 @@ __all__ = ["ImageResult", "ImportResult", "choose_patch_size", "import_images"]
 
 DEFAULT_PATCH_SIZE = 224
 _LARGEST_WHOLE_PATCH = 512
+# Of images.csv: rewriting it after each group would grow by the square.
 _SAVE_SECONDS = 10.0
 
 
@@ -77,6 +78,7 @@ def import_images(
     """
     settings = ImportOptions.from_dict(options, what="import_images")
     folder, out_dir = Path(folder), Path(out_dir)
+    # Names as stores hold them, from here on.
     table = _plain(
         read_image_table(
             folder,
@@ -90,8 +92,10 @@ def import_images(
         patch_size = choose_patch_size([entry.path for entry in table.entries])
         settings = replace(settings, patch_size=patch_size)
     plan = ImportPlan(folder=folder, out_dir=out_dir, classes=table.classes, options=settings)
+    # Groups become file names here, before the folder is touched.
     run = _Run(plan, table, reporter)
     check_writable(out_dir)
+    # The lock of the table, as it is what two imports would both write.
     with locked(out_dir / IMAGES_CSV, what=f"An import into '{out_dir}'"):
         run.run()
     return _result(run, table, plan)
@@ -117,6 +121,7 @@ class _Run:
     def __init__(self, plan: ImportPlan, table: ImageTable, reporter: Reporter) -> None:
         self._plan, self._groups, self._reporter = plan, _by_group(table.entries), reporter
         self.done: dict[str, Sequence[ImageResult]] = {}
+        # Under the empty name, which no group has.
         if table.unusable:
             self.done[""] = [_failed(entry, entry.problem) for entry in table.unusable]
         self.skipped = 0
@@ -141,6 +146,7 @@ class _Run:
                         summary.write(listed)
                         saved = time.monotonic()
         finally:
+            # Also at an interrupt: what is done is told of.
             summary.write(listed)
 
     def _one(
@@ -156,6 +162,7 @@ class _Run:
             task.advance(len(entries), note=name)
             return rows
         except Exception as error:  # noqa: BLE001 - one group of many
+            # A signal shows as whatever error it interrupted.
             raise_if_stopping()
             reason = one_sentence(error)
             return [_failed(entry, reason) for entry in entries]
@@ -205,6 +212,7 @@ def choose_patch_size(paths: Sequence[Path]) -> int:
 
 def _by_group(entries: Sequence[ImageEntry]) -> dict[str, list[ImageEntry]]:
     """Entries by the file name their store will have, groups in alphabetical order."""
+    # groupby needs neighbours; by name within a group, so that stores do not depend on the folder's order.
     ordered = sorted(entries, key=lambda entry: (entry.group, entry.name))
     groups = {group: list(members) for group, members in groupby(ordered, key=lambda entry: entry.group)}
     plain = [re.sub(r"[^\w.+-]+", "_", group).lstrip(".") or "group" for group in groups]

@@ -35,6 +35,7 @@ from wsitool.tiling.slide_task import SlideTask, available_threads, run_task, st
 
 __all__ = ["RefilterResult", "refilter"]
 
+# Patches a batch, 38 MB raw at 224 px.
 _BATCH = 256
 _UNREADABLE = "unreadable"
 _IMAGES_CSV = "images.csv"
@@ -99,6 +100,7 @@ def refilter(
     path = Path(path)
     target = _target(path, path if out is None else Path(out))
     with open_store(path) as store:
+        # Decided from the stored scores alone; no pixel is read.
         limits = _new_limits(store, changes)
         decided = _decide_again(store, limits)
         old, new = store.candidates.reason == 0, decided.reason == 0
@@ -110,7 +112,9 @@ def refilter(
             added=int((new & ~old).sum()),
             counts=_counts(decided),
         )
+        # In this order: what is damaged, what would be empty, what cannot be had.
         _check(store, result, slide)
+        # In place only: a copy elsewhere loses nothing.
         if target == path and result.dropped:
             result = replace(result, lost=_why_lost(store, slide))
         if dry_run:
@@ -122,6 +126,7 @@ def refilter(
             )
         if target != path and target.exists():
             _check_same(store, target, limits, result)
+        # Anew as a whole: pixels of added patches come from the slide, and rows must be in grid order.
         elif result.added and slide is not None:
             result = _cut_again(store, target, limits, Path(slide), result, reporter)
         else:
@@ -153,6 +158,7 @@ def _check(store: Reader, result: RefilterResult, slide: str | Path | None) -> N
 def _why_lost(store: Reader, slide: str | Path | None) -> str:
     """Why patches dropped from the store could not be cut again, in words; "" where they could."""
     meta = store.meta
+    # An imported store lacks the options of `tile`.
     try:
         spec_of(meta)
     except StoreError:
@@ -168,6 +174,7 @@ def _why_lost(store: Reader, slide: str | Path | None) -> str:
 
 def _check_same(store: Reader, target: Path, limits: tuple[Limit, ...], result: RefilterResult) -> None:
     """StoreError unless the store that is at `target` is what would be written there."""
+    # As it would read back; who wrote it does not matter.
     expected = replace(store.meta, params=as_stored(_params(store, limits)), wsitool_version="")
     try:
         with open_store(target) as there:
@@ -191,6 +198,7 @@ def _followed(path: Path, target: Path, source: str | Path, result: RefilterResu
             "raw_bytes": len(store) * meta.patch_size**2 * 3,
             "content_hash": store.content_hash,
         }
+        # By image, for images.csv; stores of slides have no sources.
         kept = Counter([] if store.sources is None else store.sources.tolist())
     name = target.name.removesuffix(target.suffix)
     listed = False
@@ -199,6 +207,7 @@ def _followed(path: Path, target: Path, source: str | Path, result: RefilterResu
             listed = update_slides_csv(target.parent, name, changed)
     images = path.parent / _IMAGES_CSV
     if kept and images.is_file():
+        # The table beside the target, which is another one with --out.
         with locked(target.parent / _IMAGES_CSV, what=_IMAGES_CSV, wait_seconds=_PATIENCE_SECONDS):
             listed = _list_images(images, path.name, target, kept)
     preview = target.parent / "previews" / f"{name}.jpg"
@@ -214,6 +223,7 @@ def _list_images(images: Path, store: str, target: Path, kept: Mapping[str, int]
     rows: dict[str, Mapping[str, str]] = {}
     headers: dict[str, str] = {}
     here = target.parent / _IMAGES_CSV
+    # The target's own rows first, the store's over them.
     for file in dict.fromkeys(file for file in (here, images) if file.is_file()):
         table = read_table(file, needs=("file", "store", "kept"), exact=True)
         headers |= table.headers
@@ -230,6 +240,7 @@ def _list_images(images: Path, store: str, target: Path, kept: Mapping[str, int]
 
 def _check_values(changes: Mapping[str, float]) -> None:
     """The same bounds as for tiling; UsageError."""
+    # Made for their checks alone.
     TileSpec(min_tissue=changes.get("min_tissue", 0.0))
     QualityThresholds(**{option: value for option, value in changes.items() if option != "min_tissue"})
 
@@ -238,6 +249,7 @@ def _new_limits(store: Reader, changes: Mapping[str, float]) -> tuple[Limit, ...
     """The store's own limits, tissue first, with those in `changes` moved or added."""
     params = store.meta.params
     try:
+        # Typed, as the attributes may be anybody's.
         least = typed(float, params.get("min_tissue"), "min_tissue")
         stored = typed(tuple[Limit, ...], params.get("limits", []), "limits")
     except ValueError as error:
@@ -253,6 +265,7 @@ def _new_limits(store: Reader, changes: Mapping[str, float]) -> tuple[Limit, ...
         )
         places = [i for i, old in enumerate(limits) if old.score == score]
         if places:
+            # In its old place: the order of limits decides which reason is told.
             limits[places[0]] = limit
         else:
             limits.append(limit)
@@ -272,6 +285,7 @@ def _decide_again(store: Reader, limits: tuple[Limit, ...]) -> Candidates:
     if _UNREADABLE in old.reasons:
         # What could not be read then cannot be kept now.
         unreadable = (old.reason == old.reasons.index(_UNREADABLE)) & (reason == 0)
+        # After the limits of now, as unreadable ones were after those of then.
         reason[unreadable] = len(reasons)
         reasons = (*reasons, _UNREADABLE)
     return replace(old, reason=reason, reasons=reasons)
@@ -284,6 +298,7 @@ def _counts(candidates: Candidates) -> dict[str, int]:
 
 def _params(store: Reader, limits: tuple[Limit, ...]) -> dict[str, Any]:
     changed: dict[str, Any] = {"min_tissue": limits[0].at_least}
+    # Stores of before the limits have no such key, and get one only with a limit.
     if "limits" in store.meta.params or len(limits) > 1:
         changed["limits"] = [asdict(limit) for limit in limits[1:]]
     return store.meta.params | changed
@@ -309,6 +324,7 @@ def _drop(
             batch = rows[first : first + _BATCH]
             writer.append(
                 Rows(
+                    # JPEG bytes as they are: decoding and encoding again would lose a little each time.
                     patches=store.read(batch) if meta.codec == "raw" else store.encoded(batch),
                     coords=coords[batch],
                     tissue=tissue[batch],
@@ -331,6 +347,7 @@ def _cut_again(
     """Tile the slide anew with the new limits, beside `target`, and put the store in its place."""
     params = store.meta.params
     with open_slide(slide, reader=store.meta.reader, default_mpp=default_mpp_of(store.meta)) as opened:
+        # Compared before hours of cutting.
         if opened.info.fingerprint != store.meta.fingerprint:
             raise StoreError(f"'{slide}' is another file (or a changed one) than {store.path} was cut from.")
     if params.get("annotations"):
@@ -341,11 +358,13 @@ def _cut_again(
     spec = replace(spec_of(store.meta), min_tissue=limits[0].at_least or 0.0, limits=limits[1:])
     try:
         group, reader = typed(str, params.get("group"), "group"), typed(str, params.get("reader"), "reader")
+        # mypy knows no types as values; `typed` takes any annotation.
         label: str | None = typed(str | None, params.get("label"), "label")  # type: ignore[arg-type]
     except ValueError as error:
         raise StoreError(
             f"{store.path} does not say how it was cut ({error}): tile the slide again."
         ) from None
+    # A folder beside the target: `run_task` makes store and preview in it, only the store is wanted.
     with partial_path(target) as folder:
         task = SlideTask(
             slide=SlideInput(path=str(slide), group=group, label=label),
@@ -358,5 +377,6 @@ def _cut_again(
             threads=available_threads(),
         )
         done = run_task(task, reporter)
+        # In one step, the old one goes with the folder.
         replace_path(Path(done.store), target)
     return replace(result, after=done.kept, counts=done.counts)

@@ -28,6 +28,7 @@ __all__ = ["Check", "StoreReport", "default_mpp_of", "spec_of", "verify_store", 
 Verdict = Literal["ok", "CHANGED", "DAMAGED", "not a store"]
 
 _BATCH = 256
+# Of decoded patches at once: 64 MB.
 _BATCH_BYTES = 1 << 26
 _HASH, _SLIDE = "content hash", "same as the slide"
 # A patch brought to another resolution by the decoder, and compressed after, is this near to the exact mean.
@@ -64,6 +65,7 @@ class StoreReport:
         if self.foreign:
             return "not a store"
         wrong = {check.name for check in self.checks if check.problem}
+        # Both can read perfectly: somebody changed it, or cut it otherwise.
         if wrong and wrong <= {_HASH, _SLIDE}:
             return "CHANGED"
         return "DAMAGED" if wrong else "ok"
@@ -117,6 +119,8 @@ def verify_store(
     except WsitoolError as error:
         return StoreReport(path=str(path), patches=0, checks=(Check(name="opens", problem=str(error)),))
     with store:
+        # Called one after the other below, so that one that fails does not keep the others from being looked
+        # at.
         parts: list[tuple[str, Callable[[], str]]] = [
             ("counts", lambda: _counts(store)),
             ("order", lambda: _order(store)),
@@ -130,6 +134,7 @@ def verify_store(
             try:
                 problem = check()
             except (WsitoolError, OSError, ValueError, KeyError) as error:
+                # What damage makes of reading a column or a patch.
                 problem = str(error) or type(error).__name__
             note = "" if name != _HASH or covers_attributes(store.content_hash) else _OLD_HASH
             checks.append(Check(name=name, problem=problem, note=note))
@@ -149,6 +154,7 @@ def spec_of(meta: StoreMeta) -> TileSpec:
 def default_mpp_of(meta: StoreMeta) -> float | None:
     """The resolution (um/px) the slide's reader was given for want of its own; None for anything else."""
     value: Any = meta.params.get("default_mpp")
+    # A bool is no resolution; what is out of bounds is as good as none.
     return float(value) if type(value) in (int, float) and 0 < value < 1e6 else None
 
 
@@ -159,9 +165,11 @@ def _verified(path: Path, slide: str | Path | None, samples: int, seed: int, tas
 
 
 def _counts(store: Reader) -> str:
+    # Failures are read to see that they can be.
     number, candidates, _ = len(store), store.candidates, store.failures
     tally = np.bincount(candidates.reason, minlength=len(candidates.reasons))
     counted = {reason: int(count) for reason, count in zip(candidates.reasons, tally, strict=True)}
+    # Reasons nobody met may be missing in the store's counts.
     if counted != {**dict.fromkeys(counted, 0), **store.counts} or counted["kept"] != number:
         return f"the counts {store.counts} and {number} patches contradict the candidates: {counted}"
     if not np.array_equal(candidates.tissue[candidates.reason == 0], store.tissue):
@@ -174,6 +182,7 @@ def _counts(store: Reader) -> str:
 def _order(store: Reader) -> str:
     coords, sources = store.coords, store.sources
     same_image = np.ones(max(0, len(coords) - 1), bool) if sources is None else sources[1:] == sources[:-1]
+    # Differences of neighbours (N - 1,); an image's rows are in order by themselves.
     dx, dy = np.diff(coords, axis=0).T if len(coords) > 1 else (np.zeros(0), np.zeros(0))
     falling = same_image & ((dy < 0) | ((dy == 0) & (dx <= 0)))
     if falling.any():
@@ -187,10 +196,12 @@ def _labels(store: Reader) -> str:
 
 def _decodes(store: Reader) -> str:
     size = store.meta.patch_size
+    # At least one; large patches come fewer at a time.
     batch = max(1, min(_BATCH, len(store), _BATCH_BYTES // (size * size * 3)))
     out = np.empty((batch, size, size, 3), np.uint8)
     bad: list[tuple[int, str]] = []
     for first in range(0, len(store), len(out)):
+        # A tally each: with one, a bad patch is noted instead of ending the check.
         tally = Tally()
         indices = np.arange(first, min(first + len(out), len(store)))
         store.read_into(indices, out, rows=np.arange(len(indices)), tally=tally)
@@ -209,13 +220,16 @@ def _hash(store: Reader) -> str:
 
 
 def _same(store: Reader, location: Path, samples: int, seed: int) -> str:
+    # The name of the slide's file within the folder given.
     path = location / Path(path_of(store.meta.source)).name if location.is_dir() else location
     with open_slide(path, reader=store.meta.reader, default_mpp=default_mpp_of(store.meta)) as slide:
         if slide.info.fingerprint != store.meta.fingerprint:
             return f"'{path}' is another file (or a changed one) than the store was cut from"
         spec = spec_of(store.meta)
         grid = plan_grid(slide.info, spec)
+        # Grid index by level-0 corner: one dictionary for all samples.
         index_of = {corner: index for index, corner in enumerate(map(tuple, grid.coords.tolist()))}
+        # Sorted after drawing, so that the slide is read from top to bottom.
         sample = np.random.default_rng(seed).permutation(len(store))[:samples]
         sample.sort()
         coords = store.coords  # read from the file each time it is asked for
@@ -232,11 +246,14 @@ def _same(store: Reader, location: Path, samples: int, seed: int) -> str:
 def _differs(slide: TiledSlide, grid: TileGrid, spec: TileSpec, index: int, patch: NDArray[np.uint8]) -> str:
     """How a stored patch differs from the slide; "" where it does not."""
     expected = _from_slide(slide, grid, index)
+    # Resampled patches may come of the decoder's own shrinking, see `_RESAMPLED_MIN_DB`.
     if grid.plan.factor != (1.0, 1.0):
         decibels = psnr(expected, patch)
         return "" if decibels >= _RESAMPLED_MIN_DB else f"is {decibels:.1f} dB from the slide's area mean"
+    # The same encoder gives the same bytes: compressing what was expected makes the comparison exact.
     if spec.codec == "jpeg":
         expected = jpeg.decode(jpeg.encode(expected, spec.quality))
+    # int16, as uint8 differences wrap.
     difference = int(np.abs(expected.astype(np.int16) - patch).max())
     return f"differs from the slide by up to {difference} grey levels" if difference else ""
 
@@ -246,7 +263,9 @@ def _from_slide(slide: TiledSlide, grid: TileGrid, index: int) -> NDArray[np.uin
     plan, info, size = grid.plan, slide.info, grid.patch_size
     level = info.levels[plan.level]
     exact = grid.positions[index] * np.array(plan.factor)
+    # Written apart from the cutter on purpose: a check by the same code would find nothing.
     left, top = np.floor(exact + 1e-9).astype(int).tolist()
+    # One pixel more where a patch may begin inside of one.
     width, height = (
         min(int(np.ceil(size * f)) + (f != int(f)), side) for f, side in _sides(plan.factor, level)
     )

@@ -53,12 +53,14 @@ class Guessing:
     @property
     def accuracy_untestable(self) -> bool:
         """Whether even all groups in favour would not pass the test of the accuracy."""
+        # With all G groups in favour the sign-flip test gives 1 / 2^G.
         return 0.5**self.groups >= LEVEL
 
     def sentence(self) -> str:
         """What must be said before any figure; "" where both tests pass."""
         if self.better_accuracy and self.better_auroc:
             return ""
+        # AUROC and majority need a second class.
         if self.auroc is None or self.auroc_p is None:
             return f"Cannot be told from guessing: all judged patches are '{self.majority_class}'."
         accuracy = (
@@ -92,15 +94,22 @@ def against_guessing(
     *,
     seed: int = 0,
 ) -> Guessing:
-    """Test probabilities (N, K), one array per run (seed), on the same patches of integer `groups` (N,)."""
+    """Test probabilities (N, K), one array per run (seed), on the same patches of integer `groups` (N,).
+
+    `labels` (N,) index `classes`. Both tests are one-sided and over groups, not patches; `seed` decides where
+    arrangements are drawn.
+    """
     counts = np.bincount(labels, minlength=len(classes))
     majority = int(counts.argmax())
     scores = [score(p, labels) for p in runs]
+    # (N,) share of the runs that got the patch right.
     hits = np.mean([p.argmax(axis=1) == labels for p in runs], axis=0)
     _, index = np.unique(groups, return_inverse=True)
+    # (G,) patches right beyond those that the constant answer has right.
     gained = np.bincount(index, weights=hits - (labels == majority)).astype(np.float64)
     accuracy = mean_above_zero(gained, seed=seed)
     auroc = auroc_above_half(runs, labels, groups, seed=seed)
+    # Undefined where a class is absent, and then in every run.
     ranking = [row["auroc"] for row in scores if row["auroc"] is not None]
     tests = [accuracy] if auroc is None else [accuracy, auroc]
     return Guessing(
@@ -113,6 +122,7 @@ def against_guessing(
         auroc_p=None if auroc is None else auroc.p_value,
         groups=int(index.max()) + 1,
         exact=all(test.exact for test in tests),
+        # Both: one test that could pass is enough to conclude something.
         too_few=all(test.least >= LEVEL for test in tests),
     )
 

@@ -47,6 +47,7 @@ class LabelledPatches:
     @property
     def group_index(self) -> NDArray[np.int64]:
         """(N,) the groups as numbers, in the order of their names."""
+        # Recomputed at each call: a sort of N names.
         index: NDArray[np.int64] = np.unique(self.groups, return_inverse=True)[1]
         return index
 
@@ -61,7 +62,11 @@ class LabelledPatches:
         )
 
     def identities(self) -> list[str]:
-        """What each patch is, whoever reads it: content hash of its store, row and class."""
+        """What each patch is, whoever reads it: content hash of its store, row and class.
+
+        Independent of paths and of the order of stores, so that two runs, or two sides of a split, can be
+        compared.
+        """
         hashes = [store.content_hash for store in self.collection.stores]
         places = zip(self.collection.store_index, self.collection.row, self.labels, strict=True)
         return [f"{hashes[store]}:{row}:{self.classes[label]}" for store, row, label in places]
@@ -80,12 +85,14 @@ def read_label_table(path: str | Path, *, reporter: Reporter = SILENT) -> dict[s
     rows: dict[str, LabelRow] = {}
     for line in table.rows:
         name = line["file"]
+        # Any row that cannot be read stops all: a label that is silently lost changes the figures.
         problem = line.problem or ("" if name else "it names no file")
         if not problem and not line["label"]:
             problem = f"{name} has no label"
         if problem:
             raise LabelError(f"{path}, line {line.line}: {problem}.")
         row = LabelRow(label=line["label"], group=line["group"] or None)
+        # The same row twice is harmless.
         if rows.setdefault(name, row) != row:
             raise LabelError(f"{path}, line {line.line}, gives {name} two different labels or groups.")
     if not rows:
@@ -108,6 +115,7 @@ def label_patches(
     images = collection.sources
     groups = np.array(collection.groups, dtype=np.str_)[collection.group_index]
     if table is None:
+        # -1, unlabelled, takes the last entry: "".
         names = np.array([*collection.classes, ""], dtype=np.str_)[collection.labels]
     else:
         names, groups = _from_table(collection, images, groups, table)
@@ -117,6 +125,7 @@ def label_patches(
             "None of the patches is labelled: give --labels CSV (file,label[,group]), or tile with "
             "--annotations, or import class folders."
         )
+    # A trained classifier's order wins: its outputs are in it.
     order = tuple(classes) if classes is not None else _order(present, collection.classes)
     strange = sorted(set(present) - set(order))
     if strange:
@@ -135,7 +144,11 @@ def label_patches(
 
 
 def check_table(table: Mapping[str, LabelRow], collections: Iterable[Collection]) -> None:
-    """LabelError naming the files of `table` that none of `collections` holds."""
+    """LabelError naming the files of `table` that none of `collections` holds.
+
+    Names are compared with and without folder and suffix, in composed Unicode form.
+    """
+    # All spellings of all names, to look each row up in.
     spellings: set[str] = set()
     for collection in collections:
         for name in {*collection.sources.tolist(), *(store.meta.name for store in collection.stores)}:
@@ -155,22 +168,28 @@ def _from_table(
     table: Mapping[str, LabelRow],
 ) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
     """Class name ("" = none) and group of each patch; the image's row wins over that of its slide."""
+    # A name that is spelled by two rows takes the later one; whole names come first in `_lookup`.
     by_spelling = {spelling: row for name, row in table.items() for spelling in _spellings(name)}
     slides = np.array([store.meta.name for store in collection.stores], dtype=np.str_)[collection.store_index]
+    # (2, N) pairs of image and slide; looked up once each, not once a patch.
     pairs, index = np.unique(np.stack([images, slides]), axis=1, return_inverse=True)
+    # Its shape differs between versions of numpy.
     index = index.reshape(-1)
     rows = [_lookup(by_spelling, str(image)) or _lookup(by_spelling, str(slide)) for image, slide in pairs.T]
     names = np.array([row.label if row else "" for row in rows], dtype=np.str_)[index]
     stated = np.array([(row.group or "") if row else "" for row in rows], dtype=np.str_)[index]
+    # A group in the table overrides the store's, an empty one does not.
     return names, np.where(stated != "", stated, groups)
 
 
 def _lookup(rows: Mapping[str, LabelRow], name: str) -> LabelRow | None:
+    # As written first, so that a/x.png and b/x.png stay apart where the table says which.
     return rows.get(name) or next((rows[key] for key in _spellings(name) if key in rows), None)
 
 
 def _spellings(name: str) -> set[str]:
     """A file may be named with or without its folder and suffix, and its letters composed or not."""
+    # NFC: macOS hands out decomposed letters, tables typed elsewhere have composed ones.
     name = unicodedata.normalize("NFC", name).replace("\\", "/")
     last = Path(name).name
     return {name, last, Path(last).stem}

@@ -27,7 +27,10 @@ def check_separate(train: Iterable[str], test: Iterable[str]) -> None:
 
 
 def check_pretraining(pretrained_on: Iterable[str], test: Iterable[str], *, allowed: bool) -> list[str]:
-    """The test groups the encoder was pretrained on; UsageError naming them unless `allowed`."""
+    """The test groups the encoder was pretrained on; UsageError naming them unless `allowed`.
+
+    Sorted by name. Nothing is returned where the encoder does not say what it saw.
+    """
     shared = shared_groups(pretrained_on, test)
     if shared and not allowed:
         raise UsageError(

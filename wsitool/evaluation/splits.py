@@ -44,6 +44,7 @@ def holdout(
     """
     if not 0 < share < 1:
         raise UsageError(f"The held-out share must be between 0 and 1, got {share:g}.")
+    # Classes and groups without gaps from here on, so that `bincount` has no empty places.
     classes, labels = np.unique(labels, return_inverse=True)
     if np.bincount(labels).min() < 2:
         raise LabelError(
@@ -53,8 +54,10 @@ def holdout(
     if by == "patch":
         return _by_patch(labels, share, seed, "")
     names, groups = np.unique(groups, return_inverse=True)
+    # (G, K) patches of each class in each group: all that the choice looks at.
     counts = np.zeros((len(names), len(classes)), np.int64)
     np.add.at(counts, (groups, labels), 1)
+    # A constant of its own for each draw from one seed, so that none repeats another's.
     held_out_groups = _choose_groups(counts, share, np.random.default_rng((seed, 0x5911)))
     if held_out_groups is None:
         warning = (
@@ -83,6 +86,7 @@ def group_folds(
         )
     fold_of = np.zeros(len(labels), np.int64)
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    # scikit-learn looks at the labels only; the first argument gives the number of rows.
     for fold, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
         fold_of[held_out] = fold
     return fold_of
@@ -102,8 +106,11 @@ def patch_folds(labels: NDArray[np.integer], *, folds: int, seed: int = 0) -> ND
 def _by_patch(labels: NDArray[np.integer], share: float, seed: int, warning: str) -> Split:
     per_class: list[Indices] = []
     for index in range(int(labels.max()) + 1):
+        # A stream for each class: labels of one class do not change what is drawn of another.
         members = np.random.default_rng((seed, 0x9A7C, index)).permutation(np.flatnonzero(labels == index))
+        # At least one, and one left to train on.
         per_class.append(members[: min(max(1, round(share * len(members))), len(members) - 1)])
+    # Sorted, like every index array of a split: stores are read in order.
     held_out = np.sort(np.concatenate(per_class))
     train = np.setdiff1d(np.arange(len(labels)), held_out)
     return Split(train=train, held_out=held_out, by="patch", warning=warning)
@@ -114,9 +121,11 @@ def _choose_groups(counts: Indices, share: float, rng: np.random.Generator) -> I
     total = counts.sum(axis=0)
     best: tuple[float, Indices] | None = None
     for candidate in _candidates(len(counts), share, rng):
+        # (K,) patches of each class that would be held out.
         counts_held_out = counts[candidate].sum(axis=0)
         if (counts_held_out == 0).any() or (counts_held_out == total).any():
             continue
+        # Relative to each class: a rare class counts as much as a common one.
         distance = float(np.abs(counts_held_out / total - share).sum())
         if best is None or distance < best[0]:
             best = (distance, candidate)
@@ -124,11 +133,13 @@ def _choose_groups(counts: Indices, share: float, rng: np.random.Generator) -> I
 
 
 def _candidates(groups: int, share: float, rng: np.random.Generator) -> list[Indices]:
+    # Shuffled even where all are tried: of equally good choices the first wins.
     order = rng.permutation(groups)
     if groups <= _EXHAUSTIVE_GROUPS:
         return [
             order[list(members)] for size in range(1, groups) for members in combinations(range(groups), size)
         ]
+    # From half to twice the expected number, as groups differ in size.
     expected = max(1, round(share * groups))
     sizes = rng.integers(max(1, expected // 2), min(groups, 2 * expected), size=_RANDOM_TRIES)
     return [rng.permutation(groups)[:size] for size in sizes]

@@ -37,12 +37,16 @@ _CELLS_AT_ONCE = 4_000_000  # 32 MB of weights
 _DRAWN = 9_999
 _MOST_FLIPPED = 20  # 2^20 sums are 8 MB
 _MOST_ARRANGED = 20_000
+# Of sums in floats that are equal on paper.
 _TIE = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A percentile interval; `groups` says how many patients it rests on."""
+    """A percentile interval; `groups` says how many patients it rests on.
+
+    Bounds are figures of the metric, between 0 and 1 but for the loss.
+    """
 
     low: float
     high: float
@@ -62,7 +66,11 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class ExactTest:
-    """A one-sided p-value, the least that so few groups could give, whether all arrangements were counted."""
+    """A one-sided p-value, the least that so few groups could give, whether all arrangements were counted.
+
+    Where `least` is not below the level asked for, no outcome could have passed: too few groups. `exact` is
+    False where arrangements were drawn at random.
+    """
 
     p_value: float
     least: float
@@ -111,12 +119,15 @@ def paired_comparison(
         return None
     one = np.ones((1, len(labels)))
     mean_a, mean_b = (np.mean([weighted_scores(p, labels, one)[metric][0] for p in runs]) for runs in (a, b))
+    # The same seed for both, hence the same resamples: what they share cancels.
     drawn_a, drawn_b = (
         _resampled(runs, labels, index, seed=seed, resamples=resamples)[metric] for runs in (a, b)
     )
     gap = drawn_a - drawn_b
+    # Undefined for either arm, such as an AUROC without one of the classes.
     gap = gap[~np.isnan(gap)]
     low, high = np.quantile(gap, (0.025, 0.975))
+    # Ties on both sides: two arms that are the same have p = 1.
     side = min((gap <= 0).sum(), (gap >= 0).sum())
     return Comparison(
         difference=float(mean_a - mean_b),
@@ -142,15 +153,19 @@ def _resampled(
 def _weights(index: Labels, seed: int, resamples: int) -> Iterator[Floats]:
     """Blocks (b, N) of how often each patch's group was drawn."""
     groups = int(index.max()) + 1
+    # A constant of its own, see `splits`.
     rng = np.random.default_rng((seed, 0xB007))
+    # Blocks bound the memory, whatever the number of patches.
     block = max(1, _CELLS_AT_ONCE // len(index))
     for start in range(0, resamples, block):
+        # Drawing groups with replacement is a multinomial; patches take their group's count.
         drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=min(block, resamples - start))
         yield drawn[:, index].astype(np.float64)
 
 
 def _interval(values: Floats, tail: float, groups: int) -> Interval | None:
     values = values[~np.isnan(values)]
+    # Undefined on nearly all: no interval can be given.
     if len(values) < 2:
         return None
     low, high = np.quantile(values, (tail, 1 - tail))
@@ -162,14 +177,17 @@ def mean_above_zero(differences: Floats, *, seed: int = 0) -> ExactTest:
 
     Under the null each difference is as likely to be its negative. Exact up to 20 groups that differ.
     """
+    # A group without a difference is the same whichever sign it has: left out, it changes no p-value.
     values = differences[np.abs(differences) > _TIE]
     if exact := len(values) <= _MOST_FLIPPED:
         sums = np.zeros(1)
+        # All 2^G sums by doubling: each value is added to, and taken from, all sums so far.
         for value in values:
             sums = np.concatenate([sums + value, sums - value])
     else:
         signs = np.random.default_rng((seed, 0xF11B)).choice((-1.0, 1.0), size=(_DRAWN, len(values)))
         sums = signs @ values
+    # All groups, those left out as well: the least p-value is that of so many groups that all differ.
     return _test(sums, float(values.sum()), exact=exact, arrangements=2 ** len(differences))
 
 
@@ -186,13 +204,16 @@ def auroc_above_half(
     classes: Labels = np.unique(labels)
     if len(classes) < 2:
         return None
+    # Units: the patches of one class in one group, (U, 2) group and class.
     pairs, unit = np.unique(np.stack([groups, labels], axis=1), axis=0, return_inverse=True)
     unit = unit.reshape(-1)  # its shape differs between versions of numpy
+    # (K, N); ranks stay when labels move, so an arrangement costs O(U) and not a sort.
     ranks = np.mean([[_midranks(p[:, k]) for k in classes] for p in runs], axis=0)
     sums = np.stack([np.bincount(unit, weights=row) for row in ranks], axis=1).astype(np.float64)  # (U, K)
     sizes = np.bincount(unit).astype(np.float64)
     observed = _arranged_auroc(pairs[None, :, 1], classes, sums, sizes)[0]
     strata = _strata(pairs[:, 0])
+    # Python's integers: the number may have hundreds of digits.
     count = math.prod(_arrangements(pairs[stratum, 1]) for stratum in strata)
     exact = count <= _MOST_ARRANGED
     blocks = _every(pairs[:, 1], strata) if exact else _some(pairs[:, 1], strata, seed)
@@ -201,7 +222,9 @@ def auroc_above_half(
 
 
 def _test(drawn: Floats, observed: float, *, exact: bool, arrangements: int) -> ExactTest:
+    # Ties count as reached, up to rounding.
     reached = int((drawn >= observed - _TIE).sum())
+    # +1 for the observed arrangement itself: p is never 0.
     p_value = reached / len(drawn) if exact else (reached + 1) / (len(drawn) + 1)
     least = 1 / arrangements if exact else 1 / (len(drawn) + 1)
     return ExactTest(p_value=p_value, least=least, exact=exact)
@@ -224,6 +247,7 @@ def _strata(group: Labels) -> list[NDArray[np.int64]]:
 
 def _arrangements(labels: Labels) -> int:
     counts = np.unique(labels, return_counts=True)[1].tolist()
+    # A multinomial coefficient.
     return math.factorial(len(labels)) // math.prod(math.factorial(count) for count in counts)
 
 
@@ -234,6 +258,7 @@ def _every(labels: Labels, strata: Sequence[NDArray[np.int64]]) -> Iterator[Labe
         row = labels.copy()
         for stratum, part in zip(strata, parts, strict=True):
             row[stratum] = part
+        # At most 20,000 rows: `_MOST_ARRANGED` has been asked.
         rows.append(row)
     yield np.stack(rows)
 
@@ -242,6 +267,7 @@ def _distinct(labels: tuple[int, ...]) -> list[tuple[int, ...]]:
     if len(labels) <= 1:
         return [labels]
     arrangements = []
+    # Equal labels first once: no arrangement comes twice.
     for first in dict.fromkeys(labels):
         at = labels.index(first)
         arrangements += [(first, *rest) for rest in _distinct(labels[:at] + labels[at + 1 :])]
@@ -255,6 +281,7 @@ def _some(labels: Labels, strata: Sequence[NDArray[np.int64]], seed: int) -> Ite
     for start in range(0, _DRAWN, block):
         rows = np.tile(labels, (min(block, _DRAWN - start), 1))
         for stratum in strata:
+            # Each row by itself, within the stratum.
             rows[:, stratum] = rng.permuted(rows[:, stratum], axis=1)
         yield rows
 
@@ -264,8 +291,10 @@ def _arranged_auroc(arranged: Labels, classes: Labels, sums: Floats, sizes: Floa
     total = sizes.sum()
     values = []
     for column, label in enumerate(classes):
+        # (B, U) membership; sizes and rank sums follow by one product each.
         mine = (arranged == label).astype(np.float64)
         count = mine @ sizes
+        # The U statistic of Mann and Whitney over its largest value.
         values.append((mine @ sums[:, column] - count * (count + 1) / 2) / (count * (total - count)))
     result: Floats = np.mean(values, axis=0)
     return result

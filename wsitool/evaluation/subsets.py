@@ -48,6 +48,7 @@ def balanced_subset(
     """
     k = per_class_count(labels, fraction, classes)
     per_class = [
+        # A stream for each class, and the first k of one permutation: hence nested, whatever the fraction.
         np.random.default_rng((seed, index)).permutation(np.flatnonzero(labels == index))[:k]
         for index in range(len(classes))
     ]

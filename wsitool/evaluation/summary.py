@@ -30,6 +30,7 @@ def evaluate(
     """
     probabilities = softmax(logits)
     predicted = probabilities.argmax(axis=1)
+    # (N, 1) or (1, 1), so that folds may have a temperature each.
     scaled = logits / np.reshape(temperature, (-1, 1))
     calibrated = score(softmax(scaled), patches.labels)
     intervals = group_intervals([probabilities], patches.labels, patches.group_index, seed=seed)
@@ -57,11 +58,17 @@ def evaluate(
 def mean_by(
     probabilities: Floats, labels: NDArray[np.int64], names: NDArray[np.str_]
 ) -> tuple[NDArray[np.str_], Floats, NDArray[np.int64]]:
-    """Mean probability of each name whose patches share one label: names (M,), means (M, K), labels (M,)."""
+    """Mean probability of each name whose patches share one label: names (M,), means (M, K), labels (M,).
+
+    `probabilities` (N, K), `labels` and `names` (N,). Names come sorted; those whose patches have several
+    labels are left out.
+    """
     unique_names, index = np.unique(names, return_inverse=True)
     sums = np.zeros((len(unique_names), probabilities.shape[1]))
+    # Unbuffered, as an index comes many times: `sums[index] += ...` would add once.
     np.add.at(sums, index, probabilities)
     lowest = np.full(len(unique_names), np.iinfo(np.int64).max)
+    # Lowest and highest label of each name: equal where all its patches agree.
     highest = np.full(len(unique_names), -1, np.int64)
     np.minimum.at(lowest, index, labels)
     np.maximum.at(highest, index, labels)

@@ -38,7 +38,10 @@ __all__ = ["CellResult", "is_finished", "run_cell"]
 
 @dataclass(frozen=True, kw_only=True)
 class CellResult:
-    """Logits (N, K) of the split's test patches in their order, and facts for results.json."""
+    """Logits (N, K) of the split's test patches in their order, and facts for results.json.
+
+    `reused` says that it was read and not computed. `facts` are as JSON holds them.
+    """
 
     logits: NDArray[np.float64]
     facts: dict[str, Any]
@@ -48,13 +51,20 @@ class CellResult:
 def run_cell(
     plan: ExperimentPlan, cell: Cell, out: Path, *, device: str, reporter: Reporter = SILENT
 ) -> CellResult:
-    """Compute a cell, or read it if it was computed from the same inputs before."""
+    """Compute a cell, or read it if it was computed from the same inputs before.
+
+    The same plan, cell and data give the same key, whichever the device. UsageError where an encoder has seen
+    test groups and the plan does not allow it; else what pretraining and fitting raise. Cells of one chain
+    (`grid.chains_of`) must not run at once.
+    """
     split = open_splits(plan)[cell.split]
+    # Its key hashes all inputs: the file is trusted only where they are the same.
     path, key = out / "cells" / cell.file_name(plan), _cell_key(plan, cell, split)
     finished = _read_cell(path, key)
     if finished is not None:
         return finished
     training = _CellTraining(plan=plan, cell=cell, chosen=split, out=out, device=device, reporter=reporter)
+    # All candidates are trained and compared before any looks at the test patches.
     best, losses = _lowest(training)
     fitted, card = best.fitted, best.encoder.card
     figures = {
@@ -74,6 +84,7 @@ def run_cell(
     }
     logits = training.predict(best)
     buffer = io.BytesIO()
+    # One file for both, so that logits and facts can never be of two runs; text in an array needs no pickle.
     np.savez(buffer, logits=logits, facts=np.array(json.dumps(figures)))
     replace_file(path, buffer.getvalue())
     return CellResult(logits=logits, facts=figures, reused=False)
@@ -101,6 +112,7 @@ def _lowest(training: _CellTraining) -> tuple[_Candidate, dict[str, float | None
     losses: dict[str, float | None] = {}
     for candidate in training.candidates():  # one at a time: a fine-tuned one is a whole network
         losses[f"{candidate.lr:g}" if candidate.lr is not None else ""] = candidate.loss
+        # Compared strictly: of equal losses the first lr of the plan stays.
         if best is None or _beats(candidate, best):
             best = candidate
     if best is None:
@@ -109,6 +121,7 @@ def _lowest(training: _CellTraining) -> tuple[_Candidate, dict[str, float | None
 
 
 def _beats(candidate: _Candidate, best: _Candidate) -> bool:
+    # Without losses (a plan of one lr may have none) the first stays.
     return candidate.loss is not None and best.loss is not None and candidate.loss < best.loss
 
 
@@ -127,6 +140,7 @@ class _CellTraining:
     def rows(self) -> NDArray[np.int64]:
         """The labelled subset's rows of the split's training patches."""
         train = self.chosen.train.patches
+        # Row numbers of the split's training view, the same for every arm: only fraction and seed decide.
         return balanced_subset(train.labels, self.cell.fraction, train.classes, seed=self.cell.seed)
 
     @property
@@ -141,6 +155,7 @@ class _CellTraining:
         """A classifier from each encoder: those of the candidate lrs, or the start without pretraining."""
         stages = last_stages(self.plan, self.cell, self.chosen)
         for stage in stages:
+            # Pretrained where it is not there yet; other cells of the chain then find it.
             run = ensure(self.plan, stage, self.out / "pretrain", self.reporter)
             yield self._candidate(str(run), stage.lr)
         if not stages:
@@ -149,6 +164,7 @@ class _CellTraining:
     def predict(self, candidate: _Candidate) -> NDArray[np.float64]:
         """Logits (N, K) of the split's test patches; what was not chosen never sees them."""
         classifier, test = candidate.fitted.classifier, self.chosen.test
+        # Frozen: features of the whole view are cached, and its test rows picked.
         if self.plan.settings(self.device).frozen:
             return head_logits(classifier.head, self._features(candidate.encoder, test))
         return predict_logits(classifier, test.patches.collection, device=self.device)
@@ -159,7 +175,9 @@ class _CellTraining:
         return check_pretraining(encoder.card.groups, groups, allowed=self.plan.allow_transductive)
 
     def _candidate(self, init: str, lr: float | None) -> _Candidate:
+        # Only a random start draws from the seed: each label seed then has a start of its own.
         encoder = build_backbone(self.plan.backbone, init=init, seed=self.plan.seed + self.cell.seed)
+        # Before training, so that a leak costs no run; asked again for the facts.
         self.seen_test_groups(encoder)
         settings, subset = self.plan.settings(self.device), self.subset
         fitted = fit_classifier(
@@ -174,6 +192,7 @@ class _CellTraining:
         return _Candidate(lr=lr, encoder=encoder, fitted=fitted, loss=fitted.validation_loss(subset.labels))
 
     def _features(self, encoder: Encoder, view: View) -> NDArray[np.float32]:
+        # Of all patches once for all splits, fractions and seeds; the cache is keyed by encoder and patches.
         whole_features = encode(
             encoder,
             view.whole.collection,
@@ -191,9 +210,11 @@ def _cell_key(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str:
     train = split.train.patches
     rows = balanced_subset(train.labels, cell.fraction, train.classes, seed=cell.seed)
     values = [
+        # The device is left out: it changes no more than rounding.
         *(repr(plan.settings("auto")), plan.seed, cell.seed, plan.backbone, plan.image_size),
         start_keys(plan, cell, split),
         subset_hash(train.subset(rows).identities()),
+        # By content, not by path: stores may move.
         subset_hash(split.test.patches.identities()),
     ]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
@@ -202,6 +223,7 @@ def _cell_key(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str:
 def _read_cell(path: Path, key: str) -> CellResult | None:
     """The cell in the file; None if there is none, or it is damaged, or computed from other inputs."""
     try:
+        # No pickles: `out` may be shared.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             figures, logits = json.loads(str(stored["facts"])), stored["logits"]
             if figures["key"] != key or logits.ndim != 2 or not np.isfinite(logits).all():

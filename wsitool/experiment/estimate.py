@@ -39,6 +39,7 @@ def estimate(plan: ExperimentPlan, out: Path, *, device: str = "auto") -> Estima
 
     Raises what `check_plan` raises.
     """
+    # Opens data and methods first: an estimate of what cannot start would be worth nothing.
     check_plan(plan, open_splits(plan))
     cells, stages = all_cells(plan), pretrainings(plan, out)
     left = [cell for cell in cells if not is_finished(plan, cell, out)]
@@ -50,6 +51,7 @@ def estimate(plan: ExperimentPlan, out: Path, *, device: str = "auto") -> Estima
     trained = forward = 0
     for cell in left:
         train = splits[cell.split].train.patches
+        # Both sides: `validation` of it is held out, the rest is trained on.
         subset = len(train.classes) * per_class_count(train.labels, cell.fraction, train.classes)
         if not HEADS[plan.head].frozen:
             tries = plan.epochs * (1 if cell.arm.method is None else len(plan.pretrain_lrs))
@@ -62,6 +64,7 @@ def estimate(plan: ExperimentPlan, out: Path, *, device: str = "auto") -> Estima
         plan.backbone,
         init=plan.init,
         image_size=plan.image_size or splits[0].train.whole.collection.patch_size,
+        # 32 at most: the rate is asked for, not the memory.
         batch_size=min(plan.batch_size, 32),
         device=device,
     )

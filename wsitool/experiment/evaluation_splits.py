@@ -52,12 +52,14 @@ class Cell:
 
     def file_name(self, plan: ExperimentPlan) -> str:
         name = open_splits(plan)[self.split].name
+        # :g, so that 5 and 12.5 per cent read as people write them.
         return f"{self.arm.name}-{self.fraction * 100:g}pct-seed{self.seed}-{name}.npz"
 
 
 def all_cells(plan: ExperimentPlan) -> list[Cell]:
     """The grid, ordered so that cells which share an encoder follow one another."""
     return [
+        # Arm, then split, seed and fraction: what `chains_of` groups stands together already.
         Cell(arm=arm, fraction=fraction, seed=seed, split=number)
         for arm in plan.arms
         for number in range(len(open_splits(plan)))
@@ -66,9 +68,13 @@ def all_cells(plan: ExperimentPlan) -> list[Cell]:
     ]
 
 
+# Two, as a plan and a changed one may meet; the plan is frozen and hashable, its paths are what is opened.
 @lru_cache(maxsize=2)
 def open_splits(plan: ExperimentPlan) -> tuple[EvaluationSplit, ...]:
-    """Open the plan's data once per process; LabelError, StoreError or UsageError as `open_train_test`."""
+    """Open the plan's data once per process; LabelError, StoreError or UsageError as `open_train_test`.
+
+    Cached by the plan's value: the stores are taken to be the same for as long as the process lives.
+    """
     return _splits(plan, SILENT)
 
 
@@ -76,6 +82,7 @@ def _splits(plan: ExperimentPlan, reporter: Reporter) -> tuple[EvaluationSplit, 
     data = open_train_test(
         plan.train, plan.test or None, labels=plan.labels, split=plan.split, reporter=reporter
     )
+    # Not only labelled patches: pretraining takes those without a label, too.
     everything = open_collection(plan.train)
     patches = data.train
     if data.test is not None:
@@ -87,6 +94,7 @@ def _splits(plan: ExperimentPlan, reporter: Reporter) -> tuple[EvaluationSplit, 
         held_out = [(f"fold{fold + 1}", np.flatnonzero(fold_of == fold)) for fold in range(plan.folds)]
     else:
         split = holdout(patches.labels, patches.group_index, share=plan.test_share, seed=plan.seed)
+        # `holdout` falls back to patches where groups are too few, which a test set must not.
         if split.by != "group":
             raise UsageError(
                 "The training groups are too few to hold some out as a test with every class on both sides: "
@@ -101,6 +109,7 @@ def _split(
 ) -> EvaluationSplit:
     # Labels may name other groups than the stores do; a store with any test patch is kept from pretraining.
     held_stores = np.unique(patches.collection.store_index[held_out])
+    # Rows that are not held out, in order.
     inside = np.setdiff1d(np.arange(len(patches)), held_out)
     return EvaluationSplit(
         name=name,

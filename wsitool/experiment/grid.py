@@ -60,12 +60,14 @@ def run_grid(
             # Not what a pretraining inside says, whose own --resume this command does not have.
             stop.progress = f"{len(results)} of {len(cells)} cells are done; run again to go on"
             raise
+    # In the plan's order, whichever device was first.
     return {cell: results[cell] for cell in cells}
 
 
 def _results(
     plan: ExperimentPlan, cells: list[Cell], out: Path, devices: Sequence[str], reporter: Reporter
 ) -> Iterator[tuple[Cell, CellResult]]:
+    # In this process: progress of trainings inside is seen, and an interrupt is theirs.
     if len(devices) == 1:
         for cell in cells:
             yield cell, run_cell(plan, cell, out, device=devices[0], reporter=reporter)
@@ -74,6 +76,7 @@ def _results(
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     queue: Queue[str] = context.Queue()
     for device in devices:
+        # Each worker takes one name as it starts, and keeps it for all its chains.
         queue.put(device)
     with (
         ProcessPoolExecutor(
@@ -120,9 +123,11 @@ def _ending_workers(pool: ProcessPoolExecutor) -> Iterator[None]:
             "to go on from the finished cells, with fewer --devices or smaller batches."
         ) from None
     except KeyboardInterrupt:
+        # First nothing new begins, then those at work are asked to end, then they are ended.
         pool.shutdown(wait=False, cancel_futures=True)
         workers = set(multiprocessing.active_children()) - before
         for worker in workers:
+            # SIGTERM: a pretraining saves its step in hand and ends.
             worker.terminate()
         patience = time.monotonic() + _GRACE_SECONDS
         for worker in workers:
@@ -144,13 +149,16 @@ def chains_of(plan: ExperimentPlan, cells: list[Cell]) -> list[list[Cell]]:
 
     def shared(cell: Cell) -> tuple[str, int]:
         frozen_start = cell.arm.method is None and plan.settings("auto").frozen
+        # -1: no split of its own, one chain for all.
         return cell.arm.name, -1 if cell.arm.auxiliary or frozen_start else cell.split
 
+    # Neighbours only, which `all_cells` has put together.
     return [list(chain) for _, chain in groupby(cells, key=shared)]
 
 
 def _take_device(queue: Queue[str]) -> None:
     global _device
+    # Before the queue is asked: a worker whose parent is gone would wait for a device for ever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C comes to every process of a terminal; the parent, whose say it is, ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -165,6 +173,7 @@ def _end_with_parent() -> None:
     """A worker whose parent was killed would go on with its cell beside the next run's worker."""
     parent = multiprocessing.parent_process()
     if parent is not None:
+        # The sentinel becomes ready when the parent ends, however it does.
         connection.wait([parent.sentinel])
         os._exit(1)
 

@@ -12,6 +12,7 @@ from wsitool.experiment.results import ArmResult, Results
 
 __all__ = ["caveats", "choices", "said_first", "verdicts"]
 
+# Below some 20 groups percentile intervals are too narrow, see `evaluation.statistics`.
 _FEW_GROUPS = 20
 
 
@@ -34,6 +35,7 @@ def verdicts(results: Results) -> list[str]:
     Where the baseline with all labels is no better than guessing nothing is concluded from it.
     """
     first = [line] if (line := said_first(results)) else []
+    # Nothing is concluded from a mark that is no better than guessing, whatever the other arms reach.
     return first + _compared(results) if results.full.guessing.better else first
 
 
@@ -93,6 +95,7 @@ def _steps(results: Results) -> int | None:
     plan = results.plan
     if HEADS[plan.head].frozen:
         return None
+    # `trained_on` counts training and validation patches together, hence the share.
     return plan.epochs * math.ceil(results.full.trained_on * (1 - plan.validation) / plan.batch_size)
 
 
@@ -102,6 +105,7 @@ def choices(results: Results) -> list[str]:
     if not cells:
         return []
     tried = [f"{lr:g}" for lr in results.plan.pretrain_lrs]
+    # Cells whose groups did not suffice fell back to patches, see `classify.penalty` and `splits`.
     patches = sum(rate["by"] == "patch" for rate in cells)
     fallback = (
         f" In {patches} of {len(cells)} cells the labelled groups were too few for that, and it was the loss "
@@ -124,8 +128,10 @@ def choices(results: Results) -> list[str]:
 def _reach(results: Results, name: str) -> str:
     full = results.full
     mark = full.mean["accuracy"] or 0.0
+    # The smallest fraction that reaches it, not the best one.
     for fraction in sorted(results.plan.fractions):
         arm_result = results.arms[name, fraction]
+        # By the mean alone; how sure that is stands in the sentence.
         if (arm_result.mean["accuracy"] or 0.0) >= mark:
             return (
                 f"{name} reaches the mark with {percent(fraction)} of the labels: {_accuracy(arm_result)}, a "
@@ -146,6 +152,7 @@ def _same(results: Results, name: str) -> str:
         comparison = results.same_fraction[name, fraction]
         text = f"{percent(fraction)} ({_points(comparison.difference) if comparison else 'one group'}"
         text += f", p = {comparison.p_value:.3f})" if comparison else ")"
+        # The interval decides what is said; the p-value stands beside it.
         if comparison is not None and comparison.low > 0:
             helps.append(text)
         elif comparison is not None and comparison.high < 0:

@@ -37,6 +37,7 @@ class Arm:
     @classmethod
     def parse(cls, name: str) -> Self:
         """Read "supervised", "METHOD" or "METHOD+auxiliary"; UsageError for anything else."""
+        # "+" only in front of "auxiliary", which supervised training has no use for.
         method, plus, _ = name.partition("+")
         if not method or (plus and not name.endswith(_AUXILIARY)) or name == f"supervised{_AUXILIARY}":
             raise UsageError(f"An arm is supervised, METHOD or METHOD{_AUXILIARY}, got '{name}'.")
@@ -122,6 +123,7 @@ class ExperimentPlan(Params):
         for holds, rule in rules:
             if not holds:
                 raise UsageError(f"{rule}.")
+        # Last, as the classifier's own rules are about values that are in bounds by now.
         self.settings("auto")
 
     @property
@@ -161,6 +163,7 @@ def percent(fraction: float) -> str:
 
 
 def _is_each_once(values: tuple[object, ...]) -> bool:
+    # At least one, each once.
     return len(set(values)) == len(values) > 0
 
 
@@ -180,17 +183,21 @@ def read_plan(path: str | Path, **changes: Any) -> ExperimentPlan:
         raise UsageError(f"{path} cannot be read as a plan (TOML or JSON): {error}.") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path} is no plan: it must hold names and values.")
+    # Evaluated types, since annotations are text: what each key must be.
     types = typing.get_type_hints(ExperimentPlan)
     unknown = sorted(set(values) - set(types))
     if unknown:
         raise UsageError(f"{path} has unknown keys {', '.join(unknown)}: a plan has {', '.join(types)}.")
+    # "train = 'a.h5'" for a list of one.
     values |= {name: [values[name]] for name in _LISTS if isinstance(values.get(name), str)}
     try:
         values = {name: typed(types[name], value, name) for name, value in values.items()}
     except ValueError as error:
         raise UsageError(f"{path} is no plan: {error}.") from None
+    # Given in Python or on the command line: they are typed already.
     values |= changes
     if "fractions" in values:
+        # After `changes`, so that percentages may come from either.
         values["fractions"] = as_shares(values["fractions"])
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:

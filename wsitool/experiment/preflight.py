@@ -16,19 +16,25 @@ __all__ = ["check_plan"]
 
 
 def check_plan(plan: ExperimentPlan, splits: Sequence[EvaluationSplit]) -> None:
-    """LabelError for too small fractions, UsageError for test groups as auxiliary, and `load_method`'s."""
+    """LabelError for too small fractions, UsageError for test groups as auxiliary, and `load_method`'s.
+
+    Opens the auxiliary stores, and imports every method of the plan; computes nothing.
+    """
     _check_fractions(plan, splits)
     for arm in plan.arms:
         if arm.method is not None:
+            # Loading it is the check: a plugin that is broken or not installed is named now.
             load_method(arm.method)
     if any(arm.auxiliary for arm in plan.arms):
         seen = set(open_collection(plan.auxiliary).groups)
+        # Each split's test set by itself, so that all are looked at.
         for split in splits:
             test = split.test.patches.groups.tolist()
             check_pretraining(seen, test, allowed=plan.allow_transductive)
 
 
 def _check_fractions(plan: ExperimentPlan, splits: Sequence[EvaluationSplit]) -> None:
+    # Two of each class where one is trained on and one validated with.
     least = 2 if plan.validates else 1
     for split in splits:
         train = split.train.patches

@@ -22,7 +22,10 @@ __all__ = ["write_report"]
 
 
 def write_report(results: Results, out: Path, *, command: str = "", notes: Sequence[str] = ()) -> Path:
-    """Write everything into `out` and return the page; `notes` are findings such as near-duplicates."""
+    """Write everything into `out` and return the page; `notes` are findings such as near-duplicates.
+
+    table2.md, .csv and .tex, results.json, figures/*.png and report.html, each complete or as it was.
+    """
     for name, text in (
         ("table2.md", table.to_markdown(results)),
         ("table2.csv", table.to_csv(results)),
@@ -36,6 +39,7 @@ def write_report(results: Results, out: Path, *, command: str = "", notes: Seque
         "caveats": caveats(results),
         "notes": list(notes),
     }
+    # What is said goes into the JSON as well: programs that read it must meet the caveats, too.
     write_json(out / "results.json", {**as_json(results), **said})
     _draw(results, out / "figures")
     return _page(results, out, said, command).write(out / "report.html")
@@ -51,6 +55,7 @@ def _draw(results: Results, folder: Path) -> None:
         name = f"{arm}-{fraction * 100:g}pct"
         title = f"{arm}, {percent(fraction)} of the labels"
         draw_confusion(folder / f"confusion-{name}.png", arm_result.confusion, results.classes, title=title)
+        # One confusion and one calibration over all seeds: the labels once for each run.
         labels = np.tile(results.labels, len(arm_result.runs))
         draw_reliability(
             folder / f"calibration-{name}.png", np.concatenate(arm_result.runs), labels, title=title
@@ -60,10 +65,12 @@ def _draw(results: Results, folder: Path) -> None:
 def _curve(results: Results, arm: str, fractions: Sequence[float], metric: str) -> EfficiencyCurve | None:
     arm_results = [results.arms[arm, fraction] for fraction in fractions]
     values = [row.mean[metric] for row in arm_results]
+    # A curve with a hole would be drawn as if it had none.
     if any(value is None for value in values):
         return None
     bands = [row.intervals[metric] for row in arm_results]
     stated = [band for band in bands if band is not None]
+    # A band over some points only would seem to end in certainty.
     has_all = len(stated) == len(bands)
     return EfficiencyCurve(
         name=arm,
@@ -82,8 +89,10 @@ def _page(results: Results, out: Path, said: dict[str, list[str]], command: str)
         f"{_number(plan.seeds, 'label seed')} each, and judged on {len(results.labels):,} patches of "
         f"{len(results.groups)} groups (patients) that none of them was trained on.",
     )
+    # Above everything else, as no figure may be read without it.
     if said["said_first"]:
         page.note("\n\n".join(said["said_first"]))
+    # In the verdicts again for results.json; not twice on the page.
     words = [line for line in said["verdicts"] if line not in said["said_first"]]
     if words:
         page.section("In words", "\n\n".join(words))
@@ -161,6 +170,7 @@ def _all_figures(results: Results) -> tuple[tuple[str, ...], list[list[str]]]:
 def _pictures(page: Page, results: Results, folder: Path) -> None:
     """Confusion and calibration at the largest fraction and a small one, as the smallest of many is noise."""
     fractions = sorted(results.plan.fractions)
+    # The second smallest where there are three or more.
     shown = dict.fromkeys((fractions[max(0, min(1, len(fractions) - 2))], fractions[-1]))
     others = f" The other fractions are in the folder {folder.name}." if len(fractions) > len(shown) else ""
     for kind, text in (

@@ -73,8 +73,12 @@ class Results:
 def summarise(
     plan: ExperimentPlan, splits: Sequence[EvaluationSplit], cells: Mapping[Cell, CellResult]
 ) -> Results:
-    """Join the splits' predictions, average over seeds, and compare arms on the same patches."""
+    """Join the splits' predictions, average over seeds, and compare arms on the same patches.
+
+    `cells` must hold every cell of the plan. The bootstraps' seeds are fixed.
+    """
     tests = [split.test.patches for split in splits]
+    # All splits one after the other: in cross-validation each patch is tested once.
     labels = np.concatenate([patches.labels for patches in tests])
     groups = np.concatenate([patches.groups for patches in tests])
     images = np.concatenate([patches.images for patches in tests])
@@ -89,6 +93,7 @@ def summarise(
     full = arms[baseline, max(plan.fractions)]
 
     def compare(a: ArmResult, b: ArmResult) -> Comparison | None:
+        # Integer groups; the same resamples for both arms.
         return paired_comparison(a.runs, b.runs, labels, np.unique(groups, return_inverse=True)[1])
 
     others = {key: arm_result for key, arm_result in arms.items() if key[0] != baseline}
@@ -119,10 +124,12 @@ def _arm(
     labels, groups, images = truth
     mine = [cell for cell in cells if cell.arm.name == name and cell.fraction == fraction]
     index = np.unique(groups, return_inverse=True)[1]
+    # One row a seed, its splits in order, so that predictions line up with `labels`.
     by_seed = [
         sorted((cell for cell in mine if cell.seed == seed), key=lambda cell: cell.split)
         for seed in range(plan.seeds)
     ]
+    # (N, K) per seed, uncalibrated; each cell's own temperature is applied below.
     runs = tuple(np.concatenate([softmax(cells[cell].logits) for cell in row]) for row in by_seed)
     calibrated = [
         np.concatenate([softmax(cells[cell].logits, cells[cell].facts["temperature"]) for cell in row])
@@ -143,6 +150,7 @@ def _arm(
         confusion=np.sum(
             [confusion_matrix(labels, run.argmax(axis=1), run.shape[1]) for run in runs], axis=0
         ),
+        # The mean over cells, as fold sizes differ by a few patches.
         trained_on=round(float(np.mean([_patches(cells[cell]) for cell in mine]))),
         penalties=_penalties([cells[cell] for cell in mine]),
         rates=tuple(
@@ -154,6 +162,7 @@ def _arm(
 def _rate(plan: ExperimentPlan, cell: Cell, result: CellResult) -> dict[str, Any]:
     figures = result.facts
     name = open_splits(plan)[cell.split].name
+    # The key of before, kept for readers of results.json.
     return {"round": name, "seed": cell.seed, "lr": figures["pretrain_lr"], **figures["pretrain_lr_search"]}
 
 
@@ -170,6 +179,7 @@ def _patches(result: CellResult) -> int:
 
 def _image_accuracy(run: Floats, labels: NDArray[np.int64], images: NDArray[np.str_]) -> float | None:
     images_seen, means, true = mean_by(run, labels, images)
+    # None where every image is one patch: it would be the patch accuracy again.
     return float((means.argmax(axis=1) == true).mean()) if 0 < len(images_seen) < len(labels) else None
 
 
@@ -180,6 +190,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _spread(values: Sequence[float | None]) -> float | None:
     numbers = [value for value in values if value is not None]
+    # Sample deviation; of one seed there is none.
     return float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
 
 

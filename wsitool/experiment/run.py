@@ -52,9 +52,12 @@ def experiment(
     out = Path(out)
     splits = open_splits(plan)
     check_plan(plan, splits)
+    # Before hours of work, not at its first file.
     check_writable(out)
+    # Two runs in one folder would pretrain the same encoder at once.
     with locked(out, what=f"'{out}'"):
         notes = _near_duplicates(splits, reporter)
+        # The plan as it is now, also where cells of an earlier one are reused.
         write_json(out / "plan.json", plan.to_dict())
         _write_manifest(plan, splits, out)
         cells = run_grid(plan, out, devices=devices, reporter=reporter)
@@ -106,6 +109,7 @@ def _write_manifest(plan: ExperimentPlan, splits: Sequence[EvaluationSplit], out
             for fraction in sorted(plan.fractions):
                 rows = balanced_subset(train.labels, fraction, train.classes, seed=seed)
                 description = describe_patches(train.subset(rows))
+                # "round" is the key that readers of the file know.
                 subsets.append({"round": split.name, "seed": seed, "fraction": fraction, **description})
     tests = {split.name: describe_patches(split.test.patches) for split in splits}
     write_json(out / "manifest.json", {"subsets": subsets, "tests": tests})

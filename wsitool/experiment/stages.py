@@ -61,6 +61,7 @@ def pretrainings(plan: ExperimentPlan, out: Path | None = None) -> dict[str, Pre
     planned: dict[str, Pretraining] = {}
     for cell in all_cells(plan):
         for last in last_stages(plan, cell, open_splits(plan)[cell.split]):
+            # In the order in which they are carried out: first the stage before.
             for stage in (last.before, last):
                 if stage is not None and stage.name not in planned:
                     planned[stage.name] = Pretraining(
@@ -86,13 +87,20 @@ def start_keys(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str 
 
 
 def ensure(plan: ExperimentPlan, stage: Stage, folder: Path, reporter: Reporter) -> Path:
-    """The finished run folder of a stage; pretrains it, or goes on with it, where needed."""
+    """The finished run folder of a stage; pretrains it, or goes on with it, where needed.
+
+    Recursive over the stage before. One process at a time may ask for a stage; TrainingError and the like are
+    those of `pretrain`.
+    """
     out, key = _find(plan, stage, folder)
     if _is_complete(out, key):
         (out / "last.ckpt").unlink(missing_ok=True)  # of a run that was killed at its very end
         return out
+    # Recursive: the auxiliary stage is one of its own, shared by all splits.
     init = plan.init if stage.before is None else str(ensure(plan, stage.before, folder, reporter))
+    # Only a run begun with this very key: another's checkpoint would be resumed into the wrong encoder.
     goes_on = _known(out).get("key") == key and not _is_damaged(out / "last.ckpt", reporter)
+    # Before it begins, so that a killed run is known again.
     write_json(_note(out), {"key": key, "complete": False})
     pretrain(
         stage.data,
@@ -101,11 +109,13 @@ def ensure(plan: ExperimentPlan, stage: Stage, folder: Path, reporter: Reporter)
         init=init,
         backbone=plan.backbone,
         epochs=stage.epochs,
+        # Subsets may be smaller than a batch.
         batch_size=min(plan.pretrain_batch_size, len(stage.data)),
         lr=stage.lr,
         image_size=plan.image_size,
         preset=plan.preset,
         seed=stage.seed,
+        # "auto": killed before its first checkpoint it has none.
         resume="auto" if goes_on else False,
         overwrite=not goes_on,
         reporter=reporter,
@@ -128,6 +138,7 @@ def _is_damaged(checkpoint: Path, reporter: Reporter) -> bool:
 
 
 def _last_stage(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit, method: str, lr: float) -> Stage:
+    # Label seeds share encoders in turn.
     seed = cell.seed % plan.pretrain_seeds
     before = None
     if cell.arm.auxiliary:
@@ -141,6 +152,7 @@ def _last_stage(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit, method
             seed=plan.seed + seed,
             lr=lr,
         )
+    # Shared by the fractions, so the fraction is not part of the name.
     data, name = split.unlabelled, f"{cell.arm.name}-{split.name}-seed{seed}"
     if plan.pretrain_on == "labelled":
         train = split.train.patches
@@ -168,13 +180,16 @@ def _names(plan: ExperimentPlan, name: str, lr: float) -> tuple[str, str]:
 
 def _stage_key(plan: ExperimentPlan, stage: Stage) -> str:
     before = _init_key(plan.init) if stage.before is None else _stage_key(plan, stage.before)
+    # The whole chain: another auxiliary stage makes another encoder.
     values = [
         *(stage.method, stage.data.fingerprint, stage.epochs, stage.seed, before, plan.backbone),
+        # All that changes the weights, and nothing that only changes speed.
         *(plan.pretrain_batch_size, stage.lr, plan.preset, plan.image_size),
     ]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
+# Once a process: a large file is not read for every cell.
 @cache
 def _init_key(init: str) -> str:
     """What the start weights are: the name of a standard start, else a hash of the file."""
@@ -185,6 +200,7 @@ def _find(plan: ExperimentPlan, stage: Stage, folder: Path) -> tuple[Path, str]:
     """The run folder of a stage, new or begun under either name, and the stage's key."""
     key, new = _stage_key(plan, stage), folder / stage.name
     other = folder / stage.other_name
+    # The other name only where it holds this key and the new one does not.
     return (other if _known(new).get("key") != key == _known(other).get("key") else new), key
 
 

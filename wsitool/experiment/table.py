@@ -45,6 +45,7 @@ def to_latex(results: Results) -> str:
     escaped = [" & ".join(_escape(cell) for cell in line) + r" \\" for line in body]
     inside = [r"\toprule", escaped[0], r"\midrule", *escaped[1:], r"\bottomrule"]
     columns = "l" + "r" * (len(head) - 1)
+    # As a comment of LaTeX: the table can be included as it is.
     before = [f"% {first}"] if (first := said_first(results)) else []
     before.append(r"% needs \usepackage{booktabs}")
     return "\n".join([*before, rf"\begin{{tabular}}{{{columns}}}", *inside, r"\end{tabular}"]) + "\n"

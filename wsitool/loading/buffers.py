@@ -27,10 +27,17 @@ class SharedBuffers:
         self._idle = sys.getrefcount(holder[0])
 
     def take(self) -> NDArray[np.uint8]:
-        """An array nobody uses, of the shape given; its content is undefined."""
+        """An array nobody uses, of the shape given; its content is undefined.
+
+        Free is told by reference counts, so the caller must hold the array, or a tensor on it, for as long as
+        it is in use.
+        """
         for number in range(len(self._buffers)):
             if sys.getrefcount(self._buffers[number]) <= self._idle:
+                # A linear scan, over as many buffers as there are batches in flight: threads, plus what the
+                # trainer holds.
                 return self._buffers[number]
+        # Only ever grows: to the most batches that were in use at once.
         self._buffers.append(np.empty(self._shape, dtype=np.uint8))
         return self._buffers[-1]
 
@@ -45,9 +52,11 @@ class PinnedRing:
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's, unannotated
         self._free: SimpleQueue[Tensor] = SimpleQueue()
         for _ in range(number):
+            # Allocated once: page-locking takes milliseconds a buffer and memory from every other process.
             self._free.put(torch.empty(shape, dtype=torch.uint8, pin_memory=True))
 
     def take(self) -> Tensor:
+        """A free buffer; waits where there is none, which bounds how far the threads read ahead."""
         return self._free.get()
 
     def release(self, buffer: Tensor) -> None:

@@ -35,6 +35,7 @@ class PatchDataset(Dataset[tuple[Any, int]]):
         positions = [
             range(len(self))[index] for index in indices
         ]  # IndexError, and negatives as lists have them
+        # A view: channels stay last in memory, as the store has them.
         patches = torch.from_numpy(self.collection.read(positions)).permute(0, 3, 1, 2)
         labels = self.collection.labels[positions].tolist()
         change = self.transform

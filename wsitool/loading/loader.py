@@ -93,8 +93,10 @@ class PatchLoader:
         )
         self.stats = LoaderStats()
         self._rank, self._threads, self._device = rank, threads, torch.device(device)
+        # At least one, so that a small collection does not end with its first bad patch.
         self._bad_allowed = max(1, int(max_bad_share * len(collection)))
         self._epoch, self._step, self._start = 0, 0, 0
+        # Every buffer has the room of the largest batch; smaller ones use its first rows.
         shape = (self.plan.largest_batch, collection.patch_size, collection.patch_size, 3)
         self._buffers = SharedBuffers(shape)
         self._ring = PinnedRing(shape, threads + 1, self._device) if self._device.type == "cuda" else None
@@ -114,16 +116,21 @@ class PatchLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration; a position restored within this very epoch is kept."""
+        # Trainers call this before every epoch, also the one just resumed in the middle.
         if epoch != self._epoch:
             self._epoch, self._step, self._start = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands: batches already handed out are not read again after `load_state_dict`."""
+        """Where the loader stands: batches already handed out are not read again after `load_state_dict`.
+
+        As JSON holds it. It is past the batch that was handed out last, whether or not that was used.
+        """
         return {"epoch": self._epoch, "step": self._step, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken; UsageError if data, seed, batch size or ranks are not the same."""
         identity = self._identity()
+        # Only what decides the order is compared; threads and device may differ from one run to the next.
         for name, value in identity.items():
             was = state.get(name)
             if was != value:
@@ -143,10 +150,15 @@ class PatchLoader:
         }
 
     def order(self, epoch: int) -> Order:
-        """Indices into the collection in the order of `epoch`, all ranks together."""
+        """Indices into the collection in the order of `epoch`, all ranks together.
+
+        (N,), a function of (seed, epoch) and the collection; with balance "slides" patches may be missing and
+        repeated.
+        """
         return self.sampling.order(self.collection.store_index, epoch)
 
     def __iter__(self) -> Iterator[Batch]:
+        # From here on a restored position is used up: the next epoch begins at its first batch.
         start, self._start = self._start, 0
         first = self._epoch * len(self)
         yield from self.batches(first + start, first + len(self))
@@ -166,12 +178,15 @@ class PatchLoader:
                     self._epoch, self._step = divmod(number + 1, len(self))
                     yield self._batch(read)
             finally:
+                # Also where the consumer stops in the middle: leaving the pool waits for all that was not
+                # cancelled.
                 for future in ahead:
                     future.cancel()
 
     def _jobs(self, numbers: Iterable[int]) -> Iterator[NDArray[np.int64]]:
         """The indices of each batch of this rank; stores are looked at anew with every epoch."""
         for epoch, steps in groupby(numbers, key=lambda number: number // len(self)):
+            # A store replaced since the last epoch would give other patches at the same indices.
             self.collection.check()
             order = self.order(epoch)
             for number in steps:
@@ -182,6 +197,7 @@ class PatchLoader:
     ) -> Iterator[_Read]:
         for indices in jobs:
             ahead.append(self._submit(pool, indices))
+            # One batch more than threads in flight: no thread idles while the consumer takes the oldest.
             if len(ahead) > self._threads:
                 yield self._waited(ahead.popleft())
         while ahead:
@@ -190,10 +206,12 @@ class PatchLoader:
     def _submit(self, pool: ThreadPoolExecutor, indices: NDArray[np.int64]) -> Future[_Read]:
         if self._ring is not None:
             return pool.submit(self._read_to_cuda, indices, self._ring)
+        # The buffer is taken here, in the consumer's thread: `SharedBuffers` is for one thread.
         return pool.submit(self._read_to_host, indices, self._buffers.take())
 
     def _read_to_host(self, indices: NDArray[np.int64], buffer: NDArray[np.uint8]) -> _Read:
         good = self._fill(indices, buffer)
+        # Shares the buffer's memory: as long as the tensor lives, the buffer counts as in use.
         return _Read(torch.from_numpy(buffer[: len(good)]), good)
 
     def _read_to_cuda(self, indices: NDArray[np.int64], ring: PinnedRing) -> _Read:
@@ -207,6 +225,7 @@ class PatchLoader:
                 copied.record(ring.stream)
             copied.synchronize()  # this thread waits, not the trainer
         finally:
+            # Only after the copy: an earlier release would let the next batch overwrite it under way.
             ring.release(pinned)
         return _Read(patches, good, copied)
 
@@ -220,16 +239,19 @@ class PatchLoader:
         bad = [BadPatch(int(indices[row]), reason) for row, reason in tally.bad]
         self.stats.add_bad(bad)
         good = np.setdiff1d(np.arange(len(indices)), [row for row, _ in tally.bad])
+        # Batch normalisation needs two patches; of a batch of one, one.
         if len(self.stats.bad) > self._bad_allowed or len(good) < min(2, len(indices)):
             raise self._too_bad(bad[0])
         if self.plan.world_size > 1:
             good = np.resize(good, len(indices))  # ranks that gather from each other need equal batches
+        # Gathered first on the right (fancy indexing copies), so overlapping rows are safe.
         buffer[: len(good)] = buffer[good]
         kept: NDArray[np.int64] = indices[good]
         return kept
 
     def skipped(self) -> list[str]:
         """The patches skipped so far, in words: row, store and reason of each."""
+        # A list of its own, as reader threads may add to the dictionary meanwhile.
         return [self._in_words(patch) for patch in list(self.stats.bad.values())]
 
     def _in_words(self, patch: BadPatch) -> str:
@@ -250,11 +272,14 @@ class PatchLoader:
 
     def _batch(self, read: _Read) -> Batch:
         if read.copied is not None:
+            # Without these two the step could read before the copy ended, and the allocator could hand the
+            # memory to the side stream while the step still uses it.
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(read.copied)
             read.patches.record_stream(stream)
         self.stats.batches += 1
         self.stats.patches += len(read.indices)
         labels = torch.from_numpy(self.collection.labels[read.indices].astype(np.int64))
+        # (B, 3, P, P) with channels last in memory: a view, not a transposition.
         patches = read.patches.to(self._device).permute(0, 3, 1, 2)
         return Batch(patches=patches, indices=torch.from_numpy(read.indices), labels=labels)

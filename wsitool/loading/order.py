@@ -75,9 +75,11 @@ def shuffled_order(n: int, *, seed: int, epoch: int, block: int | None = None) -
     With `block`, runs of that many neighbours are permuted and patches only shuffled within 16 such runs: a
     slow disk then reads near places together, at the price of a weaker shuffle.
     """
+    # Both numbers as entropy: seed + epoch would make run 1's epoch 0 equal run 0's epoch 1.
     rng = np.random.default_rng([seed, epoch])
     if block is None or block >= n:
         return rng.permutation(n) if n <= _LARGEST_TABLE else _Permutation(n, seed, epoch)
+    # The last block may be short: positions beyond the end fall out below.
     starts = rng.permutation(-(-n // block)) * block
     order = (starts[:, None] + np.arange(block)).reshape(-1)
     order = order[order < n]
@@ -98,13 +100,16 @@ def balanced_order(store_index: NDArray[np.int32], *, seed: int, epoch: int) -> 
     by_store = np.argsort(store_index, kind="stable")
     members = np.split(by_store, np.flatnonzero(np.diff(store_index[by_store])) + 1)
     share, rest = divmod(n, len(members))
+    # Which stores get the one draw more changes from epoch to epoch.
     extra = set(rng.permutation(len(members))[:rest].tolist())
     draws = [_repeat(rows, share + (number in extra), rng) for number, rows in enumerate(members)]
+    # Shuffled once more over all stores: `draws` are store by store.
     return rng.permutation(np.concatenate(draws))
 
 
 def _repeat(rows: NDArray[np.int64], number: int, rng: np.random.Generator) -> NDArray[np.int64]:
     rounds = -(-number // len(rows))
+    # `or` for a store without draws: numpy concatenates no empty list.
     return np.concatenate([rng.permutation(rows) for _ in range(rounds)] or [rows[:0]])[:number]
 
 
@@ -126,6 +131,7 @@ class Sampling:
     def order(self, store_index: NDArray[np.int32], epoch: int) -> Order:
         """Indices (N,) in the order of `epoch`; `store_index` (N,) is the store of each patch."""
         if not self.shuffle:
+            # Neither shuffled nor balanced: for encoding and predicting, row for row.
             return np.arange(len(store_index))
         if self.balance == "slides":
             return balanced_order(store_index, seed=self.seed, epoch=epoch)
@@ -153,6 +159,7 @@ class BatchPlan:
                 f"The batch size and the number of ranks must be at least 1, got {self.batch_size} "
                 f"and {self.world_size}."
             )
+        # Each rank needs two for batch normalisation, or one where the batch itself is one.
         need = self.world_size * (self.batch_size if self.drop_last else min(2, self.batch_size))
         if self.n < need:
             raise UsageError(
@@ -173,6 +180,8 @@ class BatchPlan:
     @property
     def largest_batch(self) -> int:
         """Upper bound of a batch: `batch_size`, or two more where that is below 4 and takes a rest in."""
+        # Below 4, half of a batch and a rest can be fewer than two on some rank, so the batch takes the rest
+        # in.
         return self.batch_size if self.batch_size >= 4 else self.batch_size + 2
 
     def __len__(self) -> int:
@@ -185,6 +194,8 @@ class BatchPlan:
     def _bounds(self, step: int) -> tuple[int, int]:
         begin, end = step * self._step_size, (step + 1) * self._step_size
         if not self.drop_last and step == len(self) - 1:
+            # Where the rest was too small for a step of its own and batches are below 4, this last step is
+            # the longer one.
             end = self.n
         if self._rest_is_too_small and self.batch_size >= 4:  # the last two steps share what is left
             middle = ((len(self) - 2) * self._step_size + self.n) // 2
@@ -196,6 +207,7 @@ class BatchPlan:
 
     def positions(self, step: int, rank: int) -> slice:
         """The part of the order that `rank` reads in `step`; the parts differ in length by at most one."""
+        # Whole divisions of the bounds: no gap, no overlap, whatever the remainder.
         begin, end = self._bounds(step)
         return slice(
             begin + (end - begin) * rank // self.world_size,

@@ -34,16 +34,20 @@ def example_views(
     """
     method_type = load_method(method)
     method_params: Params = method_type.params_type.from_preset(preset, dict(params or {}))
+    # Sorted: patches come in the order of the store, where neighbours are read together.
     indices = np.sort(np.random.default_rng(seed).permutation(len(collection))[:number])
     patches = torch.from_numpy(collection.read(indices)).permute(0, 3, 1, 2)
     if image_size is not None:
         patches = resize(patches, image_size)
+    # No gradient, as in training; `views` of plugins may fail in any way.
     with blame_plugin(method, "its views"), torch.no_grad():
         instance = method_type(_Stand(), _Stand.feature_dim, method_params)
         views = instance.views(patches, torch.Generator().manual_seed(seed))
     columns = {"original": _shown(patches)}
     for name, images in views.items():
+        # Other views (labels, masks) are no pictures.
         if images.ndim == 4 and images.shape[1] == 3 and len(images) % len(patches) == 0:
+            # A view of k * B images holds k blocks of the batch.
             parts = torch.split(images, len(patches))
             names = [name] if len(parts) == 1 else [f"{name} {part + 1}" for part in range(len(parts))]
             columns |= {label: _shown(part) for label, part in zip(names, parts, strict=True)}
@@ -66,6 +70,7 @@ class _Stand(nn.Module):
 
 def _shown(images: Tensor) -> NDArray[np.uint8]:
     if images.dtype != torch.uint8:
+        # Rounded, not cut: 0.999 is white.
         images = (images * 255).round_().clamp_(0, 255).to(torch.uint8)
     shown: NDArray[np.uint8] = images.permute(0, 2, 3, 1).contiguous().numpy()
     return shown

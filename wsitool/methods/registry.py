@@ -61,11 +61,16 @@ def origin_of(name: str) -> str:
 
 
 def check_method(loaded: object, who: str) -> type[Method[Any]]:
-    """Return `loaded` if it keeps the contract of `wsitool.api`; else PluginError beginning with `who`."""
+    """Return `loaded` if it keeps the contract of `wsitool.api`; else PluginError beginning with `who`.
+
+    The class itself is looked at and its parameters made once with their defaults; no method is instantiated.
+    """
+    # Here: `wsitool methods` lists without torch.
     from wsitool.api import API_VERSION, Method
 
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):
         raise PluginError(f"{who} must be a class derived from wsitool.api.Method, got {loaded!r}.")
+    # type(...) and not isinstance: True is an int.
     if type(loaded.api_version) is not int:
         raise PluginError(f"{who} must set api_version to a whole number, got {loaded.api_version!r}.")
     if loaded.api_version != API_VERSION:
@@ -83,6 +88,7 @@ def check_method(loaded: object, who: str) -> type[Method[Any]]:
 def _check_params(params: object, who: str) -> None:
     if not (isinstance(params, type) and issubclass(params, Params) and dataclasses.is_dataclass(params)):
         raise PluginError(f"{who} must set params_type to a dataclass derived from Params, got {params!r}.")
+    # dataclasses has no public way to ask.
     if not getattr(params, "__dataclass_params__").frozen:  # noqa: B009 - unknown to type checkers
         raise PluginError(f"{who}: {params.__name__} must be @dataclass(frozen=True, kw_only=True).")
     try:
@@ -90,6 +96,7 @@ def _check_params(params: object, who: str) -> None:
     except (TypeError, NameError) as error:
         raise PluginError(f"{who} declares its parameters wrongly: {error}") from None
     try:
+        # Made once, with its defaults: those are checked like any value.
         params()
     except UsageError as error:
         raise PluginError(f"{who} has a default out of its own bounds: {error}") from None

@@ -46,7 +46,9 @@ def new_plugin(name: str, out: str | Path | None = None) -> NewPlugin:
         raise UsageError(f"'{folder}' exists already: remove it, or choose another folder with --out.")
     package, module = f"wsitool-{name}", f"wsitool_{name.replace('-', '_')}"
     values = {"name": name, "package": package, "module": module, "cls": _class_name(name)}
+    # Major and minor: the new project asks for this wsitool or later.
     values["wsitool"] = ".".join(version("wsitool").split(".")[:2])
+    # All contents before any file: a template that lacks a name leaves nothing.
     contents = {
         "pyproject.toml": _fill("pyproject.toml.in", values),
         f"{module}.py": _fill("method.py.in", values),
@@ -72,11 +74,13 @@ def _check_name(name: str) -> None:
 
 def _class_name(name: str) -> str:
     camel = "".join(part.capitalize() for part in name.split("-"))
+    # "class" or "Step" would not compile or would hide what the module imports.
     return f"{camel}Method" if keyword.iskeyword(camel) or camel in _TAKEN else camel
 
 
 def _fill(template: str, values: dict[str, str]) -> str:
     text = files("wsitool.methods").joinpath("templates", "plugin", template).read_text(encoding="utf-8")
+    # Not safe_substitute: a name that is missing is an error.
     return Template(text).substitute(values)
 
 

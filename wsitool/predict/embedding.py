@@ -263,7 +263,11 @@ def _draw(path: Path, features: Features, collection: Collection, settings: Embe
 
 
 def project(features: Features, method: str = "pca", *, seed: int = 0) -> NDArray[np.float64]:
-    """Features (N, F) as points (N, 2): principal components (signs fixed), or UMAP by cosine distance."""
+    """Features (N, F) as points (N, 2): principal components (signs fixed), or UMAP by cosine distance.
+
+    Deterministic: a component's largest coefficient is positive, UMAP has `seed`. UsageError where umap-learn
+    is not installed.
+    """
     if method == "umap":
         with warnings.catch_warnings():  # umap says that a fixed seed costs it its threads: so it is meant
             warnings.simplefilter("ignore")

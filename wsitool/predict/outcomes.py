@@ -28,7 +28,8 @@ class Outcomes:
     """What has become of the slides of a run into `out`; the files follow every step.
 
     `digest` stands for the classifier and the options: what an earlier run made of the same slide with the
-    same digest is kept.
+    same digest is kept. A slide's files are complete before its row is in summary.csv, which can therefore be
+    relied on. For one thread.
     """
 
     def __init__(
@@ -54,18 +55,24 @@ class Outcomes:
 
     def keep_finished(self, items: Sequence[Item]) -> Iterator[Item]:
         """Take over, and yield, the items that an earlier run has finished; to be gone through first."""
+        # Places are those of the whole list, so that rows come out in its order whatever was kept.
         self._place = {item: number for number, item in enumerate(items)}
         for item in items:
             with suppress(Exception):  # it will fail again, and then be told of
                 self._made_from[item] = self._identity(item)
+                # Several rows for an imported store, one for each image.
                 rows = [row for row in self._earlier if row.made_from == self._made_from[item]]
                 names = [name for row in rows for name in file_names_of(row.files, self._classes)]
+                # A row promises files; one that was deleted is made again.
                 if rows and all((self._out / name).is_file() for name in names):
                     for row in rows:
+                        # Reserved before any new name is given, or a new slide could take the files of a kept
+                        # one.
                         self._names.give(row.files)
                     self._rows[self._place[item]] = rows
                     self.kept += len(rows)
                     yield item
+        # Also where nothing was kept: rows of other slides or options are gone from here on.
         self._write()
 
     def unfinished(self, items: Sequence[Item]) -> list[Item]:
@@ -74,9 +81,11 @@ class Outcomes:
     def add(self, item: Item, predictions: Sequence[Prediction]) -> None:
         """Write the files of an item's slide or images, and then their rows."""
         rows: list[SlideSummary] = []
+        # Empty where the item could not be read before: it is then made anew each time.
         made_from = self._made_from.get(item, "")
         for part in predictions:
             verdict = self._rule.judge(part.probabilities, part.classes, doubts=self._doubts)
+            # `made_from` keeps slides of one name apart, and gives each the same name in every run.
             files = self._names.give(part.name, made_from)
             rows.append(part.summary(verdict, files=files, made_from=made_from))
             write_prediction(self._out, part, rows[-1])
@@ -84,8 +93,13 @@ class Outcomes:
         self._write()
 
     def fails(self, item: Item, error: Exception) -> None:
-        """Note why; where --out is why, no other slide would do better, and its error is raised."""
+        """Note why; where --out is why, no other slide would do better, and its error is raised.
+
+        For an error that is one item's. UsageError or WsitoolError where `out` can no longer be written.
+        """
         self.failed[self._place[item]] = (name_of(item), one_sentence(error).rstrip("."))
+        # The system's error may be of the disk written to, not of the slide read from: `check_writable`
+        # tells.
         if system_error(error) is not None:
             check_writable(self._out)
         self._write()
@@ -98,6 +112,7 @@ class Outcomes:
         if isinstance(item, Path):
             with open_store(item) as store:
                 return digest_of([self._digest, str(item), store.content_hash])
+        # With what the slide list says of it: another mpp or group is another prediction.
         what = (item.path, fingerprint(item.path), str(item.mpp), str(item.group))
         return digest_of([self._digest, *what])
 
@@ -108,4 +123,5 @@ def name_of(item: Item) -> str:
 
 def digest_of(parts: Sequence[str]) -> str:
     """A short hash of texts."""
+    # 64 bits: to tell runs apart, not to withstand an attack.
     return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:16]

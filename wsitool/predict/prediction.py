@@ -41,14 +41,20 @@ class Picture:
             return self
         scale = side / max(height, width)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        # Area averages: thin tissue does not fall between the samples.
         small = Image.fromarray(self.pixels).resize(size, Image.Resampling.BOX)
         fx, fy = self.downsample
+        # From the rounded size, so that patches stay where they are to half a pixel.
         return Picture(pixels=np.asarray(small), downsample=(fx * width / size[0], fy * height / size[1]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Calibrated probabilities (N, K) of the patches of one slide at level-0 corners `coords` (N, 2)."""
+    """Calibrated probabilities (N, K) of the patches of one slide at level-0 corners `coords` (N, 2).
+
+    `size_level0` is a patch's side, `unreadable` how many could not be read, `seconds` what the slide took.
+    Rows are in (y, x) order.
+    """
 
     name: str
     group: str
@@ -70,6 +76,7 @@ class Prediction:
     def shares(self) -> dict[str, float]:
         """The share of patches each class is the most probable one of."""
         counts = np.bincount(self.probabilities.argmax(axis=1), minlength=len(self.classes))
+        # Of the patches read; unreadable ones are no evidence for any class.
         return {name: float(n / len(self.coords)) for name, n in zip(self.classes, counts, strict=True)}
 
     def summary(self, verdict: Verdict, *, files: str, made_from: str) -> SlideSummary:
@@ -79,6 +86,7 @@ class Prediction:
             group=self.group,
             patches=len(self.coords),
             unreadable=self.unreadable,
+            # As in the file, so that a row read back equals the one written.
             mean={name: round(float(p), 6) for name, p in zip(self.classes, self.mean, strict=True)},
             shares={name: round(share, 6) for name, share in self.shares.items()},
             verdict=verdict,
@@ -90,12 +98,17 @@ class Prediction:
 
 def file_names_of(files: str, classes: Sequence[str]) -> list[str]:
     """The files of a slide: <files>.csv, <files>.geojson and one <files>-<class>.png for each class."""
+    # Two classes may become the same letters; `file_names` then tells them apart.
     parts = file_names([_plain(name) for name in classes], classes)
     return [f"{files}.csv", f"{files}.geojson", *(f"{safe_name(f'{files}-{part}')}.png" for part in parts)]
 
 
 def write_prediction(out: Path, prediction: Prediction, told: SlideSummary) -> None:
-    """Write the files of `file_names_of` into `out`; GeoJSON and pictures carry the verdict of `told`."""
+    """Write the files of `file_names_of` into `out`; GeoJSON and pictures carry the verdict of `told`.
+
+    Each file is complete or as it was before. Memory: the pictures are shrunk first, tables and GeoJSON go
+    out in parts.
+    """
     table, objects, *pictures = (out / name for name in file_names_of(told.files, prediction.classes))
     replace_file_in_parts(table, _table(prediction))
     write_geojson(
@@ -107,6 +120,7 @@ def write_prediction(out: Path, prediction: Prediction, told: SlideSummary) -> N
         classes=prediction.classes,
         about=told.to_dict(),
     )
+    # Shrunk once for all classes.
     drawn_on = prediction.picture.at_most(DRAWN_SIDE)
     pixels, downsample = drawn_on.pixels, drawn_on.downsample
     for index, (name, picture) in enumerate(zip(prediction.classes, pictures, strict=True)):
@@ -135,20 +149,22 @@ def _table(prediction: Prediction) -> Iterator[bytes]:
         part = slice(start, start + _BATCH)
         for (x, y), p in zip(prediction.coords[part].tolist(), prediction.probabilities[part], strict=True):
             rows.append((x, y, size, prediction.classes[int(p.argmax())], *(f"{value:.6f}" for value in p)))
+        # At most 256 lines in memory: a gigapixel has a hundred thousand patches.
         yield table_bytes(rows)
         rows = []
 
 
 def by_image(prediction: Prediction, store: PatchStore, rows: NDArray[np.int64]) -> list[Prediction]:
-    """One prediction for each image a store of `import` was cut from, else `found` as it is.
+    """One prediction for each image a store of `import` was cut from, else `prediction` as it is.
 
-    `rows` are those of the store that `found` is about. Such a store holds the images of a patient, each with
-    coordinates from its own corner.
+    `rows` are those of the store that `prediction` is about. Such a store holds the images of a patient, each
+    with coordinates from its own corner.
     """
     if store.sources is None:
         return [prediction]
     sources = store.sources[rows]
     parts = []
+    # By name, whatever order the rows have.
     for source in np.unique(sources):
         mine = np.flatnonzero(sources == source)
         part = replace(
@@ -156,8 +172,10 @@ def by_image(prediction: Prediction, store: PatchStore, rows: NDArray[np.int64])
             name=_plain(re.sub(r"\.[^./]*$", "", str(source))),
             coords=prediction.coords[mine],
             probabilities=prediction.probabilities[mine],
+            # Only with patches of its own image, whose coordinates begin at its own corner.
             picture=mosaic(store, rows[mine]),
             unreadable=0,  # of which image an unreadable patch was is told by the store's own list
+            # No image was timed by itself.
             seconds=prediction.seconds * len(mine) / len(rows),
         )
         parts.append(part)
@@ -165,7 +183,11 @@ def by_image(prediction: Prediction, store: PatchStore, rows: NDArray[np.int64])
 
 
 def mosaic(store: PatchStore, rows: NDArray[np.int64]) -> Picture:
-    """A picture put together from a store's patches, shrunk, on white: a store has no other pixels."""
+    """A picture put together from a store's patches, shrunk, on white: a store has no other pixels.
+
+    Some 2,000 px on the longer side, more where a patch would else be below 4 px. Patches that overlap lie
+    over one another, later rows on top.
+    """
     meta = store.meta
     size = (meta.level0_width, meta.level0_height)
     if not all(size):  # a store of images has no one size: as far as the patches reach
@@ -175,14 +197,19 @@ def mosaic(store: PatchStore, rows: NDArray[np.int64]) -> Picture:
     # one patch must stay at least a few pixels wide, and pictures of tiny slides need not be magnified
     scale = min(max(scale, meta.patch_size_level0 / meta.patch_size), meta.patch_size_level0 / 4)
     side = max(1, round(meta.patch_size_level0 / scale))
+    # One more than needed: the last patches may end a pixel beyond.
     shape = (int(np.ceil(size[1] / scale)) + 1, int(np.ceil(size[0] / scale)) + 1)
     canvas = np.full((*shape, 3), 255, np.uint8)
+    # Nearest pixels at the centres of equal cells: fast, and a mosaic is looked at, not measured.
     picks = ((np.arange(side) + 0.5) * meta.patch_size / side).astype(np.int64)
+    # (N, 2) in the mosaic's pixels.
     corners = np.floor(store.coords / scale).astype(np.int64)
     for start in range(0, len(rows), _BATCH):
         chunk = rows[start : start + _BATCH]
+        # (b, side, side, 3): decoded whole, then picked.
         small = store.read(chunk)[:, picks][:, :, picks]
         for (x, y), patch in zip(corners[chunk].tolist(), small, strict=True):
+            # A view: what is beyond the mosaic's edge is cut off.
             target = canvas[y : y + side, x : x + side]
             target[:] = patch[: target.shape[0], : target.shape[1]]
     return Picture(pixels=canvas, downsample=(scale, scale))

@@ -45,6 +45,7 @@ from wsitool.store.opening import find_stores, open_store
 
 __all__ = ["PredictResult", "predict"]
 
+# Options that do not change what comes out, save by rounding.
 _ONLY_SPEED = ("batch_size", "device", "threads")
 
 
@@ -98,15 +99,18 @@ def predict(
         progress_on_stop(lambda: f"{outcomes.finished} of {len(items)} slides done; run again to go on"),
         reporter.task("predict", total=len(items), unit="slides") as task,
     ):
+        # First those, as their files' names must be reserved.
         for item in outcomes.keep_finished(items):
             task.advance(1, note=name_of(item))
         for item in outcomes.unfinished(items):
             try:
                 with explain_memory(f"lower --batch-size ({options.batch_size})"):
                     predictions = _predict_one(classifier, item, options, reporter)
+                # Only now, as the group of a slide may be told by its store.
                 _warn_of(classifier.card, item, predictions[0].group, reporter)
                 outcomes.add(item, predictions)
             except Exception as error:  # noqa: BLE001  # whatever it is, it is one slide's
+                # A signal shows as whatever error it interrupted; it is no failure of the slide.
                 raise_if_stopping()
                 outcomes.fails(item, error)
             task.advance(1, note=name_of(item))
@@ -130,10 +134,12 @@ def _doubts_of(run: Path) -> tuple[str, ...]:
 
 
 def _digest(run: str | Path, options: PredictOptions, doubts: tuple[str, ...]) -> str:
+    # The file as it is, not its path: a classifier trained anew in the same folder is another.
     path = Path(run) / CLASSIFIER_FILE if Path(run).is_dir() else Path(run)
     with path.open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     settings = {name: value for name, value in asdict(options).items() if name not in _ONLY_SPEED}
+    # The version as well, since reading and tiling may change with it.
     return digest_of([__version__, weights, json.dumps(settings, sort_keys=True), *doubts])
 
 
@@ -143,6 +149,7 @@ def _find(inputs: AnyPath | Iterable[AnyPath], reporter: Reporter) -> list[Item]
     for item in as_list(inputs):
         stores = find_stores(item)
         items += stores or find_slides(item, reporter=reporter)
+    # A slide given twice is judged once; the first mention decides the place.
     return list(dict.fromkeys(items))
 
 
@@ -156,6 +163,7 @@ def _warn_first(
     """What holds for every slide, before the first."""
     if doubts:
         reporter.warn("The classifier was not found to be better than guessing: every slide is uncertain.")
+    # 1 exactly is what training leaves where there was nothing to fit it on.
     if card.temperature == 1:
         reporter.warn(
             "The classifier's probabilities are not calibrated, as nothing was held out of its training for "
@@ -209,6 +217,7 @@ def _predict_store(
         collection = Collection.of([store])
         loader = PatchLoader(
             collection,
+            # A store of one patch needs batches of one.
             batch_size=min(options.batch_size, max(1, len(store))),
             shuffle=False,
             threads=options.threads,
@@ -218,6 +227,7 @@ def _predict_store(
         with reporter.task(meta.name, total=len(store), unit="patches") as task, torch.inference_mode():
             for batch in loader:
                 logits.append(_finite(classifier.logits(batch.patches).float().cpu().numpy()))
+                # The loader may leave out unreadable patches: `rows` says which came.
                 rows.append(batch.indices.numpy())
                 task.advance(len(batch))
         if not rows:
@@ -227,6 +237,7 @@ def _predict_store(
             name=meta.name,
             group=meta.group,
             classes=card.classes,
+            # Only of what could be read; rows follow `readable`.
             coords=store.coords[readable],
             size_level0=meta.patch_size_level0,
             probabilities=softmax(np.concatenate(logits), card.temperature),
@@ -243,9 +254,11 @@ def _predict_slide(
     card = classifier.card
     if item.problem:
         raise SlideError(item.problem)
+    # The slide list's own mpp goes before the option for all.
     default = item.mpp if item.mpp is not None else options.default_mpp
     with open_slide(item.path, reader=options.reader, default_mpp=default) as slide:
         spec = _spec(card, options)
+        # Before tissue is looked for, which takes seconds.
         _check_mpp(card, plan_read(slide.info, spec).mpp_effective, slide.info.name, options)
         stream = open_stream(slide, spec, threads=options.threads)
         began, coords, logits = time.perf_counter(), [], []
@@ -274,6 +287,7 @@ def _predict_slide(
 @torch.inference_mode()
 def _logits(classifier: Classifier, batch: PatchBatch) -> NDArray[np.float32]:
     device = next(classifier.parameters()).device
+    # (B, P, P, 3) to (B, 3, P, P), a view with channels last.
     patches = torch.from_numpy(batch.patches).permute(0, 3, 1, 2).to(device)
     return _finite(classifier.logits(patches).float().cpu().numpy())
 
@@ -291,6 +305,7 @@ def _finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def _spec(card: ClassifierCard, options: PredictOptions) -> TileSpec:
     """Read at what was asked for, else at the training resolution, else level 0."""
     mpp = options.mpp if options.mpp is not None or options.level is not None else card.mpp
+    # Neither asked for nor known: level 0, of which `_warn_first` has spoken.
     level = options.level if options.level is not None or mpp is not None else 0
     rule = card.candidates or CandidateRule(
         min_tissue=TileSpec().min_tissue, limits=QualityThresholds().limits

@@ -85,10 +85,16 @@ def write_summary(
 
 
 def read_summary(path: Path, classes: Sequence[str]) -> list[SlideSummary]:
-    """The slides an earlier run has finished; none where there is no such file, or it is of other classes."""
+    """The slides an earlier run has finished; none where there is no such file, or it is of other classes.
+
+    Failed slides are not among them. A file that cannot be read is as good as none: the slides are then
+    judged again.
+    """
+    # `read_table` makes headings lower case; class names are part of them.
     columns = [column.lower() for column in _columns(classes)]
     try:
         rows = read_table(path, needs=columns, exact=True).rows
+        # Failed slides are tried again.
         return [_slide(row, classes) for row in rows if row["status"] == "done"]
     except (WsitoolError, ValueError):
         return []

@@ -40,11 +40,18 @@ class SlideStream:
         return len(self.source.kept)
 
     def batches(self, batch_size: int, *, threads: int = 2) -> Iterator[PatchBatch]:
-        """Batches in (y, x) order, read by a thread that stays at most a few batches ahead."""
+        """Batches in (y, x) order, read by a thread that stays at most a few batches ahead.
+
+        All but the last have `batch_size` patches. The slide is used by the reading thread only; leaving the
+        iterator early stops it. SlideError where the file changed meanwhile; any error of the reading is
+        raised here.
+        """
         ahead: queue.Queue[PatchBatch | BaseException | None] = queue.Queue(_AHEAD)
+        # Bounded: decoded patches ahead of the network are all that grows.
         stop = threading.Event()
 
         def put(item: PatchBatch | BaseException | None) -> None:
+            # With a time limit, since a consumer that stopped no longer takes anything.
             while not stop.is_set():
                 with contextlib.suppress(queue.Full):
                     ahead.put(item, timeout=0.1)
@@ -58,6 +65,7 @@ class SlideStream:
                     raise item
                 yield item
         finally:
+            # In this order: the reader ends at its next look, and nobody uses the slide when it is closed.
             stop.set()
             reader.join()
 
@@ -72,6 +80,7 @@ class SlideStream:
         waiting: list[PatchBatch] = []
         try:
             with executor(threads) as pool:
+                # Copied out of the buffer, which the cutter fills again at once.
                 for block in self.source.blocks(np.copy, pool=pool):
                     if stop.is_set():
                         return
@@ -80,12 +89,15 @@ class SlideStream:
                         continue
                     coords = source.grid.coords[source.kept[block.readable]]
                     waiting.append(PatchBatch(patches=block.payload, coords=coords))
+                    # Blocks have other sizes than batches; `waiting` holds less than one of each.
                     while sum(len(part.coords) for part in waiting) >= batch_size:
                         first, waiting = _take(waiting, batch_size)
                         put(first)
+            # After the last read: pixels of a file that was replaced meanwhile must not become a verdict.
             source.slide.check_unchanged()
             if waiting:
                 put(_take(waiting, sum(len(part.coords) for part in waiting))[0])
+            # The end, also where the consumer has stopped and nobody waits.
             put(None)
         except BaseException as error:  # noqa: BLE001  # handed to the thread that asked, whatever it is
             put(error)
@@ -104,6 +116,7 @@ def open_stream(slide: TiledSlide, spec: TileSpec, *, threads: int = 2) -> Slide
 
 def _take(parts: list[PatchBatch], count: int) -> tuple[PatchBatch, list[PatchBatch]]:
     """The first `count` patches of `parts`, and the rest."""
+    # Copies what is left each time: some megabytes a batch.
     patches = np.concatenate([part.patches for part in parts])
     coords = np.concatenate([part.coords for part in parts])
     rest = PatchBatch(patches=patches[count:], coords=coords[count:])

@@ -45,9 +45,13 @@ class VerdictRule:
     def judge(
         self, probabilities: NDArray[np.float64], classes: Sequence[str], *, doubts: Sequence[str] = ()
     ) -> Verdict:
-        """The verdict on patches of `probabilities` (N, K); `doubts` are reasons that hold for any slide."""
+        """The verdict on patches of `probabilities` (N, K); `doubts` are reasons that hold for any slide.
+
+        At least two classes and one patch. Deterministic; ties go to the class that comes first.
+        """
         mean = probabilities.mean(axis=0)
         counts = np.bincount(probabilities.argmax(axis=1), minlength=len(classes))
+        # Of equal means the class that comes first in the classifier's order.
         first, second = np.argsort(-mean, kind="stable")[:2]
         most = int(counts.argmax())
         reasons = list(doubts)
@@ -62,12 +66,14 @@ class VerdictRule:
             reasons.append(
                 f"mean probability of {classes[first]} {as_probability(mean[first])} is below {_LEAST_MEAN:g}"
             )
+        # By the most probable class; means and calls may disagree where a few patches are very sure.
         if counts[first] < counts[most]:
             reasons.append(
                 f"most patches are called {classes[most]} ({as_share(counts[most], counts.sum())})"
             )
         return Verdict(
             leading=classes[first],
+            # Six digits, as in summary.csv, so that a result read back is the same.
             share=round(float(counts[first] / counts.sum()), 6),
             mean_probability=round(float(mean[first]), 6),
             reasons=tuple(reasons),

@@ -24,11 +24,16 @@ _LETTERS = 40
 def draw_confusion(
     path: str | Path, counts: NDArray[np.integer], classes: Sequence[str], *, title: str = ""
 ) -> None:
-    """Write a PNG of `counts` (K, K), row = true class, column = predicted class."""
+    """Write a PNG of `counts` (K, K), row = true class, column = predicted class.
+
+    Colour is the share of each true class, so that a rare class shows as well as a common one.
+    """
     size = 2.6 + 0.85 * len(classes)
+    # Object interface: pyplot keeps figures alive and picks a backend that may need a display.
     figure = Figure(figsize=(size + 0.6, size), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    # A class without patches has a row of zeros and not of NaN.
     total = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
     axes.imshow(share, cmap="PuRd", vmin=0, vmax=1)
@@ -46,6 +51,7 @@ def draw_confusion(
     axes.set_yticks(range(len(classes)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
+    # Minor ticks between cells, for the white lines that part them.
     axes.set_xticks(np.arange(len(classes) - 1) + 0.5, minor=True)
     axes.set_yticks(np.arange(len(classes) - 1) + 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=2)

@@ -14,6 +14,7 @@ from wsitool.base.files import replace_file
 
 __all__ = ["contact_sheet", "draw_contact_sheet"]
 
+# Pixels.
 _GAP, _HEADING, _FONT_SIZE = 8, 28, 16
 _SMALLEST = 112  # a patch smaller than this is enlarged, as nuclei cannot be judged otherwise
 
@@ -26,7 +27,10 @@ def contact_sheet(path: Path, columns: Mapping[str, NDArray[np.uint8]]) -> None:
 
 
 def draw_contact_sheet(columns: Mapping[str, NDArray[np.uint8]]) -> Image.Image:
-    """Draw one column per entry, (N, H, W, 3) uint8 each with the same N, under its name."""
+    """Draw one column per entry, (N, H, W, 3) uint8 each with the same N, under its name.
+
+    Patches below 112 px are enlarged without smoothing. The caller owns the picture.
+    """
     side = max(_SMALLEST, *(images.shape[1] for images in columns.values()))
     rows = len(next(iter(columns.values())))
     width = _GAP + len(columns) * (side + _GAP)
@@ -37,6 +41,7 @@ def draw_contact_sheet(columns: Mapping[str, NDArray[np.uint8]]) -> Image.Image:
         draw.text((x, _GAP // 2), name, fill="black", font=font)
         for row, image in enumerate(images):
             shown = Image.fromarray(image)
+            # Nearest, so that what is looked at are the patch's own pixels.
             if shown.size != (side, side):
                 shown = shown.resize((side, side), Image.Resampling.NEAREST)
             picture.paste(shown, (x, _HEADING + row * (side + _GAP)))

@@ -16,6 +16,7 @@ from wsitool.base.files import replace_file
 
 __all__ = ["Curve", "Panel", "save_curves"]
 
+# Panels.
 _PER_ROW = 3
 
 
@@ -42,9 +43,11 @@ class Panel:
 def save_curves(path: Path, panels: Sequence[Panel], *, x_label: str = "step") -> None:
     """Draw `panels`, three to a row, into a PNG file, complete or not at all."""
     columns = min(len(panels), _PER_ROW)
+    # The last row may be short.
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.6 * columns, 3.2 * rows), dpi=110, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    # More axes than panels in it: the surplus is removed below.
     for axis, panel in zip(axes, panels, strict=False):
         _draw(axis, panel)
         axis.set_xlabel(x_label)
@@ -59,10 +62,12 @@ def save_curves(path: Path, panels: Sequence[Panel], *, x_label: str = "step") -
 def _draw(axis: Axes, panel: Panel) -> None:
     for index, curve in enumerate(panel.curves):
         color = f"C{index}"
+        # Behind the average, pale: the noise itself is of interest.
         if curve.smooth and len(curve.y) > 20:
             axis.plot(curve.x, curve.y, color=color, alpha=0.25, linewidth=0.8)
             axis.plot(curve.x, _moving_average(curve.y), color=color, label=curve.label)
         else:
+            # Few points are marked, since a single one makes no line.
             marker = "o" if len(curve.y) < 20 else None
             axis.plot(curve.x, curve.y, color=color, label=curve.label, marker=marker, markersize=3)
     if panel.chance is not None:
@@ -77,6 +82,7 @@ def _draw(axis: Axes, panel: Panel) -> None:
 
 def _moving_average(values: Sequence[float]) -> list[float]:
     """Exponential, with the start's bias removed; about a twentieth of the curve wide."""
+    # Bias as in Adam: the average starts at zero and is divided by the weight it has so far.
     keep = 1 - 1 / max(2.0, len(values) / 20)
     total, weight, smooth = 0.0, 0.0, []
     for value in values:

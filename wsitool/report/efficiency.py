@@ -31,7 +31,10 @@ class EfficiencyCurve:
 def draw_efficiency(
     path: str | Path, curves: Sequence[EfficiencyCurve], *, metric: str, mark: float | None = None
 ) -> None:
-    """Write a PNG; `mark` is drawn as a dotted line (full supervision)."""
+    """Write a PNG; `mark` is drawn as a dotted line (full supervision).
+
+    Fractions are on a logarithmic axis. The file is complete or not there.
+    """
     figure = Figure(figsize=(7.2, 4.4), dpi=130, layout="constrained")
     axes = figure.add_subplot()
     for index, curve in enumerate(curves):
@@ -43,6 +46,7 @@ def draw_efficiency(
     if mark is not None:
         axes.axhline(mark, color="#777", linestyle=":", linewidth=1)
     ticks = sorted({100 * fraction for curve in curves for fraction in curve.fractions})
+    # 5, 25, 50, 100 %: on a linear scale the small shares lie on one another.
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:g} %" for tick in ticks])
     axes.minorticks_off()

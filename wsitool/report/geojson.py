@@ -48,8 +48,10 @@ def collection_of(
     features: Iterable[Mapping[str, Any]], about: Mapping[str, Any] | None = None
 ) -> Iterator[bytes]:
     """A FeatureCollection in pieces, a line for each feature; `about` becomes its member "wsitool"."""
+    # NaN is no JSON, and QuPath's parser stops at it.
     member = "" if about is None else f'"wsitool":{json.dumps(about, allow_nan=False)},'
     yield f'{{"type":"FeatureCollection",{member}"features":['.encode()
+    # The separator goes before each feature but the first, so that none follows the last.
     between = ""
     for feature in features:
         yield (between + json.dumps(feature, separators=(",", ":"))).encode()
@@ -71,6 +73,7 @@ def _features(
         measured = {
             f"p {name}": round(float(p), 6) for name, p in zip(classes, probabilities[index], strict=True)
         }
+        # From the content, not random: QuPath replaces objects whose id it has.
         unique = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{slide}:{x}:{y}:{side}"))
         yield tile_feature(x, y, side, measured, classes[predicted[index]], colors) | {"id": unique}
 
@@ -91,6 +94,7 @@ def tile_feature(
     }
     if name is not None:
         properties["classification"] = {"name": name, "color": list(colors[name])}
+    # Closed, as GeoJSON wants rings; y grows downwards, as in the slide.
     ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
     geometry = {"type": "Polygon", "coordinates": [ring]}
     return {"type": "Feature", "geometry": geometry, "properties": properties}

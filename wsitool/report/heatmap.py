@@ -17,6 +17,7 @@ __all__ = ["DRAWN_SIDE", "draw_heatmap", "heat"]
 _LONGEST_INCHES = 9.0
 _DOTS_PER_INCH = 140
 DRAWN_SIDE = round(_LONGEST_INCHES * _DOTS_PER_INCH)  # pixels of the longer side of the picture itself
+# So that tissue shows through.
 _SHADE = 0.55
 
 
@@ -31,6 +32,7 @@ def heat(
 
     `coords` (N, 2) are level-0 corners, `downsample` (fx, fy) level-0 pixels per pixel of the picture.
     """
+    # Two passes over the patches: overlapping ones are averaged.
     total, count = np.zeros(shape), np.zeros(shape)
     first = np.floor(coords / np.array(downsample)).astype(np.int64)
     # to the next patch's first pixel, so that neighbours neither overlap nor leave a gap
@@ -52,12 +54,14 @@ def draw_heatmap(
     """Write a PNG of `heat_map` (h, w), probabilities or NaN, over `thumbnail` (h, w, 3)."""
     height, width = thumbnail.shape[:2]
     scale = _LONGEST_INCHES / max(height, width)
+    # Room for the colour bar and the title.
     size = (max(3.0, width * scale) + 1.2, max(2.5, height * scale) + 0.4)
     figure = Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
     # a small slide has a thumbnail of few pixels: smooth, it can be recognised
     magnified = max(height, width) < DRAWN_SIDE
     axes.imshow(thumbnail, interpolation="bicubic" if magnified else "antialiased")
+    # Masked, not 0: places without a patch keep the slide's own colour.
     shown = axes.imshow(
         np.ma.masked_invalid(heat_map), cmap="turbo", vmin=0, vmax=1, alpha=_SHADE, interpolation="nearest"
     )

@@ -53,6 +53,7 @@ class Page:
     def __init__(self, title: str, intro: str = "") -> None:
         self._title = title
         self._intro = _paragraphs(intro)
+        # A section without heading, for what comes before the first.
         self._sections = [_Section(heading="", anchor="top")]
 
     def section(self, heading: str, text: str = "") -> Self:
@@ -81,6 +82,7 @@ class Page:
         cells = tuple(tuple(map(str, row)) for row in rows)
         if any(len(row) != len(headers) for row in cells):
             raise ValueError(f"Every row must have {len(headers)} cells, as the header has.")
+        # Of no rows each column is empty, and not numeric.
         columns = zip(*cells, strict=True) if cells else [()] * len(headers)
         numeric = tuple(bool(column) and all(map(_is_number, column)) for column in columns)
         return self._add(
@@ -113,10 +115,12 @@ def _paragraphs(text: str) -> tuple[str, ...]:
 
 
 def _is_number(cell: str) -> bool:
+    # A dash stands for "none" in columns of numbers.
     return cell.strip() in {"", "-", "–"} or _NUMBER.fullmatch(cell.strip()) is not None
 
 
 def _data_uri(data: bytes) -> str:
+    # By content: a file's suffix may lie, and browsers go by the type.
     for magic, kind in _MAGIC:
         if data.startswith(magic):
             return f"data:{kind};base64,{base64.b64encode(data).decode()}"
@@ -125,9 +129,12 @@ def _data_uri(data: bytes) -> str:
 
 @cache
 def _template() -> Template:
+    # Compiled once a process.
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATE.parent),
+        # Names of slides and classes are others' text.
         autoescape=True,
+        # A name misspelt in the template is an error and not an empty place.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -26,6 +26,7 @@ def reliability(
     """
     confidence = probabilities.max(axis=1)
     hit = probabilities.argmax(axis=1) == labels
+    # A confidence of 1 belongs to the last bin.
     bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
     count = np.bincount(bins, minlength=_BINS)
     used = count > 0

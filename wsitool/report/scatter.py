@@ -43,6 +43,7 @@ def save_scatter(
     axis.scatter(points[order, 0], points[order, 1], s=9, c=colors, alpha=0.7, linewidths=0)
     if len(present) <= _LEGEND:
         for group in present:
+            # Empty scatters: the legend has one entry a group, though all points were drawn at once.
             axis.scatter(
                 [],
                 [],

@@ -39,6 +39,7 @@ _RECTANGLES, _ELLIPSES = ("1", "Rectangle"), ("2", "Ellipse")  # two corners sta
 _FARTHEST = 2.0**31  # pixels; no slide is as large
 # Of one outline with itself. To find what is inside takes a second or two at these, and grows by the square.
 _MOST_CROSSINGS, _MOST_TOUCHES = 1000, 3000
+# Sides looked up in one query: its answer has a row for each crossing.
 _CROSSINGS_AT_ONCE = 256
 
 
@@ -64,13 +65,20 @@ class _Unusable(ValueError):
 
 
 def read_annotations(path: str | Path) -> Annotations:
-    """Read a file of any of the formats, told apart by content; LabelError if it is none of them."""
+    """Read a file of any of the formats, told apart by content; LabelError if it is none of them.
+
+    Outlines that cross themselves are mended by the even-odd rule. LabelError too for damaged files,
+    coordinates that are not finite or beyond any slide, and outlines that cross themselves thousands of
+    times.
+    """
     path = Path(path)
     data = read_bytes(path, what="annotations", error=LabelError)
     try:
+        # UTF-16 has a NUL in every letter, either kind may begin with a byte order mark.
         if data[:16].replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith(b"<"):
             return _from_xml(path, _xml(data))
         return _from_geojson(path, _json(data))
+    # In this order: damage first, as several of these are ValueErrors.
     except (ParseError, DefusedXmlException, json.JSONDecodeError, RecursionError, _Undecodable) as error:
         raise LabelError(f"The annotations '{path}' are damaged: {error}.") from error
     except _Unusable as error:
@@ -96,6 +104,7 @@ def _json(data: bytes) -> Any:
 
 def _xml(data: bytes) -> Element:
     try:
+        # defusedxml: entities that expand to gigabytes, and external ones, are refused.
         root: Element = defusedxml.ElementTree.fromstring(data)
     except (LookupError, ValueError) as error:
         # The parser knows few encodings by itself, and none of those of Korea.
@@ -133,17 +142,21 @@ def _from_imagescope(root: Element) -> Annotations:
     skipped = 0
     for annotation in root.iterfind("Annotation"):
         attributes = [item.get("Name", "") for item in annotation.iterfind("Attributes/Attribute")]
+        # A name is what people map; the Id is what PAIP's label maps use, and is always there.
         names = _names(annotation.get("Name", ""), *attributes, annotation.get("Id", ""))
         solid: list[shapely.Geometry] = []
         holes: list[shapely.Geometry] = []
         for region in annotation.iterfind("Regions/Region"):
+            # Both programs' vertices in one walk; other elements are theirs alone.
             vertices = [v for v in region.iterfind("Vertices/*") if v.tag in ("Vertex", "V")]
             outline = _polygon(_corners(region.get("Type"), _points(vertices)), name=names[0])
             if outline is None:
                 skipped += 1
             else:
+                # Clockwise or not does not matter: the file says what is a hole.
                 (holes if region.get("NegativeROA", "0") == "1" else solid).append(outline)
         hole = shapely.union_all(holes)
+        # Every hole in every outline of its Annotation: files do not say which holes belong to which.
         cut = (outline.difference(hole) if holes else outline for outline in solid)
         regions += [Region(names=names, area=area) for area in cut if not area.is_empty]
     kind = "HALO XML" if root.find("Annotation/Regions/Region/Vertices/V") is not None else "ImageScope XML"
@@ -171,6 +184,7 @@ def _corners(kind: str | None, points: list[tuple[float, float]]) -> list[tuple[
     (x0, y0), (x1, y1) = points
     if kind in _RECTANGLES:
         return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+    # 128 corners differ from the ellipse by less than a thousandth of its axes.
     angle = np.linspace(0, 2 * np.pi, 128, endpoint=False)
     x = (x0 + x1) / 2 + abs(x1 - x0) / 2 * np.cos(angle)
     y = (y0 + y1) / 2 + abs(y1 - y0) / 2 * np.sin(angle)
@@ -182,7 +196,9 @@ def _from_asap(root: Element) -> Annotations:
     skipped = 0
     for annotation in root.iterfind("Annotations/Annotation"):
         group = annotation.get("PartOfGroup", "")
+        # ASAP writes "None" for no group.
         names = _names("" if group == "None" else group, annotation.get("Name", ""))
+        # Not always in order in the file.
         coordinates = sorted(annotation.iterfind("Coordinates/Coordinate"), key=_order)
         outline = _polygon(_points(coordinates), name=names[0])
         if outline is None or annotation.get("Type", "Polygon").lower() not in _ASAP_OUTLINES:
@@ -220,6 +236,7 @@ def _from_geojson(path: Path, document: Any) -> Annotations:
         if not outlines:
             skipped += 1
             continue
+        # Parts of one feature may overlap; together they are one area.
         area = shapely.union_all(outlines)
         regions.append(Region(names=names, area=area))
     return Annotations(format="GeoJSON", regions=tuple(regions), skipped=skipped)
@@ -232,6 +249,7 @@ def _geojson_polygons(geometry: dict[str, Any], name: str) -> list[shapely.Geome
     elif kind == "MultiPolygon":
         polygons = geometry["coordinates"]
     elif kind == "GeometryCollection":
+        # A collection may hold lines and points beside areas; those are dropped.
         return [outline for part in geometry["geometries"] for outline in _geojson_polygons(part, name)]
     else:
         return []
@@ -244,6 +262,7 @@ def _geojson_names(properties: dict[str, Any]) -> tuple[str, ...]:
     if isinstance(classification, dict):
         # "names" is what QuPath writes for a class with subclasses, the widest first.
         parts = [str(part) for part in classification.get("names") or ()]
+        # The whole path first, then the widest class: a label map may name either.
         classes = [str(classification.get("name") or ""), ": ".join(parts), *parts[:1]]
     else:
         classes = [str(classification)]
@@ -271,6 +290,7 @@ def _polygon(
         raise _Unusable(
             f"a coordinate of an outline of '{name}' is beyond any slide: level-0 pixels are meant"
         )
+    # Rings need not be closed, and a closed one is as good.
     drawn = shapely.Polygon(rings[0], rings[1:])
     if drawn.is_valid:
         return drawn if drawn.area > 0 else None
@@ -282,9 +302,12 @@ def _polygon(
 
 
 def _check_crossings(rings: Sequence[NDArray[np.float64]], name: str) -> None:
+    # (n + 1, 2) each, closed; a last point that repeats the first makes a side of no length, dropped below.
     closed = [np.concatenate([ring, ring[:1]]) for ring in rings]
+    # (S, 2 ends, 2)
     sides = np.concatenate([np.stack([ring[:-1], ring[1:]], axis=1) for ring in closed])
     sides = sides[(sides[:, 0] != sides[:, 1]).any(axis=1)]
+    # Sides that begin where another does: vertices the outline comes back to.
     touches = len(sides) - len(np.unique(sides[:, 0], axis=0))
     if touches > _MOST_TOUCHES:
         raise _Unusable(
@@ -292,6 +315,7 @@ def _check_crossings(rings: Sequence[NDArray[np.float64]], name: str) -> None:
             "or export its parts as outlines of their own"
         )
     lines = shapely.linestrings(sides)
+    # An index of the sides: each is compared with those near it, not with all.
     tree = shapely.STRtree(lines)
     crossings = 0.0
     for first in range(0, len(lines), _CROSSINGS_AT_ONCE):

@@ -50,12 +50,14 @@ class LabelMap:
 
     def layer_of(self, region: Region) -> int | None:
         """The place in `entries` of the first of the region's names that is listed there."""
+        # The map's order decides what is painted over what, the region's which of its names counts.
         names = [name for name, _ in self.entries]
         return next((names.index(name) for name in region.names if name in names), None)
 
 
 def map_of_names(annotations: Iterable[Annotations]) -> LabelMap:
     """The label map used where none is given: every region's first name is its class."""
+    # Sorted names: without a map the classes and their numbers do not depend on the order of files.
     names = {region.names[0] for annotation in annotations for region in annotation.regions}
     return LabelMap(entries=tuple((name, name) for name in sorted(names)))
 
@@ -68,6 +70,7 @@ def read_label_map(path: str | Path, *, reporter: Reporter = SILENT) -> LabelMap
     """
     path = Path(path)
     data = read_bytes(path, what="label map", error=LabelError)
+    # By suffix or by its first letter, since tables are named .txt and .csv.
     is_json = path.suffix.lower() == ".json" or data.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"[")
     entries = _json_entries(path, data) if is_json else _table_entries(path, reporter)
     names = [name for name, _ in entries]
@@ -82,13 +85,17 @@ def read_label_map(path: str | Path, *, reporter: Reporter = SILENT) -> LabelMap
 
 
 def find_annotations(location: str | Path, slide_name: str) -> Path | None:
-    """The file that annotates a slide: `place` itself, or <slide>.xml, .geojson, ... in that folder."""
+    """The file that annotates a slide: `location` itself, or <slide>.xml, .geojson, ... in that folder.
+
+    None where the folder has none for this slide; UsageError where there is neither file nor folder.
+    """
     location = Path(location)
     if os.path.isfile(location):  # noqa: PTH113 - Path's raises for a name that is too long
         return location
     if not os.path.isdir(location):  # noqa: PTH112
         raise UsageError(f"There is no annotation file or folder '{location}': check --annotations.")
     paths = (located(location, f"{slide_name}{suffix}") for suffix in ANNOTATION_SUFFIXES)
+    # The first suffix that exists; `located` also finds other spellings of the name.
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -110,13 +117,16 @@ def label_patches(
     if rule not in get_args(LabelRule):
         raise UsageError(f"The label rule is one of {', '.join(get_args(LabelRule))}, got '{rule}'.")
     areas = _class_areas(regions, label_map)
+    # (K, M); classes without a region stay at 0.
     shares = np.zeros((len(classes), len(coords)))
     for index, name in enumerate(classes):
         if name in areas:
             shares[index] = _shares(areas[name], coords, size_level0, rule)
     labels = np.full(len(coords), UNLABELLED, np.int16)
     if len(classes) and len(coords):
+        # Of equal shares the class that comes first.
         best = shares.argmax(axis=0)
+        # The centre rule's shares are 0 or 1.
         enough = shares.max(axis=0) >= (min_share if rule == "area" else 0.5)
         labels[enough] = best[enough]
     return labels
@@ -131,6 +141,7 @@ def _class_areas(regions: Sequence[Region], label_map: LabelMap) -> dict[str, sh
             layers.setdefault(layer, []).append(region.area)
     visible: dict[str, list[shapely.Geometry]] = {}
     above = shapely.Polygon()
+    # From the top layer down: what is above hides what is below.
     for layer in sorted(layers, reverse=True):
         label = label_map.entries[layer][1]
         area = shapely.union_all(layers[layer])
@@ -144,11 +155,13 @@ def _shares(
     area: shapely.Geometry, coords: NDArray[np.int64], size: float, rule: LabelRule
 ) -> NDArray[np.float64]:
     """(M,) covered share of each patch, or 0 and 1 for the centre rule."""
+    # An index inside of the geometry: the tests below are then many times faster.
     shapely.prepare(area)
     x, y = coords[:, 0].astype(np.float64), coords[:, 1].astype(np.float64)
     if rule == "centre":
         return np.asarray(shapely.contains_xy(area, x + size / 2, y + size / 2), np.float64)
     boxes = shapely.box(x, y, x + size, y + size)
+    # Properly: a box that touches the outline from inside is measured, and has its full share.
     inside = shapely.contains_properly(area, boxes)
     shares = np.asarray(inside, np.float64)
     # Only patches on an outline need the costly exact intersection.

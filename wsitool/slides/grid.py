@@ -28,6 +28,7 @@ __all__ = [
     "plan_read",
 ]
 
+# What JPEG decoders shrink by.
 _SNAP_FACTORS = (2, 4, 8)
 
 
@@ -69,6 +70,8 @@ def plan_read(info: SlideInfo, spec: TileSpec) -> ReadPlan:
         return _plan(info, spec.level, (1.0, 1.0), requested=None)
     downsample, requested = _wanted_downsample(info, spec)
     tolerance = spec.mpp_tolerance
+    # Every level, and every level shrunk by 2, 4 or 8, that is not coarser than asked (by more than the
+    # tolerance).
     near = [
         (abs(level.downsample * factor / downsample - 1), factor, i)
         for i, level in enumerate(info.levels)
@@ -81,6 +84,7 @@ def plan_read(info: SlideInfo, spec: TileSpec) -> ReadPlan:
         if fits:
             _, minus_i, factor = min(fits, key=lambda fit: (fit[2], fit[0]))
             return _plan(info, -minus_i, (float(factor), float(factor)), requested=requested)
+    # 1e-9: a level that is exactly the one asked for counts.
     finer = [i for i, level in enumerate(info.levels) if level.downsample <= downsample * (1 + 1e-9)]
     if not finer:
         finest = f"{info.mpp:.4g} um/px" if info.mpp else f"{info.objective_power:g}x"
@@ -88,8 +92,10 @@ def plan_read(info: SlideInfo, spec: TileSpec) -> ReadPlan:
             f"'{info.name}' is {finest} at its finest, coarser than asked for; pixels are never made "
             "up: ask for that resolution, or take --level 0."
         )
+    # The coarsest that is fine enough has the fewest pixels to read.
     best = max(finer, key=lambda i: info.levels[i].downsample)
     level = info.levels[best]
+    # Per axis: levels are rounded to whole pixels, so their downsamples differ a little.
     factor_xy = (downsample * level.width / info.width, downsample * level.height / info.height)
     return _plan(info, best, factor_xy, requested=requested)
 
@@ -100,6 +106,7 @@ def _wanted_downsample(info: SlideInfo, spec: TileSpec) -> tuple[float, float | 
         if info.objective_power:
             downsample = info.objective_power / spec.magnification
             return downsample, info.mpp * downsample if info.mpp else None
+        # 10x is taken as 1 um/px.
         target, asked = 10.0 / spec.magnification, f"--magnification {spec.magnification:g}"
     else:
         target = spec.mpp if spec.mpp is not None else DEFAULT_MPP
@@ -115,12 +122,14 @@ def _wanted_downsample(info: SlideInfo, spec: TileSpec) -> tuple[float, float | 
 
 def _plan(info: SlideInfo, index: int, factor: tuple[float, float], *, requested: float | None) -> ReadPlan:
     level = info.levels[index]
+    # From the sizes, not from the stated downsample: the last pixel lies where the level ends.
     downsample = (info.width / level.width * factor[0], info.height / level.height * factor[1])
     mean = (downsample[0] + downsample[1]) / 2
     return ReadPlan(
         level=index,
         factor=factor,
         downsample=downsample,
+        # 1e-6: a quotient that should be whole must not lose its last pixel.
         canvas=(math.floor(level.width / factor[0] + 1e-6), math.floor(level.height / factor[1] + 1e-6)),
         mpp_requested=requested,
         mpp_effective=info.mpp * mean if info.mpp else None,
@@ -160,12 +169,14 @@ class TileGrid(Sequence[tuple[int, int]]):
     def positions(self) -> NDArray[np.int64]:
         """(M, 2) x, y in canvas pixels."""
         rows, columns = self.shape
+        # Row by row, hence in (y, x) order without sorting.
         y, x = np.divmod(np.arange(rows * columns, dtype=np.int64), columns)
         return np.stack([x, y], axis=1) * self.stride
 
     @cached_property
     def coords(self) -> NDArray[np.int64]:
         """(M, 2) x, y of the corners in level-0 pixels."""
+        # Scaled at once from whole positions: errors do not add up over the slide.
         corners: NDArray[np.int64] = np.rint(self.positions * np.array(self.plan.downsample)).astype(np.int64)
         return corners
 
@@ -174,13 +185,18 @@ class TileGrid(Sequence[tuple[int, int]]):
         return rows * columns
 
     def __getitem__(self, index: Any) -> Any:
+        # `range` gives negatives and IndexError as a list does.
         x, y = self.coords[range(len(self))[index]]
         return int(x), int(y)
 
 
 def plan_grid(info: SlideInfo, spec: TileSpec) -> TileGrid:
-    """The grid of a slide; SlideError if not even one patch fits into it."""
+    """The grid of a slide; SlideError if not even one patch fits into it.
+
+    RefusedSlideError beyond 20 million positions. Positions are computed when they are first asked for.
+    """
     plan = plan_read(info, spec)
+    # Asked of the canvas at this resolution, before anything is allocated.
     if spec.patch_size > min(plan.canvas):
         width, height = plan.canvas
         raise SlideError(
@@ -188,5 +204,6 @@ def plan_grid(info: SlideInfo, spec: TileSpec) -> TileGrid:
             "at this resolution: ask for a smaller --patch-size or a finer resolution."
         )
     grid = TileGrid(plan=plan, patch_size=spec.patch_size, stride=spec.step)
+    # Checked before `positions` exist, which take 16 bytes each.
     check_limit(f"Grid positions of '{info.name}' at stride {spec.step}", len(grid), MAX_CANDIDATES)
     return grid

@@ -14,6 +14,7 @@ from wsitool.slides.tissue import TissueMask, channel_range, white_balance
 
 __all__ = ["ink_masks", "score_candidates"]
 
+# Rows of the thumbnail at once.
 _BAND = 256
 
 
@@ -24,6 +25,7 @@ def score_candidates(
 
     The scores are `pen`, `fold`, `near_white` and `near_black`, see `ink_masks`.
     """
+    # A mask of ink in place of the one of tissue: the same exact shares of areas.
     return {
         name: replace(mask, mask=ink).fraction(coords, size_level0) for name, ink in ink_masks(mask).items()
     }
@@ -36,10 +38,12 @@ def ink_masks(mask: TissueMask) -> dict[str, NDArray[np.bool_]]:
     black ones are near black. A fold is stained twice: its optical density is twice the tissue's median
     (Beer-Lambert), and saturation exceeds brightness (Bautista and Yagi, doi:10.1117/1.JBO.17.11.116012).
     """
+    # White-balanced, so that yellow glass does not shift every hue.
     picture = white_balance(mask.thumbnail)
     masks = {name: np.zeros(mask.mask.shape, bool) for name in ("pen", "fold", "near_white", "near_black")}
     # Every eighth row is enough for a median, and bands keep the many float pictures small.
     some = mask.mask[::8]
+    # Without tissue any median will do: no pixel can be a fold.
     median = float(np.median(_density(picture[::8])[some])) if some.any() else 1.0
     for top in range(0, len(picture), _BAND):
         band = slice(top, top + _BAND)
@@ -53,16 +57,19 @@ def _ink_in(
 ) -> dict[str, NDArray[np.bool_]]:
     hue, saturation, value = _hsv(picture)
     low, high = channel_range(picture)
+    # Hue in degrees: sky blue ends at 215, short of haematoxylin's violet.
     green = (hue >= 70) & (hue < 170) & (saturation > 0.2) & (low < 200)
     blue = (hue >= 170) & (hue < 215) & (saturation > 0.35)
     red = ((hue < 10) | (hue >= 350)) & (saturation > 0.7) & (value > 0.4)
     black = (high < 60) & (high - low < 25)
+    # Black is denser than any fold, and has a score of its own.
     fold = tissue & (_density(picture) > 2 * median) & (saturation > value + 0.1) & ~black
     return {"pen": green | blue | red, "fold": fold, "near_white": low > 225, "near_black": black}
 
 
 def _density(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Optical density of the mean of the channels (h, w)."""
+    # + 1 and / 256: black has a density of 2.4 instead of infinity.
     return np.asarray(-np.log10((picture.mean(axis=2, dtype=np.float32) + 1) / 256), np.float32)
 
 
@@ -73,6 +80,7 @@ def _hsv(
     red, green, blue = (rgb[..., c].astype(np.float32) for c in range(3))
     high = np.maximum(np.maximum(red, green), blue)
     chroma = high - np.minimum(np.minimum(red, green), blue)
+    # Grey pixels have no hue: 0 divided by 1.
     safe = np.maximum(chroma, 1)
     hue = np.where(
         high == red,

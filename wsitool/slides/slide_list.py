@@ -45,6 +45,7 @@ class SlideInput:
 def slide_name(path: str | Path) -> str:
     """The file name without its last suffix."""
     name = file_name(path)
+    # A leading dot is no suffix.
     return name.rsplit(".", 1)[0] if "." in name[1:] else name
 
 
@@ -60,6 +61,7 @@ def find_slides(
     """
     slides: list[SlideInput] = []
     for item in as_list(inputs):
+        # A URL is not looked at here: opening it says whether it is there.
         if is_url(item):
             slides.append(SlideInput(path=str(item)))
         elif os.path.isdir(item):  # noqa: PTH112 - Path's raises for a name that is too long
@@ -72,7 +74,9 @@ def find_slides(
         raise UsageError("Name at least one slide, folder of slides or CSV with a column 'path'.")
     if group_regex is not None:
         slides = [_with_group(slide, group_regex) for slide in slides]
+    # Named twice is named once.
     unique = list(dict.fromkeys(slides))
+    # Compared by name: two folders may hold slides of one name, and stores lie in one folder.
     first: dict[str, SlideInput] = {}
     for slide in unique:
         other = first.setdefault(slide.name, slide)
@@ -108,6 +112,7 @@ def _in_table(table: Path, reporter: Reporter) -> list[SlideInput]:
     lines: dict[str, int] = {}
     for row in rows:
         slide = _slide(table, row)
+        # The first row of a path decides; a second that says the same is harmless.
         first = entries.setdefault(slide.path, slide)
         line = lines.setdefault(slide.path, row.line)
         if first != slide and not first.problem:
@@ -121,6 +126,7 @@ def _slide(table: Path, row: Row) -> SlideInput:
     problem = row.problem
     mpp: float | None = None
     if row["mpp"]:
+        # Decimal commas are understood, as spreadsheets of many countries write them.
         try:
             mpp = decimal(row["mpp"])
         except ValueError as error:
@@ -128,10 +134,12 @@ def _slide(table: Path, row: Row) -> SlideInput:
     if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
         problem = problem or f"its mpp must be above 0, got {row['mpp']}"
         mpp = None
+    # Not `row["path"]`, which composes letters: a file's name is what it is. A NUL ends it.
     cell = row.cells.get("path", "").split("\0")[0]
     if not cell:
         path, problem = f"line {row.line} of {table.stem}", problem or "it names no path"
     else:
+        # Relative to the table, not to the working folder: the table may be moved with its slides.
         path = path_of(cell) if is_url(cell) else str(located(table.parent, cell))
     return SlideInput(
         path=path,
@@ -146,6 +154,7 @@ def _with_group(slide: SlideInput, pattern: str) -> SlideInput:
     if slide.group is not None or slide.problem:
         return slide
     try:
+        # Searched, not matched: the patient's number may stand anywhere in the name.
         match = re.search(pattern, slide.name)
     except re.error as error:
         raise UsageError(f"--group-regex '{pattern}' is not a regular expression: {error}.") from error

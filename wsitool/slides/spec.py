@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 KEPT = "kept"
+# Scores a limit may be on, beside that of tissue.
 _SCORES = ("near_black", "near_white", "pen", "fold", "sharpness")
 Resample = Literal["auto", "exact", "fast"]
 LabelRule = Literal["area", "centre"]
@@ -56,7 +57,10 @@ class ReadOptions(Params):
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """A patch is rejected for `reason` where its `score` is below `at_least` or above `at_most`."""
+    """A patch is rejected for `reason` where its `score` is below `at_least` or above `at_most`.
+
+    NaN, a score that was not measured, is never rejected.
+    """
 
     score: str
     reason: str
@@ -68,6 +72,7 @@ class Limit:
         rejected = np.zeros(len(values), bool)
         with np.errstate(over="ignore"):  # a limit beyond float32 is infinite, and so it is meant
             if self.at_least is not None:
+                # NaN is below and above nothing: a score that was not measured rejects no patch.
                 rejected |= values < self.at_least
             if self.at_most is not None:
                 rejected |= values > self.at_most
@@ -81,9 +86,11 @@ def decide(
 
     `limits` are tried in order; one whose score is absent is an error of the caller (KeyError).
     """
+    # 0 is kept; limits may share a reason.
     reasons = (KEPT, *dict.fromkeys(limit.reason for limit in limits))
     reason = np.zeros(len(next(iter(scores.values()))), np.uint8)
     for limit in limits:
+        # Only those no earlier limit has rejected.
         reason[(reason == 0) & limit.rejects(scores[limit.score])] = reasons.index(limit.reason)
     return reason, reasons
 
@@ -130,6 +137,7 @@ class TileSpec(Params):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Three ways to say one thing.
         asked = [name for name in ("mpp", "magnification", "level") if getattr(self, name) is not None]
         if len(asked) > 1:
             raise UsageError(f"Give one of mpp, magnification and level, not {' and '.join(asked)}.")
@@ -145,7 +153,11 @@ class TileSpec(Params):
         return (Limit(score="tissue", reason="low tissue", at_least=self.min_tissue), *self.limits)
 
     def to_params(self) -> dict[str, Any]:
-        """Every option as JSON holds it, to be stored and compared."""
+        """Every option as JSON holds it, to be stored and compared.
+
+        Two specs that cut alike are equal in this form: defaults are written out.
+        """
+        # As it will be compared with another run's: defaults written out.
         params = asdict(self) | {"stride": self.step}
         if self.mpp is None and self.magnification is None and self.level is None:
             params["mpp"] = DEFAULT_MPP
@@ -214,6 +226,7 @@ class QualityThresholds(Params):
     @property
     def limits(self) -> tuple[Limit, ...]:
         """The limits that are on, in the order they are tried."""
+        # The order matters: of several the first is the reason told.
         limits = (
             Limit(score="near_black", reason="near black", at_most=self.max_black),
             Limit(score="near_white", reason="near white", at_most=self.max_white),
@@ -226,5 +239,8 @@ class QualityThresholds(Params):
     def first_reason(
         self, scores: Mapping[str, NDArray[np.float32]]
     ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-        """Why each candidate is rejected first: (M,) uint8 indexing the reasons returned; 0 is "kept"."""
+        """Why each candidate is rejected first: (M,) uint8 indexing the reasons returned; 0 is "kept".
+
+        `scores` by name, (M,) float32 each; KeyError where a limit's score is not among them.
+        """
         return decide(scores, self.limits)

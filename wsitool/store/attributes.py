@@ -33,9 +33,13 @@ __all__ = [
 
 Attribute = str | int | float | bool
 
+# HDF5 attributes cannot hold mappings, and numpy would make an array of a list; JSON text reads the same in
+# both formats.
 _COMPOUND = ("classes", "params", "counts")
 _MOST_CLASSES = 32_767  # labels are int16
+# "2:" where the hash covers the attributes too (see `hashing`); stores of before have the bare SHA-256.
 _HASH = re.compile(r"(?:2:)?[0-9a-f]{64}")
+# The usual convention: a 10x objective is 1 um/px, 40x is 0.25.
 _MPP_AT_1X = 10.0
 
 
@@ -49,15 +53,20 @@ class Summary:
 
 
 _META = {field.name: field for field in dataclasses.fields(StoreMeta)}
+# The order is that of the fields, and so is that of the "is missing" message: the first one lacking is named.
 ATTRIBUTES = (*_META, *(field.name for field in dataclasses.fields(Summary)))
 """The names of all attributes that are read."""
 
 
 def to_attributes(meta: StoreMeta, summary: Summary) -> dict[str, Attribute]:
-    """Flatten `meta` and `summary` to root attributes."""
+    """Flatten `meta` and `summary` to root attributes.
+
+    Compound values are JSON text with sorted keys; what is None is left out.
+    """
     values: dict[str, Any] = dataclasses.asdict(meta)
     values |= {"patches": summary.patches, "counts": summary.counts, "content_hash": summary.content_hash}
     return {
+        # Sorted keys: the same store written twice has the same bytes in its attributes.
         name: json.dumps(as_stored(value), sort_keys=True) if name in _COMPOUND else value
         for name, value in values.items()
         if value is not None
@@ -78,6 +87,8 @@ def from_attributes(path: Path, attributes: Mapping[str, Any]) -> tuple[StoreMet
 
     SchemaVersionError for another version's, CorruptStoreError for what wsitool does not write.
     """
+    # Before anything else is looked at: a later schema may lack or rename what is required below, and
+    # "damaged" would be the wrong advice.
     version = attributes.get("schema_version")
     if isinstance(version, int) and version != SCHEMA_VERSION:
         raise SchemaVersionError(
@@ -88,6 +99,7 @@ def from_attributes(path: Path, attributes: Mapping[str, Any]) -> tuple[StoreMet
     try:
         values = {name: _parsed(name, attributes[name]) for name in ATTRIBUTES if name in attributes}
         # an attribute that is not known was left out
+        # Types are text here (`from __future__ import annotations`), hence the look into it for "| None".
         optional = {name: None for name, field in _META.items() if "None" in str(field.type)}
         missing = [name for name in ATTRIBUTES if name not in optional | values]
         if missing:
@@ -104,6 +116,7 @@ def from_attributes(path: Path, attributes: Mapping[str, Any]) -> tuple[StoreMet
 
 
 def _parsed(name: str, value: Any) -> Any:
+    # Single values are checked by `typed` below, with the field's own type.
     if name not in _COMPOUND:
         return value
     if not isinstance(value, str):
@@ -115,7 +128,10 @@ def _parsed(name: str, value: Any) -> Any:
 
 
 def problem_of(meta: StoreMeta) -> str:
-    """What no store may say of itself; "" where all values are in range."""
+    """What no store may say of itself; "" where all values are in range.
+
+    A clause for the caller's sentence, naming the first attribute that is out of range.
+    """
     size, classes = meta.patch_size, meta.classes
     rules: list[tuple[str, bool, str]] = [
         ("patch_size", 1 <= size <= LARGEST_PATCH, f"from 1 to {LARGEST_PATCH}"),
@@ -123,6 +139,7 @@ def problem_of(meta: StoreMeta) -> str:
         ("level", meta.level >= 0, "0 or more"),
         ("codec", meta.codec in get_args(Codec), f"one of {', '.join(get_args(Codec))}"),
         ("quality", meta.quality is None or 1 <= meta.quality <= 100, "from 1 to 100"),
+        # 0 where there is no slide behind the store but ready-made images.
         ("level0_width", 0 <= meta.level0_width < 2**31, "from 0 to 2147483647"),
         ("level0_height", 0 <= meta.level0_height < 2**31, "from 0 to 2147483647"),
         ("classes", len(set(classes)) == len(classes) <= _MOST_CLASSES, "distinct names"),
@@ -141,6 +158,7 @@ def _problem_of_summary(summary: Summary) -> str:
     counts = summary.counts
     if summary.patches < 1:
         return f"patches must be at least 1, got {summary.patches}"
+    # Callers may give no counts at all; where "kept" is among them it must be right.
     if any(count < 0 for count in counts.values()) or counts.get("kept", summary.patches) != summary.patches:
         return f"counts {str(counts)[:200]} do not fit {summary.patches} patches"
     return "" if _HASH.fullmatch(summary.content_hash) else "content_hash is no hash"
@@ -152,6 +170,7 @@ def magnifications(meta: StoreMeta) -> tuple[float, float] | None:
     TRIDENT cuts `round(patch_size * level0 / target)` pixels of level 0, so whole numbers would not do. Where
     the slide states no objective power, 10 um/px is 1x; None where it states no resolution either.
     """
+    # Reached with a `patch_size_level0` above 0 only: `problem_of` has seen to that.
     level0 = meta.level0_magnification or (_MPP_AT_1X / meta.mpp_level0 if meta.mpp_level0 else None)
     return None if level0 is None else (level0, level0 * meta.patch_size / meta.patch_size_level0)
 
@@ -164,9 +183,11 @@ def coords_attributes(meta: StoreMeta, folder: str | Path) -> dict[str, Attribut
     level0, target = magnifications(meta) or (None, None)
     values: dict[str, Attribute | None] = {
         "patch_size": meta.patch_size,
+        # TRIDENT reads a whole number here, while resampled patches have fractions of a pixel.
         "patch_size_level0": round(meta.patch_size_level0),
         "level0_magnification": level0,
         "target_magnification": target,
+        # A stride beyond the patch's side leaves gaps, which TRIDENT has no word for.
         "overlap": max(0, meta.patch_size - meta.stride),
         "name": plain_text(meta.name),
         "savetodir": plain_text(str(folder)),
@@ -178,4 +199,5 @@ def coords_attributes(meta: StoreMeta, folder: str | Path) -> dict[str, Attribut
 
 def plain_text(text: str) -> str:
     """`text` as an attribute of HDF5 can hold it: valid Unicode, without NUL."""
+    # h5py refuses a text with a NUL in it ("VLEN strings do not support embedded NULLs").
     return shown(text).replace("\0", "\\0")

@@ -39,14 +39,20 @@ class Collection:
         self.stores = tuple(stores)
         self.store_index, self.row = store_index, row
         self.labels, self.classes = labels, classes
+        # Groups are numbered over all stores, also those of which a subset keeps no patch, so that a group's
+        # number means the same patient in every subset.
         self.groups = tuple(dict.fromkeys(store.meta.group for store in self.stores))
         number = {group: index for index, group in enumerate(self.groups)}
         self._group_of_store = np.array([number[store.meta.group] for store in self.stores], dtype=np.int32)
 
     @classmethod
     def of(cls, stores: Sequence[Reader]) -> Self:
-        """All patches of `stores`, in order; StoreError if patch sizes differ or there is none."""
+        """All patches of `stores`, in order; StoreError if patch sizes differ or there is none.
+
+        Opens nothing; it reads the labels of each store. Closing the collection closes the stores.
+        """
         _check_sizes(stores)
+        # In the order of the stores, so that the same list of stores always numbers the classes alike.
         classes = union_of_classes([store.meta for store in stores])
         lengths = [len(store) for store in stores]
         labels = [_labels(store, classes) for store in stores]
@@ -67,11 +73,13 @@ class Collection:
     @property
     def patch_size(self) -> int:
         """Side of every patch in pixels."""
+        # Any store will do: `of` has compared them all.
         return self.stores[0].meta.patch_size
 
     @property
     def mpp(self) -> float | None:
         """um/px of the patches, None where a store states none or they differ by more than 5 %."""
+        # O(stores), not O(patches): every patch of a store has its resolution.
         stated = [store.meta.mpp_effective for store in self.stores]
         numbers = [mpp for mpp in stated if mpp is not None]
         if len(numbers) < len(stated) or max(numbers) > 1.05 * min(numbers):
@@ -80,13 +88,18 @@ class Collection:
 
     @property
     def group_index(self) -> NDArray[np.int32]:
+        # (N,) int32, gathered anew at each call: what can be computed from 4 bytes a store is not kept a
+        # patch.
         return self._group_of_store[self.store_index]
 
     @property
     def sources(self) -> NDArray[np.str_]:
         """(N,) name of the image each patch was cut from: the source column, else the slide's name."""
+        # Objects and not fixed-width text: an array of "<U5" would cut the sixth letter of a later store's
+        # name.
         names = np.empty(len(self), dtype=object)
         for number, store in enumerate(self.stores):
+            # O(stores x N) comparisons, for callers that ask once a run.
             rows = np.flatnonzero(self.store_index == number)
             column = store.sources
             names[rows] = store.meta.name if column is None else column[self.row[rows]]
@@ -94,7 +107,11 @@ class Collection:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the stores' content hashes and which of their patches are in the collection."""
+        """SHA-256 over the stores' content hashes and which of their patches are in the collection.
+
+        Cached: it hashes 8 bytes a patch. The order of the stores counts; labels given by `with_labels` do
+        not.
+        """
         digest = hashlib.sha256()
         for store in self.stores:
             digest.update(f"{store.meta.name}\0{store.content_hash}\0".encode())
@@ -115,7 +132,12 @@ class Collection:
         *,
         tally: Tally | None = None,
     ) -> None:
-        """Read into `out`, C-contiguous (B, P, P, 3) uint8; bad patches as in `Reader.read_into`."""
+        """Read into `out`, C-contiguous (B, P, P, 3) uint8; bad patches as in `Reader.read_into`.
+
+        Store by store, whatever the order asked for, so that each store's files are leased once a call.
+        """
+        # Indices of one store side by side, each with its target row; stable, so that neighbours on the disk
+        # that were asked for one after the other still are, and one read serves them.
         picked = np.asarray(indices, dtype=np.int64)
         numbers, rows = self.store_index[picked], self.row[picked]
         order = np.argsort(numbers, kind="stable")
@@ -125,9 +147,14 @@ class Collection:
                 self.stores[numbers[targets[0]]].read_into(rows[targets], out, rows=targets, tally=tally)
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Collection:
-        """Only the patches at `indices`, in that order; stores, classes and groups stay as they are."""
+        """Only the patches at `indices`, in that order; stores, classes and groups stay as they are.
+
+        Shares the stores with this one, so closing either closes both; duplicates are allowed.
+        """
         rows = np.asarray(indices, dtype=np.int64)
         return Collection(
+            # All stores, with those that now have no patch: the store numbers stay valid, and so does
+            # `check`.
             self.stores,
             store_index=self.store_index[rows],
             row=self.row[rows],
@@ -148,13 +175,19 @@ class Collection:
         )
 
     def capped(self, per_store: int, *, seed: int = 0) -> Collection:
-        """At most `per_store` patches of each store, drawn by `seed`; the order of rows is kept."""
+        """At most `per_store` patches of each store, drawn by `seed`; the order of rows is kept.
+
+        Depends on `seed` and the collection only. StoreError for a cap below 1.
+        """
         if per_store < 1:
             raise StoreError(f"The cap per slide must be at least 1, got {per_store}.")
         rng = np.random.default_rng(seed)
         shuffled = rng.permutation(len(self))
+        # Shuffled, then put together by store: within each the order stays random, so its first `per_store`
+        # are a draw without replacement.
         by_store = shuffled[np.argsort(self.store_index[shuffled], kind="stable")]
         numbers = self.store_index[by_store]
+        # Where in `by_store` each patch's store begins; the distance to it is the patch's rank in the draw.
         first = np.searchsorted(numbers, numbers, side="left")
         return self.subset(np.sort(by_store[np.arange(len(self)) - first < per_store]))
 
@@ -219,7 +252,7 @@ def _labels(store: Reader, classes: tuple[str, ...]) -> NDArray[np.int16]:
 def renumbered(
     labels: NDArray[np.int16], declared: Sequence[str], classes: Sequence[str]
 ) -> NDArray[np.int16]:
-    """Labels that index the classes `own` as ones that index `classes`; unlabelled ones stay so."""
+    """Labels that index the classes `declared` as ones that index `classes`; unlabelled ones stay so."""
     # the extra last entry maps -1 to -1
     new = np.array([*(classes.index(name) for name in declared), UNLABELLED], dtype=np.int16)
     return new[labels]

@@ -52,6 +52,8 @@ class _Form:
     needed: bool = False
 
 
+# Needed ones are those that every reading command asks for; labels, sources and failures come with some
+# stores only.
 FIXED = {
     "coords": _Form("int", np.int64, pairs=True, needed=True),
     "tissue": _Form("float", np.float32, needed=True),
@@ -74,7 +76,11 @@ def score_names(columns: Mapping[str, Found]) -> list[str]:
 
 
 def problem_of_columns(columns: Mapping[str, Found], meta: StoreMeta, summary: Summary) -> str:
-    """Which column has not the shape that the store's attributes promise; "" where all have."""
+    """Which column has not the shape that the store's attributes promise; "" where all have.
+
+    Looks at shapes and kinds only; no column has been read. Also whether the numbers of candidates, patches
+    and counts fit each other.
+    """
     missing = [name for name, form in FIXED.items() if form.needed and name not in columns]
     if missing:
         return f"it has no column '{missing[0]}'"
@@ -82,6 +88,7 @@ def problem_of_columns(columns: Mapping[str, Found], meta: StoreMeta, summary: S
         return "of its failures one column is missing"
     if len(columns) > len(FIXED) + _MOST_SCORES:
         return f"it has {len(columns)} columns"
+    # Every group's columns have as many rows as its first; those at the root as many as there are patches.
     rows = {"": summary.patches}
     for name, column in columns.items():
         form = FIXED.get(name, _SCORE)
@@ -141,12 +148,13 @@ def in_schema(name: str, values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _outside(values: NDArray[Any], low: float, high: float) -> str:
-    least, most = values.min(), values.max()  # NaN is within no bounds
+    least, most = values.min(), values.max()  # NaN is within no bounds: both comparisons with it are false
     inside = low <= least and most <= high
     return "" if inside else f"runs from {least} to {most}, which must be within {low:g} and {high:g}"
 
 
 def _shares(values: NDArray[Any], meta: StoreMeta, reasons: int) -> str:
+    # Slack for rounding; those that `tile` writes are clipped to 1.
     return _outside(values, 0, 1.001)
 
 

@@ -18,17 +18,25 @@ __all__ = ["KnownFile", "OpenFiles", "Pending", "open_files"]
 
 
 class Pending:
-    """A file or folder being written under a hidden temporary name beside its final one."""
+    """A file or folder being written under a hidden temporary name beside its final one.
+
+    `commit` or `discard` must be called; a process that is killed leaves a partial file, which the next
+    writer in that folder removes. StoreError where the name is taken and `overwrite` is false.
+    """
 
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         if path.exists() and not overwrite:
             raise StoreError(f"{path} exists already: pass overwrite (--overwrite) to replace it.")
         self.final = path
         self._held = ExitStack()
+        # Holds the lock of the temporary name as long as we write, so that no other process takes it for
+        # abandoned.
         self.temporary = self._held.enter_context(partial_path(path))
 
     def commit(self) -> None:
         """Make everything durable, then take the final name in one step."""
+        # Contents first, then the name, then the folder that holds the name: after a power cut the final name
+        # leads to complete bytes or is not there.
         _sync_tree(self.temporary)
         replace_path(self.temporary, self.final)
         _sync(self.final.parent)
@@ -50,6 +58,8 @@ def _sync_tree(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
+    # Read-only serves: fsync concerns the file and not the descriptor, and a folder cannot be opened
+    # otherwise.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -76,7 +86,11 @@ class KnownFile:
         return cls(path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
     def check(self, descriptor: int | None = None) -> None:
-        """Raise CorruptStoreError if the path (or the open `descriptor`) is no longer this very file."""
+        """Raise CorruptStoreError if the path (or the open `descriptor`) is no longer this very file.
+
+        Device, inode, size and time of change are compared, so a file of the same bytes in its place counts
+        as another.
+        """
         try:
             now = self._from(
                 self.path, os.fstat(descriptor) if descriptor is not None else Path(self.path).stat()
@@ -85,6 +99,8 @@ class KnownFile:
             raise CorruptStoreError(
                 f"{self.path} was deleted or moved while it was in use: bring it back and resume the run."
             ) from None
+        # A descriptor outlives its file's name, hence the comparison of all that `stat` tells, not of the
+        # name.
         if now != self:
             raise CorruptStoreError(
                 f"{self.path} was replaced or changed while it was in use: "
@@ -111,7 +127,13 @@ class OpenFiles:
 
     @contextmanager
     def lease(self, file: KnownFile) -> Iterator[int]:
-        """A descriptor of `file` that stays open for the length of the block; read it by position only."""
+        """A descriptor of `file` that stays open for the length of the block; read it by position only.
+
+        Safe from any thread. CorruptStoreError where the file was deleted, replaced or changed since it
+        became known.
+        """
+        # Opening under the lock keeps two threads from opening one file twice; it is rare, reading is not
+        # under it.
         with self._lock:
             entry = self._open.get(file)
             if entry is None:
@@ -127,6 +149,8 @@ class OpenFiles:
                 entry.users -= 1
 
     def _close_idle(self) -> None:
+        # The order of the dictionary is that of use. Leased ones stay, even if the limit is then exceeded for
+        # a while.
         idle = [file for file, entry in self._open.items() if entry.users == 0]
         for file in idle[: len(self._open) - self._limit]:
             os.close(self._open.pop(file).descriptor)

@@ -21,6 +21,7 @@ def is_foreign(attributes: Collection[str]) -> bool:
 
 def hdf5_in_words(file: h5py.File) -> str:
     """What an open HDF5 file seems to be, by the names in it."""
+    # Type 0 is a hard link: `file[name]` of a soft or external one would open what it points to.
     names = sorted(name for name in list(file)[:1000] if file.id.links.get_info(name.encode()).type == 0)
     coords: Any = file["coords"].attrs if "coords" in names else {}
     if "features" in names:
@@ -42,6 +43,7 @@ def hdf5_in_words(file: h5py.File) -> str:
 
 def zarr_in_words(path: Path, metadata: dict[str, Any] | None) -> str:
     """What the folder at `path` seems to be, by its zarr.json or, where that is None, by its files."""
+    # Attributes may be anything in another program's file.
     if metadata is not None:
         attributes = metadata.get("attributes")
         ome = isinstance(attributes, dict) and bool({"ome", "multiscales"} & set(attributes))

@@ -43,6 +43,8 @@ class ContentHash:
 
     def __init__(self, meta: StoreMeta | None) -> None:
         self._meta = meta
+        # A digest each, joined at the end: columns arrive interleaved by batch, and a single digest would
+        # depend on the batches.
         self._columns = {name: hashlib.sha256() for name in ("patches", "coords", "labels", "sources")}
 
     def add_patches(self, patches: Iterable[bytes | memoryview], digests: Iterable[bytes]) -> None:
@@ -54,7 +56,12 @@ class ContentHash:
     def add_rows(
         self, coords: NDArray[np.int64], labels: NDArray[np.int16] | None, sources: Sequence[str] | None
     ) -> None:
-        """Feed the other columns of the same or any later rows, in row order."""
+        """Feed the other columns of the same or any later rows, in row order.
+
+        `coords` (B, 2), `labels` (B,), `sources` B names. Always with labels or never, and the same for
+        sources.
+        """
+        # Little-endian whatever the machine, so that a store verifies on another.
         self._columns["coords"].update(coords.astype("<i8").tobytes())
         if labels is not None:
             self._columns["labels"].update(labels.astype("<i2").tobytes())
@@ -63,6 +70,7 @@ class ContentHash:
 
     def hexdigest(self) -> str:
         """The hash so far, in hex, `RULE` before it where it covers the attributes."""
+        # Another beginning for each rule: a hash of one can never be mistaken for one of the other.
         digest = hashlib.sha256(b"wsitool store 1" if self._meta is None else b"wsitool store 2")
         for column in self._columns.values():
             digest.update(column.digest())

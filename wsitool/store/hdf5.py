@@ -29,7 +29,11 @@ _FIRST_ROWS = 64
 
 
 class Hdf5Writer(Writer):
-    """Writes a store as one HDF5 file."""
+    """Writes a store as one HDF5 file.
+
+    Of raw patches the pixels are written by a thread of their own (see `base.direct_io`); everything else,
+    and the index, by h5py. For one thread.
+    """
 
     def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool, expected: int = 0) -> None:
         super().__init__(path, meta, overwrite=overwrite)
@@ -39,6 +43,8 @@ class Hdf5Writer(Writer):
         self._file = h5py.File(
             self._pending.temporary,
             "w",
+            # HDF5 puts every object of at least that size at a multiple of the interval, which is what direct
+            # writing asks for.
             alignment_threshold=size * size * 3 if aligned else 1,
             alignment_interval=ALIGNMENT if aligned else 1,
         )
@@ -55,8 +61,10 @@ class Hdf5Writer(Writer):
                 maxshape=(None,),
                 chunks=(_BLOB_CHUNK,),
                 dtype=np.uint8,
+                # HDF5 would write zeros into each chunk before the data.
                 fill_time="never",
             )
+        # Ends of the patches in the blob, a leading 0 before them: N + 1 numbers for N patches.
         self._ends: list[int] = [0]
         self._tail = bytearray()
 
@@ -65,6 +73,8 @@ class Hdf5Writer(Writer):
             self._raw.append(patches)
             return
         for patch in patches:
+            # Patches run on over the edges of chunks: padding each to a chunk of its own would multiply the
+            # file.
             self._tail += patch
             self._ends.append(self._ends[-1] + len(patch))
         while len(self._tail) >= _BLOB_CHUNK:
@@ -74,6 +84,7 @@ class Hdf5Writer(Writer):
     def _write_blob_chunk(self, chunk: bytes) -> None:
         at = self._data.shape[0]
         self._data.resize(at + _BLOB_CHUNK, axis=0)
+        # Past HDF5's own copying and conversion: the bytes of a chunk without filter are those of the file.
         self._data.id.write_direct_chunk((at,), chunk)
 
     def _write_columns(self, columns: Columns, summary: Summary) -> None:
@@ -81,8 +92,10 @@ class Hdf5Writer(Writer):
             offsets = self._raw.finish()
         else:
             if self._tail:
+                # Chunks are stored whole; the shape, cut in the next line, says where the patches end.
                 self._write_blob_chunk(bytes(self._tail).ljust(_BLOB_CHUNK, b"\0"))
             self._data.resize(self._ends[-1], axis=0)
+            # uint64 as documented for other readers; ours checks for wraps.
             self._file["encoded/offsets"] = np.array(self._ends, dtype=np.uint64)
             offsets = chunk_offsets(self._data)
         for name, array in columns.arrays().items():
@@ -92,6 +105,7 @@ class Hdf5Writer(Writer):
         self._file["candidates/reason"].attrs["reasons"] = list(columns.candidates.reasons)
         if "label" in self._file:
             self._file["label"].attrs["classes"] = list(self._meta.classes)
+        # The folder under the final name, not the temporary one.
         self._file["coords"].attrs.update(
             coords_attributes(self._meta, self._pending.final.parent.absolute())
         )
@@ -100,6 +114,7 @@ class Hdf5Writer(Writer):
 
     def _close(self) -> None:
         try:
+            # The thread that writes pixels ends before HDF5 closes the file under it.
             if self._raw is not None:
                 self._raw.close()
         finally:
@@ -116,7 +131,10 @@ class _RawChunks:
         self, file: h5py.File, path: Path, shape: tuple[int, int, int], expected: int, *, aligned: bool
     ) -> None:
         plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        # One patch a chunk, so that chunk k of HDF5's index is patch k.
         plist.set_chunk((1, *shape))
+        # Never filled, and given a place as soon as the dataset grows: `chunk_offsets` knows the places
+        # before a byte is written.
         plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         space = h5py.h5s.create_simple((0, *shape), (h5py.h5s.UNLIMITED, *shape))
@@ -133,10 +151,13 @@ class _RawChunks:
         if stop > len(self._offsets):
             # HDF5 tells all places at once or slowly one by one: ask seldom, give back the rest in the end.
             # The file does not always shrink with it, hence `expected`.
+            # Doubling keeps the number of times that HDF5 lists all places logarithmic in the number of
+            # patches.
             more = 0 if stop <= self._expected else max(2 * len(self._offsets), _FIRST_ROWS)
             self.data.resize(max(stop, self._expected, more), axis=0)
             self._offsets = chunk_offsets(self.data)
         places = self._offsets[self._rows : stop]
+        # Places that follow each other without a gap go into one call.
         edges = [0, *(np.flatnonzero(np.diff(places) != self._length) + 1).tolist(), len(patches)]
         for first, end in pairwise(edges):
             self._file.write(patches[first:end], int(places[first]))
@@ -144,6 +165,7 @@ class _RawChunks:
 
     def finish(self) -> NDArray[np.int64]:
         """Give back unused places; returns the (N,) byte offsets of the patches."""
+        # First the index, then the wait: HDF5 only forgets the unused places, whose bytes nobody writes.
         self.data.resize(self._rows, axis=0)
         self._file.finish()
         return self._offsets[: self._rows]

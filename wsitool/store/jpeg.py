@@ -30,6 +30,8 @@ def decode_into(data: bytes, out: NDArray[np.uint8]) -> None:
 
     Raises ValueError if the stream is damaged or its size is not that of `out`.
     """
+    # Given too much room simplejpeg decodes all the same and returns a smaller view, hence the comparison;
+    # given too little it raises ValueError itself.
     image: NDArray[Any] = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out)
     if image.shape != out.shape:
         raise ValueError(

@@ -39,6 +39,7 @@ def create_store(
         raise UsageError(f"A store's name ends in .h5 or .zarr, got '{path.name}'.")
     if meta.codec == "jpeg" and not 1 <= (meta.quality or 0) <= 100:
         raise UsageError(f"A store of codec 'jpeg' needs a quality of 1 to 100, got {meta.quality!r}.")
+    # Texts as they will be read back, so that the hash made while writing is the one of reading.
     meta = replace(
         meta,
         name=shown(meta.name),
@@ -47,6 +48,7 @@ def create_store(
         classes=tuple(shown(name) for name in meta.classes),
         wsitool_version=meta.wsitool_version or __version__,
     )
+    # Here and not at `finish`: hours of tiling should not end in a store that cannot be opened.
     problem = problem_of(meta)
     if problem:
         raise StoreError(f"{path} would not be a store that can be read again: {problem}.")
@@ -55,7 +57,11 @@ def create_store(
 
 
 def open_store(path: str | Path) -> Reader:
-    """Open a finished store; StoreError if there is none, CorruptStoreError if it is damaged."""
+    """Open a finished store; StoreError if there is none, CorruptStoreError if it is damaged.
+
+    NotAStoreError for another program's file, SchemaVersionError for another schema. Any number of threads
+    may read the store; the patches' pixels are not checked here, but for the size of three.
+    """
     path = Path(path)
     if not path.exists():
         raise StoreError(
@@ -63,6 +69,7 @@ def open_store(path: str | Path) -> Reader:
         )
     if path.suffix not in SUFFIXES:
         raise StoreError(f"{path} is no patch store: expected a name that ends in .h5 or .zarr.")
+    # The suffix decides, not the contents, so that finding the stores of a folder opens no file.
     store = open_hdf5(path) if path.suffix == ".h5" else open_zarr(path)
     problem = store.problem_of_pixels()
     store.close()  # of the many stores of a collection none keeps a file open before it is read
@@ -72,7 +79,10 @@ def open_store(path: str | Path) -> Reader:
 
 
 def find_stores(paths: AnyPath | Iterable[AnyPath]) -> list[Path]:
-    """The store at a path, or the stores directly in that folder, sorted by name; hidden names are none."""
+    """The store at a path, or the stores directly in that folder, sorted by name; hidden names are none.
+
+    Nothing is opened. A path that is neither a store nor a folder gives none.
+    """
     return [store for path in as_list(paths) for store in _stores_at(Path(path))]
 
 
@@ -81,6 +91,7 @@ def _stores_at(path: Path) -> list[Path]:
         return [path] if os.path.exists(path) else []  # noqa: PTH110 - Path's raises for long names
     if not os.path.isdir(path):  # noqa: PTH112
         return []
+    # Hidden names are stores being written (see `base.partial`) or lock files.
     return sorted(
         entry for entry in path.iterdir() if entry.suffix in SUFFIXES and not entry.name.startswith(".")
     )

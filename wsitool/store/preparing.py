@@ -34,6 +34,7 @@ def _stored(
             raise StoreError("A store of codec 'raw' takes pixel arrays, got encoded bytes.")
         return patches
     if codec == "raw":
+        # No copy where the block is contiguous: the views share its memory, which `Prepared` says.
         return [memoryview(patch).cast("B") for patch in np.ascontiguousarray(patches)]
     if quality is None:
         raise StoreError("A store of codec 'jpeg' needs StoreMeta.quality to encode patches.")

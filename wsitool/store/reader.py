@@ -31,7 +31,7 @@ __all__ = ["Layout", "Reader", "Segments", "Tally", "content_hash"]
 
 @dataclass(frozen=True)
 class Segments:
-    """Byte ranges to read, in the order of the rows asked for; a row may need two of them.
+    """Byte ranges to read, in the order of the rows asked for; a row may need several of them.
 
     `row` (S,) is the position in the request, `file` (S,) the file's number, `start` and `length` (S,) bytes.
     """
@@ -71,11 +71,17 @@ class Tally:
     read_seconds: float = 0.0
     decode_seconds: float = 0.0
     bytes_read: int = 0
+    # (row of the output, why), see `Reader.read_into`.
     bad: list[tuple[int, str]] = field(default_factory=list)
 
 
 class Reader:
-    """A finished store of either format, as `PatchStore` describes it."""
+    """A finished store of either format, as `PatchStore` describes it.
+
+    Safe to read from any number of threads. It holds no column but the labels in memory, and no file open but
+    those that `open_files` lends; pickled, it is opened anew by whoever unpickles it. Each of the properties
+    that return an array reads it from the disk and checks it: CorruptStoreError where its values cannot be.
+    """
 
     def __init__(self, path: Path, meta: StoreMeta, summary: Summary, layout: Layout) -> None:
         self._path, self._meta, self._summary, self._layout = path, meta, summary, layout
@@ -115,6 +121,7 @@ class Reader:
     def tissue(self) -> NDArray[np.float32]:
         return self._column("tissue")
 
+    # Kept, as collections, exports and summaries ask for them again; two bytes a patch.
     @cached_property
     def labels(self) -> NDArray[np.int16] | None:
         return self._column("label") if "label" in self._layout.columns else None
@@ -175,9 +182,14 @@ class Reader:
             raise damaged(self._path, f"its patches cannot be read ({error.strerror})") from error
 
     def encoded(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> list[bytes]:
-        """The stored bytes of patches: JPEG streams, or P*P*3 bytes of raw pixels."""
+        """The stored bytes of patches: JPEG streams, or P*P*3 bytes of raw pixels.
+
+        In the order asked, duplicates allowed. IndexError for a row that is not there, CorruptStoreError
+        where the file ends early; what the bytes mean is not looked at.
+        """
         rows_asked = self._checked(indices)
         try:
+            # One entry a request and not a patch: the same patch may be asked for twice.
             fetched = dict(self._fetch(rows_asked))
         except OSError as error:
             raise damaged(self._path, f"its patches cannot be read ({error.strerror})") from error
@@ -187,7 +199,11 @@ class Reader:
         return [fetched[row] for row in range(len(rows_asked))]  # type: ignore[misc]
 
     def problem_of_pixels(self) -> str:
-        """Whether JPEG patches are of another size than the store says; "" where one of a few is right."""
+        """Whether JPEG patches are of another size than the store says; "" where one of a few is right.
+
+        From the headers of three patches, without decoding: one damaged patch is the business of who reads
+        it, a wrong size of all would end in an error a patch.
+        """
         if self._meta.codec == "raw":  # the format has seen to that
             return ""
         sizes = set()
@@ -208,7 +224,10 @@ class Reader:
             file.check()
 
     def close(self) -> None:
-        """Give the descriptors back; reading again opens them again."""
+        """Give the descriptors back; reading again opens them again.
+
+        Not needed for correctness: descriptors are few, shared, and closed when others need room.
+        """
         for file in self._layout.files:
             open_files.forget(file)
 
@@ -244,6 +263,7 @@ class Reader:
     ) -> None:
         began = time.perf_counter()
         segments = self._layout.locate(rows_asked)
+        # Pixels go from the file straight to their place in `out`: no intermediate buffer, no copy.
         flat = out.data.cast("B")
         size = self._patch_bytes
         rows = targets[segments.row]
@@ -252,8 +272,11 @@ class Reader:
             columns = (begin, end, rows[begin] * size, rows[end - 1] * size + size, segments.start[begin])
             with open_files.lease(self._layout.files[file]) as descriptor:
                 for first, last, at, to, start in zip(*(column.tolist() for column in columns), strict=True):
+                    # (S,) runs: a read a run, in the order of the request; first and last are segments, at
+                    # and to bytes of `out`.
                     got = _read_fully(descriptor, flat[at:to], start)
                     if got != to - at:
+                        # What came whole before the end counts as read; the rest of the run is bad.
                         self._short(rows_asked, segments, targets, first + got // size, last, tally)
         if tally is not None:
             tally.read_seconds += time.perf_counter() - began
@@ -281,6 +304,8 @@ class Reader:
         tally: Tally | None,
     ) -> None:
         began = time.perf_counter()
+        # All encoded bytes of the request at once, so that reading and decoding can be told apart: a tenth of
+        # the pixels they become.
         fetched = list(self._fetch(rows_asked))
         read = time.perf_counter()
         for row, data in fetched:
@@ -297,6 +322,7 @@ class Reader:
     def _fetch(self, rows_asked: NDArray[np.int64]) -> Iterator[tuple[int, bytes | str]]:
         """Yield (row, stored bytes), or (row, reason) where the file is too short, in some order."""
         segments = self._layout.locate(rows_asked)
+        # A patch in several pieces arrives in the order of its pieces, as its segments follow each other.
         pieces: dict[int, list[bytes]] = {}
         short: set[int] = set()
         for file in np.unique(segments.file).tolist():
@@ -304,6 +330,7 @@ class Reader:
             columns = (segments.row[in_file], segments.start[in_file], segments.length[in_file])
             with open_files.lease(self._layout.files[file]) as descriptor:
                 for row, start, length in zip(*(column.tolist() for column in columns), strict=True):
+                    # By position: descriptors are shared, and a file has one position for all threads.
                     data = os.pread(descriptor, length, start)
                     pieces.setdefault(row, []).append(data)
                     if len(data) != length:  # patches are far too small for a read to end early otherwise
@@ -314,6 +341,7 @@ class Reader:
 
 def _read_fully(descriptor: int, out: memoryview, start: int) -> int:
     """Read until `out` is full or the file ends; returns the bytes read. One call moves 2 GiB at most."""
+    # `preadv` and not `pread`: it fills memory that is there.
     got = os.preadv(descriptor, [out], start)
     while 0 < got < len(out):
         more = os.preadv(descriptor, [out[got:]], start + got)
@@ -343,6 +371,7 @@ def _runs_by_file(
         | (np.diff(segments.start) != segments.length[:-1])
         | (np.diff(targets) != 1)
     )
+    # (R,) first and one-past-last segment of each run.
     begin = np.concatenate([[0], np.flatnonzero(breaks) + 1])
     end = np.append(begin[1:], len(segments.start))
     run_file = segments.file[begin]
@@ -352,8 +381,12 @@ def _runs_by_file(
 
 
 def content_hash(store: Reader) -> str:
-    """Compute the content hash of what is on disk by the rule of `store.content_hash`, to compare the two."""
+    """Compute the content hash of what is on disk by the rule of `store.content_hash`, to compare the two.
+
+    Reads every patch, 256 at a time. CorruptStoreError where one is not there.
+    """
     hashing = ContentHash(store.meta if covers_attributes(store.content_hash) else None)
+    # 256 at a time: 38 MB of raw patches of 224 px, however large the store.
     for first in range(0, len(store), 256):
         patches = store.encoded(range(first, min(first + 256, len(store))))
         hashing.add_patches(patches, map(patch_digest, patches))

@@ -33,9 +33,11 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 UNLABELLED = -1
+# One patch of this size takes 805 MB, and a side of JPEG ends at 65,535.
 LARGEST_PATCH = 16_384
 """Pixels of a patch's side."""
 
+# native: the slide's own JPEG tiles, copied without decoding.
 Codec = Literal["jpeg", "raw", "native"]
 Format = Literal["hdf5", "zarr"]
 SUFFIX_OF: Mapping[Format, str] = {"hdf5": ".h5", "zarr": ".zarr"}
@@ -128,7 +130,12 @@ class Candidates:
 
 
 class PatchStore(Protocol):
-    """A finished store, open for reading; safe to read from many threads at once."""
+    """A finished store, open for reading; safe to read from many threads at once.
+
+    `coords` is (N, 2) int64 level-0 (x, y) of the patches' top-left corners, `tissue` (N,) float32 shares in
+    [0, 1], `labels` (N,) int16 indices into `meta.classes`, -1 = unlabelled, or None where nothing is
+    labelled.
+    """
 
     @property
     def path(self) -> Path: ...
@@ -198,7 +205,12 @@ class StoreWriter(Protocol):
     def finish(
         self, candidates: Candidates, *, counts: dict[str, int], failures: Sequence[Failure] = ()
     ) -> str:
-        """Complete the store and return its content hash."""
+        """Complete the store and return its content hash.
+
+        `candidates` must hold at least the patches appended, `counts` their numbers by reason. Raises
+        StoreError where nothing was appended or a reader would refuse what came; the temporary file is then
+        still there and goes with the `with` block.
+        """
         ...
 
     def __enter__(self) -> Self: ...

@@ -70,6 +70,7 @@ class Columns:
 
     def problem(self, meta: StoreMeta, summary: Summary) -> str:
         """What a reader would refuse in these columns; "" where they are as the schema wants them."""
+        # The reader's own rules, so that nothing can be written that cannot be opened.
         arrays, reasons = self.arrays(), self.candidates.reasons
         kinds: dict[str, Kind] = {"i": "int", "u": "int", "f": "float"}
         forms = {name: Found(kinds[values.dtype.kind], values.shape) for name, values in arrays.items()}
@@ -91,7 +92,10 @@ class Writer(ABC):
     def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool) -> None:
         self._meta = meta
         self._pending = Pending(path, overwrite=overwrite)
+        # Fed as rows come: the store is never read back to be hashed.
         self._hash = ContentHash(meta)
+        # Columns stay in memory until `finish`, 22 bytes a patch beside the sources; the formats want each in
+        # one piece.
         self._coords: list[NDArray[np.int64]] = []
         self._tissue: list[NDArray[np.float32]] = []
         self._labels: list[NDArray[np.int16]] = []
@@ -121,10 +125,12 @@ class Writer(ABC):
             patches = patches.copy()  # the caller may fill it anew at once
         if not isinstance(patches, Prepared):
             patches = prepare(patches, codec=self._meta.codec, quality=self._meta.quality)
+        # Written first: raw HDF5 patches go to the disk in a thread of their own while they are hashed here.
         self._write_patches(patches.data)
         self._hash.add_patches(patches.data, patches.digests)
         self._hash.add_rows(rows.coords, rows.labels, rows.sources)
         self._patches += len(patches)
+        # Copies, as the caller may reuse its arrays.
         self._coords.append(np.array(rows.coords, dtype=np.int64))
         self._tissue.append(np.array(rows.tissue, dtype=np.float32))
         if rows.labels is not None:
@@ -148,6 +154,7 @@ class Writer(ABC):
             candidates=candidates,
             failures=tuple(failures),
         )
+        # Before the columns are written, as the hash is one of the attributes.
         digest = self._hash.hexdigest()
         summary = Summary(patches=self._patches, counts=counts, content_hash=digest)
         problem = columns.problem(self._meta, summary)
@@ -155,6 +162,7 @@ class Writer(ABC):
             raise StoreError(f"{self._pending.final} would not be a store that can be read again: {problem}.")
         with deferred():  # it is nearly done, and zarr's threads would write on after a signal
             self._write_columns(columns, summary)
+            # Closed before `commit`, which syncs what is in the files and not what libraries still hold.
             self._close()
             self._pending.commit()
         return digest
@@ -192,5 +200,6 @@ class Writer(ABC):
             if column is not None and len(column) != number:
                 raise StoreError(f"{number} patches came with {len(column)} {name}: pass one for each patch.")
         for name, seen in (("labels", self._labels), ("sources", self._sources)):
+            # Either always or never: a column with holes could not be told from a shifted one.
             if self._patches and (columns[name] is None) == bool(seen):
                 raise StoreError(f"Some rows came with {name} and some without: pass {name} always or never.")

@@ -29,13 +29,19 @@ _ABSENT = 2**64 - 1  # in both fields of an index entry whose chunk was never wr
 
 
 class ZarrWriter(Writer):
-    """Writes a store as one zarr v3 group."""
+    """Writes a store as one zarr v3 group.
+
+    Shards are written as they fill, synced in the background; metadata and columns come in the end. For one
+    thread.
+    """
 
     def __init__(self, path: Path, meta: StoreMeta, *, overwrite: bool, expected: int = 0) -> None:
         super().__init__(path, meta, overwrite=overwrite)
+        # As many patches as fill 256 MB, of small patches fewer.
         self._rows_per_shard = min(_SHARD_ROWS, max(1, _SHARD_BYTES // (meta.patch_size**2 * 3)))
         self._shard: BinaryIO | None = None
         self._sync = EarlySync()
+        # Of the shard being written; used again for the next.
         self._index = np.full((self._rows_per_shard, 2), _ABSENT, dtype="<u8")
         (self._pending.temporary / "patches" / "c").mkdir(parents=True)
 
@@ -48,6 +54,7 @@ class ZarrWriter(Writer):
                 self._shard = file.open("wb")
             self._index[slot] = self._shard.tell(), len(patch)
             self._shard.write(patch)
+            # Begins to sync in the background every 64 MB; without it `finish` would wait for gigabytes.
             self._sync.wrote(self._shard.fileno(), len(patch), end=self._shard.tell())
             if slot == self._rows_per_shard - 1:
                 self._end_shard()
@@ -61,6 +68,7 @@ class ZarrWriter(Writer):
             self._index[:] = _ABSENT
 
     def _write_columns(self, columns: Columns, summary: Summary) -> None:
+        # A third of a second at least, and only zarr stores need it.
         import zarr
         import zarr.storage
 
@@ -74,10 +82,12 @@ class ZarrWriter(Writer):
         # Where chunks of nothing but zeros are not written, one that was lost cannot be told from them.
         config: Any = {"write_empty_chunks": True}
         for name, array in columns.arrays().items():
+            # One chunk a column: read in one go, and a lost chunk is a lost column, not a hole.
             root.create_array(name, data=array, chunks=_whole(array.shape), config=config)
         for name, texts in columns.texts().items():
             shape = (len(texts),)
             column = root.create_array(name, shape=shape, dtype="string", chunks=_whole(shape), config=config)
+            # zarr's string type takes objects; numpy's fixed width would cost each the longest's room.
             column[:] = np.array(texts, dtype=object)
         root["candidates/reason"].attrs["reasons"] = list(columns.candidates.reasons)
         if columns.label is not None:
@@ -96,4 +106,5 @@ class ZarrWriter(Writer):
 
 
 def _whole(shape: tuple[int, ...]) -> tuple[int, ...]:
+    # An empty column has a chunk of length 1, which `zarr_reading` expects.
     return tuple(max(1, length) for length in shape)

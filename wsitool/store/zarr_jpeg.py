@@ -25,6 +25,7 @@ _NAME = "imagecodecs_jpeg"
 class JpegCodec(ArrayBytesCodec):
     """JPEG of one (1, H, W, 3) uint8 chunk; `level` is the quality 1-100."""
 
+    # Each patch is as long as its JPEG: zarr may not compute places from sizes.
     is_fixed_size = False
 
     level: int | None = None
@@ -43,6 +44,7 @@ class JpegCodec(ArrayBytesCodec):
         raise ValueError("The size of a JPEG is known only once it is encoded.")
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        # In a thread: the event loop of zarr-python serves other chunks meanwhile.
         image = await asyncio.to_thread(imagecodecs.jpeg8_decode, chunk_data.to_bytes())
         return chunk_spec.prototype.nd_buffer.from_numpy_array(image.reshape(chunk_spec.shape))
 

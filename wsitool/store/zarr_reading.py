@@ -43,14 +43,19 @@ _KINDS: dict[str, Kind] = {"i": "int", "u": "int", "f": "float"}
 
 
 def array_metadata(meta: StoreMeta, patches: int, rows_per_shard: int) -> dict[str, Any]:
-    """The zarr v3 metadata of the array `patches`."""
+    """The zarr v3 metadata of the array `patches`.
+
+    As zarr-python writes it, key by key; the reader compares a store's own with this.
+    """
     size = meta.patch_size
     little: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
     if meta.codec == "raw":
+        # A byte has no endianness to state.
         inner: dict[str, Any] = {"name": "bytes"}
     else:
         # 4:2:0 is given as the sampling factors that imagecodecs understands
         inner = {"name": "imagecodecs_jpeg", "configuration": {"level": meta.quality, "subsampling": "420"}}
+    # One patch a chunk inside of the shard, at the end of the file an index of where each is.
     sharding = {
         "chunk_shape": [1, size, size, 3],
         "codecs": [inner],
@@ -81,6 +86,7 @@ def open_zarr(path: Path) -> Reader:
     if not (path / "zarr.json").exists() and not (path / "patches").exists():
         raise NotAStoreError(f"{path} is not a wsitool patch store but {zarr_in_words(path, None)}.")
     with as_corruption(path, "the zarr metadata"):
+        # No zarr-python here: importing it costs more than opening the store.
         attributes = folder.metadata("").get("attributes", {})
         if is_foreign(attributes):
             told = zarr_in_words(path, folder.metadata(""))
@@ -93,6 +99,8 @@ def open_zarr(path: Path) -> Reader:
             raise damaged(path, problem)
         array = folder.metadata("patches")
         rows_per_shard = int(array["chunk_grid"]["configuration"]["chunk_shape"][0])
+        # Rebuilt from the attributes and compared as a whole: simpler to be sure of than to parse what any
+        # program may write.
         expected = array_metadata(meta, summary.patches, rows_per_shard)
     compared = (
         "zarr_format",
@@ -108,6 +116,7 @@ def open_zarr(path: Path) -> Reader:
             f"{path} was rewritten by another program (its array 'patches' is not what its attributes say): "
             "write the store again with wsitool."
         )
+    # JPEG patches have lengths of their own.
     length = meta.patch_size**2 * 3 if meta.codec == "raw" else None
     with as_corruption(path, "the index of a shard"):
         shards = [
@@ -136,11 +145,13 @@ def _read_index(
         raise CorruptStoreError(
             f"{path} lacks its shard {shard}: restore the file or write it again."
         ) from None
+    # 16 bytes for each patch the shard has room for, then 4 of CRC32C.
     size = rows * 16
     if file_state.size < size + 4:
         raise damaged(path, f"shard {shard} is shorter than its index")
     descriptor = os.open(file, os.O_RDONLY)
     try:
+        # One read of the tail; the pixels are not touched, so opening costs the same for any patch size.
         tail = os.pread(descriptor, size + 4, file_state.size - size - 4)
     finally:
         os.close(descriptor)
@@ -149,10 +160,12 @@ def _read_index(
             f"{path}: the index of shard {shard} does not match its checksum, so the file was truncated or "
             "damaged; write the store again."
         )
+    # (R, 2); of an absent chunk both fields are 2**64 - 1, which as int64 is -1.
     entries = np.frombuffer(tail[:-4], dtype="<u8").reshape(rows, 2)[:used].astype(np.int64)
     start, length = entries.T
     if entries.min() < 0:
         raise CorruptStoreError(f"{path} lacks patches that its shape promises: write the store again.")
+    # Written as a difference, since offset + length of a hostile index overflows; lengths are kept as int32.
     if (length > file_state.size - start).any() or length.max() >= 2**31:
         raise damaged(path, f"the index of shard {shard} leads outside of it")
     if raw_length is not None and (length != raw_length).any():
@@ -171,6 +184,8 @@ class _Folder:
         file = self.path
         for part in parts:
             file /= part
+            # Only at links: resolving every path would cost a system call a part for each of thousands of
+            # shards.
             if file.is_symlink() and not os.path.realpath(file).startswith(self._real + os.sep):
                 told = "/".join(parts)
                 raise damaged(self.path, f"'{told}' is a link out of the store, which is not followed")
@@ -216,7 +231,9 @@ class _Folder:
             kind is None
             or [codec for codec, _ in codecs] not in ([first], [first, "zstd"])
             or codecs[0][1].get("endian", "little") != "little"
+            # JSON's true is an int to isinstance.
             or not all(type(side) is int and side >= 0 for side in shape)
+            # One chunk a column, as we write it; more would each need a file.
             or array["chunk_grid"]["configuration"]["chunk_shape"] != [max(1, side) for side in shape]
             or array["chunk_key_encoding"]["name"] != "default"
             or array.get("storage_transformers")
@@ -233,7 +250,9 @@ class _Folder:
         shape, number = tuple(array["shape"]), math.prod(array["shape"])
         text = array["data_type"] == "string"
         dtype = np.dtype("O" if text else array["data_type"]).newbyteorder("<")
+        # Default chunk keys: c/0 or c/0/0.
         file = self.file(*name.split("/"), "c", *("0" for _ in shape))
+        # Stores of before lack chunks that were all zeros; from then on a missing file is damage.
         if not number or (may_lack_zeros and not file.exists() and not array["fill_value"]):
             return np.zeros(shape, np.dtype("U1") if text else dtype)
         data = file.read_bytes()
@@ -241,6 +260,7 @@ class _Folder:
         if text:
             return _texts(self.path, name, _unpacked_text(data, number) if packed else data, number)
         size = number * dtype.itemsize
+        # `out` bounds what is unpacked: a few bytes of zstd can claim gigabytes.
         data = bytes(imagecodecs.zstd_decode(data, out=size)) if packed else data
         if len(data) != size:
             raise ValueError(f"{len(data)} bytes instead of {size}")
@@ -249,6 +269,7 @@ class _Folder:
 
 def _unpacked_text(data: bytes, number: int) -> bytes:
     """Decompressed text of a length that is not known before, so that a little of it cannot be gigabytes."""
+    # Guess generously, multiply on failure: the loop ends at MOST_TEXT.
     room = 256 * number + 1024
     while True:
         try:
@@ -261,6 +282,7 @@ def _unpacked_text(data: bytes, number: int) -> bytes:
 
 def _texts(path: Path, name: str, data: bytes, number: int) -> NDArray[np.str_]:
     """The texts of the codec vlen-utf8: their number, then the length and the bytes of each."""
+    # All numbers have four bytes, little-endian.
     if int.from_bytes(data[:4], "little") != number:
         raise ValueError(f"it does not hold {number} texts")
     texts: list[str] = []
@@ -271,6 +293,7 @@ def _texts(path: Path, name: str, data: bytes, number: int) -> NDArray[np.str_]:
             raise ValueError("its texts end early")
         texts.append(data[at + 4 : end].decode())
         at = end
+    # numpy keeps all of them as wide as the longest.
     problem = problem_of_texts(name, number, max(map(len, texts), default=0))
     if problem:
         raise damaged(path, problem)
@@ -292,6 +315,7 @@ class _ShardLayout:
     ) -> None:
         self._folder, self.columns, self.reasons = folder, columns, reasons
         self.files, self._rows_per_shard, self._may_lack_zeros = tuple(files), rows_per_shard, may_lack_zeros
+        # Contiguous, so that the index does not keep both columns alive.
         self._start = np.ascontiguousarray(index[:, 0])
         lengths = index[:, 1]
         # one number serves the raw codec: an index of 8 bytes a patch, 12 with JPEG
@@ -300,6 +324,7 @@ class _ShardLayout:
     def locate(self, indices: NDArray[np.int64]) -> Segments:
         rows = np.arange(len(indices))
         length = self._length[indices] if len(self._length) > 1 else np.full_like(rows, self._length[0])
+        # Shards are full but for the last, so a division finds the file.
         return Segments(rows, indices // self._rows_per_shard, self._start[indices], length.astype(np.int64))
 
     def column(self, name: str) -> NDArray[Any]:

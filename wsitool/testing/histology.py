@@ -48,13 +48,16 @@ class LevelView:
 
     def nucleus(self, y: float, x: float, length_um: float, *, roundness: float, stain: float) -> None:
         """An ellipse in any direction; `roundness` is its short axis over its long one."""
+        # At least a pixel, at coarse resolutions too.
         long = max(self.px(length_um) / 2, 1.0)
         angle = self.rng.uniform(0, math.pi)
+        # Clipped by `shape`: structures at the edge are cut, not moved.
         rows, columns = ellipse(y, x, max(long * roundness, 0.8), long, shape=self.shape, rotation=angle)
         self.haematoxylin[rows, columns] = stain * self.rng.uniform(0.8, 1.2)
 
     def ring(self, y: float, x: float, radius_um: float, *, spacing_um: float, **nucleus: float) -> None:
         """Nuclei side by side on a circle, as in a single-layered gland."""
+        # Radii vary a little, as no gland is a perfect circle.
         count = max(int(2 * math.pi * radius_um / spacing_um), 3)
         for angle in self.rng.uniform(0, 0.3) + np.arange(count) * (2 * math.pi / count):
             radius = self.px(radius_um) * self.rng.uniform(0.94, 1.06)
@@ -65,6 +68,7 @@ class LevelView:
     ) -> None:
         """Nuclei at random between two radii, as in a solid gland."""
         count = int(math.pi * (outer_um**2 - inner_um**2) * per_1000um2 / 1000)
+        # Uniform in the squared radius, so that the density is the same everywhere.
         radii = np.sqrt(self.rng.uniform(inner_um**2, outer_um**2, count)) / self.mpp
         for radius, angle in zip(radii, self.rng.uniform(0, 2 * math.pi, count), strict=True):
             self.nucleus(y + radius * math.sin(angle), x + radius * math.cos(angle), **nucleus)
@@ -141,13 +145,16 @@ def draw_tissue(
     pixels. KeyError for an unknown kind.
     """
     recipe = _KINDS[kind]
+    # The kind in the seed: two kinds of one seed are not the same drawing in other colours.
     rng = np.random.default_rng([seed, KINDS.index(kind)])
+    # 14 um long and 3 um wide: fibres of collagen.
     fibres = _noise(rng, (height, width), (14 / mpp, 3 / mpp))
     stroma = np.clip(0.42 + 0.09 * fibres, 0.15, None).astype(np.float32)
     haematoxylin = np.full((height, width), 0.05, np.float32)
     canvas = LevelView(haematoxylin=haematoxylin, eosin=stroma, mpp=mpp, rng=rng)
     _scatter_stroma(canvas, recipe)
     for y, x in _places(canvas, recipe.apart_um):
+        # Unzipped for `choice`, which wants shares apart.
         draws, shares = zip(*recipe.structures, strict=True)
         draws[rng.choice(len(draws), p=shares)](canvas, y, x)
     return _stain_to_rgb(canvas, _outline(rng, (height, width), glass))
@@ -168,6 +175,7 @@ def _places(canvas: LevelView, apart_um: float) -> list[tuple[float, float]]:
     return [
         (
             row * step + canvas.rng.uniform(-jitter, jitter),
+            # Every second row moved by half a step, as in a honeycomb.
             (column + row % 2 / 2) * step + canvas.rng.uniform(-jitter, jitter),
         )
         for row in range(rows)
@@ -179,25 +187,31 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], grain: tuple[float,
     """Smooth noise of unit variance; `grain` is its size in pixels along y and x."""
     small = [max(int(side / size), 2) + 3 for side, size in zip(shape, grain, strict=True)]
     coarse = gaussian_filter(rng.standard_normal(small), 0.6)
+    # Of unit variance before growing; interpolation takes a little of it.
     grown = zoom(coarse / coarse.std(), [side / n for side, n in zip(shape, small, strict=True)], order=1)
     return np.asarray(grown[: shape[0], : shape[1]], dtype=np.float32)
 
 
 def _outline(rng: np.random.Generator, shape: tuple[int, int], glass: float) -> Floats:
     """1 in the tissue, 0 on glass, soft in between: a blob with a wavy edge."""
+    # -1 to 1 along both axes, so that the blob follows the slide's shape.
     y, x = np.mgrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j].astype(np.float32)
     distance = np.hypot(y, x) + 0.12 * _noise(rng, shape, (shape[0] / 6, shape[1] / 6))
+    # A quantile, here of every 64th pixel, meets the share of glass at once.
     edge = np.quantile(distance[::8, ::8], 1 - glass)
     soft: Floats = np.clip((edge - distance) * 60 + 0.5, 0, 1).astype(np.float32)
     return soft
 
 
 def _stain_to_rgb(canvas: LevelView, tissue: Floats) -> NDArray[np.uint8]:
+    # A blur of 0.35 um, as optics have it; in pixels it depends on the resolution.
     haematoxylin = gaussian_filter(canvas.haematoxylin, 0.7 * 0.5 / canvas.mpp) * tissue
     eosin = gaussian_filter(canvas.eosin, 0.7 * 0.5 / canvas.mpp) * tissue
     rgb = np.empty((*canvas.shape, 3), np.uint8)
     for channel in range(3):
+        # Beer and Lambert: densities add up, light falls off exponentially.
         density = haematoxylin * _HAEMATOXYLIN[channel] + eosin * _EOSIN[channel] * 0.7
+        # Glass at 244, with a little sensor noise.
         light = 244 * np.exp(-density) + canvas.rng.normal(0, 1.5, canvas.shape).astype(np.float32)
         rgb[..., channel] = np.clip(light, 0, 255)
     return rgb

@@ -28,6 +28,7 @@ Check = Callable[[Subject], None]
 
 _SOURCE = re.compile(r"https?://|arxiv:\s*\d|doi:\s*10\.|\b10\.\d{4,}/", re.IGNORECASE)
 _FALL_STEPS, _FALL_LR = 30, 2e-3
+# In float64 the order of sums is all that may differ.
 _DDP_BATCH, _DDP_TOLERANCE = 8, 1e-6
 
 
@@ -35,12 +36,14 @@ def check_contract(subject: Subject) -> None:
     """The class derives from Method, has this API version, views and loss, and frozen params."""
     try:
         check_class(subject.cls, getattr(subject.cls, "__name__", repr(subject.cls)))
+    # From None: the sentence says it all.
     except PluginError as error:
         raise AssertionError(str(error)) from None
 
 
 def check_docstring(subject: Subject) -> None:
     """The class says where the method comes from."""
+    # The class's own docstring: an inherited one is the base class's.
     text = vars(subject.cls).get("__doc__") or ""
     assert _SOURCE.search(text), (
         f"The docstring of {subject.cls.__name__} must name the method's source as a URL, arXiv:NUMBER or "
@@ -53,6 +56,7 @@ def check_params(subject: Subject) -> None:
     kind = subject.cls.params_type
     silent = [spec.name for spec in kind.hparams() if not spec.help.strip()]
     assert not silent, f"Parameter {', '.join(silent)} has no help: write hparam(default, 'what it is')."
+    # "paper" is there without being named.
     for preset in ("paper", *kind.presets):
         try:
             params = kind.from_preset(preset, subject.params)
@@ -60,6 +64,7 @@ def check_params(subject: Subject) -> None:
             raise AssertionError(
                 f"The values of preset '{preset}' must be valid, got: {error} Change them or the bounds."
             ) from None
+        # Through JSON, as a checkpoint's parameters go.
         again = kind.from_dict(json.loads(json.dumps(params.to_dict(), allow_nan=False)))
         assert again == params, (
             f"{kind.__name__} must be the same after JSON, got {again} from {params}: keep values of type "
@@ -99,8 +104,10 @@ def check_randomness(subject: Subject) -> None:
     method, patches = subject.build(), subject.patches()
     with keep_randomness():
         seed_everything(1)
+        # Global seeds that differ: what draws from them shows.
         first = subject.views(method, patches, seed=5)
         seed_everything(2)
+        # After seeding, before the views: any difference is the method's doing.
         states = _global_randomness()
         second = subject.views(method, patches, seed=5)
         touched = [name for name, state in _global_randomness().items() if state != states[name]]
@@ -115,6 +122,7 @@ def _global_randomness() -> dict[str, object]:
     return {
         "torch's global generator": torch.get_rng_state().tolist(),
         "random": random.getstate(),
+        # Arrays compare element by element; their text compares at once.
         "numpy.random": repr(np.random.get_state()),  # noqa: NPY002
     }
 
@@ -151,6 +159,7 @@ def check_gradient(subject: Subject) -> None:
     """Every trainable parameter gets gradient, the backbone's a finite one that is not zero."""
     method = subject.build()
     _backward(subject.step(method).loss)
+    # Distributed training waits for the gradient of every parameter.
     unused = [n for n, p in method.named_parameters() if p.requires_grad and p.grad is None]
     assert not unused, (
         f"Every trainable parameter must take part in the loss, and {', '.join(unused[:4])} does not: remove "
@@ -159,6 +168,7 @@ def check_gradient(subject: Subject) -> None:
     dead = [
         name
         for name, p in method.backbone.named_parameters()
+        # `any`: a gradient of zeros means that the features do not matter.
         if p.grad is None or not bool(torch.isfinite(p.grad).all()) or not bool(p.grad.any())
     ]
     assert not dead, (
@@ -173,6 +183,7 @@ def _backward(loss: Tensor) -> None:
 
 def check_batch_sizes(subject: Subject) -> None:
     """Small and odd batches and patch sizes work: the last batch of an epoch is one."""
+    # 33 px: an odd size finds assumptions about halving.
     for count, size in ((2, 32), (3, 32), (5, 33), (7, 48)):
         loss = subject.step(subject.build(), count, size).loss
         assert bool(torch.isfinite(loss).all()), (
@@ -214,9 +225,12 @@ def check_state_dict(subject: Subject) -> None:
     """A method restored from its state dict goes on exactly as the original does."""
     method = subject.build()
     _train(subject, method, steps=2)
+    # Other weights first, so that a state that is not loaded shows.
     restored = subject.build(seed=1)
+    # Cloned, as `_train` changes the first one's tensors in place.
     restored.load_state_dict({name: value.clone() for name, value in method.state_dict().items()})
     expected, got = (_train(subject, each, steps=3) for each in (method, restored))
+    # Equal to the bit: both compute the same on the same machine.
     assert expected == got, (
         f"After load_state_dict training must go on as before, with losses {expected}, got {got}: keep state "
         "in parameters and registered buffers, and change buffers in place."
@@ -225,6 +239,7 @@ def check_state_dict(subject: Subject) -> None:
 
 def _train(subject: Subject, method: Method[Any], steps: int) -> list[float]:
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.01)
+    # In place of the engine: views, loss, backward, step, after_step, in its order.
     losses = []
     with keep_randomness():
         for number in range(steps):
@@ -251,6 +266,7 @@ def check_pickling(subject: Subject) -> None:
     with keep_randomness():
         losses = []
         for each in (method, again):
+            # Dropout draws from the global generator.
             torch.manual_seed(0)
             losses.append(subject.step(each).loss.sum().item())
     assert losses[0] == losses[1], f"A pickled copy must have the same loss, {losses[0]}, got {losses[1]}."
@@ -264,12 +280,14 @@ def check_loss_falls(subject: Subject) -> None:
     losses = []
     with keep_randomness():
         for _ in range(_FALL_STEPS):
+            # The same dropout each time, so that only the weights change.
             torch.manual_seed(0)
             optimizer.zero_grad()
             loss = method.loss(views).loss
             _backward(loss)
             optimizer.step()
             losses.append(loss.sum().item())
+    # The least of the last five: a step may overshoot.
     assert min(losses[-5:]) < losses[0], (
         f"{_FALL_STEPS} steps on one repeated batch must lower the loss, got {losses[0]:.4f} -> "
         f"{losses[-1]:.4f}: check its sign, and that gradients belong to the value that is returned."
@@ -287,8 +305,10 @@ def check_import(subject: Subject) -> None:
 
 def check_distributed(subject: Subject) -> None:
     """The mean over two ranks of loss and gradients is that of one process with the whole batch."""
+    # float64: rounding cannot hide a gather that was forgotten.
     method = subject.build().double()
     state = {name: value.clone() for name, value in method.state_dict().items()}
+    # Views once, in this process: both sides see the very same.
     with torch.no_grad():
         views = method.views(subject.patches(_DDP_BATCH), Generator().manual_seed(0))
     views = {name: view.double() if view.is_floating_point() else view for name, view in views.items()}

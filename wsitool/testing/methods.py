@@ -30,6 +30,7 @@ def parametrize_method_checks(
         def test_my_method(check):
             check()
     """
+    # Needed by plugin authors' tests only.
     import pytest
 
     cases = [

@@ -47,10 +47,12 @@ class ClassAddress:
     @classmethod
     def of(cls, target: type) -> ClassAddress:
         file = getattr(sys.modules.get(target.__module__), "__file__", None)
+        # None for built-in and frozen modules.
         return cls(module=target.__module__, file=file, qualname=target.__qualname__)
 
     def load(self) -> Any:
         value = self._module()
+        # A class may be nested in another.
         for part in self.qualname.split("."):
             value = getattr(value, part)
         return value
@@ -58,12 +60,14 @@ class ClassAddress:
     def _module(self) -> Any:
         with suppress(ImportError):
             module = importlib.import_module(self.module)
+            # A project's module may have the name of one that is installed: the file decides.
             if self.file is None or getattr(module, "__file__", None) == self.file:
                 return module
         spec = importlib.util.spec_from_file_location(self.module, self.file or "")
         if spec is None or spec.loader is None:
             raise ImportError(f"module {self.module} cannot be found")
         module = importlib.util.module_from_spec(spec)
+        # Before it is executed, as pickle and dataclasses look the module up while it is.
         sys.modules[self.module] = module
         spec.loader.exec_module(module)
         return module
@@ -102,6 +106,7 @@ def loss_and_gradients(method: Method[Any], views: Mapping[str, Tensor]) -> tupl
     loss = method.loss(dict(views)).loss
     loss.backward()  # type: ignore[no-untyped-call]
     trained = [(name, value) for name, value in method.named_parameters() if value.requires_grad]
+    # Ranks must reduce the same list of tensors, so a missing gradient is a zero.
     zero = {name: torch.zeros_like(value) for name, value in trained}
     return loss.detach().double(), {n: zero[n] if v.grad is None else v.grad for n, v in trained}
 
@@ -116,6 +121,7 @@ def on_two_ranks(
     """
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
+        # By file: tensors of any size, and no shared memory that a container may lack.
         torch.save({"state": dict(state), "views": dict(views)}, directory / "input.pt")
         address, params = ClassAddress.of(subject.cls), dict(subject.params)
         _run([(_train_rank, (address, params, rank, batch, folder)) for rank in range(WORLD)])
@@ -128,6 +134,7 @@ def _train_rank(address: ClassAddress, params: Mapping[str, Any], rank: int, bat
     from wsitool.training.sync_norm import synchronise
 
     directory = Path(folder)
+    # A meeting point in a file needs no free port.
     dist.init_process_group("gloo", init_method=(directory / "meeting").as_uri(), rank=rank, world_size=WORLD)
     try:
         given = torch.load(directory / "input.pt", weights_only=True)
@@ -142,12 +149,14 @@ def _train_rank(address: ClassAddress, params: Mapping[str, Any], rank: int, bat
             value /= WORLD
         if rank == 0:
             torch.save({"loss": loss, "gradients": gradients}, directory / "output.pt")
+        # Nobody leaves while another still reads from the group.
         dist.barrier()
     finally:
         dist.destroy_process_group()
 
 
 def _share(view: Tensor, rank: int, batch: int) -> Tensor:
+    # Not a multiple of the batch: the same for every rank.
     if len(view) % batch:
         return view
     blocks = view.reshape(-1, batch, *view.shape[1:])  # (k, batch, ...)
@@ -163,6 +172,7 @@ def _run(jobs: list[Job]) -> list[Any]:
     forkserver = "forkserver" in multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if forkserver else "spawn")
     if forkserver:
+        # Loaded once in the server: every process after starts with torch there.
         context.set_forkserver_preload(["wsitool.testing.processes", _SYNC_NORM])
     started = []
     try:
@@ -170,11 +180,14 @@ def _run(jobs: list[Job]) -> list[Any]:
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=_report, args=(theirs, function, arguments), daemon=True)
             process.start()
+            # Else the pipe would not end when the process does.
             theirs.close()
             started.append((process, ours))
+        # In order; all were started before.
         return [_receive(ours) for _, ours in started]
     finally:
         for process, ours in started:
+            # Long enough for a clean end, short against a hang.
             process.join(5)
             if process.is_alive():  # it waits for a rank that failed
                 process.terminate()
@@ -196,6 +209,7 @@ def _receive(connection: multiprocessing.connection.Connection) -> Any:
 
 
 def _report(connection: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    # Two ranks on a busy machine: more threads would only wait for each other.
     torch.set_num_threads(1)
     try:
         connection.send((True, function(*arguments)))

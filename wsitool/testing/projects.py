@@ -46,12 +46,15 @@ def parts_of(target: str, kinds: Sequence[Kind] = KINDS) -> Iterator[_Parts]:
 
 @contextmanager
 def _importable(folders: list[Path]) -> Iterator[None]:
+    # A copy: the list itself is changed by what is imported.
     before = list(sys.path)
     sys.path[:0] = [str(folder.resolve()) for folder in folders]
+    # The folders were not there when Python last looked.
     importlib.invalidate_caches()
     try:
         yield
     finally:
+        # In place, as others may hold the list.
         sys.path[:] = before
 
 

@@ -30,7 +30,10 @@ _QUALITY = 90
 
 
 def check_store(suffix: str, codec: Codec, folder: Path) -> None:
-    """Run every check, each in its own subfolder of `folder`."""
+    """Run every check, each in its own subfolder of `folder`.
+
+    `folder` must be there, without those subfolders. AssertionError of the first check that fails.
+    """
     for check in STORE_CHECKS:
         subfolder = folder / check.__name__
         subfolder.mkdir()
@@ -40,6 +43,7 @@ def check_store(suffix: str, codec: Codec, folder: Path) -> None:
 def example_patches(number: int, size: int = 32, *, seed: int = 0) -> NDArray[np.uint8]:
     """(number, size, size, 3) uint8: smooth, all different, so that JPEG keeps them apart."""
     rng = np.random.default_rng(seed)
+    # Bilinear between four random corners of each patch: smooth enough for JPEG, and no two alike.
     corners = rng.integers(0, 256, (number, 2, 2, 3)).astype(np.float64)
     ramp = np.linspace(0, 1, size)
     top = corners[:, None, 0, 0] * (1 - ramp[:, None]) + corners[:, None, 0, 1] * ramp[:, None]
@@ -97,6 +101,7 @@ def write_example(
     patches = example_patches(number, size, seed=seed)
     coords = _coords(number, size)
     tissue = np.linspace(0.5, 1, number, dtype=np.float32)
+    # -1, 0, 1, 2 in turn: unlabelled rows are among them.
     labels = (np.arange(number) % 4 - 1).astype(np.int16)
     with create_store(path, example_meta(codec, size=size, name=name, group=group)) as writer:
         for first in range(0, number, batch):
@@ -122,6 +127,7 @@ _FAILURES = (Failure(x0=5, y0=6, reason="Bogus marker length"),)
 
 
 def _coords(number: int, size: int) -> NDArray[np.int64]:
+    # Twenty to a row of the grid, hence in (y, x) order.
     return np.stack([np.arange(number) % 20, np.arange(number) // 20], axis=1).astype(np.int64) * size
 
 
@@ -141,6 +147,7 @@ def _raises(kind: type[WsitoolError], call: Callable[[], object]) -> None:
         call()
     except kind as error:
         text = str(error)
+        # Every error is one line that ends in a full stop.
         assert text.endswith(".") and "\n" not in text, f"not one sentence: {text}"
         return
     raise AssertionError(f"expected {kind.__name__}, and nothing was raised")
@@ -151,6 +158,7 @@ def check_reads_what_was_written(suffix: str, codec: Codec, folder: Path) -> Non
     with open_store(folder / f"a{suffix}") as store:
         assert len(store) == len(expected)
         assert np.array_equal(store.read(range(len(store))), expected)
+        # The last row, the first twice, and out of order.
         asked = [22, 0, 0, 7, 21, 3, 7]
         assert np.array_equal(store.read(asked), expected[asked]), "order and duplicates are as asked"
         assert store.read([]).shape == (0, 32, 32, 3)
@@ -295,8 +303,10 @@ def check_notices_another_schema(suffix: str, codec: Codec, folder: Path) -> Non
 def check_notices_truncation(suffix: str, codec: Codec, folder: Path) -> None:
     path = folder / f"a{suffix}"
     write_example(path, codec)
+    # The HDF5 file itself, or the only shard of a zarr store.
     data = path if suffix == ".h5" else path / "patches" / "c" / "0" / "0" / "0" / "0"
     content = data.read_bytes()
+    # Half: the index at the end is gone, and some patches.
     data.write_bytes(content[: len(content) // 2])
     _raises(CorruptStoreError, lambda: open_store(path))
     data.unlink()
@@ -313,6 +323,7 @@ def check_notices_change_while_in_use(suffix: str, codec: Codec, folder: Path) -
     data.unlink()
     _raises(CorruptStoreError, store.check)
     _raises(CorruptStoreError, lambda: store.read([0]))
+    # The same bytes in a new file: another inode, which is noticed as well.
     data.write_bytes(content)
     _raises(CorruptStoreError, store.check)
 
@@ -324,6 +335,7 @@ def check_notices_a_damaged_patch(suffix: str, codec: Codec, folder: Path) -> No
     data = path if suffix == ".h5" else path / "patches" / "c" / "0" / "0" / "0" / "0"
     content = bytearray(data.read_bytes())
     at = content.find(stored)
+    # Twenty zeros at the start of the patch: a JPEG header is destroyed.
     content[at : at + 20] = bytes(20)
     data.write_bytes(content)
     with open_store(path) as store:

@@ -40,7 +40,10 @@ class TinyBackbone(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The class under check, and values for its parameters (the defaults for the rest)."""
+    """The class under check, and values for its parameters (the defaults for the rest).
+
+    Nothing is shared between builds: each check has a method of its own.
+    """
 
     cls: type[Method[Any]]
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -56,6 +59,7 @@ class Subject:
 
     def patches(self, count: int = 8, size: int = 32) -> Tensor:
         """uint8 (count, 3, size, size), all different: a colour each, a ramp each, and noise."""
+        # Another batch for each count and size, and the same one every time.
         rng = Generator().manual_seed(count * 1000 + size)
         across = torch.linspace(-1, 1, size)
         tilt = torch.rand((2, count, 3, 1, 1), generator=rng) * 80 - 40
@@ -94,5 +98,6 @@ def keep_randomness() -> Iterator[None]:
 def stop_dropout(method: nn.Module) -> None:
     """Put dropout into evaluation mode: two ranks cannot draw what one process draws."""
     for module in method.modules():
+        # torch's common base of all dropouts; private, and the same for many versions.
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()

@@ -30,8 +30,11 @@ def find_candidates(
     """
     size = grid.patch_size_level0
     scores: dict[str, NDArray[np.float32]] = {"tissue": mask.fraction(grid.coords, size)}
+    # On the mask's thumbnail, which is there already: no further pixel of the slide is read.
     scores |= score_candidates(mask, grid.coords, size)
     if is_cheap(slide) or any(limit.score == "sharpness" for limit in spec.limits):
+        # Only where there is any tissue: glass is rejected anyway, and its tiles need not be decoded. NaN
+        # there, which no limit rejects.
         scores["sharpness"] = sharpness(slide, grid.coords, size, scores["tissue"] > 0, threads=threads)
     reason, reasons = decide(scores, spec.all_limits)
     tissue = scores.pop("tissue")
@@ -39,8 +42,12 @@ def find_candidates(
 
 
 def with_unreadable(candidates: Candidates, indices: NDArray[np.int64]) -> Candidates:
-    """The same candidates with those at `indices` rejected as unreadable."""
+    """The same candidates with those at `indices` rejected as unreadable.
+
+    `indices` count in the candidates. Scores and coordinates are shared, not copied.
+    """
     reason = candidates.reason.copy()
+    # The next free number.
     reason[indices] = len(candidates.reasons)
     return Candidates(
         coords=candidates.coords,
@@ -62,6 +69,7 @@ def nothing_left(name: str, candidates: Candidates, limits: tuple[Limit, ...]) -
     counts = count_reasons(candidates)
     values: Mapping[str, NDArray[np.float32]] = {"tissue": candidates.tissue, **candidates.scores}
     parts = []
+    # In the order they were tried: each candidate counts for the first that rejected it.
     for limit in limits:
         if not counts.get(limit.reason):
             continue

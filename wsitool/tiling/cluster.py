@@ -29,11 +29,14 @@ def run_on_cluster(tasks: Sequence[SlideTask], *, address: str) -> Generator[tup
             "--dask needs dask.distributed: install it with pip install 'wsitool[dask]'."
         ) from None
     try:
+        # Not the default client: the caller may be using dask for something else.
         client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"No dask scheduler answers at '{address}': {error}.") from error
     with client:
+        # Not pure: dask would give a slide tiled before its old result, whose store may be gone.
         futures = {
+            # The name in the key shows in dask's dashboard; the number keeps two slides apart.
             client.submit(_remote, task.to_json(), pure=False, key=f"wsitool-{task.slide.name}-{i}"): i
             for i, task in enumerate(tasks)
         }
@@ -43,11 +46,13 @@ def run_on_cluster(tasks: Sequence[SlideTask], *, address: str) -> Generator[tup
             if failure is None:
                 yield index, SlideResult(**future.result())
             elif isinstance(failure, UsageError):
+                # The same for every slide, so the run ends.
                 raise failure
             else:
                 reason = f"On the cluster: {type(failure).__name__}: {failure}"
                 yield index, failed_result(tasks[index], reason)
 
 
+# Text both ways, as workers may run another Python than the client.
 def _remote(task: str) -> dict[str, Any]:
     return asdict(run_guarded(SlideTask.from_json(task)))

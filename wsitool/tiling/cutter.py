@@ -25,7 +25,9 @@ __all__ = ["Block", "CutCounts", "cut", "tiles_touched"]
 
 RgbArray = NDArray[np.uint8]
 T = TypeVar("T")
+# Patches of a block, 4.8 MB at 224 px.
 _BLOCK = 32
+# Of one row and side by side: their patches are mostly the same, and a remote file is read in one go.
 _TILES_PER_TASK = 32
 # Enough that the threads do not run dry while the caller writes a block to disk.
 _TASKS_AHEAD, _BLOCKS_AHEAD = 4, 3
@@ -72,9 +74,15 @@ class CutCounts:
 def tiles_touched(
     corners: NDArray[np.int64], size: tuple[int, int], tile: tuple[int, int]
 ) -> NDArray[np.int64]:
-    """The distinct tiles (N, 2) column, row under rectangles at `corners`, in (row, column) order."""
+    """The distinct tiles (N, 2) column, row under rectangles at `corners`, in (row, column) order.
+
+    `corners` (N, 2), `size` and `tile` are (x, y), or (width, height), in the same pixels.
+    """
     first = corners // np.array(tile)
+    # First and last tile (N, 2) under each rectangle; -1, as a rectangle that ends on an edge does not touch
+    # the next.
     last = (corners + np.array(size) - 1) // np.array(tile)
+    # As many rounds as the widest rectangle needs; the minimum makes the others count their last tile again.
     spans = (last - first).max(axis=0) + 1 if len(corners) else (0, 0)
     touched_tiles: set[tuple[int, int]] = set()
     for dy in range(spans[1]):
@@ -102,7 +110,9 @@ def cut(
     cutter = _Cutter(tiles, corners, size, finish, pool, counts)
     for task in cutter.tasks():
         cutter.begin(task)
+        # One thread is the caller's: nothing runs ahead of it.
         while len(cutter.running) > _TASKS_AHEAD * (pool.threads - 1):
+            # Bounds what is decoded and not yet written.
             cutter.settle()
             yield from cutter.ready(wait=False)
     while cutter.running:
@@ -157,9 +167,12 @@ class _Target:
     def copy(self, tile: RgbArray, left: int, tile_width: int) -> None:
         """Copy what a tile, whose first column is `left`, has of each patch."""
         rows, xs, width, right = tile[self.rows], self.xs, self.width, left + tile_width
+        # Patches that begin right of the tile's left edge less their width, and left of its right edge, by
+        # bisection.
         for i in range(bisect_right(xs, left - width), bisect_left(xs, right)):
             x = xs[i]
             low, high = max(x, left), min(x + width, right)
+            # Parts of one buffer that no other tile has: tasks write side by side without a lock.
             self.pixels[i, :, low - x : high - x] = rows[:, low - left : high - left]
 
 
@@ -195,11 +208,14 @@ class _Cutter(Generic[T]):
 
     def _rows(self) -> Iterator[_Row]:
         """The rows of patches from the top; made one by one, as a slide may have millions of patches."""
+        # Corners are sorted by y: a new row begins wherever y changes.
         edges = (np.flatnonzero(np.diff(self._corners[:, 1])) + 1).tolist()
         (width, height), first_block = self._size, 0
         for start, stop in pairwise([0, *edges, len(self._corners)]):
             xs, y = self._corners[start:stop, 0], int(self._corners[start, 1])
             first, last = xs // self._tiles.tile_width, (xs + width - 1) // self._tiles.tile_width
+            # +1 where a patch's tiles begin, -1 after they end: the running sum is the number of patches over
+            # each column.
             steps = np.zeros(int(last[-1]) + 2, np.int64)
             np.add.at(steps, first, 1)
             np.subtract.at(steps, last + 1, 1)
@@ -213,6 +229,7 @@ class _Cutter(Generic[T]):
                 columns=np.cumsum(steps) > 0,
                 first_block=first_block,
             )
+            # Whole blocks, the last of a row shorter: no block spans two rows.
             first_block += -(-(stop - start) // _BLOCK)
 
     def tasks(self) -> Iterator[_Task]:
@@ -224,12 +241,14 @@ class _Cutter(Generic[T]):
         active: list[_Row] = []
         row = 0
         while active or following is not None:
+            # Straight to the next row of patches: glass in between is never visited.
             if not active and following is not None:
                 row = following.top
             while following is not None and following.top <= row:
                 active.append(following)
                 following = next(coming, None)
             yield from self._row_tasks(row, active)
+            # Rows of patches that end in this row of tiles are complete.
             active = [patches for patches in active if patches.bottom > row]
             row += 1
 
@@ -237,6 +256,7 @@ class _Cutter(Generic[T]):
         needed = np.zeros(max(len(patches.columns) for patches in active), np.bool_)
         for patches in active:
             needed[: len(patches.columns)] |= patches.columns
+        # Gaps are tiles under no patch: a task never crosses one, so none is decoded in vain.
         distinct = np.flatnonzero(needed)
         for run in np.split(distinct, np.flatnonzero(np.diff(distinct) > 1) + 1):
             end = int(run[-1]) + 1
@@ -249,9 +269,12 @@ class _Cutter(Generic[T]):
         low, high = self._touched(patches.xs, columns)
         right = columns.stop * self._tiles.tile_width
         while low < high:
+            # The block of the first patch, within its row.
             number = low // _BLOCK
             block_stop = min((number + 1) * _BLOCK, len(patches.xs))
             stop = min(high, block_stop)
+            # The block's last patch ends within these columns, and the row within this row of tiles: nothing
+            # more comes.
             done = stop == block_stop and patches.xs[stop - 1] + self._size[0] <= right
             yield _Segment(
                 row=patches,
@@ -269,6 +292,7 @@ class _Cutter(Generic[T]):
 
     def begin(self, task: _Task) -> None:
         """Give the touched blocks buffers and submit the task."""
+        # In the caller's thread, so that the buffers need no lock.
         for segment in task.segments:
             if segment.block not in self._blocks:
                 start = segment.row.start + (segment.block - segment.row.first_block) * _BLOCK
@@ -287,6 +311,7 @@ class _Cutter(Generic[T]):
             try:
                 tile = self._tiles.fetch(column, task.row)
             except RegionReadError as error:
+                # A tile fails once for all patches over it; the others go on.
                 failures[column] = str(error)
                 continue
             for target in targets:
@@ -301,6 +326,7 @@ class _Cutter(Generic[T]):
         return _Target(
             xs=patches.xs[segment.start - patches.start : segment.stop - patches.start],
             width=width,
+            # The tile's rows that the patch has, and where in the patch they belong.
             rows=slice(low - top, high - top),
             pixels=block.pixels[segment.start - block.start :, low - y : high - y],
         )
@@ -317,9 +343,11 @@ class _Cutter(Generic[T]):
         self._counts.failed += len(failures)
         for segment in task.segments:
             for column, reason in failures.items():
+                # Only patches over the failed column, and of these only the segment's own.
                 low, high = self._touched(segment.row.xs, range(column, column + 1))
                 first, stop = segment.row.start + low, segment.row.start + high
                 for patch in range(max(first, segment.start), min(stop, segment.stop)):
+                    # The first reason stays, though several tiles of a patch may fail.
                     self._blocks[segment.block].failures.setdefault(patch, reason)
             self._blocks[segment.block].full = segment.final
         while self._next in self._blocks and self._blocks[self._next].full:
@@ -333,6 +361,7 @@ class _Cutter(Generic[T]):
             self._finishing.append((block, None))
             return
         is_complete = len(readable) == block.stop - block.start
+        # Fancy indexing copies: a block with holes costs one more pass over its pixels.
         payload = pixels[: len(readable)] if is_complete else pixels[np.array(readable) - block.start]
         indices = np.array(readable, np.int64)
         self._finishing.append((block, self._pool.submit(lambda: self._finish(payload, indices))))
@@ -341,10 +370,12 @@ class _Cutter(Generic[T]):
         """The blocks whose payload is there, in order; with `wait` all, else those needed to bound memory."""
         while self._finishing:
             block, future = self._finishing[0]
+            # Blocks that wait hold buffers: beyond this many the oldest is waited for.
             crowded = len(self._finishing) > _BLOCKS_AHEAD * self._pool.threads
             if future is not None and not (wait or crowded or future.done()):
                 return
             self._finishing.popleft()
+            # Raises what `finish` raised, in the caller's thread and in the order of blocks.
             payload = None if future is None else future.result()
             yield Block(start=block.start, stop=block.stop, failures=block.failures, payload=payload)
             # The caller may still be writing this one while it takes the next.

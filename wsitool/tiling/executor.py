@@ -52,9 +52,15 @@ class _Threads:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # What has not begun is dropped: after an error nobody takes it.
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def executor(threads: int) -> Executor:
-    """Where tile and encoding tasks run."""
+    """Where tile and encoding tasks run.
+
+    Used as a context manager: leaving it waits for what runs and drops what has not begun. With one thread
+    `submit` runs the task at once, in the caller's.
+    """
+    # A pool of one would only pass every task through a queue.
     return _Inline() if threads <= 1 else _Threads(threads)

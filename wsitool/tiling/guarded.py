@@ -19,12 +19,16 @@ _PATIENCE_SECONDS = 5.0  # the workers of a killed run need a moment to notice
 
 
 def run_guarded(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
-    """Tile one slide, or skip it where its store is complete; whatever goes wrong becomes a failed result."""
+    """Tile one slide, or skip it where its store is complete; whatever goes wrong becomes a failed result.
+
+    UsageError is raised, as it is the same for every slide, and so is an interrupt.
+    """
     try:
         if task.slide.problem:
             raise SlideError(task.slide.problem)
         return run_locked(task, reporter)
     except UsageError:
+        # Of the options, not of the slide: a thousand slides would fail for one reason.
         raise  # the same for every slide
     except Exception as error:  # noqa: BLE001 - around one slide of many
         return failed_result(task, one_sentence(error))
@@ -35,7 +39,9 @@ def run_locked(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
     if task.dry_run:
         return run_task(task, reporter)
     task.out_dir.mkdir(parents=True, exist_ok=True)
+    # The lock is of the store's name, so that two runs into one folder divide the slides.
     with locked(task.store, what=f"'{task.store}'", wait_seconds=_PATIENCE_SECONDS):
+        # Under the lock: what is partial now is of a writer that is gone.
         remove_abandoned(task.out_dir)
         earlier = finished(task, reporter)
         # What is in the way now, if anything, is damaged or meant to be replaced.

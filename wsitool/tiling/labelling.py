@@ -63,17 +63,21 @@ class SlideAnnotation:
 
         That some have none is as it should be only where all outlines of the slide mean "no class".
         """
+        # Read again in the worker: outlines of a large file are slow to send and quick to read.
         regions = read_annotations(self.path).regions
         labels = label_patches(regions, self.label_map, classes, coords, size_level0, rule=self.rule)
+        # Only kept ones: a label on glass says nothing.
         if (labels[kept] >= 0).any():
             outside = len(_outside(regions, slide_size))
             note = f"{outside} of {len(regions)} outlines lie outside the slide" if outside else ""
             return Labelled(labels=labels, note=note)
+        # "No class" for all outlines is a wish, not a mistake.
         layers = {self.label_map.layer_of(region) for region in regions} - {None}
         if layers and not any(self.label_map.entries[layer][1] for layer in layers if layer is not None):
             return Labelled(labels=labels, note="all its outlines mean no class in the label map")
         raise LabelError(self._why_none(regions, int(kept.sum()), slide_size))
 
+    # Which of three mistakes it most likely is: other names, another slide's coordinates, too large patches.
     def _why_none(self, regions: Sequence[Region], kept: int, slide_size: tuple[int, int]) -> str:
         mapped = [region for region in regions if self.label_map.layer_of(region) is not None]
         if not mapped:
@@ -96,6 +100,7 @@ class SlideAnnotation:
 
     def params(self) -> dict[str, Any]:
         """What decides the labels, as JSON holds it: a changed file shows in its hash."""
+        # The content, not the path: moved annotations are the same, edited ones are not.
         digest = hashlib.sha256(Path(self.path).read_bytes()).hexdigest()[:16]
         entries = [list(entry) for entry in self.label_map.entries]
         return {"annotations": digest, "label_map": entries, "label_rule": self.rule}
@@ -108,9 +113,13 @@ class SlideAnnotation:
 
 
 def count_labels(labels: NDArray[np.int16] | None, classes: Sequence[str]) -> dict[str, int]:
-    """How many patches have which class, "unlabelled" last; empty where the store has no labels."""
+    """How many patches have which class, "unlabelled" last; empty where the store has no labels.
+
+    `labels` (N,) int16 indices into `classes`, -1 = unlabelled.
+    """
     if labels is None:
         return {}
+    # Shifted by one, so that -1 has a place; rolled back to have it last.
     counts = np.bincount(labels + 1, minlength=len(classes) + 1)
     return {
         name: int(count) for name, count in zip((*classes, "unlabelled"), np.roll(counts, -1), strict=True)
@@ -144,6 +153,7 @@ def plan_outlines(
     slide, and its names are then none. Raises LabelError where no file holds a region or the label map names
     none of them, UsageError where no slide has a file or slides have labels of their own.
     """
+    # Nothing to look for: each slide fails with its own problem.
     if all(slide.problem for slide in slides):
         return LabelPlan(classes=(), outlines={}, problems={}, notes={})
     files = _files(slides, location)
@@ -156,6 +166,7 @@ def plan_outlines(
             mapping, label_map, [region for one in annotations.values() for region in one.regions], reporter
         )
     _say_skipped(annotations, reporter)
+    # The first two suffixes, which are the usual ones.
     expected = " or ".join(f"<slide>{suffix}" for suffix in ANNOTATION_SUFFIXES[:2])
     without = f"no outlines of it in '{location}' (expected {expected}), so its patches are unlabelled"
     return LabelPlan(
@@ -198,6 +209,7 @@ def _files(slides: Sequence[SlideInput], location: str | Path) -> dict[str, Path
     """The annotation file of each slide that has one, by slide name."""
     if any(slide.label is not None for slide in slides):
         raise UsageError("Slides have labels in the CSV and --annotations is given: use one of the two.")
+    # A location that is one file answers to any name.
     if len(slides) > 1 and find_annotations(location, "") == Path(location):
         raise UsageError(
             f"{len(slides)} slides cannot share the annotations '{location}': give a folder with one file "
@@ -241,6 +253,7 @@ def _say_skipped(annotations: Mapping[str, Annotations], reporter: Reporter) -> 
 
 def _outside(regions: Sequence[Region], slide_size: tuple[int, int]) -> list[Region]:
     slide = shapely.box(0, 0, *slide_size)
+    # Touching the slide is enough.
     return [region for region in regions if not shapely.intersects(region.area, slide)]
 
 

@@ -14,7 +14,9 @@ from wsitool.tiling.resample import area_resample, block_mean, psnr
 __all__ = ["LevelView", "choose_shrink"]
 
 RgbArray = NDArray[np.uint8]
+# 45 dB is a root mean square error of 1.4 grey levels.
 _FAST_MIN_DB = 45.0
+# Spread over the slide: each costs two decodes.
 _PROBES = 4
 
 
@@ -27,15 +29,18 @@ class LevelView:
 
     def __init__(self, tiles: TileLevel, plan: ReadPlan, patch_size: int, *, fast: bool) -> None:
         factor = plan.whole_factor
+        # Only where tiles divide: then each tile is shrunk alone, and no block spans two.
         divides = factor is not None and not (tiles.tile_width % factor or tiles.tile_height % factor)
         self._tiles, self._patch_size = tiles, patch_size
         self._block = factor if factor is not None and divides else 1
         self.fast = fast and self._block in tiles.shrinks
+        # What is left to do for each patch.
         self._rest = plan.factor if self._block == 1 else (1.0, 1.0)
         self.tile_width, self.tile_height = (
             tiles.tile_width // self._block,
             tiles.tile_height // self._block,
         )
+        # Whole blocks: a rest at the edge of the level has no pixel here.
         self._size = (tiles.width // self._block, tiles.height // self._block)
 
     @property
@@ -56,11 +61,17 @@ class LevelView:
         """Grid positions (N, 2) to the corners of their rectangles in tile pixels, all inside the level."""
         if not self.resamples:
             return positions
+        # 1e-9: a product of floats that should be whole must not fall to the pixel before.
         corners = np.floor(positions * np.array(self._rest) + 1e-9).astype(np.int64)
+        # At the right and lower edge the rectangle moves inward instead of reaching out.
         return np.asarray(np.minimum(corners, np.array(self._size) - np.array(self.cut_size)))
 
     def fetch(self, column: int, row: int) -> RgbArray:
-        """Decode one tile, once; raises RegionReadError."""
+        """Decode one tile, once; raises RegionReadError.
+
+        (h, w, 3) uint8, averaged where the view shrinks; a tile at the edge may be smaller. Safe from several
+        threads where the level's reader is.
+        """
         if self.fast:
             return self._tiles.decode(column, row, shrink=self._block)
         tile = self._tiles.decode(column, row)
@@ -72,6 +83,7 @@ class LevelView:
 
     def finish(self, cut: RgbArray, positions: NDArray[np.int64], corners: NDArray[np.int64]) -> RgbArray:
         """Resample rectangles (B, h, w, 3) at `corners` to the patches (B, P, P, 3) at `positions`."""
+        # Where in its rectangle each patch begins, in fractions of a pixel.
         starts = positions * np.array(self._rest) - corners
         return np.stack(
             [
@@ -95,11 +107,13 @@ def choose_shrink(
     if mode == "fast":
         return True, None
     worst = float("inf")
+    # From first to last, evenly: stain and focus vary over a slide.
     for column, row in needed[np.linspace(0, len(needed) - 1, _PROBES).astype(int)].tolist():
         try:
             exact = block_mean(tiles.decode(column, row), factor)
             fast = tiles.decode(column, row, shrink=factor)
         except RegionReadError:
             continue
+        # The decoder rounds sides up, the mean drops what is short of a block.
         worst = min(worst, psnr(exact, fast[: exact.shape[0], : exact.shape[1]]))
     return worst >= _FAST_MIN_DB, worst if worst < float("inf") else None

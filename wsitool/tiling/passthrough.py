@@ -20,6 +20,7 @@ from wsitool.tiling.executor import Executor
 
 __all__ = ["check_passthrough", "pass_tiles"]
 
+# Many to a task: with tiles this small the task itself costs, too.
 _BLOCK = 128
 
 
@@ -34,6 +35,7 @@ def check_passthrough(name: str, tiles: TileLevel, grid: TileGrid) -> None:
             f"--codec native takes a level of '{name}' as it is, and the resolution asked for is none of "
             "its levels: take --level, or --codec jpeg."
         )
+    # A stride of whole tiles, else patches would begin inside of one.
     size = (tiles.tile_width, tiles.tile_height)
     if size != (grid.patch_size, grid.patch_size) or grid.stride % grid.patch_size:
         hint = (
@@ -48,17 +50,23 @@ def check_passthrough(name: str, tiles: TileLevel, grid: TileGrid) -> None:
 
 
 def pass_tiles(tiles: TileLevel, places: NDArray[np.int64], *, pool: Executor) -> Iterator[Block[Prepared]]:
-    """The JPEG streams of the tiles at `places` (N, 2) column, row, in blocks, in order."""
+    """The JPEG streams of the tiles at `places` (N, 2) column, row, in blocks, in order.
+
+    A tile that cannot be read is in its block's failures. Streams are complete JPEGs: tables of the TIFF are
+    put into each.
+    """
     running: deque[tuple[int, int, Future[tuple[Prepared | None, dict[int, str]]]]] = deque()
 
     def read(start: int, stop: int) -> tuple[Prepared | None, dict[int, str]]:
         streams, failures = [], {}
+        # Neighbours in a file, or over HTTP, are then read together.
         tiles.prefetch([(column, row) for column, row in places[start:stop].tolist()])
         for index, (column, row) in enumerate(places[start:stop].tolist(), start):
             try:
                 streams.append(tiles.jpeg(column, row))
             except RegionReadError as error:
                 failures[index] = str(error)
+        # The digests are made here, in the pool.
         return prepare(streams, codec="native") if streams else None, failures
 
     def oldest() -> Block[Prepared]:
@@ -69,6 +77,7 @@ def pass_tiles(tiles: TileLevel, places: NDArray[np.int64], *, pool: Executor) -
     for start in range(0, len(places), _BLOCK):
         stop = min(start + _BLOCK, len(places))
         running.append((start, stop, pool.submit(partial(read, start, stop))))
+        # Two tasks a thread: none idles while the caller writes.
         if len(running) > 2 * pool.threads:
             yield oldest()
     while running:

@@ -38,6 +38,7 @@ def run_in_processes(
     A worker that dies gives its slide a failed result that names the signal, and is replaced. Raises
     UsageError where a worker does. Close it to end the workers, whatever they are at.
     """
+    # Any worker takes the next: slides differ in size by orders of magnitude.
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for index in range(len(tasks)):
         waiting.put(index)
@@ -57,6 +58,7 @@ def run_in_processes(
             else:
                 bars.show(index, kind, value)
     finally:
+        # Also where the caller stopped listening: closing the generator ends here.
         for worker in pool:
             worker.stop()
         bars.close_all()
@@ -98,6 +100,7 @@ class _Worker:
             return
         if process.stdin is None or process.stdout is None:
             raise AssertionError("the worker was started with pipes")
+        # A worker that died is noticed below, by the end of its output.
         with suppress(BrokenPipeError):
             process.stdin.write(self._tasks[index].to_json() + "\n")
             process.stdin.flush()
@@ -108,6 +111,7 @@ class _Worker:
             self._messages.put((index, kind, value))
             if kind in ("result", "usage"):
                 return
+        # Its output ended: `wait` has the exit code at once.
         died = failed_result(self._tasks[index], _cause(process.wait()))
         self._end_process()
         self._messages.put((index, "result", vars(died)))
@@ -127,6 +131,7 @@ class _Worker:
         self._stopped = True
         process = self._process
         if process is not None:
+            # Not terminate: a decoder in a loop of C code lets no handler run.
             process.kill()
         self._thread.join()
 
@@ -139,6 +144,7 @@ def _start() -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
+        # Messages must come when they are sent, not when a buffer is full.
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
 

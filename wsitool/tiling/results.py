@@ -69,6 +69,7 @@ class SlideResult:
     def to_row(self) -> dict[str, str]:
         """The result as a row of slides.csv."""
         row = asdict(self) | {
+            # Compound fields as JSON in one cell: columns for each reason would change from slide to slide.
             "counts": json.dumps(self.counts),
             "labels": json.dumps(self.labels),
             "seconds": f"{self.seconds:.2f}",
@@ -88,6 +89,7 @@ def of_store(meta: StoreMeta, counts: Mapping[str, int]) -> dict[str, Any]:
         "mpp_effective": meta.mpp_effective,
         "codec": meta.codec,
         "candidates": sum(counts.values()),
+        # Counts always have "kept": `count_reasons` names all reasons, 0 or not.
         "kept": counts["kept"],
         "counts": dict(counts),
         "raw_bytes": counts["kept"] * meta.patch_size**2 * 3,
@@ -129,16 +131,20 @@ def merge_slides_csv(folder: Path, results: Sequence[SlideResult], reporter: Rep
     try:
         listed = _read(path)
     except WsitoolError as error:
+        # Never overwritten: it may hold columns that a person typed.
         reporter.warn(f"{str(error).rstrip('.')}; it is kept as {_set_aside(path)} and a new one begun.")
         listed = _Listed()
     for result in results:
         row = result.to_row()
+        # By name or path; more than one where Excel changed a name.
         places = [index for index, old in enumerate(listed.rows) if _same_slide(old, row)]
         old = listed.rows[places[0]] if places else {}
+        # Neither made nor unmade by this run.
         untouched = result.status == "skipped" or (result.failed and old.get("status") == "done")
         if untouched and old.get("store") and Path(path_of(old["store"])).exists():
             continue
         kept = [other for index, other in enumerate(listed.rows) if index not in places]
+        # The old row first: columns that a user added stay, ours are replaced.
         listed = _Listed(rows=[*kept, old | row], columns=listed.columns)
     _write(path, listed)
 
@@ -151,6 +157,7 @@ def update_slides_csv(folder: Path, name: str, changed: Mapping[str, object]) ->
     try:
         listed = _read(folder / SLIDES_CSV)
     except WsitoolError:
+        # A table that is not ours to mend; the caller says that the row is missing.
         return False
     places = [row for row in listed.rows if row["name"] == shown(name)]
     for row in places:
@@ -189,6 +196,7 @@ def _same_slide(old: Mapping[str, str], new: Mapping[str, str]) -> bool:
 def _set_aside(path: Path) -> str:
     """Move the file to a name that is free; returns the name."""
     number = 1
+    # Each damaged table is kept.
     while (aside := path.with_name(f"{path.stem}.unread{number}{path.suffix}")).exists():
         number += 1
     path.rename(aside)
@@ -198,6 +206,7 @@ def _set_aside(path: Path) -> str:
 def _write(path: Path, listed: _Listed) -> None:
     own_columns = {column.name: column.name for column in fields(SlideResult)}
     columns = own_columns | dict(listed.columns)
+    # Sorted, so that the order in which slides ended does not show.
     ordered = sorted(listed.rows, key=lambda row: row.get("name", ""))
     lines = [[row.get(name, "") for name in columns] for row in ordered]
     replace_file(path, table_bytes([list(columns.values()), *lines]))

@@ -41,6 +41,7 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
         reporter.warn(f"{task.slide.name} is tiled again: {error}")
         return None
     differs = difference(meta.params, task.params())
+    # By content of the slide file, wherever it lies.
     if meta.fingerprint != fingerprint(task.slide.path):
         differs = "the slide file is another one now"
     if differs:
@@ -80,6 +81,7 @@ def redraw_preview(
     """Draw a store's preview from its slide at `source`; False where that is gone or another file."""
     try:
         with open_slide(source, reader=meta.reader, default_mpp=meta.params.get("default_mpp")) as slide:
+            # Its preview would show another slide's grid.
             if slide.info.fingerprint != meta.fingerprint:
                 return False
             size = plan_grid(slide.info, spec).patch_size_level0

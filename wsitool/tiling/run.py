@@ -31,6 +31,7 @@ from wsitool.tiling.slide_task import SlideTask, available_threads
 __all__ = ["tile_slide", "tile_slides"]
 
 _OF_ONE_SLIDE = ("format", "reader", "default_mpp", "overwrite", "max_failures")
+# At the end there is time: many jobs of an array may queue for the table.
 _CSV_PATIENCE_SECONDS = 120.0
 _CSV_PATIENCE_BETWEEN_SLIDES = 5.0
 
@@ -90,7 +91,9 @@ def tile_slides(
     part = _shard(inputs, settings.shard)
     if not settings.dry_run:
         check_writable(Path(out_dir))
+    # No more processes than slides.
     processes = min(settings.workers or available_threads(), max(1, len(part)))
+    # The processors divided: the decoding threads of all processes together fill the machine once.
     threads = max(1, available_threads() // processes)
     tasks = [_task(slide, labels, Path(out_dir), spec or TileSpec(), settings, threads) for slide in part]
     return _tile(tasks, Path(out_dir), labels, settings, processes, reporter)
@@ -106,6 +109,7 @@ def _inputs(
     items = as_list(slides, one=(SlideInput,))
     given = [item for item in items if isinstance(item, SlideInput)]
     named = [item for item in items if not isinstance(item, SlideInput)]
+    # `find_slides` of nothing is an error, of which there is none here.
     if not named and given:
         return tuple(given)
     return (*given, *find_slides(named, group_regex=options.group_regex, reporter=reporter))
@@ -118,6 +122,7 @@ def _labels(slides: Sequence[SlideInput], options: TileOptions, reporter: Report
         return plan_outlines(slides, location, options.label_map, rule, reporter=reporter)
     if options.label_map is not None:
         raise UsageError("--label-map says what region names mean: give the regions with --annotations.")
+    # Sorted, so that every shard numbers the classes alike.
     classes = tuple(sorted({slide.label for slide in slides if slide.label is not None}))
     return LabelPlan(classes=classes, outlines={}, problems={}, notes={})
 
@@ -146,6 +151,7 @@ def _tile(
     reporter: Reporter,
 ) -> RunResult:
     """Run the tasks and list their results as they come."""
+    # By position in the list, as they come in any order.
     results: dict[int, SlideResult] = {}
     listing = _Listing(None if options.dry_run else folder, reporter)
     bar = reporter.task("slides", total=len(tasks), unit="slides") if len(tasks) > 1 else nullcontext()
@@ -153,10 +159,12 @@ def _tile(
         with (
             progress_on_stop(lambda: f"{len(results)} of {len(tasks)} slides done; run again to go on"),
             bar as progress,
+            # Closing the generator ends the workers, also where this block is left by an error.
             closing(_run(tasks, processes, options.dask, reporter)) as answers,
         ):
             for index, result in answers:
                 note = labels.notes.get(result.name)
+                # A failed slide has a reason of its own.
                 if note and not result.failed:
                     result = replace(result, reason=f"{result.reason}; {note}" if result.reason else note)
                 results[index] = result
@@ -200,6 +208,7 @@ class _Listing:
             with locked(table, what="slides.csv", wait_seconds=patience):
                 merge_slides_csv(self._folder, self._waiting, self._reporter)
         except (OSError, StoreError) as error:
+            # The stores are there all the same: the table can be brought up to date by the next run.
             self.failure = one_sentence(error)
         else:
             self._waiting, self.failure = [], ""
@@ -214,6 +223,7 @@ def _run(
         return run_on_cluster(tasks, address=dask)
     if len(tasks) > 1:
         return run_in_processes(tasks, workers=processes, reporter=reporter)
+    # One slide has the whole machine, and no process to start.
     return ((index, run_guarded(task, reporter)) for index, task in enumerate(tasks))
 
 
@@ -225,4 +235,5 @@ def _shard(slides: Sequence[SlideInput], shard: str | None) -> Sequence[SlideInp
     part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= part <= parts:
         raise UsageError(f"--shard must be i/N with i from 1 to N, as in 2/8, got '{shard}'.")
+    # From the plain list, hence the same on every node.
     return slides[part - 1 :: parts]

@@ -39,7 +39,7 @@ def sharpness(
     *,
     threads: int = 1,
 ) -> NDArray[np.float32]:
-    """(M,) sharpness of the `wanted` (M,) patches at level-0 `coords` (M, 2), which are in (y, x) order.
+    """(M,) sharpness of the `mask` (M,) patches at level-0 `coords` (M, 2), which are in (y, x) order.
 
     NaN for the others, and where pixels cannot be read: cutting the patches will say so. Each tile of the
     level is decoded once, shrunk by the decoder where it can.
@@ -50,8 +50,11 @@ def sharpness(
         return scores
     plan = _plan(slide)
     side = min(max(3, round(size_level0 / plan.downsample[0])), *plan.canvas)
+    # Fast: the decoder's own shrinking will do for a score of blur.
     canvas = LevelView(slide.tiles(plan.level), plan, side, fast=True)
+    # Rounded to the small level's pixels: half of one is 1 um.
     positions = np.rint(coords[rows] / np.array(plan.downsample)).astype(np.int64)
+    # At the edge the window moves inward.
     positions = np.minimum(positions, np.array(plan.canvas) - side)
     corners = canvas.corners(positions)
 
@@ -68,8 +71,13 @@ def sharpness(
 
 
 def laplacian_variance(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Variance of the four-neighbour Laplacian inside each of (B, h, w, 3) uint8: (B,) float32."""
+    """Variance of the four-neighbour Laplacian inside each of (B, h, w, 3) uint8: (B,) float32.
+
+    Grey levels 0 to 255, border pixels left out; at least 3 px a side.
+    """
+    # (B, h, w) float32
     gray = patches @ _GRAY
+    # Only inside: at the border neighbours are missing, and padding would look like an edge.
     around = gray[:, :-2, 1:-1] + gray[:, 2:, 1:-1] + gray[:, 1:-1, :-2] + gray[:, 1:-1, 2:]
     return np.asarray((4 * gray[:, 1:-1, 1:-1] - around).var(axis=(1, 2)), np.float32)
 
@@ -83,6 +91,7 @@ def _level(slide: TiledSlide) -> int:
     """The coarsest level that is fine enough."""
     levels, target = slide.info.levels, _wanted_downsample(slide)
     return max(
+        # 5 % coarser is as good.
         (i for i, level in enumerate(levels) if level.downsample <= target * 1.05),
         key=lambda i: levels[i].downsample,
     )
@@ -93,6 +102,7 @@ def _plan(slide: TiledSlide) -> ReadPlan:
     level = info.levels[index]
     # A power of two divides every tile size there is, so that tiles are shrunk one by one.
     factor = float(2 ** max(0, round(math.log2(_wanted_downsample(slide) / level.downsample))))
+    # A level must stay large enough for a window of a few pixels.
     while factor > 1 and min(level.width, level.height) < 8 * factor:
         factor /= 2
     downsample = (info.width / level.width * factor, info.height / level.height * factor)

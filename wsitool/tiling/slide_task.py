@@ -35,7 +35,10 @@ __all__ = ["SlideTask", "available_threads", "run_task", "store_bytes"]
 
 @dataclass(frozen=True, kw_only=True)
 class SlideTask:
-    """All that is needed to tile one slide, in this process or another one."""
+    """All that is needed to tile one slide, in this process or another one.
+
+    Serialisable: `to_json` and back gives an equal task. `threads` decode within this task.
+    """
 
     slide: SlideInput
     out_dir: Path
@@ -61,13 +64,19 @@ class SlideTask:
         return self.out_dir / "previews" / f"{lone_file_name(self.slide.name)}.jpg"
 
     def params(self) -> dict[str, object]:
-        """Everything that decides the store's content, as JSON holds it."""
+        """Everything that decides the store's content, as JSON holds it.
+
+        Compared with a store's own to tell whether it is what this task would write; threads and format are
+        not among them.
+        """
         return self.spec.to_params() | {
             "reader": self.reader,
+            # What was used, wherever it came from.
             "default_mpp": self.slide.mpp if self.slide.mpp is not None else self.default_mpp,
             "group": self.slide.group or self.slide.name,
             "label": self.slide.label,
             "classes": list(self.classes),
+            # Present as None, so that a store made with outlines differs from one without.
             **({"annotations": None} if self.outlines is None else self.outlines.params()),
         }
 
@@ -93,6 +102,7 @@ class SlideTask:
 
 def available_threads() -> int:
     """Processors this process may use."""
+    # What a cluster or container has granted, not what the machine has.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -122,6 +132,7 @@ class _Cutting:
     def __init__(self, task: SlideTask, slide: TiledSlide, reporter: Reporter) -> None:
         self._task, self._slide, self._reporter = task, slide, reporter
         self._spec, self._info = task.spec, slide.info
+        # Finds tissue and scores candidates: seconds, before anything is written.
         self._source = patch_source(slide, task.spec, threads=task.threads)
         self._grid = self._source.grid
         self._failures: list[Failure] = []
@@ -134,12 +145,15 @@ class _Cutting:
         candidates = self._source.candidates
         if not len(self._source.kept):
             if not self._task.dry_run:
+                # The picture shows why nothing was left.
                 self._preview(candidates)
             raise self._source.nothing_left()
+        # Before cutting: outlines that label nothing stop a slide before its hours of work.
         self._label(candidates)
         if self._task.dry_run:
             return self._result(candidates, "", time.monotonic() - began)
         self._write(candidates)
+        # After cutting, so that the picture shows patches that could not be read.
         candidates = with_unreadable(candidates, np.array(self._failed, np.int64))
         self._preview(candidates)
         return self._result(candidates, self._source.resampling, time.monotonic() - began)
@@ -156,7 +170,9 @@ class _Cutting:
                 self._note_failures(block, kept)
                 if block.payload is not None:
                     writer.append(self._rows(block.payload, kept[block.readable], candidates))
+                # Unreadable ones, too: they are dealt with.
                 progress.advance(block.stop - block.start)
+            # Before `finish`: a file that was replaced under way must not become a store.
             self._slide.check_unchanged()
             if len(self._failed) == len(kept):
                 raise RegionReadError(
@@ -177,6 +193,7 @@ class _Cutting:
         return self._source.blocks(convert, pool=pool)
 
     def _note_failures(self, block: Block[Prepared], kept: NDArray[np.int64]) -> None:
+        # By position, though threads may have met them in another order.
         for index, reason in sorted(block.failures.items()):
             x0, y0 = self._grid.coords[kept[index]].tolist()
             self._failures.append(Failure(x0=x0, y0=y0, reason=reason))
@@ -235,6 +252,7 @@ class _Cutting:
             level0_magnification=info.objective_power,
             target_magnification=plan.magnification,
             codec=spec.codec,
+            # Native tiles have the scanner's quality, which nobody states.
             quality=spec.quality if spec.codec == "jpeg" else None,
             reader=info.reader,
             classes=self._task.classes,

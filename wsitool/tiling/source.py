@@ -46,6 +46,7 @@ class PatchSource:
     candidates: Candidates
     counts: CutCounts = field(default_factory=CutCounts)
 
+    # A cached property works in a frozen dataclass: it writes to `__dict__`, past the check.
     @cached_property
     def kept(self) -> NDArray[np.int64]:
         """Indices (N,) of the candidates no limit rejects, sorted by (y, x)."""
@@ -78,7 +79,11 @@ class PatchSource:
         return cut(view, corners, view.cut_size, finish, pool=pool, counts=self.counts)
 
     def native_blocks(self, *, pool: Executor) -> Iterator[Block[Prepared]]:
-        """The kept patches as the slide's own compressed tiles; only for codec "native"."""
+        """The kept patches as the slide's own compressed tiles; only for codec "native".
+
+        Payloads are JPEG streams, not pixels. Not one tile is decoded.
+        """
+        # Whole tiles: `check_passthrough` has seen to sizes and strides.
         places = self.grid.positions[self.kept] // self.spec.patch_size
         return pass_tiles(self.slide.tiles(self.grid.plan.level), places, pool=pool)
 
@@ -87,10 +92,12 @@ class PatchSource:
         """The level as patches are cut from it, and how its pixels come to be."""
         plan, size = self.grid.plan, self.spec.patch_size
         tiles = self.slide.tiles(plan.level)
+        # First as if the decoder shrinks: whether it can is known then.
         view = LevelView(tiles, plan, size, fast=True)
         decibels: float | None = None
         if view.fast:
             positions = self.grid.positions[self.kept]
+            # Every n-th, so that probes lie all over the tissue.
             some = positions[:: max(1, len(positions) // _PROBED_PATCHES)]
             needed = tiles_touched(some, (size, size), (view.tile_width, view.tile_height))
             fast, decibels = choose_shrink(tiles, plan, self.spec.resample, needed)

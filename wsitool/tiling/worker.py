@@ -28,9 +28,11 @@ def main() -> None:
     """Answer tasks until standard input ends; end at once then, as the parent is gone."""
     # Whatever a library prints must not get between the messages.
     silence_echoes()
+    # The true standard output moves to a number of its own; number 1 becomes standard error.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     tasks: queue.SimpleQueue[str] = queue.SimpleQueue()
+    # A thread, as only it can notice the parent's end while a slide is being tiled.
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
     reporter = _PipeReporter(out)
     while True:
@@ -44,6 +46,7 @@ def main() -> None:
 def _listen(tasks: queue.SimpleQueue[str]) -> None:
     for line in sys.stdin:
         tasks.put(line)
+    # At once, and without clearing up: the parent removes what is left.
     os._exit(0)
 
 

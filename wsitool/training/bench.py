@@ -42,11 +42,13 @@ class BenchResult:
     @property
     def expected(self) -> float:
         """Patches per second to expect of a training: loading runs beside augmenting and stepping."""
+        # One after the other on the device, so their times add up; loading has threads of its own.
         return min(self.load, 1 / (1 / self.augment + 1 / self.step))
 
     @property
     def advice(self) -> str:
         """One sentence on what limits."""
+        # A fifth in hand: a loader that is only just as fast leaves the step waiting at every hiccup.
         if self.load < 1.2 / (1 / self.augment + 1 / self.step):
             return (
                 "Data limits: give the loader more --threads, keep the stores on a local disk, or write "
@@ -103,8 +105,10 @@ def _reading(collection: Collection, batch_size: int, seconds: float) -> tuple[f
     tally = Tally()
 
     def once() -> None:
+        # Random rows, as a shuffled epoch asks for them.
         collection.read_into(rng.integers(0, len(collection), batch_size), out, tally=tally)
 
+    # Opening files and touching fresh memory is not what is measured.
     once()
     tally.read_seconds = tally.decode_seconds = 0.0
     patches = _repeat(once, seconds, "cpu")[0] * batch_size
@@ -113,6 +117,7 @@ def _reading(collection: Collection, batch_size: int, seconds: float) -> tuple[f
 
 
 def _loading(collection: Collection, batch_size: int, threads: int, device: str, seconds: float) -> float:
+    # With the start of its threads, some milliseconds of `seconds`.
     loader = PatchLoader(collection, batch_size=batch_size, threads=threads, device=device)
     patches, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
@@ -139,6 +144,7 @@ def _method_rates(
         model = method_type(encoder, encoder.feature_dim, params)
     place(model, torch.device(device))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    # The same patches every time: reading has its own figure.
     indices = np.arange(batch_size)
     patches = torch.from_numpy(collection.read(indices)).permute(0, 3, 1, 2).to(device)
     patches = patches if image_size is None else resize(patches, image_size)
@@ -148,6 +154,7 @@ def _method_rates(
         with torch.no_grad(), blame_plugin(name, "its views"):
             model.views(patches, rng)
 
+    # Views made once, so that the step is timed without them.
     with torch.no_grad(), blame_plugin(name, "its views"):
         views = model.views(patches, rng)
 
@@ -160,6 +167,7 @@ def _method_rates(
 
     rates = []
     for run in (augment, step):
+        # The first call allocates, compiles kernels and fills caches.
         run()
         times, spent = _repeat(run, seconds, device)
         rates.append(times * batch_size / spent)
@@ -172,6 +180,7 @@ def _repeat(run: Callable[[], None], seconds: float, device: str) -> tuple[int, 
     while times == 0 or time.perf_counter() - began < seconds:
         run()
         times += 1
+    # Kernels are only queued until here. One wait at the end, as the queue is in order.
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     return times, time.perf_counter() - began

@@ -21,6 +21,7 @@ from wsitool.training.module import PretrainModule
 __all__ = ["FORMAT", "load_checkpoint", "load_method_state", "restore", "save_checkpoint"]
 
 FORMAT = 1
+# What a checkpoint must hold and of what type; its tensors are checked by whom they are given to.
 _CONTENT = {"batches": int, "data": str, "config": dict, "method": dict, "optimizer": dict, "precision": dict}
 _CONTENT |= {"warnings": dict, "skipped": list}
 State = dict[str, Any]
@@ -48,6 +49,7 @@ def save_checkpoint(
         "data": data,
         "config": module.config.to_dict(),
         "method": module.method.state_dict(),
+        # One optimiser: contract of `PretrainModule`.
         "optimizer": trainer.optimizers[0].state_dict(),
         "precision": trainer.precision_plugin.state_dict(),
         "warnings": dict(warnings),
@@ -59,6 +61,7 @@ def save_checkpoint(
             f"{broken} is no longer finite after batch {batches - 1}: lower --lr or raise --warmup; the last "
             "checkpoint (if any) is from before."
         )
+    # In memory first, so that the file appears in one step; for that moment the weights are there twice.
     buffer = io.BytesIO()
     torch.save(state, buffer)
     replace_file(path, buffer.getvalue())
@@ -92,6 +95,7 @@ def load_method_state(state: State, method: Method[Any]) -> None:
     try:
         method.load_state_dict(state["method"], strict=True)
     except RuntimeError as error:
+        # Torch's last line names the keys; those before it only say that there are some.
         reason = str(error).strip().splitlines()[-1].strip()
         raise TrainingError(
             f"The checkpoint was made by another version of the method ({reason}): start anew with "
@@ -100,7 +104,10 @@ def load_method_state(state: State, method: Method[Any]) -> None:
 
 
 def restore(state: State, trainer: Trainer, module: PretrainModule) -> None:
-    """Put a loaded checkpoint into a trainer whose optimiser exists; the stream starts there itself."""
+    """Put a loaded checkpoint into a trainer whose optimiser exists; the stream starts there itself.
+
+    Raises TrainingError where the method or the optimiser is of another make.
+    """
     load_method_state(state, module.method)
     try:
         trainer.optimizers[0].load_state_dict(state["optimizer"])
@@ -118,6 +125,7 @@ def _not_finite(state: State) -> str | None:
 
 
 def _tensors(values: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    # The path is the name in the error: "backbone.layer1.0.conv1.weight", "optimizer.state.3.exp_avg".
     if isinstance(values, Tensor):
         yield name, values
     elif isinstance(values, dict):

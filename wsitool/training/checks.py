@@ -59,6 +59,7 @@ def previous_state(out: Path, *, resume: Resume, overwrite: bool) -> State | Non
 
 
 def _check_command(out: Path) -> None:
+    # Without an entry (an early run, or a damaged file) it is left to what follows.
     command = read_facts(out).get("command", "pretrain")
     if command != "pretrain":
         raise UsageError(f"'{out}' holds a run of {command}: choose another --out.")
@@ -66,6 +67,7 @@ def _check_command(out: Path) -> None:
 
 def check_same(state: State, config: PretrainConfig, data: str) -> None:
     """UsageError naming what differs between the checkpoint's run and this one."""
+    # As JSON has them: tuples as lists and keys as text, which is how the checkpoint's side was written.
     now, before = (json.loads(json.dumps(each)) for each in (config.to_dict(), state["config"]))
     changed = [
         f"{name} was {value!r} and is {now.get(name)!r}"
@@ -85,6 +87,7 @@ def check_amount(collection: Collection, config: PretrainConfig) -> None:
     """TrainingError unless there is at least one full batch for all processes."""
     processes = config.processes
     needed = config.batch_size * processes
+    # Batch norm needs two patches on each rank.
     if len(collection) < 2 * processes:
         raise TrainingError(
             f"Pretraining needs at least {2 * processes} patches, got {len(collection)}: "
@@ -108,13 +111,18 @@ def check_precision(config: PretrainConfig) -> None:
 
 
 def check_size(encoder: Encoder, size: int) -> None:
-    """Send one image of `size` px through the network; EncoderError if it does not take it."""
+    """Send one image of `size` px through the network; EncoderError if it does not take it.
+
+    In evaluation mode, without gradient, on the CPU. A failed allocation passes as it is.
+    """
+    # One image will do: in evaluation mode batch norm does not look at the batch.
     was_training = encoder.training
     encoder.eval()
     try:
         with torch.no_grad():
             shape = tuple(encoder(torch.zeros(1, 3, size, size)).shape)
     except (RuntimeError, AssertionError) as error:
+        # A lack of memory is not the size's fault; the caller has the advice for it.
         if is_memory_short(error):
             raise
         reason = str(error).splitlines()[0]
@@ -122,6 +130,7 @@ def check_size(encoder: Encoder, size: int) -> None:
             f"{encoder.name} cannot take images of {size} px ({reason}): choose another --image-size."
         ) from None
     encoder.train(was_training)
+    # A network may take the size and give a map instead of a vector.
     if shape != (1, encoder.feature_dim):
         raise EncoderError(
             f"{encoder.name} must give features (1, {encoder.feature_dim}), got {shape}: "

@@ -14,6 +14,7 @@ from wsitool.base.progress import Reporter
 __all__ = ["Diagnostics", "FeatureWatch", "feature_spread", "rank_me"]
 
 _SMALL_CONTRASTIVE_BATCH = 64
+# Spread is near 1 for features that point everywhere, see `feature_spread`.
 _COLLAPSED_SPREAD = 0.01
 _WAITING = 0.2
 _SOLVED = 0.995
@@ -21,26 +22,38 @@ _EARLY = 50  # steps after which a method should do better than guess
 
 
 def feature_spread(features: Tensor) -> Tensor:
-    """Standard deviation of unit features (B, F) over B, mean over F, times sqrt(F): 0 = collapsed."""
+    """Standard deviation of unit features (B, F) over B, mean over F, times sqrt(F): 0 = collapsed.
+
+    A scalar on the device; near 1 for features that point everywhere.
+    """
+    # Components of random unit vectors have a deviation of 1 / sqrt(F), so that spread is 1 for any width.
     unit = nn.functional.normalize(features.float(), dim=1)
     return unit.std(dim=0, correction=0).mean() * math.sqrt(features.shape[1])
 
 
 def rank_me(features: Tensor) -> Tensor:
-    """Effective rank of features (B, F): exp of the entropy of their singular values (arXiv:2210.02885)."""
+    """Effective rank of features (B, F): exp of the entropy of their singular values (arXiv:2210.02885).
+
+    A scalar on the device, from 1 to min(B, F). Costs a singular value decomposition.
+    """
     values = torch.linalg.svdvals(features.float())
+    # 1e-12 for features that are all zero; 1e-7 is the paper's own epsilon.
     share = values / values.sum().clamp_min(1e-12) + 1e-7
     return torch.exp(-(share * share.log()).sum())
 
 
 class FeatureWatch:
-    """Keeps the backbone's latest output, for methods need not know that they are watched."""
+    """Keeps the backbone's latest output, for methods need not know that they are watched.
+
+    By a forward hook, without gradient; it holds one batch of features until `close`.
+    """
 
     def __init__(self, backbone: nn.Module) -> None:
         self._latest: Tensor | None = None
         self._handle = backbone.register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        # Only in training: the held-out loss and the probes run through the same backbone.
         if module.training:
             self._latest = output.detach()
 
@@ -48,6 +61,7 @@ class FeatureWatch:
         """Spread and effective rank of the latest batch; rows beyond 512 are left out."""
         if self._latest is None:
             return {}
+        # 512 rows bound the singular values' cost: it grows with the square of the rows.
         features = self._latest[:512]
         return {"feature_std": float(feature_spread(features)), "rank_me": float(rank_me(features))}
 
@@ -122,6 +136,7 @@ class Diagnostics:
     def _look_at_loss(self, rows: Sequence[Mapping[str, float | int]], epoch: int) -> None:
         loss = sum(row["loss"] for row in rows) / len(rows)
         chance = rows[-1].get("chance_loss")
+        # Not in the first epoch nor the first steps: every method begins at chance.
         if chance is not None and epoch > 1 and rows[-1]["step"] >= _EARLY and loss > 0.99 * chance:
             self._warn(
                 "chance",
@@ -130,6 +145,7 @@ class Diagnostics:
             )
         name = self._shortcut_metric
         if name is not None and name in rows[-1]:
+            # The mean of the epoch: a single batch is solved now and then.
             mean = sum(row[name] for row in rows) / len(rows)
             if mean > _SOLVED:
                 self._warn(

@@ -25,6 +25,7 @@ _LOGGERS = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "light
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Within the block Lightning logs errors only, and its hints about how to write training code are off."""
+    # Levels are the process's own, so they are put back: the caller may use Lightning too.
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -67,10 +68,14 @@ def make_trainer(out: Path, **options: Any) -> Trainer:
 
 
 def fit(trainer: Trainer, module: LightningModule) -> None:
-    """Train; an interrupt comes out as what it is, where Lightning would end the process by itself."""
+    """Train; an interrupt comes out as what it is, where Lightning would end the process by itself.
+
+    Raises KeyboardInterrupt, or Interrupted, where Lightning would leave by SystemExit.
+    """
     try:
         trainer.fit(module)
     except SystemExit as end:
+        # Lightning turns the interrupt into SystemExit and keeps it as context.
         if isinstance(end.__context__, KeyboardInterrupt):
             raise end.__context__ from None
         raise
@@ -78,4 +83,6 @@ def fit(trainer: Trainer, module: LightningModule) -> None:
 
 def is_first_process() -> bool:
     """Whether this process is the one that writes files, known before training starts."""
+    # Before the process group exists there is no rank to ask for; Lightning reads its own from the
+    # environment.
     return getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"

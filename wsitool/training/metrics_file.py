@@ -21,7 +21,11 @@ _MOST_DIGITS = 16  # of a count; what has more is drawn as a float or not at all
 
 
 class MetricsFile:
-    """Appends rows; the first one decides the columns, later values of other names are left out."""
+    """Appends rows; the first one decides the columns, later values of other names are left out.
+
+    One process writes. Rows are text of the operating system at once, but not synced: a power cut may cost
+    the last ones, which a resumed run computes again.
+    """
 
     def __init__(self, path: Path, *, keep: int = 0, extra: Sequence[str] = ()) -> None:
         """Start the file, or go on after its rows of the first `keep` steps.
@@ -49,6 +53,7 @@ class MetricsFile:
         if rows and not self._columns:
             self._columns = list(dict.fromkeys([*rows[0], *self._extra]))
             csv.writer(text).writerow(self._columns)
+        # A metric that a method gives from the second row on only is left out: the header is written.
         writer = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore")
         writer.writerows(rows)
         return text.getvalue()
@@ -97,6 +102,7 @@ def _number(text: str) -> float | int:
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
     """Loss, the method's own metrics, and the learning rate over the steps."""
     names = dict.fromkeys(name for row in rows for name in row if name not in _COMMON)
+    # A metric that never changes says nothing as a curve.
     varying = [name for name in names if len({row[name] for row in rows if name in row}) > 1]
     losses = [_curve(rows, name) for name in ("loss", "val_loss")]
     chance = rows[-1].get("chance_loss") if rows else None
@@ -115,5 +121,6 @@ def _curve(rows: Sequence[Row], name: str) -> Curve:
         label=name,
         x=[x for x, _ in points],
         y=[y for _, y in points],
+        # Held-out losses and probes come once an epoch: few points are not smoothed.
         smooth=name != "lr" and len(points) == len(rows),
     )

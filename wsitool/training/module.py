@@ -52,6 +52,7 @@ def compute_step(
 
     `patches` uint8 (B, 3, P, P) are resized to the run's image size first. `watch` counts the time of views.
     """
+    # A fourth number, so that networks and views of one step do not draw from the same stream.
     seed_networks(seed_of(config.seed, step, rank(), 1), patches.device)
     with (watch or Stopwatch()).running(patches.device):
         views = _make_views(method, patches, config, step)
@@ -63,15 +64,22 @@ def compute_step(
 
 
 def _make_views(method: Method[Any], patches: Tensor, config: PretrainConfig, step: int) -> dict[str, Tensor]:
+    # In float32 whatever the run's precision: autocast would do the products of crop and blur in 16 bits.
     with torch.no_grad(), torch.autocast(patches.device.type, enabled=False):
         if config.image_size is not None:
             patches = resize(patches, config.image_size)
         with blame_plugin(config.method, "views"):
+            # By the batch's number, from the start of training and not of the process: a resumed run draws
+            # the same.
             return method.views(patches, step_generator(config.seed, step, rank()))
 
 
 class PretrainModule(LightningModule):
-    """Trains `method` on a stream of batches by the schedule of `config`."""
+    """Trains `method` on a stream of batches by the schedule of `config`.
+
+    `stream` and `monitor` must be set before training. The learning rate is set at each batch, randomness
+    seeded by it: Lightning holds no state of either.
+    """
 
     def __init__(self, method: Method[Any], config: PretrainConfig, schedule: Schedule) -> None:
         super().__init__()
@@ -79,6 +87,7 @@ class PretrainModule(LightningModule):
         self.config = config
         self.schedule = schedule
         self.stream: BatchStream | None = None
+        # Set by the run before training: what a callback needs exists only when the trainer does.
         self.monitor: Callback | None = None
         self.last: Step | None = None
         self.augmenting = Stopwatch()
@@ -98,7 +107,10 @@ class PretrainModule(LightningModule):
 
     def on_train_batch_start(self, batch: Item, batch_idx: int) -> None:
         self._batch = batch["step"]
+        # Accumulated batches share the rate of the step they make.
         step = batch["step"] // self.schedule.accumulate
+        # Set here and not by a scheduler: the rate follows from the position, so a checkpoint need not hold
+        # its state.
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = learning_rate(self.config, step, self.schedule.steps)
 
@@ -108,6 +120,7 @@ class PretrainModule(LightningModule):
         return self.last.loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        # Runs forward and backward by the closure that Lightning passes, then the optimiser.
         super().optimizer_step(*args, **kwargs)
         # Here and not after the batch: a checkpoint saved then must hold the updated teacher or queue.
         with torch.no_grad(), blame_plugin(self.config.method, "after_step"):
@@ -115,5 +128,6 @@ class PretrainModule(LightningModule):
 
 
 def _check_loss(loss: object, name: str) -> None:
+    # Before `backward`, whose own error would not name the method.
     if not (isinstance(loss, Tensor) and loss.ndim == 0 and loss.requires_grad):
         raise PluginError(f"The loss of method '{name}' must be a scalar tensor with gradient, got {loss!r}.")

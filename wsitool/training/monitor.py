@@ -37,6 +37,7 @@ _FLUSH = 20  # batches between looks at the loss on a GPU, each of which waits f
 _FLUSH_SECONDS = (
     0.5  # between looks on a CPU: rows, bar and loggers are not worth a step's time at every step
 )
+# Without --save-every: within epochs, and at their ends (the next).
 _SAVE_SECONDS = 600.0
 _EPOCH_SECONDS = 60.0
 _GRADIENT = "largest gradient"
@@ -77,6 +78,7 @@ class Monitor(Callback):
         self._out, self._data, self._task, self._state = out, data, task, state
         self._request, self.signal = request, 0
         self.saved = 0 if state is None else int(state["batches"])
+        # As the command line set them, before Lightning replaces them.
         self._handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         self._gradient: Tensor | None = None
         self._review, self._diagnostics = review, diagnostics
@@ -84,6 +86,7 @@ class Monitor(Callback):
         self._pending: list[_Pending] = []
         self._seen: list[tuple[_Pending, dict[str, float]]] = []
         self._measured: dict[str, float] = {}
+        # Monotonic: the clock of the day may be set while a run lasts.
         self._saved_at = self._flushed_at = time.monotonic()
         self._waited = self._seconds = 0.0
         self._epoch_rows: list[Row] = []
@@ -94,6 +97,7 @@ class Monitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = _own(pl_module)
+        # Only the main thread may set handlers; a notebook's or a server's thread has none to lose.
         if threading.current_thread() is threading.main_thread():
             # Lightning has just put its own in their place, which know nothing of our checkpoints.
             for number, handler in self._handlers.items():
@@ -109,6 +113,7 @@ class Monitor(Callback):
             self._metrics = MetricsFile(
                 self._out / "metrics.csv",
                 keep=steps,
+                # Columns are fixed by the first row, which has no look back yet.
                 extra=("images_per_s", "wait_share", *self._review.columns),
             )
             self._diagnostics.after_resuming(self._metrics.problem)
@@ -126,12 +131,14 @@ class Monitor(Callback):
     ) -> None:
         module, item = _own(pl_module), _item(batch)
         assert module.last is not None
+        # Still on the device: asking for a number would wait for the step here, every time.
         values = {"loss": module.last.loss.detach()}
         values |= {name: value.detach() for name, value in module.last.metrics.items()}
         if self._gradient is not None:
             values[_GRADIENT], self._gradient = self._gradient, None
         lr = float(trainer.optimizers[0].param_groups[0]["lr"])
         self._pending.append(_Pending(item["step"], values, item["indices"], lr))
+        # Ranks have equal batches, see `PatchLoader`.
         self.images += len(item["indices"]) * world_size()
         done = item["step"] + 1
         epoch, rest = divmod(done, module.schedule.per_epoch)
@@ -140,6 +147,8 @@ class Monitor(Callback):
             self._measured |= self._review.look(module, epoch)
         if rest == 0 or len(self._pending) >= _FLUSH or self._is_look_due(module):
             self._flush(trainer, module)
+            # Only after a flush, which all ranks reach at the same batch: the question is a collective
+            # operation.
             self._ask_all_ranks(module)
         if rest == 0:
             self._note_skipped(module)
@@ -149,6 +158,7 @@ class Monitor(Callback):
         stopping = self._should_stop(module, done)
         if stopping or self._should_save(module, done):
             self._save(trainer, module, done)
+        # Not set to False: Lightning or a callback of the user may have asked to stop.
         trainer.should_stop = trainer.should_stop or stopping
 
     def _ask_all_ranks(self, module: PretrainModule) -> None:
@@ -158,6 +168,7 @@ class Monitor(Callback):
     def _should_stop(self, module: PretrainModule, done: int) -> bool:
         if world_size() == 1 and self._request.requested:
             self.signal = agreed_signal(self._request, module.device)
+        # In the middle of accumulated batches a checkpoint would have to hold their gradients.
         return self.signal != 0 and module.schedule.is_step(done - 1)
 
     def _is_look_due(self, module: PretrainModule) -> bool:
@@ -205,6 +216,7 @@ class Monitor(Callback):
         means = _means_over_ranks([entry.values for entry in self._pending])
         for entry, values in zip(self._pending, means, strict=True):
             self._stop_if_broken(values, entry)
+            # Popped: the gradient's size is for this check and no column.
             values.pop(_GRADIENT, None)
             self._seen.append((entry, values))
         self._pending.clear()
@@ -217,12 +229,14 @@ class Monitor(Callback):
         speed = self._speed(module)
         rows = [
             _row(entry, values, module) | speed
+            # One row an optimiser step, of the last of its batches.
             for entry, values in self._seen
             if module.schedule.is_step(entry.batch)
         ]
         self._seen.clear()
         if not rows:
             return
+        # The look back belongs to the epoch's last row.
         rows[-1] |= self._measured
         self._measured = {}
         self._epoch_rows += rows
@@ -233,6 +247,7 @@ class Monitor(Callback):
     def _speed(self, module: PretrainModule) -> dict[str, float]:
         assert module.stream is not None
         now = time.monotonic()
+        # At least a nanosecond, as two looks may fall on one tick of the clock.
         seconds = max(now - self._flushed_at, 1e-9)
         wait = module.stream.wait_seconds - self._waited
         self._flushed_at, self._waited = now, module.stream.wait_seconds
@@ -240,6 +255,7 @@ class Monitor(Callback):
         self.shares = TimeShares.of(
             self._seconds, waiting=self._waited, augmenting=module.augmenting.seconds()
         )
+        # Of the batches just looked at, on all ranks.
         images = sum(len(entry.indices) for entry, _ in self._seen) * world_size()
         return {"images_per_s": round(images / seconds, 1), "wait_share": round(wait / seconds, 3)}
 
@@ -255,7 +271,9 @@ class Monitor(Callback):
         if not broken:
             return
         report = self._out / "broken-batch.json"
+        # Patches by index: with the seed and the stores the batch can be made again and looked at.
         batch = {"batch": entry.batch, "indices": entry.indices.tolist()}
+        # As text: NaN and infinity are no JSON.
         write_json(report, batch | {name: str(value) for name, value in values.items()})
         raise TrainingError(
             f"The {broken[0]} became {values[broken[0]]} at batch {entry.batch} (lr {entry.lr:g}): lower "
@@ -287,6 +305,7 @@ def _means_over_ranks(pending: Sequence[dict[str, Tensor]]) -> list[dict[str, fl
         return []
     device = pending[0]["loss"].device
     flat = [value.to(device, torch.float32) for values in pending for value in values.values()]
+    # One gather for all: a collective costs more than what it carries. (ranks, values) before the mean.
     numbers = iter(all_gather(torch.stack(flat)[None]).mean(dim=0).tolist())
     return [{name: next(numbers) for name in values} for values in pending]
 

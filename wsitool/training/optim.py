@@ -16,9 +16,13 @@ __all__ = ["Lars", "learning_rate", "make_optimizer"]
 
 
 def learning_rate(config: PretrainConfig, step: int, total: int) -> float:
-    """The rate of optimiser step `step` of `total`: linear warm-up to lr, then cosine to 0 or constant."""
+    """The rate of optimiser step `step` of `total`: linear warm-up to lr, then cosine to 0 or constant.
+
+    A function of its arguments alone, so that a resumed run needs no scheduler. `step` counts from 0.
+    """
     warm = round(config.warmup * total)
     if step < warm:
+        # step + 1: the very first step is not at 0.
         return config.lr * (step + 1) / warm
     if config.schedule == "constant":
         return config.lr
@@ -33,11 +37,13 @@ def make_optimizer(module: nn.Module, config: PretrainConfig) -> Optimizer:
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
+        # `adapt` is for LARS alone; torch's optimisers keep keys they do not know.
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0, "adapt": False},
     ]
     groups = [group for group in groups if group["params"]]
     # One kernel for all weights. On CPUs the usual way stays, for the sake of runs that are resumed.
     fused = True if any(p.device.type == "cuda" for p in trainable) else None
+    # Made when called: each takes the groups for itself.
     makers: dict[str, Callable[[], Optimizer]] = {
         "adam": lambda: Adam(groups, lr=config.lr, fused=fused),
         "adamw": lambda: AdamW(groups, lr=config.lr, fused=fused),
@@ -94,10 +100,12 @@ class Lars(Optimizer):
     def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         # All tensors of a group in each call: a ResNet-50 has 161, and on a GPU a step would be 1,400 calls.
         gradients = [weight.grad for weight in weights if weight.grad is not None]
+        # Decay is part of the scaled gradient, not decoupled as in AdamW.
         updates = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
         if group["adapt"]:
             size, slope = (torch.stack(torch._foreach_norm(part)) for part in (weights, updates))
             # Without a branch on a value, so that a GPU need not be waited for.
+            # Both norms above 0, else the plain gradient: weights that begin at 0 could never leave it.
             ratio = torch.where((size > 0) & (slope > 0), group["trust"] * size / slope.clamp_min(1e-12), 1.0)
             torch._foreach_mul_(updates, ratio.unbind())
         for weight in weights:

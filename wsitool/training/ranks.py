@@ -28,9 +28,13 @@ _IN_AGREEMENT = (0, *(128 + number for number in STOP_SIGNALS))
 
 
 def agreed_signal(request: StopRequest, device: torch.device) -> int:
-    """The signal that any of the ranks was sent, or 0; every rank must ask at the same point."""
+    """The signal that any of the ranks was sent, or 0; every rank must ask at the same point.
+
+    A collective operation where there are several ranks. The largest number wins.
+    """
     if world_size() == 1:
         return request.number
+    # The largest: a rank that was sent nothing says 0.
     return int(all_gather(torch.tensor([request.number], device=device)).max())
 
 
@@ -51,6 +55,7 @@ class RankWatch:
 
     def __enter__(self) -> RankWatch:
         if self._is_child:
+            # Daemon threads: they must not keep a process alive that is done.
             threading.Thread(target=self._end_with_parent, args=(os.getppid(),), daemon=True).start()
         elif hasattr(self._launcher, "procs"):
             threading.Thread(target=self._end_with_children, daemon=True).start()
@@ -61,8 +66,10 @@ class RankWatch:
         lost = error is not None and is_peer_lost(error)
         sentence = self._sentence(self._wait_for_dead()) if lost else ""
         if error is not None:
+            # Also after an orderly stop with an error: children that wait in a collective would never return.
             self._end_children()
         if lost:
+            # `from None`: the collective's own traceback says only that a connection was closed.
             raise TrainingError(sentence) from None
 
     @property
@@ -71,14 +78,18 @@ class RankWatch:
 
     def _end_with_parent(self, parent: int) -> None:
         while not self._closed.wait(_POLL_SECONDS):
+            # The system gives orphans another parent.
             if os.getppid() != parent:
+                # Not sys.exit: the main thread is stuck in a collective and would never see it.
                 os._exit(1)
 
     def _end_with_children(self) -> None:
         while not self._closed.wait(_POLL_SECONDS):
+            # Anew each time, as Lightning starts its thread some time after ours.
             _disarm_lightnings_observer()
             dead = self._dead()
             if dead is not None:
+                # The main thread's own error has precedence: it says more.
                 if not self._closed.wait(_GRACE_SECONDS):
                     self._say(self._sentence(dead))
                     self._end_children()
@@ -88,6 +99,7 @@ class RankWatch:
 
     def _dead(self) -> tuple[int, int] | None:
         """Rank on this machine and exit code of the first process that did not end well."""
+        # Rank 0 is this process; Lightning's list begins with the next.
         for rank, process in enumerate(self._children, start=1):
             code = process.poll()
             if code is not None and code not in _IN_AGREEMENT:
@@ -95,6 +107,7 @@ class RankWatch:
         return None
 
     def _wait_for_dead(self) -> tuple[int, int] | None:
+        # A peer's end is noticed by the connection before the system has its exit code.
         patience = time.monotonic() + 1
         while (dead := self._dead()) is None and self._children and time.monotonic() < patience:
             time.sleep(_POLL_SECONDS / 10)
@@ -107,6 +120,7 @@ class RankWatch:
             time.sleep(_POLL_SECONDS / 10)
         for process in self._children:
             if process.poll() is None:
+                # Not terminate: a process stuck in a collective handles no signal.
                 process.kill()
                 process.wait()
 

@@ -22,11 +22,15 @@ Stores = AnyPath | Iterable[AnyPath] | Collection
 def run_card(
     before: EncoderCard, config: PretrainConfig, collection: Collection, stores: Stores
 ) -> EncoderCard:
-    """The card of the encoder this run makes of one with the card `before`."""
+    """The card of the encoder this run makes of one with the card `before`.
+
+    `collection` is what is trained on, `stores` what the user named, for the lineage's words.
+    """
     step = LineageStep(
         kind="pretrain",
         name=_name_of(stores),
         method=config.method,
+        # The method's parameters in full, defaults too, so that the card can be read without the plugin.
         params=config.params,
         epochs=config.epochs,
         seed=config.seed,
@@ -40,6 +44,7 @@ def run_card(
     )
     return dataclasses.replace(
         before,
+        # The input that the encoder was made for: predictions warn where theirs is another.
         image_size=config.image_size or collection.patch_size,
         patch_size=collection.patch_size,
         mpp=collection.mpp,
@@ -48,9 +53,11 @@ def run_card(
 
 
 def _name_of(stores: Stores) -> str:
+    # Of a Collection only its stores' folders are known.
     if isinstance(stores, Collection):
         return "+".join(dict.fromkeys(store.path.resolve().parent.name for store in stores.stores))
     names = [Path(path).resolve() for path in as_list(stores)]
+    # Three names, as the chain of lineages is a line to read.
     more = f"+{len(names) - 3} more" if len(names) > 3 else ""
     return "+".join(path.stem if path.is_file() else path.name for path in names[:3]) + more
 
@@ -63,6 +70,7 @@ def run_facts(
         "command": "pretrain",
         "status": status,
         "lineage": card.chain,
+        # Flat beside the facts, as people look for "lr" and not for "config.lr".
         **config.to_dict(),
         "stores": [str(store.path) for store in collection.stores],
         "patches": len(collection),
@@ -75,6 +83,7 @@ def run_facts(
 
 def read_facts(out: Path) -> dict[str, Any]:
     """What run.json of a run says; nothing where there is none, or it is damaged."""
+    # Read leniently: the file is a record, and a damaged one must not stop a run from being redone.
     try:
         record = json.loads((out / "run.json").read_bytes())
     except (OSError, ValueError):
@@ -90,6 +99,7 @@ def finished_state(out: Path) -> dict[str, Any] | None:
             return None
     except EncoderError:
         return None
+    # Only what this version knows; a newer one may have written more.
     names = {field.name for field in dataclasses.fields(PretrainConfig)}
     config = {name: value for name, value in record.items() if name in names}
     state = {"batches": None, "config": config, "data": record.get("fingerprint"), "method": None}

@@ -35,6 +35,7 @@ class PretrainResult:
         """The figures as JSON holds them, null where they are not known."""
         speed = {"seconds": round(self.seconds, 2), "images_per_second": round(self.images_per_second, 1)}
         shares = {} if self.time is None else {"time_shares": self.time.rounded()}
+        # NaN is no JSON, hence null; `known_figures` turns it back.
         return {"loss": None if math.isnan(self.loss) else self.loss, **speed, **shares}
 
 

@@ -39,10 +39,12 @@ class EpochReview:
 
     def look(self, module: PretrainModule, epoch: int) -> dict[str, float]:
         """Measure after epoch number `epoch`, counted from 1; training goes on as if nobody had looked."""
+        # The watch has seen this rank's batches only; the first rank's go into the file.
         values = self.watch.measure()
         if self.held_out is not None:
             values["val_loss"] = held_out_loss(module, self.held_out)
         due = self._probes and (epoch % self.probe_every == 0 or epoch == module.schedule.epochs)
+        # On one rank: it gathers nothing, and the others wait for it at the next step.
         if due and self.labelled is not None and rank() == 0:
             values |= probe(self.encoder, self.labelled, image_size=self.image_size, device=module.device)
         return values

@@ -84,17 +84,22 @@ def pretrain(
     Interrupted at a signal, after the step in hand and a checkpoint.
     """
     try:
+        # Before stores and plugins are looked at: an option's name costs nothing to check.
         config = PretrainConfig(method=method, params=dict(params or {}), init=str(init), **options)
     except TypeError as error:
         raise UsageError(f"pretrain has no such option ({error}).") from None
     check_precision(config)
+    # One voice: Lightning runs the whole command once for each further device.
     if not is_first_process():
         reporter = SILENT
     stores = stores if isinstance(stores, Collection) else as_list(stores)
+    # Around the look at what is there: two runs that begin at once must not both find the folder empty.
     with _only_writer(Path(out)):
         state = previous_state(Path(out), resume=resume, overwrite=overwrite)
         with explain_memory(config.memory_advice):
             run = _Run(config, stores, Path(out), reporter)
+        # Only now, as a state is compared with effective options: backbone and parameters are known by the
+        # method and the encoder.
         if state is not None:
             check_same(state, run.config, run.collection.fingerprint)
             run.diagnostics.remember(state["warnings"])
@@ -117,14 +122,17 @@ class _Run:
 
     def __init__(self, config: PretrainConfig, stores: Stores, out: Path, reporter: Reporter) -> None:
         self.out, self.reporter, self.loggers = out, reporter, list[Logger]()
+        # First what needs no data, then what opens files, then what builds networks.
         method_type = load_method(config.method)
         params: Params = method_type.params_type.from_preset(config.preset, config.params)
         everything = stores if isinstance(stores, Collection) else open_collection(stores)
         self.collection, self.held_out = _split(everything, config)
         check_amount(self.collection, config)
+        # Of everything, held-out patients as well: labels are asked for, not trained on.
         rows = probe_rows(everything, config.seed) if config.probe_every else None
         self.labelled = None if rows is None else everything.subset(rows)
         self.encoder = build_backbone(config.backbone, init=config.init, seed=config.seed)
+        # As it came out: a resumed run is compared with what was meant by "the default".
         self.config = dataclasses.replace(config, backbone=self.encoder.name, params=params.to_dict())
         self.image_size = config.image_size or self.collection.patch_size
         check_size(self.encoder, self.image_size)
@@ -133,6 +141,8 @@ class _Run:
         self.diagnostics = Diagnostics(reporter, shortcut_metric=method_type.shortcut_metric)
         self.monitor: Monitor | None = None
         self.schedule = Schedule(
+            # Whole batches only (`drop_last`): ranks must have equal ones, and the order is new each epoch,
+            # so no patch is left out for good.
             per_epoch=len(self.collection) // (config.batch_size * config.processes),
             epochs=config.epochs,
             accumulate=config.accumulate,
@@ -156,6 +166,8 @@ class _Run:
                 )
                 finished = True
         except BaseException as error:
+            # BaseException: an interrupt, too, leaves a record of how the run ended.
+            # A stop after `_finish` is no failure of the run.
             if is_first_process() and not finished:
                 with suppress(OSError):  # it may be what has just failed
                     self._write_facts(status="stopped", error=str(error) or type(error).__name__)
@@ -166,6 +178,7 @@ class _Run:
         """What a run whose batches are all done lacks: nothing, or the files written after the last one."""
         if state["method"] is not None:
             load_method_state(state, self.method)
+        # A checkpoint that was removed cannot be compared; the file was complete when the record said so.
         is_whole = state["method"] is None or is_saved(self.encoder, self.out / "encoder.safetensors")
         record = read_facts(self.out)
         if record.get("status") == "complete" and is_whole:
@@ -188,6 +201,7 @@ class _Run:
         config = self.config
         self.out.mkdir(parents=True, exist_ok=True)
         if is_first_process():
+            # What is there is of another run: half of it beside half of this one's would look like a result.
             if done == 0:
                 for name in _RESULTS:
                     (self.out / name).unlink(missing_ok=True)
@@ -212,13 +226,16 @@ class _Run:
     def _fit(self, trainer: Trainer, state: dict[str, Any] | None, done: int, request: StopRequest) -> None:
         """Train what is left; Interrupted where a signal asks to stop before all of it is done."""
         module = PretrainModule(self.method, self.config, self.schedule)
+        # Steps left, not batches: the bar counts what the optimiser does.
         steps = self.schedule.steps - done // self.schedule.accumulate
         watch = FeatureWatch(self.encoder)
+        # Before the first step.
         pin_threads()
         with quiet_lightning(), self.reporter.task("Pretraining", total=steps, unit="steps") as task:
             if trainer.world_size > 1:
                 synchronise(self.method)
             keep_freed_memory(trainer.strategy.root_device)
+            # The whole module, teachers included.
             module.to(memory_format=torch.channels_last)
             module.stream = BatchStream(
                 self._loader(trainer, self.collection), total=self.schedule.batches, start=done
@@ -234,12 +251,14 @@ class _Run:
             )
             with RankWatch(trainer, self._say_lost):
                 fit(trainer, module)
+                # Inside the watch, which then ends the other processes of this machine too.
                 if self.monitor.signal and self.monitor.saved < self.schedule.batches:
                     raise Interrupted(self.monitor.signal)
         watch.close()
 
     def _say_lost(self, sentence: str) -> None:
         """The last words of a process that is about to be ended."""
+        # Called from the watch's thread, while the main thread is stuck.
         self._write_facts(status="stopped", error=sentence)
         self.reporter.warn(sentence)
 
@@ -296,6 +315,7 @@ class _Run:
             time=monitor.shares if monitor else None,
         )
         if is_first_process():
+            # The record comes last: "complete" promises the other files.
             save_encoder(self.encoder, result.encoder, result.card)
             draw_curves(rows, self.out / "curves.png")
             self._write_facts(status="complete", result=result.figures(), skipped=list(skipped))
@@ -340,6 +360,7 @@ def _groups(collection: Collection) -> set[str]:
 def _make_method(
     kind: type[Method[Any]], encoder: Encoder, params: Params, config: PretrainConfig
 ) -> Method[Any]:
+    # As for the backbone: heads are drawn from the seed, and the caller's generator is put back.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed))
         with blame_plugin(config.method, "__init__"):
@@ -353,4 +374,5 @@ def _loggers(config: PretrainConfig, out: Path) -> list[Logger]:
         raise UsageError(
             "--logger tensorboard needs tensorboard: install wsitool[tensorboard], or leave it out."
         )
+    # Both empty: events go into the run folder itself.
     return [TensorBoardLogger(save_dir=out, name="tensorboard", version="")]

@@ -9,8 +9,12 @@ __all__ = ["seed_networks", "seed_of", "step_generator"]
 
 
 def seed_of(*parts: int) -> int:
-    """Mix numbers into one 63-bit seed; neighbouring inputs give unrelated seeds."""
+    """Mix numbers into one 63-bit seed; neighbouring inputs give unrelated seeds.
+
+    The order counts. The same on every platform and device.
+    """
     words = [part % 2**64 for part in parts]  # a step below zero is as good a number as any
+    # Shifted to 63 bits, which every generator takes as a signed number.
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

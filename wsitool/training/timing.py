@@ -13,7 +13,10 @@ __all__ = ["Stopwatch", "TimeShares"]
 
 
 class Stopwatch:
-    """Seconds spent inside `running`; of a CUDA device by its own clock, without waiting for it."""
+    """Seconds spent inside `running`; of a CUDA device by its own clock, without waiting for it.
+
+    Time of CUDA devices is counted by events, read when `seconds` asks. For one thread.
+    """
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -29,6 +32,7 @@ class Stopwatch:
             return
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
+        # An exception in the block ends the run, so that no `finally` is needed here.
         yield
         end.record()
         self._open.append((begin, end))
@@ -36,6 +40,7 @@ class Stopwatch:
     def seconds(self) -> float:
         """So far; waits for a GPU to have run what was counted."""
         for begin, end in self._open:
+            # Waits for the views of the last batch only; the events before it are over.
             end.synchronize()
             self._seconds += begin.elapsed_time(end) / 1000
         self._open.clear()
@@ -55,6 +60,7 @@ class TimeShares:
         """From seconds in all and in two of the three; None if no time has passed."""
         if seconds <= 0:
             return None
+        # Clocks of host and device differ a little: shares stay within 0 and 1.
         waiting, augmenting = min(waiting / seconds, 1.0), min(augmenting / seconds, 1.0)
         return cls(waiting=waiting, augmenting=augmenting, stepping=max(0.0, 1 - waiting - augmenting))
 
