@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from wsitool.augment import resize, to_float
 from wsitool.backbones.device import choose_device, place
 from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.fetching import fetched
 from wsitool.base.files import replace_file
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import CorruptStoreError, EncoderError
@@ -122,10 +123,7 @@ def over_patches(
     # Unshuffled: batches are rows that follow each other, which raw stores read in one go.
     loader = PatchLoader(collection, batch_size=batch_size, shuffle=False, device=device)
     with reporter.task(what, total=len(collection), unit="patches") as task:
-        for batch in loader:
-            # Waits for the device, once a batch; the loader's threads read on meanwhile.
-            features = step(batch.patches).float().cpu().numpy()
-            index = batch.indices.numpy()
+        for features, index in fetched((step(batch.patches), batch.indices.numpy()) for batch in loader):
             _check_finite(features, index, collection)
             if rows is None:
                 # Made when the width is known, from the first batch.

@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from wsitool import __version__
+from wsitool.augment import to_device
 from wsitool.backbones.device import choose_device, place
+from wsitool.backbones.fetching import fetched
 from wsitool.base.files import check_writable
 from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
 from wsitool.base.machine import explain_memory
@@ -225,11 +228,12 @@ def _predict_store(
         )
         began, rows, logits = time.perf_counter(), [], []
         with reporter.task(meta.name, total=len(store), unit="patches") as task, torch.inference_mode():
-            for batch in loader:
-                logits.append(_finite(classifier.logits(batch.patches).float().cpu().numpy()))
+            made = ((classifier.logits(batch.patches), batch.indices.numpy()) for batch in loader)
+            for values, index in fetched(made):
+                logits.append(_finite(values))
                 # The loader may leave out unreadable patches: `rows` says which came.
-                rows.append(batch.indices.numpy())
-                task.advance(len(batch))
+                rows.append(index)
+                task.advance(len(index))
         if not rows:
             raise SlideError(f"None of the {len(store)} patches of '{meta.name}' can be read")
         readable = np.concatenate(rows)
@@ -262,11 +266,12 @@ def _predict_slide(
         _check_mpp(card, plan_read(slide.info, spec).mpp_effective, slide.info.name, options)
         stream = open_stream(slide, spec, threads=options.threads)
         began, coords, logits = time.perf_counter(), [], []
-        with reporter.task(item.name, total=len(stream), unit="patches") as task:
-            for batch in stream.batches(options.batch_size, threads=options.threads):
-                logits.append(_logits(classifier, batch))
-                coords.append(batch.coords)
-                task.advance(len(batch.coords))
+        batches = stream.batches(options.batch_size, threads=options.threads)
+        with reporter.task(item.name, total=len(stream), unit="patches") as task, torch.inference_mode():
+            for values, corners in fetched((_logits(classifier, batch), batch.coords) for batch in batches):
+                logits.append(_finite(values))
+                coords.append(corners)
+                task.advance(len(corners))
         if not coords:
             raise SlideError(
                 f"None of the {len(stream)} patches of '{item.name}' can be read: {stream.failures[0]}"
@@ -284,12 +289,11 @@ def _predict_slide(
         )
 
 
-@torch.inference_mode()
-def _logits(classifier: Classifier, batch: PatchBatch) -> NDArray[np.float32]:
-    device = next(classifier.parameters()).device
+def _logits(classifier: Classifier, batch: PatchBatch) -> Tensor:
+    """Logits (B, K) on the classifier's device, which nobody has waited for."""
+    patches = to_device(torch.from_numpy(batch.patches), next(classifier.parameters()).device)
     # (B, P, P, 3) to (B, 3, P, P), a view with channels last.
-    patches = torch.from_numpy(batch.patches).permute(0, 3, 1, 2).to(device)
-    return _finite(classifier.logits(patches).float().cpu().numpy())
+    return classifier.logits(patches.permute(0, 3, 1, 2))
 
 
 def _finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
