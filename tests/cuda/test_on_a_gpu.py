@@ -1,0 +1,155 @@
+"""On a real GPU: the same results as on the CPU, and a step that the host never waits in."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from wsitool import augment
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.features import encode
+from wsitool.loading import PatchLoader
+from wsitool.methods.registry import load_method
+from wsitool.store.collection import Collection, open_collection
+from wsitool.testing.stores import example_patches, write_example
+from wsitool.training.config import OPTIMIZERS, PretrainConfig
+from wsitool.training.module import compute_step
+from wsitool.training.optim import make_optimizer
+
+pytestmark = pytest.mark.cuda
+
+_METHODS = (
+    *("rotation", "jitter-rotation", "simclr", "byol", "simsiam", "vicreg", "barlow-twins", "moco"),
+    "context-encoder",
+)
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    folder = tmp_path_factory.mktemp("stores")
+    for number in range(3):
+        write_example(folder / f"{number}.h5", "jpeg" if number else "raw")
+    return open_collection(folder)
+
+
+def _patches(count: int = 16, size: int = 64) -> Tensor:
+    return torch.from_numpy(example_patches(count, size)).permute(0, 3, 1, 2)
+
+
+def _method(name: str, preset: str = "paper") -> Any:
+    kind = load_method(name)
+    encoder = build_backbone("resnet18", init="random", seed=1)
+    torch.manual_seed(0)
+    return kind(encoder, encoder.feature_dim, kind.params_type.from_preset(preset, {}))
+
+
+@pytest.mark.parametrize("preset", ["paper", "histology"])
+def test_two_views_are_those_of_the_cpu(device: torch.device, preset: str) -> None:
+    params = augment.ViewParams.from_preset(preset, {})
+    patches = _patches().float() / 255  # of bytes, crops would be rounded in between on the CPU
+    here = augment.two_views(patches, Generator().manual_seed(3), params)
+    there = augment.two_views(patches.to(device), Generator().manual_seed(3), params)
+    for name in here:
+        assert there[name].device.type == device.type
+        assert torch.allclose(there[name].cpu(), here[name], atol=1e-4), name
+
+
+def test_bytes_are_resized_as_on_the_cpu(device: torch.device) -> None:
+    patches = _patches()
+    there = augment.resize(patches.to(device), 40)
+    assert there.dtype == torch.uint8
+    assert (there.cpu().int() - augment.resize(patches, 40).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", _METHODS)
+def test_a_step_never_waits(
+    device: torch.device, no_waiting: AbstractContextManager[None], name: str
+) -> None:
+    method = _method(name).to(device)
+    config = PretrainConfig(method=name, image_size=48)
+    optimizer = make_optimizer(method, config)
+    patches = _patches().to(device)
+
+    def step(number: int) -> Tensor:
+        loss = compute_step(method, patches, config, number).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's, unannotated
+        optimizer.step()
+        with torch.no_grad():
+            method.after_step(0.5)
+        return loss.detach()
+
+    step(0)  # what is chosen and allocated once may wait
+    with no_waiting:
+        loss = step(1)
+    assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("name", ["rotation", "simclr", "vicreg"])
+def test_loss_and_gradient_are_those_of_the_cpu(device: torch.device, name: str) -> None:
+    config = PretrainConfig(method=name)
+    here = _method(name)
+    there = copy.deepcopy(here).to(device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    losses = []
+    for method, where in ((here, torch.device("cpu")), (there, device)):
+        made = compute_step(method, _patches().to(where), config, 2)
+        made.loss.backward()  # type: ignore[no-untyped-call]  # torch's, unannotated
+        losses.append(float(made.loss.detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    slopes = [
+        torch.cat([p.grad.flatten().cpu() for p in m.parameters() if p.grad is not None])
+        for m in (here, there)
+    ]
+    assert float(torch.nn.functional.cosine_similarity(*slopes, dim=0)) > 0.99
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_moves_weights_as_on_the_cpu(device: torch.device, name: str) -> None:
+    config = PretrainConfig(method="simclr", optimizer=name, lr=0.1, weight_decay=0.01)
+    here = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 2))
+    there = copy.deepcopy(here).to(device)
+    inputs = torch.rand(8, 6)
+    for network, where in ((here, "cpu"), (there, device)):
+        optimizer = make_optimizer(network, config)
+        for _ in range(3):
+            optimizer.zero_grad()
+            network(inputs.to(where)).square().sum().backward()
+            optimizer.step()
+    for mine, its in zip(here.parameters(), there.parameters(), strict=True):
+        assert torch.allclose(mine, its.cpu(), atol=1e-4)
+
+
+def test_the_loader_brings_the_same_batches(device: torch.device, collection: Collection) -> None:
+    here = list(PatchLoader(collection, batch_size=8, seed=1))
+    there = list(PatchLoader(collection, batch_size=8, seed=1, device=device, threads=3))
+    assert len(here) == len(there)
+    for mine, its in zip(here, there, strict=True):
+        assert its.patches.device.type == device.type and its.indices.device.type == "cpu"
+        assert torch.equal(mine.patches, its.patches.cpu()) and torch.equal(mine.indices, its.indices)
+        assert its.patches.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_features_are_those_of_the_cpu(device: torch.device, collection: Collection) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    encoder = build_backbone("resnet18", init="random", seed=1)
+    here = encode(encoder, collection, image_size=32, batch_size=8, device="cpu")
+    there = encode(encoder, collection, image_size=32, batch_size=8, device=str(device))
+    assert np.allclose(here, there, atol=1e-3, rtol=1e-2)
+
+
+def test_a_training_ends_and_goes_on(device: torch.device, collection: Collection, tmp_path: Path) -> None:
+    from wsitool.training.run import pretrain
+
+    options: dict[str, Any] = {"method": "simclr", "backbone": "resnet18", "init": "random", "batch_size": 8}
+    result = pretrain(collection, out=tmp_path / "run", epochs=2, accelerator="gpu", **options)
+    assert np.isfinite(result.loss) and result.encoder.is_file()
+    encoder = build_backbone(init=tmp_path / "run")
+    assert np.isfinite(encode(encoder, collection, image_size=32, device="cpu")).all()
