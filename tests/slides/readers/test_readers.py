@@ -308,6 +308,26 @@ def test_damaged_pictures_end_in_a_sentence(tmp_path: Path, form: str) -> None:
             assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize(("at", "value"), [(10, 33), (10, 53), (18, 119), (18, 60), (34, 1)])
+@pytest.mark.parametrize("mode", ["RGB", "P", "L", "1"])
+def test_a_bmp_that_contradicts_itself_is_not_sheared(tmp_path: Path, mode: str, at: int, value: int) -> None:
+    """Nothing else shows that the place of its pixels or its width was hit."""
+    picture = Image.fromarray(draw_tissue(120, 90, kind="adh", mpp=0.5, seed=1)).convert(mode)
+    picture.save(tmp_path / "p.bmp")
+    with open_slide(tmp_path / "p.bmp") as slide:
+        assert np.array_equal(slide.read_region(0, 0, 0, 120, 90), np.asarray(picture.convert("RGB")))
+    data = bytearray((tmp_path / "p.bmp").read_bytes())
+    data[at : at + 4] = value.to_bytes(4, "little")
+    (tmp_path / "p.bmp").write_bytes(data)
+    try:
+        with open_slide(tmp_path / "p.bmp") as slide:
+            shown = slide.read_region(0, 0, 0, value, 90)
+    except UnsupportedSlideError as error:
+        assert "bytes of pixels from byte" in str(error)
+    else:  # one column less in rows of as many bytes
+        assert np.array_equal(shown, np.asarray(picture.convert("RGB"))[:, :value]) and value == 119
+
+
 @pytest.mark.parametrize("form", ["EPS", "ICO", "ICNS"])
 def test_icons_and_programs_are_no_pictures(tmp_path: Path, form: str) -> None:
     """Another program would draw it, or a picture of any size lies within the one that was measured."""

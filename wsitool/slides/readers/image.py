@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +28,8 @@ __all__ = ["open_image", "picture_size"]
 
 RgbArray = NDArray[np.uint8]
 _TILE, _STRIP = 1024, 64
+# Bytes of a BMP: both headers, that of the file, the least of the picture's, and what some writers add.
+_BMP_HEAD, _BMP_FILE, _BMP_INFO, _BMP_PADDING = 54, 14, 40, 4
 # Drawn by other programs, or icons, whose size shows only when they are decoded.
 _NO_PICTURES = {"EPS", "WMF", "CUR", "ICO", "ICNS"}
 # Pillow's plugins report damage through whatever fails first.
@@ -88,10 +91,28 @@ def _decode(source: ByteSource) -> tuple[str, RgbArray]:
     with source.stream() as stream, _open_unlimited(stream) as image:
         check_picture(source.name, *image.size, source.size)
         format_name = image.format or "image"
+        if format_name == "BMP":
+            _check_bmp(source.read(0, _BMP_HEAD))
         # Pillow makes grey pixels up where JPEG data is damaged; simplejpeg refuses.
         if format_name == "JPEG" and image.mode in ("RGB", "L"):
             return format_name, simplejpeg.decode_jpeg(source.read(0, source.size))
         return format_name, _rgb(image)
+
+
+def _check_bmp(head: bytes) -> None:
+    """ValueError where an uncompressed BMP's header contradicts itself: it would be shown sheared."""
+    start, header, width, height, bits, compression, stored, colors = struct.unpack(
+        "<10xIIii2xHII8xI4x", head
+    )
+    if header < _BMP_INFO or compression != 0:
+        return
+    expected = (width * bits + 31) // 32 * 4 * abs(height)
+    palette = 4 * (colors or 1 << bits) if bits <= 8 else 0
+    if start < _BMP_FILE + header + palette or not (stored == 0 or 0 <= stored - expected <= _BMP_PADDING):
+        raise ValueError(
+            f"its header says {stored} bytes of pixels from byte {start}, and its size makes {expected} "
+            f"from byte {_BMP_FILE + header + palette}"
+        )
 
 
 def picture_size(path: Path) -> tuple[int, int] | None:
