@@ -308,6 +308,16 @@ def test_damaged_pictures_end_in_a_sentence(tmp_path: Path, form: str) -> None:
             assert "\n" not in str(error)
 
 
+def test_every_byte_of_a_pngs_pixels_counts(tmp_path: Path) -> None:
+    path = tmp_path / "p.png"
+    Image.fromarray(draw_tissue(300, 260, kind="adh", seed=7)).convert("L").save(path)
+    data = path.read_bytes()
+    for place in range(len(data) - 300, len(data) - 16):  # the last pixels and their two checksums
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
+        with pytest.raises(UnsupportedSlideError, match="is damaged"):
+            open_slide(path)
+
+
 @pytest.mark.parametrize(("at", "value"), [(10, 33), (10, 53), (18, 119), (18, 60), (34, 1)])
 @pytest.mark.parametrize("mode", ["RGB", "P", "L", "1"])
 def test_a_bmp_that_contradicts_itself_is_not_sheared(tmp_path: Path, mode: str, at: int, value: int) -> None:

@@ -93,6 +93,10 @@ def _decode(source: ByteSource) -> tuple[str, RgbArray]:
         format_name = image.format or "image"
         if format_name == "BMP":
             _check_bmp(source.read(0, _BMP_HEAD))
+        if format_name == "PNG":
+            # Once it has all rows, Pillow does not look at the checksum they came with.
+            with source.stream() as again, _open_unlimited(again) as chunks:
+                chunks.verify()
         # Pillow makes grey pixels up where JPEG data is damaged; simplejpeg refuses.
         if format_name == "JPEG" and image.mode in ("RGB", "L"):
             return format_name, simplejpeg.decode_jpeg(source.read(0, source.size))
