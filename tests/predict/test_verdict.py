@@ -1,10 +1,14 @@
 """When a slide is called a class, when it is uncertain, and that no figure is rounded to certainty."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from wsitool.errors import UsageError
+from wsitool.predict.run import _doubts_of
 from wsitool.predict.verdict import Verdict, VerdictRule, as_probability, as_share
+from wsitool.training.record import read_facts
 
 
 def _judge(rows: list[list[float]], repeat: int = 10, **rule: float) -> Verdict:
@@ -58,3 +62,11 @@ def test_only_all_is_100_percent_and_no_probability_is_1() -> None:
     assert shares == ["0 %", "< 1 %", "< 1 %", "1 %", "50 %", "99 %", "> 99 %", "> 99 %", "100 %"]
     values = [as_probability(p) for p in (0.0, 0.004, 0.01, 0.53, 0.99, 0.996, 1.0)]
     assert values == ["< 0.01", "< 0.01", "0.01", "0.53", "0.99", "> 0.99", "> 0.99"]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[" * 100_000, '{"a":' * 50_000, "[]", '{"better_than_guessing": true}']
+)
+def test_a_damaged_record_of_a_classifier_says_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    assert _doubts_of(tmp_path) == () and read_facts(tmp_path) in ({}, {"better_than_guessing": True})

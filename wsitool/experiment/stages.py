@@ -16,6 +16,7 @@ from typing import Any
 from wsitool.backbones.card import read_card
 from wsitool.backbones.files import encoder_file, file_digest
 from wsitool.base.files import write_json
+from wsitool.base.json_files import read_json
 from wsitool.base.progress import Reporter
 from wsitool.errors import EncoderError, TrainingError
 from wsitool.evaluation.subsets import balanced_subset
@@ -211,7 +212,7 @@ def _note(run: Path) -> Path:
 
 def _known(run: Path) -> dict[str, Any]:
     try:
-        note = json.loads(_note(run).read_bytes())
+        note = read_json(_note(run))
     except (OSError, ValueError):  # none, or damaged: as good as none
         return {}
     return note if isinstance(note, dict) else {}

@@ -20,6 +20,7 @@ from wsitool.backbones.device import choose_device, place
 from wsitool.backbones.fetching import fetched
 from wsitool.base.files import check_writable
 from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
+from wsitool.base.json_files import read_json
 from wsitool.base.machine import explain_memory
 from wsitool.base.paths import AnyPath, as_list
 from wsitool.base.progress import SILENT, Reporter
@@ -129,7 +130,7 @@ def predict(
 def _doubts_of(run: Path) -> tuple[str, ...]:
     """What is known against every verdict of the classifier of a run folder: that it was found to guess."""
     try:
-        record = json.loads((run / "run.json").read_bytes())
+        record = read_json(run / "run.json")
         guessed = record["better_than_guessing"] is False
     except (OSError, ValueError, KeyError, TypeError):
         return ()

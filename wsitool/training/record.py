@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from wsitool.backbones.card import EncoderCard, LineageStep, read_card
+from wsitool.base.json_files import read_json
 from wsitool.base.paths import AnyPath, as_list
 from wsitool.errors import EncoderError
 from wsitool.store.collection import Collection
@@ -85,7 +85,7 @@ def read_facts(out: Path) -> dict[str, Any]:
     """What run.json of a run says; nothing where there is none, or it is damaged."""
     # Read leniently: the file is a record, and a damaged one must not stop a run from being redone.
     try:
-        record = json.loads((out / "run.json").read_bytes())
+        record = read_json(out / "run.json")
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

@@ -14,6 +14,7 @@ from typing import Any
 
 from wsitool.base.file_names import file_names, safe_name
 from wsitool.base.files import replace_file
+from wsitool.base.json_files import parse_json
 from wsitool.errors import WsitoolError
 from wsitool.store.reader import Reader
 from wsitool.store.schema import UNLABELLED, StoreMeta
@@ -157,7 +158,7 @@ class Record:
         lines = self._path.read_text(encoding="utf-8", errors="replace") if self._path.is_file() else ""
         for line in lines.splitlines():
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 names = ("fingerprint", "done", "top")
                 self.parts[str(entry["part"])] = {name: entry[name] for name in names}
             except (ValueError, KeyError, TypeError):
