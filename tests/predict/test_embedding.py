@@ -70,8 +70,8 @@ def test_color_by_label_and_what_does_not_fit(encoder: Path, tmp_path: Path) -> 
     plain = patch_folder(tmp_path / "plain", each=3)
     for options, message in (
         ({"color": "label"}, "hold no labels"),
-        ({"color": "patient"}, "coloured by slide or label, got 'patient'"),
-        ({"projection": "tsne"}, "must be pca or umap, got 'tsne'"),
+        ({"color": "patient"}, "--color must be one of slide, label, got 'patient'"),
+        ({"projection": "tsne"}, "must be one of pca, umap, got 'tsne'"),
     ):
         with pytest.raises(UsageError, match=message):
             embed(plain, encoder=encoder, out=tmp_path / "g", **options)

@@ -34,8 +34,8 @@ class MetricsFile:
         file was damaged and is gone.
         """
         self._path = path
-        known, self.problem = read_metrics(path) if keep else ([], "")
-        rows = [row for row in known if row["step"] <= keep]
+        earlier, self.problem = read_metrics(path) if keep else ([], "")
+        rows = [row for row in earlier if row["step"] <= keep]
         self._columns: list[str] = []
         self._extra = list(extra)
         # At once: a process that is killed here must not have lost the rows it was to keep.
@@ -73,12 +73,12 @@ def read_metrics(path: Path) -> tuple[list[dict[str, float | int]], str]:
     columns = next(csv.reader([header]), [])
     if not {"step", "epoch"} <= set(columns):
         return [], f"'{path}' does not begin with a header of step and epoch: none of its rows are used."
-    found = [_values(columns, line) for line in lines]
-    rows = [values for values in found if values is not None]
-    if len(rows) == len(found):
+    parsed = [_values(columns, line) for line in lines]
+    rows = [values for values in parsed if values is not None]
+    if len(rows) == len(parsed):
         return rows, ""
-    lost = f"{len(found) - len(rows)} of {len(found)} rows of '{path}'"
-    return rows, f"{lost} are damaged and left out, the first on line {found.index(None) + 2}."
+    lost = f"{len(parsed) - len(rows)} of {len(parsed)} rows of '{path}'"
+    return rows, f"{lost} are damaged and left out, the first on line {parsed.index(None) + 2}."
 
 
 def _values(columns: Sequence[str], line: str) -> dict[str, float | int] | None:

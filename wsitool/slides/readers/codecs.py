@@ -241,10 +241,10 @@ class _ByteDecoder:
     def __call__(self, data: bytes, row: int, shrink: int) -> RgbArray:
         layout = self._layout
         row_bytes = layout.tile_width * layout.samples * layout.sample_type.itemsize
-        whole, expected = row_bytes * layout.tile_height, row_bytes * _rows(layout, row)
+        tile_bytes, expected = row_bytes * layout.tile_height, row_bytes * _rows(layout, row)
         if self._unpack is not None:
-            data = self._unpack(data, out=whole + 1)  # one more shows that there is too much
-        if len(data) not in (whole, expected):  # some writers fill the last strip up
+            data = self._unpack(data, out=tile_bytes + 1)  # one more shows that there is too much
+        if len(data) not in (tile_bytes, expected):  # some writers fill the last strip up
             raise ValueError(f"it holds {len(data)} bytes of pixels where the tags make {expected}")
         pixels = np.frombuffer(data, layout.sample_type).reshape(-1, layout.tile_width, layout.samples)
         if layout.predictor == _DIFFERENCES:

@@ -114,22 +114,22 @@ def read_directories(source: ByteSource) -> list[Directory]:
     RefusedSlideError where directories loop, are too many, or the first is not there.
     """
     layout, first = _header(source)
-    found: list[Directory] = []
+    directories: list[Directory] = []
     seen: set[int] = set()
     pending = [first]
     while pending:
         for directory in _chain(source, layout, pending.pop(0), seen):
-            found.append(directory)
+            directories.append(directory)
             if directory.is_ndpi:
-                return found
+                return directories
             children = directory.array(_SUB_IFDS)
             check_limit(f"Directories of '{source.name}'", len(seen) + len(children), MAX_DIRECTORIES)
             pending += children.tolist()
-    total = sum(entry.bytes for directory in found for entry in directory.entries.values())
+    total = sum(entry.bytes for directory in directories for entry in directory.entries.values())
     check_limit(f"Bytes of the tags of '{source.name}'", total, MAX_TAG_BYTES)
-    if not found:
+    if not directories:
         raise _refusal(source, "its first directory is not there: it is cut off")
-    return found
+    return directories
 
 
 def _header(source: ByteSource) -> tuple[_Layout, int]:
@@ -144,13 +144,13 @@ def _header(source: ByteSource) -> tuple[_Layout, int]:
 
 
 def _chain(source: ByteSource, layout: _Layout, offset: int, seen: set[int]) -> Iterator[Directory]:
-    own: set[int] = set()
+    in_chain: set[int] = set()
     while offset:
-        if offset in own:
+        if offset in in_chain:
             raise _refusal(source, f"its directories loop: the one at byte {offset} comes twice")
         if offset in seen:
             return  # sub-directories are listed by their parent and also linked to each other
-        own.add(offset)
+        in_chain.add(offset)
         seen.add(offset)
         check_limit(f"Directories of '{source.name}'", len(seen), MAX_DIRECTORIES)
         read = _directory(source, layout, offset)
@@ -177,10 +177,10 @@ def _directory(source: ByteSource, layout: _Layout, offset: int) -> tuple[Direct
     order: list[int] = []
     for at in range(0, count * size, size):
         tag, kind, number = struct.unpack_from(f"{layout.order}HH{layout.offset}", data, at)
-        place = size - struct.calcsize(layout.offset)
-        entry = Entry(type=kind, count=number, offset=begin + at + place)
+        padding = size - struct.calcsize(layout.offset)
+        entry = Entry(type=kind, count=number, offset=begin + at + padding)
         if entry.bytes > struct.calcsize(layout.offset):
-            (value,) = struct.unpack_from(layout.order + layout.offset, data, at + place)
+            (value,) = struct.unpack_from(layout.order + layout.offset, data, at + padding)
             entry = Entry(type=kind, count=number, offset=value)
         order.append(tag)
         entries.setdefault(tag, entry)

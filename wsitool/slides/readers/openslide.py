@@ -159,17 +159,17 @@ class _OpenSlideLevel:
         return rgb
 
 
-def _exact_start(place: int, scale: float) -> int:
+def _exact_start(start: int, scale: float) -> int:
     """The nearest level pixel up to `place` that whole level-0 pixels reach; `place` where none is near.
 
     OpenSlide takes level-0 coordinates only and interpolates where these fall between pixels of the level, so
     that a level of downsample 2.0025 comes out blurred by up to a quarter of a pixel. Cairo's interpolation
     has 7 bits an axis, so below 1/512 of a pixel there is none.
     """
-    places = np.arange(place, max(-1, place - _REACH), -1)
+    places = np.arange(start, max(-1, start - _REACH), -1)
     off = np.abs(np.rint(places * scale) / scale - places)
     fitting = np.flatnonzero(off < _NO_INTERPOLATION)
-    return int(places[fitting[0]]) if len(fitting) else place
+    return int(places[fitting[0]]) if len(fitting) else start
 
 
 class OpenSlideSlide(TiledSlide):

@@ -84,13 +84,13 @@ class RemoteBytes:
         return data[offset - first * _BLOCK : end - first * _BLOCK]
 
     def prefetch(self, ranges: Iterable[tuple[int, int]]) -> None:
-        wanted: set[int] = set()
+        blocks: set[int] = set()
         for offset, count in ranges:
             end = min(offset + count, self.size)
             if 0 <= offset < end:
-                wanted.update(range(offset // _BLOCK, (end - 1) // _BLOCK + 1))
+                blocks.update(range(offset // _BLOCK, (end - 1) // _BLOCK + 1))
         # More than the cache holds would push out what was asked for first.
-        self._wanted(sorted(wanted)[: _CACHED_BLOCKS // 2])
+        self._wanted(sorted(blocks)[: _CACHED_BLOCKS // 2])
 
     def stream(self) -> BinaryIO:
         return cast(BinaryIO, io.BufferedReader(SourceStream(self), _BLOCK))

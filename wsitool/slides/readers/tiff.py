@@ -164,7 +164,7 @@ def open_tiff(
     try:
         with source.stream() as stream, tifffile.TiffFile(stream) as tiff:
             pages = _level_pages(tiff)
-            facts = tiff_facts(tiff)
+            metadata = tiff_facts(tiff)
             levels = tuple(
                 _level(page, directories, i, strips=strips, blank_if_empty=bool(tiff.is_philips))
                 for i, page in enumerate(pages)
@@ -173,7 +173,7 @@ def open_tiff(
         raise UnsupportedSlideError(
             f"'{source.name}' is not a readable TIFF slide: {_first_line(error)}."
         ) from error
-    info = _slide_info(source, pages[0], levels, facts, reader=reader, default_mpp=default_mpp)
+    info = _slide_info(source, pages[0], levels, metadata, reader=reader, default_mpp=default_mpp)
     return TiledSlide(info, levels, source)
 
 
@@ -185,8 +185,8 @@ def _level_pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     if tiff.is_svs:
         # tifffile takes the second page for the thumbnail even where there is none; as OpenSlide does,
         # tell levels from thumbnail, label and macro by their tiles.
-        whole = [page.aspage() for page in tiff.pages]
-        pages = [page for page in whole if page.is_tiled] or whole[:1]
+        all_pages = [page.aspage() for page in tiff.pages]
+        pages = [page for page in all_pages if page.is_tiled] or all_pages[:1]
     else:
         pages = [level.keyframe for level in tiff.series[0].levels]
     base = pages[0]
@@ -248,20 +248,20 @@ def _slide_info(
     source: ByteSource,
     page: tifffile.TiffPage,
     levels: tuple[TiffLevel, ...],
-    facts: TiffFacts,
+    metadata: TiffFacts,
     *,
     reader: str,
     default_mpp: float | None,
 ) -> SlideInfo:
     base = levels[0]
-    mpp, mpp_source = resolve_mpp(facts.mpp, facts.objective_power, default_mpp)
+    mpp, mpp_source = resolve_mpp(metadata.mpp, metadata.objective_power, default_mpp)
     compression = getattr(page.compression, "name", str(page.compression))
     shape = "tiles" if page.is_tiled else "strips"
     return SlideInfo(
         path=source.path,
         name=stem(source.name),
         reader=reader,
-        format=f"{facts.format}, {compression} {shape} {base.tile_width}x{base.tile_height}",
+        format=f"{metadata.format}, {compression} {shape} {base.tile_width}x{base.tile_height}",
         levels=tuple(
             Level(
                 width=level.width,
@@ -272,9 +272,9 @@ def _slide_info(
         ),
         mpp=mpp,
         mpp_source=mpp_source,
-        objective_power=facts.objective_power,
+        objective_power=metadata.objective_power,
         fingerprint=fingerprint(source),
-        properties={"description": facts.description, "compression": compression},
+        properties={"description": metadata.description, "compression": compression},
     )
 
 

@@ -46,9 +46,9 @@ def tiff_facts(tiff: tifffile.TiffFile) -> TiffFacts:
 
 
 def _number(pattern: str, text: str) -> float | None:
-    found = re.search(pattern, text)
+    match = re.search(pattern, text)
     try:
-        return float(found.group(1)) if found else None
+        return float(match.group(1)) if match else None
     except ValueError:
         return None
 

@@ -38,10 +38,10 @@ class _Handle:
         scale, (width, height) = self._handle.level_downsamples[level], self._handle.level_dimensions[level]
         left, top = round(x0 / scale), round(y0 / scale)
         # It rounds the level's coordinates down, which at odd downsamples is a pixel less than was meant.
-        place = (math.ceil(left * scale), math.ceil(top * scale))
+        corner = (math.ceil(left * scale), math.ceil(top * scale))
         try:
             with self._lock:
-                pixels = self._handle.read_region(place, level, size, as_array=True, padding=True)
+                pixels = self._handle.read_region(corner, level, size, as_array=True, padding=True)
         except DECODE_ERRORS as error:
             raise ValueError(str(error) or type(error).__name__) from error
         if pixels.dtype == np.uint16:

@@ -111,7 +111,7 @@ class TiledSlide:
         rows = range(max(top, 0) // tiles.tile_height, -(-y_end // tiles.tile_height))
         columns = range(max(left, 0) // tiles.tile_width, -(-x_end // tiles.tile_width))
         places = [(column, row) for row in rows for column in columns]
-        tiles.prefetch([place for place in places if (level, *place) not in self._cache])
+        tiles.prefetch([tile for tile in places if (level, *tile) not in self._cache])
         for column, row in places:
             tile_x, tile_y = column * tiles.tile_width, row * tiles.tile_height
             ax, bx = max(left, tile_x, 0), min(x_end, tile_x + tiles.tile_width)
