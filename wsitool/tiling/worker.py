@@ -63,8 +63,11 @@ class _PipeReporter:
         self._out = out
 
     def send(self, kind: str, value: Any) -> None:
-        self._out.write(json.dumps([kind, value]) + "\n")
-        self._out.flush()
+        try:
+            self._out.write(json.dumps([kind, value]) + "\n")
+            self._out.flush()
+        except BrokenPipeError:
+            os._exit(0)  # the parent is gone, which `_listen` has not noticed yet
 
     @contextmanager
     def _open(self, description: str, total: float) -> Iterator[Task]:
