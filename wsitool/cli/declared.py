@@ -34,6 +34,8 @@ class NumberOrWord(click.ParamType):  # type: ignore[type-arg]
 class CommaList(click.ParamType):  # type: ignore[type-arg]
     """Values with commas between them."""
 
+    expected = "numbers such as 1e-5,3e-5,1e-4"
+
     def __init__(self, item: Any) -> None:
         self.item = item
         self.name = f"{item.name.upper()}[,...]"
@@ -42,11 +44,19 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, int | float):  # from a file
             value = (value,)
         parts = value.split(",") if isinstance(value, str) else value
-        return tuple(self.item.convert(str(part).strip(), param, ctx) for part in parts if str(part).strip())
+        words = [str(part).strip() for part in parts if str(part).strip()]
+        try:
+            return tuple(self.item.convert(word, param, ctx) for word in words)
+        except click.BadParameter:
+            if self.item in (click.INT, click.FLOAT):  # others say by themselves what there is to choose from
+                self.fail(f"expected {self.expected}, got {value!r}", param, ctx)
+            raise
 
 
 class Percentages(CommaList):
     """Shares: typed as percentages with commas between, or a list from a file (see `as_shares`)."""
+
+    expected = "percentages such as 5,25,50,100"
 
     def __init__(self) -> None:
         super().__init__(click.FLOAT)
