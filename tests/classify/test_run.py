@@ -15,11 +15,12 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.card import EncoderCard, LineageStep
 from wsitool.backbones.files import save_encoder
+from wsitool.base.lock import locked
 from wsitool.classify.logits import predict_logits
 from wsitool.classify.model import load_classifier
 from wsitool.classify.run import ClassifyResult, classify
 from wsitool.classify.settings import Settings
-from wsitool.errors import LabelError, UsageError
+from wsitool.errors import LabelError, StoreError, UsageError
 from wsitool.evaluation.labels import label_patches
 from wsitool.evaluation.summary import evaluate
 from wsitool.store.collection import open_collection
@@ -320,3 +321,11 @@ def test_out_is_tried_before_anything_is_computed(stores: Path, tmp_path: Path) 
             classify(stores / "train", out=tmp_path / "file" / "below", **common)
         with pytest.raises(UsageError, match=r"Nothing can be written to .*file"):
             classify(stores / "train", out=tmp_path / "r", cache=tmp_path / "file", **common)
+
+
+def test_two_runs_into_one_folder_are_kept_apart(stores: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    out.mkdir()
+    with locked(out / "run.json", what="o"), pytest.raises(StoreError, match="is being written by process"):
+        classify(stores / "train", out=out, encoder="random", backbone="resnet18", settings=QUICK)
+    assert not [path for path in out.iterdir() if not path.name.startswith(".")]

@@ -11,10 +11,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from wsitool.backbones.build import build_backbone
+from wsitool.base.lock import locked
 from wsitool.classify.model import Classifier, ClassifierCard, load_classifier, save_classifier
 from wsitool.cli import main
 from wsitool.curate.importing import import_images
-from wsitool.errors import EncoderError
+from wsitool.errors import EncoderError, StoreError
+from wsitool.predict.embedding import embed
 from wsitool.predict.options import PredictOptions
 from wsitool.predict.prediction import Picture, mosaic
 from wsitool.predict.run import predict
@@ -200,3 +202,18 @@ def test_what_is_no_classifier_is_refused(tmp_path: Path, slide: Path) -> None:
     (tmp_path / "classifier.safetensors").write_bytes(b"no safetensors")
     with pytest.raises(EncoderError, match="cannot be read as a classifier"):
         predict(tmp_path, [slide], tmp_path / "o")
+
+
+def test_two_predictions_or_embeddings_into_one_folder_are_kept_apart(
+    run: Path, slide: Path, tmp_path: Path
+) -> None:
+    tile_slide(slide, tmp_path / "stores", TileSpec(patch_size=64, mpp=0.5))
+    for name, go in (
+        ("summary.csv", lambda out: predict(run, [slide], out)),
+        ("map.png", lambda out: embed(tmp_path / "stores", encoder="random", backbone="resnet18", out=out)),
+    ):
+        out = tmp_path / name.partition(".")[0]
+        out.mkdir()
+        with locked(out / name, what="it"), pytest.raises(StoreError, match="is being written by process"):
+            go(out)
+        assert not [path for path in out.iterdir() if not path.name.startswith(".")]

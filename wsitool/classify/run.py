@@ -16,6 +16,7 @@ from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encoder_digest
 from wsitool.base.files import check_writable
 from wsitool.base.interrupt import deferred, progress_on_stop
+from wsitool.base.lock import locked
 from wsitool.base.machine import explain_memory
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.cross_validation import (
@@ -113,6 +114,7 @@ def classify(
     for folder in (out, *([] if task.cache is None else [task.cache])):
         check_writable(folder)
     with (
+        locked(out / "run.json", what=f"'{out}'"),
         progress_on_stop(lambda: f"nothing was written to '{out}'; run again to start anew"),
         explain_memory(f"lower --batch-size ({settings.batch_size}) or --image-size ({task.image_size})"),
     ):

@@ -21,6 +21,7 @@ from wsitool.backbones.features import encode, encoder_digest
 from wsitool.base.file_names import file_names
 from wsitool.base.files import check_writable, replace_file_in_parts
 from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
+from wsitool.base.lock import locked
 from wsitool.base.machine import explain_memory
 from wsitool.base.paths import AnyPath, shown
 from wsitool.base.progress import SILENT, Reporter
@@ -91,11 +92,12 @@ def embed(
     )
     run.check(collection, targets)
     check_writable(folder)
-    done, failed = _embed_each(run, collection, targets, folder, reporter)
-    if done:
-        rest = collection.subset(np.flatnonzero(np.isin(collection.store_index, list(done))))
-        everything = np.concatenate(list(done.values()))
-        _draw(folder / "map.png", everything, rest, settings)
+    with locked(folder / "map.png", what=f"'{folder}'"):
+        done, failed = _embed_each(run, collection, targets, folder, reporter)
+        if done:
+            rest = collection.subset(np.flatnonzero(np.isin(collection.store_index, list(done))))
+            everything = np.concatenate(list(done.values()))
+            _draw(folder / "map.png", everything, rest, settings)
     return EmbedResult(
         files=tuple(targets[index] for index in done),
         map=folder / "map.png" if done else None,

@@ -21,6 +21,7 @@ from wsitool.backbones.fetching import fetched
 from wsitool.base.files import check_writable
 from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
 from wsitool.base.json_files import read_json
+from wsitool.base.lock import locked
 from wsitool.base.machine import explain_memory
 from wsitool.base.paths import AnyPath, as_list
 from wsitool.base.progress import SILENT, Reporter
@@ -29,7 +30,7 @@ from wsitool.errors import EncoderError, SlideError, UsageError
 from wsitool.evaluation.calibration import softmax
 from wsitool.loading import PatchLoader
 from wsitool.predict.options import PredictOptions
-from wsitool.predict.outcomes import Item, Outcomes, digest_of, name_of
+from wsitool.predict.outcomes import SUMMARY, Item, Outcomes, digest_of, name_of
 from wsitool.predict.prediction import (
     Picture,
     Prediction,
@@ -90,6 +91,18 @@ def predict(
     place(classifier, choose_device(options.device))
     items = _find(inputs, reporter)
     check_writable(out)
+    with locked(out / SUMMARY, what=f"'{out}'"):
+        return _predict_all(classifier, run, items, out, options, reporter)
+
+
+def _predict_all(
+    classifier: Classifier,
+    run: str | Path,
+    items: Sequence[Item],
+    out: Path,
+    options: PredictOptions,
+    reporter: Reporter,
+) -> PredictResult:
     doubts = _doubts_of(Path(run))
     _warn_first(classifier.card, doubts, items, options, reporter)
     outcomes = Outcomes(
