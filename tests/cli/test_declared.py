@@ -82,6 +82,14 @@ def test_fractions_are_percentages_for_people_and_shares_in_files(
     assert tomllib.loads(again.stdout)["fractions"] == [share]
 
 
+@pytest.mark.parametrize("option", ["--devices", "--methods", "--fractions", "--pretrain-lr"])
+@pytest.mark.parametrize("nothing", ["", " ", ",", " , "])
+def test_a_list_of_nothing_is_refused(option: str, nothing: str, tmp_path: Path) -> None:
+    words = ["experiment", *_ENOUGH["experiment"], "--out", str(tmp_path / "o")]
+    told = CliRunner().invoke(main, [*words, option, nothing])
+    assert told.exit_code == 2 and f"{option}': expected at least one value, got {nothing!r}" in told.output
+
+
 def test_one_rate_of_pretraining_is_a_list_of_one(tmp_path: Path) -> None:
     file = tmp_path / "options.toml"
     file.write_text("pretrain_lr = 1e-5\nfractions = [5, 100]\n")

@@ -45,6 +45,8 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]
             value = (value,)
         parts = value.split(",") if isinstance(value, str) else value
         words = [str(part).strip() for part in parts if str(part).strip()]
+        if not words:
+            self.fail(f"expected at least one value, got {value!r}", param, ctx)
         try:
             return tuple(self.item.convert(word, param, ctx) for word in words)
         except click.BadParameter:
