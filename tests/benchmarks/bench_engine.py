@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import pytorch_lightning
 import torch
 from numpy.typing import NDArray
 
@@ -32,6 +31,7 @@ from wsitool.training import monitor
 from wsitool.training.config import PretrainConfig
 from wsitool.training.optim import make_optimizer
 from wsitool.training.run import pretrain
+from wsitool.training.stream import Item
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from patch_stores import patch_folder
@@ -84,19 +84,20 @@ def measure(stores: Path, config: PretrainConfig, out: Path, *, quiet: bool = Tr
     """Train by the engine, a bare step after each of its own; the first steps and the last are left out."""
     bare, engine = [], []
     steps = bare_loop(stores, config)
-    original = monitor.Monitor.on_train_batch_end
+    original = monitor.Monitor.after_batch
     began = _now()
 
-    def timed(self: monitor.Monitor, *args: object, **kwargs: object) -> None:
+    def timed(self: monitor.Monitor, item: Item) -> bool:
         nonlocal began
-        original(self, *args, **kwargs)  # type: ignore[arg-type]
+        stops = original(self, item)
         ended = _now()
         engine.append(ended - began)
         next(steps)
         began = _now()
         bare.append(began - ended)
+        return stops
 
-    monitor.Monitor.on_train_batch_end = timed  # type: ignore[method-assign]
+    monitor.Monitor.after_batch = timed  # type: ignore[method-assign]
     try:
         values = config.to_dict()
         values.pop("init")
@@ -104,7 +105,7 @@ def measure(stores: Path, config: PretrainConfig, out: Path, *, quiet: bool = Tr
             stores, out=out, init="random", overwrite=True, reporter=console_reporter(quiet=quiet), **values
         )
     finally:
-        monitor.Monitor.on_train_batch_end = original  # type: ignore[method-assign]
+        monitor.Monitor.after_batch = original  # type: ignore[method-assign]
     keep = slice(_WARM_UP, -1)
     return Measured(np.array(bare[keep]), np.array(engine[keep]))
 
@@ -129,10 +130,7 @@ def main() -> None:
         "--steps", type=int, default=44, help="steps of each loop; small ones take ten times as many"
     )
     steps = parser.parse_args().steps
-    print(
-        f"torch {torch.__version__}, pytorch-lightning {pytorch_lightning.__version__}, "
-        f"{torch.get_num_threads()} threads; the bar: at most 3 % of the step"
-    )
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; the bar: at most 3 % of the step")
     print("method    backbone       batch   px  steps   bare ms  engine adds ms   wall  main thread's CPU")
     cases = (
         ("simclr", "resnet18", 64, 96, steps, 10),

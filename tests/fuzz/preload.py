@@ -15,7 +15,6 @@ _MODULES = (
     "matplotlib.pyplot",
     "openslide",
     "PIL.Image",
-    "pytorch_lightning",
     "shapely",
     "simplejpeg",
     "skimage.draw",

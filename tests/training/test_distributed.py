@@ -94,12 +94,9 @@ def _train(stores: Path, out: Path, *words: str) -> None:
     command = [_WSITOOL, "pretrain", str(stores), "--method", "rotation", "--out", str(out)]
     quick = ["--backbone", "resnet18", "--init", "random", "--epochs", "1", "--accelerator", "cpu"]
     plain = ["--optimizer", "sgd", "--lr", "1.0"]
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "NODE_RANK")
-    }
     done = subprocess.run(
         [*command, *quick, *plain, *words],
-        env=environment | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -107,7 +104,7 @@ def _train(stores: Path, out: Path, *words: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("encoder.safetensors") == 1, done.stdout  # one process reports
-    assert "LeafSpec" not in done.stderr and "lightning" not in done.stderr.lower(), done.stderr
+    assert "Warning" not in done.stderr, done.stderr
 
 
 def _losses(run: Path) -> list[float]:

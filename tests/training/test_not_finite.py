@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,17 +103,17 @@ class _Scaler:
 
 
 def test_float16_may_leave_out_steps_but_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Trainer:
-        class precision_plugin:
-            scaler = _Scaler(2.0**-10)
-
-    _stop_if_scale_is_lost(Trainer)  # type: ignore[arg-type]
-    Trainer.precision_plugin.scaler = _Scaler(2.0**-20)
+    precision = SimpleNamespace(scaler=_Scaler(2.0**-10))
+    _stop_if_scale_is_lost(precision)  # type: ignore[arg-type]
+    precision.scaler = _Scaler(2.0**-20)
     with pytest.raises(TrainingError, match=r"overflow float16 at any scale .* --precision bf16 or 32"):
-        _stop_if_scale_is_lost(Trainer)  # type: ignore[arg-type]
-    module = torch.nn.Linear(1, 1)
-    module.weight.grad = torch.full((1, 1), float("inf"))
+        _stop_if_scale_is_lost(precision)  # type: ignore[arg-type]
     monitor = Monitor.__new__(Monitor)
-    monitor._gradient = None
-    monitor.on_before_optimizer_step(Trainer, module, None)  # type: ignore[arg-type]
+    monitor._module = torch.nn.Linear(1, 1)  # type: ignore[assignment]
+    monitor._module.weight.grad = torch.full((1, 1), float("inf"))
+    monitor._training, monitor._gradient = SimpleNamespace(precision=precision), None  # type: ignore[assignment]
+    monitor.before_step()
     assert monitor._gradient is None  # the scaler sees to it
+    precision.scaler = None
+    monitor.before_step()
+    assert monitor._gradient == float("inf")

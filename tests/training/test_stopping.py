@@ -66,9 +66,9 @@ def test_the_step_in_hand_is_finished_and_saved(
     accumulate: int,
     saved: int,
 ) -> None:
-    for name, value in (("NTASKS", "1"), ("JOB_ID", "7"), ("PROCID", "0"), ("LOCALID", "0"), ("NODEID", "0")):
-        monkeypatch.setenv(f"SLURM_{name}", value)  # where Lightning would requeue by itself
-    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    # A task of srun that is alone.
+    for name, value in (("STEP_NUM_TASKS", "1"), ("JOB_ID", "7"), ("PROCID", "0"), ("JOB_NAME", "train")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
     before = {each: signal.getsignal(each) for each in signal.valid_signals()}
     options = QUICK | {"accumulate": accumulate}
     pretrain(stores, out=tmp_path / "whole", **options)
@@ -143,14 +143,11 @@ def test_an_image_size_that_memory_cannot_hold(
 
 
 def _two_ranks(stores: Path, out: Path) -> subprocess.Popen[str]:
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "NODE_RANK")
-    }
     words = [_WSITOOL, "pretrain", str(stores), "--method", "rotation", "--out", str(out), "--devices", "2"]
     words += ["--backbone", "squeezenet1_1", "--init", "random", "--epochs", "500", "--accelerator", "cpu"]
     running = subprocess.Popen(
         [*words, "--batch-size", "4"],
-        env=environment | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -198,13 +195,11 @@ def test_a_killed_rank_ends_the_others_with_a_sentence(stores: Path, tmp_path: P
 
 _STUCK = """
 import subprocess, sys, time
-from types import SimpleNamespace
 from wsitool.training import ranks
 ranks._GRACE_SECONDS = 0.1
 child = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
 other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-strategy = SimpleNamespace(launcher=SimpleNamespace(procs=[other, child]))
-with ranks.RankWatch(SimpleNamespace(strategy=strategy), lambda said: print(other.pid, said, flush=True)):
+with ranks.RankWatch([other, child], None, lambda said: print(other.pid, said, flush=True)):
     time.sleep(60)  # as in a collective operation, which nothing interrupts
 """
 

@@ -208,4 +208,4 @@ def file_digest(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that decide what an encoder computes."""
-    return {name: version(name) for name in ("wsitool", "torch", "torchvision", "pytorch-lightning")}
+    return {name: version(name) for name in ("wsitool", "torch", "torchvision")}

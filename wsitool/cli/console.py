@@ -31,8 +31,8 @@ def _told_on_stop(how_far: Callable[[], str]) -> Iterator[None]:
     try:
         try:
             yield
-        except (Exception, SystemExit):
-            raise_if_stopping()  # Lightning makes SystemExit of it
+        except Exception:
+            raise_if_stopping()
             raise
     except Interrupted as stop:
         stop.counted = how_far()

@@ -123,7 +123,7 @@ def command(stores: tuple[str, ...], out: Path, as_json: bool, resume: str | Non
     config = {name: options[name] for name in PretrainConfig.names()}
     PretrainConfig(**config, params=params)  # what cannot be is said before torch is imported
 
-    from wsitool.training.lightning import is_first_process
+    from wsitool.training.launch import is_first_process
     from wsitool.training.run import pretrain
 
     goes_on: bool | Literal["auto"] = "auto" if resume == "auto" else resume is not None

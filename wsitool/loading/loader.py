@@ -41,7 +41,7 @@ class Batch:
         return len(self.indices)
 
     def to(self, device: str | torch.device) -> Batch:
-        """The batch on `device`; Lightning and others move what has this method."""
+        """The batch on `device`; trainers move what has this method."""
         return Batch(
             patches=self.patches.to(device), indices=self.indices.to(device), labels=self.labels.to(device)
         )
@@ -64,7 +64,7 @@ class PatchLoader:
     the epoch; `set_epoch` chooses it. A patch that cannot be decoded is skipped (with
     several ranks, another of the batch comes twice instead) and noted in `stats.bad`; more than
     `max_bad_share` of the collection is a CorruptStoreError, as is a store that was deleted or replaced.
-    Works wherever an iterable with a length does, Lightning included.
+    Works wherever an iterable with a length does.
     """
 
     def __init__(

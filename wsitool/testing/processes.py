@@ -130,7 +130,7 @@ def on_two_ranks(
 
 
 def _train_rank(address: ClassAddress, params: Mapping[str, Any], rank: int, batch: int, folder: str) -> None:
-    # Here and not above: it brings Lightning, which the process that asks has no need of.
+    # Here and not above: the process that asks has no need of it.
     from wsitool.training.sync_norm import synchronise
 
     directory = Path(folder)

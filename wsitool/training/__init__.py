@@ -1,1 +1,1 @@
-"""Self-supervised pretraining on pytorch-lightning: any installed method, resumable to the bit."""
+"""Self-supervised pretraining: any installed method, on one device or many, resumable to the bit."""

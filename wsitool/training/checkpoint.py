@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Trainer
 from torch import Tensor
 
 from wsitool.api import Method
@@ -16,44 +15,45 @@ from wsitool.backbones.files import UNREADABLE, load_plain
 from wsitool.backbones.finite import first_not_finite
 from wsitool.base.files import replace_file
 from wsitool.errors import TrainingError
-from wsitool.training.module import PretrainModule
+from wsitool.training.module import Training
 
 __all__ = ["FORMAT", "load_checkpoint", "load_method_state", "restore", "save_checkpoint"]
 
 FORMAT = 1
 # What a checkpoint must hold and of what type; its tensors are checked by whom they are given to.
 _CONTENT = {"batches": int, "data": str, "config": dict, "method": dict, "optimizer": dict, "precision": dict}
-_CONTENT |= {"warnings": dict, "skipped": list}
+_CONTENT |= {"warnings": dict, "skipped": list, "history": list}
 State = dict[str, Any]
 
 
 def save_checkpoint(
     path: Path,
-    trainer: Trainer,
-    module: PretrainModule,
+    training: Training,
     *,
     batches: int,
     data: str,
     warnings: Mapping[str, str],
     skipped: Sequence[str],
+    history: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write weights, optimiser, loss scaler and position (`batches` done) to `path`, complete or not at all.
 
     The learning rate and all randomness follow from the position. `data` is the collection's fingerprint;
-    `warnings` and `skipped` patches are what run.json will say of this part of the run. TrainingError, and
-    the file is left as it is, where a weight is not finite.
+    `warnings`, `skipped` patches and `history` are what run.json will say of this part of the run.
+    TrainingError, and the file is left as it is, where a weight is not finite.
     """
+    module = training.module
     state: State = {
         "format": FORMAT,
         "batches": batches,
         "data": data,
         "config": module.config.to_dict(),
         "method": module.method.state_dict(),
-        # One optimiser: contract of `PretrainModule`.
-        "optimizer": trainer.optimizers[0].state_dict(),
-        "precision": trainer.precision_plugin.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "precision": training.precision.state_dict(),
         "warnings": dict(warnings),
         "skipped": list(skipped),
+        "history": [dict(entry) for entry in history],
     }
     broken = _not_finite(state)
     if broken is not None:
@@ -77,7 +77,8 @@ def load_checkpoint(path: Path) -> State:
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise TrainingError(f"'{path}' is not a checkpoint of this wsitool: start anew with --overwrite.")
-    state = {"warnings": {}, "skipped": [], **state}  # a checkpoint of an earlier build knows of neither
+    # A checkpoint of an earlier build knows of none of them.
+    state = {"warnings": {}, "skipped": [], "history": [], **state}
     for name, kind in _CONTENT.items():
         if not isinstance(state.get(name), kind):
             raise TrainingError(f"The checkpoint '{path}' is damaged ({name}): start anew with --overwrite.")
@@ -103,19 +104,19 @@ def load_method_state(state: State, method: Method[Any]) -> None:
         ) from None
 
 
-def restore(state: State, trainer: Trainer, module: PretrainModule) -> None:
-    """Put a loaded checkpoint into a trainer whose optimiser exists; the stream starts there itself.
+def restore(state: State, training: Training) -> None:
+    """Put a loaded checkpoint into what trains; the stream starts there itself.
 
     Raises TrainingError where the method or the optimiser is of another make.
     """
-    load_method_state(state, module.method)
+    load_method_state(state, training.module.method)
     try:
-        trainer.optimizers[0].load_state_dict(state["optimizer"])
+        training.optimizer.load_state_dict(state["optimizer"])
     except (ValueError, KeyError) as error:
         raise TrainingError(
             f"The checkpoint's optimizer is of another version ({error}): start anew with --overwrite."
         ) from None
-    trainer.precision_plugin.load_state_dict(state["precision"])
+    training.precision.load_state_dict(state["precision"])
 
 
 def _not_finite(state: State) -> str | None:

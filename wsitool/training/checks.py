@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -14,15 +15,30 @@ from wsitool.errors import EncoderError, TrainingError, UsageError
 from wsitool.store.collection import Collection
 from wsitool.training.checkpoint import State, load_checkpoint
 from wsitool.training.config import PretrainConfig
-from wsitool.training.lightning import is_first_process
+from wsitool.training.hardware import device_type
+from wsitool.training.launch import is_first_process
+from wsitool.training.precision import best_precision
 from wsitool.training.record import finished_state, read_facts
 
-__all__ = ["Resume", "check_amount", "check_precision", "check_same", "check_size", "previous_state"]
+__all__ = [
+    "Changes",
+    "Resume",
+    "check_amount",
+    "check_same",
+    "check_size",
+    "chosen_precision",
+    "previous_state",
+]
 
 Resume = bool | Literal["auto"]
 
+Changes = dict[str, list[Any]]
+"""What differs between a run and its continuation: name to [before, now]."""
+
 # What may differ between a run and its continuation: none of it changes what is computed.
 _FREE = ("threads", "save_every", "logger")
+# Where the same steps are taken, which changes how they are rounded and, with the processes, what is drawn.
+_WHERE = ("accelerator", "compile", "deterministic", "batch_size", "devices", "num_nodes")
 
 
 def previous_state(out: Path, *, resume: Resume, overwrite: bool) -> State | None:
@@ -45,7 +61,7 @@ def previous_state(out: Path, *, resume: Resume, overwrite: bool) -> State | Non
         return None
     if resume and not begun:
         raise UsageError(f"There is no run in '{out}' to resume: leave out --resume, or pass --resume auto.")
-    # Processes that Lightning starts for further devices come here after the first has begun the run.
+    # The processes of further devices come here after the first has begun the run.
     if begun and not overwrite and is_first_process():
         if not checkpoint.is_file():
             raise UsageError(
@@ -65,22 +81,47 @@ def _check_command(out: Path) -> None:
         raise UsageError(f"'{out}' holds a run of {command}: choose another --out.")
 
 
-def check_same(state: State, config: PretrainConfig, data: str) -> None:
-    """UsageError naming what differs between the checkpoint's run and this one."""
+def check_same(state: State, config: PretrainConfig, data: str) -> Changes:
+    """What differs between the checkpoint's run and this one and may: hardware, and more epochs.
+
+    UsageError naming what else differs. The batch over all devices must be the same, and the last step of
+    fewer epochs a whole one.
+    """
     # As JSON has them: tuples as lists and keys as text, which is how the checkpoint's side was written.
     now, before = (json.loads(json.dumps(each)) for each in (config.to_dict(), state["config"]))
-    changed = [
-        f"{name} was {value!r} and is {now.get(name)!r}"
+    differing = {
+        name: [value, now[name]]
         for name, value in before.items()
-        if name not in _FREE and now.get(name) != value
+        # An option of an earlier build that is gone had one value only that still has a meaning.
+        if name in now and name not in _FREE and now[name] != value
+    }
+    allowed = set(_WHERE) if _whole_batch(before) == _whole_batch(now) else {"accelerator"}
+    if _may_go_on_longer(state, before, now):
+        allowed.add("epochs")
+    refused = [
+        f"{name} was {was!r} and is {new!r}" for name, (was, new) in differing.items() if name not in allowed
     ]
     if state["data"] != data:
-        changed.append("the stores hold other patches")
-    if changed:
+        refused.append("the stores hold other patches")
+    if refused:
         raise UsageError(
-            f"The run cannot be resumed with other options ({'; '.join(changed)}): "
+            f"The run cannot be resumed with other options ({'; '.join(refused)}): "
             "repeat the command as it was, or start anew with --overwrite."
         )
+    return differing
+
+
+def _whole_batch(config: dict[str, Any]) -> object:
+    numbers = [config.get(name) for name in ("batch_size", "devices", "num_nodes")]
+    counts = [number for number in numbers if isinstance(number, int)]
+    return math.prod(counts) if len(counts) == len(numbers) else numbers
+
+
+def _may_go_on_longer(state: State, before: dict[str, Any], now: dict[str, Any]) -> bool:
+    # Without its checkpoint a run cannot go on; after a step of fewer batches none could begin where it did.
+    if state["batches"] is None or state["batches"] % now["accumulate"]:
+        return False
+    return isinstance(before.get("epochs"), int) and now["epochs"] > before["epochs"]
 
 
 def check_amount(collection: Collection, config: PretrainConfig) -> None:
@@ -100,14 +141,17 @@ def check_amount(collection: Collection, config: PretrainConfig) -> None:
         )
 
 
-def check_precision(config: PretrainConfig) -> None:
-    """UsageError for float16 on a CPU, where Lightning would quietly compute in bfloat16 instead."""
-    accelerator = config.accelerator
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-    if config.precision == "16" and on_cpu:
+def chosen_precision(config: PretrainConfig) -> str:
+    """The precision that "auto" is here, or the one asked for.
+
+    UsageError for float16 on a CPU, and where there is no such accelerator.
+    """
+    kind = device_type(config.accelerator)
+    if config.precision == "16" and kind == "cpu":
         raise UsageError(
-            "float16 is for GPUs, and this run is on the CPU: pass --precision 32 (the default) or bf16."
+            "float16 is for GPUs, and this run is on the CPU: pass --precision 32 (its default) or bf16."
         )
+    return best_precision(kind) if config.precision == "auto" else config.precision
 
 
 def check_size(encoder: Encoder, size: int) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 from wsitool.base.parameters import Params, hparam, internal
 
-__all__ = ["LARGEST_LR", "LOGGERS", "OPTIMIZERS", "PRECISIONS", "SCHEDULES", "PretrainConfig"]
+__all__ = ["ACCELERATORS", "LARGEST_LR", "LOGGERS", "OPTIMIZERS", "PRECISIONS", "SCHEDULES", "PretrainConfig"]
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "lars")
 SCHEDULES = ("cosine", "constant")
-PRECISIONS = ("32", "bf16", "16")
+PRECISIONS = ("auto", "32", "bf16", "16")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 LARGEST_LR = 1e30  # optimisers compute in float32 with it
 LOGGERS = ("none", "tensorboard")
 
@@ -41,11 +42,19 @@ class PretrainConfig(Params):
     schedule: str = hparam("cosine", "Course of the learning rate.", choices=SCHEDULES)
     warmup: float = hparam(0.0, "Share of the steps with a rising learning rate.", ge=0, lt=1)
     weight_decay: float = hparam(1e-6, "Not applied to biases and norms.", ge=0)
-    precision: str = hparam("32", "Mixed precision: bf16, or 16 on GPUs.", choices=PRECISIONS)
-    accelerator: str = hparam("auto", "auto, cpu, gpu, ... (Lightning's names).")
+    precision: str = hparam(
+        "auto",
+        "Bits of the network's products; auto: bf16 on CUDA that computes in it, else 32; 16: GPUs only.",
+        choices=PRECISIONS,
+    )
+    accelerator: str = hparam("auto", "What to train on; auto: a GPU if there is one.", choices=ACCELERATORS)
     devices: int = hparam(1, "Devices per node.", ge=1)
     num_nodes: int = hparam(1, "Machines.", ge=1)
-    strategy: str = hparam("auto", "Lightning's name, e.g. ddp.")
+    compile: bool = hparam(False, "Compile the backbone first (torch.compile): minutes, then faster steps.")
+    deterministic: bool = hparam(
+        False,
+        "Only what can be repeated to the bit, on GPUs too; slower, and an error where there is no way.",
+    )
     threads: int = hparam(2, "Reader threads.", ge=1)
     save_every: int | None = hparam(
         None,

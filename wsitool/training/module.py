@@ -1,4 +1,4 @@
-"""The method as Lightning sees it: one step, one optimiser, nothing of its own."""
+"""One step of a method, and what a process needs to take it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wsitool.api import Method, Step, rank, resize
 from wsitool.errors import PluginError
 from wsitool.methods.registry import blame_plugin
 from wsitool.training.config import PretrainConfig
-from wsitool.training.optim import learning_rate, make_optimizer
+from wsitool.training.precision import Precision
 from wsitool.training.seeding import seed_networks, seed_of, step_generator
-from wsitool.training.stream import BatchStream, Item
+from wsitool.training.stream import BatchStream
 from wsitool.training.timing import Stopwatch
 
-__all__ = ["PretrainModule", "Schedule", "compute_step"]
+__all__ = ["PretrainModule", "Schedule", "Training", "compute_step"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +73,10 @@ def _make_views(method: Method[Any], patches: Tensor, config: PretrainConfig, st
             return method.views(patches, step_generator(config.seed, step, rank()))
 
 
-class PretrainModule(LightningModule):
-    """Trains `method` on a stream of batches by the schedule of `config`.
+class PretrainModule(nn.Module):
+    """The method with its loss on a batch as its forward pass: what several processes share.
 
-    `stream` and `monitor` must be set before training. The learning rate is set at each batch, randomness
-    seeded by it: Lightning holds no state of either.
+    `last` is what the latest batch gave, `augmenting` counts the time of views.
     """
 
     def __init__(self, method: Method[Any], config: PretrainConfig, schedule: Schedule) -> None:
@@ -86,45 +84,29 @@ class PretrainModule(LightningModule):
         self.method = method
         self.config = config
         self.schedule = schedule
-        self.stream: BatchStream | None = None
-        # Set by the run before training: what a callback needs exists only when the trainer does.
-        self.monitor: Callback | None = None
         self.last: Step | None = None
         self.augmenting = Stopwatch()
-        self._batch = 0
 
-    def train_dataloader(self) -> Any:
-        return self.stream
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
-    def configure_callbacks(self) -> list[Callback]:
-        return [] if self.monitor is None else [self.monitor]
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch  # the loader has put it there, ahead of the step
-
-    def configure_optimizers(self) -> Optimizer:
-        return make_optimizer(self.method, self.config)
-
-    def on_train_batch_start(self, batch: Item, batch_idx: int) -> None:
-        self._batch = batch["step"]
-        # Accumulated batches share the rate of the step they make.
-        step = batch["step"] // self.schedule.accumulate
-        # Set here and not by a scheduler: the rate follows from the position, so a checkpoint need not hold
-        # its state.
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = learning_rate(self.config, step, self.schedule.steps)
-
-    def training_step(self, batch: Item, batch_idx: int) -> Tensor:
-        self.last = compute_step(self.method, batch["patches"], self.config, batch["step"], self.augmenting)
+    def forward(self, patches: Tensor, step: int) -> Tensor:
+        """The loss of `patches` (B, 3, P, P) uint8 as batch number `step`; PluginError where it is none."""
+        self.last = compute_step(self.method, patches, self.config, step, self.augmenting)
         _check_loss(self.last.loss, self.config.method)
         return self.last.loss
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        # Runs forward and backward by the closure that Lightning passes, then the optimiser.
-        super().optimizer_step(*args, **kwargs)
-        # Here and not after the batch: a checkpoint saved then must hold the updated teacher or queue.
-        with torch.no_grad(), blame_plugin(self.config.method, "after_step"):
-            self.method.after_step((self._batch + 1) / self.schedule.batches)
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """All that a process trains with; what of it changes is in a checkpoint, or follows from the position."""
+
+    module: PretrainModule
+    optimizer: Optimizer
+    precision: Precision
+    stream: BatchStream
 
 
 def _check_loss(loss: object, name: str) -> None:

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.optim import Optimizer
 
 from wsitool.api import all_gather, world_size
 from wsitool.backbones.finite import largest_gradient
 from wsitool.base.files import write_json
-from wsitool.base.interrupt import STOP_SIGNALS, StopRequest
+from wsitool.base.interrupt import StopRequest
 from wsitool.base.progress import Task
 from wsitool.errors import TrainingError
-from wsitool.training.checkpoint import State, restore, save_checkpoint
+from wsitool.training.checkpoint import save_checkpoint
 from wsitool.training.diagnostics import Diagnostics
+from wsitool.training.launch import is_first_process
+from wsitool.training.loggers import MetricLogger
 from wsitool.training.metrics_file import MetricsFile, read_metrics
-from wsitool.training.module import PretrainModule
+from wsitool.training.module import PretrainModule, Training
+from wsitool.training.precision import Precision
 from wsitool.training.ranks import agreed_signal
 from wsitool.training.review import EpochReview
 from wsitool.training.stream import Item
@@ -55,31 +54,34 @@ class _Pending:
     lr: float
 
 
-class Monitor(Callback):
-    """Watches one run in `out`; `state` is the checkpoint to go on from.
+class Monitor:
+    """Watches `training` into `out`, of which `done` batches are behind the checkpoint to go on from.
 
-    `shares` says where the time of this process went, `skipped` which patches the run could not read so far.
-    Where `request` says that a signal has come, to this process or another of the run, training ends
-    after the step in hand with a checkpoint: `signal` is its number then (0: none), `saved` the batches that
-    the checkpoint has behind it.
+    `shares` says where the time of this process went, `skipped` which patches the run could not read so far,
+    `history` with what other options it has gone on. Where `request` says that a signal has come, to this
+    process or another of the run, training ends after the step in hand with a checkpoint: `signal` is its
+    number then (0: none), `saved` the batches that the checkpoint has behind it.
     """
 
     def __init__(
         self,
         out: Path,
+        training: Training,
         *,
         data: str,
         task: Task,
         review: EpochReview,
         diagnostics: Diagnostics,
         request: StopRequest,
-        state: State | None = None,
+        done: int = 0,
+        skipped: Sequence[str] = (),
+        history: Sequence[Mapping[str, Any]] = (),
+        loggers: Sequence[MetricLogger] = (),
     ) -> None:
-        self._out, self._data, self._task, self._state = out, data, task, state
+        self._out, self._training, self._data, self._task = out, training, data, task
+        self._module, self._loggers = training.module, loggers
         self._request, self.signal = request, 0
-        self.saved = 0 if state is None else int(state["batches"])
-        # As the command line set them, before Lightning replaces them.
-        self._handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        self._done = self.saved = done
         self._gradient: Tensor | None = None
         self._review, self._diagnostics = review, diagnostics
         self._metrics: MetricsFile | None = None
@@ -93,73 +95,62 @@ class Monitor(Callback):
         self.images = 0
         self.last_rows: list[Row] = []
         self.shares: TimeShares | None = None
-        self.skipped: list[str] = [] if state is None else list(state["skipped"])
+        self.skipped, self.history = list(skipped), list(history)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = _own(pl_module)
-        # Only the main thread may set handlers; a notebook's or a server's thread has none to lose.
-        if threading.current_thread() is threading.main_thread():
-            # Lightning has just put its own in their place, which know nothing of our checkpoints.
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
-        done = 0
-        if self._state is not None:
-            restore(self._state, trainer, module)
-            done = int(self._state["batches"])
-            self._state = None  # release memory
-        if trainer.is_global_zero:
-            steps = math.ceil(done / module.schedule.accumulate)
-            self._epoch_rows = _rows_of_epoch(self._out / "metrics.csv", module, done, steps)
-            self._metrics = MetricsFile(
-                self._out / "metrics.csv",
-                keep=steps,
-                # Columns are fixed by the first row, which has no look back yet.
-                extra=("images_per_s", "wait_share", *self._review.columns),
-            )
+    def begin(self) -> None:
+        """Before the first batch: go on with the files, in the first process."""
+        if is_first_process():
+            metrics = self._out / "metrics.csv"
+            steps = math.ceil(self._done / self._module.schedule.accumulate)
+            self._epoch_rows = _rows_of_epoch(metrics, self._module, self._done, steps)
+            # Columns are fixed by the first row, which has no look back yet.
+            columns = ("images_per_s", "wait_share", *self._review.columns)
+            self._metrics = MetricsFile(metrics, keep=steps, extra=columns)
             self._diagnostics.after_resuming(self._metrics.problem)
         self._saved_at = self._flushed_at = time.monotonic()
 
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
+    def before_step(self) -> None:
+        """With the gradients of a step there."""
         # float16's scaler leaves out steps whose gradient overflows by itself; see _stop_if_scale_is_lost.
-        if _scaler(trainer) is None:
-            self._gradient = largest_gradient(pl_module.parameters())
+        if self._training.precision.scaler is None:
+            self._gradient = largest_gradient(self._module.parameters())
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        module, item = _own(pl_module), _item(batch)
-        assert module.last is not None
-        # Still on the device: asking for a number would wait for the step here, every time.
-        values = {"loss": module.last.loss.detach()}
-        values |= {name: value.detach() for name, value in module.last.metrics.items()}
-        if self._gradient is not None:
-            values[_GRADIENT], self._gradient = self._gradient, None
-        lr = float(trainer.optimizers[0].param_groups[0]["lr"])
-        self._pending.append(_Pending(item["step"], values, item["indices"], lr))
-        # Ranks have equal batches, see `PatchLoader`.
-        self.images += len(item["indices"]) * world_size()
+    def after_batch(self, item: Item) -> bool:
+        """After a batch and its step, if it made one; says whether to stop."""
+        module = self._module
+        self._note(item)
         done = item["step"] + 1
         epoch, rest = divmod(done, module.schedule.per_epoch)
         if rest == 0:
             self._look()  # a review of broken weights would fail in its own way
             self._measured |= self._review.look(module, epoch)
         if rest == 0 or len(self._pending) >= _FLUSH or self._is_look_due(module):
-            self._flush(trainer, module)
+            self._flush()
             # Only after a flush, which all ranks reach at the same batch: the question is a collective
             # operation.
             self._ask_all_ranks(module)
         if rest == 0:
-            self._note_skipped(module)
+            self._note_skipped()
             self._diagnostics.after_reading(self.skipped)
             self._diagnostics.after_epoch(self._epoch_rows, epoch=epoch)
             self.last_rows, self._epoch_rows = self._epoch_rows, []
         stopping = self._should_stop(module, done)
         if stopping or self._should_save(module, done):
-            self._save(trainer, module, done)
-        # Not set to False: Lightning or a callback of the user may have asked to stop.
-        trainer.should_stop = trainer.should_stop or stopping
+            self._save(done)
+        return stopping
+
+    def _note(self, item: Item) -> None:
+        last = self._module.last
+        assert last is not None
+        # Still on the device: asking for a number would wait for the step here, every time.
+        values = {"loss": last.loss.detach()}
+        values |= {name: value.detach() for name, value in last.metrics.items()}
+        if self._gradient is not None:
+            values[_GRADIENT], self._gradient = self._gradient, None
+        lr = float(self._training.optimizer.param_groups[0]["lr"])
+        self._pending.append(_Pending(item["step"], values, item["indices"], lr))
+        # Ranks have equal batches, see `PatchLoader`.
+        self.images += len(item["indices"]) * world_size()
 
     def _ask_all_ranks(self, module: PretrainModule) -> None:
         if world_size() > 1 and self.signal == 0:
@@ -191,25 +182,24 @@ class Monitor(Callback):
             return seconds > _EPOCH_SECONDS
         return seconds > _SAVE_SECONDS and world_size() == 1
 
-    def _save(self, trainer: Trainer, module: PretrainModule, done: int) -> None:
+    def _save(self, done: int) -> None:
         """Look at every loss so far, then replace the checkpoint: a broken one never becomes the last."""
-        self._flush(trainer, module)
-        if trainer.is_global_zero:
-            self._note_skipped(module)
+        self._flush()
+        if is_first_process():
+            self._note_skipped()
             save_checkpoint(
                 self._out / "last.ckpt",
-                trainer,
-                module,
+                self._training,
                 batches=done,
                 data=self._data,
                 warnings=self._diagnostics.warnings,
                 skipped=self.skipped,
+                history=self.history,
             )
         self._saved_at, self.saved = time.monotonic(), done
 
-    def _note_skipped(self, module: PretrainModule) -> None:
-        assert module.stream is not None
-        self.skipped = sorted({*self.skipped, *module.stream.loader.skipped()})
+    def _note_skipped(self) -> None:
+        self.skipped = sorted({*self.skipped, *self._training.stream.loader.skipped()})
 
     def _look(self) -> None:
         """Wait for losses and gradients of the pending batches; TrainingError at the first not finite."""
@@ -221,12 +211,13 @@ class Monitor(Callback):
             self._seen.append((entry, values))
         self._pending.clear()
 
-    def _flush(self, trainer: Trainer, module: PretrainModule) -> None:
+    def _flush(self) -> None:
+        module = self._module
         self._look()
-        _stop_if_scale_is_lost(trainer)
+        _stop_if_scale_is_lost(self._training.precision)
         if not self._seen:
             return
-        speed = self._speed(module)
+        speed = self._speed()
         rows = [
             _row(entry, values, module) | speed
             # One row an optimiser step, of the last of its batches.
@@ -240,29 +231,30 @@ class Monitor(Callback):
         rows[-1] |= self._measured
         self._measured = {}
         self._epoch_rows += rows
-        self._write(trainer, rows)
+        self._write(rows)
         note = f"loss {rows[-1]['loss']:.4f}, {speed['images_per_s']:.0f} img/s, lr {rows[-1]['lr']:.1e}"
         self._task.advance(len(rows), note=f"{note}, waiting for data {speed['wait_share']:.0%}")
 
-    def _speed(self, module: PretrainModule) -> dict[str, float]:
-        assert module.stream is not None
-        now = time.monotonic()
+    def _speed(self) -> dict[str, float]:
+        now, waited = time.monotonic(), self._training.stream.wait_seconds
         # At least a nanosecond, as two looks may fall on one tick of the clock.
         seconds = max(now - self._flushed_at, 1e-9)
-        wait = module.stream.wait_seconds - self._waited
-        self._flushed_at, self._waited = now, module.stream.wait_seconds
+        wait = waited - self._waited
+        self._flushed_at, self._waited = now, waited
         self._seconds += seconds
         self.shares = TimeShares.of(
-            self._seconds, waiting=self._waited, augmenting=module.augmenting.seconds()
+            self._seconds, waiting=self._waited, augmenting=self._module.augmenting.seconds()
         )
         # Of the batches just looked at, on all ranks.
         images = sum(len(entry.indices) for entry, _ in self._seen) * world_size()
         return {"images_per_s": round(images / seconds, 1), "wait_share": round(wait / seconds, 3)}
 
-    def _write(self, trainer: Trainer, rows: list[Row]) -> None:
-        if self._metrics is not None:
-            self._metrics.append(rows)
-        for logger in trainer.loggers:
+    def _write(self, rows: list[Row]) -> None:
+        if self._metrics is None:
+            # Of another process than the first.
+            return
+        self._metrics.append(rows)
+        for logger in self._loggers:
             for row in rows:
                 logger.log_metrics({name: float(row[name]) for name in row}, step=int(row["step"]))
 
@@ -282,13 +274,8 @@ class Monitor(Callback):
         )
 
 
-def _scaler(trainer: Trainer) -> Any:
-    """What scales float16's losses; None in other precisions."""
-    return getattr(trainer.precision_plugin, "scaler", None)
-
-
-def _stop_if_scale_is_lost(trainer: Trainer) -> None:
-    scaler = _scaler(trainer)
+def _stop_if_scale_is_lost(precision: Precision) -> None:
+    scaler = precision.scaler
     if scaler is not None and scaler.get_scale() < _LEAST_SCALE:
         raise TrainingError(
             f"The gradients overflow float16 at any scale (it is {scaler.get_scale():g} by now) and no step "
@@ -320,13 +307,3 @@ def _rows_of_epoch(metrics: Path, module: PretrainModule, done: int, steps: int)
     epoch, inside = divmod(done, module.schedule.per_epoch)
     rows, _ = read_metrics(metrics) if inside else ([], "")
     return [row for row in rows if row["epoch"] == epoch + 1 and row["step"] <= steps]
-
-
-def _own(module: LightningModule) -> PretrainModule:
-    assert isinstance(module, PretrainModule)
-    return module
-
-
-def _item(batch: Any) -> Item:
-    item: Item = batch
-    return item

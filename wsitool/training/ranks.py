@@ -1,4 +1,4 @@
-"""The processes that train together: they stop at the same step, and end together where one is killed."""
+"""The processes that train together: they meet, stop at the same step, and end together if one is killed."""
 
 from __future__ import annotations
 
@@ -6,25 +6,74 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from subprocess import Popen
-from typing import Any
 
 import torch
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning import Trainer
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from wsitool.api import all_gather, world_size
-from wsitool.base.interrupt import STOP_SIGNALS, StopRequest
+from wsitool.base.interrupt import STOP_SIGNALS, Interrupted, StopRequest
 from wsitool.base.machine import how_it_ended, is_peer_lost
 from wsitool.errors import TrainingError
+from wsitool.training.launch import Place, start_others
 
-__all__ = ["RankWatch", "agreed_signal"]
+__all__ = ["RankWatch", "agreed_signal", "joined", "shared"]
 
 _POLL_SECONDS = 0.3
 _GRACE_SECONDS = 5.0  # in which the main thread may find out by itself and end in an orderly way
 # How a rank ends that has stopped at a signal, as all have agreed to.
 _IN_AGREEMENT = (0, *(128 + number for number in STOP_SIGNALS))
+
+
+@contextmanager
+def joined(place: Place, device: torch.device, say: Callable[[str], None]) -> Iterator[None]:
+    """Within the block this process is one of `place.world_size`, the others of its machine started.
+
+    Every process of the run must open it; alone it does nothing. `say` is `RankWatch`'s.
+    """
+    if place.world_size == 1:
+        yield
+        return
+    store = None
+    if not place.agent:
+        # Made before the others start, so that a port that was free is this run's at once.
+        store = dist.TCPStore(  # type: ignore[attr-defined]  # public, and not exported in form
+            place.address, place.port, place.world_size, is_master=place.rank == 0, wait_for_workers=False
+        )
+    children = start_others(place, place.port if store is None else store.port)
+    with RankWatch(children, place.starter, say):
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=store,
+            init_method="env://" if store is None else None,
+            rank=place.rank,
+            world_size=place.world_size,
+        )
+        try:
+            yield
+        except Interrupted:
+            # All have agreed to it.
+            _leave(device)
+            raise
+        # Not after other errors: the others wait in a collective, and to leave it may take for ever.
+        _leave(device)
+
+
+def _leave(device: torch.device) -> None:
+    # Nobody goes while another still reads from the group; the number is waited for.
+    float(all_gather(torch.zeros(1, device=device)).sum())
+    dist.destroy_process_group()
+
+
+def shared(module: nn.Module, device: torch.device) -> nn.Module:
+    """`module` such that its gradients are the mean over all processes; itself where there is one."""
+    if world_size() == 1:
+        return module
+    return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
 
 
 def agreed_signal(request: StopRequest, device: torch.device) -> int:
@@ -41,23 +90,22 @@ def agreed_signal(request: StopRequest, device: torch.device) -> int:
 class RankWatch:
     """While open, sees to it that no rank outlives another that was killed.
 
-    The first process watches those it has started, and they watch it. One that is stuck in a collective
-    operation cannot raise anything: then `say` is given the sentence and the process is ended.
+    A process watches the `children` that it has started (ranks 1, 2, ... of its machine), and they watch it,
+    their `starter`. One that is stuck in a collective operation cannot raise anything: then `say` is given
+    the sentence and the process is ended.
     """
 
-    def __init__(self, trainer: Trainer, say: Callable[[str], None]) -> None:
-        self._launcher: Any = trainer.strategy.launcher
-        environment = getattr(trainer.strategy, "cluster_environment", None)
-        # One that Lightning has started, by running the command line again.
-        self._is_child = isinstance(environment, LightningEnvironment) and "LOCAL_RANK" in os.environ
-        self._say = say
+    def __init__(
+        self, children: Sequence[Popen[bytes]], starter: int | None, say: Callable[[str], None]
+    ) -> None:
+        self._children, self._starter, self._say = list(children), starter, say
         self._closed = threading.Event()
 
     def __enter__(self) -> RankWatch:
-        if self._is_child:
-            # Daemon threads: they must not keep a process alive that is done.
-            threading.Thread(target=self._end_with_parent, args=(os.getppid(),), daemon=True).start()
-        elif hasattr(self._launcher, "procs"):
+        # Daemon threads: they must not keep a process alive that is done.
+        if self._starter is not None:
+            threading.Thread(target=self._end_with, args=(self._starter,), daemon=True).start()
+        elif self._children:
             threading.Thread(target=self._end_with_children, daemon=True).start()
         return self
 
@@ -71,22 +119,18 @@ class RankWatch:
         if lost:
             # `from None`: the collective's own traceback says only that a connection was closed.
             raise TrainingError(sentence) from None
+        # Those that are done have nothing left but to end.
+        self._await_children(_GRACE_SECONDS)
 
-    @property
-    def _children(self) -> list[Popen[bytes]]:
-        return list(getattr(self._launcher, "procs", ()))
-
-    def _end_with_parent(self, parent: int) -> None:
+    def _end_with(self, starter: int) -> None:
         while not self._closed.wait(_POLL_SECONDS):
             # The system gives orphans another parent.
-            if os.getppid() != parent:
+            if os.getppid() != starter:
                 # Not sys.exit: the main thread is stuck in a collective and would never see it.
                 os._exit(1)
 
     def _end_with_children(self) -> None:
         while not self._closed.wait(_POLL_SECONDS):
-            # Anew each time, as Lightning starts its thread some time after ours.
-            _disarm_lightnings_observer()
             dead = self._dead()
             if dead is not None:
                 # The main thread's own error has precedence: it says more.
@@ -99,7 +143,7 @@ class RankWatch:
 
     def _dead(self) -> tuple[int, int] | None:
         """Rank on this machine and exit code of the first process that did not end well."""
-        # Rank 0 is this process; Lightning's list begins with the next.
+        # Rank 0 is this process.
         for rank, process in enumerate(self._children, start=1):
             code = process.poll()
             if code is not None and code not in _IN_AGREEMENT:
@@ -113,11 +157,14 @@ class RankWatch:
             time.sleep(_POLL_SECONDS / 10)
         return dead
 
-    def _end_children(self) -> None:
-        """Those that do not end by themselves would wait for this process for ever."""
-        patience = time.monotonic() + _GRACE_SECONDS / 2
+    def _await_children(self, seconds: float) -> None:
+        patience = time.monotonic() + seconds
         while any(each.poll() is None for each in self._children) and time.monotonic() < patience:
             time.sleep(_POLL_SECONDS / 10)
+
+    def _end_children(self) -> None:
+        """Those that do not end by themselves would wait for this process for ever."""
+        self._await_children(_GRACE_SECONDS / 2)
         for process in self._children:
             if process.poll() is None:
                 # Not terminate: a process stuck in a collective handles no signal.
@@ -132,10 +179,3 @@ class RankWatch:
             f"{who} of this run {how}, and the others cannot go on without it: lower --batch-size if memory "
             "was short, and run again with --resume auto."
         )
-
-
-def _disarm_lightnings_observer() -> None:
-    """Lightning's own thread kills this process where another has ended, with no word of why."""
-    for thread in threading.enumerate():
-        if thread.name == "child-process-observer":
-            thread._child_processes = []  # type: ignore[attr-defined]  # its list of whom to observe

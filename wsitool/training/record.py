@@ -103,4 +103,4 @@ def finished_state(out: Path) -> dict[str, Any] | None:
     names = {field.name for field in dataclasses.fields(PretrainConfig)}
     config = {name: value for name, value in record.items() if name in names}
     state = {"batches": None, "config": config, "data": record.get("fingerprint"), "method": None}
-    return state | {"warnings": {}, "skipped": []}
+    return state | {"warnings": {}, "skipped": [], "history": []}

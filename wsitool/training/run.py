@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from wsitool.api import Method
 from wsitool.backbones.build import build_backbone
-from wsitool.backbones.device import keep_freed_memory, pin_threads
+from wsitool.backbones.device import pin_threads
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.files import is_saved, save_encoder
 from wsitool.base.files import write_json
@@ -31,33 +28,36 @@ from wsitool.errors import UsageError
 from wsitool.loading import PatchLoader
 from wsitool.methods.registry import blame_plugin, load_method
 from wsitool.store.collection import Collection, open_collection
-from wsitool.training.checkpoint import load_method_state
+from wsitool.training.checkpoint import load_method_state, restore
 from wsitool.training.checks import (
+    Changes,
     Resume,
     check_amount,
-    check_precision,
     check_same,
     check_size,
+    chosen_precision,
     previous_state,
 )
 from wsitool.training.config import PretrainConfig
 from wsitool.training.diagnostics import Diagnostics, FeatureWatch
-from wsitool.training.lightning import fit, is_first_process, make_trainer, quiet_lightning
+from wsitool.training.fit import fit, prepare
+from wsitool.training.hardware import training_device
+from wsitool.training.launch import Place, find_place, is_first_process
+from wsitool.training.loggers import MetricLogger, TensorBoard
 from wsitool.training.metrics_file import draw_curves, read_metrics
-from wsitool.training.module import PretrainModule, Schedule
+from wsitool.training.module import Schedule
 from wsitool.training.monitor import Monitor
+from wsitool.training.precision import tuned
 from wsitool.training.probe import probe_rows, split_groups
-from wsitool.training.ranks import RankWatch
+from wsitool.training.ranks import joined
 from wsitool.training.record import Stores, read_facts, run_card, run_facts
 from wsitool.training.result import PretrainResult, known_figures, last_loss
 from wsitool.training.review import EpochReview
 from wsitool.training.seeding import seed_of
 from wsitool.training.stream import BatchStream
-from wsitool.training.sync_norm import synchronise
 
 __all__ = ["PretrainResult", "pretrain"]
 
-_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 _RESULTS = ("last.ckpt", "encoder.safetensors", "curves.png", "broken-batch.json")
 
 
@@ -70,16 +70,17 @@ def pretrain(
     init: str | Path = "imagenet",
     resume: Resume = False,
     overwrite: bool = False,
-    loggers: Sequence[Logger] = (),
+    loggers: Sequence[MetricLogger] = (),
     reporter: Reporter = SILENT,
     **options: Any,
 ) -> PretrainResult:
     """Train an encoder on the unlabelled patches of `stores` (or of a Collection) into the folder `out`.
 
     `params` are the method's own; `options` the further fields of `PretrainConfig` (epochs, batch_size, lr,
-    backbone, ...); `loggers` any of Lightning's. `resume` goes on from `out`/last.ckpt with the very same
-    options, bit for bit, and leaves a finished run as it is; "auto" starts where there is nothing to go on
-    with. Raises UsageError, PluginError, EncoderError or StoreError (as while another process writes to
+    backbone, ...); `loggers` take its rows, see `MetricLogger`. `resume` goes on from `out`/last.ckpt with
+    the very same options, bit for bit (on other devices with the same batch over all of them, or for more
+    epochs, which run.json notes), and leaves a finished run as it is; "auto" starts where there is nothing to
+    go on with. Raises UsageError, PluginError, EncoderError or StoreError (as while another process writes to
     `out`) before anything is written, TrainingError or MemoryShortError if training cannot go on, and
     Interrupted at a signal, after the step in hand and a checkpoint.
     """
@@ -88,8 +89,9 @@ def pretrain(
         config = PretrainConfig(method=method, params=dict(params or {}), init=str(init), **options)
     except TypeError as error:
         raise UsageError(f"pretrain has no such option ({error}).") from None
-    check_precision(config)
-    # One voice: Lightning runs the whole command once for each further device.
+    config = dataclasses.replace(config, precision=chosen_precision(config))
+    place = find_place(config.devices, config.num_nodes)
+    # One voice: the whole command is run once for each further device.
     if not is_first_process():
         reporter = SILENT
     stores = stores if isinstance(stores, Collection) else as_list(stores)
@@ -97,16 +99,20 @@ def pretrain(
     with _only_writer(Path(out)):
         state = previous_state(Path(out), resume=resume, overwrite=overwrite)
         with explain_memory(config.memory_advice):
-            run = _Run(config, stores, Path(out), reporter)
+            run = _Run(config, stores, Path(out), reporter, place)
         # Only now, as a state is compared with effective options: backbone and parameters are known by the
         # method and the encoder.
         if state is not None:
-            check_same(state, run.config, run.collection.fingerprint)
+            run.changes = check_same(state, run.config, run.collection.fingerprint)
             run.diagnostics.remember(state["warnings"])
             if state["batches"] is None or state["batches"] >= run.schedule.batches:
                 return run.conclude(state)
-        run.loggers = [*loggers, *_loggers(config, run.out)]
-        return run.train(state)
+        run.loggers = list(loggers)
+        if config.logger == "none":
+            return run.train(state)
+        with closing(TensorBoard(run.out / "tensorboard")) as board:
+            run.loggers.append(board)
+            return run.train(state)
 
 
 def _only_writer(out: Path) -> AbstractContextManager[None]:
@@ -120,8 +126,11 @@ def _only_writer(out: Path) -> AbstractContextManager[None]:
 class _Run:
     """The parts of one run, made in the order in which they can fail cheaply; nothing is written yet."""
 
-    def __init__(self, config: PretrainConfig, stores: Stores, out: Path, reporter: Reporter) -> None:
-        self.out, self.reporter, self.loggers = out, reporter, list[Logger]()
+    def __init__(
+        self, config: PretrainConfig, stores: Stores, out: Path, reporter: Reporter, place: Place
+    ) -> None:
+        self.out, self.reporter, self.place = out, reporter, place
+        self.loggers, self.changes, self.history = list[MetricLogger](), Changes(), list[dict[str, Any]]()
         # First what needs no data, then what opens files, then what builds networks.
         method_type = load_method(config.method)
         params: Params = method_type.params_type.from_preset(config.preset, config.params)
@@ -151,8 +160,14 @@ class _Run:
     def train(self, state: dict[str, Any] | None) -> PretrainResult:
         began = time.perf_counter()
         done = int(state["batches"]) if state else 0
-        trainer = self._trainer()  # before anything is written: it may not be possible here
-        self._announce(done)
+        # Before anything is written: it may not be there.
+        device = training_device(
+            self.config.accelerator, local_rank=self.place.local_rank, devices=self.config.devices
+        )
+        self.history = list(state["history"]) if state else []
+        if self.changes:
+            self.history.append({"batches": done, "changed": self.changes})
+        self._announce(done, device)
         finished = False
         try:
             with (
@@ -160,7 +175,7 @@ class _Run:
                 progress_on_stop(self._progress),
                 deferred() as request,
             ):
-                self._fit(trainer, state, done, request)
+                self._fit(device, state, done, request)
                 result = self._finish(
                     time.perf_counter() - began, skipped=self.monitor.skipped if self.monitor else ()
                 )
@@ -184,6 +199,7 @@ class _Run:
         if record.get("status") == "complete" and is_whole:
             self.reporter.say(f"The run in '{self.out}' is finished, and is left as it is.")
             return self._result(**known_figures(record))
+        self.history = list(state["history"])
         self.reporter.say(f"All {self.schedule.steps} steps are done: writing what comes after them.")
         return self._finish(0.0, skipped=state["skipped"])
 
@@ -197,7 +213,7 @@ class _Run:
             return "no step is saved; run again with --overwrite or --resume auto to start anew"
         return f"{steps} of {self.schedule.steps} steps are done and saved; run again with --resume to go on"
 
-    def _announce(self, done: int) -> None:
+    def _announce(self, done: int, device: torch.device) -> None:
         config = self.config
         self.out.mkdir(parents=True, exist_ok=True)
         if is_first_process():
@@ -213,6 +229,14 @@ class _Run:
             f"{held_out}, {config.backbone} from {self.encoder.card.chain}, {config.epochs} epochs of "
             f"{self.schedule.per_epoch} batches of {config.batch_size * config.processes}{going_on}."
         )
+        if self.changes:
+            told = ", ".join(f"{name} was {was} and is {now}" for name, (was, now) in self.changes.items())
+            rate = "; the learning rate follows the new number of epochs" if "epochs" in self.changes else ""
+            self.reporter.say(f"It goes on with other options, as run.json notes: {told}{rate}.")
+        if device.type == "cuda" and config.precision == "32":
+            self.reporter.say(
+                "Products of matrices are computed in TF32, of 10 bits, as --precision 32 is on CUDA."
+            )
         if config.probe_every and self.labelled is None:
             self.reporter.warn(
                 "There is no probe: it needs labels of two classes and patients of two groups."
@@ -223,37 +247,49 @@ class _Run:
             accumulate=config.accumulate,
         )
 
-    def _fit(self, trainer: Trainer, state: dict[str, Any] | None, done: int, request: StopRequest) -> None:
+    def _fit(
+        self, device: torch.device, state: dict[str, Any] | None, done: int, request: StopRequest
+    ) -> None:
         """Train what is left; Interrupted where a signal asks to stop before all of it is done."""
-        module = PretrainModule(self.method, self.config, self.schedule)
         # Steps left, not batches: the bar counts what the optimiser does.
         steps = self.schedule.steps - done // self.schedule.accumulate
         watch = FeatureWatch(self.encoder)
         # Before the first step.
         pin_threads()
-        with quiet_lightning(), self.reporter.task("Pretraining", total=steps, unit="steps") as task:
-            if trainer.world_size > 1:
-                synchronise(self.method)
-            keep_freed_memory(trainer.strategy.root_device)
-            # The whole module, teachers included.
-            module.to(memory_format=torch.channels_last)
-            module.stream = BatchStream(
-                self._loader(trainer, self.collection), total=self.schedule.batches, start=done
+        with (
+            self.reporter.task("Pretraining", total=steps, unit="steps") as task,
+            tuned(device, deterministic=self.config.deterministic),
+            # It ends the other processes of this machine, too.
+            joined(self.place, device, self._say_lost),
+        ):
+            training = prepare(
+                self.method,
+                self.encoder,
+                self.config,
+                self.schedule,
+                BatchStream(self._loader(device, self.collection), total=self.schedule.batches, start=done),
+                device,
             )
-            self.monitor = module.monitor = Monitor(
+            before = [] if state is None else state["skipped"]
+            if state is not None:
+                restore(state, training)
+                state.clear()  # release memory
+            self.monitor = Monitor(
                 self.out,
+                training,
                 data=self.collection.fingerprint,
                 task=task,
-                review=self._review(trainer, watch),
+                review=self._review(device, watch),
                 diagnostics=self.diagnostics,
                 request=request,
-                state=state,
+                done=done,
+                skipped=before,
+                history=self.history,
+                loggers=self.loggers,
             )
-            with RankWatch(trainer, self._say_lost):
-                fit(trainer, module)
-                # Inside the watch, which then ends the other processes of this machine too.
-                if self.monitor.signal and self.monitor.saved < self.schedule.batches:
-                    raise Interrupted(self.monitor.signal)
+            fit(training, self.monitor)
+            if self.monitor.signal and self.monitor.saved < self.schedule.batches:
+                raise Interrupted(self.monitor.signal)
         watch.close()
 
     def _say_lost(self, sentence: str) -> None:
@@ -262,41 +298,27 @@ class _Run:
         self._write_facts(status="stopped", error=sentence)
         self.reporter.warn(sentence)
 
-    def _trainer(self) -> Trainer:
-        config = self.config
-        with quiet_lightning():
-            return make_trainer(
-                self.out,
-                accelerator=config.accelerator,
-                devices=config.devices,
-                num_nodes=config.num_nodes,
-                strategy=config.strategy,
-                precision=_PRECISION[config.precision],
-                accumulate_grad_batches=config.accumulate,
-                logger=self.loggers or False,
-            )
-
-    def _loader(self, trainer: Trainer, collection: Collection, *, held_out: bool = False) -> PatchLoader:
+    def _loader(self, device: torch.device, collection: Collection, *, held_out: bool = False) -> PatchLoader:
         return PatchLoader(
             collection,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             shuffle=not held_out,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
+            rank=self.place.rank,
+            world_size=self.place.world_size,
             threads=self.config.threads,
             # Ranks gather from each other and so must hold equal shares of every batch.
-            drop_last=not held_out or trainer.world_size > 1,
-            device=trainer.strategy.root_device,
+            drop_last=not held_out or self.place.world_size > 1,
+            device=device,
         )
 
-    def _review(self, trainer: Trainer, watch: FeatureWatch) -> EpochReview:
+    def _review(self, device: torch.device, watch: FeatureWatch) -> EpochReview:
         held_out = self.held_out
         return EpochReview(
             encoder=self.encoder,
             watch=watch,
             image_size=self.image_size,
-            held_out=None if held_out is None else self._loader(trainer, held_out, held_out=True),
+            held_out=None if held_out is None else self._loader(device, held_out, held_out=True),
             labelled=self.labelled,
             probe_every=self.config.probe_every,
         )
@@ -341,6 +363,7 @@ class _Run:
             steps=self.schedule.steps,
             held_out_groups=held_out,
             warnings=self.diagnostics.said,
+            history=self.history,
             **more,
         )
         write_json(self.out / "run.json", record)
@@ -365,14 +388,3 @@ def _make_method(
         torch.manual_seed(seed_of(config.seed))
         with blame_plugin(config.method, "__init__"):
             return kind(encoder, encoder.feature_dim, params)
-
-
-def _loggers(config: PretrainConfig, out: Path) -> list[Logger]:
-    if config.logger == "none":
-        return []
-    if importlib.util.find_spec("tensorboard") is None and importlib.util.find_spec("tensorboardX") is None:
-        raise UsageError(
-            "--logger tensorboard needs tensorboard: install wsitool[tensorboard], or leave it out."
-        )
-    # Both empty: events go into the run folder itself.
-    return [TensorBoardLogger(save_dir=out, name="tensorboard", version="")]

@@ -23,7 +23,7 @@ class Item(TypedDict):
 
 
 class BatchStream:
-    """Batches `start` to `total` of all epochs, one after another; Lightning sees a single epoch.
+    """Batches `start` to `total` of all epochs, one after another.
 
     A position is one number, so resuming is the same as starting elsewhere. `wait_seconds` is how long the
     consumer stood still for data.

@@ -1,7 +1,7 @@
 """Batch norm over the batch of all ranks, on any device.
 
-torch's own SyncBatchNorm needs a GPU; this one runs wherever the ranks can talk, so that distributed training
-is the same mathematics on the machines where it is tested.
+torch's own SyncBatchNorm needs a GPU, where it is used; this one runs wherever the ranks can talk, so that
+distributed training is the same mathematics on the machines where it is tested.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from wsitool.api import all_gather, world_size
 
 __all__ = ["RankBatchNorm", "synchronise"]
+
+_CPU = torch.device("cpu")
 
 
 class RankBatchNorm(_BatchNorm):
@@ -66,11 +68,15 @@ def _sum_over_ranks(local: Tensor) -> Tensor:
     return all_gather(local[None]).sum(dim=0)
 
 
-def synchronise(module: nn.Module) -> None:
+def synchronise(module: nn.Module, device: torch.device = _CPU) -> None:
     """Replace every batch norm inside `module` (not `module` itself) by one over all ranks, weights kept.
 
-    In place; call it before the optimiser is made, as parameters are new objects.
+    On CUDA torch's own, which is a few kernels and does not wait for the host. In place; call it before the
+    optimiser is made, as parameters are new objects.
     """
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]  # torch's, unannotated
+        return
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             setattr(module, name, _replacement(child))

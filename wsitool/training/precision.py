@@ -1,0 +1,87 @@
+"""In how many bits a network computes: autocast, scaling of float16's losses, a device's fast ways."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+__all__ = ["Precision", "best_precision", "tuned"]
+
+_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
+
+
+def best_precision(device_type: str) -> str:
+    """What "auto" is on a kind of device: bf16 where CUDA computes in it (Ampere and newer), else 32."""
+    return "bf16" if device_type == "cuda" and torch.cuda.is_bf16_supported(False) else "32"
+
+
+class Precision:
+    """Training in "32", "bf16" or "16" bits on `device`; weights and their steps are float32 in all of them.
+
+    `scaler` is of float16 only, whose small gradients would vanish.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self._dtype, self._device = _DTYPES.get(name), device.type
+        self.scaler = torch.amp.GradScaler(device.type) if name == "16" else None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The forward pass runs in this block, the backward pass outside of it."""
+        if self._dtype is None:
+            return nullcontext()
+        # Without its cache: a network that runs twice in a step would add up its gradients in 16 bits.
+        return torch.autocast(self._device, dtype=self._dtype, cache_enabled=False)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`; in float16 they are scaled."""
+        scaled = loss if self.scaler is None else self.scaler.scale(loss)
+        scaled.backward()  # type: ignore[no-untyped-call]  # torch's, unannotated
+
+    def step(self, optimizer: Optimizer) -> None:
+        """The optimiser's step; float16 leaves out one whose gradients overflow."""
+        if self.scaler is None:
+            optimizer.step()
+            return
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to hold; empty but for float16."""
+        return {} if self.scaler is None else self.scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state)
+
+
+@contextmanager
+def tuned(device: torch.device, *, deterministic: bool = False) -> Iterator[None]:
+    """Have torch take its fast ways on `device` within the block; they are the process's, and are put back.
+
+    On CUDA matrix products of float32 in TF32 (10 bits of mantissa) and convolutions chosen by trying. With
+    `deterministic` torch refuses what it could not repeat to the bit, and convolutions are not tried.
+    """
+    matmul, benchmark = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    strict, warn = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        # cuBLAS reads it when it starts, and is not deterministic without.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.benchmark = benchmark
+        torch.use_deterministic_algorithms(strict, warn_only=warn)
