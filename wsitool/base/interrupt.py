@@ -35,13 +35,15 @@ _SAME_REQUEST_SECONDS = 1.0  # a terminal and a wrapper both pass Ctrl-C on
 class Interrupted(KeyboardInterrupt):
     """The user or the scheduler asked this process to end; `progress` says how far it had come.
 
-    `counted` says the same where nobody set `progress`: what the outermost progress bar stood at.
+    `counted` says the same where nobody set `progress`: what the outermost progress bar stood at. `silent`
+    where another process of the same run says it.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__()
         self.number = signal.Signals(number)
         self.progress = self.counted = ""
+        self.silent = False
 
     @property
     def exit_code(self) -> int:

@@ -139,7 +139,8 @@ def _let_go(error: BaseException) -> None:
 
 def _end_by_signal(stop: Interrupted) -> NoReturn:
     again = "" if stop.progress or stop.counted else ": run the same command again"
-    _say(f"{stop}{again}.")
+    if not stop.silent:
+        _say(f"{stop}{again}.")
     sys.exit(stop.exit_code)
 
 

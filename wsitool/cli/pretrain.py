@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from wsitool.base.interrupt import Interrupted
 from wsitool.cli.command import Command
 from wsitool.cli.console import console_reporter
 from wsitool.cli.declared import DeclaredOption, declared
@@ -128,12 +126,7 @@ def command(stores: tuple[str, ...], out: Path, as_json: bool, resume: str | Non
 
     goes_on: bool | Literal["auto"] = "auto" if resume == "auto" else resume is not None
     reporter = console_reporter(quiet=as_json)
-    try:
-        result = pretrain(stores, out=out, params=params, resume=goes_on, reporter=reporter, **options)
-    except Interrupted as stop:
-        if is_first_process():
-            raise
-        sys.exit(stop.exit_code)  # the first process says it for all
+    result = pretrain(stores, out=out, params=params, resume=goes_on, reporter=reporter, **options)
     if not is_first_process():
         return
     if as_json:

@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from subprocess import Popen
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,6 +25,7 @@ from wsitool.training.launch import Place, start_others
 
 __all__ = ["RankWatch", "agreed_signal", "joined", "shared"]
 
+_RUNS = count()  # of this process with others
 _POLL_SECONDS = 0.3
 _GRACE_SECONDS = 5.0  # in which the main thread may find out by itself and end in an orderly way
 # How a rank ends that has stopped at a signal, as all have agreed to.
@@ -38,18 +41,11 @@ def joined(place: Place, device: torch.device, say: Callable[[str], None]) -> It
     if place.world_size == 1:
         yield
         return
-    store = None
-    if not place.agent:
-        # Made before the others start, so that a port that was free is this run's at once.
-        store = dist.TCPStore(  # type: ignore[attr-defined]  # public, and not exported in form
-            place.address, place.port, place.world_size, is_master=place.rank == 0, wait_for_workers=False
-        )
-    children = start_others(place, place.port if store is None else store.port)
-    with RankWatch(children, place.starter, say):
+    store, port = _meeting_point(place)
+    with RankWatch(start_others(place, port), place.starter, say):
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=store,
-            init_method="env://" if store is None else None,
             rank=place.rank,
             world_size=place.world_size,
         )
@@ -57,16 +53,44 @@ def joined(place: Place, device: torch.device, say: Callable[[str], None]) -> It
             yield
         except Interrupted:
             # All have agreed to it.
-            _leave(device)
+            _leave(store, place)
             raise
         # Not after other errors: the others wait in a collective, and to leave it may take for ever.
-        _leave(device)
+        _leave(store, place)
 
 
-def _leave(device: torch.device) -> None:
-    # Nobody goes while another still reads from the group; the number is waited for.
-    float(all_gather(torch.zeros(1, device=device)).sum())
+def _meeting_point(place: Place) -> tuple[Any, int]:
+    """The store by which the processes find each other, and its port."""
+    if place.agent:
+        # torchrun's own, or one of rank 0, as its variables say.
+        store, _, _ = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]  # public all the same
+        port = place.port
+    else:
+        # Made before the others start, so that a port that was free is this run's at once.
+        store = dist.TCPStore(  # type: ignore[attr-defined]  # public, and not exported in form
+            place.address, place.port, place.world_size, is_master=place.rank == 0, wait_for_workers=False
+        )
+        port = store.port
+    # A program may train twice and meet at the same place.
+    return dist.PrefixStore(f"wsitool-{next(_RUNS)}", store), port  # type: ignore[attr-defined]
+
+
+def _leave(store: Any, place: Place) -> None:
+    """End the group of processes, each after all have come here."""
+    # By the store and not by a collective: the first to close its connections might cut off an answer.
+    _await_all(store, "done", place.world_size)
     dist.destroy_process_group()
+    # Rank 0 keeps the store until nobody asks it any more.
+    if place.rank == 0:
+        _await_all(store, "gone", place.world_size)
+    else:
+        store.add("gone", 1)
+
+
+def _await_all(store: Any, name: str, number: int) -> None:
+    store.add(name, 1)
+    while store.add(name, 0) < number:
+        time.sleep(_POLL_SECONDS / 30)
 
 
 def shared(module: nn.Module, device: torch.device) -> nn.Module:

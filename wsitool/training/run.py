@@ -289,7 +289,9 @@ class _Run:
             )
             fit(training, self.monitor)
             if self.monitor.signal and self.monitor.saved < self.schedule.batches:
-                raise Interrupted(self.monitor.signal)
+                stop = Interrupted(self.monitor.signal)
+                stop.silent = not is_first_process()  # it says it for all
+                raise stop
         watch.close()
 
     def _say_lost(self, sentence: str) -> None:
