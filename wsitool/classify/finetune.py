@@ -1,7 +1,7 @@
 """Fine-tuning: encoder and linear layer together, the epoch of lowest validation loss kept.
 
-A plain loop, not the pretraining engine: that one serves methods without labels over long distributed runs;
-here epochs are short, choosing one needs the validation loss each time, and the best weights stay in memory.
+The steps are those of the one engine; around them it is another run than pretraining: epochs are short,
+choosing one needs the validation loss each time, and the best weights stay in memory.
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ from wsitool.classify.model import Classifier
 from wsitool.classify.settings import Settings
 from wsitool.errors import TrainingError
 from wsitool.evaluation.labels import LabelledPatches
-from wsitool.loading import PatchLoader
+from wsitool.loading import Batch, PatchLoader
+from wsitool.training.engine import run_steps
+from wsitool.training.precision import Precision
 
 __all__ = ["Epoch", "finetune"]
+
+_LOOK = 20  # batches between looks at losses and gradients on a GPU, each of which waits for it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +66,18 @@ def finetune(
             {"params": classifier.head.parameters(), "lr": settings.head_lr or settings.lr},
         ]
     )
-    weights = _class_weights(train, device) if settings.class_weights else None
+    tuning = _Tuning(classifier, train, settings, device, seed)
     loader = _loader(train, settings, device, seed)
-    labels = torch.from_numpy(train.labels)
-    rng = torch.Generator().manual_seed(seed)
+    precision = Precision(settings.precision, device)
     history: list[Epoch] = []
     best: tuple[float, dict[str, Tensor]] | None = None
     # Draws inside the network only: views and order have generators of their own.
     with reporter.task("fine-tune", total=settings.epochs, unit="epochs") as task, _seeded(seed):
         for epoch in range(settings.epochs):
             loader.set_epoch(epoch)
-            train_loss = _train_epoch(classifier, optimizer, loader, labels, weights, settings, rng)
+            classifier.train()
+            run_steps(tuning, loader, network=classifier, optimizer=optimizer, precision=precision)
+            train_loss = tuning.end_epoch()
             # Waits for the device; ends in evaluation mode, which the next epoch undoes.
             line = _validate(classifier, validation, settings, epoch, train_loss)
             history.append(line)
@@ -98,38 +103,79 @@ def _loader(train: LabelledPatches, settings: Settings, device: torch.device, se
     )
 
 
-def _train_epoch(
-    classifier: Classifier,
-    optimizer: torch.optim.Optimizer,
-    loader: PatchLoader,
-    labels: Tensor,
-    weights: Tensor | None,
-    settings: Settings,
-    rng: torch.Generator,
-) -> float:
-    classifier.train()
-    total, count = 0.0, 0
-    for batch in loader:
-        images = as_images(batch.patches, classifier.card.image_size)
-        if settings.augment:
-            images = random_d4(images, rng)
-        targets = to_device(labels[batch.indices], images.device)
-        loss = nn.functional.cross_entropy(classifier(images), targets, weight=weights)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's, unannotated
-        # In one wait with the loss, below.
-        slope = largest_gradient(classifier.parameters())
-        value = float(loss.detach())  # waits for the device, once a batch: the epochs are short
-        for what, number in (("training loss", value), ("largest gradient", float(slope))):
-            if not np.isfinite(number):
-                raise TrainingError(f"The {what} became {number}: use a lower --lr than {settings.lr:g}.")
-        optimizer.step()
-        total, count = total + value * len(batch), count + len(batch)
-    # Running statistics of batch norm, too, which no gradient shows.
-    broken = first_not_finite(classifier.state_dict())
-    if broken is not None:
-        raise TrainingError(f"{broken} is no longer finite: use a lower --lr than {settings.lr:g}.")
-    return total / count
+class _Tuning:
+    """The work of fine-tuning, for `run_steps`."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        train: LabelledPatches,
+        settings: Settings,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self._classifier, self._settings = classifier, settings
+        self._labels = torch.from_numpy(train.labels)
+        self._weights = _class_weights(train, device) if settings.class_weights else None
+        self._rng = torch.Generator().manual_seed(seed)
+        # On a CPU a look costs nothing, and a broken step need not be taken.
+        self._look_every = 1 if device.type == "cpu" else _LOOK
+        # (patches, loss, largest gradient) of batches that were not looked at.
+        self._pending: list[tuple[int, Tensor, Tensor]] = []
+        self._latest: tuple[int, Tensor] | None = None
+        self._total, self._count = 0.0, 0
+
+    def begin(self, batch: Batch) -> bool:
+        return True
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        # Views in float32 whatever the precision, as in pretraining.
+        with torch.autocast(batch.patches.device.type, enabled=False):
+            images = as_images(batch.patches, self._classifier.card.image_size)
+            if self._settings.augment:
+                images = random_d4(images, self._rng)
+            targets = to_device(self._labels[batch.indices], images.device)
+        loss = nn.functional.cross_entropy(network(images), targets, weight=self._weights)
+        self._latest = (len(batch), loss.detach())
+        return loss
+
+    def before_step(self) -> None:
+        assert self._latest is not None
+        self._pending.append((*self._latest, largest_gradient(self._classifier.parameters())))
+        if len(self._pending) >= self._look_every:
+            self._look()
+
+    def after_step(self, batch: Batch) -> None:
+        return
+
+    def end(self, batch: Batch) -> bool:
+        return False
+
+    def end_epoch(self) -> float:
+        """The mean loss per patch of the epoch; TrainingError if something is no number."""
+        self._look()
+        # Running statistics of batch norm, too, which no gradient shows.
+        broken = first_not_finite(self._classifier.state_dict())
+        if broken is not None:
+            raise TrainingError(f"{broken} is no longer finite: use a lower --lr than {self._settings.lr:g}.")
+        mean = self._total / self._count
+        self._total, self._count = 0.0, 0
+        return mean
+
+    def _look(self) -> None:
+        if not self._pending:
+            return
+        # One tensor, one wait. (2, batches)
+        counts, losses, slopes = zip(*self._pending, strict=True)
+        values = torch.stack([torch.stack(losses).float(), torch.stack(slopes).float()]).tolist()
+        for patches, loss, slope in zip(counts, *values, strict=True):
+            for what, number in (("training loss", loss), ("largest gradient", slope)):
+                if not np.isfinite(number):
+                    raise TrainingError(
+                        f"The {what} became {number}: use a lower --lr than {self._settings.lr:g}."
+                    )
+            self._total, self._count = self._total + loss * patches, self._count + patches
+        self._pending.clear()
 
 
 def _validate(

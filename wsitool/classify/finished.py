@@ -14,6 +14,8 @@ __all__ = ["finished_files"]
 
 # What may differ between a run and its repetition, or says with what luck it ran.
 _FREE = ("wsitool_version", "settings.device", "encoder.init")
+# What runs of before there was such an option did.
+_BEFORE = {"settings.precision": "32"}
 _NAMES = {"data": "the stores or labels", "encoder": "the encoder"}
 
 
@@ -45,7 +47,8 @@ def finished_files(out: Path, record: Mapping[str, Any]) -> tuple[dict[str, Any]
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in now.items():
-        key, earlier = prefix + name, before.get(name)
+        key = prefix + name
+        earlier = before.get(name, _BEFORE.get(key))
         if key in _FREE or earlier == value:
             continue
         part = key.partition(".")[0]

@@ -16,6 +16,7 @@ __all__ = ["FEW_STEPS", "ClassifyOptions", "Penalty", "Settings"]
 _HEADS_IN_WORDS = "; ".join(f"{kind.name}: {kind.about}" for kind in HEADS.values())
 _LARGEST_LR = 1e30  # optimisers compute in float32 with it
 Penalty = float | Literal["auto"] | None
+PRECISIONS = ("32", "bf16")
 FEW_STEPS = 50  # of the optimizer: with fewer a network is hardly trained, which reports say first
 
 
@@ -47,6 +48,7 @@ class Settings(Params):
     )
     neighbours: int = hparam(20, "Of --head knn.", ge=1)
     device: str = hparam("auto", "auto, cpu, cuda, cuda:1, ...")
+    precision: str = hparam("32", "Bits of fine-tuning's products; verdicts are of 32.", choices=PRECISIONS)
 
     def __post_init__(self) -> None:
         # Only after the fields' own bounds.

@@ -209,9 +209,11 @@ class _CellTraining:
 def _cell_key(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str:
     train = split.train.patches
     rows = balanced_subset(train.labels, cell.fraction, train.classes, seed=cell.seed)
+    # As it was before there was a precision, of which a plan has one only: cells of then stay valid.
+    settings = repr(plan.settings("auto")).replace(", precision='32'", "")
     values = [
         # The device is left out: it changes no more than rounding.
-        *(repr(plan.settings("auto")), plan.seed, cell.seed, plan.backbone, plan.image_size),
+        *(settings, plan.seed, cell.seed, plan.backbone, plan.image_size),
         start_keys(plan, cell, split),
         subset_hash(train.subset(rows).identities()),
         # By content, not by path: stores may move.
