@@ -21,7 +21,7 @@ PLUGINS = ROOT / "plugins" / "wsitool_plugins"
 MODULES = sorted((ROOT / "wsitool").rglob("*.py"))
 TOP = sorted(path for path in (ROOT / "wsitool").iterdir() if path.name != "__pycache__")
 PLUGIN_MODULES = sorted(PLUGINS.rglob("*.py"))
-TORCH_FAMILY = {"torch", "torchvision", "pytorch_lightning", "timm"}
+TORCH_FAMILY = {"torch", "torchvision", "timm"}
 MAY_USE_TORCH = (
     "api",
     "augment",
@@ -63,6 +63,13 @@ def test_torch_is_imported_only_where_it_belongs(path: Path) -> None:
     name = _name(path).removeprefix("wsitool.")
     if not name.startswith(MAY_USE_TORCH):
         assert not {name.split(".")[0] for name in _imports(path)} & TORCH_FAMILY
+
+
+@pytest.mark.parametrize("path", MODULES + PLUGIN_MODULES, ids=_name)
+def test_nobody_imports_a_training_framework(path: Path) -> None:
+    """Each triples the time of importing torch."""
+    frameworks = {"lightning", "lightning_fabric", "pytorch_lightning", "torchmetrics"}
+    assert not {name.split(".")[0] for name in _imports(path)} & frameworks
 
 
 def _rooms() -> dict[str, set[str]]:

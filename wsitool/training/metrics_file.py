@@ -11,12 +11,10 @@ from pathlib import Path
 from wsitool.base.files import replace_file
 from wsitool.base.text_files import read_bytes
 from wsitool.errors import TrainingError
-from wsitool.report.curves import Curve, Panel, save_curves
 
-__all__ = ["MetricsFile", "draw_curves", "read_metrics"]
+__all__ = ["MetricsFile", "Row", "read_metrics"]
 
 Row = Mapping[str, float | int]
-_PANELS = 10
 _MOST_DIGITS = 16  # of a count; what has more is drawn as a float or not at all
 
 
@@ -97,30 +95,3 @@ def _values(columns: Sequence[str], line: str) -> dict[str, float | int] | None:
 def _number(text: str) -> float | int:
     is_whole = text.isascii() and text.lstrip("-").isdigit() and len(text) < _MOST_DIGITS
     return int(text) if is_whole else float(text)
-
-
-def draw_curves(rows: Sequence[Row], path: Path) -> None:
-    """Loss, the method's own metrics, and the learning rate over the steps."""
-    names = dict.fromkeys(name for row in rows for name in row if name not in _COMMON)
-    # A metric that never changes says nothing as a curve.
-    varying = [name for name in names if len({row[name] for row in rows if name in row}) > 1]
-    losses = [_curve(rows, name) for name in ("loss", "val_loss")]
-    chance = rows[-1].get("chance_loss") if rows else None
-    panels = [Panel(title="loss", curves=[curve for curve in losses if curve.y], chance=chance)]
-    panels += [Panel(title=name.replace("_", " "), curves=[_curve(rows, name)]) for name in varying[:_PANELS]]
-    panels.append(Panel(title="learning rate", curves=[_curve(rows, "lr")]))
-    save_curves(path, panels)
-
-
-_COMMON = ("step", "epoch", "loss", "val_loss", "chance_loss", "lr", "images_per_s", "wait_share")
-
-
-def _curve(rows: Sequence[Row], name: str) -> Curve:
-    points = [(row["step"], row[name]) for row in rows if name in row]
-    return Curve(
-        label=name,
-        x=[x for x, _ in points],
-        y=[y for _, y in points],
-        # Held-out losses and probes come once an epoch: few points are not smoothed.
-        smooth=name != "lr" and len(points) == len(rows),
-    )

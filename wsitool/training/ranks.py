@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from subprocess import Popen
 from typing import Any
@@ -84,7 +84,9 @@ def _leave(store: Any, place: Place) -> None:
     if place.rank == 0:
         _await_all(store, "gone", place.world_size)
     else:
-        store.add("gone", 1)
+        # Once it is counted, rank 0 may be gone before it has answered.
+        with suppress(RuntimeError):
+            store.add("gone", 1)
 
 
 def _await_all(store: Any, name: str, number: int) -> None:
@@ -124,17 +126,23 @@ class RankWatch:
     ) -> None:
         self._children, self._starter, self._say = list(children), starter, say
         self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> RankWatch:
         # Daemon threads: they must not keep a process alive that is done.
         if self._starter is not None:
-            threading.Thread(target=self._end_with, args=(self._starter,), daemon=True).start()
+            self._thread = threading.Thread(target=self._end_with, args=(self._starter,), daemon=True)
         elif self._children:
-            threading.Thread(target=self._end_with_children, daemon=True).start()
+            self._thread = threading.Thread(target=self._end_with_children, daemon=True)
+        if self._thread is not None:
+            self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         self._closed.set()
+        if self._thread is not None:
+            # A daemon that still sleeps when Python ends would abort the process.
+            self._thread.join()
         lost = error is not None and is_peer_lost(error)
         sentence = self._sentence(self._wait_for_dead()) if lost else ""
         if error is not None:

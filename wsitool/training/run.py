@@ -44,7 +44,7 @@ from wsitool.training.fit import fit, prepare
 from wsitool.training.hardware import training_device
 from wsitool.training.launch import Place, find_place, is_first_process
 from wsitool.training.loggers import MetricLogger, TensorBoard
-from wsitool.training.metrics_file import draw_curves, read_metrics
+from wsitool.training.metrics_file import read_metrics
 from wsitool.training.module import Schedule
 from wsitool.training.monitor import Monitor
 from wsitool.training.precision import tuned
@@ -339,6 +339,9 @@ class _Run:
             time=monitor.shares if monitor else None,
         )
         if is_first_process():
+            # Only now: it brings matplotlib, and a second's fraction before the first word.
+            from wsitool.training.curves import draw_curves
+
             # The record comes last: "complete" promises the other files.
             save_encoder(self.encoder, result.encoder, result.card)
             draw_curves(rows, self.out / "curves.png")
