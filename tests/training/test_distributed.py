@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -129,3 +130,16 @@ def test_two_devices_from_the_command_line_train_as_one(tmp_path: Path) -> None:
         step = one[name] - start[name]
         assert (two[name] - one[name]).norm() < bound * step.norm(), name
     assert torch.allclose(one["bn1.running_mean"], two["bn1.running_mean"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_on_one_device_goes_on_on_two_and_for_longer(tmp_path: Path) -> None:
+    stores = patch_folder(tmp_path / "kidney", each=8)
+    rate = ("--schedule", "constant", "--lr", "0.01")
+    _train(stores, tmp_path / "r", *rate, "--batch-size", "8")
+    _train(stores, tmp_path / "r", *rate, "--batch-size", "4", "--devices", "2", "--epochs", "2", "--resume")
+    _train(stores, tmp_path / "whole", *rate, "--batch-size", "8", "--epochs", "2")
+    assert _losses(tmp_path / "r") == pytest.approx(_losses(tmp_path / "whole"), abs=1e-3)
+    record = json.loads((tmp_path / "r" / "run.json").read_text())
+    changed = {"epochs": [1, 2], "batch_size": [8, 4], "devices": [1, 2]}
+    assert record["history"] == [{"batches": 2, "changed": changed}]
