@@ -139,7 +139,8 @@ def test_random_byte_flips(small: dict[str, Path], tmp_path: Path, kind: str) ->
         else:
             assert result.failed == bool(not result.kept)
     assert not list((tmp_path / "o").glob(".*")), "nothing half-written"
-    assert {result.status for result in results} == {"done", "failed"}
+    # Checksums cover every byte of a PNG: none of it is read past damage.
+    assert {result.status for result in results} == ({"failed"} if kind == "png" else {"done", "failed"})
 
 
 def test_an_empty_tile_costs_only_its_patches(tmp_path: Path) -> None:
