@@ -13,7 +13,7 @@ import pytest
 from patch_stores import patch_folder
 
 from wsitool.errors import UsageError
-from wsitool.training.launch import Place, find_place, first_host, is_first_process, start_others
+from wsitool.training.launch import Member, find_member, first_host, is_first_process, start_others
 
 _WSITOOL = str(Path(sys.executable).with_name("wsitool"))
 _SET_BY_OTHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -47,41 +47,41 @@ def test_the_first_host_of_slurms_short_form(nodes: str, first: str) -> None:
 
 
 def test_alone_there_is_nobody_to_meet(environment: pytest.MonkeyPatch) -> None:
-    assert find_place(1, 1) == Place() and is_first_process()
+    assert find_member(1, 1) == Member() and is_first_process()
     # sbatch's own script is one process, whatever its job's number of tasks.
     _set(environment, "SLURM_NTASKS=4 SLURM_PROCID=0 SLURM_JOB_NAME=train")
-    assert find_place(1, 1) == Place()
-    assert find_place(3, 1) == Place(world_size=3, to_start=2)
+    assert find_member(1, 1) == Member()
+    assert find_member(3, 1) == Member(world_size=3, to_start=2)
 
 
 def test_torchruns_variables(environment: pytest.MonkeyPatch) -> None:
     _set(environment, "RANK=5 LOCAL_RANK=1 WORLD_SIZE=8 MASTER_ADDR=gpu1 MASTER_PORT=29500")
-    place = find_place(4, 2)
-    assert (place.rank, place.local_rank, place.world_size, place.agent) == (5, 1, 8, True)
-    assert (place.to_start, place.starter) == (0, None) and not is_first_process()
+    member = find_member(4, 2)
+    assert (member.rank, member.local_rank, member.world_size, member.agent) == (5, 1, 8, True)
+    assert (member.to_start, member.starter) == (0, None) and not is_first_process()
     with pytest.raises(UsageError, match=r"8 process.*were started, .* --devices 1 on --num-nodes 1 are 1"):
-        find_place(1, 1)
+        find_member(1, 1)
 
 
 def test_sruns_variables(environment: pytest.MonkeyPatch) -> None:
     _set(environment, "SLURM_STEP_NUM_TASKS=4 SLURM_PROCID=3 SLURM_LOCALID=1 SLURM_JOB_ID=1234567")
     _set(environment, "SLURM_STEP_NODELIST=gpu[07-08]")
-    place = find_place(2, 2)
-    assert (place.rank, place.local_rank, place.world_size) == (3, 1, 4)
-    assert (place.address, place.port) == ("gpu07", 15000 + 4567) and not place.agent
+    member = find_member(2, 2)
+    assert (member.rank, member.local_rank, member.world_size) == (3, 1, 4)
+    assert (member.address, member.port) == ("gpu07", 15000 + 4567) and not member.agent
     assert not is_first_process()
     with pytest.raises(UsageError, match="let both agree"):
-        find_place(1, 1)
+        find_member(1, 1)
     _set(environment, "SLURM_JOB_NAME=bash")  # somebody types in a shell of srun
-    assert find_place(1, 1) == Place() and is_first_process()
+    assert find_member(1, 1) == Member() and is_first_process()
 
 
 def test_machines_that_start_their_own(environment: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="start it by srun or torchrun, or set NODE_RANK, MASTER_ADDR"):
-        find_place(2, 2)
+        find_member(2, 2)
     _set(environment, "NODE_RANK=1 MASTER_ADDR=gpu1 MASTER_PORT=29500")
-    place = find_place(2, 2)
-    assert place == Place(rank=2, world_size=4, address="gpu1", port=29500, to_start=1)
+    member = find_member(2, 2)
+    assert member == Member(rank=2, world_size=4, address="gpu1", port=29500, to_start=1)
     assert not is_first_process()
 
 
@@ -89,7 +89,7 @@ def test_a_notebook_cannot_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     monkeypatch.setattr(sys, "argv", ["-c"])
     with pytest.raises(UsageError, match="use 'wsitool pretrain', a script, or torchrun"):
-        start_others(Place(world_size=2, to_start=1), 1)
+        start_others(Member(world_size=2, to_start=1), 1)
 
 
 def _port() -> int:

@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 
 from wsitool.training.precision import Precision
 
-__all__ = ["Work", "run_steps"]
+__all__ = ["Trainable", "run_steps"]
 
 B = TypeVar("B", contravariant=True)
 
 
-class Work(Protocol[B]):
+class Trainable(Protocol[B]):
     """What is trained, as the loop asks for it; nothing in it needs to wait for the device."""
 
     def begin(self, batch: B) -> bool:
@@ -37,7 +37,7 @@ class Work(Protocol[B]):
 
 
 def run_steps(
-    work: Work[B],
+    trainable: Trainable[B],
     batches: Iterable[B],
     *,
     network: nn.Module,
@@ -45,24 +45,24 @@ def run_steps(
     precision: Precision,
     accumulate: int = 1,
 ) -> None:
-    """Train on `batches` until they or `work` end; the gradient of a step is the mean over `accumulate`.
+    """Train on `batches` until they or `trainable` end; the gradient of a step is the mean over `accumulate`.
 
     `network` may be wrapped for several processes: gradients then travel once a step.
     """
     optimizer.zero_grad(set_to_none=True)
     for batch in batches:
-        steps = work.begin(batch)
+        steps = trainable.begin(batch)
         with _sending(network, now=steps):
             with precision.autocast():
-                loss = work.loss(network, batch)
+                loss = trainable.loss(network, batch)
             precision.backward(loss / accumulate if accumulate > 1 else loss)
         if steps:
-            work.before_step()
+            trainable.before_step()
             precision.step(optimizer)
             # Now, so that the next forward pass has the gradients' memory.
             optimizer.zero_grad(set_to_none=True)
-            work.after_step(batch)
-        if work.end(batch):
+            trainable.after_step(batch)
+        if trainable.end(batch):
             return
 
 

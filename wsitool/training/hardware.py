@@ -15,12 +15,14 @@ def device_type(accelerator: str) -> str:
     "auto" is what there is, else the CPU; "gpu" is what there is and no CPU.
     """
     here = torch.accelerator.current_accelerator(check_available=True)
-    found = "cpu" if here is None or here.type not in ("cuda", "mps") else here.type
-    if accelerator in ("cpu", found) or (accelerator == "auto" or (accelerator == "gpu" and found != "cpu")):
-        return found if accelerator in ("auto", "gpu") else accelerator
+    available = "cpu" if here is None or here.type not in ("cuda", "mps") else here.type
+    if accelerator in ("cpu", available) or (
+        accelerator == "auto" or (accelerator == "gpu" and available != "cpu")
+    ):
+        return available if accelerator in ("auto", "gpu") else accelerator
     raise UsageError(
         f"Training cannot run with --accelerator '{accelerator}' here: this machine has "
-        f"{'no GPU' if found == 'cpu' else found}; pass auto or cpu."
+        f"{'no GPU' if available == 'cpu' else available}; pass auto or cpu."
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wsitool.errors import UsageError
 
-__all__ = ["Place", "find_place", "first_host", "is_first_process", "start_others"]
+__all__ = ["Member", "find_member", "first_host", "is_first_process", "start_others"]
 
 # Set for processes that were started here: whose end is theirs too.
 _STARTER = "WSITOOL_STARTED_BY"
@@ -24,7 +24,7 @@ _TYPED = ("bash", "zsh", "sh", "interactive")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Member:
     """One process among `world_size`, which meet at `address`:`port` (0: rank 0 takes a free one).
 
     `local_rank` is its number on its machine, `to_start` how many more it is to start there, `starter` the id
@@ -48,7 +48,7 @@ def is_first_process() -> bool:
     return _number(os.environ, "NODE_RANK") in (None, 0) if given is None else given.rank == 0
 
 
-def find_place(devices: int, num_nodes: int) -> Place:
+def find_member(devices: int, num_nodes: int) -> Member:
     """This process's place in a run of `devices` processes on each of `num_nodes` machines.
 
     From the variables of torchrun (or of the process that started this one), else of srun; else it starts the
@@ -65,7 +65,7 @@ def find_place(devices: int, num_nodes: int) -> Place:
     if given is not None:
         return given
     if processes == 1:
-        return Place()
+        return Member()
     address, port = os.environ.get("MASTER_ADDR"), _number(os.environ, "MASTER_PORT") or 0
     if num_nodes > 1 and (address is None or port == 0 or _number(os.environ, "NODE_RANK") is None):
         raise UsageError(
@@ -73,7 +73,7 @@ def find_place(devices: int, num_nodes: int) -> Place:
             "torchrun, or set NODE_RANK, MASTER_ADDR and MASTER_PORT on each."
         )
     node = _number(os.environ, "NODE_RANK") or 0
-    return Place(
+    return Member(
         rank=node * devices,
         world_size=processes,
         address=address or _HERE,
@@ -82,26 +82,26 @@ def find_place(devices: int, num_nodes: int) -> Place:
     )
 
 
-def start_others(place: Place, port: int) -> list[subprocess.Popen[bytes]]:
+def start_others(member: Member, port: int) -> list[subprocess.Popen[bytes]]:
     """Run this command once more for each further process of this machine; they find their place themselves.
 
     UsageError where there is no command to run, as in a notebook.
     """
-    if place.to_start == 0:
+    if member.to_start == 0:
         return []
     command = _own_command()
     common = {
-        "WORLD_SIZE": str(place.world_size),
-        "MASTER_ADDR": place.address,
+        "WORLD_SIZE": str(member.world_size),
+        "MASTER_ADDR": member.address,
         "MASTER_PORT": str(port),
         _STARTER: str(os.getpid()),
     }
     return [
         subprocess.Popen(
             command,
-            env=os.environ | common | {"RANK": str(place.rank + number), "LOCAL_RANK": str(number)},
+            env=os.environ | common | {"RANK": str(member.rank + number), "LOCAL_RANK": str(number)},
         )
-        for number in range(1, place.to_start + 1)
+        for number in range(1, member.to_start + 1)
     ]
 
 
@@ -119,12 +119,12 @@ def _own_command() -> list[str]:
     return [sys.executable, str(script.resolve()), *sys.argv[1:]]
 
 
-def _given(environment: Mapping[str, str]) -> Place | None:
+def _given(environment: Mapping[str, str]) -> Member | None:
     """The place that somebody else has given this process; None if nobody has."""
     rank, world_size = _number(environment, "RANK"), _number(environment, "WORLD_SIZE")
     if rank is not None and world_size is not None:
         starter = _number(environment, _STARTER)
-        return Place(
+        return Member(
             rank=rank,
             local_rank=_number(environment, "LOCAL_RANK") or 0,
             world_size=world_size,
@@ -136,7 +136,7 @@ def _given(environment: Mapping[str, str]) -> Place | None:
     return _given_by_slurm(environment)
 
 
-def _given_by_slurm(environment: Mapping[str, str]) -> Place | None:
+def _given_by_slurm(environment: Mapping[str, str]) -> Member | None:
     # Of the step, which srun starts: in sbatch's own script the job's number of tasks is set as well, and
     # there is one process.
     tasks, rank = _number(environment, "SLURM_STEP_NUM_TASKS"), _number(environment, "SLURM_PROCID")
@@ -144,7 +144,7 @@ def _given_by_slurm(environment: Mapping[str, str]) -> Place | None:
         return None
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
     job = _number(environment, "SLURM_JOB_ID") or 0
-    return Place(
+    return Member(
         rank=rank,
         local_rank=_number(environment, "SLURM_LOCALID") or 0,
         world_size=tasks,

@@ -21,7 +21,7 @@ from wsitool.api import all_gather, world_size
 from wsitool.base.interrupt import STOP_SIGNALS, Interrupted, StopRequest
 from wsitool.base.machine import how_it_ended, is_peer_lost
 from wsitool.errors import TrainingError
-from wsitool.training.launch import Place, start_others
+from wsitool.training.launch import Member, start_others
 
 __all__ = ["RankWatch", "agreed_signal", "joined", "shared"]
 
@@ -33,56 +33,56 @@ _IN_AGREEMENT = (0, *(128 + number for number in STOP_SIGNALS))
 
 
 @contextmanager
-def joined(place: Place, device: torch.device, say: Callable[[str], None]) -> Iterator[None]:
-    """Within the block this process is one of `place.world_size`, the others of its machine started.
+def joined(member: Member, device: torch.device, say: Callable[[str], None]) -> Iterator[None]:
+    """Within the block this process is one of `member.world_size`, the others of its machine started.
 
     Every process of the run must open it; alone it does nothing. `say` is `RankWatch`'s.
     """
-    if place.world_size == 1:
+    if member.world_size == 1:
         yield
         return
-    store, port = _meeting_point(place)
-    with RankWatch(start_others(place, port), place.starter, say):
+    store, port = _meeting_point(member)
+    with RankWatch(start_others(member, port), member.starter, say):
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=store,
-            rank=place.rank,
-            world_size=place.world_size,
+            rank=member.rank,
+            world_size=member.world_size,
         )
         try:
             yield
         except Interrupted:
             # All have agreed to it.
-            _leave(store, place)
+            _leave(store, member)
             raise
         # Not after other errors: the others wait in a collective, and to leave it may take for ever.
-        _leave(store, place)
+        _leave(store, member)
 
 
-def _meeting_point(place: Place) -> tuple[Any, int]:
+def _meeting_point(member: Member) -> tuple[Any, int]:
     """The store by which the processes find each other, and its port."""
-    if place.agent:
+    if member.agent:
         # torchrun's own, or one of rank 0, as its variables say.
         store, _, _ = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]  # public all the same
-        port = place.port
+        port = member.port
     else:
         # Made before the others start, so that a port that was free is this run's at once.
         store = dist.TCPStore(  # type: ignore[attr-defined]  # public, and not exported in form
-            place.address, place.port, place.world_size, is_master=place.rank == 0, wait_for_workers=False
+            member.address, member.port, member.world_size, is_master=member.rank == 0, wait_for_workers=False
         )
         port = store.port
-    # A program may train twice and meet at the same place.
+    # A program may train twice and meet at the same member.
     return dist.PrefixStore(f"wsitool-{next(_RUNS)}", store), port  # type: ignore[attr-defined]
 
 
-def _leave(store: Any, place: Place) -> None:
+def _leave(store: Any, member: Member) -> None:
     """End the group of processes, each after all have come here."""
     # By the store and not by a collective: the first to close its connections might cut off an answer.
-    _await_all(store, "done", place.world_size)
+    _await_all(store, "done", member.world_size)
     dist.destroy_process_group()
     # Rank 0 keeps the store until nobody asks it any more.
-    if place.rank == 0:
-        _await_all(store, "gone", place.world_size)
+    if member.rank == 0:
+        _await_all(store, "gone", member.world_size)
     else:
         # Once it is counted, rank 0 may be gone before it has answered.
         with suppress(RuntimeError):

@@ -42,7 +42,7 @@ from wsitool.training.config import PretrainConfig
 from wsitool.training.diagnostics import Diagnostics, FeatureWatch
 from wsitool.training.fit import fit, prepare
 from wsitool.training.hardware import training_device
-from wsitool.training.launch import Place, find_place, is_first_process
+from wsitool.training.launch import Member, find_member, is_first_process
 from wsitool.training.loggers import MetricLogger, TensorBoard
 from wsitool.training.metrics_file import read_metrics
 from wsitool.training.module import Schedule
@@ -90,7 +90,7 @@ def pretrain(
     except TypeError as error:
         raise UsageError(f"pretrain has no such option ({error}).") from None
     config = dataclasses.replace(config, precision=chosen_precision(config))
-    place = find_place(config.devices, config.num_nodes)
+    member = find_member(config.devices, config.num_nodes)
     # One voice: the whole command is run once for each further device.
     if not is_first_process():
         reporter = SILENT
@@ -99,7 +99,7 @@ def pretrain(
     with _only_writer(Path(out)):
         state = previous_state(Path(out), resume=resume, overwrite=overwrite)
         with explain_memory(config.memory_advice):
-            run = _Run(config, stores, Path(out), reporter, place)
+            run = _Run(config, stores, Path(out), reporter, member)
         # Only now, as a state is compared with effective options: backbone and parameters are known by the
         # method and the encoder.
         if state is not None:
@@ -127,9 +127,9 @@ class _Run:
     """The parts of one run, made in the order in which they can fail cheaply; nothing is written yet."""
 
     def __init__(
-        self, config: PretrainConfig, stores: Stores, out: Path, reporter: Reporter, place: Place
+        self, config: PretrainConfig, stores: Stores, out: Path, reporter: Reporter, member: Member
     ) -> None:
-        self.out, self.reporter, self.place = out, reporter, place
+        self.out, self.reporter, self.member = out, reporter, member
         self.loggers, self.changes, self.history = list[MetricLogger](), Changes(), list[dict[str, Any]]()
         # First what needs no data, then what opens files, then what builds networks.
         method_type = load_method(config.method)
@@ -162,7 +162,7 @@ class _Run:
         done = int(state["batches"]) if state else 0
         # Before anything is written: it may not be there.
         device = training_device(
-            self.config.accelerator, local_rank=self.place.local_rank, devices=self.config.devices
+            self.config.accelerator, local_rank=self.member.local_rank, devices=self.config.devices
         )
         self.history = list(state["history"]) if state else []
         if self.changes:
@@ -260,7 +260,7 @@ class _Run:
             self.reporter.task("Pretraining", total=steps, unit="steps") as task,
             tuned(device, deterministic=self.config.deterministic),
             # It ends the other processes of this machine, too.
-            joined(self.place, device, self._say_lost),
+            joined(self.member, device, self._say_lost),
         ):
             training = prepare(
                 self.method,
@@ -306,11 +306,11 @@ class _Run:
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             shuffle=not held_out,
-            rank=self.place.rank,
-            world_size=self.place.world_size,
+            rank=self.member.rank,
+            world_size=self.member.world_size,
             threads=self.config.threads,
             # Ranks gather from each other and so must hold equal shares of every batch.
-            drop_last=not held_out or self.place.world_size > 1,
+            drop_last=not held_out or self.member.world_size > 1,
             device=device,
         )
 
