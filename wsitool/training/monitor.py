@@ -30,7 +30,7 @@ from wsitool.training.review import EpochReview
 from wsitool.training.stream import Item
 from wsitool.training.timing import TimeShares
 
-__all__ = ["Monitor"]
+__all__ = ["Monitor", "Start"]
 
 _FLUSH = 20  # batches between looks at the loss on a GPU, each of which waits for it
 _FLUSH_SECONDS = (
@@ -54,8 +54,17 @@ class _Pending:
     lr: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a run begins: the batches behind its checkpoint, the patches skipped and the options so far."""
+
+    batches: int = 0
+    skipped: Sequence[str] = ()
+    history: Sequence[Mapping[str, Any]] = ()
+
+
 class Monitor:
-    """Watches `training` into `out`, of which `done` batches are behind the checkpoint to go on from.
+    """Watches `training` into `out`, from `start` on.
 
     `shares` says where the time of this process went, `skipped` which patches the run could not read so far,
     `history` with what other options it has gone on. Where `request` says that a signal has come, to this
@@ -73,15 +82,13 @@ class Monitor:
         review: EpochReview,
         diagnostics: Diagnostics,
         request: StopRequest,
-        done: int = 0,
-        skipped: Sequence[str] = (),
-        history: Sequence[Mapping[str, Any]] = (),
+        start: Start,
         loggers: Sequence[MetricLogger] = (),
     ) -> None:
         self._out, self._training, self._data, self._task = out, training, data, task
         self._module, self._loggers = training.module, loggers
         self._request, self.signal = request, 0
-        self._done = self.saved = done
+        self._done = self.saved = start.batches
         self._gradient: Tensor | None = None
         self._review, self._diagnostics = review, diagnostics
         self._metrics: MetricsFile | None = None
@@ -95,7 +102,7 @@ class Monitor:
         self.images = 0
         self.last_rows: list[Row] = []
         self.shares: TimeShares | None = None
-        self.skipped, self.history = list(skipped), list(history)
+        self.skipped, self.history = list(start.skipped), list(start.history)
 
     def begin(self) -> None:
         """Before the first batch: go on with the files, in the first process."""

@@ -46,7 +46,7 @@ from wsitool.training.launch import Member, find_member, is_first_process
 from wsitool.training.loggers import MetricLogger, TensorBoard
 from wsitool.training.metrics_file import read_metrics
 from wsitool.training.module import Schedule
-from wsitool.training.monitor import Monitor
+from wsitool.training.monitor import Monitor, Start
 from wsitool.training.precision import tuned
 from wsitool.training.probe import probe_rows, split_groups
 from wsitool.training.ranks import joined
@@ -282,9 +282,7 @@ class _Run:
                 review=self._review(device, watch),
                 diagnostics=self.diagnostics,
                 request=request,
-                done=done,
-                skipped=before,
-                history=self.history,
+                start=Start(batches=done, skipped=before, history=self.history),
                 loggers=self.loggers,
             )
             fit(training, self.monitor)
