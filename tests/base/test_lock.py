@@ -10,10 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from wsitool.base.interrupt import Interrupted
 from wsitool.base.lock import is_locked, locked
 from wsitool.errors import StoreError
 
@@ -66,4 +69,18 @@ def test_a_file_system_without_locks_stops_nobody(tmp_path: Path, monkeypatch: p
         assert is_locked(tmp_path / "a.h5")
         (tmp_path / ".a.h5.lock").write_text(json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1}))
         assert not is_locked(tmp_path / "a.h5")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_just_before_a_clean_up_skips_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def too_late() -> Iterator[None]:
+        raise Interrupted(signal.SIGTERM)
+        yield
+
+    with pytest.raises(Interrupted), locked(tmp_path / "a", what="a"):
+        assert (tmp_path / ".a.lock").exists()
+        monkeypatch.setattr("wsitool.base.lock.deferred", too_late)
     assert not list(tmp_path.iterdir())

@@ -163,22 +163,25 @@ def deferred() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    with stoppable():
-        outer, _open = _open, request
+    # First of all: to set handlers takes long enough for a signal to come between and skip a clean-up.
+    outer, _open = _open, request
+    try:
         if outer is not None:
             # A signal that came before the block counts for it.
             request._number, request._when = outer._number, outer._when
-        try:
-            yield request
-        except BaseException:
-            # The block's own error is on its way; that a signal had come is kept for `raise_if_stopping`.
-            if outer is None and request._number is not None and _depth > 1:
-                _stopping = (request._number, time.monotonic())
-            raise
-        finally:
-            _open = outer
-            if outer is not None:  # a block inside another must not cut that one short
-                outer._number, outer._when = request._number, request._when
+        with stoppable():
+            try:
+                yield request
+            except BaseException:
+                # The block's own error is on its way; that a signal had come is kept for
+                # `raise_if_stopping`.
+                if outer is None and request._number is not None and _depth > 1:
+                    _stopping = (request._number, time.monotonic())
+                raise
+    finally:
+        _open = outer
+        if outer is not None:  # a block inside another must not cut that one short
+            outer._number, outer._when = request._number, request._when
     if outer is None:
         request.raise_if_requested()
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from wsitool.base.interrupt import deferred
+from wsitool.base.interrupt import Interrupted, deferred
 from wsitool.errors import StoreError
 
 __all__ = ["hidden_name", "is_locked", "lock_of", "locked", "taken_over"]
@@ -58,12 +58,21 @@ def locked(path: Path, *, what: str, wait_seconds: float = 0.0) -> Iterator[None
                 time.sleep(_POLL_SECONDS)
         yield
     finally:
-        with deferred():
-            # Removed before the lock is given up: another would else lock a file that then goes.
-            for descriptor in descriptors:
-                with suppress(OSError):  # the folder may have become read-only, or be gone
-                    lock.unlink()
-                os.close(descriptor)
+        try:
+            with deferred():
+                _let_go(lock, descriptors)
+        except Interrupted:
+            # It may have come just before it could be put off; a second one no longer raises.
+            _let_go(lock, descriptors)
+            raise
+
+
+def _let_go(lock: Path, descriptors: list[int]) -> None:
+    # Removed before the lock is given up: another would else lock a file that then goes.
+    while descriptors:
+        with suppress(OSError):  # the folder may have become read-only, or be gone
+            lock.unlink()
+        os.close(descriptors.pop())
 
 
 def is_locked(path: Path) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from wsitool.base.interrupt import deferred
+from wsitool.base.interrupt import Interrupted, deferred
 from wsitool.base.lock import hidden_name, lock_of, locked, taken_over
 
 __all__ = ["partial_path", "remove_abandoned", "remove_all_abandoned", "replace_path"]
@@ -47,8 +47,12 @@ def partial_path(final: Path) -> Iterator[Path]:
             yield path
         finally:
             # Nothing is left there after `replace_path`, unless it exchanged two folders.
-            with deferred():
-                _remove(path)
+            try:
+                with deferred():
+                    _remove(path)
+            except Interrupted:
+                _remove(path)  # it may have come just before it could be put off
+                raise
 
 
 def replace_path(complete: Path, final: Path) -> None:
