@@ -177,3 +177,10 @@ def test_what_cannot_be_is_said_before_torch_is_imported(words: list[str], tmp_p
     expected: Any = "2 True" if words[0] == "pretrain" else "2 False"
     # A method's own options are known only once its plugin, and with it torch, is there.
     assert done.stdout.split("\n")[-2] == expected, (done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(("name", "option"), [("classify", "--cache"), ("tile", "--annotations")])
+def test_no_text_is_no_path(name: str, option: str, tmp_path: Path) -> None:
+    told = CliRunner().invoke(main, [*_words(name, tmp_path / "o"), option, ""])
+    assert told.exit_code == 2 and f"{option} must not be empty: leave it out instead." in told.output
+    assert not (tmp_path / "o").exists()
