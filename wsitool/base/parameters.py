@@ -80,7 +80,7 @@ class HParam:
         # True is an int to isinstance: as a batch size it is a mistake.
         if not isinstance(value, self.type) or (isinstance(value, bool) and self.type is not bool):
             raise UsageError(f"{self.option} must be {self._type_text()}, got {value!r}.")
-        if value == "" and self.default != "":
+        if value == "" and self.default != "" and self.choices is None:
             # As a path it would be the folder one stands in.
             raise UsageError(f"{self.option} must not be empty: leave it out instead.")
         if not self._is_in_bounds(value):
