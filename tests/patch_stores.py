@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from wsitool.store.opening import create_store
 from wsitool.store.schema import UNLABELLED, Candidates, Rows, StoreMeta
+from wsitool.testing.stores import write_example
 
 
 def patch_folder(folder: Path, *, stores: int = 2, each: int = 12, size: int = 32, seed: int = 0) -> Path:
@@ -85,3 +87,13 @@ def small_store(
         kept = Candidates(coords=coords, tissue=tissue, reason=np.zeros(number, np.uint8))
         writer.finish(kept, counts={"kept": number})
     return path
+
+
+def damaged_folder(folder: Path) -> Path:
+    """A folder of one store of 40 JPEG patches, `a.h5`, whose row 3 cannot be decoded."""
+    folder.mkdir()
+    write_example(folder / "a.h5", "jpeg", 40)
+    with h5py.File(folder / "a.h5", "r+") as file:
+        offsets = file["encoded/offsets"][:].tolist()
+        file["encoded/blob"][offsets[3] : offsets[4]] = 0
+    return folder

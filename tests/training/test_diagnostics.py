@@ -5,14 +5,12 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import h5py
 import pytest
 import torch
-from patch_stores import patch_folder
+from patch_stores import damaged_folder, patch_folder
 from torch import nn
 
 from wsitool.base.progress import SILENT
-from wsitool.testing.stores import write_example
 from wsitool.training.diagnostics import Diagnostics, FeatureWatch, feature_spread, rank_me
 from wsitool.training.run import pretrain
 
@@ -87,12 +85,8 @@ def test_warnings_reach_the_result_and_the_reporter(tmp_path: Path) -> None:
 
 
 def test_a_patch_that_cannot_be_read_is_skipped_and_named(tmp_path: Path) -> None:
-    path, damaged = tmp_path / "kidney", tmp_path / "kidney" / "a.h5"
-    path.mkdir()
-    write_example(damaged, "jpeg", 40)
-    with h5py.File(damaged, "r+") as file:
-        offsets = file["encoded/offsets"][:].tolist()
-        file["encoded/blob"][offsets[3] : offsets[4]] = 0
+    path = damaged_folder(tmp_path / "kidney")
+    damaged = path / "a.h5"
     result = pretrain(
         path,
         method="simclr",

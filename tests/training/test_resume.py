@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import pytest
 import torch
-from patch_stores import patch_folder
+from patch_stores import damaged_folder, patch_folder
 from safetensors.torch import load_file
 
 from wsitool.errors import TrainingError, UsageError
-from wsitool.testing.stores import write_example
 from wsitool.training import monitor
 from wsitool.training.checkpoint import load_checkpoint
 from wsitool.training.diagnostics import Diagnostics
@@ -72,12 +70,7 @@ def test_every_checkpoint_leads_to_the_same_end(
 def test_what_was_said_before_the_checkpoint_is_said_of_the_whole_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, damaged = tmp_path / "kidney", tmp_path / "kidney" / "a.h5"
-    path.mkdir()
-    write_example(damaged, "jpeg", 40)
-    with h5py.File(damaged, "r+") as file:
-        offsets = file["encoded/offsets"][:].tolist()
-        file["encoded/blob"][offsets[3] : offsets[4]] = 0
+    path = damaged_folder(tmp_path / "kidney")
     options: dict[str, Any] = QUICK | {"method": "simclr", "save_every": 1, "batch_size": 8}
     real = monitor.save_checkpoint
 

@@ -50,9 +50,9 @@ class Predictions:
         """Recall and F1 of each class, (B, K); recall is NaN for an absent class, F1 for one never seen."""
         weights, classes = self.weights, range(self.probabilities.shape[1])
         true = np.stack([weights @ (self.labels == k) for k in classes], axis=1)
-        called = np.stack([weights @ (self.predicted == k) for k in classes], axis=1)
+        predicted = np.stack([weights @ (self.predicted == k) for k in classes], axis=1)
         both = np.stack([weights @ ((self.labels == k) & (self.predicted == k)) for k in classes], axis=1)
-        return _ratio(both, true), _ratio(2 * both, true + called)
+        return _ratio(both, true), _ratio(2 * both, true + predicted)
 
 
 @dataclass(frozen=True, kw_only=True)

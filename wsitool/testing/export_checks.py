@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from wsitool.base.plugins import import_target
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.curate.export.formats import EXPORTS, Export
 from wsitool.curate.export.parts import RECORD
 from wsitool.curate.export.run import CLASSES_FILE, ExportResult, export_stores
-from wsitool.errors import PluginError, WsitoolError
+from wsitool.errors import WsitoolError
 from wsitool.store.reader import Reader
-from wsitool.testing.results import CheckResult, run_checks
+from wsitool.testing.results import CheckResult, check_description, run_checks
 from wsitool.testing.stores import write_example
 
 __all__ = ["EXPORT_CHECKS", "check_export"]
@@ -40,15 +39,8 @@ def check_export(export: Export | str, *, reporter: Reporter = SILENT) -> list[C
 
 def check_contract(export: Export) -> None:
     """The description is an Export, and its function can be imported."""
-    assert isinstance(export, Export), f"Describe it by a wsitool.Export, got {export!r:.80}."
-    assert export.name not in EXPORTS or export in EXPORTS.builtin, (
-        f"'{export.name}' is taken: choose another."
-    )
+    check_description(export, EXPORTS, function="plan")
     assert export.about.strip(), "`about` must say in words what is written."
-    try:
-        assert callable(import_target(export.plan, EXPORTS.who(export))), f"{export.plan} is no function."
-    except PluginError as error:
-        raise AssertionError(str(error)) from None
 
 
 def check_complete(export: Export) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.base.plugins import import_target
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import (
     PluginError,
@@ -29,7 +28,7 @@ from wsitool.errors import (
 from wsitool.slides.reader_registry import READERS, SlideReader
 from wsitool.slides.readers import TiledSlide, fingerprint, open_slide
 from wsitool.slides.readers.byte_source import stem
-from wsitool.testing.results import CheckResult, run_checks
+from wsitool.testing.results import CheckResult, check_description, run_checks
 
 __all__ = ["READER_CHECKS", "ReaderSubject", "check_reader"]
 
@@ -93,14 +92,7 @@ def check_reader(
 def check_contract(subject: ReaderSubject) -> None:
     """It is described by a SlideReader, its function can be imported, its magic is that of the files."""
     reader = subject.reader
-    assert isinstance(reader, SlideReader), f"Describe it by a wsitool.SlideReader, got {reader!r:.80}."
-    assert reader.name not in READERS or reader in READERS.builtin, (
-        f"'{reader.name}' is taken: choose another."
-    )
-    try:
-        assert callable(import_target(reader.open, READERS.who(reader))), f"{reader.open} is no function."
-    except PluginError as error:
-        raise AssertionError(str(error)) from None
+    check_description(reader, READERS, function="open")
     for suffix in reader.suffixes:
         assert suffix.startswith(".") and suffix == suffix.lower(), (
             f"Write '{suffix}' in lower case, with a dot."

@@ -10,13 +10,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.base.plugins import import_target
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import PluginError
 from wsitool.slides.tissue import apply_detector
 from wsitool.slides.tissue_registry import TISSUE, TissueDetector
 from wsitool.testing.histology import draw_tissue
-from wsitool.testing.results import CheckResult, run_checks
+from wsitool.testing.results import CheckResult, check_description, run_checks
 
 __all__ = ["TISSUE_CHECKS", "check_tissue"]
 
@@ -37,15 +36,8 @@ def check_tissue(detector: TissueDetector | str, *, reporter: Reporter = SILENT)
 
 def check_contract(rule: TissueDetector) -> None:
     """The description is a TissueDetector, and its function can be imported."""
-    assert isinstance(rule, TissueDetector), (
-        f"A detector is described by a wsitool.TissueDetector, got {rule!r:.80}."
-    )
-    assert rule.name not in TISSUE or rule in TISSUE.builtin, f"'{rule.name}' is taken: choose another name."
+    check_description(rule, TISSUE, function="detect")
     assert rule.about.strip(), "`about` must say in words what is taken for tissue."
-    try:
-        assert callable(import_target(rule.detect, TISSUE.who(rule))), f"{rule.detect} is no function."
-    except PluginError as error:
-        raise AssertionError(str(error)) from None
 
 
 def check_mask(rule: TissueDetector) -> None:
