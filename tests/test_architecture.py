@@ -200,6 +200,14 @@ def test_help_imports_nothing_heavy() -> None:
     assert not loaded & (TORCH_FAMILY | heavy)
 
 
+def test_commands_wait_for_torch_and_for_nothing_else() -> None:
+    """torchvision brings torch._dynamo and sympy, and costs as much again as torch; pictures come at the end."""
+    rooms = ("training.run", "classify.run", "predict.run", "predict.embedding")
+    loaded = _loaded_after("\n".join(f"import wsitool.{room}" for room in rooms))
+    assert "torch" in loaded
+    assert not loaded & {"torchvision", "sympy", "timm", "matplotlib", "zarr", "tifffile"}
+
+
 def test_tiling_half_runs_where_torch_is_forbidden(tmp_path: Path) -> None:
     code = f"""
 for name in {sorted(TORCH_FAMILY)!r}: sys.modules[name] = None

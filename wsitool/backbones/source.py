@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from wsitool.errors import EncoderError, UsageError
@@ -57,6 +56,9 @@ def make_network(name: str) -> Network:
 
 
 def _from_torchvision(name: str) -> Network:
+    # Not before a network is asked for: it brings torch._dynamo and sympy, as long again as torch itself.
+    import torchvision
+
     # The classification networks only: `models.detection` and others have names of their own there.
     architectures = torchvision.models.list_models(module=torchvision.models)
     if name not in architectures:
@@ -98,6 +100,8 @@ def _remove_classifier(network: nn.Module) -> tuple[str, int]:
 
 
 def _torchvision_weights(name: str) -> tuple[str, State]:
+    import torchvision
+
     weights: Any = torchvision.models.get_model_weights(name).DEFAULT
     # Where torch.hub keeps it, so that a machine without a network can be given the file by hand.
     file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)

@@ -8,7 +8,7 @@ import json
 import click
 
 from wsitool.cli.command import Command
-from wsitool.cli.console import console_reporter
+from wsitool.cli.console import torch_reporter
 from wsitool.cli.options import image_size_option, json_option
 
 __all__ = ["command"]
@@ -46,6 +46,7 @@ def command(
     seconds: float,
     as_json: bool,
 ) -> None:
+    reporter = torch_reporter(quiet=as_json)
     from wsitool.store.collection import open_collection
     from wsitool.training.bench import bench
 
@@ -58,7 +59,7 @@ def command(
         threads=threads,
         device=device,
         seconds=seconds,
-        reporter=console_reporter(quiet=as_json),
+        reporter=reporter,
     )
     if as_json:
         extra = {"expected": result.expected, "advice": result.advice}

@@ -10,7 +10,7 @@ import click
 
 from wsitool.classify.settings import ClassifyOptions, Settings
 from wsitool.cli.command import Command
-from wsitool.cli.console import console_reporter
+from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import declared, take
 from wsitool.cli.options import json_option, out_option
 
@@ -50,9 +50,10 @@ def command(
     settings = take(Settings, options)
     asked = take(ClassifyOptions, options)
 
+    reporter = torch_reporter()
     from wsitool.classify.run import classify
 
-    result = classify(train, out=out, settings=settings, reporter=console_reporter(), **asked.to_dict())
+    result = classify(train, out=out, settings=settings, reporter=reporter, **asked.to_dict())
     if as_json:
         click.echo(json.dumps({"out": str(out), **result.metrics}, indent=2))
         return

@@ -14,7 +14,7 @@ from wsitool.base.interrupt import Interrupted, raise_if_stopping
 from wsitool.base.progress import Reporter, Task
 from wsitool.base.sentences import printable
 
-__all__ = ["console_reporter"]
+__all__ = ["console_reporter", "torch_reporter"]
 
 _PLAIN_EVERY_SECONDS = 5.0
 
@@ -23,6 +23,19 @@ def console_reporter(*, quiet: bool = False) -> Reporter:
     """Choose bars or plain lines by whether stderr is a terminal; results belong to stdout, progress here."""
     console = Console(stderr=True, highlight=False)
     return _RichReporter(console) if console.is_terminal and not quiet else _PlainReporter(quiet=quiet)
+
+
+def torch_reporter(*, quiet: bool = False) -> Reporter:
+    """A `console_reporter` of a command about to import torch: it says so, as that can take half a minute.
+
+    From the shared disk of a cluster it does, and a command that is silent so long looks stuck.
+    """
+    from wsitool.training.launch import is_first_process
+
+    reporter = console_reporter(quiet=quiet)
+    if is_first_process():  # one voice, where several processes run the command
+        reporter.say("Starting PyTorch ...")
+    return reporter
 
 
 @contextmanager

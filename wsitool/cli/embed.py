@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from wsitool.cli.command import SOME_FAILED, Command
-from wsitool.cli.console import console_reporter
+from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import declared, take
 from wsitool.cli.options import json_option, out_option
 from wsitool.predict.options import EmbedOptions
@@ -35,9 +35,10 @@ __all__ = ["command"]
 def command(stores: tuple[str, ...], encoder: str, out: Path, as_json: bool, **options: Any) -> None:
     settings = take(EmbedOptions, options).to_dict()
 
+    reporter = torch_reporter(quiet=as_json)
     from wsitool.predict.embedding import embed
 
-    result = embed(stores, encoder=encoder, out=out, reporter=console_reporter(quiet=as_json), **settings)
+    result = embed(stores, encoder=encoder, out=out, reporter=reporter, **settings)
     if as_json:
         summary: dict[str, Any] = {
             "files": [str(path) for path in result.files],

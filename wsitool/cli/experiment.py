@@ -58,7 +58,9 @@ def command(
         raise click.UsageError("Give --train STORES, or --plan FILE.")
     plan: ExperimentPlan = ExperimentPlan(**given) if plan_file is None else read_plan(plan_file, **given)
 
-    from wsitool.cli.console import console_reporter
+    from wsitool.cli.console import torch_reporter
+
+    reporter = torch_reporter()
     from wsitool.experiment.estimate import estimate
     from wsitool.experiment.run import experiment
 
@@ -67,7 +69,7 @@ def command(
             click.echo(line)
         return
     words = shlex.join(["wsitool", *sys.argv[1:]])
-    result = experiment(plan, out, devices=devices, command=words, reporter=console_reporter())
+    result = experiment(plan, out, devices=devices, command=words, reporter=reporter)
     if as_json:
         click.echo(json.dumps(json.loads((out / "results.json").read_text()), indent=2))
         return

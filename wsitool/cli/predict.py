@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsitool.cli.command import SOME_FAILED, Command
-from wsitool.cli.console import console_reporter
+from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import declared, take
 from wsitool.cli.options import json_option, out_option
 from wsitool.predict.options import PredictOptions
@@ -51,10 +51,11 @@ def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **opt
 
     settings = take(PredictOptions, options)
 
+    reporter = torch_reporter(quiet=as_json)
     from wsitool.predict.run import predict
 
     rule = settings.rule.sentence()
-    result = predict(run, inputs, out, options=settings, reporter=console_reporter(quiet=as_json))
+    result = predict(run, inputs, out, options=settings, reporter=reporter)
     if as_json:
         summary = {"out": str(out), "rule": rule, "doubts": result.doubts}
         slides = [slide.to_dict() for slide in result.slides]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import click
 
 from wsitool.cli.command import Command
-from wsitool.cli.console import console_reporter
+from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import DeclaredOption, declared
 from wsitool.cli.options import json_option, out_option
 from wsitool.errors import PluginError, WsitoolError
@@ -121,11 +121,11 @@ def command(stores: tuple[str, ...], out: Path, as_json: bool, resume: str | Non
     config = {name: options[name] for name in PretrainConfig.names()}
     PretrainConfig(**config, params=params)  # what cannot be is said before torch is imported
 
+    reporter = torch_reporter(quiet=as_json)
     from wsitool.training.launch import is_first_process
     from wsitool.training.run import pretrain
 
     goes_on: bool | Literal["auto"] = "auto" if resume == "auto" else resume is not None
-    reporter = console_reporter(quiet=as_json)
     result = pretrain(stores, out=out, params=params, resume=goes_on, reporter=reporter, **options)
     if not is_first_process():
         return

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from wsitool.base.files import replace_file
 from wsitool.report.colors import INK, hex_of
+from wsitool.report.figure import new_figure, save_figure
 from wsitool.report.texts import literal
 
 __all__ = ["draw_confusion"]
@@ -29,9 +26,7 @@ def draw_confusion(
     Colour is the share of each true class, so that a rare class shows as well as a common one.
     """
     size = 2.6 + 0.85 * len(classes)
-    # Object interface: pyplot keeps figures alive and picks a backend that may need a display.
-    figure = Figure(figsize=(size + 0.6, size), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(size + 0.6, size, dpi=130)
     axes = figure.add_subplot()
     # A class without patches has a row of zeros and not of NaN.
     total = counts.sum(axis=1, keepdims=True)
@@ -59,6 +54,4 @@ def draw_confusion(
     axes.spines[:].set_visible(False)
     if title:
         axes.set_title(literal(title), fontsize=11)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    replace_file(Path(path), buffer.getvalue())
+    save_figure(path, figure)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from wsitool.report.figure import new_figure, save_figure
 
-from wsitool.base.files import replace_file
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["Curve", "Panel", "save_curves"]
 
@@ -42,10 +41,12 @@ class Panel:
 
 def save_curves(path: Path, panels: Sequence[Panel], *, x_label: str = "step") -> None:
     """Draw `panels`, three to a row, into a PNG file, complete or not at all."""
+    from matplotlib.ticker import MaxNLocator
+
     columns = min(len(panels), _PER_ROW)
     # The last row may be short.
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4.6 * columns, 3.2 * rows), dpi=110, layout="constrained")
+    figure = new_figure(4.6 * columns, 3.2 * rows, dpi=110)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     # More axes than panels in it: the surplus is removed below.
     for axis, panel in zip(axes, panels, strict=False):
@@ -54,9 +55,7 @@ def save_curves(path: Path, panels: Sequence[Panel], *, x_label: str = "step") -
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no half epoch
     for axis in axes[len(panels) :]:
         axis.remove()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    replace_file(path, picture.getvalue())
+    save_figure(path, figure)
 
 
 def _draw(axis: Axes, panel: Panel) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from wsitool.base.files import replace_file
 from wsitool.report.colors import INK, PALETTE, hex_of
+from wsitool.report.figure import new_figure, save_figure
 
 __all__ = ["EfficiencyCurve", "draw_efficiency"]
 
@@ -35,7 +32,7 @@ def draw_efficiency(
 
     Fractions are on a logarithmic axis. The file is complete or not there.
     """
-    figure = Figure(figsize=(7.2, 4.4), dpi=130, layout="constrained")
+    figure = new_figure(7.2, 4.4, dpi=130)
     axes = figure.add_subplot()
     for index, curve in enumerate(curves):
         color = _COLORS[index % len(_COLORS)]
@@ -55,6 +52,4 @@ def draw_efficiency(
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=9, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    replace_file(Path(path), buffer.getvalue())
+    save_figure(path, figure)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from wsitool.base.files import replace_file
+from wsitool.report.figure import new_figure, save_figure
 from wsitool.report.texts import literal
 
 __all__ = ["DRAWN_SIDE", "draw_heatmap", "heat"]
@@ -55,8 +53,7 @@ def draw_heatmap(
     height, width = thumbnail.shape[:2]
     scale = _LONGEST_INCHES / max(height, width)
     # Room for the colour bar and the title.
-    size = (max(3.0, width * scale) + 1.2, max(2.5, height * scale) + 0.4)
-    figure = Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained")
+    figure = new_figure(max(3.0, width * scale) + 1.2, max(2.5, height * scale) + 0.4, dpi=_DOTS_PER_INCH)
     axes = figure.add_subplot()
     # a small slide has a thumbnail of few pixels: smooth, it can be recognised
     magnified = max(height, width) < DRAWN_SIDE
@@ -69,6 +66,4 @@ def draw_heatmap(
     axes.set_title(literal(title), fontsize=10)
     bar = figure.colorbar(shown, ax=axes, fraction=0.04, pad=0.02)
     bar.set_label("probability", fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    replace_file(Path(path), buffer.getvalue())
+    save_figure(path, figure)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from wsitool.base.files import replace_file
+from wsitool.report.figure import new_figure, save_figure
 from wsitool.report.texts import literal
 
 __all__ = ["draw_reliability", "reliability"]
@@ -40,7 +38,7 @@ def draw_reliability(
 ) -> None:
     """Write a PNG of the reliability curve; the area of a point is the number of patches in its bin."""
     mean, right, count = reliability(probabilities, labels)
-    figure = Figure(figsize=(4.2, 4.0), dpi=130, layout="constrained")
+    figure = new_figure(4.2, 4.0, dpi=130)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="#999", linestyle=":", linewidth=1)
     axes.plot(mean, right, color="#8a2f76", linewidth=1)
@@ -51,6 +49,4 @@ def draw_reliability(
     axes.grid(alpha=0.25)
     if title:
         axes.set_title(literal(title), fontsize=10)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    replace_file(Path(path), buffer.getvalue())
+    save_figure(path, figure)

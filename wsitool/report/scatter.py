@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from wsitool.base.files import replace_file
+from wsitool.report.figure import new_figure, save_figure
 from wsitool.report.texts import literal
 
 __all__ = ["save_scatter"]
@@ -32,7 +29,9 @@ def save_scatter(
 
     Groups without points are left out of the legend, and so is the legend where it would have over 20 lines.
     """
-    figure = Figure(figsize=(7, 5.5), dpi=120, layout="constrained")
+    from matplotlib import colormaps
+
+    figure = new_figure(7, 5.5, dpi=120)
     axis = figure.subplots()
     present = np.unique(groups)
     palette = colormaps["tab20" if len(present) > 10 else "tab10"]
@@ -55,6 +54,4 @@ def save_scatter(
     axis.set_title(literal(title), fontsize=10)
     axis.set_xticks([])
     axis.set_yticks([])
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    replace_file(path, picture.getvalue())
+    save_figure(path, figure)
