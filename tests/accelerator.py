@@ -7,28 +7,20 @@ dtype, and where the host asks for a value. And it counts kernels and copies.
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from wsitool.training.operations import Operations
 
 __all__ = ["DEVICE", "Accelerator", "accelerator"]
 
 DEVICE = torch.device("meta")
 
-# What only says anew how memory is looked at, and so is no kernel.
-_NO_KERNELS = frozenset(
-    (
-        *("_unsafe_view", "alias", "as_strided", "chunk", "detach", "empty", "empty_like", "empty_strided"),
-        *("expand", "lift_fresh", "new_empty", "permute", "select", "slice", "split", "split_with_sizes"),
-        *("squeeze", "t", "transpose", "unbind", "unsqueeze", "view"),
-    )
-)
 # Operations with dtypes that a CPU has and CUDA has not: aten/src/ATen/native/cuda, UpSampleBilinear2d.cu and
 # kin (AT_DISPATCH_FLOATING_TYPES...), Blas.cpp (no integer gemm), Convolution (cuDNN: floating types only).
 _FLOATS_ONLY = frozenset(
@@ -37,12 +29,11 @@ _FLOATS_ONLY = frozenset(
 _COPIES = frozenset(("_to_copy", "copy_"))
 
 
-class Accelerator(TorchDispatchMode):
+class Accelerator(Operations):
     """Counts what the device is asked to do; AssertionError for what it could not do."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.kernels, self.uploads, self.blocking = Counter[str](), 0, 0
+        super().__init__(DEVICE)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = func.overloadpacket.__name__, kwargs or {}
@@ -53,15 +44,7 @@ class Accelerator(TorchDispatchMode):
         assert not (DEVICE.type in devices and name in _FLOATS_ONLY) or all(
             x.is_floating_point() for x in tensors
         ), f"{name} of {[x.dtype for x in tensors]}"
-        out = func(*args, **kwargs)
-        made = [leaf.device for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        if DEVICE in made and name not in _NO_KERNELS:
-            if name in _COPIES and any(x.device.type == "cpu" for x in tensors):
-                self.uploads += 1
-                self.blocking += not (kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,)))
-            else:
-                self.kernels[name] += 1
-        return out
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
 
 @contextlib.contextmanager

@@ -201,7 +201,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_commands_wait_for_torch_and_for_nothing_else() -> None:
-    """torchvision brings torch._dynamo and sympy, and costs as much again as torch; pictures come at the end."""
+    """torchvision brings torch._dynamo and sympy, and costs as much again; pictures come at the end."""
     rooms = ("training.run", "classify.run", "predict.run", "predict.embedding")
     loaded = _loaded_after("\n".join(f"import wsitool.{room}" for room in rooms))
     assert "torch" in loaded

@@ -108,7 +108,7 @@ def test_two_views_are_few_kernels_and_one_copy(params: augment.ViewParams, most
     assert views["a"].shape == views["b"].shape == (64, 3, 32, 32)
     assert views["a"].is_contiguous() and views["a"].dtype == torch.float32
     assert counted.kernels.total() <= most, counted.kernels
-    assert (counted.uploads, counted.blocking) == (1, 0)
+    assert (counted.uploads, counted.waits) == (1, 0)
     for name in ("index", "index_put_", "scatter", "nonzero", "_local_scalar_dense"):
         assert counted.kernels[name] == 0
 
@@ -130,4 +130,4 @@ def test_every_public_operation_reads_nothing_back_and_goes_up_at_most_once() ->
     for name, operation in operations.items():
         with accelerator() as counted:
             out = operation()
-        assert out.device == DEVICE and counted.uploads <= 1 and counted.blocking == 0, name
+        assert out.device == DEVICE and counted.uploads <= 1 and counted.waits == 0, name

@@ -56,5 +56,6 @@ def test_bench_prints_rates_and_advice(store: Path) -> None:
     assert "decode, one thread" in result.output
     assert "limits" in result.output
     measured = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
-    assert measured["load"] > 0
-    assert measured["advice"]
+    assert min(measured[rate] for rate in ("load", "augment", "step", "training", "share")) > 0
+    assert measured["upload"] is None and measured["waits"] == 0 and measured["kernels"] > 500
+    assert measured["advice"] and measured["precision"] == "32"

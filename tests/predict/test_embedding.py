@@ -57,6 +57,19 @@ def test_features_lie_beside_their_coordinates_as_clam_reads_them(encoder: Path,
         embed(stores, encoder=encoder, out=tmp_path / "features", image_size=16)
 
 
+def test_features_of_sixteen_bits_are_told_from_others(encoder: Path, tmp_path: Path) -> None:
+    stores = patch_folder(tmp_path / "stores", each=7)
+    features = {}
+    for precision in ("32", "bf16"):
+        done = embed(stores, encoder=encoder, out=tmp_path / precision, precision=precision)
+        with h5py.File(done.files[0]) as file:
+            features[precision] = file["features"][:]
+    distance = np.linalg.norm(features["32"] - features["bf16"]) / np.linalg.norm(features["32"])
+    assert 0 < distance < 0.02 and features["bf16"].dtype == np.float32
+    with pytest.raises(UsageError, match="was not made of these"):
+        embed(stores, encoder=encoder, out=tmp_path / "bf16", precision="32")
+
+
 def test_the_map_is_the_principal_components() -> None:
     rng = np.random.default_rng(0)
     features = (rng.normal(size=(50, 6)) * [9, 5, 1, 1, 0.5, 0.1] + 3).astype(np.float32)

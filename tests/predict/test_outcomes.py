@@ -264,7 +264,7 @@ def test_a_classifier_that_guessed_calls_nothing(slides: list[Path], tmp_path: P
     words = ["predict", str(run), str(slides[0]), "--default-mpp", "0.5", "--least-lead", "0"]
     said = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "o")])
     assert said.exit_code == 0, said.output
-    first, second = said.stderr.splitlines()[:2]
+    first, second = said.stderr.splitlines()[1:3]
     assert (
         first == "Warning: The classifier was not found to be better than guessing: every slide is uncertain."
     )

@@ -15,7 +15,7 @@ from wsitool.base.lock import locked
 from wsitool.classify.model import Classifier, ClassifierCard, load_classifier, save_classifier
 from wsitool.cli import main
 from wsitool.curate.importing import import_images
-from wsitool.errors import EncoderError, StoreError
+from wsitool.errors import EncoderError, StoreError, UsageError
 from wsitool.predict.embedding import embed
 from wsitool.predict.options import PredictOptions
 from wsitool.predict.prediction import Picture, mosaic
@@ -68,6 +68,25 @@ def test_slide_and_its_store_give_the_same(run: Path, slide: Path, tmp_path: Pat
     first, second = _table(tmp_path / "a" / "s.csv"), _table(tmp_path / "b" / "s.csv")
     assert len(first) > 20 and first.keys() == second.keys()
     assert max(abs(first[place] - second[place]) for place in first) < 1e-4
+
+
+def test_sixteen_bits_when_asked_for(run: Path, slide: Path, tmp_path: Path) -> None:
+    """Nearly the same probabilities, and none of the one is taken for the other on a second run."""
+    tile_slide(slide, tmp_path / "stores", TileSpec(patch_size=64, mpp=0.5, codec="raw"))
+    exact = predict(run, [slide], tmp_path / "a")
+    auto = predict(run, [slide], tmp_path / "a", options=PredictOptions(precision="auto"))
+    assert (exact.kept, auto.kept) == (0, 1)  # auto is 32 on a CPU
+    rounded = predict(run, [slide], tmp_path / "b", options=PredictOptions(precision="bf16"))
+    tables = [_table(tmp_path / name / "s.csv") for name in ("a", "b")]
+    gaps = [abs(tables[0][corner] - tables[1][corner]) for corner in tables[0]]
+    assert 0 < max(gaps) < 0.02 and not rounded.failed
+    stored = predict(run, [tmp_path / "stores"], tmp_path / "c", options=PredictOptions(precision="bf16"))
+    assert not stored.failed and stored.slides[0].mean != exact.slides[0].mean
+    again = predict(run, [slide], tmp_path / "b")
+    assert (again.kept, _table(tmp_path / "b" / "s.csv")) == (0, tables[0])
+    with pytest.raises(UsageError, match="float16 is for GPUs"):
+        predict(run, [slide], tmp_path / "d", options=PredictOptions(precision="16"))
+    assert not (tmp_path / "d").exists()
 
 
 def test_probabilities_are_the_calibrated_ones_of_the_bare_model(

@@ -43,7 +43,7 @@ def test_a_step_of_each_method_never_waits(name: str, preset: str) -> None:
         with torch.no_grad():
             method.after_step(0.5)
     assert step.loss.device == DEVICE
-    assert counted.uploads <= 3 and counted.blocking == 0
+    assert counted.uploads <= 3 and counted.waits == 0
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -93,4 +93,4 @@ def test_the_stand_in_fails_where_a_gpu_would() -> None:
         bool(patches.float().sum() > 0)
     with accelerator() as counted:
         torch.zeros(3).to(DEVICE)
-    assert counted.blocking == 1
+    assert counted.waits == 1

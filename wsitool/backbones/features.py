@@ -16,6 +16,7 @@ from wsitool.augment import resize, to_float
 from wsitool.backbones.device import choose_device, place
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.fetching import fetched
+from wsitool.backbones.precision import effective_precision, inference
 from wsitool.base.files import replace_file
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import CorruptStoreError, EncoderError
@@ -43,17 +44,22 @@ def encode(
     image_size: int,
     batch_size: int = 64,
     device: str = "auto",
+    precision: str = "32",
     cache: Path | None = None,
     reporter: Reporter = SILENT,
 ) -> NDArray[np.float32]:
     """Features (N, D) of every patch of `collection`, in its order; EncoderError if one is not finite.
 
-    With a folder `cache` they are kept there under a name that encoder, patches and size decide.
+    Computed in the bits of `precision` (see `effective_precision`), float32 whatever that is. With a folder
+    `cache` they are kept there under a name that encoder, patches, size and bits decide.
     """
+    hardware = choose_device(device)
+    precision = effective_precision(precision, hardware.type)
     if cache is not None:
         # Everything that decides a feature is in the name, so that a changed encoder or store cannot meet an
         # old file.
-        key = f"{encoder_digest(encoder)}:{collection.fingerprint}:{image_size}"
+        bits = "" if precision == "32" else f":{precision}"
+        key = f"{encoder_digest(encoder)}:{collection.fingerprint}:{image_size}{bits}"
         cache = cache / f"features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
         kept = _cached(cache, (len(collection), encoder.feature_dim))
         if kept is not None:
@@ -63,9 +69,8 @@ def encode(
         features: Tensor = encoder(as_images(patches, image_size))
         return features
 
-    features = over_patches(
-        encoder, step, collection, batch_size, choose_device(device), reporter, "features"
-    )
+    with inference(hardware, precision):
+        features = over_patches(encoder, step, collection, batch_size, hardware, reporter, "features")
     if cache is not None:
         buffer = io.BytesIO()
         np.save(buffer, features)
@@ -101,7 +106,6 @@ def encoder_digest(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-@torch.no_grad()
 def over_patches(
     module: nn.Module,
     step: Callable[[Tensor], Tensor],
@@ -113,7 +117,7 @@ def over_patches(
 ) -> NDArray[np.float32]:
     """Rows (N, ...) float32 that `step` makes of all patches of `collection`, in its order.
 
-    CorruptStoreError if a patch cannot be read.
+    To be called within `inference`, which says how it computes. CorruptStoreError if a patch cannot be read.
     """
     place(module, device)
     module.eval()

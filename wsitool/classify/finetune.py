@@ -19,6 +19,7 @@ from wsitool.augment import random_d4, to_device
 from wsitool.backbones.device import choose_device, place
 from wsitool.backbones.features import as_images
 from wsitool.backbones.finite import first_not_finite, largest_gradient
+from wsitool.backbones.precision import Precision
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.logits import predict_logits
 from wsitool.classify.model import Classifier
@@ -27,7 +28,6 @@ from wsitool.errors import TrainingError
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.loading import Batch, PatchLoader
 from wsitool.training.engine import run_steps
-from wsitool.training.precision import Precision
 
 __all__ = ["Epoch", "finetune"]
 

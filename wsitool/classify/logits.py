@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from wsitool.backbones.device import choose_device
 from wsitool.backbones.features import over_patches
+from wsitool.backbones.precision import inference
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.model import Classifier
 from wsitool.store.collection import Collection
@@ -27,6 +28,8 @@ def predict_logits(
     Uncalibrated. Moves `classifier` to the device and into evaluation mode. CorruptStoreError for a patch
     that cannot be read, EncoderError for values that are not finite.
     """
-    return over_patches(
-        classifier, classifier.logits, collection, batch_size, choose_device(device), reporter, "predict"
-    ).astype(np.float64)
+    hardware = choose_device(device)
+    with inference(hardware):
+        return over_patches(
+            classifier, classifier.logits, collection, batch_size, hardware, reporter, "predict"
+        ).astype(np.float64)

@@ -33,6 +33,13 @@ __all__ = ["command"]
 @image_size_option("Pixels the patches are resized to.  [default: their own size]")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="Reader threads.")
 @click.option("--device", help="cpu, cuda, ...  [default: cuda where there is one]")
+@click.option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "32", "bf16", "16"]),
+    help="Bits, as in pretrain.",
+)
 @click.option("--seconds", default=3.0, show_default=True, help="Time for each stage.")
 @json_option
 def command(
@@ -43,6 +50,7 @@ def command(
     image_size: int | None,
     threads: int,
     device: str | None,
+    precision: str,
     seconds: float,
     as_json: bool,
 ) -> None:
@@ -58,22 +66,30 @@ def command(
         image_size=image_size,
         threads=threads,
         device=device,
+        precision=precision,
         seconds=seconds,
         reporter=reporter,
     )
     if as_json:
-        extra = {"expected": result.expected, "advice": result.advice}
+        extra = {"expected": result.expected, "share": result.share, "advice": result.advice}
         click.echo(json.dumps(dataclasses.asdict(result) | extra))
         return
-    decode = "-" if result.decode is None else f"{result.decode:,.0f}"
     rows = (
-        ("read, one thread", f"{result.read:,.0f}"),
-        ("decode, one thread", decode),
-        (f"load, {result.threads} threads", f"{result.load:,.0f}"),
-        (f"augment ({method}, {result.device})", f"{result.augment:,.0f}"),
-        (f"step ({backbone}, {result.device})", f"{result.step:,.0f}"),
-        ("training, expected", f"{result.expected:,.0f}"),
+        ("read, one thread", result.read),
+        ("decode, one thread", result.decode),
+        (f"load, {result.threads} threads", result.load),
+        (f"upload to {result.device}", result.upload),
+        (f"augment ({method})", result.augment),
+        (f"step ({backbone}, {result.precision} bits)", result.step),
+        ("training, expected", result.expected),
+        ("training, measured", result.training),
     )
+    click.echo(f"On {result.device}, batches of {result.batch_size}:")
     for name, rate in rows:
-        click.echo(f"{name:<32}{rate:>10} patches/s")
+        if rate is not None:
+            click.echo(f"  {name:<32}{rate:>10,.0f} patches/s")
+    asked = f"{result.kernels:,} operations"
+    if result.device != "cpu":
+        asked += f" and {result.waits} waits for the device"
+    click.echo(f"Training runs at {result.share:.0%} of the step's own speed; a batch is {asked}.")
     click.echo(result.advice)

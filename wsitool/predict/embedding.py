@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.backbones.build import build_backbone
+from wsitool.backbones.device import choose_device
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encode, encoder_digest
+from wsitool.backbones.precision import effective_precision
 from wsitool.base.file_names import file_names
 from wsitool.base.files import check_writable, replace_file_in_parts
 from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
@@ -87,6 +89,7 @@ def embed(
         image_size=size,
         batch_size=settings.batch_size,
         device=settings.device,
+        precision=effective_precision(settings.precision, choose_device(settings.device).type),
         classes=collection.classes,
         overwrite=settings.overwrite,
     )
@@ -153,6 +156,7 @@ class _Run:
     image_size: int
     batch_size: int
     device: str
+    precision: str
     classes: tuple[str, ...]
     overwrite: bool
 
@@ -180,6 +184,7 @@ class _Run:
                     image_size=self.image_size,
                     batch_size=self.batch_size,
                     device=self.device,
+                    precision=self.precision,
                     reporter=reporter,
                 )
         made_from = self._made_from(store)
@@ -191,7 +196,8 @@ class _Run:
         return encoder_digest(self.encoder)
 
     def _made_from(self, store: PatchStore) -> str:
-        identity = f"{self._encoder_digest}:{self.image_size}:{store.content_hash}:{self.classes}"
+        bits = "" if self.precision == "32" else f":{self.precision}"
+        identity = f"{self._encoder_digest}:{self.image_size}:{store.content_hash}:{self.classes}{bits}"
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     def _finished(self, store: PatchStore, target: Path) -> Features | None:

@@ -43,6 +43,11 @@ class PredictOptions(Params):
     least_patches: int = hparam(5, "Fewer patches than this: uncertain.", ge=1)
     batch_size: int = hparam(64, "Patches the network sees at once.", ge=1)
     device: str = same_as(Settings, "device")
+    precision: str = hparam(
+        "auto",
+        "Bits of the network's products; auto: bf16 on CUDA that computes in it, else 32.",
+        choices=("auto", "32", "bf16", "16"),
+    )
     threads: int = hparam(2, "Threads that decode ahead.", ge=1)
 
     @property
@@ -63,5 +68,6 @@ class EmbedOptions(Params):
     )
     batch_size: int = same_as(PredictOptions, "batch_size")
     device: str = same_as(PredictOptions, "device")
+    precision: str = same_as(PredictOptions, "precision")
     overwrite: bool = hparam(False, "Replace files in OUT.")
     seed: int = hparam(0, "Seed of all randomness.", ge=0)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from wsitool import __version__
 from wsitool.augment import to_device
 from wsitool.backbones.device import choose_device, place
 from wsitool.backbones.fetching import fetched
+from wsitool.backbones.precision import effective_precision, inference
 from wsitool.base.files import check_writable
 from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
 from wsitool.base.json_files import read_json
@@ -88,7 +89,9 @@ def predict(
     classifier = load_classifier(run)
     READERS.check(options.reader)
     TISSUE.check(_spec(classifier.card, options).tissue)
-    place(classifier, choose_device(options.device))
+    device = choose_device(options.device)
+    options = replace(options, precision=effective_precision(options.precision, device.type))
+    place(classifier, device)
     items = _find(inputs, reporter)
     check_writable(out)
     with locked(out / SUMMARY, what=f"'{out}'"):
@@ -156,6 +159,8 @@ def _digest(run: str | Path, options: PredictOptions, doubts: tuple[str, ...]) -
     with path.open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     settings = {name: value for name, value in asdict(options).items() if name not in _ONLY_SPEED}
+    if options.precision == "32":  # as it was before there was a choice
+        settings.pop("precision")
     # The version as well, since reading and tiling may change with it.
     return digest_of([__version__, weights, json.dumps(settings, sort_keys=True), *doubts])
 
@@ -232,16 +237,20 @@ def _predict_store(
             )
         _check_mpp(card, meta.mpp_effective, meta.name, options)
         collection = Collection.of([store])
+        device = next(classifier.parameters()).device
         loader = PatchLoader(
             collection,
             # A store of one patch needs batches of one.
             batch_size=min(options.batch_size, max(1, len(store))),
             shuffle=False,
             threads=options.threads,
-            device=choose_device(options.device),
+            device=device,
         )
         began, rows, logits = time.perf_counter(), [], []
-        with reporter.task(meta.name, total=len(store), unit="patches") as task, torch.inference_mode():
+        with (
+            reporter.task(meta.name, total=len(store), unit="patches") as task,
+            inference(device, options.precision),
+        ):
             made = ((classifier.logits(batch.patches), batch.indices.numpy()) for batch in loader)
             for values, index in fetched(made):
                 logits.append(_finite(values))
@@ -281,8 +290,14 @@ def _predict_slide(
         stream = open_stream(slide, spec, threads=options.threads)
         began, coords, logits = time.perf_counter(), [], []
         batches = stream.batches(options.batch_size, threads=options.threads)
-        with reporter.task(item.name, total=len(stream), unit="patches") as task, torch.inference_mode():
-            for values, corners in fetched((_logits(classifier, batch), batch.coords) for batch in batches):
+        device = next(classifier.parameters()).device
+        with (
+            reporter.task(item.name, total=len(stream), unit="patches") as task,
+            inference(device, options.precision),
+        ):
+            for values, corners in fetched(
+                (_logits(classifier, batch, device), batch.coords) for batch in batches
+            ):
                 logits.append(_finite(values))
                 coords.append(corners)
                 task.advance(len(corners))
@@ -303,9 +318,9 @@ def _predict_slide(
         )
 
 
-def _logits(classifier: Classifier, batch: PatchBatch) -> Tensor:
+def _logits(classifier: Classifier, batch: PatchBatch, device: torch.device) -> Tensor:
     """Logits (B, K) on the classifier's device, which nobody has waited for."""
-    patches = to_device(torch.from_numpy(batch.patches), next(classifier.parameters()).device)
+    patches = to_device(torch.from_numpy(batch.patches), device)
     # (B, P, P, 3) to (B, 3, P, P), a view with channels last.
     return classifier.logits(patches.permute(0, 3, 1, 2))
 

@@ -1,49 +1,78 @@
-"""How fast this machine reads, decodes, augments and steps, each measured alone, and which of them limits."""
+"""How fast this machine reads, decodes, augments and steps, each alone and together, and what limits.
+
+The steps are those of `pretrain`: its optimiser, precision, memory layout and loop.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from wsitool.api import Params, resize
+from wsitool.api import Method, Params
 from wsitool.backbones.build import build_backbone
-from wsitool.backbones.device import choose_device, place
+from wsitool.backbones.device import choose_device, pin_threads
+from wsitool.backbones.precision import effective_precision, tuned
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import UsageError
 from wsitool.loading import PatchLoader
 from wsitool.methods.registry import blame_plugin, load_method
 from wsitool.store.collection import Collection
 from wsitool.store.reader import Tally
+from wsitool.training.config import PretrainConfig
+from wsitool.training.engine import run_steps
+from wsitool.training.fit import prepare
+from wsitool.training.module import Schedule, Training, make_views
+from wsitool.training.operations import Operations
+from wsitool.training.stream import BatchStream
 
 __all__ = ["BenchResult", "bench"]
+
+# Of the rate of steps on views that are there already: below it, something else than the network limits.
+_GOOD_SHARE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchResult:
-    """Patches per second of each stage alone; `decode` is None for raw stores.
+    """Patches per second of each stage alone and of all together.
 
-    `read` and `decode` are of one thread, `load` is the whole loader with its threads, `augment` and `step`
-    run on `device`.
+    `read` and `decode` are of one thread, `load` is the whole loader with its threads onto `device`; `upload`
+    is the copy from page-locked memory alone, None on a CPU, as `decode` is for raw stores. `augment` makes
+    the views of batches that are on the device, `step` trains on views that are. `training` is all of it.
+    `kernels` and `waits` are what one batch asks of the device, and how often the host stands still for it.
     """
 
     device: str
+    precision: str
     threads: int
     batch_size: int
     read: float
     decode: float | None
     load: float
+    upload: float | None
     augment: float
     step: float
+    training: float
+    kernels: int
+    waits: int
 
     @property
     def expected(self) -> float:
-        """Patches per second to expect of a training: loading runs beside augmenting and stepping."""
+        """Patches per second that the stages alone allow: loading runs beside augmenting and stepping."""
         # One after the other on the device, so their times add up; loading has threads of its own.
         return min(self.load, 1 / (1 / self.augment + 1 / self.step))
+
+    @property
+    def share(self) -> float:
+        """`training` as a share of `step`: what loading and views leave of the network's own speed."""
+        return self.training / self.step
 
     @property
     def advice(self) -> str:
@@ -56,6 +85,11 @@ class BenchResult:
             )
         if self.augment < self.step:
             return "Augmentation limits: a smaller --image-size or a GPU speeds it up; data keeps up."
+        if self.device != "cpu" and self.share < _GOOD_SHARE:
+            return (
+                f"The host limits: {self.kernels:,} operations a batch are more than it hands over in time; "
+                "a larger --batch-size, or pretrain --compile, gives the device more to do for each."
+            )
         return "The model limits, as it should: data and augmentation keep up."
 
 
@@ -68,6 +102,7 @@ def bench(
     image_size: int | None = None,
     threads: int = 2,
     device: str | None = None,
+    precision: str = "auto",
     seconds: float = 3.0,
     reporter: Reporter = SILENT,
 ) -> BenchResult:
@@ -78,23 +113,44 @@ def bench(
     """
     if len(collection) < batch_size:
         raise UsageError(f"Measuring needs a batch of {batch_size} patches, and there are {len(collection)}.")
-    device = str(choose_device(device or "auto"))
-    with reporter.task("measuring", total=4, unit="stage") as task:
+    hardware = choose_device(device or "auto")
+    config = PretrainConfig(
+        method=method,
+        backbone=backbone,
+        init="random",
+        batch_size=batch_size,
+        image_size=image_size,
+        threads=threads,
+        precision=effective_precision(precision, hardware.type),
+    )
+    with reporter.task("measuring", total=5, unit="stage") as task, tuned(hardware):
         read, decode = _reading(collection, batch_size, seconds)
         task.advance(note="read, decode")
-        load = _loading(collection, batch_size, threads, device, seconds)
+        load = _loading(collection, config, hardware, seconds)
+        upload = _uploading(collection, batch_size, hardware, seconds)
         task.advance(note="load")
-        augment, step = _method_rates(collection, method, backbone, batch_size, image_size, device, seconds)
-        task.advance(2, note="augment, step")
+        steps = _Steps(collection, config, hardware)
+        augment = steps.rate_of_views(seconds)
+        task.advance(note="augment")
+        step = steps.rate(steps.same_views(), seconds)
+        task.advance(note="step")
+        training = steps.rate(steps.batches(), seconds)
+        task.advance(note="all together")
+        kernels, waits = steps.operations()
     return BenchResult(
-        device=device,
+        device=str(hardware),
+        precision=config.precision,
         threads=threads,
         batch_size=batch_size,
         read=read,
         decode=decode,
         load=load,
+        upload=upload,
         augment=augment,
         step=step,
+        training=training,
+        kernels=kernels,
+        waits=waits,
     )
 
 
@@ -111,76 +167,148 @@ def _reading(collection: Collection, batch_size: int, seconds: float) -> tuple[f
     # Opening files and touching fresh memory is not what is measured.
     once()
     tally.read_seconds = tally.decode_seconds = 0.0
-    patches = _repeat(once, seconds, "cpu")[0] * batch_size
+    patches = _repeat(once, seconds, torch.device("cpu"))[0] * batch_size
     decode = patches / tally.decode_seconds if tally.decode_seconds else None
     return patches / tally.read_seconds, decode
 
 
-def _loading(collection: Collection, batch_size: int, threads: int, device: str, seconds: float) -> float:
+def _loading(collection: Collection, config: PretrainConfig, device: torch.device, seconds: float) -> float:
     # With the start of its threads, some milliseconds of `seconds`.
-    loader = PatchLoader(collection, batch_size=batch_size, threads=threads, device=device)
     patches, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        for batch in loader:
-            patches += len(batch)
-            if time.perf_counter() - began >= seconds:
-                break
+    for batch in _endless(collection, config, device):
+        patches += len(batch["patches"])
+        if time.perf_counter() - began >= seconds:
+            break
+    _wait_for(device)
     return patches / (time.perf_counter() - began)
 
 
-def _method_rates(
-    collection: Collection,
-    name: str,
-    backbone: str,
-    batch_size: int,
-    image_size: int | None,
-    device: str,
-    seconds: float,
-) -> tuple[float, float]:
-    method_type = load_method(name)
-    params: Params = method_type.params_type.from_preset("paper", {})
-    encoder = build_backbone(backbone, init="random")
-    with blame_plugin(name, "its set-up"):
-        model = method_type(encoder, encoder.feature_dim, params)
-    place(model, torch.device(device))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    # The same patches every time: reading has its own figure.
-    indices = np.arange(batch_size)
-    patches = torch.from_numpy(collection.read(indices)).permute(0, 3, 1, 2).to(device)
-    patches = patches if image_size is None else resize(patches, image_size)
-    rng = torch.Generator().manual_seed(0)
+def _uploading(collection: Collection, batch_size: int, device: torch.device, seconds: float) -> float | None:
+    if device.type == "cpu":
+        return None
+    side = collection.patch_size
+    pinned = torch.empty((batch_size, side, side, 3), dtype=torch.uint8).pin_memory()
+    times, spent = _repeat(lambda: pinned.to(device, non_blocking=True), seconds, device)
+    return times * batch_size / spent
 
-    def augment() -> None:
-        with torch.no_grad(), blame_plugin(name, "its views"):
-            model.views(patches, rng)
 
-    # Views made once, so that the step is timed without them.
-    with torch.no_grad(), blame_plugin(name, "its views"):
-        views = model.views(patches, rng)
+def _endless(collection: Collection, config: PretrainConfig, device: torch.device) -> BatchStream:
+    loader = PatchLoader(
+        collection, batch_size=config.batch_size, threads=config.threads, drop_last=True, device=device
+    )
+    # Whoever reads it stops by the clock.
+    return BatchStream(loader, total=1 << 40)
 
-    def step() -> None:
-        with blame_plugin(name, "its loss"):
-            loss = model.loss(views).loss
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's, unannotated
-        optimizer.step()
 
-    rates = []
-    for run in (augment, step):
+Views = dict[str, Tensor]
+
+
+class _Steps:
+    """The training of `pretrain`, measured in parts; each goes on from the weights of the one before."""
+
+    def __init__(self, collection: Collection, config: PretrainConfig, device: torch.device) -> None:
+        self._collection, self._config, self._device = collection, config, device
+        kind = load_method(config.method)
+        params: Params = kind.params_type.from_preset("paper", {})
+        encoder = build_backbone(config.backbone, init="random")
+        with blame_plugin(config.method, "its set-up"):
+            method: Method[Any] = kind(encoder, encoder.feature_dim, params)
+        pin_threads()
+        stream = _endless(collection, config, device)
+        schedule = Schedule(per_epoch=1, epochs=stream.total)
+        self._training: Training = prepare(method, encoder, config, schedule, stream, device)
+        # The same patches every time: reading has its own figure.
+        patches = torch.from_numpy(collection.read(np.arange(config.batch_size)))
+        self._patches = patches.to(device).permute(0, 3, 1, 2)
+        self._deadline = math.inf
+        self._batches = 0
+
+    def rate_of_views(self, seconds: float) -> float:
+        """Patches per second of making views of patches on the device."""
+        numbers = itertools.count()
+
+        def views() -> None:
+            self._views(self._patches, next(numbers))
+
         # The first call allocates, compiles kernels and fills caches.
-        run()
-        times, spent = _repeat(run, seconds, device)
-        rates.append(times * batch_size / spent)
-    return rates[0], rates[1]
+        views()
+        times, spent = _repeat(views, seconds, self._device)
+        return times * self._config.batch_size / spent
+
+    def same_views(self) -> Iterator[Views]:
+        """Views made once, again and again."""
+        return itertools.repeat(self._views(self._patches, 0))
+
+    def batches(self) -> Iterator[Views]:
+        """Views of batches of the loader, as a training has them."""
+        return (self._views(item["patches"], item["step"]) for item in self._training.stream)
+
+    def rate(self, batches: Iterable[Views], seconds: float) -> float:
+        """Patches per second of training on `batches`."""
+        batches, self._deadline = iter(batches), math.inf
+        self._train(itertools.islice(batches, 2))
+        _wait_for(self._device)
+        self._batches, began = 0, time.perf_counter()
+        self._deadline = began + seconds
+        self._train(batches)
+        _wait_for(self._device)
+        return self._batches * self._config.batch_size / (time.perf_counter() - began)
+
+    def operations(self) -> tuple[int, int]:
+        """Kernels and waits of one batch, its views with it."""
+        self._deadline = math.inf
+        with Operations(self._device) as counted:
+            self._train(iter((self._views(self._patches, 1),)))
+        # On a CPU nothing is waited for: an operation is over when it returns.
+        return counted.kernels.total(), 0 if self._device.type == "cpu" else counted.waits
+
+    def _views(self, patches: Tensor, number: int) -> Views:
+        return make_views(self._training.module.method, patches, self._config, number)
+
+    def _train(self, batches: Iterator[Views]) -> None:
+        training = self._training
+        run_steps(
+            self,
+            batches,
+            network=training.module.method,
+            optimizer=training.optimizer,
+            precision=training.precision,
+        )
+
+    # What the loop asks for.
+
+    def begin(self, batch: Views) -> bool:
+        return True
+
+    def loss(self, network: nn.Module, batch: Views) -> Tensor:
+        with blame_plugin(self._config.method, "its loss"):
+            loss: Tensor = self._training.module.method.loss(batch).loss
+        return loss
+
+    def before_step(self) -> None:
+        pass
+
+    def after_step(self, batch: Views) -> None:
+        with torch.no_grad(), blame_plugin(self._config.method, "after_step"):
+            self._training.module.method.after_step(0.5)
+
+    def end(self, batch: Views) -> bool:
+        self._batches += 1
+        return time.perf_counter() >= self._deadline
 
 
-def _repeat(run: Callable[[], None], seconds: float, device: str) -> tuple[int, float]:
+def _repeat(run: Callable[[], object], seconds: float, device: torch.device) -> tuple[int, float]:
     """Run until `seconds` have passed: how often, and in what time."""
+    _wait_for(device)
     times, began = 0, time.perf_counter()
     while times == 0 or time.perf_counter() - began < seconds:
         run()
         times += 1
     # Kernels are only queued until here. One wait at the end, as the queue is in order.
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+    _wait_for(device)
     return times, time.perf_counter() - began
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.precision import effective_precision
 from wsitool.base.machine import is_memory_short
 from wsitool.errors import EncoderError, TrainingError, UsageError
 from wsitool.store.collection import Collection
@@ -17,7 +18,6 @@ from wsitool.training.checkpoint import State, load_checkpoint
 from wsitool.training.config import PretrainConfig
 from wsitool.training.hardware import device_type
 from wsitool.training.launch import is_first_process
-from wsitool.training.precision import best_precision
 from wsitool.training.record import finished_state, read_facts
 
 __all__ = [
@@ -146,12 +146,7 @@ def chosen_precision(config: PretrainConfig) -> str:
 
     UsageError for float16 on a CPU, and where there is no such accelerator.
     """
-    kind = device_type(config.accelerator)
-    if config.precision == "16" and kind == "cpu":
-        raise UsageError(
-            "float16 is for GPUs, and this run is on the CPU: pass --precision 32 (its default) or bf16."
-        )
-    return best_precision(kind) if config.precision == "auto" else config.precision
+    return effective_precision(config.precision, device_type(config.accelerator))
 
 
 def check_size(encoder: Encoder, size: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from wsitool.training.precision import Precision
+from wsitool.backbones.precision import Precision
 
 __all__ = ["Trainable", "run_steps"]
 

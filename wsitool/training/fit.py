@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from wsitool.api import Method, world_size
 from wsitool.backbones.device import keep_freed_memory
 from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.precision import Precision
 from wsitool.methods.registry import blame_plugin
 from wsitool.training.config import PretrainConfig
 from wsitool.training.engine import run_steps
 from wsitool.training.module import PretrainModule, Schedule, Training
 from wsitool.training.monitor import Monitor
 from wsitool.training.optim import learning_rate, make_optimizer
-from wsitool.training.precision import Precision
 from wsitool.training.ranks import shared
 from wsitool.training.stream import BatchStream, Item
 from wsitool.training.sync_norm import synchronise

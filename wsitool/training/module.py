@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wsitool.api import Method, Step, rank, resize
+from wsitool.backbones.precision import Precision
 from wsitool.errors import PluginError
 from wsitool.methods.registry import blame_plugin
 from wsitool.training.config import PretrainConfig
-from wsitool.training.precision import Precision
 from wsitool.training.seeding import seed_networks, seed_of, step_generator
 from wsitool.training.stream import BatchStream
 from wsitool.training.timing import Stopwatch
 
-__all__ = ["PretrainModule", "Schedule", "Training", "compute_step"]
+__all__ = ["PretrainModule", "Schedule", "Training", "compute_step", "make_views"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def compute_step(
     # A fourth number, so that networks and views of one step do not draw from the same stream.
     seed_networks(seed_of(config.seed, step, rank(), 1), patches.device)
     with (watch or Stopwatch()).running(patches.device):
-        views = _make_views(method, patches, config, step)
+        views = make_views(method, patches, config, step)
     with blame_plugin(config.method, "loss"):
         made = method.loss(views)
         if not isinstance(made, Step):
@@ -62,7 +62,8 @@ def compute_step(
         return made
 
 
-def _make_views(method: Method[Any], patches: Tensor, config: PretrainConfig, step: int) -> dict[str, Tensor]:
+def make_views(method: Method[Any], patches: Tensor, config: PretrainConfig, step: int) -> dict[str, Tensor]:
+    """The views of batch number `step`: of `patches` uint8 (B, 3, P, P) at the run's image size."""
     # In float32 whatever the run's precision: autocast would do the products of crop and blur in 16 bits.
     with torch.no_grad(), torch.autocast(patches.device.type, enabled=False):
         if config.image_size is not None:

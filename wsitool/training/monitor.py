@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wsitool.api import all_gather, world_size
 from wsitool.backbones.finite import largest_gradient
+from wsitool.backbones.precision import Precision
 from wsitool.base.files import write_json
 from wsitool.base.interrupt import StopRequest
 from wsitool.base.progress import Task
@@ -24,7 +25,6 @@ from wsitool.training.launch import is_first_process
 from wsitool.training.loggers import MetricLogger
 from wsitool.training.metrics_file import MetricsFile, read_metrics
 from wsitool.training.module import PretrainModule, Training
-from wsitool.training.precision import Precision
 from wsitool.training.ranks import agreed_signal
 from wsitool.training.review import EpochReview
 from wsitool.training.stream import Item

@@ -17,6 +17,7 @@ from wsitool.backbones.build import build_backbone
 from wsitool.backbones.device import pin_threads
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.files import is_saved, save_encoder
+from wsitool.backbones.precision import tuned
 from wsitool.base.files import write_json
 from wsitool.base.interrupt import Interrupted, StopRequest, deferred, progress_on_stop
 from wsitool.base.lock import locked
@@ -47,7 +48,6 @@ from wsitool.training.loggers import MetricLogger, TensorBoard
 from wsitool.training.metrics_file import read_metrics
 from wsitool.training.module import Schedule
 from wsitool.training.monitor import Monitor, Start
-from wsitool.training.precision import tuned
 from wsitool.training.probe import probe_rows, split_groups
 from wsitool.training.ranks import joined
 from wsitool.training.record import Stores, read_facts, run_card, run_facts

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ["Precision", "best_precision", "tuned"]
+from wsitool.errors import UsageError
+
+__all__ = ["Precision", "best_precision", "effective_precision", "inference", "tuned"]
 
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
@@ -19,6 +21,28 @@ _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 def best_precision(device_type: str) -> str:
     """What "auto" is on a kind of device: bf16 where CUDA computes in it (Ampere and newer), else 32."""
     return "bf16" if device_type == "cuda" and torch.cuda.is_bf16_supported(False) else "32"
+
+
+def effective_precision(name: str, device_type: str) -> str:
+    """What --precision `name` is on a kind of device: "32", "bf16" or "16"; UsageError for 16 on a CPU."""
+    if name == "16" and device_type == "cpu":
+        raise UsageError(
+            "float16 is for GPUs, and this run is on the CPU: pass --precision 32 (its default) or bf16."
+        )
+    return best_precision(device_type) if name == "auto" else name
+
+
+@contextmanager
+def inference(device: torch.device, precision: str = "32") -> Iterator[None]:
+    """Networks run on `device` in this block without gradients, in "32", "bf16" or "16" bits.
+
+    Results may be of as many bits; what reads a file or draws does not notice.
+    """
+    dtype = _DTYPES.get(precision)
+    # Autocast's own cache: the weights are rounded once in the block, not once for each batch.
+    autocast = nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+    with tuned(device), torch.no_grad(), autocast:
+        yield
 
 
 class Precision:
