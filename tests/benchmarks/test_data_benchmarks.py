@@ -9,6 +9,7 @@ from pathlib import Path
 
 import bench_augment
 import bench_data
+import bench_gpu
 import bench_loader
 import bench_step
 import bench_stores
@@ -65,6 +66,25 @@ def test_augmentation_peers_run() -> None:
 def test_steps_run(tmp_path: Path) -> None:
     rates = bench_step.run(tmp_path, bench_step.small_model, number=128, size=32, steps=1, rounds=1)
     assert {"wsitool loader and augmentation", "the step alone, fixed views"} <= set(rates)
+
+
+def test_every_script_feeds_the_same_step(capsys: pytest.CaptureFixture[str]) -> None:
+    small = [
+        "--device",
+        "cpu",
+        "--backbone",
+        "resnet18",
+        "--size",
+        "32",
+        "--batch-size",
+        "4",
+        "--patches",
+        "16",
+    ]
+    bench_gpu.main([*small, "--seconds", "0.01", "--rounds", "1"])
+    printed = capsys.readouterr().out
+    assert "the step alone, fixed views" in printed and "DataLoader + torchvision v2" in printed
+    assert "0 waits a batch" in printed
 
 
 def test_one_command_runs_the_parts_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,3 +153,19 @@ def test_a_training_ends_and_goes_on(device: torch.device, collection: Collectio
     assert np.isfinite(result.loss) and result.encoder.is_file()
     encoder = build_backbone(init=tmp_path / "run")
     assert np.isfinite(encode(encoder, collection, image_size=32, device="cpu")).all()
+
+
+def test_bench_counts_a_step_that_never_waits(device: torch.device, collection: Collection) -> None:
+    from wsitool.training.bench import bench
+
+    result = bench(collection, batch_size=8, device=str(device), seconds=0.2)
+    assert result.waits == 0 and result.upload is not None and min(result.training, result.upload) > 0
+
+
+def test_verdicts_of_sixteen_bits_are_nearly_those_of_the_cpu(
+    device: torch.device, collection: Collection
+) -> None:
+    encoder = build_backbone("resnet18", init="random", seed=1)
+    here = encode(encoder, collection, image_size=32, batch_size=8, device="cpu")
+    there = encode(encoder, collection, image_size=32, batch_size=8, device=str(device), precision="auto")
+    assert np.linalg.norm(here - there) < 0.02 * np.linalg.norm(here)

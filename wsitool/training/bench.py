@@ -33,7 +33,7 @@ from wsitool.training.module import Schedule, Training, make_views
 from wsitool.training.operations import Operations
 from wsitool.training.stream import BatchStream
 
-__all__ = ["BenchResult", "bench"]
+__all__ = ["BenchResult", "Steps", "bench"]
 
 # Of the rate of steps on views that are there already: below it, something else than the network limits.
 _GOOD_SHARE = 0.95
@@ -129,7 +129,7 @@ def bench(
         load = _loading(collection, config, hardware, seconds)
         upload = _uploading(collection, batch_size, hardware, seconds)
         task.advance(note="load")
-        steps = _Steps(collection, config, hardware)
+        steps = Steps(collection, config, hardware)
         augment = steps.rate_of_views(seconds)
         task.advance(note="augment")
         step = steps.rate(steps.same_views(), seconds)
@@ -203,7 +203,7 @@ def _endless(collection: Collection, config: PretrainConfig, device: torch.devic
 Views = dict[str, Tensor]
 
 
-class _Steps:
+class Steps:
     """The training of `pretrain`, measured in parts; each goes on from the weights of the one before."""
 
     def __init__(self, collection: Collection, config: PretrainConfig, device: torch.device) -> None:
