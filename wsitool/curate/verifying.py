@@ -15,6 +15,7 @@ from wsitool.base.progress import SILENT, Reporter, Task
 from wsitool.errors import NotAStoreError, StoreError, UsageError, WsitoolError
 from wsitool.slides.grid import TileGrid, plan_grid
 from wsitool.slides.readers import TiledSlide, open_slide
+from wsitool.slides.readers.source import series_files
 from wsitool.slides.spec import TileSpec
 from wsitool.store import jpeg
 from wsitool.store.hashing import covers_attributes
@@ -221,7 +222,9 @@ def _hash(store: Reader) -> str:
 
 def _same(store: Reader, location: Path, samples: int, seed: int) -> str:
     # The name of the slide's file within the folder given.
-    path = location / Path(path_of(store.meta.source)).name if location.is_dir() else location
+    # A folder of slides, unless it is a slide itself: a DICOM series.
+    inside = location.is_dir() and not series_files(location)
+    path = location / Path(path_of(store.meta.source)).name if inside else location
     with open_slide(path, reader=store.meta.reader, default_mpp=default_mpp_of(store.meta)) as slide:
         if slide.info.fingerprint != store.meta.fingerprint:
             return f"'{path}' is another file (or a changed one) than the store was cut from"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from wsitool.base.limits import MAX_CANDIDATES, check_limit
 from wsitool.errors import MissingMppError, SlideError
-from wsitool.slides.slide import SlideInfo
+from wsitool.slides.slide import NOT_SQUARE, SlideInfo
 from wsitool.slides.spec import DEFAULT_MPP, TileSpec
 
 __all__ = [
@@ -111,6 +111,11 @@ def _wanted_downsample(info: SlideInfo, spec: TileSpec) -> tuple[float, float | 
     else:
         target = spec.mpp if spec.mpp is not None else DEFAULT_MPP
         asked = f"--mpp {target:g}"
+    if info.mpp is None and NOT_SQUARE in info.properties:
+        raise MissingMppError(
+            f"The pixels of '{info.name}' are not square ({info.properties[NOT_SQUARE]}), so {asked} cannot "
+            "be met: make them square, or say with --default-mpp what they shall count as."
+        )
     if info.mpp is None:
         raise MissingMppError(
             f"'{info.name}' states no resolution (mpp) and no objective power, so {asked} cannot be met: "

@@ -13,9 +13,13 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Level", "Slide", "SlideInfo"]
+__all__ = ["BLANK_TILES", "NOT_SQUARE", "Level", "Slide", "SlideInfo"]
 
 RgbArray = NDArray[np.uint8]
+NOT_SQUARE = "not square"
+"""The property of a slide whose pixels' sides differ by over 2 %: "0.5 x 0.6 um"; it then has no one mpp."""
+BLANK_TILES = "blank tiles"
+"""The property of a slide that leaves tiles of level 0 out, which are white: how many."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from wsitool.base.tables import Row, decimal, read_table
 from wsitool.errors import UsageError
 from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers.byte_source import file_name, is_url
+from wsitool.slides.readers.source import series_files
 
 __all__ = ["SLIDE_SUFFIXES", "SlideInput", "find_slides", "slide_name"]
 
@@ -75,7 +76,7 @@ def find_slides(
     if group_regex is not None:
         slides = [_with_group(slide, group_regex) for slide in slides]
     # Named twice is named once.
-    unique = list(dict.fromkeys(slides))
+    unique = list(dict.fromkeys(_series(slides)))
     # Compared by name: two folders may hold slides of one name, and stores lie in one folder.
     first: dict[str, SlideInput] = {}
     for slide in unique:
@@ -100,6 +101,33 @@ def _in_folder(folder: Path, reporter: Reporter) -> list[SlideInput]:
     if not paths:
         raise UsageError(f"There is no slide in the folder '{folder}': name the slide files.")
     return [SlideInput(path=str(path)) for path in paths]
+
+
+def _series(slides: list[SlideInput]) -> list[SlideInput]:
+    """DICOM files as slides: each series once, as its folder where that holds no other series.
+
+    The first file of a series says its group and label.
+    """
+    folders = {Path(slide.path).parent for slide in slides if _is_dicom(slide)}
+    if not folders:
+        return slides
+    from wsitool.slides.readers.dicom import dicom_series
+
+    whole: dict[str, str] = {}  # by file, the path that stands for its series
+    for folder in folders:
+        series = dicom_series(series_files(folder))
+        for files in series.values():
+            path = str(files[0] if len(series) > 1 else folder)
+            whole |= dict.fromkeys(map(str, files), path)
+    kept: dict[str, SlideInput] = {}
+    for slide in slides:
+        path = whole.get(slide.path, slide.path) if _is_dicom(slide) else slide.path
+        kept.setdefault(path, replace(slide, path=path))
+    return list(kept.values())
+
+
+def _is_dicom(slide: SlideInput) -> bool:
+    return slide.path.lower().endswith(".dcm") and not is_url(slide.path)
 
 
 def _in_table(table: Path, reporter: Reporter) -> list[SlideInput]:

@@ -135,6 +135,8 @@ def test_other_tiff_kinds(tmp_path: Path, photometric: str, shape: tuple[int, ..
     expected = np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels[..., :3]
     if photometric == "miniswhite":
         expected = 255 - expected
+    if shape[2:] == (4,):
+        expected = np.where(pixels[..., 3:] == 0, 255, expected)
     with open_slide(path, reader="tiff") as slide:
         assert np.array_equal(slide.read_region(0, 0, 0, 200, 300), expected)
 

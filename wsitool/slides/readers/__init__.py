@@ -11,7 +11,7 @@ from wsitool.slides.readers.byte_source import ByteSource, is_url
 from wsitool.slides.readers.directories import read_directories
 from wsitool.slides.readers.foreign import open_foreign
 from wsitool.slides.readers.layout import check_directories
-from wsitool.slides.readers.source import fingerprint, open_bytes
+from wsitool.slides.readers.source import fingerprint, open_bytes, series_files
 from wsitool.slides.readers.tiles import TiledSlide, TileLevel
 
 __all__ = ["READERS", "TileLevel", "TiledSlide", "fingerprint", "open_slide"]
@@ -37,15 +37,29 @@ def open_slide(
         raise UnsupportedSlideError(
             f"The reader {named.name} takes local files only; the direct reader takes URLs."
         )
+    if not is_url(path) and (files := series_files(Path(path))):
+        _check_one_series(Path(path), files)
     source = open_bytes(path)
     try:
-        return _open_source(source, named, default_mpp)
+        slide = _open_source(source, named, default_mpp)
+        if not is_url(path) and series_files(Path(path)):
+            slide.set_origin(str(path), fingerprint(path))
+        return slide
     except OSError as error:
         source.close()
         raise UnsupportedSlideError(f"'{path}' cannot be read: {error}.") from error
     except BaseException:
         source.close()
         raise
+
+
+def _check_one_series(folder: Path, files: list[Path]) -> None:
+    from wsitool.slides.readers.dicom import dicom_series
+
+    if (count := len(dicom_series(files))) > 1:
+        raise UnsupportedSlideError(
+            f"'{folder}' holds {count} DICOM series, and a slide is one: name a file of the one you mean."
+        )
 
 
 def _open_source(source: ByteSource, named: SlideReader | None, default_mpp: float | None) -> TiledSlide:

@@ -261,7 +261,10 @@ def _high_bytes(layout: PixelLayout, pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def to_rgb(pixels: NDArray[np.generic]) -> RgbArray:
-    """(h, w), (h, w, 1), (h, w, 3) or (h, w, 4) uint8 as (h, w, 3); ValueError for anything else."""
+    """(h, w), (h, w, 1), (h, w, 3) or (h, w, 4) uint8 as (h, w, 3); ValueError for anything else.
+
+    A fourth sample is opacity: where there is none pixels are white, as libtiff and OpenSlide show them.
+    """
     if pixels.dtype != np.uint8:
         raise ValueError(f"{pixels.dtype} pixels where 8-bit ones were expected")
     if pixels.ndim == 2:
@@ -270,7 +273,10 @@ def to_rgb(pixels: NDArray[np.generic]) -> RgbArray:
         raise ValueError(f"pixels of shape {pixels.shape}")
     if pixels.shape[2] == 1:
         return np.repeat(pixels, 3, axis=2).astype(np.uint8, copy=False)
-    return np.asarray(pixels[..., :3], dtype=np.uint8)
+    colors = np.asarray(pixels[..., :3], dtype=np.uint8)
+    if pixels.shape[2] == 3:
+        return colors
+    return np.where(pixels[..., 3:] == 0, np.uint8(255), colors)
 
 
 def _ycbcr_to_rgb(pixels: RgbArray) -> RgbArray:

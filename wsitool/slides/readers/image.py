@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from wsitool.base.limits import check_picture
-from wsitool.errors import RegionReadError, UnsupportedSlideError
+from wsitool.errors import UnsupportedSlideError
 from wsitool.slides.readers.byte_source import ByteSource, stem
 from wsitool.slides.readers.codecs import DECODE_ERRORS
 from wsitool.slides.readers.directories import TIFF_MAGIC
+from wsitool.slides.readers.picture import UPRIGHT, ArrayLevel, upright
 from wsitool.slides.readers.resolution import resolve_mpp
 from wsitool.slides.readers.source import fingerprint
 from wsitool.slides.readers.tiff import open_tiff
@@ -27,32 +27,14 @@ from wsitool.slides.slide import Level, SlideInfo
 __all__ = ["open_image", "picture_size"]
 
 RgbArray = NDArray[np.uint8]
-_TILE, _STRIP = 1024, 64
+_STRIP = 64
+_ORIENTATION = 274  # of EXIF
 # Bytes of a BMP: both headers, that of the file, the least of the picture's, and what some writers add.
 _BMP_HEAD, _BMP_FILE, _BMP_INFO, _BMP_PADDING = 54, 14, 40, 4
 # Drawn by other programs, or icons, whose size shows only when they are decoded.
 _NO_PICTURES = {"EPS", "WMF", "CUR", "ICO", "ICNS"}
 # Pillow's plugins report damage through whatever fails first.
 _DAMAGED = (OSError, EOFError, SyntaxError, AttributeError, *DECODE_ERRORS)
-
-
-class _ArrayLevel:
-    shrinks: tuple[int, ...] = ()
-    passthrough = False
-    tile_width = tile_height = _TILE
-
-    def __init__(self, pixels: RgbArray) -> None:
-        self._pixels = pixels
-        self.height, self.width = pixels.shape[:2]
-
-    def decode(self, column: int, row: int, *, shrink: int = 1) -> RgbArray:
-        return self._pixels[row * _TILE : (row + 1) * _TILE, column * _TILE : (column + 1) * _TILE]
-
-    def prefetch(self, places: Iterable[tuple[int, int]]) -> None:
-        pass
-
-    def jpeg(self, column: int, row: int) -> bytes:
-        raise RegionReadError("an ordinary picture has no JPEG tiles")
 
 
 def open_image(source: ByteSource, *, default_mpp: float | None = None) -> TiledSlide:
@@ -83,11 +65,11 @@ def open_image(source: ByteSource, *, default_mpp: float | None = None) -> Tiled
         objective_power=None,
         fingerprint=fingerprint(source),
     )
-    return TiledSlide(info, (_ArrayLevel(pixels),), source)
+    return TiledSlide(info, (ArrayLevel(pixels),), source)
 
 
 def _decode(source: ByteSource) -> tuple[str, RgbArray]:
-    """The format's name and the whole picture, its size checked first."""
+    """The format's name and the whole picture, upright, its size checked first."""
     with source.stream() as stream, _open_unlimited(stream) as image:
         check_picture(source.name, *image.size, source.size)
         format_name = image.format or "image"
@@ -97,10 +79,14 @@ def _decode(source: ByteSource) -> tuple[str, RgbArray]:
             # Once it has all rows, Pillow does not look at the checksum they came with.
             with source.stream() as again, _open_unlimited(again) as chunks:
                 chunks.verify()
+        orientation = image.getexif().get(_ORIENTATION, UPRIGHT)
         # Pillow makes grey pixels up where JPEG data is damaged; simplejpeg refuses.
         if format_name == "JPEG" and image.mode in ("RGB", "L"):
-            return format_name, simplejpeg.decode_jpeg(source.read(0, source.size))
-        return format_name, _rgb(image)
+            pixels = np.asarray(simplejpeg.decode_jpeg(source.read(0, source.size)))
+        else:
+            pixels = _rgb(image)
+    # Of a picture, orientations that there are not say nothing: programs show it as it is stored.
+    return format_name, pixels if orientation not in range(2, 9) else upright(pixels, orientation)
 
 
 def _check_bmp(head: bytes) -> None:

@@ -18,11 +18,11 @@ from wsitool.errors import RegionReadError, SlideError, UnsupportedSlideError
 from wsitool.slides.readers.byte_source import ByteSource, is_url, stem
 from wsitool.slides.readers.directories import read_directories
 from wsitool.slides.readers.layout import pixel_layout
-from wsitool.slides.readers.resolution import resolve_mpp
+from wsitool.slides.readers.resolution import resolve_mpp, square_mpp
 from wsitool.slides.readers.source import file_state, fingerprint
 from wsitool.slides.readers.tiff import open_tiff
 from wsitool.slides.readers.tiles import TiledSlide, TileLevel
-from wsitool.slides.slide import Level, SlideInfo
+from wsitool.slides.slide import NOT_SQUARE, Level, SlideInfo
 
 __all__ = [
     "OpenSlideSlide",
@@ -180,11 +180,12 @@ class OpenSlideSlide(TiledSlide):
     ) -> None:
         super().__init__(info, levels, source)
         self._handles = handles
-        self._companions = _companions(Path(source.path))
+        self._file = Path(source.path)
+        self._companions = _companions(self._file)
 
     def check_unchanged(self) -> None:
         super().check_unchanged()
-        if self._companions.items() - _companions(Path(self.info.path)).items():
+        if self._companions.items() - _companions(self._file).items():
             raise SlideError(
                 f"The files beside '{self.info.path}' changed while it was read, so its patches would be a "
                 "mix: run the same command again when nothing writes to them."
@@ -302,7 +303,8 @@ def slide_info(
             f"Pixels of a level of '{source.name}' ({size})", level.width * level.height, MAX_LEVEL_PIXELS
         )
     power = _float(properties.get(f"{reader}.objective-power"))
-    mpp, mpp_source = resolve_mpp(_float(properties.get(f"{reader}.mpp-x")), power, default_mpp)
+    stated, sides = square_mpp(*(_float(properties.get(f"{reader}.mpp-{axis}")) for axis in "xy"))
+    mpp, mpp_source = resolve_mpp(stated, None if sides else power, default_mpp)
     return SlideInfo(
         path=source.path,
         name=stem(source.name),
@@ -313,7 +315,7 @@ def slide_info(
         mpp_source=mpp_source,
         objective_power=power,
         fingerprint=fingerprint(source),
-        properties=properties,
+        properties=properties | ({NOT_SQUARE: sides} if sides else {}),
     )
 
 

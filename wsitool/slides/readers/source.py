@@ -14,7 +14,7 @@ from wsitool.errors import SlideError, UnsupportedSlideError
 from wsitool.slides.readers.byte_source import ByteSource, SourceStream, is_url
 from wsitool.slides.readers.remote import RemoteBytes
 
-__all__ = ["file_state", "fingerprint", "open_bytes"]
+__all__ = ["file_state", "fingerprint", "open_bytes", "series_files"]
 
 _SAMPLES, _SAMPLE_BYTES = 18, 65_536
 _STREAM_BYTES = 65_536
@@ -26,13 +26,27 @@ _KINDS = {
 }
 
 
+def series_files(folder: Path) -> list[Path]:
+    """The files of a DICOM series that is a folder, sorted; [] for a folder without any, or for no folder."""
+    if not os.path.isdir(folder):  # noqa: PTH112 - Path's raises for a name that is too long
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".dcm" and path.is_file())
+
+
 def open_bytes(path: str | Path) -> ByteSource:
-    """Open a local file or an fsspec URL; UnsupportedSlideError if there is no such readable file."""
+    """Open a local file, a folder that is a DICOM series, or an fsspec URL.
+
+    UnsupportedSlideError if there is no such readable file.
+    """
     if is_url(path):
         return RemoteBytes(str(path))
     path = Path(path)
     try:
         mode = path.stat().st_mode
+        if files := series_files(path):
+            series = _LocalBytes(files[0])  # which says where the others are
+            series.name = f"{path.name}{files[0].suffix}"
+            return series
         if stat.S_ISDIR(mode):
             raise UnsupportedSlideError(f"'{path}' is a folder, not a slide: name the slide file in it.")
         if not stat.S_ISREG(mode):
@@ -51,9 +65,12 @@ def fingerprint(path: str | Path | ByteSource) -> str:
     """Identify a file's content: SHA-256 over its size and samples of its bytes, in hex (16 characters).
 
     Files up to about 1 MiB are hashed whole; of larger ones, 18 evenly spread blocks of 64 KiB, the first and
-    the last among them, so that a slide of gigabytes costs milliseconds.
+    the last among them, so that a slide of gigabytes costs milliseconds. A folder counts by all its files.
     """
     if isinstance(path, str | Path):
+        if not is_url(path) and (files := series_files(Path(path))):
+            digests = "".join(fingerprint(file) for file in files)
+            return hashlib.sha256(digests.encode()).hexdigest()[:16]
         source = open_bytes(path)
         try:
             return fingerprint(source)

@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsitool.errors import RegionReadError, UnsupportedSlideError
+from wsitool.errors import RefusedSlideError, RegionReadError, UnsupportedSlideError
 from wsitool.slides.readers.byte_source import ByteSource, stem
 from wsitool.slides.readers.codecs import (
     DECODE_ERRORS,
@@ -26,13 +26,14 @@ from wsitool.slides.readers.codecs import (
 )
 from wsitool.slides.readers.directories import TIFF_MAGIC, Directory, read_directories
 from wsitool.slides.readers.layout import JPEG_COMPRESSIONS, PixelLayout, pixel_layout
-from wsitool.slides.readers.resolution import resolve_mpp
+from wsitool.slides.readers.picture import UPRIGHT, turned
+from wsitool.slides.readers.resolution import resolve_mpp, square_mpp
 from wsitool.slides.readers.source import fingerprint
 from wsitool.slides.readers.tiff_facts import TiffFacts, tiff_facts
 from wsitool.slides.readers.tiles import TiledSlide
-from wsitool.slides.slide import Level, SlideInfo
+from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE, Level, SlideInfo
 
-__all__ = ["TiffLevel", "open_tiff"]
+__all__ = ["PlanesLevel", "TiffLevel", "open_tiff"]
 
 RgbArray = NDArray[np.uint8]
 
@@ -43,6 +44,9 @@ _RGB, _PALETTE, _YCBCR = 2, 3, 6
 # Samples a pixel may have for each photometric interpretation that is read; a fourth one is alpha.
 _SAMPLES = {0: (1,), 1: (1,), _RGB: (3, 4), _PALETTE: (1,), _YCBCR: (3, 4)}
 _YCBCR_JPEG2000 = 33003
+_ORIENTATION = 274
+# Axes of tifffile along which a picture is not one: of I and Q nothing is known, and the first is taken.
+_STACKS = {"C": "channels", "Z": "focal planes", "T": "points of time", "L": "exposures", "R": "tiles"}
 
 # Its warnings about odd tags are for developers; what matters reaches the user as our errors.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -52,11 +56,11 @@ class TiffLevel:
     """One level of a TIFF; see `wsitool.slides.readers.tiles.TileLevel`."""
 
     def __init__(
-        self, layout: PixelLayout, decode: Decoder, size: tuple[int, int], index: int, *, blank_if_empty: bool
+        self, layout: PixelLayout, decode: Decoder, size: tuple[int, int], index: int, *, is_sparse: bool
     ) -> None:
         self.width, self.height = size
         self.tile_width, self.tile_height = layout.tile_width, layout.tile_height
-        self._index, self._source, self._blank_if_empty = index, layout.directory.source, blank_if_empty
+        self._index, self._source, self._is_sparse = index, layout.directory.source, is_sparse
         self._columns, self._planes, self._tiles_per_plane = (
             layout.columns,
             layout.planes,
@@ -125,7 +129,7 @@ class TiffLevel:
             raise self._failure(column, row, "the file has no such tile")
         offset, count = int(self._offsets[index]), int(self._counts[index])
         if count == 0:
-            if self._blank_if_empty:
+            if self._is_sparse and offset == 0:
                 return None
             raise self._failure(column, row, "it is empty (zero length)")
         if index in self._overlapping:
@@ -140,10 +144,47 @@ class TiffLevel:
             raise self._failure(column, row, "the file ends before it does")
         return data
 
+    @property
+    def blank(self) -> int:
+        """How many tiles the file leaves out, whose pixels are white."""
+        out = (self._offsets == 0) & (self._counts == 0)
+        return int(np.count_nonzero(out)) if self._is_sparse else 0
+
     def _failure(self, column: int, row: int, reason: str) -> RegionReadError:
         return RegionReadError(
             f"tile column {column}, row {row} of level {self._index} cannot be read: {reason}"
         )
+
+
+class PlanesLevel:
+    """A level whose red, green and blue are grey pages of their own; see `TileLevel`."""
+
+    shrinks: tuple[int, ...] = ()
+    passthrough = False
+
+    def __init__(self, planes: list[TiffLevel]) -> None:
+        self._planes = planes
+        self.width, self.height = planes[0].width, planes[0].height
+        self.tile_width, self.tile_height = planes[0].tile_width, planes[0].tile_height
+
+    @property
+    def blank(self) -> int:
+        """How many tiles the file leaves out of the first plane."""
+        return self._planes[0].blank
+
+    def decode(self, column: int, row: int, *, shrink: int = 1) -> RgbArray:
+        """See `TileLevel.decode`."""
+        return np.stack([plane.decode(column, row)[..., 0] for plane in self._planes], axis=-1)
+
+    def prefetch(self, places: Iterable[tuple[int, int]]) -> None:
+        """See `TileLevel.prefetch`."""
+        places = list(places)
+        for plane in self._planes:
+            plane.prefetch(places)
+
+    def jpeg(self, column: int, row: int) -> bytes:
+        """See `TileLevel.jpeg`."""
+        raise RegionReadError(f"tile column {column}, row {row} is three grey pictures and no JPEG")
 
 
 def open_tiff(
@@ -163,51 +204,92 @@ def open_tiff(
         raise UnsupportedSlideError("NDPI files are read by OpenSlide.")
     try:
         with source.stream() as stream, tifffile.TiffFile(stream) as tiff:
-            pages = _level_pages(tiff)
-            metadata = tiff_facts(tiff)
+            planes = _level_pages(tiff, source.name)
+            metadata = tiff_facts(tiff, planes[0][0])
+            # Sparse files leave tiles out; one that Aperio's scanner leaves out it could not write.
             levels = tuple(
-                _level(page, directories, i, strips=strips, blank_if_empty=bool(tiff.is_philips))
-                for i, page in enumerate(pages)
+                _level(pages, directories, i, strips=strips, is_sparse=not tiff.is_svs)
+                for i, pages in enumerate(planes)
             )
     except _MALFORMED as error:
         raise UnsupportedSlideError(
             f"'{source.name}' is not a readable TIFF slide: {_first_line(error)}."
         ) from error
-    info = _slide_info(source, pages[0], levels, metadata, reader=reader, default_mpp=default_mpp)
-    return TiledSlide(info, levels, source)
+    info = _slide_info(source, planes[0][0], levels, metadata, reader=reader, default_mpp=default_mpp)
+    slide = TiledSlide(info, levels, source)
+    orientation = _orientation(directories[planes[0][0].offset])
+    return slide if orientation == UPRIGHT else turned(slide, orientation, source)
 
 
-def _level_pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """The pages of the pyramid, largest first; UnsupportedSlideError names what is in the way."""
-    for kind in ("ndpi", "scn", "bif", "qpi", "vsi"):
+def _level_pages(tiff: tifffile.TiffFile, name: str) -> list[list[tifffile.TiffPage]]:
+    """The pages of each level of the largest pyramid, largest first: one, or three that are red, green, blue.
+
+    UnsupportedSlideError names what is in the way; RefusedSlideError where the pixels are of other channels,
+    of which another reader would show the first as grey.
+    """
+    for kind in ("ndpi", "scn", "bif", "vsi"):
         if getattr(tiff, f"is_{kind}", False):
             raise UnsupportedSlideError(f"{kind.upper()} files are read by OpenSlide.")
     if tiff.is_svs:
         # tifffile takes the second page for the thumbnail even where there is none; as OpenSlide does,
         # tell levels from thumbnail, label and macro by their tiles.
         all_pages = [page.aspage() for page in tiff.pages]
-        pages = [page for page in all_pages if page.is_tiled] or all_pages[:1]
+        levels = [[page] for page in all_pages if page.is_tiled] or [all_pages[:1]]
     else:
-        pages = [level.keyframe for level in tiff.series[0].levels]
-    base = pages[0]
-    kept = [base]
-    for page in pages[1:]:
+        # Labels, macros and thumbnails are series of their own, and in some files the first.
+        largest = max(
+            tiff.series, key=lambda series: series.keyframe.imagewidth * series.keyframe.imagelength
+        )
+        levels = [_colors_of(level, tiff, name) for level in largest.levels]
+    base = levels[0][0]
+    kept = levels[:1]
+    for pages in levels[1:]:
+        page = pages[0]
         ratio_x, ratio_y = base.imagewidth / page.imagewidth, base.imagelength / page.imagelength
         # Rounding may cost a small level up to a pixel per side; anything more is another picture.
         if abs(ratio_x - ratio_y) <= 0.02 * max(ratio_x, ratio_y) + 2 * ratio_x / min(page.shape[:2]):
-            kept.append(page)
+            kept.append(pages)
     return kept
 
 
+def _colors_of(
+    series: tifffile.TiffPageSeries, tiff: tifffile.TiffFile, name: str
+) -> list[tifffile.TiffPage]:
+    """The pages that together are the colours of one level; RefusedSlideError where they are others."""
+    sizes = dict(zip(series.axes, series.shape, strict=True))
+    count = {axis: size for axis, size in sizes.items() if axis in _STACKS and size > 1}
+    if not count:
+        return [series.keyframe]
+    if count == {"C": 3} and series.dtype == np.uint8 and "S" not in sizes and not tiff.is_qpi:
+        return [page.aspage() for page in series.pages if page is not None]
+    stack = " and ".join(f"{size} {_STACKS[axis]}" for axis, size in count.items())
+    raise RefusedSlideError(
+        f"'{name}' holds {stack} and no colors: only RGB, in one page or in three of 8 bits, is read; save "
+        "the picture you mean as RGB."
+    )
+
+
 def _level(
+    pages: list[tifffile.TiffPage],
+    directories: dict[int, Directory],
+    index: int,
+    *,
+    strips: bool,
+    is_sparse: bool,
+) -> TiffLevel | PlanesLevel:
+    """One level; raises UnsupportedSlideError where it is of a kind that is not read directly."""
+    levels = [_page_level(page, directories, index, strips=strips, is_sparse=is_sparse) for page in pages]
+    return levels[0] if len(levels) == 1 else PlanesLevel(levels)
+
+
+def _page_level(
     page: tifffile.TiffPage,
     directories: dict[int, Directory],
     index: int,
     *,
     strips: bool,
-    blank_if_empty: bool,
+    is_sparse: bool,
 ) -> TiffLevel:
-    """One level; raises UnsupportedSlideError where it is of a kind that is not read directly."""
     if page.offset not in directories:
         raise UnsupportedSlideError("its directories are linked in an unknown way")
     layout = pixel_layout(directories[page.offset])
@@ -236,7 +318,7 @@ def _level(
         problem = problem or f"compression {layout.compression} is unknown"
         raise UnsupportedSlideError(f"This TIFF cannot be read directly: {problem}.")
     size = (int(page.imagewidth), int(page.imagelength))  # of a Philips level less than its tags say
-    return TiffLevel(layout, decode, size, index, blank_if_empty=blank_if_empty and not planes_apart)
+    return TiffLevel(layout, decode, size, index, is_sparse=is_sparse and not planes_apart)
 
 
 def _bits_read(layout: PixelLayout) -> tuple[int, ...]:
@@ -247,14 +329,15 @@ def _bits_read(layout: PixelLayout) -> tuple[int, ...]:
 def _slide_info(
     source: ByteSource,
     page: tifffile.TiffPage,
-    levels: tuple[TiffLevel, ...],
+    levels: tuple[TiffLevel | PlanesLevel, ...],
     metadata: TiffFacts,
     *,
     reader: str,
     default_mpp: float | None,
 ) -> SlideInfo:
     base = levels[0]
-    mpp, mpp_source = resolve_mpp(metadata.mpp, metadata.objective_power, default_mpp)
+    stated, sides = square_mpp(metadata.mpp_x, metadata.mpp_y)
+    mpp, mpp_source = resolve_mpp(stated, None if sides else metadata.objective_power, default_mpp)
     compression = getattr(page.compression, "name", str(page.compression))
     shape = "tiles" if page.is_tiled else "strips"
     return SlideInfo(
@@ -274,8 +357,18 @@ def _slide_info(
         mpp_source=mpp_source,
         objective_power=metadata.objective_power,
         fingerprint=fingerprint(source),
-        properties={"description": metadata.description, "compression": compression},
+        properties={
+            "description": metadata.description,
+            "compression": compression,
+            **({NOT_SQUARE: sides} if sides else {}),
+            **({BLANK_TILES: f"{base.blank:,}"} if base.blank else {}),
+        },
     )
+
+
+def _orientation(directory: Directory) -> int:
+    """How the picture is to be turned to stand upright (TIFF 6.0, tag 274)."""
+    return (directory.numbers(_ORIENTATION, most=1) or (UPRIGHT,))[0]
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -83,6 +84,10 @@ class TiledSlide:
     def wrap_levels(self, wrap: Callable[[TileLevel], TileLevel]) -> None:
         """Put `wrap(level)` in the place of every level, before any pixel is read."""
         self._levels = tuple(wrap(level) for level in self._levels)
+
+    def set_origin(self, path: str, fingerprint: str) -> None:
+        """Say that the slide is the folder `path`, of that `fingerprint`, and not a file in it."""
+        self._info = replace(self._info, path=path, fingerprint=fingerprint)
 
     def check_unchanged(self) -> None:
         """Raise SlideError where the file is no longer the one that was opened.
