@@ -16,7 +16,7 @@ from wsitool.errors import RegionReadError, WsitoolError
 from wsitool.slides.grid import ReadPlan, plan_grid
 from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers import TiledSlide, open_slide
-from wsitool.slides.slide import SlideInfo
+from wsitool.slides.slide import BLANK_TILES, SlideInfo
 from wsitool.slides.slide_list import SlideInput, find_slides
 from wsitool.slides.spec import TileSpec
 from wsitool.slides.tissue_registry import TISSUE
@@ -105,7 +105,10 @@ def _audit(slide: SlideInput, spec: TileSpec, reader: str, default_mpp: float | 
     try:
         with open_slide(slide.path, reader=reader, default_mpp=mpp) as opened:
             audit = _known(audit, opened.info, spec)
-            audit = replace(audit, warnings=(*audit.warnings, *_unreadable(opened)))
+            unreadable, none_readable = _unreadable(opened)
+            if none_readable:
+                return replace(audit, error=f"no tile of it can be decoded: {unreadable[0]}")
+            audit = replace(audit, warnings=(*audit.warnings, *unreadable))
             return _estimated(audit, opened, spec)
     except (WsitoolError, OSError, MemoryError) as error:
         # Whatever one slide's file does: the others are audited.
@@ -127,6 +130,8 @@ def _known(audit: SlideAudit, info: SlideInfo, spec: TileSpec) -> SlideAudit:
                 f"mpp {info.mpp:.3g} contradicts its {info.objective_power:g}x objective "
                 f"(about {expected:.3g}): check which is true"
             )
+    if blank := info.properties.get(BLANK_TILES):
+        warnings.append(f"leaves {blank} of its own tiles out: they count as blank")
     # Plain numbers, as `diff` below compares neighbours.
     steps = np.array([level.downsample for level in info.levels])
     if len(steps) == 1 and max(info.width, info.height) > 20_000:
@@ -149,9 +154,12 @@ def _known(audit: SlideAudit, info: SlideInfo, spec: TileSpec) -> SlideAudit:
     )
 
 
-def _unreadable(slide: TiledSlide) -> list[str]:
-    """A warning for each level of which probed tiles cannot be decoded; a truncated file shows here."""
-    warnings = []
+def _unreadable(slide: TiledSlide) -> tuple[list[str], bool]:
+    """A warning for each level of which probed tiles cannot be decoded, and whether that is all of them.
+
+    A truncated file shows here.
+    """
+    warnings, readable = [], 0
     for index in range(len(slide.info.levels)):
         tiles = slide.tiles(index)
         columns, rows = -(-tiles.width // tiles.tile_width), -(-tiles.height // tiles.tile_height)
@@ -164,11 +172,12 @@ def _unreadable(slide: TiledSlide) -> list[str]:
                 tiles.decode(probe % columns, probe // columns)
             except RegionReadError as error:
                 reasons.append(str(error))
+        readable += len(probes) - len(reasons)
         if reasons:
             warnings.append(
                 f"{len(reasons)} of {len(probes)} tiles probed at level {index} are unreadable ({reasons[0]})"
             )
-    return warnings
+    return warnings, readable == 0
 
 
 def _estimated(audit: SlideAudit, slide: TiledSlide, spec: TileSpec) -> SlideAudit:

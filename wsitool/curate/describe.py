@@ -16,6 +16,7 @@ from wsitool.base.lock import is_locked
 from wsitool.errors import EncoderError, UsageError
 from wsitool.slides.readers import open_slide
 from wsitool.slides.readers.byte_source import is_url
+from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE
 from wsitool.store.collection import open_collection
 from wsitool.store.opening import find_stores, open_store
 from wsitool.store.schema import PatchStore
@@ -75,6 +76,7 @@ def _slide(path: str | Path) -> dict[str, Any]:
         "mpp": info.mpp,
         "mpp from": info.mpp_source,
         "objective power": info.objective_power,
+        **{name: info.properties[name] for name in (NOT_SQUARE, BLANK_TILES) if name in info.properties},
         "levels": [[level.width, level.height, round(level.downsample, 4)] for level in info.levels],
         "fingerprint": info.fingerprint,
     }

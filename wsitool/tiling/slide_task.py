@@ -18,6 +18,7 @@ from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import RegionReadError, SlideError, UsageError
 from wsitool.report.preview import preview_jpeg
 from wsitool.slides.readers import TiledSlide, open_slide
+from wsitool.slides.slide import BLANK_TILES
 from wsitool.slides.slide_list import SlideInput
 from wsitool.slides.spec import TileSpec
 from wsitool.store.opening import create_store
@@ -122,6 +123,8 @@ def run_task(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
                 f"{slide.info.name} states no mpp: {slide.info.mpp:g} um/px is assumed from its "
                 f"{slide.info.objective_power:g}x objective (--default-mpp says better)."
             )
+        if blank := slide.info.properties.get(BLANK_TILES):
+            reporter.warn(f"{slide.info.name} leaves {blank} of its own tiles out: they count as blank.")
         cutting = _Cutting(task, slide, reporter)
         return cutting.run(began)
 
