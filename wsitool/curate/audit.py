@@ -197,6 +197,7 @@ def _estimated(audit: SlideAudit, slide: TiledSlide, spec: TileSpec) -> SlideAud
         candidates=len(candidates.reason),
         patches=len(kept),
         counts={reason: int(n) for reason, n in zip(candidates.reasons, tally, strict=True)},
+        warnings=(*audit.warnings, *source.doubts),
     )
     # The counts say which limit it was.
     if not len(kept):

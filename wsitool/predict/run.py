@@ -288,6 +288,8 @@ def _predict_slide(
         # Before tissue is looked for, which takes seconds.
         _check_mpp(card, plan_read(slide.info, spec).mpp_effective, slide.info.name, options)
         stream = open_stream(slide, spec, threads=options.threads)
+        for doubt in stream.source.doubts:
+            reporter.warn(f"{item.name}: {doubt}.")
         began, coords, logits = time.perf_counter(), [], []
         batches = stream.batches(options.batch_size, threads=options.threads)
         device = next(classifier.parameters()).device

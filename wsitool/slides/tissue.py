@@ -24,9 +24,11 @@ __all__ = [
     "area_mean",
     "channel_range",
     "detect_tissue",
+    "optical_density",
     "tissue_mask",
     "tissue_mask_of_image",
     "white_balance",
+    "without_small",
 ]
 
 INK_LIMIT = 215
@@ -41,6 +43,13 @@ _SMALLEST_BLOCK = 256
 _CHROMA_GUARD = (8.0, 20.0)
 # Glass is bright and nearly neutral; its tint is measured only where it covers at least this share.
 _GLASS_MIN, _GLASS_CHROMA, _GLASS_SHARE, _GLASS_PERCENTILE = 190, 30, 0.005, 80
+# Yellowed glass is not neutral. It is known by being one colour: the most frequent one, over at least this
+# share of the picture within so many levels, and among its brightest.
+_TINTED_MIN, _TINTED_CHROMA, _TINTED_SHARE, _TINTED_REACH, _TINTED_BRIGHTER = 165, 75, 0.25, 8, 0.1
+_BIN = 8  # levels
+# Levels by which the glass's tint may differ over a picture before it is divided out place by place.
+_DRIFT, _GRID, _FITTED = 8.0, 3, 20_000
+_DARK, _BLACK = 0.15, 60  # optical density, largest channel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +65,12 @@ class TissueMask:
     thumbnail: NDArray[np.uint8]
     downsample: tuple[float, float]
     unreadable: int = 0
+
+    @cached_property
+    def colorless(self) -> float:
+        """The share of the picture that is dark, but for black, and no tissue of this mask."""
+        dark = optical_density(self.thumbnail) > _DARK
+        return float((dark & (channel_range(self.thumbnail)[1] >= _BLACK) & ~self.mask).mean())
 
     @cached_property
     def integral(self) -> NDArray[np.int32]:
@@ -158,8 +173,8 @@ def detect_tissue(
     mask = chroma > threshold
     if some_ignored and ignore is not None:
         mask &= ~ignore
-    mask = ~_without_small(~mask, speck_px // 4)
-    return _without_small(mask, speck_px), threshold
+    mask = ~without_small(~mask, speck_px // 4)
+    return without_small(mask, speck_px), threshold
 
 
 def area_mean(block: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
@@ -187,15 +202,77 @@ def channel_range(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np
 
 
 def white_balance(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Divide the tint of the glass out of (h, w, 3) uint8; a picture that shows no glass stays as it is."""
+    """Divide the tint of the glass out of (h, w, 3) uint8; a picture that shows no glass stays as it is.
+
+    Glass is bright and nearly neutral; where nothing is, it may be yellowed, see `_tinted_glass`.
+    """
     some = rgb[:: 1 + len(rgb) // 1024]  # a thousand rows show the glass as well as all
     low, high = channel_range(some)
     glass = (low >= _GLASS_MIN) & (high - low <= _GLASS_CHROMA)
     if glass.mean() < _GLASS_SHARE:
-        return rgb
+        glass = _tinted_glass(some)
+        if not glass.any():
+            return rgb
     white = np.percentile(some[glass], _GLASS_PERCENTILE, axis=0)  # (3,): pale tissue lies below it
+    drift = _drift(some, glass)
+    if np.ptp(drift - drift.mean(axis=2, keepdims=True), axis=(0, 1)).max() > _DRIFT:
+        return _divided(rgb, drift)
     table = np.minimum(np.rint(np.arange(256)[:, None] * (255.0 / white)), 255).astype(np.uint8)  # (256, 3)
     return np.stack([table[rgb[..., c], c] for c in range(3)], axis=2)
+
+
+def _drift(rgb: NDArray[np.uint8], glass: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The color of the glass over (h, w, 3), on a grid of `_GRID` places a side: planes fitted to `glass`.
+
+    Planes: curved surfaces would follow pale tissue. Fitted again without what lies below, which is such.
+    """
+    y, x = np.nonzero(glass)
+    step = 1 + len(y) // _FITTED
+    y, x = y[::step], x[::step]
+    sides = np.stack([np.ones(len(y)), y / len(rgb), x / rgb.shape[1]], axis=1)  # (n, 3)
+    values = rgb[y, x].astype(np.float64)
+    fitted = np.ones(len(y), bool)
+    for _ in range(3):
+        planes = np.linalg.lstsq(sides[fitted], values[fitted], rcond=None)[0]  # (3, channels)
+        below = values - sides @ planes
+        fitted = (np.abs(below) <= 2 * below[fitted].std(axis=0) + 1).all(axis=1)
+        if not fitted.any():
+            break
+    places = np.linspace(0, 1, _GRID)
+    down, along = np.meshgrid(places, places, indexing="ij")
+    grid = np.stack([np.ones_like(down), down, along], axis=2) @ planes
+    return np.asarray(grid)
+
+
+def _divided(rgb: NDArray[np.uint8], drift: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """(h, w, 3) divided by glass that drifts from corner to corner of `drift`, row by row."""
+    out = np.empty_like(rgb)
+    across = np.linspace(0, 1, rgb.shape[1])[:, None]  # (w, 1)
+    for row, share in enumerate(np.linspace(0, 1, len(rgb))):
+        ends = drift[0, [0, -1]] * (1 - share) + drift[-1, [0, -1]] * share  # (2, 3)
+        glass = ends[0] * (1 - across) + ends[1] * across
+        out[row] = np.minimum(np.rint(rgb[row] * (255.0 / glass)), 255)
+    return out
+
+
+def _tinted_glass(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which pixels of (h, w, 3) are glass of a tint: one bright color over a quarter of it, or none at all.
+
+    Tissue has no such color: it is stained unevenly, and paler parts of it are brighter.
+    """
+    binned = (rgb // _BIN).astype(np.int32)
+    codes = (binned[..., 0] << 10) | (binned[..., 1] << 5) | binned[..., 2]
+    counts = np.bincount(codes.ravel(), minlength=1 << 15)
+    color = np.median(rgb[codes == counts.argmax()], axis=0)  # (3,)
+    near = (np.abs(rgb - color.astype(np.int16)) <= _TINTED_REACH).all(axis=2)
+    brighter = rgb.sum(axis=2, dtype=np.int32) > color.sum() + 3 * _TINTED_REACH
+    is_glass = (
+        color.min() >= _TINTED_MIN
+        and np.ptp(color) <= _TINTED_CHROMA
+        and near.mean() >= _TINTED_SHARE
+        and brighter.mean() <= _TINTED_BRIGHTER
+    )
+    return np.asarray(near & is_glass)
 
 
 def _smooth_chroma(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -206,7 +283,14 @@ def _smooth_chroma(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(gaussian(chroma, sigma=1.0, mode="nearest", preserve_range=True))
 
 
-def _without_small(mask: NDArray[np.bool_], size_px: int) -> NDArray[np.bool_]:
+def optical_density(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Optical density of the mean of the channels of (h, w, 3) uint8, by Beer and Lambert: (h, w)."""
+    # + 1 and / 256: black has a density of 2.4 instead of infinity.
+    return np.asarray(-np.log10((rgb.mean(axis=2, dtype=np.float32) + 1) / 256), np.float32)
+
+
+def without_small(mask: NDArray[np.bool_], size_px: int) -> NDArray[np.bool_]:
+    """`mask` (h, w) without its connected components of fewer than `size_px` pixels."""
     labels = np.empty(mask.shape, np.int32)
     number = connected_components(mask, output=labels)
     # Row by row, as bincount makes an int64 copy of what it counts.

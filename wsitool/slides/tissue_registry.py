@@ -59,6 +59,16 @@ TISSUE: Registry[TissueDetector] = Registry(
             about="saturation (HSV) above Otsu's threshold, as many pipelines have it",
         ),
         TissueDetector(
+            name="filled",
+            detect="wsitool.slides.detectors:filled_tissue",
+            about="as chroma, with all within its outlines: for fat, which is stained in its walls only",
+        ),
+        TissueDetector(
+            name="density",
+            detect="wsitool.slides.detectors:density_tissue",
+            about="darker than the glass, whatever its color: silver stains, gray scans",
+        ),
+        TissueDetector(
             name="none",
             detect="wsitool.slides.detectors:all_tissue",
             about="everything is tissue, so that no grid position is left out for want of it",

@@ -137,6 +137,8 @@ class _Cutting:
         self._spec, self._info = task.spec, slide.info
         # Finds tissue and scores candidates: seconds, before anything is written.
         self._source = patch_source(slide, task.spec, threads=task.threads)
+        for doubt in self._source.doubts:
+            reporter.warn(f"{self._info.name}: {doubt}.")
         self._grid = self._source.grid
         self._failures: list[Failure] = []
         self._failed: list[int] = []

@@ -20,7 +20,7 @@ from wsitool.slides.readers import TiledSlide
 from wsitool.slides.spec import TileSpec
 from wsitool.slides.tissue import TissueMask, tissue_mask
 from wsitool.store.schema import Candidates, Prepared
-from wsitool.tiling.candidates import find_candidates, nothing_left
+from wsitool.tiling.candidates import count_reasons, find_candidates, nothing_left
 from wsitool.tiling.cutter import Block, CutCounts, cut, tiles_touched
 from wsitool.tiling.executor import Executor
 from wsitool.tiling.level_view import LevelView, choose_shrink
@@ -29,6 +29,8 @@ from wsitool.tiling.passthrough import check_passthrough, pass_tiles
 __all__ = ["PatchSource", "patch_source"]
 
 T = TypeVar("T")
+# Shares above which it is more likely that glass or stain has been mistaken.
+_MOST_TISSUE, _MOST_COLORLESS, _MOST_PENS = 0.95, 0.02, 0.5
 _PROBED_PATCHES = 16  # patches whose tiles may decide whether the decoder shrinks
 
 
@@ -55,6 +57,29 @@ class PatchSource:
     def nothing_left(self) -> NoTissueError:
         """The error that says which limit left no patch."""
         return nothing_left(self.slide.info.name, self.candidates, self.spec.all_limits)
+
+    @property
+    def doubts(self) -> list[str]:
+        """What is odd about the tissue, each with the option that changes it: sentences about the slide."""
+        reasons = count_reasons(self.candidates)
+        with_tissue = sum(reasons.values()) - reasons.get("low tissue", 0)
+        doubts = []
+        if self.spec.min_tissue > 0 and self.mask.mask.mean() > _MOST_TISSUE:
+            doubts.append(
+                f"{self.mask.mask.mean():.0%} of it is taken for tissue: if its preview shows glass, try "
+                "--tissue otsu"
+            )
+        if self.mask.colorless > max(_MOST_COLORLESS, 2 * self.mask.mask.mean()):
+            doubts.append(
+                f"{self.mask.colorless:.0%} of it is dark without color and counts as glass: for a silver "
+                "stain or a gray scan pass --tissue density"
+            )
+        if (pens := reasons.get("pen", 0)) > _MOST_PENS * with_tissue:
+            doubts.append(
+                f"{pens:,} of {with_tissue:,} patches of tissue are left out as pen ink: if that is its "
+                "stain, pass --max-pen 1"
+            )
+        return doubts
 
     @property
     def resampling(self) -> str:
