@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from wsitool.cli import main
 from wsitool.evaluation.calibration import softmax
+from wsitool.evaluation.exact_tests import auroc_above_half, mean_above_zero
 from wsitool.evaluation.guessing import LEVEL, Guessing, against_guessing, as_p
-from wsitool.evaluation.statistics import auroc_above_half, mean_above_zero
 
 
 def _patients(

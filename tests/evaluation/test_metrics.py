@@ -1,12 +1,21 @@
 """Metrics against scikit-learn and torchmetrics, which compute them another way."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
 from torchmetrics.classification import MulticlassCalibrationError
 
-from wsitool.evaluation.metrics import CURVES, METRICS, confusion_matrix, score, weighted_scores
+from wsitool.evaluation.metrics import (
+    CURVES,
+    METRICS,
+    Predictions,
+    confusion_matrix,
+    metric_named,
+    score,
+)
 
 
 def _predictions(classes: int, ties: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -36,18 +45,57 @@ def test_scores_equal_scikit_learn(classes: int, ties: bool) -> None:
     assert (confusion_matrix(y, called, classes) == sk.confusion_matrix(y, called)).all()
 
 
-def test_weights_count_patches_as_scikit_learn_does() -> None:
-    p, y = _predictions(3, ties=False)
-    w = np.random.default_rng(5).integers(0, 4, len(y)).astype(float)
-    found, called = weighted_scores(p, y, w[None]), p.argmax(axis=1)
-    expected = {
-        "accuracy": sk.accuracy_score(y, called, sample_weight=w),
-        "balanced_accuracy": sk.balanced_accuracy_score(y, called, sample_weight=w),
-        "macro_f1": sk.f1_score(y, called, average="macro", sample_weight=w),
-        "auroc": sk.roc_auc_score(y, p, multi_class="ovr", sample_weight=w),
-        "loss": sk.log_loss(y, p, sample_weight=w),
-    }
-    assert {name: found[name][0] for name in expected} == pytest.approx(expected, abs=1e-12)
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("ties", [False, True])
+def test_without_each_patient_scikit_learn_says_the_same(classes: int, ties: bool) -> None:
+    p, y = _predictions(classes, ties)
+    groups = np.random.default_rng(5).choice([3, 7, 8, 20, 21], len(y), p=[0.5, 0.2, 0.2, 0.05, 0.05])
+    predictions = Predictions.of(p, y, groups)
+    for row, patient in enumerate([None, 3, 7, 8, 20, 21]):
+        rest = groups != patient
+        called = p[rest].argmax(axis=1)
+        scores = p[rest, 1] if classes == 2 else p[rest]
+        peer = MulticlassCalibrationError(classes, n_bins=15)
+        expected = {
+            "accuracy": sk.accuracy_score(y[rest], called),
+            "balanced_accuracy": sk.balanced_accuracy_score(y[rest], called),
+            "macro_f1": sk.f1_score(y[rest], called, average="macro"),
+            "auroc": sk.roc_auc_score(y[rest], scores, multi_class="ovr"),
+            "loss": sk.log_loss(y[rest], p[rest]),
+            "ece": float(peer(torch.from_numpy(p[rest]), torch.from_numpy(y[rest]))),
+        }
+        left_out = {name: metric_named(name).compute(predictions)[row] for name in METRICS}
+        assert left_out == pytest.approx(expected, abs=1e-6)
+
+
+def _cost(monkeypatch: pytest.MonkeyPatch, patients: int, patches: int) -> tuple[int, int]:
+    """How many numbers all six figures sort, and the most bytes they hold at once."""
+    rng = np.random.default_rng(0)
+    p, y = rng.dirichlet(np.ones(2), patches), rng.integers(0, 2, patches)
+    predictions = Predictions.of(p, y, rng.integers(0, patients, patches))
+    sizes: list[int] = []
+    argsort = np.argsort
+
+    def counted(values: np.ndarray, **options: str) -> np.ndarray:
+        sizes.append(len(values))
+        return argsort(values, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "argsort", counted)
+        tracemalloc.start()
+        for name in METRICS:
+            metric_named(name).compute(predictions)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return sum(sizes), peak
+
+
+def test_leaving_out_patients_costs_no_more_with_more_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    patches = 20_000
+    few, many = (_cost(monkeypatch, patients, patches) for patients in (5, 2000))
+    # Two sorts: by score and then by patient. A matrix of patients and patches would be 320 MB.
+    assert few[0] == many[0] == 2 * patches
+    assert many[1] < 30 * 8 * patches
 
 
 def test_calibration_error_equals_torchmetrics() -> None:
@@ -61,7 +109,8 @@ def test_what_one_class_cannot_define_is_none() -> None:
     assert found["auroc"] is None and found["balanced_accuracy"] == 0.5
 
 
-def test_every_metric_of_the_table_is_computed_and_has_one_place() -> None:
+def test_every_metric_has_one_place_and_a_row_for_each_patient() -> None:
     p, y = _predictions(3, ties=False)
-    assert tuple(weighted_scores(p, y, np.ones((2, len(y))))) == METRICS and set(CURVES) <= set(METRICS)
-    assert all(values.shape == (2,) for values in weighted_scores(p, y, np.ones((2, len(y)))).values())
+    assert tuple(score(p, y)) == METRICS and set(CURVES) <= set(METRICS)
+    predictions = Predictions.of(p, y, np.arange(len(y)) % 7)
+    assert all(metric_named(name).compute(predictions).shape == (8,) for name in METRICS)

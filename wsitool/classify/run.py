@@ -27,7 +27,7 @@ from wsitool.classify.cross_validation import (
     validation_part,
 )
 from wsitool.classify.data import Paths, TrainTest, open_train_test
-from wsitool.classify.finished import finished_files
+from wsitool.classify.finished import finished_files, with_intervals
 from wsitool.classify.fit import Fitted
 from wsitool.classify.outputs import Part, describe_patches, patches_hash, write_run
 from wsitool.classify.settings import FEW_STEPS, ClassifyOptions, Settings
@@ -199,8 +199,9 @@ def _kept(out: Path, record: dict[str, Any], reporter: Reporter) -> ClassifyResu
     files = finished_files(out, record)
     if files is None:
         return None
-    metrics, manifest = files
+    before, manifest = files
     reporter.say(f"The run in '{out}' is finished, and is left as it is.")
+    metrics = with_intervals(out, before, reporter)
     return ClassifyResult(
         out=out,
         classes=tuple(metrics["classes"]),

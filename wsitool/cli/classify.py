@@ -80,10 +80,17 @@ def _summary(result: ClassifyResult) -> list[str]:
 
 
 def _figure(scores: dict[str, Any], name: str) -> str:
+    from wsitool.evaluation.intervals import TOO_FEW
+
     value, interval = scores[name], scores["intervals"][name]
     if value is None:
         return "undefined (one class only)"
     if interval is None:
-        return f"{value:.3f}"
+        # A run of an earlier build does not say why.
+        return f"{value:.3f}  ({scores.get('no_interval', {}).get(name, TOO_FEW)})"
     low, high = interval
-    return f"{value:.3f}  (95 % interval {low:.3f} to {high:.3f} over {scores['interval_groups']} groups)"
+    # Noise alone makes a calibration error, so its interval is around another figure.
+    corrected = scores.get("ece_corrected") if name == "ece" else None
+    about = "" if corrected is None else f"{corrected:.3f} less its bias, "
+    over = f"over {scores['interval_groups']} groups"
+    return f"{value:.3f}  ({about}95 % interval {low:.3f} to {high:.3f} {over})"

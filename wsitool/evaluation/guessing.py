@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsitool.evaluation.exact_tests import auroc_above_half, mean_above_zero
 from wsitool.evaluation.metrics import score
-from wsitool.evaluation.statistics import auroc_above_half, mean_above_zero
 
 __all__ = ["LEVEL", "Guessing", "against_guessing", "as_p"]
 

@@ -1,7 +1,7 @@
 """How good predictions are: the figures of the paper's table 2 and those it leaves out.
 
-Everything is computed for many weightings of the patches at once, which is what a bootstrap needs: one row of
-weights counts every patch once, the others count groups as a resample drew them.
+Every figure comes with what it is without each group (patient), which is what a jackknife needs. Counts and
+sums of a group are subtracted from those of all, so that G groups cost hardly more than none.
 """
 
 from __future__ import annotations
@@ -9,11 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CURVES", "METRICS", "Metric", "Predictions", "confusion_matrix", "score", "weighted_scores"]
+__all__ = [
+    "CURVES",
+    "METRICS",
+    "Metric",
+    "Predictions",
+    "confusion_matrix",
+    "metric_named",
+    "score",
+]
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.integer]
@@ -24,11 +33,27 @@ _LEAST_PROBABILITY = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Probabilities (N, K) of patches with `labels` (N,), and B weightings of them, `weights` (B, N) >= 0."""
+    """Probabilities (N, K) of patches with `labels` (N,), in G groups: `groups` (N,) from 0 to G - 1.
+
+    Rows of what is computed from it are 1 + G: all patches, then those without each group in turn. Without
+    groups (G = 0) it is all patches only.
+    """
 
     probabilities: Floats
     labels: Labels
-    weights: Floats
+    groups: Labels
+    group_count: int
+
+    @classmethod
+    def of(cls, probabilities: Floats, labels: Labels, groups: Labels | None = None) -> Self:
+        """With `groups` any integers (N,), numbered here in their order; None for no groups."""
+        index = np.zeros(len(labels), np.int64)
+        count = 0
+        if groups is not None:
+            names, index = np.unique(groups, return_inverse=True)
+            count = len(names)
+        probabilities = np.asarray(probabilities, np.float64)
+        return cls(probabilities=probabilities, labels=labels, groups=index, group_count=count)
 
     @cached_property
     def predicted(self) -> Labels:
@@ -41,30 +66,56 @@ class Predictions:
         return np.asarray(self.predicted == self.labels, np.float64)
 
     @cached_property
-    def total(self) -> Floats:
-        """(B,) sums of the weights."""
-        return np.asarray(self.weights.sum(axis=1))
+    def counts(self) -> Floats:
+        """(1 + G,) patches."""
+        return self.sums(np.ones(len(self.labels)))
+
+    @cached_property
+    def confusion(self) -> Floats:
+        """(1 + G, K, K) patches by true class and predicted one."""
+        classes = self.probabilities.shape[1]
+        cells = self.sums_of(self.labels * classes + self.predicted, classes**2)
+        return cells.reshape(-1, classes, classes)
 
     @cached_property
     def per_class(self) -> tuple[Floats, Floats]:
-        """Recall and F1 of each class, (B, K); recall is NaN for an absent class, F1 for one never seen."""
-        weights, classes = self.weights, range(self.probabilities.shape[1])
-        true = np.stack([weights @ (self.labels == k) for k in classes], axis=1)
-        predicted = np.stack([weights @ (self.predicted == k) for k in classes], axis=1)
-        both = np.stack([weights @ ((self.labels == k) & (self.predicted == k)) for k in classes], axis=1)
+        """Recall and F1 of each class, (1 + G, K): NaN for an absent class, F1 for one never seen."""
+        true, predicted = self.confusion.sum(axis=2), self.confusion.sum(axis=1)
+        both = np.diagonal(self.confusion, axis1=1, axis2=2)
         return _ratio(both, true), _ratio(2 * both, true + predicted)
+
+    def sums(self, values: NDArray[np.generic]) -> Floats:
+        """(1 + G,) sums of values (N,)."""
+        return self.sums_of(np.zeros(len(values), np.int64), 1, values)[:, 0]
+
+    def sums_of(self, kinds: Labels, kind_count: int, values: NDArray[np.generic] | None = None) -> Floats:
+        """(1 + G, M) sums of values (N,), or numbers of patches, of each of M kinds: `kinds` (N,) below M."""
+        rows = max(1, self.group_count)
+        cells = np.bincount(
+            self.groups * kind_count + kinds, weights=values, minlength=rows * kind_count
+        ).reshape(rows, kind_count)
+        total = cells.sum(axis=0, keepdims=True)
+        # Without groups all are in one row, which is the total already.
+        return np.concatenate([total, total - cells][: 1 + bool(self.group_count)]).astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One figure: `compute` gives (B,) values, NaN where the classes present do not define it.
+    """One figure: `compute` gives (1 + G,) values, NaN where the classes present do not define it.
 
-    One with a `curve` title is drawn over the label fractions by `experiment`.
+    One with a `curve` title is drawn over the label fractions by `experiment`. `scale` is where its interval
+    is symmetric: "logit" for shares, "log" for what is above 0. `by_class` says that
+    each class counts alike, whatever its patches. Below `least_groups` patients it has no interval; `excess`
+    is what is taken from it before one is made.
     """
 
     name: str
     compute: Callable[[Predictions], Floats]
     curve: str = ""
+    scale: Literal["logit", "log"] = "logit"
+    by_class: bool = False
+    least_groups: int = 5
+    excess: Callable[[Predictions], float] | None = None
 
 
 def score(probabilities: Floats, labels: Labels) -> dict[str, float | None]:
@@ -74,8 +125,9 @@ def score(probabilities: Floats, labels: Labels) -> dict[str, float | None]:
     of the second); `ece` the expected calibration error of the top class in 15 equal bins (arXiv:1706.04599).
     A value that the classes present do not define is None.
     """
-    values = weighted_scores(probabilities, labels, np.ones((1, len(labels))))
-    return {name: None if np.isnan(row[0]) else float(row[0]) for name, row in values.items()}
+    predictions = Predictions.of(probabilities, labels)
+    values = {metric.name: float(metric.compute(predictions)[0]) for metric in _TABLE}
+    return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
 def confusion_matrix(labels: Labels, predicted: Labels, classes: int) -> NDArray[np.int64]:
@@ -85,49 +137,98 @@ def confusion_matrix(labels: Labels, predicted: Labels, classes: int) -> NDArray
     return flat.reshape(classes, classes)
 
 
-def weighted_scores(probabilities: Floats, labels: Labels, weights: Floats) -> dict[str, Floats]:
-    """All of `METRICS` for B weightings: weights (B, N) >= 0 -> arrays (B,), NaN where undefined."""
-    predictions = Predictions(
-        probabilities=np.asarray(probabilities, np.float64), labels=labels, weights=weights
-    )
-    return {metric.name: metric.compute(predictions) for metric in _TABLE}
+def metric_named(name: str) -> Metric:
+    """The entry of the table; KeyError for a name that is not among `METRICS`."""
+    return _BY_NAME[name]
 
 
 def _loss(predictions: Predictions) -> Floats:
     p = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
-    return np.asarray(predictions.weights @ -np.log(np.maximum(p, _LEAST_PROBABILITY)) / predictions.total)
+    return _ratio(predictions.sums(-np.log(np.maximum(p, _LEAST_PROBABILITY))), predictions.counts)
 
 
 def _accuracy(predictions: Predictions) -> Floats:
-    return np.asarray(predictions.weights @ predictions.correct / predictions.total)
+    return _ratio(predictions.sums(predictions.correct), predictions.counts)
 
 
 def _auroc(predictions: Predictions) -> Floats:
     p, labels = predictions.probabilities, predictions.labels
     classes = [1] if p.shape[1] == 2 else range(p.shape[1])
-    values = [_one_auroc(p[:, k], labels == k, predictions.weights) for k in classes]
+    values = [_one_auroc(p[:, k], labels == k, predictions) for k in classes]
     return _mean_defined(np.stack(values, axis=1))
 
 
-def _one_auroc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
-    """P(score of a positive > that of a negative) + half the ties, by one sort for all weightings."""
+def _one_auroc(scores: Floats, positive: NDArray[np.bool_], predictions: Predictions) -> Floats:
+    """P(score of a positive > that of a negative) + half the ties, for all patches and without each group.
+
+    Without a group all pairs are missing that one of its patches is part of: those of its positives with any
+    negative and of its negatives with any positive, less the pairs inside it, which were counted twice.
+    """
     order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])  # first of each run of equal scores
-    # (B, runs of equal scores); reduceat sums from each start to the next.
-    up = np.add.reduceat(weights[:, order] * positive[order], starts, axis=1)
-    down = np.add.reduceat(weights[:, order] * ~positive[order], starts, axis=1)
-    # Negatives strictly below; half of those in the same run are added as ties.
-    below = np.cumsum(down, axis=1) - down
-    return _ratio((up * (below + down / 2)).sum(axis=1), up.sum(axis=1) * down.sum(axis=1))
+    ups, downs = predictions.sums(positive), predictions.sums(~positive)
+    placements, wins = _pairs(scores[order], positive[order], np.zeros(len(order), np.int64))
+    won = np.full(len(ups), wins[0])
+    if groups_left_out := predictions.group_count:
+        # Stable: within each group the scores stay sorted, and no second sort by score is needed.
+        by_group = np.argsort(predictions.groups[order], kind="stable")
+        inner = order[by_group]
+        inside = _pairs(scores[inner], positive[inner], predictions.groups[inner])[1]
+        mine = np.bincount(predictions.groups[order], weights=placements, minlength=groups_left_out)
+        won[1:] += inside - mine
+    return _ratio(won, ups * downs)
+
+
+def _pairs(scores: Floats, positive: NDArray[np.bool_], block: Labels) -> tuple[Floats, Floats]:
+    """Pairs won by the positives in each block (blocks,), and how many each patch is part of (N,).
+
+    Patches are sorted by block, from 0 without a gap, then by score. A tie is half a pair.
+    """
+    new_block = np.diff(block) != 0
+    # The first of each run of equal scores in a block, and of each block.
+    starts = np.flatnonzero(np.r_[True, (np.diff(scores) != 0) | new_block])
+    firsts = np.flatnonzero(np.r_[True, new_block])
+    run = np.cumsum(np.bincount(starts, minlength=len(scores))) - 1  # (N,) of each patch
+    up = np.add.reduceat(positive.astype(np.float64), starts)
+    down = np.add.reduceat((~positive).astype(np.float64), starts)
+    block_of_run = block[starts]
+    ups = np.add.reduceat(positive.astype(np.float64), firsts)
+    downs = np.add.reduceat((~positive).astype(np.float64), firsts)
+    # Negatives below and positives above, in the own block only; ties count half.
+    below = np.cumsum(down) - down / 2 - (np.cumsum(downs) - downs)[block_of_run]
+    above = np.cumsum(ups)[block_of_run] - np.cumsum(up) + up / 2
+    wins: Floats = np.bincount(block_of_run, weights=up * below).astype(np.float64)
+    return np.where(positive, below[run], above[run]), wins
 
 
 def _ece(predictions: Predictions) -> Floats:
-    """Sum over bins of the weight times |confidence - accuracy|, over the whole weight."""
-    confidence, weights = predictions.probabilities.max(axis=1), predictions.weights
+    """Sum over bins of the patches times |confidence - accuracy|, over all patches."""
+    return _ratio(np.abs(_gaps(predictions)).sum(axis=1), predictions.counts)
+
+
+def _gaps(predictions: Predictions) -> Floats:
+    """Sums of confidence - correct in each bin of confidence, (1 + G, 15)."""
+    confidence = predictions.probabilities.max(axis=1)
     bins = np.minimum((confidence * _ECE_BINS).astype(np.int64), _ECE_BINS - 1)
-    gap = confidence - predictions.correct
-    sums = [np.abs(weights[:, bins == index] @ gap[bins == index]) for index in np.unique(bins)]
-    return np.asarray(np.sum(sums, axis=0) / predictions.total)
+    return predictions.sums_of(bins, _ECE_BINS, confidence - predictions.correct)
+
+
+def _ece_excess(predictions: Predictions) -> float:
+    """By how much the calibration error is too high, as the size of a sum that is noise is not 0.
+
+    The mean of |x + noise| exceeds |x| for a normal noise of the jackknife's deviation, in each bin at the
+    |x| whose mean square is what was seen (after Kumar, Liang & Ma 2019, arXiv:1909.10155, whose bias is that
+    at the sum itself: half as much where all is noise).
+    """
+    from scipy.special import ndtr
+
+    gaps, count = _gaps(predictions), predictions.group_count
+    spread = np.sqrt((count - 1) / count * ((gaps[1:] - gaps[1:].mean(axis=0)) ** 2).sum(axis=0))
+    noisy = spread > 0
+    seen = np.abs(gaps[0][noisy]) / spread[noisy]
+    size = np.sqrt(np.maximum(0, seen**2 - 2 / np.pi))
+    # The mean of a folded normal of that size and deviation 1, less the size.
+    excess = np.sqrt(2 / np.pi) * np.exp(-(size**2) / 2) - 2 * size * ndtr(-size)
+    return float((excess * spread[noisy]).sum() / predictions.counts[0])
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
@@ -144,12 +245,19 @@ def _mean_defined(values: Floats) -> Floats:
 # A new figure is a function and a line here: files, reports and intervals have it from then on, in order.
 _TABLE: tuple[Metric, ...] = (
     Metric(name="accuracy", compute=_accuracy, curve="patch accuracy"),
-    Metric(name="balanced_accuracy", compute=lambda predictions: _mean_defined(predictions.per_class[0])),
-    Metric(name="macro_f1", compute=lambda predictions: _mean_defined(predictions.per_class[1])),
-    Metric(name="auroc", compute=_auroc, curve="AUROC"),
-    Metric(name="loss", compute=_loss, curve="loss per patch"),
-    Metric(name="ece", compute=_ece),
+    Metric(
+        name="balanced_accuracy",
+        compute=lambda predictions: _mean_defined(predictions.per_class[0]),
+        by_class=True,
+    ),
+    Metric(
+        name="macro_f1", compute=lambda predictions: _mean_defined(predictions.per_class[1]), by_class=True
+    ),
+    Metric(name="auroc", compute=_auroc, curve="AUROC", by_class=True),
+    Metric(name="loss", compute=_loss, curve="loss per patch", scale="log"),
+    Metric(name="ece", compute=_ece, scale="log", least_groups=20, excess=_ece_excess),
 )
-METRICS = tuple(metric.name for metric in _TABLE)
+_BY_NAME = {metric.name: metric for metric in _TABLE}
+METRICS = tuple(_BY_NAME)
 CURVES = {metric.name: metric.curve for metric in _TABLE if metric.curve}
 """Titles of the metrics that are drawn as curves."""

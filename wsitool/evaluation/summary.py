@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.guessing import against_guessing
+from wsitool.evaluation.intervals import Interval, Jackknife
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.metrics import confusion_matrix, score
-from wsitool.evaluation.statistics import Interval, group_intervals
 
-__all__ = ["evaluate", "mean_by"]
+__all__ = ["evaluate", "interval_figures", "mean_by"]
 
 Floats = NDArray[np.float64]
 
@@ -25,6 +25,9 @@ def evaluate(
 
     `guessing` comes first: what the figures are beside always answering one class and ranking by chance.
 
+    `no_interval` says of each figure without one why; `ece_corrected` is what the interval of the calibration
+    error is around.
+
     `calibrated` repeats loss and calibration error with the logits divided by `temperature`: one number, or
     (N,), as the classifiers of folds have one each.
     """
@@ -33,7 +36,6 @@ def evaluate(
     # (N, 1) or (1, 1), so that folds may have a temperature each.
     scaled = logits / np.reshape(temperature, (-1, 1))
     calibrated = score(softmax(scaled), patches.labels)
-    intervals = group_intervals([probabilities], patches.labels, patches.group_index, seed=seed)
     confusion = confusion_matrix(patches.labels, predicted, len(patches.classes))
     guessing = against_guessing(
         [probabilities], patches.labels, patches.group_index, patches.classes, seed=seed
@@ -42,8 +44,7 @@ def evaluate(
         "guessing": guessing.to_dict(),
         **score(probabilities, patches.labels),
         "patches": len(patches),
-        "intervals": {name: _pair(interval) for name, interval in intervals.items()},
-        "interval_groups": len(set(patches.groups.tolist())),
+        **interval_figures(probabilities, patches.labels, patches.group_index),
         "confusion": confusion.tolist(),
         "calibrated": {
             "temperature": float(np.mean(temperature)),
@@ -52,6 +53,20 @@ def evaluate(
         },
         "images": _by(probabilities, patches, patches.images),
         "groups": _by(probabilities, patches, patches.groups),
+    }
+
+
+def interval_figures(
+    probabilities: Floats, labels: NDArray[np.integer], groups: NDArray[np.integer]
+) -> dict[str, Any]:
+    """The part of `evaluate` that is about intervals: `probabilities` (N, K), `labels` and `groups` (N,)."""
+    jackknife = Jackknife.of([probabilities], labels, groups)
+    intervals = jackknife.intervals()
+    return {
+        "intervals": {name: _pair(interval) for name, interval in intervals.items()},
+        "interval_groups": jackknife.patients.count,
+        "no_interval": jackknife.reasons(),
+        "ece_corrected": None if intervals["ece"] is None else intervals["ece"].value,
     }
 
 

@@ -6,14 +6,14 @@ import math
 
 from wsitool.classify.head_registry import HEADS
 from wsitool.classify.settings import FEW_STEPS
-from wsitool.evaluation.statistics import Comparison
+from wsitool.evaluation.guessing import as_p
+from wsitool.evaluation.intervals import Comparison
 from wsitool.experiment.plan import percent
 from wsitool.experiment.results import ArmResult, Results
 
 __all__ = ["caveats", "choices", "said_first", "verdicts"]
 
-# Below some 20 groups percentile intervals are too narrow, see `evaluation.statistics`.
-_FEW_GROUPS = 20
+_LEVEL = 0.05  # of the adjusted p-values
 
 
 def said_first(results: Results) -> str:
@@ -47,36 +47,38 @@ def _compared(results: Results) -> list[str]:
         if arm == results.baseline and arm_result is not full
     ]
     less = f" With less: {'; '.join(baseline_lines)}." if baseline_lines else ""
-    lines = [
-        f"{results.baseline} with {percent(full.fraction)} of the labels is the mark: {_accuracy(full)} of "
-        f"the test patches right.{less}"
-    ]
+    name = f"{results.baseline} with {percent(full.fraction)} of the labels"
+    right = f"{_accuracy(full)} of the test patches right"
+    if results.no_mark:
+        lines = [f"There is no mark to reach: {name} has {right}, but {results.no_mark}.{less}"]
+    else:
+        interval = full.intervals["accuracy"]
+        bounds = "" if interval is None else f" (95 % interval {_bounds(interval.low, interval.high)})"
+        lines = [
+            f"{name} is the mark: {right}{bounds}. An arm reaches it where it is shown to be at most "
+            f"{100 * results.margin:g} points below.{less}"
+        ]
     names = [arm.name for arm in results.plan.arms if arm.name != results.baseline]
-    return lines + [f"{_reach(results, name)} {_same(results, name)}" for name in names]
+    reached = [f"{_reach(results, name)} " if name in results.reach else "" for name in names]
+    return lines + [f"{before}{_same(results, name)}" for before, name in zip(reached, names, strict=True)]
 
 
 def caveats(results: Results) -> list[str]:
     """What the figures cannot say."""
     count, seeds = len(results.groups), results.plan.seeds
     lines = [
-        f"Intervals resample the {count} test groups (patients), and figures are means over {seeds} label "
-        f"seed{'s' if seeds != 1 else ''}; comparisons are paired on the same patches."
+        f"Intervals leave out each of the {count} test groups (patients) in turn; figures are means over "
+        f"{seeds} label seed{'s' if seeds != 1 else ''}"
+        + (", whose spread the intervals hold too" if seeds > 1 else ", whose luck no interval holds")
+        + "; comparisons are paired on the same patches."
     ]
-    if count < _FEW_GROUPS:
-        lines.append(
-            f"{count} groups are few: intervals of this kind are then too narrow, so take differences whose "
-            "interval barely leaves zero as undecided."
-        )
+    if reason := results.full.jackknife.patients.reason:
+        lines.append(f"No figure has an interval, and nothing is compared: {reason}.")
+    lines += _power(results)
     if (steps := _steps(results)) is not None and steps < FEW_STEPS:
         lines.append(
             f"Even with the most labels fine-tuning took {steps} optimizer steps at most, fewer than "
             f"{FEW_STEPS}: the networks are hardly trained."
-        )
-    comparisons = len(results.same_fraction)
-    if comparisons > 1:
-        lines.append(
-            f"The p-values are not corrected for the {comparisons} comparisons made; with that many, one in "
-            "twenty falls below .05 by chance."
         )
     if results.plan.pretrain_seeds == 1 and len(results.plan.methods) > 1:
         lines.append(
@@ -86,6 +88,25 @@ def caveats(results: Results) -> list[str]:
     if results.plan.split == "patch":
         lines.append(
             "The split is by patch, as in the paper: patients are on both sides, so figures flatter."
+        )
+    return lines
+
+
+def _power(results: Results) -> list[str]:
+    """What differences could have been shown, and for how many comparisons p-values are adjusted."""
+    errors = [comparison.error for comparison in results.same_fraction.values()]
+    least = sorted(100 * error.detectable for error in errors if error is not None)
+    if not least:
+        return []
+    points = f"{least[0]:.1f}" if len(least) == 1 else f"{least[0]:.1f} to {least[-1]:.1f}"
+    lines = [
+        f"With these patients and seeds a true difference of {points} points at the same labels would have "
+        "been found four times in five (p < .05, before adjustment); smaller ones may be there unseen."
+    ]
+    if len(least) > 1:
+        lines.append(
+            f"Of the two p-values the second is adjusted for all {len(least)} comparisons at the same labels "
+            "(Holm); only below .05 is an arm said to help or to hurt."
         )
     return lines
 
@@ -126,21 +147,27 @@ def choices(results: Results) -> list[str]:
 
 
 def _reach(results: Results, name: str) -> str:
-    full = results.full
-    mark = full.mean["accuracy"] or 0.0
-    # The smallest fraction that reaches it, not the best one.
-    for fraction in sorted(results.plan.fractions):
-        arm_result = results.arms[name, fraction]
-        # By the mean alone; how sure that is stands in the sentence.
-        if (arm_result.mean["accuracy"] or 0.0) >= mark:
-            return (
-                f"{name} reaches the mark with {percent(fraction)} of the labels: {_accuracy(arm_result)}, a "
-                f"difference of {_sure(results.with_full[name, fraction])}."
-            )
-    best = max((results.arms[name, f] for f in results.plan.fractions), key=lambda a: a.mean["accuracy"] or 0)
+    reach = results.reach[name]
+    if reach.smallest is not None:
+        comparison = results.with_full[name, reach.smallest]
+        shown = (
+            f"{name} reaches the mark with {percent(reach.smallest)} of the labels: "
+            f"{_accuracy(results.arms[name, reach.smallest])}, a difference of {_difference(comparison)}, "
+            f"{_both(reach.p_values[reach.smallest], reach.adjusted[reach.smallest])} for more than "
+            f"{-100 * results.margin:g} points."
+        )
+    else:
+        shown = f"{name} is not shown to reach the mark."
+    if (fraction := reach.failed) is None:
+        return shown
+    needed = (
+        f"about {reach.needed} patients like these would show it, were the two alike"
+        if reach.needed is not None
+        else "no number of patients would show it with so few label seeds"
+    )
     return (
-        f"{name} does not reach the mark with any fraction tried; its best is {_accuracy(best)} with "
-        f"{percent(best.fraction)}, a difference of {_sure(results.with_full.get((name, best.fraction)))}."
+        f"{shown} With {percent(fraction)} it is not shown: {_accuracy(results.arms[name, fraction])}, a "
+        f"difference of {_difference(results.with_full[name, fraction])}; {needed}."
     )
 
 
@@ -150,33 +177,35 @@ def _same(results: Results, name: str) -> str:
     unclear: list[str] = []
     for fraction in sorted(results.plan.fractions):
         comparison = results.same_fraction[name, fraction]
-        text = f"{percent(fraction)} ({_points(comparison.difference) if comparison else 'one group'}"
-        text += f", p = {comparison.p_value:.3f})" if comparison else ")"
-        # The interval decides what is said; the p-value stands beside it.
-        if comparison is not None and comparison.low > 0:
-            helps.append(text)
-        elif comparison is not None and comparison.high < 0:
-            hurts.append(text)
-        else:
+        p, adjusted = comparison.p_value, comparison.adjusted_p
+        about = comparison.reason if p is None else _both(p, adjusted)
+        text = f"{percent(fraction)} ({_points(comparison.difference)}; {about})"
+        if adjusted is None or adjusted >= _LEVEL:
             unclear.append(text)
+        else:
+            (helps if comparison.difference > 0 else hurts).append(text)
     parts = [f"helps at {', '.join(helps)}"] if helps else []
     parts += [f"HURTS at {', '.join(hurts)}"] if hurts else []
     parts += [f"makes no difference these data can show at {', '.join(unclear)}"] if unclear else []
-    return f"Against {results.baseline} with the same labels it {'; '.join(parts)}."
+    return f"Against {results.baseline} with the same labels {name} {'; '.join(parts)}."
 
 
-def _sure(comparison: Comparison | None) -> str:
-    if comparison is None:
-        return "unknown certainty (one test group)"
-    sure = (
-        "these data cannot tell the two apart"
-        if comparison.low <= 0 <= comparison.high
-        else "beyond chance here"
-    )
-    return (
-        f"{_points(comparison.difference)} (95 % interval {100 * comparison.low:+.1f} "
-        f"to {_points(comparison.high)}, p = {comparison.p_value:.3f}; {sure})"
-    )
+def _both(p: float | None, adjusted: float | None) -> str:
+    """A p-value and the one adjusted for the number of comparisons, where that is another."""
+    if p is None or adjusted is None:
+        return "untested"
+    return as_p(p) if p == adjusted else f"{as_p(p)}, adjusted {as_p(adjusted)}"
+
+
+def _difference(comparison: Comparison) -> str:
+    if comparison.low is None or comparison.high is None:
+        return f"{_points(comparison.difference)} ({comparison.reason})"
+    bounds = _bounds(comparison.low, comparison.high, sign="+")
+    return f"{_points(comparison.difference)} (95 % interval {bounds})"
+
+
+def _bounds(low: float, high: float, *, sign: str = "") -> str:
+    return f"{100 * low:{sign}.1f} to {100 * high:{sign}.1f}"
 
 
 def _accuracy(arm_result: ArmResult) -> str:

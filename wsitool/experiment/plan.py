@@ -65,6 +65,13 @@ class ExperimentPlan(Params):
     seeds: int = hparam(3, "Label subsets and classifiers per cell.", ge=1, le=_MOST)
     folds: int | None = hparam(None, "Cross-validate over groups instead of a test set.", ge=2, le=_MOST)
     test_share: float = hparam(0.3, "Share of groups held out without --test.", gt=0, lt=1)
+    margin: float | None = hparam(
+        None,
+        "How much worse than all labels still reaches the mark; without it 2, 5 below 40 patients.",
+        gt=0,
+        le=50,
+        unit="points",
+    )
     backbone: str | None = hparam(None, "Network, such as resnet50 or timm:NAME; without it resnet50.")
     init: str = hparam("imagenet", "Start of every arm: imagenet, random, or a file.")
     image_size: int | None = hparam(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from wsitool.base.files import replace_file, write_json
+from wsitool.evaluation.intervals import TOO_FEW
 from wsitool.evaluation.metrics import CURVES, METRICS
 from wsitool.experiment import table
 from wsitool.experiment.narrative import caveats, choices, said_first, verdicts
@@ -162,9 +163,11 @@ def _all_figures(results: Results) -> tuple[tuple[str, ...], list[list[str]]]:
         scaled = results.plan.validation or results.plan.c == "auto"
         extra = [arm_result.calibrated_ece if scaled else None, arm_result.image_accuracy]
         cells = ["-" if value is None else f"{value:.3f}" for value in figures + extra]
+        interval = arm_result.intervals["ece"]
+        cells.append(TOO_FEW if interval is None else f"{interval.value:.3f}")
         rows.append([arm_result.arm, percent(arm_result.fraction), *cells])
     titles = [name.replace("_", " ") for name in METRICS]
-    return ("arm", "labels", *titles, "ece after scaling", "accuracy per image"), rows
+    return ("arm", "labels", *titles, "ece after scaling", "accuracy per image", "ece less its bias"), rows
 
 
 def _pictures(page: Page, results: Results, folder: Path) -> None:

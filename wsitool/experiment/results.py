@@ -1,10 +1,10 @@
-"""From the cells' predictions to figures: means over seeds, intervals over patients, paired comparisons."""
+"""From the cells' predictions to figures: means over seeds, intervals over patients, comparisons."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.guessing import Guessing, against_guessing
+from wsitool.evaluation.intervals import Comparison, Interval, Jackknife, compare, holm
 from wsitool.evaluation.metrics import METRICS, confusion_matrix, score
-from wsitool.evaluation.statistics import Comparison, Interval, group_intervals, paired_comparison
 from wsitool.evaluation.summary import mean_by
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, open_splits
+from wsitool.experiment.mark import Reach, margin_of, no_mark, reaches
 from wsitool.experiment.plan import ExperimentPlan
 
 __all__ = ["ArmResult", "Results", "as_json", "summarise"]
@@ -37,6 +38,7 @@ class ArmResult:
     runs: tuple[Floats, ...]
     mean: dict[str, float | None]
     spread: dict[str, float | None]
+    jackknife: Jackknife
     intervals: dict[str, Interval | None]
     guessing: Guessing
     image_accuracy: float | None
@@ -52,7 +54,9 @@ class Results:
     """Everything the report is written from.
 
     `same_fraction` compares each arm with the baseline at its own fraction, `with_full` with the baseline at
-    the largest; both are keyed by (arm, fraction). The baseline is "supervised", or the first arm without it.
+    the largest, the mark; both are keyed by (arm, fraction). The baseline is "supervised", or the first arm
+    without it. P-values of `same_fraction` are adjusted for their number. `reach` says of each other arm how
+    far down it is within `margin` (a share) of the mark; where `no_mark` says why there is none it is empty.
     """
 
     plan: ExperimentPlan
@@ -61,8 +65,11 @@ class Results:
     groups: tuple[str, ...]
     baseline: str
     arms: dict[tuple[str, float], ArmResult]
-    same_fraction: dict[tuple[str, float], Comparison | None]
-    with_full: dict[tuple[str, float], Comparison | None]
+    same_fraction: dict[tuple[str, float], Comparison]
+    with_full: dict[tuple[str, float], Comparison]
+    margin: float
+    no_mark: str
+    reach: dict[str, Reach]
 
     @property
     def full(self) -> ArmResult:
@@ -75,7 +82,7 @@ def summarise(
 ) -> Results:
     """Join the splits' predictions, average over seeds, and compare arms on the same patches.
 
-    `cells` must hold every cell of the plan. The bootstraps' seeds are fixed.
+    `cells` must hold every cell of the plan.
     """
     tests = [split.test.patches for split in splits]
     # All splits one after the other: in cross-validation each patch is tested once.
@@ -91,12 +98,15 @@ def summarise(
     }
     baseline = "supervised" if "supervised" in plan.methods else plan.methods[0]
     full = arms[baseline, max(plan.fractions)]
-
-    def compare(a: ArmResult, b: ArmResult) -> Comparison | None:
-        # Integer groups; the same resamples for both arms.
-        return paired_comparison(a.runs, b.runs, labels, np.unique(groups, return_inverse=True)[1])
-
-    others = {key: arm_result for key, arm_result in arms.items() if key[0] != baseline}
+    with_full = {
+        key: compare(arm_result.jackknife, full.jackknife)
+        for key, arm_result in arms.items()
+        if arm_result is not full
+    }
+    patients = full.jackknife.patients
+    margin = margin_of(plan.margin, patients.count)
+    nothing = no_mark(full.guessing, full.intervals["accuracy"], full.jackknife.reason("accuracy"))
+    others = [name for name in plan.methods if name != baseline]
     return Results(
         plan=plan,
         classes=tests[0].classes,
@@ -104,13 +114,28 @@ def summarise(
         groups=tuple(sorted(set(groups.tolist()))),
         baseline=baseline,
         arms=arms,
-        same_fraction={
-            key: compare(arm_result, arms[baseline, key[1]]) for key, arm_result in others.items()
-        },
-        with_full={
-            key: compare(arm_result, full) for key, arm_result in arms.items() if arm_result is not full
-        },
+        same_fraction=_same_fraction(arms, baseline),
+        with_full=with_full,
+        margin=margin,
+        no_mark=nothing,
+        reach={} if nothing else reaches(with_full, others, plan.fractions, margin),
     )
+
+
+def _same_fraction(
+    arms: Mapping[tuple[str, float], ArmResult], baseline: str
+) -> dict[tuple[str, float], Comparison]:
+    """Each arm against the baseline with the same labels; p-values adjusted for all of them together."""
+    comparisons = {
+        key: compare(arm_result.jackknife, arms[baseline, key[1]].jackknife)
+        for key, arm_result in arms.items()
+        if key[0] != baseline
+    }
+    adjusted = holm([comparison.p_value for comparison in comparisons.values()])
+    return {
+        key: replace(comparison, adjusted_p=p)
+        for (key, comparison), p in zip(comparisons.items(), adjusted, strict=True)
+    }
 
 
 def _arm(
@@ -136,6 +161,7 @@ def _arm(
         for row in by_seed
     ]
     scores = [score(run, labels) for run in runs]
+    jackknife = Jackknife.of(runs, labels, index)
     per_image = [_image_accuracy(run, labels, images) for run in runs]
     return ArmResult(
         arm=name,
@@ -143,7 +169,8 @@ def _arm(
         runs=runs,
         mean={metric: _mean([row[metric] for row in scores]) for metric in METRICS},
         spread={metric: _spread([row[metric] for row in scores]) for metric in METRICS},
-        intervals=group_intervals(runs, labels, index),
+        jackknife=jackknife,
+        intervals=jackknife.intervals(),
         guessing=against_guessing(runs, labels, index, classes),
         image_accuracy=_mean(per_image),
         calibrated_ece=float(np.mean([score(run, labels)["ece"] for run in calibrated])),
@@ -207,6 +234,7 @@ def as_json(results: Results) -> dict[str, Any]:
             "intervals": {
                 name: vars(value) if value else None for name, value in arm_result.intervals.items()
             },
+            "no_interval": arm_result.jackknife.reasons(),
             "per_seed": [score(run, results.labels) for run in arm_result.runs],
             "image_accuracy": arm_result.image_accuracy,
             "ece_calibrated": arm_result.calibrated_ece,
@@ -224,12 +252,16 @@ def as_json(results: Results) -> dict[str, Any]:
         "test_patches": len(results.labels),
         "test_groups": list(results.groups),
         "baseline": results.baseline,
+        "margin": results.margin,
+        "no_mark": results.no_mark,
+        "reach": {name: reach.to_dict() for name, reach in results.reach.items()},
         "rows": rows,
     }
 
 
 def _comparison(
-    comparisons: Mapping[tuple[str, float], Comparison | None], arm_result: ArmResult
+    comparisons: Mapping[tuple[str, float], Comparison], arm_result: ArmResult
 ) -> dict[str, Any] | None:
     comparison = comparisons.get((arm_result.arm, arm_result.fraction))
-    return None if comparison is None else vars(comparison)
+    # None for the baseline, which is not compared with itself.
+    return None if comparison is None else comparison.to_dict()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from wsitool.evaluation.intervals import TOO_FEW
 from wsitool.evaluation.metrics import METRICS
 from wsitool.experiment.narrative import said_first
 from wsitool.experiment.plan import percent
@@ -52,17 +53,19 @@ def to_latex(results: Results) -> str:
 
 
 def to_csv(results: Results) -> str:
-    """One line per arm, fraction and metric: mean, standard deviation over seeds, interval."""
+    """One line per arm, fraction and metric: mean, deviation over seeds, interval or why there is none."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("arm", "fraction", "labelled_patches", "metric", "mean", "sd_over_seeds", "low", "high"))
+    figures = ("mean", "sd_over_seeds", "low", "high", "no_interval")
+    writer.writerow(("arm", "fraction", "labelled_patches", "metric", *figures))
     for arm_result in results.arms.values():
         for metric in METRICS:
             interval = arm_result.intervals[metric]
             bounds = (interval.low, interval.high) if interval else (None, None)
             values = (arm_result.mean[metric], arm_result.spread[metric], *bounds)
-            figures = ["" if value is None else f"{value:.6f}" for value in values]
-            writer.writerow((arm_result.arm, arm_result.fraction, arm_result.trained_on, metric, *figures))
+            cells = ["" if value is None else f"{value:.6f}" for value in values]
+            cells.append(arm_result.jackknife.reason(metric))
+            writer.writerow((arm_result.arm, arm_result.fraction, arm_result.trained_on, metric, *cells))
     return buffer.getvalue()
 
 
@@ -74,8 +77,8 @@ def _cell(arm_result: ArmResult) -> str:
     )
     if accuracy is None or loss is None:
         return "-"
-    bounds = f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]" if interval else ""
-    return f"{100 * accuracy:.1f}{bounds} / {loss:.3f}"
+    bounds = f"{100 * interval.low:.1f}, {100 * interval.high:.1f}" if interval else TOO_FEW
+    return f"{100 * accuracy:.1f} [{bounds}] / {loss:.3f}"
 
 
 def _escape(text: str) -> str:
