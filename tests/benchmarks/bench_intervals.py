@@ -22,6 +22,7 @@ from multiprocessing import get_context
 import numpy as np
 from numpy.typing import NDArray
 
+from wsitool.evaluation import intervals
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.intervals import Jackknife, compare
 from wsitool.evaluation.metrics import METRICS
@@ -30,27 +31,33 @@ Floats = NDArray[np.float64]
 PATIENTS = (5, 8, 10, 15, 20, 40)
 _POPULATION = 3000
 _SEED_SPREAD = 0.25  # deviation of a label seed's shift of the logits
-_SIGNAL = 1.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """Classes, whether a patient's patches share their label, how unlike patients are, label seeds."""
+    """Classes, whether a patient's patches share their label, how unlike patients are, label seeds.
+
+    `signal` is by how much the logits favor the true class.
+    """
 
     classes: int
     constant: bool
     spread: float
+    signal: float
     seeds: int
 
     @property
     def name(self) -> str:
         labels = "constant" if self.constant else "mixed"
-        return f"{self.classes} classes, {labels}, spread {self.spread:g}, {self.seeds} seed(s)"
+        patients = f"{labels}, spread {self.spread:g}, signal {self.signal:g}"
+        return f"{self.classes} classes, {patients}, {self.seeds} seed(s)"
 
 
 KINDS = tuple(
-    Kind(classes=classes, constant=constant, spread=spread, seeds=seeds)
-    for classes, constant, spread, seeds in itertools.product((2, 3), (False, True), (0.4, 1.0), (1, 5))
+    Kind(classes=classes, constant=constant, spread=spread, signal=signal, seeds=seeds)
+    for classes, constant, (spread, signal), seeds in itertools.product(
+        (2, 3), (False, True), ((0.4, 1.2), (1.0, 1.2), (1.0, 3.0)), (1, 5)
+    )
 )
 
 
@@ -79,7 +86,9 @@ def draw(
     arms = []
     for row in shifts:
         arm = shared + patient_part()
-        arms.append([softmax(arm + rng.normal(0, 0.7, hot.shape) + (_SIGNAL + shift) * hot) for shift in row])
+        arms.append(
+            [softmax(arm + rng.normal(0, 0.7, hot.shape) + (kind.signal + shift) * hot) for shift in row]
+        )
     return arms, labels, groups
 
 
@@ -113,8 +122,9 @@ class Outcome:
         return self.false[metric] / self.compared[metric] if self.compared[metric] else float("nan")
 
 
-def simulate(cell: tuple[Kind, int], *, repetitions: int) -> Outcome:
-    """Repeat one cell with its own random numbers."""
+def simulate(cell: tuple[Kind, int], *, repetitions: int, part: float = 2 / 3) -> Outcome:
+    """Repeat one cell with its own random numbers; `part` of the df is Bell and McCaffrey's."""
+    intervals._BELL_MCCAFFREY_PART = part
     kind, patients = cell
     true = truth(kind)
     made, covered, compared, false = (dict.fromkeys(METRICS, 0) for _ in range(4))
@@ -133,7 +143,9 @@ def simulate(cell: tuple[Kind, int], *, repetitions: int) -> Outcome:
     return Outcome(kind=kind, patients=patients, made=made, covered=covered, compared=compared, false=false)
 
 
-def outcomes(repetitions: int, *, patients: Sequence[int] = PATIENTS, workers: int = 1) -> list[Outcome]:
+def outcomes(
+    repetitions: int, *, patients: Sequence[int] = PATIENTS, workers: int = 1, part: float = 2 / 3
+) -> list[Outcome]:
     """Every cell; those where some class would lie in one patient only are left out."""
     cells = [
         (kind, count)
@@ -141,7 +153,7 @@ def outcomes(repetitions: int, *, patients: Sequence[int] = PATIENTS, workers: i
         for kind in KINDS
         if not (kind.constant and count < 2 * kind.classes)
     ]
-    run = partial(simulate, repetitions=repetitions)
+    run = partial(simulate, repetitions=repetitions, part=part)
     if workers == 1:
         return [run(cell) for cell in cells]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -191,13 +203,17 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--repetitions", type=int, default=300)
     parser.add_argument("--patients", type=int, nargs="+", default=PATIENTS)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--part", type=float, default=2 / 3, help="Bell and McCaffrey's of the df")
     parser.add_argument("--time", action="store_true")
     options = parser.parse_args(words)
     if options.time:
         for classes in (2, 3, 9):
             print(f"100,000 patches x 5 seeds, {classes} classes: {seconds(classes=classes):.2f} s")
         return
-    for line in table(outcomes(options.repetitions, patients=options.patients, workers=options.workers)):
+    results = outcomes(
+        options.repetitions, patients=options.patients, workers=options.workers, part=options.part
+    )
+    for line in table(results):
         print(line)
 
 

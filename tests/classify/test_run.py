@@ -306,6 +306,36 @@ def test_a_finished_run_is_kept_if_it_is_this_one(stores: Path, finished: Path, 
         again()
 
 
+@pytest.mark.parametrize("judged_on", ["test", "folds"])
+def test_a_run_of_an_earlier_build_gets_intervals_of_its_predictions(tmp_path: Path, judged_on: str) -> None:
+    for number in range(8):
+        # Two to train on, six to be judged; a class that a spreadsheet would take for a formula.
+        part = tmp_path / ("train" if number < 2 else "judged") / f"p{number}.h5"
+        labelled_store(part, seed=number, classes=("=plain", "dotted"))
+    train, changes = tmp_path / "train", {"test": tmp_path / "judged"}
+    if judged_on == "folds":
+        train, changes = tmp_path / "judged", {"folds": 2}
+    heard, out = Heard(), tmp_path / "r"
+    options = {"encoder": "random", "backbone": "resnet18", "out": out, "reporter": heard, **changes}
+    options["settings"] = replace(QUICK, head="knn", neighbours=3)
+    new = classify(train, **options)
+    assert new.judged_on == judged_on and new.scores["intervals"]["loss"] is not None
+    metrics = json.loads((out / "metrics.json").read_text())
+    for name in ("no_interval", "ece_corrected"):
+        del metrics[judged_on][name]
+    metrics[judged_on]["intervals"] = {name: [0.1, 0.2] for name in new.scores["intervals"]}
+    (out / "metrics.json").write_text(json.dumps(metrics))
+    kept = classify(train, resume="auto", **options)
+    assert kept.scores["no_interval"] == new.scores["no_interval"]
+    for name, interval in new.scores["intervals"].items():
+        # The file has six digits of each probability.
+        assert kept.scores["intervals"][name] == (interval and pytest.approx(interval, abs=1e-4))
+    (out / "predictions.csv").unlink()
+    kept = classify(train, resume="auto", **options)
+    assert kept.scores["intervals"]["loss"] == [0.1, 0.2]
+    assert "of an earlier build and too narrow" in heard.warnings[-1]
+
+
 @pytest.mark.usefixtures("no_training")
 def test_where_no_run_is_finished_resume_starts_one(stores: Path, tmp_path: Path) -> None:
     with pytest.raises(AttributeError, match="fit"):  # it has come as far as training

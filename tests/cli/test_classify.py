@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from wsitool.cli import main
 
 @pytest.fixture
 def train(tmp_path: Path) -> Path:
-    for number in range(4):
+    for number in range(6):
         labelled_store(tmp_path / "train" / f"p{number}.h5", seed=number)
     return tmp_path / "train"
 
@@ -24,8 +25,9 @@ def test_summary_says_what_was_judged(train: Path, tmp_path: Path) -> None:
     common = ("--encoder", "random", "--backbone", "resnet18", "--head", "linear", "--device", "cpu")
     code, out, err = _run(train, "--out", tmp_path / "r", "--folds", 4, *common)
     assert code == 0, err
-    assert "judged on 96 patches, each judged by a fold that had not seen its group" in out
-    assert "95 % interval" in out and "over 4 groups" in out
+    assert "judged on 144 patches, each judged by a fold that had not seen its group" in out
+    assert re.search(r"loss +0\.\d+  \(95 % interval 0\.\d+ to \d\.\d+ over 6 groups\)", out)
+    assert re.search(r"ece +0\.\d+  \(too few patients: 6, and its interval needs 20\)", out)
     code, out, err = _run(train, "--out", tmp_path / "r2", "--json", *common)
     assert code == 0 and json.loads(out)["judged_on"] == "validation"
     assert "optimistic" in err

@@ -1,11 +1,13 @@
 """The gate of the mark on cases whose answer is known: chance, non-inferiority, fractions in order, Holm."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.guessing import against_guessing
-from wsitool.evaluation.intervals import Comparison, Error, Jackknife, compare
+from wsitool.evaluation.intervals import Comparison, Error, Interval, Jackknife, compare
 from wsitool.experiment.mark import LEVEL, margin_of, no_mark, reaches
 
 _FRACTIONS = (0.25, 0.5, 1.0)
@@ -123,12 +125,14 @@ def _pairs(signals: list[float]) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def test_why_there_is_no_mark_is_said() -> None:
-    arms, labels, groups = _drawn([0.1], 0, 12)
-    guessing = against_guessing(arms, labels, groups, ["a", "b"])
-    jackknife = Jackknife.of(arms, labels, groups)
-    assert "is not shown to be above chance, the 50.0 % of always answering 'a'" in no_mark(
-        guessing, jackknife.interval("accuracy"), ""
+    labels, groups = np.tile([0, 1], 100), np.repeat(np.arange(10), 20)
+    guess = np.stack([np.full(200, 0.6), np.full(200, 0.4)], axis=1)
+    guessing = against_guessing([guess], labels, groups, ["a", "b"])
+    accuracy = Interval(low=0.4, high=0.6, value=0.5, groups=10, se=0.05, df=9, seeds_share=None)
+    assert no_mark(guessing, accuracy, "").startswith("No better than guessing")
+    ranks = replace(guessing, auroc_p=0.001)
+    assert no_mark(ranks, accuracy, "") == (
+        "the lower limit of its accuracy, 40.0 %, is not above chance, the 50.0 % of always answering 'a'"
     )
-    assert (
-        no_mark(guessing, None, "too few patients: 3") == "its accuracy has no interval: too few patients: 3"
-    )
+    assert no_mark(ranks, replace(accuracy, low=0.51), "") == ""
+    assert no_mark(ranks, None, "too few patients: 3") == "its accuracy has no interval: too few patients: 3"

@@ -1,5 +1,8 @@
 """What the report concludes: nothing, where the mark itself is no better than guessing."""
 
+import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +10,12 @@ import pytest
 from experiment_plans import small_data, small_plan
 
 from wsitool.errors import UsageError
+from wsitool.evaluation.intervals import Comparison, Error, holm
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.evaluation_splits import all_cells, open_splits
-from wsitool.experiment.narrative import verdicts
+from wsitool.experiment.narrative import caveats, verdicts
 from wsitool.experiment.report import write_report
-from wsitool.experiment.results import Results, summarise
+from wsitool.experiment.results import Results, as_json, summarise
 from wsitool.experiment.run import experiment
 from wsitool.experiment.table import to_markdown
 
@@ -51,11 +55,74 @@ def test_nothing_is_concluded_from_a_mark_that_guesses(data: Path, tmp_path: Pat
     assert '"better": false' in (tmp_path / "results.json").read_text()
 
 
-def test_a_mark_that_works_is_compared_with_as_before(data: Path) -> None:
-    results = _results(data, supervised=2.0, pretrained=2.0)
-    lines = verdicts(results)
-    assert "is the mark" in lines[0] and "rotation+auxiliary" in lines[1]
+def test_a_mark_that_works_is_compared_with(data: Path) -> None:
+    results = _results(data, supervised=1.0, pretrained=3.0, seeds=3)
+    mark, arm = verdicts(results)
+    assert "is the mark" in mark and "at most 5 points below" in mark
+    assert arm.startswith("rotation+auxiliary reaches the mark with 25 % of the labels: ")
+    assert re.search(r"helps at 25 % \(\+\d+\.\d points; p [<=] [\d.]+, adjusted p [<=] [\d.]+\), 100 %", arm)
     assert to_markdown(results).startswith("| arm |")
+    said = "\n".join(caveats(results))
+    assert "would have been found four times in five" in said and "all 2 comparisons" in said
+    page = as_json(results)
+    assert page["reach"]["rotation+auxiliary"]["smallest"] == 0.25 and page["margin"] == 0.05
+    row = next(row for row in page["rows"] if row["arm"] != "supervised")
+    compared = row["against_baseline_at_same_fraction"]
+    assert 0 < compared["p_value"] <= compared["adjusted_p"] < 0.05 < compared["low"]
+
+
+def test_an_arm_that_is_worse_is_said_to_be(data: Path) -> None:
+    _, arm = verdicts(_results(data, supervised=3.0, pretrained=0.5, seeds=3))
+    assert "is not shown to reach the mark even with 100 % of the labels" in arm
+    assert "it is more than 5 points below" in arm and "HURTS at 25 %" in arm
+
+
+def test_how_many_patients_are_missing_is_said(data: Path) -> None:
+    results = _results(data, supervised=1.5, pretrained=1.5, seeds=1)
+    arm = verdicts(results)[1]
+    needed = results.reach["rotation+auxiliary"].needed
+    assert needed is not None and needed > 6
+    assert f"about {needed} patients like these would show it" in arm
+    assert "makes no difference these data can show" in arm
+    assert "whose luck no interval holds" in "\n".join(caveats(results))
+
+
+def test_only_an_adjusted_p_value_says_that_an_arm_helps(data: Path) -> None:
+    results = _results(data, supervised=1.5, pretrained=1.9)
+    comparisons = results.same_fraction
+    adjusted = holm([each.p_value for each in comparisons.values()])
+    assert [each.adjusted_p for each in comparisons.values()] == adjusted
+    error = Error(se=0.04, df=8, seeds_share=None)
+    gain = Comparison(difference=0.1, groups=6, error=error)  # p = .037
+
+    def said(adjusted_p: float) -> str:
+        case = replace(gain, adjusted_p=adjusted_p)
+        return verdicts(replace(results, same_fraction=dict.fromkeys(comparisons, case)))[1]
+
+    assert "helps" not in said(0.074) and "p = 0.037, adjusted p = 0.074" in said(0.074)
+    assert "helps at 25 %" in said(0.045)
+
+
+def test_too_few_patients_are_said_in_every_output(data: Path, tmp_path: Path) -> None:
+    train = tuple(str(data / "train" / f"p{number}.h5") for number in range(3))
+    results = _results(data, supervised=2.0, pretrained=2.0, train=train)
+    page = write_report(results, tmp_path).read_text()
+    reason = "too few patients: 3, and an interval needs 5"
+    assert f"No figure has an interval, and no two are compared: {reason}." in page
+    assert "There is no mark to reach" in page and "[too few patients]" in page
+    assert f'"{reason}"' in (tmp_path / "table2.csv").read_text()
+    for name in ("table2.md", "table2.tex"):
+        assert "[too few patients]" in (tmp_path / name).read_text()
+    told = json.loads((tmp_path / "results.json").read_text())
+    assert told["no_mark"].endswith(reason) and told["reach"] == {}
+    for row in told["rows"]:
+        assert set(row["intervals"].values()) == {None} and set(row["no_interval"].values()) == {reason}
+        compared = row["against_baseline_at_same_fraction"]
+        assert compared is None or (compared["p_value"] is None and compared["reason"] == reason)
+
+
+def test_the_margin_is_the_plans(data: Path) -> None:
+    assert _results(data, supervised=2.0, pretrained=2.0, margin=12).margin == 0.12
 
 
 def test_hardly_trained_networks_are_a_caveat(data: Path, tmp_path: Path) -> None:

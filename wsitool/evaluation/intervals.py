@@ -28,6 +28,7 @@ TOO_FEW = "too few patients"
 _LEAST_PATIENTS = 5
 _LEAST_OF_A_CLASS = 2
 _LEVEL = 0.95
+_BELL_MCCAFFREY_PART = 2 / 3
 _POWER = 0.8
 # Of figures in floats that are equal on paper.
 _ROUNDING = 1e-12
@@ -155,7 +156,9 @@ class Patients:
         """
         strata = self.patches if by_class else self.patches.sum(axis=1, keepdims=True)
         shares = strata / strata.sum(axis=0)
-        return (2 * _bell_mccaffrey(shares) + self.count - 1) / 3
+        # All of it covers 97 % with 5 to 20 patients, none of it 93 %.
+        part = _BELL_MCCAFFREY_PART
+        return part * _bell_mccaffrey(shares) + (1 - part) * (self.count - 1)
 
 
 def _bell_mccaffrey(shares: Floats) -> float:

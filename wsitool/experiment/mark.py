@@ -67,10 +67,12 @@ def no_mark(guessing: Guessing, accuracy: Interval | None, reason: str) -> str:
     """
     if accuracy is None:
         return f"its accuracy has no interval: {reason}"
-    if not guessing.better or accuracy.low <= guessing.majority_share:
+    if not guessing.better:
+        return guessing.sentence()
+    if accuracy.low <= guessing.majority_share:
         return (
-            f"the lower limit of its accuracy, {100 * accuracy.low:.1f} %, is not shown to be above chance, "
-            f"the {100 * guessing.majority_share:.1f} % of always answering '{guessing.majority_class}'"
+            f"the lower limit of its accuracy, {100 * accuracy.low:.1f} %, is not above chance, the "
+            f"{100 * guessing.majority_share:.1f} % of always answering '{guessing.majority_class}'"
         )
     return ""
 

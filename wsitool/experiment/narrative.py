@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from statistics import median
 
 from wsitool.classify.head_registry import HEADS
 from wsitool.classify.settings import FEW_STEPS
 from wsitool.evaluation.guessing import as_p
-from wsitool.evaluation.intervals import Comparison
 from wsitool.experiment.plan import percent
 from wsitool.experiment.results import ArmResult, Results
 
 __all__ = ["caveats", "choices", "said_first", "verdicts"]
 
 _LEVEL = 0.05  # of the adjusted p-values
+_UNCLEAR = "makes no difference these data can show"
 
 
 def said_first(results: Results) -> str:
@@ -66,14 +67,15 @@ def _compared(results: Results) -> list[str]:
 def caveats(results: Results) -> list[str]:
     """What the figures cannot say."""
     count, seeds = len(results.groups), results.plan.seeds
-    lines = [
-        f"Intervals leave out each of the {count} test groups (patients) in turn; figures are means over "
-        f"{seeds} label seed{'s' if seeds != 1 else ''}"
-        + (", whose spread the intervals hold too" if seeds > 1 else ", whose luck no interval holds")
-        + "; comparisons are paired on the same patches."
-    ]
     if reason := results.full.jackknife.patients.reason:
-        lines.append(f"No figure has an interval, and nothing is compared: {reason}.")
+        lines = [f"No figure has an interval, and no two are compared: {reason}."]
+    else:
+        luck = "whose spread the intervals hold too" if seeds > 1 else "whose luck no interval holds"
+        lines = [
+            f"Intervals leave out each of the {count} test groups (patients) in turn; figures are means over "
+            f"{seeds} label seed{'s' if seeds != 1 else ''}, {luck}; comparisons are paired on the same "
+            "patches."
+        ]
     lines += _power(results)
     if (steps := _steps(results)) is not None and steps < FEW_STEPS:
         lines.append(
@@ -93,20 +95,27 @@ def caveats(results: Results) -> list[str]:
 
 
 def _power(results: Results) -> list[str]:
-    """What differences could have been shown, and for how many comparisons p-values are adjusted."""
-    errors = [comparison.error for comparison in results.same_fraction.values()]
-    least = sorted(100 * error.detectable for error in errors if error is not None)
-    if not least:
+    """What differences could have been shown, what would narrow intervals, how p-values are adjusted."""
+    compared = [comparison.error for comparison in results.same_fraction.values()]
+    errors = sorted((error for error in compared if error is not None), key=lambda error: error.detectable)
+    if not errors:
         return []
-    points = f"{least[0]:.1f}" if len(least) == 1 else f"{least[0]:.1f} to {least[-1]:.1f}"
+    least, most = (f"{100 * error.detectable:.1f}" for error in (errors[0], errors[-1]))
+    points = least if least == most else f"{least} to {most}"
     lines = [
         f"With these patients and seeds a true difference of {points} points at the same labels would have "
         "been found four times in five (p < .05, before adjustment); smaller ones may be there unseen."
     ]
-    if len(least) > 1:
+    share = median(error.seeds_share or 0.0 for error in errors)
+    if share > 0.5:
         lines.append(
-            f"Of the two p-values the second is adjusted for all {len(least)} comparisons at the same labels "
-            "(Holm); only below .05 is an arm said to help or to hurt."
+            f"Most of what is uncertain, {100 * share:.0f} % of the variance, is which patches were "
+            "labelled: more --seeds narrow the intervals more than more patients."
+        )
+    if len(errors) > 1:
+        lines.append(
+            f"Adjusted p-values take all {len(errors)} comparisons at the same labels together (Holm); only "
+            "where one is below .05 is an arm said to help or to hurt."
         )
     return lines
 
@@ -147,46 +156,52 @@ def choices(results: Results) -> list[str]:
 
 
 def _reach(results: Results, name: str) -> str:
-    reach = results.reach[name]
+    reach, points = results.reach[name], f"{100 * results.margin:g} points"
+    lines = []
     if reach.smallest is not None:
-        comparison = results.with_full[name, reach.smallest]
-        shown = (
+        p = _both(reach.p_values[reach.smallest], reach.adjusted[reach.smallest])
+        lines.append(
             f"{name} reaches the mark with {percent(reach.smallest)} of the labels: "
-            f"{_accuracy(results.arms[name, reach.smallest])}, a difference of {_difference(comparison)}, "
-            f"{_both(reach.p_values[reach.smallest], reach.adjusted[reach.smallest])} for more than "
-            f"{-100 * results.margin:g} points."
+            f"{_with_mark(results, name, reach.smallest)}; against being {points} or more below it {p}."
         )
-    else:
-        shown = f"{name} is not shown to reach the mark."
-    if (fraction := reach.failed) is None:
-        return shown
-    needed = (
-        f"about {reach.needed} patients like these would show it, were the two alike"
-        if reach.needed is not None
-        else "no number of patients would show it with so few label seeds"
+    if (fraction := reach.failed) is not None:
+        high = results.with_full[name, fraction].high
+        if high is not None and high < -results.margin:
+            needed = f"it is more than {points} below"
+        elif reach.needed is None:
+            needed = "no number of patients would show it with so few label seeds"
+        else:
+            needed = f"about {reach.needed} patients like these would show it, were the two alike"
+        subject = "With" if lines else f"{name} is not shown to reach the mark even with"
+        verdict = " that is not shown" if lines else " of the labels"
+        lines.append(
+            f"{subject} {percent(fraction)}{verdict}: {_with_mark(results, name, fraction)}; {needed}."
+        )
+    return " ".join(lines)
+
+
+def _with_mark(results: Results, name: str, fraction: float) -> str:
+    comparison = results.with_full[name, fraction]
+    difference = (
+        f"{_accuracy(results.arms[name, fraction])}, a difference of {_points(comparison.difference)}"
     )
-    return (
-        f"{shown} With {percent(fraction)} it is not shown: {_accuracy(results.arms[name, fraction])}, a "
-        f"difference of {_difference(results.with_full[name, fraction])}; {needed}."
-    )
+    if comparison.low is None or comparison.high is None:
+        return f"{difference} ({comparison.reason})"
+    return f"{difference} (95 % interval {_bounds(comparison.low, comparison.high, sign='+')})"
 
 
 def _same(results: Results, name: str) -> str:
-    helps: list[str] = []
-    hurts: list[str] = []
-    unclear: list[str] = []
+    said: dict[str, list[str]] = {"helps": [], "HURTS": [], _UNCLEAR: [], "cannot be compared": []}
     for fraction in sorted(results.plan.fractions):
         comparison = results.same_fraction[name, fraction]
-        p, adjusted = comparison.p_value, comparison.adjusted_p
-        about = comparison.reason if p is None else _both(p, adjusted)
-        text = f"{percent(fraction)} ({_points(comparison.difference)}; {about})"
-        if adjusted is None or adjusted >= _LEVEL:
-            unclear.append(text)
+        p, adjusted, difference = comparison.p_value, comparison.adjusted_p, comparison.difference
+        if p is None or adjusted is None:
+            verdict, about = "cannot be compared", comparison.reason
         else:
-            (helps if comparison.difference > 0 else hurts).append(text)
-    parts = [f"helps at {', '.join(helps)}"] if helps else []
-    parts += [f"HURTS at {', '.join(hurts)}"] if hurts else []
-    parts += [f"makes no difference these data can show at {', '.join(unclear)}"] if unclear else []
+            verdict = _UNCLEAR if adjusted >= _LEVEL else "helps" if difference > 0 else "HURTS"
+            about = f"{as_p(p)}, adjusted {as_p(adjusted)}"
+        said[verdict].append(f"{percent(fraction)} ({_points(difference)}; {about})")
+    parts = [f"{verdict} at {', '.join(places)}" for verdict, places in said.items() if places]
     return f"Against {results.baseline} with the same labels {name} {'; '.join(parts)}."
 
 
@@ -195,13 +210,6 @@ def _both(p: float | None, adjusted: float | None) -> str:
     if p is None or adjusted is None:
         return "untested"
     return as_p(p) if p == adjusted else f"{as_p(p)}, adjusted {as_p(adjusted)}"
-
-
-def _difference(comparison: Comparison) -> str:
-    if comparison.low is None or comparison.high is None:
-        return f"{_points(comparison.difference)} ({comparison.reason})"
-    bounds = _bounds(comparison.low, comparison.high, sign="+")
-    return f"{_points(comparison.difference)} (95 % interval {bounds})"
 
 
 def _bounds(low: float, high: float, *, sign: str = "") -> str:
