@@ -169,8 +169,10 @@ def _one_auroc(scores: Floats, positive: NDArray[np.bool_], predictions: Predict
     placements, wins = _pairs(scores[order], positive[order], np.zeros(len(order), np.int64))
     won = np.full(len(ups), wins[0])
     if groups_left_out := predictions.group_count:
-        # Stable: within each group the scores stay sorted, and no second sort by score is needed.
-        by_group = np.argsort(predictions.groups[order], kind="stable")
+        # Stable: within each group the scores stay sorted, and no second sort by score is needed. numpy has a
+        # radix sort for numbers of 16 bits.
+        small = predictions.groups.astype(np.min_scalar_type(groups_left_out))
+        by_group = np.argsort(small[order], kind="stable")
         inner = order[by_group]
         inside = _pairs(scores[inner], positive[inner], predictions.groups[inner])[1]
         mine = np.bincount(predictions.groups[order], weights=placements, minlength=groups_left_out)
