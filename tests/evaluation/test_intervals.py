@@ -114,6 +114,18 @@ def test_too_few_patients_have_no_interval_and_are_told() -> None:
     assert comparison.to_dict()["p_value"] is None
 
 
+def test_a_patient_with_nearly_all_patches_leaves_nothing_known() -> None:
+    labels = np.tile([0, 1], 10_020)
+    groups = np.concatenate([np.full(20_000, 9), np.repeat(np.arange(5), 8)])
+    rng = np.random.default_rng(0)
+    right = np.where(groups == 9, rng.random(20_040) < 0.999, rng.random(20_040) < 0.3)
+    jackknife = Jackknife.of([_right(right, labels)], labels, groups)
+    for name, most in (("accuracy", 1), ("auroc", 1), ("loss", 27.7)):
+        interval = jackknife.interval(name)
+        assert interval is not None and interval.df < 2.5
+        assert 0 <= interval.low < 0.5 * most and 0.99 * most < interval.high <= most
+
+
 def test_calibration_error_is_freed_of_noise() -> None:
     plain, corrected = [], []
     for seed in range(40):

@@ -30,6 +30,7 @@ _LEAST_OF_A_CLASS = 2
 _LEVEL = 0.95
 _BELL_MCCAFFREY_PART = 2 / 3
 _POWER = 0.8
+_LARGEST_POWER = 100.0  # of e: where it is reached an interval is everything
 # Of figures in floats that are equal on paper.
 _ROUNDING = 1e-12
 
@@ -236,16 +237,18 @@ class Jackknife:
         if error is None or self.reason(name):
             return None
         value, half = float(self.values[name][:, 0].mean()), error.half_width()
+        # One patient with nearly all patches makes the half width many times the figure.
+        ratio = min(half / value, _LARGEST_POWER)
+        low, high = value * np.exp(-ratio), min(metric.most, value * np.exp(ratio))
         if metric.scale == "logit":
-            center, reach = np.log(value / (1 - value)), half / (value * (1 - value))
-            low, high = (1 / (1 + np.exp(-bound)) for bound in (center - reach, center + reach))
-        else:
-            low, high = value * np.exp(-half / value), value * np.exp(half / value)
+            reach = min(half / (value * (1 - value)), _LARGEST_POWER)
+            odds = value / (1 - value)
+            low, high = (each / (1 + each) for each in (odds * np.exp(-reach), odds * np.exp(reach)))
         if name in self.excess:
             # It may be 0, and is skewed: a log scale upwards from the plain figure, a straight one downwards
             # from the corrected one covers where one alone does not (docs/intervals.md).
             value = max(0.0, value - self.excess[name])
-            low, high = max(0.0, value - half), min(1.0, high)
+            low = max(0.0, value - half)
         return Interval(
             low=float(low), high=float(high), value=value, groups=self.patients.count, **asdict(error)
         )

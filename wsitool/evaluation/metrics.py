@@ -6,6 +6,7 @@ sums of a group are subtracted from those of all, so that G groups cost hardly m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -104,15 +105,16 @@ class Metric:
     """One figure: `compute` gives (1 + G,) values, NaN where the classes present do not define it.
 
     One with a `curve` title is drawn over the label fractions by `experiment`. `scale` is where its interval
-    is symmetric: "logit" for shares, "log" for what is above 0. `by_class` says that
-    each class counts alike, whatever its patches. Below `least_groups` patients it has no interval; `excess`
-    is what is taken from it before one is made.
+    is symmetric: "logit" for shares, "log" for what is above 0; `most` is the largest value there is.
+    `by_class` says that each class counts alike, whatever its patches. Below `least_groups` patients it has
+    no interval; `excess` is what is taken from it before one is made.
     """
 
     name: str
     compute: Callable[[Predictions], Floats]
     curve: str = ""
     scale: Literal["logit", "log"] = "logit"
+    most: float = 1.0
     by_class: bool = False
     least_groups: int = 5
     excess: Callable[[Predictions], float] | None = None
@@ -256,7 +258,13 @@ _TABLE: tuple[Metric, ...] = (
         name="macro_f1", compute=lambda predictions: _mean_defined(predictions.per_class[1]), by_class=True
     ),
     Metric(name="auroc", compute=_auroc, curve="AUROC", by_class=True),
-    Metric(name="loss", compute=_loss, curve="loss per patch", scale="log"),
+    Metric(
+        name="loss",
+        compute=_loss,
+        curve="loss per patch",
+        scale="log",
+        most=-math.log(_LEAST_PROBABILITY),
+    ),
     Metric(name="ece", compute=_ece, scale="log", least_groups=20, excess=_ece_excess),
 )
 _BY_NAME = {metric.name: metric for metric in _TABLE}
