@@ -22,7 +22,6 @@ from multiprocessing import get_context
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.evaluation import intervals
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.intervals import Jackknife, compare
 from wsitool.evaluation.metrics import METRICS
@@ -122,9 +121,8 @@ class Outcome:
         return self.false[metric] / self.compared[metric] if self.compared[metric] else float("nan")
 
 
-def simulate(cell: tuple[Kind, int], *, repetitions: int, part: float = 2 / 3) -> Outcome:
-    """Repeat one cell with its own random numbers; `part` of the df is Bell and McCaffrey's."""
-    intervals._BELL_MCCAFFREY_PART = part
+def simulate(cell: tuple[Kind, int], *, repetitions: int) -> Outcome:
+    """Repeat one cell with its own random numbers."""
     kind, patients = cell
     true = truth(kind)
     made, covered, compared, false = (dict.fromkeys(METRICS, 0) for _ in range(4))
@@ -143,9 +141,7 @@ def simulate(cell: tuple[Kind, int], *, repetitions: int, part: float = 2 / 3) -
     return Outcome(kind=kind, patients=patients, made=made, covered=covered, compared=compared, false=false)
 
 
-def outcomes(
-    repetitions: int, *, patients: Sequence[int] = PATIENTS, workers: int = 1, part: float = 2 / 3
-) -> list[Outcome]:
+def outcomes(repetitions: int, *, patients: Sequence[int] = PATIENTS, workers: int = 1) -> list[Outcome]:
     """Every cell; those where some class would lie in one patient only are left out."""
     cells = [
         (kind, count)
@@ -153,7 +149,7 @@ def outcomes(
         for kind in KINDS
         if not (kind.constant and count < 2 * kind.classes)
     ]
-    run = partial(simulate, repetitions=repetitions, part=part)
+    run = partial(simulate, repetitions=repetitions)
     if workers == 1:
         return [run(cell) for cell in cells]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -208,16 +204,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--repetitions", type=int, default=300)
     parser.add_argument("--patients", type=int, nargs="+", default=PATIENTS)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--part", type=float, default=2 / 3, help="Bell and McCaffrey's of the df")
     parser.add_argument("--time", action="store_true")
     options = parser.parse_args(words)
     if options.time:
         for classes in (2, 3, 9):
             print(f"100,000 patches x 5 seeds, {classes} classes: {seconds(classes=classes):.2f} s")
         return
-    results = outcomes(
-        options.repetitions, patients=options.patients, workers=options.workers, part=options.part
-    )
+    results = outcomes(options.repetitions, patients=options.patients, workers=options.workers)
     for line in table(results):
         print(line)
 

@@ -82,7 +82,7 @@ def test_how_many_patients_are_missing_is_said(data: Path) -> None:
     arm = verdicts(results)[1]
     needed = results.reach["rotation+auxiliary"].needed
     assert needed is not None and needed > 6
-    assert f"about {needed} patients like these would show it" in arm
+    assert f"about {needed:,} patients like these would show it" in arm
     assert "makes no difference these data can show" in arm
     assert "whose luck no interval holds" in "\n".join(caveats(results))
 

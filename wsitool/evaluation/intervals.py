@@ -28,7 +28,6 @@ TOO_FEW = "too few patients"
 _LEAST_PATIENTS = 5
 _LEAST_OF_A_CLASS = 2
 _LEVEL = 0.95
-_BELL_MCCAFFREY_PART = 2 / 3
 _POWER = 0.8
 _LARGEST_POWER = 100.0  # of e: where it is reached an interval is everything
 # Of figures in floats that are equal on paper.
@@ -149,17 +148,13 @@ class Patients:
         return ""
 
     def df(self, *, by_class: bool) -> float:
-        """Degrees of freedom of a figure in which patches, or with `by_class` the classes, count alike.
+        """Bell and McCaffrey's degrees of freedom; `by_class` where the classes count alike, not the patches.
 
-        2/3 of Bell and McCaffrey's for the patients' shares of the patches (of each class) and 1/3 of G - 1.
-        The former suppose that patients differ as much as they can; the weighting is empirical, see
-        docs/intervals.md.
+        From the patients' shares of the patches (of each class): one with half of them leaves few. G - 1 is
+        too many with unequal patients, see docs/intervals.md.
         """
         strata = self.patches if by_class else self.patches.sum(axis=1, keepdims=True)
-        shares = strata / strata.sum(axis=0)
-        # All of it covers 97 % with 5 to 20 patients, none of it 93 %.
-        part = _BELL_MCCAFFREY_PART
-        return part * _bell_mccaffrey(shares) + (1 - part) * (self.count - 1)
+        return _bell_mccaffrey(strata / strata.sum(axis=0))
 
 
 def _bell_mccaffrey(shares: Floats) -> float:
@@ -187,11 +182,11 @@ def _bell_mccaffrey(shares: Floats) -> float:
 class Jackknife:
     """Every metric of S runs (seeds) for all patches and without each of G patients: arrays (S, 1 + G).
 
-    `excess` is the bias (mean over the runs) of metrics that have a known one.
+    `excess` is the bias of metrics that have a known one, and the most that it can be: means over the runs.
     """
 
     values: dict[str, Floats]
-    excess: dict[str, float]
+    excess: dict[str, tuple[float, float]]
     patients: Patients
 
     @classmethod
@@ -205,7 +200,7 @@ class Jackknife:
                 metric.name: np.stack([metric.compute(each) for each in predictions]) for metric in metrics
             },
             excess={
-                metric.name: float(np.mean([metric.excess(each) for each in predictions]))
+                metric.name: tuple(np.mean([metric.excess(each) for each in predictions], axis=0).tolist())
                 for metric in metrics
                 if metric.excess is not None
             },
@@ -245,10 +240,11 @@ class Jackknife:
             odds = value / (1 - value)
             low, high = (each / (1 + each) for each in (odds * np.exp(-reach), odds * np.exp(reach)))
         if name in self.excess:
-            # It may be 0, and is skewed: a log scale upwards from the plain figure, a straight one downwards
-            # from the corrected one covers where one alone does not (docs/intervals.md).
-            value = max(0.0, value - self.excess[name])
-            low = max(0.0, value - half)
+            # It may be 0, and is skewed: up on the log scale from the plain figure, down on a straight one
+            # from what is left if all that noise can make is taken off.
+            likely, most = self.excess[name]
+            low = max(0.0, value - most - half)
+            value = max(0.0, value - likely)
         return Interval(
             low=float(low), high=float(high), value=value, groups=self.patients.count, **asdict(error)
         )

@@ -107,7 +107,7 @@ class Metric:
     One with a `curve` title is drawn over the label fractions by `experiment`. `scale` is where its interval
     is symmetric: "logit" for shares, "log" for what is above 0; `most` is the largest value there is.
     `by_class` says that each class counts alike, whatever its patches. Below `least_groups` patients it has
-    no interval; `excess` is what is taken from it before one is made.
+    no interval; `excess` is by how much it is likely too high, and at most.
     """
 
     name: str
@@ -117,7 +117,7 @@ class Metric:
     most: float = 1.0
     by_class: bool = False
     least_groups: int = 5
-    excess: Callable[[Predictions], float] | None = None
+    excess: Callable[[Predictions], tuple[float, float]] | None = None
 
 
 def score(probabilities: Floats, labels: Labels) -> dict[str, float | None]:
@@ -216,23 +216,24 @@ def _gaps(predictions: Predictions) -> Floats:
     return predictions.sums_of(bins, _ECE_BINS, confidence - predictions.correct)
 
 
-def _ece_excess(predictions: Predictions) -> float:
-    """By how much the calibration error is too high, as the size of a sum that is noise is not 0.
+def _ece_excess(predictions: Predictions) -> tuple[float, float]:
+    """By how much the calibration error is likely too high, and at most: a sum that is noise has a size.
 
     The mean of |x + noise| exceeds |x| for a normal noise of the jackknife's deviation, in each bin at the
     |x| whose mean square is what was seen (after Kumar, Liang & Ma 2019, arXiv:1909.10155, whose bias is that
-    at the sum itself: half as much where all is noise).
+    at the sum itself: half as much where all is noise). At most it is that of sums which are noise alone.
     """
     from scipy.special import ndtr
 
-    gaps, count = _gaps(predictions), predictions.group_count
-    spread = np.sqrt((count - 1) / count * ((gaps[1:] - gaps[1:].mean(axis=0)) ** 2).sum(axis=0))
+    gaps, groups = _gaps(predictions), predictions.group_count
+    spread = np.sqrt((groups - 1) / groups * ((gaps[1:] - gaps[1:].mean(axis=0)) ** 2).sum(axis=0))
     noisy = spread > 0
     seen = np.abs(gaps[0][noisy]) / spread[noisy]
     size = np.sqrt(np.maximum(0, seen**2 - 2 / np.pi))
     # The mean of a folded normal of that size and deviation 1, less the size.
     excess = np.sqrt(2 / np.pi) * np.exp(-(size**2) / 2) - 2 * size * ndtr(-size)
-    return float((excess * spread[noisy]).sum() / predictions.counts[0])
+    likely, most = (excess * spread[noisy]).sum(), np.sqrt(2 / np.pi) * spread.sum()
+    return float(likely / predictions.counts[0]), float(most / predictions.counts[0])
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

@@ -8,12 +8,15 @@ from statistics import median
 from wsitool.classify.head_registry import HEADS
 from wsitool.classify.settings import FEW_STEPS
 from wsitool.evaluation.guessing import as_p
+from wsitool.evaluation.intervals import Comparison
+from wsitool.experiment.mark import Reach
 from wsitool.experiment.plan import percent
 from wsitool.experiment.results import ArmResult, Results
 
 __all__ = ["caveats", "choices", "said_first", "verdicts"]
 
 _LEVEL = 0.05  # of the adjusted p-values
+_NOTABLE_SHARE = 0.2
 _UNCLEAR = "makes no difference these data can show"
 
 
@@ -165,19 +168,27 @@ def _reach(results: Results, name: str) -> str:
             f"{_with_mark(results, name, reach.smallest)}; against being {points} or more below it {p}."
         )
     if (fraction := reach.failed) is not None:
-        high = results.with_full[name, fraction].high
-        if high is not None and high < -results.margin:
-            needed = f"it is more than {points} below"
-        elif reach.needed is None:
-            needed = "no number of patients would show it with so few label seeds"
-        else:
-            needed = f"about {reach.needed} patients like these would show it, were the two alike"
         subject = "With" if lines else f"{name} is not shown to reach the mark even with"
         verdict = " that is not shown" if lines else " of the labels"
         lines.append(
-            f"{subject} {percent(fraction)}{verdict}: {_with_mark(results, name, fraction)}; {needed}."
+            f"{subject} {percent(fraction)}{verdict}: {_with_mark(results, name, fraction)}"
+            f"{_needed(results, reach, results.with_full[name, fraction])}."
         )
     return " ".join(lines)
+
+
+def _needed(results: Results, reach: Reach, comparison: Comparison) -> str:
+    """What would show that an arm reaches the mark where `comparison` failed to."""
+    if comparison.high is None or comparison.error is None:
+        return ""
+    if comparison.high < -results.margin:
+        return f"; it is more than {100 * results.margin:g} points below"
+    if reach.needed is None:
+        return "; no number of patients would show it with so few label seeds"
+    # Of the variance a share that more patients leave as it is.
+    fewer = (comparison.error.seeds_share or 0) > _NOTABLE_SHARE
+    seeds = ", fewer with more label seeds," if fewer else ""
+    return f"; about {reach.needed:,} patients like these{seeds} would show it, were the two alike"
 
 
 def _with_mark(results: Results, name: str, fraction: float) -> str:
