@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
+from wsitool.base.progress import SILENT, Task
+
 __all__ = ["Listener"]
 
 
@@ -10,6 +14,9 @@ class Listener:
 
     def __init__(self) -> None:
         self.warned: list[str] = []
+
+    def task(self, description: str, *, total: float, unit: str = "it") -> AbstractContextManager[Task]:
+        return SILENT.task(description, total=total, unit=unit)
 
     def warn(self, message: str) -> None:
         self.warned.append(message)

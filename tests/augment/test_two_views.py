@@ -73,6 +73,26 @@ def test_methods_change_defaults_only_and_histology_never_solarises(name: str) -
         assert dataclasses.replace(own[spec.name], default=spec.default, help=spec.help) == spec
     assert set(shared) < set(own)
     histology: Any = kind.from_preset("histology", {})
-    assert histology.d4 and histology.hed > 0 and histology.min_scale == 0.2 and not histology.solarize_p
+    assert histology.d4 and histology.hed > 0 and histology.min_scale == 0.3 and not histology.solarize_p
+    assert histology.strength == histology.brightness == 0.4
     assert kind.from_preset("paper", {}) == kind()
     assert issubclass(kind, Params)
+
+
+def test_the_histology_preset_leaves_tissue_its_contrast() -> None:
+    # Bright stroma with nuclei, as most of a breast section: a third of the way to white.
+    rng = torch.Generator().manual_seed(0)
+    patches = torch.tensor([225.0, 185.0, 210.0]).view(1, 3, 1, 1) + 6 * torch.randn(
+        300, 3, 48, 48, generator=rng
+    )
+    nuclei = torch.rand(300, 1, 12, 12, generator=rng).repeat_interleave(4, 2).repeat_interleave(4, 3) < 0.12
+    patches = torch.where(nuclei, torch.tensor([130.0, 90.0, 160.0]).view(1, 3, 1, 1), patches)
+    patches = patches.clamp(0, 255).to(torch.uint8)
+
+    def without_contrast(params: ViewParams) -> float:
+        views = two_views(patches, torch.Generator().manual_seed(1), params)["a"]
+        gray = 255 * (views * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1)
+        return float((gray.flatten(1).std(1) < 5).float().mean())
+
+    assert without_contrast(ViewParams(d4=True, hed=0.05, min_scale=0.2)) > 0.05
+    assert without_contrast(ViewParams.from_preset("histology", {})) < 0.01

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from classify_stores import labelled_store
@@ -75,3 +78,29 @@ def test_what_was_not_looked_at_is_looked_at_in_the_end(patches: LabelledPatches
     tuning._pending.append((9, torch.tensor(1.0), torch.tensor(float("inf"))))
     with pytest.raises(TrainingError, match="The largest gradient became inf: use a lower --lr"):
         tuning.end_epoch()
+
+
+def test_weighted_classes_get_their_share_back_in_the_probabilities(patches: LabelledPatches) -> None:
+    few = patches.subset(np.flatnonzero((patches.labels == 0) | (np.arange(27) % 9 < 4)))
+    counts = np.bincount(few.labels, minlength=3)
+    assert counts.tolist() == [9, 3, 0] or len(set(counts.tolist())) > 1
+    settings = Settings(epochs=1, batch_size=len(few), lr=1e-30, augment=False, device="cpu")
+    for balance in ("weighted", "subset"):
+        classifier = _classifier()
+        nn.init.zeros_(classifier.head.weight)  # type: ignore[arg-type]
+        nn.init.zeros_(classifier.head.bias)  # type: ignore[arg-type]
+        first, *_ = finetune(classifier, few, few, replace(settings, balance=balance), seed=0)
+        # A network that sees nothing: equal classes cost log 3 each, and it says the shares.
+        assert first.train_loss == pytest.approx(np.log(3), abs=1e-4)
+        shares = (
+            np.maximum(counts, 1) / np.maximum(counts, 1).sum() if balance == "weighted" else np.ones(3) / 3
+        )
+        assert torch.softmax(classifier.head.bias, 0).tolist() == pytest.approx(shares, abs=1e-4)
+
+
+def test_few_labels_have_more_epochs_and_not_fewer_steps(patches: LabelledPatches) -> None:
+    few = patches.subset(np.arange(0, 27, 2))
+    settings = Settings(epochs=2, min_steps=7, batch_size=5, lr=1e-5, device="cpu")
+    assert len(finetune(_classifier(), few, few, settings, seed=0)) == 3  # of three steps each
+    assert [settings.epochs_of(count) for count in (1, 5, 14, 100)] == [7, 7, 3, 2]
+    assert replace(settings, min_steps=None).epochs_of(5) == 2

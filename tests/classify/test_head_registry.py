@@ -56,7 +56,12 @@ def test_what_a_table_names_is_there() -> None:
 
 @pytest.mark.parametrize(
     ("head", "c", "works"),
-    [("finetune", None, False), ("linear", None, False), ("linear", 0.1, True), ("linear", "auto", True)],
+    [
+        ("finetune", "auto", False),
+        ("linear", "validation", False),
+        ("linear", 0.1, True),
+        ("linear", "auto", True),
+    ],
 )
 def test_what_is_chosen_by_the_validation_share_needs_one(
     head: str, c: float | str | None, works: bool

@@ -6,7 +6,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from wsitool.classify.heads import fit_linear, fit_neighbours
+from wsitool.classify.heads import fit_linear, fit_neighbours, head_logits
+from wsitool.evaluation.calibration import softmax
 
 
 def _data(classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -48,3 +49,16 @@ def test_neighbours_agree_with_scikit_learn() -> None:
     found = head(torch.from_numpy(features[200:])).argmax(1).numpy()
     assert (found == peer.predict(features[200:])).mean() > 0.98
     assert head(torch.from_numpy(features)).exp().sum(1).numpy() == pytest.approx(np.ones(300), abs=1e-5)
+
+
+def test_weighted_classes_get_their_share_back_in_the_probabilities() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [900, 80, 20])
+    features = (rng.normal(size=(1000, 4)) + np.eye(3, 4)[labels]).astype(np.float32)
+    plain, weighted = (
+        fit_linear(features, labels, 3, penalties=[1.0], weighted=weighted)[0] for weighted in (False, True)
+    )
+    p, q = (softmax(head_logits(head, features)) for head in (plain, weighted))
+    # Without a weight the mean probability is the class's share; with one it would be a third of all.
+    assert p.mean(0) == pytest.approx([0.9, 0.08, 0.02], abs=1e-3)
+    assert q.mean(0) == pytest.approx([0.9, 0.08, 0.02], abs=0.02)

@@ -359,3 +359,24 @@ def test_two_runs_into_one_folder_are_kept_apart(stores: Path, tmp_path: Path) -
     with locked(out / "run.json", what="o"), pytest.raises(StoreError, match="is being written by process"):
         classify(stores / "train", out=out, encoder="random", backbone="resnet18", settings=QUICK)
     assert not [path for path in out.iterdir() if not path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("folds", [None, 2])
+def test_majority_and_color_stand_beside_the_classifier(
+    stores: Path, tmp_path: Path, folds: int | None
+) -> None:
+    judged = {"folds": folds} if folds else {"test": stores / "test"}
+    result = classify(
+        stores / "train",
+        out=tmp_path / "r",
+        encoder="random",
+        backbone="resnet18",
+        settings=Settings(head="linear", c=1e-6, device="cpu"),  # which says next to nothing
+        **judged,  # type: ignore[arg-type]
+    )
+    beside = json.loads((tmp_path / "r" / "metrics.json").read_text())["baselines"]
+    assert beside["majority"] == {"class": "plain", "accuracy": pytest.approx(1 / 3)}
+    assert beside["color"]["accuracy"] == 1 and not beside["color"]["beaten"]
+    assert "it has learned color" in beside["sentence"] and beside["sentence"] in result.said_first
+    if folds:
+        assert len(result.metrics["per_fold_auroc"]) == folds

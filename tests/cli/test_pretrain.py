@@ -36,7 +36,7 @@ def test_a_run_from_the_command_line(tmp_path: Path) -> None:
     )
     assert preset.exit_code == 0, preset.output
     params = json.loads((tmp_path / "h" / "run.json").read_text())["params"]
-    assert (params["d4"], params["min_scale"]) == (False, 0.2)
+    assert (params["d4"], params["min_scale"]) == (False, 0.3)
 
 
 def test_errors_are_one_sentence_with_exit_code_2(tmp_path: Path) -> None:

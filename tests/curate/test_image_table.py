@@ -137,3 +137,12 @@ def test_a_name_too_long_for_a_file_costs_its_row_only(tmp_path: Path) -> None:
     found = read_image_table(tmp_path, labels_csv=table)
     assert [entry.name for entry in found.entries] == ["a.png"]
     assert ["not found" in entry.problem for entry in found.unusable] == [True]
+
+
+def test_groups_are_stripped_and_clashes_said(tmp_path: Path) -> None:
+    folder = _touch(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "t.csv").write_text("file,label,group\na.png,x,\u00a0p1 \nb.png,x,P1\nc.png,y,p  2\n")
+    heard = Listener()
+    table = read_image_table(folder, labels_csv=tmp_path / "t.csv", reporter=heard)
+    assert [entry.group for entry in table.entries] == ["p1", "P1", "p 2"]
+    assert [line for line in heard.warned if "'P1' and 'p1'" in line]

@@ -26,7 +26,7 @@ def test_pretraining_on_the_test_is_refused_unless_allowed() -> None:
         ({"head": "mlp"}, "--head must be one of finetune, linear, knn, got 'mlp'"),
         ({"head_lr": 0.0}, "--head-lr must be above 0"),
         ({"validation": 0.0}, "--validation 0 leaves nothing to choose"),
-        ({"validation": 0.0, "head": "linear"}, "--validation 0 leaves nothing to choose"),
+        ({"validation": 0.0, "head": "linear", "c": "validation"}, "--validation 0 leaves nothing to choose"),
     ],
 )
 def test_settings_that_cannot_work(values: dict, message: str) -> None:

@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score
 from wsitool.base.lock import locked
 from wsitool.errors import LabelError, StoreError, UnknownMethodError, UsageError
 from wsitool.experiment.estimate import estimate
-from wsitool.experiment.evaluation_splits import all_cells, open_splits
+from wsitool.experiment.evaluation_splits import all_cells, auxiliary_data, open_splits
 from wsitool.experiment.grid import chains_of
 from wsitool.experiment.plan import Arm, percent, read_plan
 from wsitool.experiment.run import experiment
@@ -43,6 +43,19 @@ def test_everything_promised_is_there(finished: Path) -> None:
     assert names >= {"table2.md", "table2.csv", "table2.tex", "results.json", "report.html", "manifest.json"}
     assert len(list((finished / "cells").iterdir())) == 16
     report = (finished / "report.html").read_text()
+    table = (finished / "table2.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in table[2:]] == [
+        "| supervised",
+        "| rotation+auxiliary",
+        "| color baseline",
+        "| always 'plain'",
+    ]
+    told = json.loads((finished / "results.json").read_text())
+    assert [row["labelled_patches"] for row in told["color_baseline"]] == [15, 54]
+    assert told["majority_class"] == {"class": "plain", "accuracy": pytest.approx(1 / 3)}
+    # Folds: beside the pooled AUROC the mean of each fold's own.
+    assert all(0 < row["auroc_per_fold"] <= 1 for row in told["rows"])
+    assert any("the color baseline" in line for line in told["verdicts"])
     assert "rotation+auxiliary" in report and "(Holm)" in report
     assert "Intervals leave out each of the 6 test groups" in report
 
@@ -127,7 +140,60 @@ def test_pretraining_is_shared_by_fractions_unless_on_the_labelled_only(data: Pa
     ]
     own = pretrainings(small_plan(data, pretrain_on="labelled"))
     assert len(own) == 1 + 2 * 2 * 2  # the auxiliary one, and folds x fractions x seeds
-    assert own["rotation+auxiliary-fold1-25pct-seed0"].patches == 12  # a quarter of 18 of each class
+    assert own["rotation+auxiliary-fold1-25pct-seed0"].patches == 15  # a quarter of 18 of each class, rounded
+
+
+def test_auxiliary_data_by_name_and_by_number(data: Path, tmp_path: Path) -> None:
+    for name, seed in (("lung", 70), ("more", 80)):
+        labelled_store(tmp_path / name / f"{name}.h5", per_class=6, seed=seed)
+    named = (f"kidney={data / 'other'}", f"lung={tmp_path / 'lung'}", str(tmp_path / "more"))
+    arms = ("rotation+kidney", "rotation+lung:7", "rotation+lung:12", "rotation+auxiliary")
+    plan = small_plan(data, auxiliary=named, methods=arms, folds=None)
+    needed = {name: stage.patches for name, stage in pretrainings(plan).items() if "heldout" not in name}
+    assert needed == {
+        "rotation-kidney-seed0": 36,
+        "rotation-lung-7-seed0": 7,
+        "rotation-lung-12-seed0": 12,
+        "rotation-auxiliary-seed0": 72,
+    }
+    few, more = (auxiliary_data(plan, Arm.parse(arm)) for arm in arms[1:3])
+    assert set(few.row.tolist()) < set(more.row.tolist())
+    of_two = auxiliary_data(plan, Arm.parse("rotation+kidney:2"))
+    assert set(of_two.group_index.tolist()) == {0, 1}  # patients in turn
+    with pytest.raises(UsageError, match=r"asks for 19 patches, and there are 18"):
+        experiment(small_plan(data, auxiliary=named, methods=("rotation+lung:19",)), tmp_path / "x")
+    one = small_plan(
+        data, auxiliary=named, methods=("rotation+lung:7",), fractions=(1.0,), seeds=1, folds=None
+    )
+    experiment(one, tmp_path / "o")
+    run = json.loads((tmp_path / "o" / "pretrain" / "rotation+lung-7-heldout-seed0" / "run.json").read_text())
+    groups = [step["groups"] for step in run["card"]["lineage"] if step["groups"]]
+    assert groups[0] == ["lung"] and len(groups) == 2
+
+
+def test_small_amounts_of_labels_per_cent_and_per_class(data: Path, tmp_path: Path) -> None:
+    plan = small_plan(
+        data, methods=("supervised",), fractions=(0.06, 1.0), labels_per_class=(2, 4), seeds=1, validation=0
+    )
+    result = experiment(plan, tmp_path / "o")
+    assert (result.cells, len(list((tmp_path / "o" / "cells").glob("supervised-2each-seed0-fold*.npz")))) == (
+        8,
+        2,
+    )
+    told = json.loads((tmp_path / "o" / "results.json").read_text())
+    assert [
+        (row["fraction"], row.get("labels_per_class"), row["labelled_patches"]) for row in told["rows"]
+    ] == [
+        (None, 2, 6),
+        (None, 4, 12),
+        (0.06, None, 3),
+        (1.0, None, 54),
+    ]
+    head = (tmp_path / "o" / "table2.md").read_text().splitlines()[0]
+    assert head.startswith("| arm | 2 per class (6 patches) | 4 per class (12 patches) | 6 % (3 patches) | ")
+    subsets = json.loads((tmp_path / "o" / "manifest.json").read_text())["subsets"]
+    assert [entry.get("labels_per_class") for entry in subsets[:4]] == [2, 4, None, None]
+    assert experiment(plan, tmp_path / "o").reused == 8
 
 
 def test_estimate_counts_what_is_left(finished: Path, data: Path) -> None:
@@ -191,18 +257,21 @@ def test_plan_file_and_its_mistakes(tmp_path: Path, data: Path) -> None:
         read_plan(path)
     with pytest.raises(UsageError, match="needs --auxiliary"):
         small_plan(data, auxiliary=())
-    with pytest.raises(UsageError, match="supervised, METHOD or METHOD"):
-        Arm.parse("simclr+kidney")
+    for name in ("supervised+auxiliary", "simclr+", "simclr+kidney:0", "+kidney", "a+b+c"):
+        with pytest.raises(UsageError, match="supervised, METHOD, METHOD\\+DATA or"):
+            Arm.parse(name)
+    with pytest.raises(UsageError, match=r"arm rotation\+lung needs --auxiliary lung=STORES"):
+        small_plan(data, methods=("supervised", "rotation+lung"))
     with pytest.raises(LabelError, match="leaves no sample"):
         experiment(small_plan(data, fractions=(0.01, 1.0)), tmp_path / "x")
-    with pytest.raises(LabelError, match="a single patch of each class, and 2 are needed"):
+    with pytest.raises(LabelError, match="a single patch of plain, and 2 of each class are needed"):
         experiment(small_plan(data, fractions=(0.06, 1.0)), tmp_path / "x")
     with pytest.raises(UnknownMethodError, match=r"There is no method 'simclrr': did you mean 'simclr'"):
         experiment(small_plan(data, methods=("supervised", "simclrr")), tmp_path / "x")
     with pytest.raises(UsageError, match=r"pretrained on 3 group\(s\) of the test data \(p"):
         experiment(small_plan(data, auxiliary=(str(data / "train"),)), tmp_path / "x")
     assert not (tmp_path / "x").exists()
-    with pytest.raises(LabelError, match="a single patch of each class"):
+    with pytest.raises(LabelError, match="a single patch of plain"):
         estimate(small_plan(data, fractions=(0.06, 1.0)), tmp_path / "x", device="cpu")
 
 
@@ -210,7 +279,8 @@ def test_near_duplicates_across_the_split_are_told(data: Path, tmp_path: Path) -
     labelled_store(tmp_path / "again.h5", per_class=6, seed=0)  # the pictures of the training patient p0
     changes = {"methods": ("supervised",), "fractions": (1.0,), "seeds": 1, "folds": None}
     experiment(small_plan(data, test=(str(tmp_path / "again.h5"),), **changes), tmp_path / "o")
-    (note,) = json.loads((tmp_path / "o" / "results.json").read_text())["notes"]
+    few, note = json.loads((tmp_path / "o" / "results.json").read_text())["notes"]
+    assert few.startswith("The figures rest on 1 test group (patients): fewer than 5")
     assert note.startswith("test: ") and "look like training patches" in note
     page = (tmp_path / "o" / "report.html").read_text()
     assert "look like training patches" in page
@@ -240,7 +310,7 @@ def test_chains_part_what_does_not_share_an_encoder(data: Path) -> None:
         for chain in chains
     ]
     assert sum(map(len, needed)) == len(set().union(*needed))
-    tuned = small_plan(data, methods=("supervised",), head="finetune", c=None)
+    tuned = small_plan(data, methods=("supervised",), head="finetune")
     assert len(chains_of(tuned, all_cells(tuned))) == 2
 
 
@@ -253,7 +323,7 @@ def test_what_is_said_of_fractions_and_to_latex(finished: Path) -> None:
     assert text.startswith("% needs \\usepackage{booktabs}\n\\begin{tabular}{lrr}\n")
     for line in text.splitlines()[3:-1]:
         assert not re.search(r"(?<!\\)[%_#$]", line)
-    assert text.count(" & ") == 3 * 2  # head and two arms
+    assert text.count(" & ") == 5 * 2  # head, two arms, and what stands beside them
 
 
 def test_two_experiments_into_one_folder_are_kept_apart(data: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from wsitool.errors import UsageError
 from wsitool.evaluation.intervals import Comparison, Error, holm
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.evaluation_splits import all_cells, open_splits
-from wsitool.experiment.narrative import caveats, verdicts
+from wsitool.experiment.narrative import caveats, learned_color, verdicts
+from wsitool.experiment.plan import COLOR
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, as_json, summarise
 from wsitool.experiment.run import experiment
@@ -27,7 +28,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_data(tmp_path_factory.mktemp("data"))
 
 
-def _results(data: Path, *, supervised: float, pretrained: float, **changes: object) -> Results:
+def _results(
+    data: Path, *, supervised: float, pretrained: float, color: float | None = None, **changes: object
+) -> Results:
     """A grid whose logits favour the true class by so much, in place of training."""
     plan = small_plan(data, **changes)
     rng, splits, cells = np.random.default_rng(3), open_splits(plan), {}
@@ -37,7 +40,15 @@ def _results(data: Path, *, supervised: float, pretrained: float, **changes: obj
         logits = rng.normal(size=(len(labels), 3)) + signal * np.eye(3)[labels]
         facts = {"temperature": 1.0, "trained_on": 40, "validated_on": 14, "c": 0.1, "subset": "-"}
         cells[cell] = CellResult(logits=logits, facts=facts, reused=False)
-    return summarise(plan, splits, cells)
+    if color is None:
+        return summarise(plan, splits, cells)
+    facts = {"temperature": 1.0, "trained_on": 54, "validated_on": 0, "c": None}
+    beside = {}
+    for cell in (cell for cell in cells if cell.arm.name == "supervised"):
+        labels = splits[cell.split].test.patches.labels
+        logits = rng.normal(size=(len(labels), 3)) + color * np.eye(3)[labels]
+        beside[replace(cell, arm=COLOR)] = CellResult(logits=logits, facts=facts, reused=False)
+    return summarise(plan, splits, cells, beside)
 
 
 def test_nothing_is_concluded_from_a_mark_that_guesses(data: Path, tmp_path: Path) -> None:
@@ -126,7 +137,7 @@ def test_the_margin_is_the_plans(data: Path) -> None:
 
 
 def test_hardly_trained_networks_are_a_caveat(data: Path, tmp_path: Path) -> None:
-    results = _results(data, supervised=2.0, pretrained=2.0, head="finetune", c=None, epochs=2)
+    results = _results(data, supervised=2.0, pretrained=2.0, head="finetune", epochs=2)
     assert "fine-tuning took 6 optimizer steps at most" in write_report(results, tmp_path).read_text()
 
 
@@ -136,3 +147,14 @@ def test_out_is_tried_before_anything_is_computed(data: Path, tmp_path: Path) ->
         patch.delattr("wsitool.experiment.run.run_grid")
         with pytest.raises(UsageError, match=r"Nothing can be written to .*below"):
             experiment(small_plan(data), tmp_path / "file" / "below")
+
+
+def test_an_arm_that_does_not_beat_color_is_said_to_have_learned_it(data: Path) -> None:
+    results = _results(data, supervised=6.0, pretrained=1.5, color=1.5)
+    better, not_better = learned_color(results)
+    assert better.startswith("supervised ranks better than the color baseline at 25 % (")
+    assert "100 % (" in better and "learned color" not in better
+    assert not_better.startswith("rotation+auxiliary is not shown to beat the color baseline")
+    assert "at 25 % (" in not_better and not_better.endswith("learned color, as far as these data can show.")
+    assert verdicts(results)[-2:] == [better, not_better]
+    assert "| color baseline | " in to_markdown(results)

@@ -94,7 +94,7 @@ def test_lr_of_lowest_validation_loss_is_taken_and_told(
 def test_fine_tuning_takes_the_lowest_validation_loss_and_the_auxiliary_stage_has_the_same_lr(
     data: Path, tmp_path: Path, planted: list[tuple[str, float]]
 ) -> None:
-    changes = {"head": "finetune", "c": None, "validation": 0.3, "epochs": 1, "lr": 1e-4, "folds": None}
+    changes = {"head": "finetune", "validation": 0.3, "epochs": 1, "lr": 1e-4, "folds": None}
     plan = _plan(data, methods=("rotation+auxiliary",), fractions=(1.0,), **changes)
     experiment(plan, tmp_path)
     assert planted == [

@@ -101,5 +101,6 @@ def test_temperature_is_always_logged() -> None:
 
 def test_the_histology_preset_flips_and_stains() -> None:
     params = SimCLRParams.from_preset("histology", {"hed": 0.1})
-    assert params.d4 and params.min_scale == 0.2 and params.hed == 0.1
+    assert params.d4 and params.min_scale == 0.3 and params.hed == 0.1
+    assert params.temperature == 0.1
     assert SimCLRParams.from_preset("paper", {}) == SimCLRParams()

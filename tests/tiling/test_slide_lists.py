@@ -19,6 +19,7 @@ from wsitool.slides.spec import TileSpec
 from wsitool.store.opening import open_store
 from wsitool.testing import synthetic_slide
 from wsitool.tiling.results import SLIDES_CSV, SlideResult, merge_slides_csv, update_slides_csv
+from wsitool.tiling.run import tile_slides
 
 
 @pytest.mark.parametrize(
@@ -142,3 +143,19 @@ def test_names_that_a_spreadsheet_would_run(tmp_path: Path) -> None:
     table = read_table(tmp_path / SLIDES_CSV, needs=("name",), exact=True)
     assert [row.cells["name"] for row in table.rows] == ["-a", "=1+1", "@b"]
     assert "\n'=1+1," in (tmp_path / SLIDES_CSV).read_text()
+
+
+def test_patients_are_told_of_before_tiling(tmp_path: Path) -> None:
+    (tmp_path / "slides").mkdir()
+    for name in ("a", "b"):
+        synthetic_slide(tmp_path / "slides" / f"{name}.tif", size=(256, 256), levels=(1,))
+    heard = Listener()
+    tile_slides(tmp_path / "slides", tmp_path / "o", TileSpec(patch_size=64), dry_run=True, reporter=heard)
+    assert [line for line in heard.warned if line.startswith("Every slide is a group (patient) of its own")]
+    table = tmp_path / "slides.csv"
+    table.write_text("path,group\nslides/a.tif,\u00a0P1 \nslides/b.tif,p1\n")
+    assert [slide.group for slide in find_slides(table)] == ["P1", "p1"]
+    heard = Listener()
+    tile_slides(table, tmp_path / "o", TileSpec(patch_size=64), dry_run=True, reporter=heard)
+    (clash,) = [line for line in heard.warned if "patients" in line]
+    assert "'P1' and 'p1'" in clash

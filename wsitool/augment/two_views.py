@@ -41,10 +41,24 @@ class ViewParams(Params):
     The defaults are SimCLR's (arXiv:2002.05709, appendix A).
     """
 
-    presets = {"histology": {"d4": True, "hed": 0.05, "min_scale": 0.2, "solarize_p": 0.0}}
+    # Full strength leaves a quarter of the views of stained tissue without contrast, white or black:
+    # brightness first of all, as the ground is white already. What the stain says is kept, too.
+    presets = {
+        "histology": {
+            "d4": True,
+            "hed": 0.05,
+            "min_scale": 0.3,
+            "solarize_p": 0.0,
+            "strength": 0.4,
+            "brightness": 0.4,
+        }
+    }
 
     min_scale: float = hparam(0.08, "smallest share of the patch a crop keeps", gt=0, le=1)
-    strength: float = hparam(1.0, "strength s of the colour jitter (.8s, .8s, saturation*s, .2s)", ge=0, le=1)
+    strength: float = hparam(
+        1.0, "strength s of the colour jitter (brightness*s, .8s, saturation*s, .2s)", ge=0, le=1
+    )
+    brightness: float = hparam(0.8, "brightness jitter at strength 1", ge=0, le=1)
     saturation: float = hparam(0.8, "saturation jitter at strength 1", ge=0, le=1)
     blur_p: float = hparam(0.5, "share of first views that are blurred", ge=0, le=1)
     blur_p_second: float | None = hparam(
@@ -92,8 +106,15 @@ def _draw(rng: Generator, shape: torch.Size, params: ViewParams, blur_p: float, 
     # Without `d4` element 0 or 4: as it is, or mirrored left to right.
     element = chosen(rng, count, 0.5).long() * 4 if any_of_eight is None else any_of_eight
     alpha, beta = stain_shifts(rng, count, sigma=params.hed) if params.hed else (None, None)
-    jitter = {"brightness": 0.8 * s, "contrast": 0.8 * s, "saturation": params.saturation * s, "hue": 0.2 * s}
-    factors, order = jitter_factors(rng, count, **jitter, p=0.8)
+    factors, order = jitter_factors(
+        rng,
+        count,
+        brightness=params.brightness * s,
+        contrast=0.8 * s,
+        saturation=params.saturation * s,
+        hue=0.2 * s,
+        p=0.8,
+    )
     gray = chosen(rng, count, 0.2)
     sigma = blur_sigmas(rng, count, (0.1, 2.0), blur_p)
     solarize = chosen(rng, count, solarize_p) if solarize_p else None

@@ -40,7 +40,7 @@ def fit_linear_head(data: HeadData, settings: Settings, *, seed: int) -> FittedH
             data.labels[train],
             data.groups[train],
             data.classes,
-            balanced=settings.class_weights,
+            weighted=settings.balance == "weighted",
             split=settings.split,
             seed=seed,
         )
@@ -51,7 +51,7 @@ def fit_linear_head(data: HeadData, settings: Settings, *, seed: int) -> FittedH
         data.classes,
         penalties=[penalty] if isinstance(penalty, int | float) else PENALTIES,
         validation=(data.features[held_out], data.labels[held_out]) if len(held_out) else None,
-        balanced=settings.class_weights,
+        weighted=settings.balance == "weighted",
     )
     return FittedHead(head=head, c=c, search=search)
 

@@ -1,4 +1,4 @@
-"""The steps of one classification run: train on a balanced subset, predict what was held out."""
+"""The steps of one classification run: train on a subset of the labels, predict what was held out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encode
@@ -16,10 +17,10 @@ from wsitool.classify.fit import Features, Fitted, fit_classifier
 from wsitool.classify.heads import head_logits
 from wsitool.classify.logits import predict_logits
 from wsitool.classify.outputs import Part
-from wsitool.classify.settings import Settings
+from wsitool.classify.settings import Select, Settings
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.splits import group_folds
-from wsitool.evaluation.subsets import balanced_subset
+from wsitool.evaluation.subsets import label_subset
 
 __all__ = ["ClassificationTask", "cross_validate", "joined", "test_part", "validation_part"]
 
@@ -30,7 +31,8 @@ class ClassificationTask:
 
     data: TrainTest
     settings: Settings
-    fraction: float
+    amount: float
+    select: Select
     seed: int
     image_size: int
     encoder: Callable[[], Encoder]
@@ -54,13 +56,23 @@ class ClassificationTask:
             reporter=self.reporter,
         )
 
+    def rows(self, patches: LabelledPatches) -> NDArray[np.int64]:
+        """Sorted rows of `patches` whose labels are used."""
+        return label_subset(
+            patches.labels,
+            self.amount,
+            patches.classes,
+            seed=self.seed,
+            balance=self.settings.balance,
+            groups=patches.group_index if self.select == "spread" else None,
+        )
+
     def fit(self, patches: LabelledPatches, features: Features | None) -> tuple[Fitted, LabelledPatches]:
-        """Train on the balanced subset of `patches`; returns that subset too.
+        """Train on the labelled subset of `patches`; returns that subset too.
 
         With `features` (N, D) of `patches` only the head is trained. Warns where the split had to fall back.
         """
-        rows = balanced_subset(patches.labels, self.fraction, patches.classes, seed=self.seed)
-        # (n,) rows of `patches`, n = K * floor(fraction * smallest class).
+        rows = self.rows(patches)
         subset = patches.subset(rows)
         fitted = fit_classifier(
             subset,

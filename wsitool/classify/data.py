@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsitool.base.groups import group_clashes
 from wsitool.base.paths import AnyPath
 from wsitool.base.progress import Reporter
 from wsitool.errors import LabelError, UsageError
@@ -51,7 +52,9 @@ def open_train_test(
     # Declared by the stores or named in the table, as opposed to carried by a patch.
     declared = train_stores.classes if table is None else {row.label for row in table.values()}
     _warn_of_absent(declared, training, "training", reporter)
+    sides = training.groups.tolist()
     if test_stores is None:
+        _tell_of_groups(sides, reporter)
         if split == "patch":
             reporter.warn("--split patch leaks: patients are on both sides of training and validation.")
         return TrainTest(train=training, test=None)
@@ -65,8 +68,15 @@ def open_train_test(
             f"Training patches are {training.collection.patch_size} px and test patches "
             f"{testing.collection.patch_size} px: tile both with the same --patch-size."
         )
+    _tell_of_groups(sides + testing.groups.tolist(), reporter)
     _check_groups(training, testing, split, reporter)
     return TrainTest(train=training, test=testing)
+
+
+def _tell_of_groups(groups: list[str], reporter: Reporter) -> None:
+    """Of both sides together: a patient spelled in two ways may be on both."""
+    if clashes := group_clashes(groups):
+        reporter.warn(clashes)
 
 
 def _check_groups(train: LabelledPatches, test: LabelledPatches, split: SplitBy, reporter: Reporter) -> None:

@@ -21,6 +21,7 @@ from wsitool.backbones.features import as_images
 from wsitool.backbones.finite import first_not_finite, largest_gradient
 from wsitool.backbones.precision import Precision
 from wsitool.base.progress import SILENT, Reporter
+from wsitool.classify.heads import prior_shift
 from wsitool.classify.logits import predict_logits
 from wsitool.classify.model import Classifier
 from wsitool.classify.settings import Settings
@@ -72,8 +73,9 @@ def finetune(
     history: list[Epoch] = []
     best: tuple[float, dict[str, Tensor]] | None = None
     # Draws inside the network only: views and order have generators of their own.
-    with reporter.task("fine-tune", total=settings.epochs, unit="epochs") as task, _seeded(seed):
-        for epoch in range(settings.epochs):
+    epochs = settings.epochs_of(len(train))
+    with reporter.task("fine-tune", total=epochs, unit="epochs") as task, _seeded(seed):
+        for epoch in range(epochs):
             loader.set_epoch(epoch)
             classifier.train()
             run_steps(tuning, loader, network=classifier, optimizer=optimizer, precision=precision)
@@ -116,7 +118,12 @@ class _Tuning:
     ) -> None:
         self._classifier, self._settings = classifier, settings
         self._labels = torch.from_numpy(train.labels)
-        self._weights = _class_weights(train, device) if settings.class_weights else None
+        self._weights = self._shift = None
+        if settings.balance == "weighted":
+            self._weights = _class_weights(train, device)
+            shift = prior_shift(train.labels, len(train.classes))
+            _start_at_prior(classifier.head, shift)
+            self._shift = shift.to(device)
         self._rng = torch.Generator().manual_seed(seed)
         # On a CPU a look costs nothing, and a broken step need not be taken.
         self._look_every = 1 if device.type == "cpu" else _LOOK
@@ -135,7 +142,11 @@ class _Tuning:
             if self._settings.augment:
                 images = random_d4(images, self._rng)
             targets = to_device(self._labels[batch.indices], images.device)
-        loss = nn.functional.cross_entropy(network(images), targets, weight=self._weights)
+        logits = network(images)
+        if self._shift is not None:
+            # The network's logits are of the classes as they are; those of equal classes are weighted.
+            logits = logits - self._shift
+        loss = nn.functional.cross_entropy(logits, targets, weight=self._weights)
         self._latest = (len(batch), loss.detach())
         return loss
 
@@ -201,6 +212,14 @@ def _class_weights(train: LabelledPatches, device: torch.device) -> Tensor:
     # N / (K n_k), scikit-learn's "balanced": the mean weight over patches is 1.
     weights = len(train) / (len(train.classes) * np.maximum(counts, 1))
     return torch.from_numpy(weights).float().to(device)
+
+
+def _start_at_prior(head: nn.Module, shift: Tensor) -> None:
+    """Spare the first steps learning the classes' shares; a head without a bias learns them all the same."""
+    bias = getattr(head, "bias", None)
+    if isinstance(bias, Tensor) and bias.shape == shift.shape:
+        with torch.no_grad():
+            bias.add_(shift.to(bias))
 
 
 @contextmanager

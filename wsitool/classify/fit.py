@@ -75,7 +75,7 @@ def fit_classifier(
     features: Features | None = None,
     reporter: Reporter = SILENT,
 ) -> Fitted:
-    """Train on `subset` (8:2 inside it, by `settings`); `encoder` is changed in place by fine-tuning.
+    """Train on `subset` (split inside it, by `settings`); `encoder` is changed in place by fine-tuning.
 
     `features` (N, D) of the subset spare computing them again where the encoder stays frozen.
     """
@@ -187,7 +187,7 @@ def _calibrated(fitted: Fitted, subset: LabelledPatches) -> Fitted:
 
 
 def _split(subset: LabelledPatches, settings: Settings, seed: int) -> Split:
-    if settings.validation == 0:
+    if settings.held_out == 0:
         nothing = np.zeros(0, np.int64)
         return Split(train=np.arange(len(subset)), held_out=nothing, by=settings.split)
-    return holdout(subset.labels, subset.group_index, share=settings.validation, seed=seed, by=settings.split)
+    return holdout(subset.labels, subset.group_index, share=settings.held_out, seed=seed, by=settings.split)

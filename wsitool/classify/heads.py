@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wsitool.backbones.neighbours import neighbour_votes
 from wsitool.evaluation.calibration import check_logits
 
-__all__ = ["PENALTIES", "NeighbourHead", "fit_linear", "fit_neighbours", "head_logits"]
+__all__ = ["PENALTIES", "NeighbourHead", "fit_linear", "fit_neighbours", "head_logits", "prior_shift"]
 
 Floats = NDArray[np.float32]
 # scikit-learn's C: the inverse of the penalty's strength.
@@ -64,12 +64,13 @@ def fit_linear(
     *,
     penalties: Sequence[float],
     validation: tuple[Floats, NDArray[np.integer]] | None = None,
-    balanced: bool = False,
+    weighted: bool = False,
 ) -> tuple[nn.Linear, float]:
     """Logistic regression (scikit-learn, L-BFGS) on standardised features, as one linear layer on raw ones.
 
     Returns the layer and the penalty C used: the one of `penalties` with the lowest loss on `validation`
-    (ties: the smallest); with no validation `penalties` must hold one value.
+    (ties: the smallest); with no validation `penalties` must hold one value. `weighted` gives each class the
+    same weight in the fit, and then its share of `labels` back in the probabilities.
     """
     # Imported for this head only.
     from sklearn.linear_model import LogisticRegression
@@ -83,16 +84,28 @@ def fit_linear(
     best: tuple[float, float, nn.Linear] | None = None
     # Rising penalties and a strict comparison: the smallest of equals.
     for c in sorted(penalties):
-        weight = "balanced" if balanced else None
+        weight = "balanced" if weighted else None
         # Standardised features, so that one C means the same for any encoder.
         model = LogisticRegression(C=c, max_iter=1000, class_weight=weight).fit(standard, labels)
         layer = _layer(model.coef_, model.intercept_, mean, spread, classes)
+        if weighted:
+            with torch.no_grad():
+                layer.bias.add_(prior_shift(labels, classes))
         loss = 0.0 if validation is None else _loss(layer, *validation)
         if best is None or loss < best[0]:
             best = (loss, c, layer)
     if best is None:
         raise ValueError("At least one penalty is needed.")
     return best[2], best[1]
+
+
+def prior_shift(labels: NDArray[np.integer], classes: int) -> Tensor:
+    """What logits of equally weighted classes lack: (K,) log of K times each class's share of `labels`.
+
+    Zero where classes are equally many. Added, it makes posteriors of what was trained on (arXiv:2007.07314).
+    """
+    counts = np.maximum(np.bincount(labels, minlength=classes), 1)
+    return torch.from_numpy(np.log(classes * counts / counts.sum())).float()
 
 
 def _layer(

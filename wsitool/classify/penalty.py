@@ -46,7 +46,7 @@ def search_penalty(
     groups: NDArray[np.integer],
     classes: int,
     *,
-    balanced: bool = False,
+    weighted: bool = False,
     split: SplitBy = "group",
     seed: int = 0,
 ) -> PenaltySearch:
@@ -64,7 +64,7 @@ def search_penalty(
         logits = np.empty((len(labels), classes))
         for fold in range(folds):
             inside, held_out = fold_of != fold, fold_of == fold
-            head, _ = fit_linear(features[inside], labels[inside], classes, penalties=[c], balanced=balanced)
+            head, _ = fit_linear(features[inside], labels[inside], classes, penalties=[c], weighted=weighted)
             logits[held_out] = head_logits(head, features[held_out])
         losses[c] = score(softmax(logits), labels)["loss"] or 0.0
         # Rising penalties, strict comparison: ties go to the stronger penalty.

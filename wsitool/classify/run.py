@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from wsitool.base.interrupt import deferred, progress_on_stop
 from wsitool.base.lock import locked
 from wsitool.base.machine import explain_memory
 from wsitool.base.progress import SILENT, Reporter
+from wsitool.classify.color_baseline import baselines
 from wsitool.classify.cross_validation import (
     ClassificationTask,
     cross_validate,
@@ -30,13 +31,15 @@ from wsitool.classify.data import Paths, TrainTest, open_train_test
 from wsitool.classify.finished import finished_files, with_intervals
 from wsitool.classify.fit import Fitted
 from wsitool.classify.outputs import Part, describe_patches, patches_hash, write_run
-from wsitool.classify.settings import FEW_STEPS, ClassifyOptions, Settings
+from wsitool.classify.settings import FEW_STEPS, VALIDATION, ClassifyOptions, Settings
 from wsitool.errors import UsageError
+from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.duplicates import near_duplicates
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.leakage import check_pretraining
+from wsitool.evaluation.metrics import score
 from wsitool.evaluation.splits import group_folds
-from wsitool.evaluation.subsets import per_class_count
+from wsitool.evaluation.subsets import class_counts
 from wsitool.evaluation.summary import evaluate
 from wsitool.slides.spec import is_other_mpp
 
@@ -76,7 +79,7 @@ def classify(
     reporter: Reporter = SILENT,
     **options: Any,
 ) -> ClassifyResult:
-    """Train a classifier on a class-balanced share of the labels and evaluate it.
+    """Train a classifier on a share of the labels and evaluate it.
 
     `options` are the fields of `ClassifyOptions`, `settings` how a classifier is trained. It is evaluated on
     `test`, or by `folds`-fold cross-validation over groups, or, with neither, on its own validation share
@@ -87,12 +90,15 @@ def classify(
     """
     began, out, settings = time.monotonic(), Path(out), settings or Settings()
     asked = ClassifyOptions.from_dict(options, what="classify")
+    if not asked.test and asked.folds is None and settings.validation is None:
+        # Nothing else to judge by, also where the head needs none to choose by.
+        settings = replace(settings, validation=VALIDATION)
     _check_choices(out, asked, settings)
     data = open_train_test(
         train, asked.test or None, labels=asked.labels, split=settings.split, reporter=reporter
     )
     # these fail before anything costs time
-    per_class_count(data.train.labels, asked.fraction, data.train.classes)
+    class_counts(data.train.labels, asked.amount, data.train.classes, balance=settings.balance)
     if asked.folds is not None:
         group_folds(data.train.labels, data.train.group_index, folds=asked.folds, seed=asked.seed)
     first = build_backbone(asked.backbone, init=asked.encoder, seed=asked.seed)
@@ -100,14 +106,15 @@ def classify(
     task = ClassificationTask(
         data=data,
         settings=settings,
-        fraction=asked.fraction,
+        amount=asked.amount,
+        select=asked.select,
         seed=asked.seed,
         image_size=_image_size(asked.image_size, first, data.train.collection.patch_size),
         encoder=lambda: build_backbone(asked.backbone, init=asked.encoder, seed=asked.seed),
         cache=None if asked.cache is None else Path(asked.cache),
         reporter=reporter,
     )
-    record = _run_record(task, first, encoder_given=asked.encoder, folds=asked.folds)
+    record = _run_record(task, first, asked)
     if asked.resume and (kept := _kept(out, record, reporter)) is not None:
         return kept
     data_figures = {"near_duplicates_in_test": _near_duplicates(data, reporter), "transductive_groups": seen}
@@ -118,19 +125,19 @@ def classify(
         progress_on_stop(lambda: f"nothing was written to '{out}'; run again to start anew"),
         explain_memory(f"lower --batch-size ({settings.batch_size}) or --image-size ({task.image_size})"),
     ):
-        return _carry_out(task, out, asked.folds, data_figures, record, began)
+        return _carry_out(task, out, asked, data_figures, record, began)
 
 
 def _carry_out(
     task: ClassificationTask,
     out: Path,
-    folds: int | None,
+    asked: ClassifyOptions,
     data_figures: dict[str, Any],
     record: dict[str, Any],
     began: float,
 ) -> ClassifyResult:
     """Train, evaluate and write; `data_figures` go into metrics.json, `record` into run.json."""
-    train = task.data.train
+    train, folds = task.data.train, asked.folds
     features = task.features(train) if folds or task.cache is not None else None
     parts = cross_validate(task, folds, features) if folds else []
     fitted, subset = task.fit(train, features)
@@ -138,7 +145,13 @@ def _carry_out(
     judged_on = _judged_on(parts, folds, task.reporter)
     metrics = _metrics(parts, fitted, judged_on, task.seed)
     steps = _optimizer_steps(fitted, task.settings)
-    metrics = {"said_first": _said_first(metrics[judged_on], train.classes, steps), **metrics, **data_figures}
+    judged = [
+        part for part in parts if part.name.partition(" ")[0] == {"folds": "fold"}.get(judged_on, judged_on)
+    ]
+    beside = baselines(task, subset, fitted.split.train, judged)
+    said = _said_first(metrics[judged_on], train.classes, steps)
+    said += [beside["sentence"]] if not beside["color"]["beaten"] else []
+    metrics = {"said_first": said, **metrics, "baselines": beside, **data_figures}
     seconds = round(time.monotonic() - began, 2)
     result = ClassifyResult(
         out=out,
@@ -155,7 +168,7 @@ def _carry_out(
             parts=parts,
             metrics=metrics,
             judged=judged_on,
-            manifest=_manifest(task.data, subset, fitted, task.fraction, task.seed),
+            manifest=_manifest(task.data, subset, fitted, asked),
             run={
                 **record,
                 "judged_on": judged_on,
@@ -218,7 +231,7 @@ def _check_choices(out: Path, options: ClassifyOptions, settings: Settings) -> N
             f"{out} holds a finished run: choose another --out, keep it with --resume auto, or replace it "
             "with --overwrite."
         )
-    if settings.validation == 0 and not options.test and options.folds is None:
+    if settings.held_out == 0 and not options.test and options.folds is None:
         raise UsageError("--validation 0 leaves nothing to evaluate on: give --test or --folds.")
 
 
@@ -255,18 +268,18 @@ def _judged_on(parts: list[Part], folds: int | None, reporter: Reporter) -> str:
     return judged_on
 
 
-def _run_record(
-    task: ClassificationTask, encoder: Encoder, *, encoder_given: str, folds: int | None
-) -> dict[str, Any]:
+def _run_record(task: ClassificationTask, encoder: Encoder, asked: ClassifyOptions) -> dict[str, Any]:
     """run.json: everything needed to repeat the run."""
     return {
         "command": "classify",
         "wsitool_version": __version__,
-        "encoder": {"init": encoder_given, "digest": encoder_digest(encoder), **asdict(encoder.card)},
+        "encoder": {"init": asked.encoder, "digest": encoder_digest(encoder), **asdict(encoder.card)},
         "data": [None if side is None else patches_hash(side) for side in (task.data.train, task.data.test)],
         "settings": asdict(task.settings),
-        "fraction": task.fraction,
-        "folds": folds,
+        "fraction": asked.fraction,
+        "labels_per_class": asked.labels_per_class,
+        "select": asked.select,
+        "folds": asked.folds,
         "seed": task.seed,
         "image_size": task.image_size,
         "classes": list(task.data.train.classes),
@@ -313,16 +326,20 @@ def _metrics(parts: list[Part], fitted: Fitted, judged_on: str, seed: int) -> di
             temperature=np.repeat([part.temperature for part in outside], [len(p.patches) for p in outside]),
             seed=seed,
         )
-        metrics["per_fold"] = [evaluate(part.logits, part.patches)["accuracy"] for part in outside]
+        figures = [score(softmax(part.logits), part.patches.labels) for part in outside]
+        metrics["per_fold"] = [row["accuracy"] for row in figures]
+        # Beside the pooled one, which also ranks patches of different folds' classifiers against each other.
+        metrics["per_fold_auroc"] = [row["auroc"] for row in figures]
     return metrics
 
 
 def _manifest(
-    data: TrainTest, subset: LabelledPatches, fitted: Fitted, fraction: float, seed: int
+    data: TrainTest, subset: LabelledPatches, fitted: Fitted, asked: ClassifyOptions
 ) -> dict[str, Any]:
     return {
-        "fraction": fraction,
-        "seed": seed,
+        "fraction": asked.fraction,
+        "labels_per_class": asked.labels_per_class,
+        "seed": asked.seed,
         "classes": list(subset.classes),
         "labelled_patches": len(data.train),
         "subset": describe_patches(subset),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,40 +11,55 @@ from wsitool.base.paths import as_list
 from wsitool.classify.head_registry import HEADS
 from wsitool.errors import UsageError
 from wsitool.evaluation.splits import SplitBy
+from wsitool.evaluation.subsets import Balance, PerClass
 
-__all__ = ["FEW_STEPS", "ClassifyOptions", "Penalty", "Settings"]
+__all__ = ["FEW_STEPS", "VALIDATION", "ClassifyOptions", "Penalty", "Select", "Settings"]
 
 _HEADS_IN_WORDS = "; ".join(f"{kind.name}: {kind.about}" for kind in HEADS.values())
 _LARGEST_LR = 1e30  # optimisers compute in float32 with it
-Penalty = float | Literal["auto"] | None
+Penalty = float | Literal["auto", "validation"]
+VALIDATION = 0.2  # the paper's
 PRECISIONS = ("32", "bf16")
+Select = Literal["spread", "random"]
 FEW_STEPS = 50  # of the optimizer: with fewer a network is hardly trained, which reports say first
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Params):
-    """How a classifier is trained; defaults are the paper's.
+    """How a classifier is trained; UsageError for a value out of bounds.
 
-    `c` None is chosen by the loss of the share held out, "auto" by cross-validation over groups inside the
-    subset, which is then used whole. UsageError for a value out of bounds.
+    `c` "validation" is chosen by the loss of the share held out, "auto" by cross-validation over groups
+    inside the subset, which is then used whole. `balance` "subset" trains on as many patches of each class as
+    the rarest has, as the study did; "weighted" on all, with a loss weighted by the inverse class frequency,
+    and gives probabilities of classes as frequent as they were in training.
     """
 
     head: str = hparam("finetune", f"What is trained: {_HEADS_IN_WORDS}.", choices=tuple(HEADS))
     split: SplitBy = hparam("group", "What validation keeps together; 'patch' is the paper's and leaks.")
-    validation: float = hparam(0.2, "Share of the labelled subset held out to choose by.", ge=0, lt=1)
+    balance: Balance = hparam(
+        "weighted", "Use all labels with weighted classes, or as many of each class as the rarest has."
+    )
+    validation: float | None = hparam(
+        None,
+        "Share of the labelled subset held out to choose by; without it 0.2, with --c auto nothing.",
+        ge=0,
+        lt=1,
+    )
     epochs: int = hparam(100, "Of fine-tuning.", ge=1)
+    min_steps: int | None = hparam(
+        None, "At least so many steps of fine-tuning, by more epochs where labels are few.", ge=1
+    )
     batch_size: int = hparam(64, "Patches per step of fine-tuning.", ge=2)
     lr: float = hparam(1e-4, "Learning rate of the encoder.", gt=0, le=_LARGEST_LR)
     head_lr: float | None = hparam(
         None, "Learning rate of the new layer; without it --lr.", gt=0, le=_LARGEST_LR
     )
     patience: int | None = hparam(None, "Stop after this many epochs without a lower validation loss.", ge=1)
-    class_weights: bool = hparam(False, "Weight the loss by the inverse class frequency.")
     augment: bool = hparam(True, "Flips and quarter turns.")
     c: Penalty = hparam(
-        None,
-        "Inverse L2 penalty of --head linear; auto: by cross-validation over the groups trained on; without "
-        "it by the validation share.",
+        "auto",
+        "Inverse L2 penalty of --head linear; auto: by cross-validation over the groups trained on; "
+        "validation: by the share held out.",
         gt=0,
     )
     neighbours: int = hparam(20, "Of --head knn.", ge=1)
@@ -54,11 +70,23 @@ class Settings(Params):
         # Only after the fields' own bounds.
         super().__post_init__()
         chooses = HEADS[self.head].chooses
-        if self.validation == 0 and (chooses == "epoch" or (chooses == "penalty" and self.c is None)):
+        if self.held_out == 0 and (chooses == "epoch" or (chooses == "penalty" and self.c == "validation")):
             raise UsageError(
                 "--validation 0 leaves nothing to choose the best epoch or the penalty by: "
                 "use it with --head linear --c auto, with --c VALUE, or with --head knn."
             )
+
+    @property
+    def held_out(self) -> float:
+        """The share of the labelled subset that is held out: none where cross-validation chooses."""
+        if self.validation is not None:
+            return self.validation
+        return 0.0 if HEADS[self.head].chooses == "penalty" and self.c == "auto" else VALIDATION
+
+    def epochs_of(self, patches: int) -> int:
+        """Epochs of fine-tuning on so many patches: more than `epochs` where those are below `min_steps`."""
+        steps = math.ceil(patches / self.batch_size) if patches else 1
+        return max(self.epochs, math.ceil((self.min_steps or 0) / steps))
 
     @property
     def frozen(self) -> bool:
@@ -84,10 +112,11 @@ class ClassifyOptions(Params):
         None, "Network, such as resnet50 or timm:NAME; without it the encoder's, resnet50."
     )
     fraction: float = hparam(
-        1.0,
-        "Share of the labels to use: floor(share x smallest class) patches of each class.",
-        gt=0,
-        le=1,
+        1.0, "Share of the labels to use, of each class alike (see --balance).", gt=0, le=1
+    )
+    labels_per_class: int | None = hparam(None, "Instead of a share, so many labels of each class.", ge=1)
+    select: Select = hparam(
+        "spread", "The order in which patches are labelled: patients in turn, or patches at random."
     )
     image_size: int | None = hparam(
         None, "Side the network sees; without it the encoder's.", ge=16, le=4096, unit="px"
@@ -102,11 +131,20 @@ class ClassifyOptions(Params):
     overwrite: bool = hparam(False, "Replace a finished run in --out.")
     seed: int = hparam(0, "Seed of all randomness.", ge=0)
 
+    @property
+    def amount(self) -> float:
+        """How many of the labels are used: a share, or `PerClass`."""
+        return self.fraction if self.labels_per_class is None else PerClass(self.labels_per_class)
+
     def __post_init__(self) -> None:
         # One path or many, from the command line, a file or Python: always a tuple of texts from here on.
         object.__setattr__(self, "test", tuple(str(item) for item in as_list(self.test)))
         super().__post_init__()
         if self.test and self.folds is not None:
             raise UsageError("Give either --test or --folds: both say what the classifier is judged on.")
+        if self.labels_per_class is not None and self.fraction < 1:
+            raise UsageError(
+                "Give either --fraction or --labels-per-class: both say how many labels are used."
+            )
         if self.resume and self.overwrite:
             raise UsageError("--resume keeps a finished run and --overwrite replaces it: give one of them.")

@@ -73,6 +73,12 @@ def _summary(result: ClassifyResult) -> list[str]:
         f"judged on {scores['patches']:,} {on.get(result.judged_on, 'validation patches (optimistic)')}",
     ]
     lines += [f"  {name.replace('_', ' '):<18} {_figure(scores, name)}" for name in METRICS]
+    beside = result.metrics.get("baselines")
+    if beside is not None:
+        lines.append(
+            f"  always '{beside['majority']['class']}': accuracy {beside['majority']['accuracy']:.3f}"
+        )
+        lines += [f"  {beside['sentence']}"] if beside["sentence"] not in result.said_first else []
     images = scores["images"]
     if images is not None and images["count"] < scores["patches"]:
         lines.append(f"  per image          {images['accuracy']:.3f} of {images['count']:,} images")

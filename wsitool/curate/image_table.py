@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from wsitool.base.groups import group_clashes, group_name
 from wsitool.base.paths import located, shown
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import Row, read_table
@@ -93,6 +94,8 @@ def read_image_table(
         entries = [_from_path(path, folder, group_regex) for path in flat or images]
         unusable = [entry for entry in unusable if not flat or entry.path.parent == folder]
     entries.sort(key=lambda entry: entry.name)
+    if clashes := group_clashes(entry.group for entry in entries):
+        reporter.warn(clashes)
     classes = tuple(sorted({entry.label for entry in entries if entry.label is not None}))
     return ImageTable(
         entries=tuple(entries),
@@ -182,7 +185,7 @@ def _from_row(row: Row, folder: Path, labels_csv: Path, group_regex: str | None)
         path=path,
         name=name,
         label=row["label"] or None,
-        group=row["group"] or ("" if problem else _group(name, group_regex)),
+        group=group_name(row["group"]) or ("" if problem else _group(name, group_regex)),
         problem=f"Line {row.line} of '{labels_csv}': {problem}." if problem else "",
     )
 
@@ -217,12 +220,13 @@ def _group(name: str, group_regex: str | None) -> str:
         match = re.search(group_regex, name)
     except re.error as error:
         raise UsageError(f"--group-regex '{group_regex}' is no regular expression: {error}.") from error
+    text = (match.group(1) if match.re.groups else match.group()) if match is not None else ""
     # An empty match would put all images into one group.
-    if match is None or not (match.group(1) if match.re.groups else match.group()):
+    if not (group := group_name(text or "")):
         raise UsageError(
             f"--group-regex '{group_regex}' finds no group in '{name}': make it match every name."
         )
-    return match.group(1) if match.re.groups else match.group()
+    return group
 
 
 def _resolved(files: Iterable[Path]) -> set[Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wsitool.base.groups import group_name
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import read_table
 from wsitool.errors import LabelError
@@ -91,7 +92,7 @@ def read_label_table(path: str | Path, *, reporter: Reporter = SILENT) -> dict[s
             problem = f"{name} has no label"
         if problem:
             raise LabelError(f"{path}, line {line.line}: {problem}.")
-        row = LabelRow(label=line["label"], group=line["group"] or None)
+        row = LabelRow(label=line["label"], group=group_name(line["group"]) or None)
         # The same row twice is harmless.
         if rows.setdefault(name, row) != row:
             raise LabelError(f"{path}, line {line.line}, gives {name} two different labels or groups.")
@@ -113,7 +114,10 @@ def label_patches(
     nothing is labelled or a class is not among `classes`.
     """
     images = collection.sources
-    groups = np.array(collection.groups, dtype=np.str_)[collection.group_index]
+    # Stores of others may have what is stripped here when stores are made.
+    groups = np.array([group_name(group) for group in collection.groups], dtype=np.str_)[
+        collection.group_index
+    ]
     if table is None:
         # -1, unlabelled, takes the last entry: "".
         names = np.array([*collection.classes, ""], dtype=np.str_)[collection.labels]

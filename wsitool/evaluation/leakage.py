@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from wsitool.base.groups import group_name
 from wsitool.errors import UsageError
 
 __all__ = ["check_pretraining", "check_separate", "shared_groups"]
@@ -13,7 +14,7 @@ _NAMED_AT_MOST = 8
 
 def shared_groups(a: Iterable[str], b: Iterable[str]) -> list[str]:
     """Groups (patients) in both, by name."""
-    return sorted(set(a) & set(b))
+    return sorted(set(map(group_name, a)) & set(map(group_name, b)))
 
 
 def check_separate(train: Iterable[str], test: Iterable[str]) -> None:

@@ -1,58 +1,113 @@
-"""Which labels are used: class-balanced, nested, and the same for every arm of an experiment."""
+"""Which labels are used: nested over the amounts, and the same for every arm of an experiment."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import LabelError, UsageError
 
-__all__ = ["balanced_subset", "per_class_count", "subset_hash"]
+__all__ = ["Balance", "PerClass", "class_counts", "label_subset", "patients_in_turn", "subset_hash"]
 
 Indices = NDArray[np.int64]
+Balance = Literal["weighted", "subset"]
+_BILLION = 10**9
 
 
-def per_class_count(labels: NDArray[np.integer], fraction: float, classes: Sequence[str]) -> int:
-    """How many patches of each class a fraction keeps: k = floor(fraction x smallest class).
+class PerClass(float):
+    """So many labels of each class, where else a share of all labels stands.
 
-    `labels` (N,) index `classes`; negative ones are unlabelled and do not count. UsageError for a fraction
-    outside (0, 1]; LabelError for a class without patches, or a fraction that leaves each class none.
+    As a number it is below every share, so that amounts of both kinds sort: PerClass(20) < 0.01.
     """
-    if not 0 < fraction <= 1:
-        raise UsageError(f"The label fraction must be above 0 and at most 1, got {fraction:g}.")
+
+    def __new__(cls, count: int) -> PerClass:
+        return super().__new__(cls, count / _BILLION)
+
+    @property
+    def count(self) -> int:
+        return round(self * _BILLION)
+
+    def __getnewargs__(self) -> Any:
+        # Of copies and pickles, which would otherwise divide again.
+        return (self.count,)
+
+
+def class_counts(
+    labels: NDArray[np.integer], amount: float, classes: Sequence[str], *, balance: Balance = "weighted"
+) -> Indices:
+    """How many patches of each class an amount keeps: (K,).
+
+    `labels` (N,) index `classes`; negative ones are unlabelled and do not count. "weighted" takes the share
+    `amount` of every class, rounded; "subset", the study's, floor(amount x smallest class) of each; a
+    `PerClass` its count of each. UsageError for a share outside (0, 1]; LabelError for a class without
+    patches, or of which none or too few are left.
+    """
+    if not 0 < amount <= 1:
+        raise UsageError(f"The label fraction must be above 0 and at most 1, got {amount:g}.")
     counts = np.bincount(labels[labels >= 0], minlength=len(classes))
     missing = [name for name, count in zip(classes, counts, strict=True) if count == 0]
     if missing:
         raise LabelError(f"Every class needs labelled patches, but there are none of {', '.join(missing)}.")
-    smallest = int(counts.min())
+    rarest, smallest = classes[int(counts.argmin())], int(counts.min())
+    if isinstance(amount, PerClass):
+        if smallest < amount.count:
+            raise LabelError(
+                f"{amount.count} labels of each class were asked for, and {rarest} has {smallest} patches to "
+                "train on: ask for fewer, or label more patches."
+            )
+        return np.full(len(classes), amount.count, np.int64)
     # 0.28 * 25 is 7.000000000000001 and 0.29 * 100 is 28.999999999999996: round the noise off first.
-    k = int(np.floor(round(fraction * smallest, 9)))
-    if k == 0:
-        name = classes[int(counts.argmin())]
+    if balance == "subset":
+        kept = np.full(len(classes), np.floor(round(amount * smallest, 9)), np.int64)
+    else:
+        kept = np.floor(np.round(amount * counts, 9) + 0.5).astype(np.int64)
+    if kept.min() == 0:
+        least = 1 / smallest if balance == "subset" else 0.5 / smallest
         raise LabelError(
-            f"A fraction of {fraction:g} leaves no sample of class {name}, which has {smallest} patches: "
-            f"use a fraction of at least {1 / smallest:.3g}, or label more patches."
+            f"A fraction of {amount:g} leaves no sample of class {rarest}, which has {smallest} patches: "
+            f"use a fraction of at least {least:.3g}, or label more patches."
         )
-    return k
+    return kept
 
 
-def balanced_subset(
-    labels: NDArray[np.integer], fraction: float, classes: Sequence[str], *, seed: int
+def label_subset(
+    labels: NDArray[np.integer],
+    amount: float,
+    classes: Sequence[str],
+    *,
+    seed: int,
+    balance: Balance = "weighted",
+    groups: NDArray[np.integer] | None = None,
 ) -> Indices:
-    """Pick k = `per_class_count` patches of each class: sorted indices into `labels`.
+    """Pick `class_counts` patches of each class: sorted indices into `labels`.
 
-    The same (labels, seed) gives nested subsets: that of a smaller fraction lies in that of a larger one.
+    With `groups` (N,) patients come in turn, with a patch at random of each, else patches at random. The
+    same (labels, groups, seed) gives nested subsets: that of a smaller amount lies in that of a larger one.
     """
-    k = per_class_count(labels, fraction, classes)
-    per_class = [
-        # A stream for each class, and the first k of one permutation: hence nested, whatever the fraction.
-        np.random.default_rng((seed, index)).permutation(np.flatnonzero(labels == index))[:k]
-        for index in range(len(classes))
-    ]
+    per_class = []
+    for index, count in enumerate(class_counts(labels, amount, classes, balance=balance)):
+        # A stream for each class, and the first of one order: hence nested, whatever the amount.
+        order = np.random.default_rng((seed, index)).permutation(np.flatnonzero(labels == index))
+        if groups is not None:
+            order = order[patients_in_turn(groups[order])]
+        per_class.append(order[:count])
     return np.sort(np.concatenate(per_class)).astype(np.int64)
+
+
+def patients_in_turn(groups: NDArray[np.integer]) -> Indices:
+    """An order of patches of `groups` (N,) in which every group's first comes before any group's second.
+
+    Within a round they stay as they were, so that shuffled patches give shuffled patients.
+    """
+    by_group = np.argsort(groups, kind="stable")
+    _, starts, sizes = np.unique(groups[by_group], return_index=True, return_counts=True)
+    turn = np.empty(len(groups), np.int64)
+    turn[by_group] = np.arange(len(groups)) - np.repeat(starts, sizes)
+    return np.argsort(turn, kind="stable")
 
 
 def subset_hash(keys: Sequence[str]) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,19 @@ from wsitool.backbones.features import encode
 from wsitool.base.files import replace_file
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.fit import Fitted, fit_classifier
+from wsitool.classify.head_registry import HEADS
 from wsitool.classify.heads import head_logits
 from wsitool.classify.logits import predict_logits
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.leakage import check_pretraining
-from wsitool.evaluation.subsets import balanced_subset, subset_hash
-from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, View, open_splits
+from wsitool.evaluation.subsets import subset_hash
+from wsitool.experiment.evaluation_splits import (
+    Cell,
+    EvaluationSplit,
+    View,
+    labelled_rows,
+    open_splits,
+)
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.stages import ensure, last_stages, start_keys
 
@@ -139,9 +147,7 @@ class _CellTraining:
     @property
     def rows(self) -> NDArray[np.int64]:
         """The labelled subset's rows of the split's training patches."""
-        train = self.chosen.train.patches
-        # Row numbers of the split's training view, the same for every arm: only fraction and seed decide.
-        return balanced_subset(train.labels, self.cell.fraction, train.classes, seed=self.cell.seed)
+        return labelled_rows(self.plan, self.chosen, self.cell.fraction, self.cell.seed)
 
     @property
     def subset(self) -> LabelledPatches:
@@ -208,18 +214,28 @@ class _CellTraining:
 
 def _cell_key(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str:
     train = split.train.patches
-    rows = balanced_subset(train.labels, cell.fraction, train.classes, seed=cell.seed)
-    # As it was before there was a precision, of which a plan has one only: cells of then stay valid.
-    settings = repr(plan.settings("auto")).replace(", precision='32'", "")
+    rows = labelled_rows(plan, split, cell.fraction, cell.seed)
     values = [
         # The device is left out: it changes no more than rounding.
-        *(settings, plan.seed, cell.seed, plan.backbone, plan.image_size),
+        *(_settings_key(plan), plan.seed, cell.seed, plan.backbone, plan.image_size),
         start_keys(plan, cell, split),
         subset_hash(train.subset(rows).identities()),
         # By content, not by path: stores may move.
         subset_hash(split.test.patches.identities()),
     ]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def _settings_key(plan: ExperimentPlan) -> str:
+    """The settings as they were written when there were fewer, so that cells of then stay valid."""
+    settings = plan.settings("auto")
+    text = repr(replace(settings, validation=settings.held_out)).replace(", precision='32'", "")
+    text = text.replace(" min_steps=None,", "")
+    if HEADS[settings.head].chooses != "penalty" or settings.c == "validation":
+        text = re.sub(r"\bc='\w+'", "c=None", text)
+    if settings.balance == "subset":
+        text = text.replace(" balance='subset',", "").replace(" augment=", " class_weights=False, augment=")
+    return text
 
 
 def _read_cell(path: Path, key: str) -> CellResult | None:

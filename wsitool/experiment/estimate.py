@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wsitool.classify.head_registry import HEADS
 from wsitool.classify.speed import seconds_per_image
-from wsitool.evaluation.subsets import per_class_count
+from wsitool.evaluation.subsets import class_counts
 from wsitool.experiment.cells import is_finished
 from wsitool.experiment.evaluation_splits import all_cells, open_splits
 from wsitool.experiment.plan import ExperimentPlan
@@ -49,14 +49,18 @@ def estimate(plan: ExperimentPlan, out: Path, *, device: str = "auto") -> Estima
         load_method(stage.method).images_per_patch * stage.patches * stage.epochs for stage in ahead
     )
     trained = forward = 0
+    held_out = plan.settings(device).held_out
     for cell in left:
         train = splits[cell.split].train.patches
         # Both sides: `validation` of it is held out, the rest is trained on.
-        subset = len(train.classes) * per_class_count(train.labels, cell.fraction, train.classes)
+        counts = class_counts(train.labels, cell.fraction, train.classes, balance=plan.balance)
+        subset = int(counts.sum())
         if not HEADS[plan.head].frozen:
-            tries = plan.epochs * (1 if cell.arm.method is None else len(plan.pretrain_lrs))
-            trained += round(subset * (1 - plan.validation)) * tries
-            forward += round(subset * plan.validation) * tries + len(splits[cell.split].test.rows)
+            inside = round(subset * (1 - held_out))
+            epochs = plan.settings(device).epochs_of(inside)
+            tries = epochs * (1 if cell.arm.method is None else len(plan.pretrain_lrs))
+            trained += inside * tries
+            forward += round(subset * held_out) * tries + len(splits[cell.split].test.rows)
     if HEADS[plan.head].frozen and left:  # features of everything once for the start and for each encoder
         wholes = {id(view.whole): len(view.whole) for split in splits for view in (split.train, split.test)}
         forward = (len(ahead) + 1) * sum(wholes.values())

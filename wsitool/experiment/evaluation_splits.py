@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,10 +14,24 @@ from wsitool.classify.data import open_train_test
 from wsitool.errors import UsageError
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.splits import group_folds, holdout
-from wsitool.experiment.plan import Arm, ExperimentPlan
+from wsitool.evaluation.subsets import label_subset, patients_in_turn
+from wsitool.experiment.plan import Arm, ExperimentPlan, file_part
 from wsitool.store.collection import Collection, open_collection
 
-__all__ = ["Cell", "EvaluationSplit", "View", "all_cells", "open_splits"]
+__all__ = [
+    "LEAST_TEST_GROUPS",
+    "Cell",
+    "EvaluationSplit",
+    "View",
+    "all_cells",
+    "auxiliary_data",
+    "judging_problems",
+    "labelled_rows",
+    "open_splits",
+]
+
+
+LEAST_TEST_GROUPS = 5  # of fewer patients hardly anything can be said of others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +67,7 @@ class Cell:
 
     def file_name(self, plan: ExperimentPlan) -> str:
         name = open_splits(plan)[self.split].name
-        # :g, so that 5 and 12.5 per cent read as people write them.
-        return f"{self.arm.name}-{self.fraction * 100:g}pct-seed{self.seed}-{name}.npz"
+        return f"{self.arm.file_part}-{file_part(self.fraction)}-seed{self.seed}-{name}.npz"
 
 
 def all_cells(plan: ExperimentPlan) -> list[Cell]:
@@ -64,8 +78,64 @@ def all_cells(plan: ExperimentPlan) -> list[Cell]:
         for arm in plan.arms
         for number in range(len(open_splits(plan)))
         for seed in range(plan.seeds)
-        for fraction in plan.fractions
+        for fraction in plan.amounts
     ]
+
+
+def labelled_rows(
+    plan: ExperimentPlan, split: EvaluationSplit, fraction: float, seed: int
+) -> NDArray[np.int64]:
+    """Sorted rows of the split's training patches whose labels are used: the same for every arm."""
+    train = split.train.patches
+    return label_subset(
+        train.labels,
+        fraction,
+        train.classes,
+        seed=seed,
+        balance=plan.balance,
+        groups=train.group_index if plan.select == "spread" else None,
+    )
+
+
+@lru_cache(maxsize=16)  # asked for each cell; opening a hundred stores takes a second
+def auxiliary_data(plan: ExperimentPlan, arm: Arm) -> Collection:
+    """The auxiliary patches that an arm sees; of a number of them patients in turn, nested in larger ones.
+
+    UsageError where there are not so many; StoreError as `open_collection`.
+    """
+    patches = open_collection(plan.auxiliaries[arm.auxiliary])
+    if arm.patches is None:
+        return patches
+    if arm.patches > len(patches):
+        raise UsageError(
+            f"The arm {arm.name} asks for {arm.patches:,} patches, and there are {len(patches):,}: ask for "
+            "fewer, or leave the number out."
+        )
+    order = np.random.default_rng((plan.seed, 0xA0C5)).permutation(len(patches))
+    order = order[patients_in_turn(patches.group_index[order])]
+    return patches.subset(np.sort(order[: arm.patches]))
+
+
+def judging_problems(splits: Sequence[EvaluationSplit]) -> list[str]:
+    """What must be said of the test sides: too few patients in all, or a class that nothing is judged on."""
+    groups = {group for split in splits for group in split.test.patches.groups.tolist()}
+    lines = []
+    if len(groups) < LEAST_TEST_GROUPS:
+        lines.append(
+            f"The figures rest on {len(groups)} test group{'' if len(groups) == 1 else 's'} (patients): "
+            f"fewer than {LEAST_TEST_GROUPS} say next to nothing of others; label more patients, or use "
+            "--folds."
+        )
+    for split in splits:
+        patches = split.test.patches
+        counts = np.bincount(patches.labels, minlength=len(patches.classes))
+        absent = [name for name, count in zip(patches.classes, counts, strict=True) if not count]
+        if absent:
+            lines.append(
+                f"{split.name}: no test patch is {' or '.join(absent)}: how well that is recognised is not "
+                "known, and means over classes leave it out."
+            )
+    return lines
 
 
 # Two, as a plan and a changed one may meet; the plan is frozen and hashable, its paths are what is opened.
@@ -93,12 +163,18 @@ def _splits(plan: ExperimentPlan, reporter: Reporter) -> tuple[EvaluationSplit, 
         fold_of = group_folds(patches.labels, patches.group_index, folds=plan.folds, seed=plan.seed)
         held_out = [(f"fold{fold + 1}", np.flatnonzero(fold_of == fold)) for fold in range(plan.folds)]
     else:
-        split = holdout(patches.labels, patches.group_index, share=plan.test_share, seed=plan.seed)
+        split = holdout(
+            patches.labels,
+            patches.group_index,
+            share=plan.test_share,
+            seed=plan.seed,
+            least_groups=LEAST_TEST_GROUPS,
+        )
         # `holdout` falls back to patches where groups are too few, which a test set must not.
         if split.by != "group":
             raise UsageError(
-                "The training groups are too few to hold some out as a test with every class on both sides: "
-                "give --test STORES, or --folds."
+                "The training groups are too few, or too unlike, to hold some out as a test with every class "
+                "on both sides: give --test STORES, or --folds."
             )
         held_out = [("heldout", split.held_out)]
     return tuple(_split(name, patches, rows, everything) for name, rows in held_out)

@@ -10,10 +10,10 @@ from wsitool.classify.settings import FEW_STEPS
 from wsitool.evaluation.guessing import as_p
 from wsitool.evaluation.intervals import Comparison
 from wsitool.experiment.mark import Reach
-from wsitool.experiment.plan import percent
+from wsitool.experiment.plan import COLOR, percent
 from wsitool.experiment.results import ArmResult, Results
 
-__all__ = ["caveats", "choices", "said_first", "verdicts"]
+__all__ = ["caveats", "choices", "learned_color", "said_first", "verdicts"]
 
 _LEVEL = 0.05  # of the adjusted p-values
 _NOTABLE_SHARE = 0.2
@@ -40,7 +40,7 @@ def verdicts(results: Results) -> list[str]:
     """
     first = [line] if (line := said_first(results)) else []
     # Nothing is concluded from a mark that is no better than guessing, whatever the other arms reach.
-    return first + _compared(results) if results.full.guessing.better else first
+    return first + _compared(results) + learned_color(results) if results.full.guessing.better else first
 
 
 def _compared(results: Results) -> list[str]:
@@ -65,6 +65,29 @@ def _compared(results: Results) -> list[str]:
     names = [arm.name for arm in results.plan.arms if arm.name != results.baseline]
     reached = [f"{_reach(results, name)} " if name in results.reach else "" for name in names]
     return lines + [f"{before}{_same(results, name)}" for before, name in zip(reached, names, strict=True)]
+
+
+def learned_color(results: Results) -> list[str]:
+    """Which arms are shown to rank better than the color baseline on the same labels, and which are not."""
+    lines = []
+    for arm in results.plan.methods if results.color else ():
+        beats: list[str] = []
+        fails: list[str] = []
+        for fraction in sorted(results.plan.amounts):
+            comparison = results.against_color[arm, fraction]
+            figures = [results.arms[arm, fraction].mean["auroc"], results.color[fraction].mean["auroc"]]
+            both = " against ".join("-" if value is None else f"{value:.3f}" for value in figures)
+            shown = comparison.low is not None and comparison.low > 0
+            (beats if shown else fails).append(f"{percent(fraction)} ({both})")
+        line = f"{arm} ranks better than the {COLOR.name} at {', '.join(beats)}. " if beats else ""
+        if fails:
+            line += (
+                f"{arm} is not shown to beat the {COLOR.name} (24 colour and edge numbers, logistic "
+                f"regression; AUROC) at {', '.join(fails)}: there it has learned color, as far as these data "
+                "can show."
+            )
+        lines.append(line.strip())
+    return lines
 
 
 def caveats(results: Results) -> list[str]:
@@ -129,7 +152,9 @@ def _steps(results: Results) -> int | None:
     if HEADS[plan.head].frozen:
         return None
     # `trained_on` counts training and validation patches together, hence the share.
-    return plan.epochs * math.ceil(results.full.trained_on * (1 - plan.validation) / plan.batch_size)
+    settings = plan.settings("auto")
+    patches = results.full.trained_on * (1 - settings.held_out)
+    return settings.epochs_of(round(patches)) * math.ceil(patches / plan.batch_size)
 
 
 def choices(results: Results) -> list[str]:
@@ -203,7 +228,7 @@ def _with_mark(results: Results, name: str, fraction: float) -> str:
 
 def _same(results: Results, name: str) -> str:
     said: dict[str, list[str]] = {"helps": [], "HURTS": [], _UNCLEAR: [], "cannot be compared": []}
-    for fraction in sorted(results.plan.fractions):
+    for fraction in sorted(results.plan.amounts):
         comparison = results.same_fraction[name, fraction]
         p, adjusted, difference = comparison.p_value, comparison.adjusted_p, comparison.difference
         if p is None or adjusted is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 import typing
 from dataclasses import MISSING, dataclass
@@ -12,36 +13,61 @@ from wsitool.base.json_files import parse_json, read_text, typed
 from wsitool.base.parameters import Params, as_shares, hparam, same_as
 from wsitool.base.paths import as_list
 from wsitool.classify.head_registry import HEADS
-from wsitool.classify.settings import Penalty, Settings
+from wsitool.classify.settings import ClassifyOptions, Penalty, Select, Settings
 from wsitool.errors import UsageError
 from wsitool.evaluation.splits import SplitBy
+from wsitool.evaluation.subsets import Balance, PerClass
 from wsitool.store.schema import LARGEST_PATCH
 from wsitool.training.config import PretrainConfig
 
-__all__ = ["ARMS", "Arm", "ExperimentPlan", "percent", "read_plan"]
+__all__ = ["ARMS", "COLOR", "Arm", "ExperimentPlan", "amount_of", "file_part", "percent", "read_plan"]
 
 ARMS = ("supervised", "rotation", "jitter-rotation", "simclr", "simclr+auxiliary")
-_AUXILIARY = "+auxiliary"
+AUXILIARY = "auxiliary"  # all data of --auxiliary, whatever their names
+_NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
+_ARM = re.compile(r"(?P<method>[^+]+)(?:\+(?P<data>[A-Za-z][\w-]*)(?::(?P<count>[1-9]\d*))?)?")
 _MOST = 10_000  # of what is run one after another: more is a slip of the keyboard
 _LISTS = ("train", "test", "auxiliary", "methods")  # one alone may be given as text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One row of the table: no pretraining (`method` None), or a method, after the auxiliary data or not."""
+    """One row of the table: no pretraining (`method` None), or a method, after auxiliary data or not.
+
+    `auxiliary` names those data ("" for none), of which at most `patches` are seen.
+    """
 
     name: str
     method: str | None
-    auxiliary: bool
+    auxiliary: str = ""
+    patches: int | None = None
+
+    @property
+    def file_part(self) -> str:
+        """The name in names of files and folders."""
+        return self.name.replace(":", "-")
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Read "supervised", "METHOD" or "METHOD+auxiliary"; UsageError for anything else."""
-        # "+" only in front of "auxiliary", which supervised training has no use for.
-        method, plus, _ = name.partition("+")
-        if not method or (plus and not name.endswith(_AUXILIARY)) or name == f"supervised{_AUXILIARY}":
-            raise UsageError(f"An arm is supervised, METHOD or METHOD{_AUXILIARY}, got '{name}'.")
-        return cls(name=name, method=None if method == "supervised" else method, auxiliary=bool(plus))
+        """Read "supervised", "METHOD", "METHOD+DATA" or "METHOD+DATA:PATCHES"; UsageError for others."""
+        match = _ARM.fullmatch(name)
+        # Supervised training has no use for other data.
+        if match is None or (match["method"] == "supervised" and match["data"]):
+            raise UsageError(
+                "An arm is supervised, METHOD, METHOD+DATA or METHOD+DATA:PATCHES, where DATA is "
+                f"{AUXILIARY} or a name given in --auxiliary, got '{name}'."
+            )
+        method = match["method"]
+        return cls(
+            name=name,
+            method=None if method == "supervised" else method,
+            auxiliary=match["data"] or "",
+            patches=int(match["count"]) if match["count"] else None,
+        )
+
+
+# Always beside the arms, and none of them: 24 colour and edge numbers and logistic regression.
+COLOR = Arm(name="color baseline", method=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +82,21 @@ class ExperimentPlan(Params):
 
     train: tuple[str, ...] = hparam(MISSING, "Labelled stores.", repeat=True)
     test: tuple[str, ...] = hparam((), "Stores to judge on; without them a share of the groups.", repeat=True)
-    auxiliary: tuple[str, ...] = hparam((), "Unlabelled stores of another organ.", repeat=True)
+    auxiliary: tuple[str, ...] = hparam(
+        (), "Unlabelled stores of another organ, or NAME=STORES of one of several.", repeat=True
+    )
     labels: str | None = hparam(None, "CSV with file, label and optionally group.")
-    methods: tuple[str, ...] = hparam(ARMS, "Arms: supervised, METHOD, METHOD+auxiliary; comma between.")
+    methods: tuple[str, ...] = hparam(
+        ARMS, "Arms: supervised, METHOD, METHOD+auxiliary, METHOD+NAME[:PATCHES]; comma between."
+    )
     fractions: tuple[float, ...] = hparam(
         (0.05, 0.25, 0.5, 1.0), "Per cent of the labels.", gt=0, le=1, percent=True
     )
+    labels_per_class: tuple[int, ...] = hparam(
+        (), "Besides the per cents: so many labels of each class; comma between.", ge=1
+    )
+    balance: Balance = same_as(Settings, "balance")
+    select: Select = same_as(ClassifyOptions, "select")
     seeds: int = hparam(3, "Label subsets and classifiers per cell.", ge=1, le=_MOST)
     folds: int | None = hparam(None, "Cross-validate over groups instead of a test set.", ge=2, le=_MOST)
     test_share: float = hparam(0.3, "Share of groups held out without --test.", gt=0, lt=1)
@@ -79,12 +114,13 @@ class ExperimentPlan(Params):
     )
     head: str = same_as(Settings, "head")
     epochs: int = same_as(Settings, "epochs")
+    min_steps: int | None = same_as(Settings, "min_steps")
     batch_size: int = same_as(Settings, "batch_size")
     lr: float = same_as(Settings, "lr")
     head_lr: float | None = same_as(Settings, "head_lr")
     patience: int | None = same_as(Settings, "patience")
     c: Penalty = same_as(Settings, "c")
-    validation: float = same_as(Settings, "validation")
+    validation: float | None = same_as(Settings, "validation")
     split: SplitBy = same_as(Settings, "split")
     pretrain_on: Literal["all", "labelled"] = hparam(
         "all", "All training patches, or only the labelled subset."
@@ -107,14 +143,19 @@ class ExperimentPlan(Params):
             object.__setattr__(self, name, items)  # frozen: this is its one way in
         super().__post_init__()
         for arm in self.arms:
-            if arm.auxiliary and not self.auxiliary:
+            if arm.auxiliary and arm.auxiliary not in self.auxiliaries:
+                name = "" if arm.auxiliary == AUXILIARY else f"{arm.auxiliary}="
                 raise UsageError(
-                    f"The arm {arm.name} needs --auxiliary STORES, or leave it out of --methods."
+                    f"The arm {arm.name} needs --auxiliary {name}STORES, or leave it out of --methods."
                 )
         rules = (
             (bool(self.train), "--train must name at least one store"),
             (_is_each_once(self.methods), "--methods must name each arm once"),
             (_is_each_once(self.fractions), "--fractions must name each share once"),
+            (
+                not self.labels_per_class or _is_each_once(self.labels_per_class),
+                "--labels-per-class must name each number once",
+            ),
             (1 <= self.pretrain_seeds <= self.seeds, "--pretrain-seeds must be from 1 to --seeds"),
             (not (self.test and self.folds), "--test and --folds exclude each other"),
             (
@@ -138,6 +179,22 @@ class ExperimentPlan(Params):
         return tuple(Arm.parse(name) for name in self.methods)
 
     @property
+    def auxiliaries(self) -> dict[str, tuple[str, ...]]:
+        """The auxiliary stores by the names of their data; "auxiliary" are all of them."""
+        named: dict[str, tuple[str, ...]] = {}
+        for text in self.auxiliary:
+            match = None if Path(text).exists() else _NAMED.fullmatch(text)
+            name, path = match.groups() if match else (AUXILIARY, text)
+            for each in dict.fromkeys((name, AUXILIARY)):
+                named[each] = (*named.get(each, ()), path)
+        return named
+
+    @property
+    def amounts(self) -> tuple[float, ...]:
+        """How many of the labels are tried: numbers of each class, then shares."""
+        return (*map(PerClass, self.labels_per_class), *self.fractions)
+
+    @property
     def pretrain_lrs(self) -> tuple[float, ...]:
         """The candidates for the lr of pretraining, in the order given."""
         rates = self.pretrain_lr
@@ -146,18 +203,22 @@ class ExperimentPlan(Params):
     @property
     def validates(self) -> bool:
         """Whether each cell has a loss on labelled patches that it was not trained on."""
-        return self.validation > 0 or (HEADS[self.head].chooses == "penalty" and self.c == "auto")
+        return self.settings("auto").held_out > 0 or (
+            HEADS[self.head].chooses == "penalty" and self.c == "auto"
+        )
 
     def settings(self, device: str) -> Settings:
         """The part that concerns training a classifier."""
         return Settings(
             head=self.head,
             epochs=self.epochs,
+            min_steps=self.min_steps,
             batch_size=self.batch_size,
             lr=self.lr,
             head_lr=self.head_lr,
             patience=self.patience,
             c=self.c,
+            balance=self.balance,
             validation=self.validation,
             split=self.split,
             device=device,
@@ -165,8 +226,22 @@ class ExperimentPlan(Params):
 
 
 def percent(fraction: float) -> str:
-    """A label fraction as it is said to people: "25 %", "2.5 %"."""
+    """An amount of labels as it is said to people: "25 %", "2.5 %", "5 per class"."""
+    if isinstance(fraction, PerClass):
+        return f"{fraction.count} per class"
     return f"{100 * fraction:g} %"
+
+
+def file_part(fraction: float) -> str:
+    """An amount of labels in names of files: "25pct", "5each"."""
+    return f"{fraction.count}each" if isinstance(fraction, PerClass) else f"{100 * fraction:g}pct"
+
+
+def amount_of(fraction: float) -> dict[str, float | int | None]:
+    """An amount of labels in JSON: a share, or None and a number of each class."""
+    if isinstance(fraction, PerClass):
+        return {"fraction": None, "labels_per_class": fraction.count}
+    return {"fraction": fraction}
 
 
 def _is_each_once(values: tuple[object, ...]) -> bool:

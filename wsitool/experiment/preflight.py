@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from wsitool.errors import LabelError
 from wsitool.evaluation.leakage import check_pretraining
-from wsitool.evaluation.subsets import per_class_count
-from wsitool.experiment.evaluation_splits import EvaluationSplit
+from wsitool.evaluation.subsets import class_counts
+from wsitool.experiment.evaluation_splits import EvaluationSplit, auxiliary_data
 from wsitool.experiment.plan import ExperimentPlan, percent
 from wsitool.methods.registry import load_method
-from wsitool.store.collection import open_collection
 
 __all__ = ["check_plan"]
 
@@ -25,8 +24,8 @@ def check_plan(plan: ExperimentPlan, splits: Sequence[EvaluationSplit]) -> None:
         if arm.method is not None:
             # Loading it is the check: a plugin that is broken or not installed is named now.
             load_method(arm.method)
-    if any(arm.auxiliary for arm in plan.arms):
-        seen = set(open_collection(plan.auxiliary).groups)
+    seen = {group for arm in plan.arms if arm.auxiliary for group in auxiliary_data(plan, arm).groups}
+    if seen:
         # Each split's test set by itself, so that all are looked at.
         for split in splits:
             test = split.test.patches.groups.tolist()
@@ -38,9 +37,12 @@ def _check_fractions(plan: ExperimentPlan, splits: Sequence[EvaluationSplit]) ->
     least = 2 if plan.validates else 1
     for split in splits:
         train = split.train.patches
-        for fraction in plan.fractions:
-            if per_class_count(train.labels, fraction, train.classes) < least:
+        for fraction in plan.amounts:
+            counts = class_counts(train.labels, fraction, train.classes, balance=plan.balance)
+            if counts.min() < least:
+                rarest = train.classes[int(counts.argmin())]
                 raise LabelError(
-                    f"{percent(fraction)} of the labels is a single patch of each class, and 2 are needed, "
-                    "one to train on and one to validate with: use a larger fraction, or label more patches."
+                    f"{percent(fraction)} of the labels is a single patch of {rarest}, and 2 of each class "
+                    "are needed, one to train on and one to validate with: use a larger fraction, or label "
+                    "more patches."
                 )

@@ -12,8 +12,8 @@ from wsitool.evaluation.intervals import TOO_FEW
 from wsitool.evaluation.metrics import CURVES, METRICS
 from wsitool.experiment import table
 from wsitool.experiment.narrative import caveats, choices, said_first, verdicts
-from wsitool.experiment.plan import percent
-from wsitool.experiment.results import Results, as_json
+from wsitool.experiment.plan import COLOR, Arm, file_part, percent
+from wsitool.experiment.results import ArmResult, Results, as_json
 from wsitool.report.confusion import draw_confusion
 from wsitool.report.efficiency import EfficiencyCurve, draw_efficiency
 from wsitool.report.page import Page
@@ -47,14 +47,18 @@ def write_report(results: Results, out: Path, *, command: str = "", notes: Seque
 
 
 def _draw(results: Results, folder: Path) -> None:
+    # Numbers of each class have no place on an axis of shares.
     fractions = sorted(results.plan.fractions)
+    named = {arm: [results.arms[arm, fraction] for fraction in fractions] for arm in results.plan.methods}
+    if results.color:
+        named[COLOR.name] = [results.color[fraction] for fraction in fractions]
     for metric, title in CURVES.items():
-        curves = [_curve(results, arm, fractions, metric) for arm in results.plan.methods]
+        curves = [_curve(arm, arm_results, metric) for arm, arm_results in named.items()]
         drawn = [curve for curve in curves if curve is not None]
         draw_efficiency(folder / f"{metric}.png", drawn, metric=title, mark=results.full.mean[metric])
     for (arm, fraction), arm_result in results.arms.items():
-        name = f"{arm}-{fraction * 100:g}pct"
-        title = f"{arm}, {percent(fraction)} of the labels"
+        name = f"{Arm.parse(arm).file_part}-{file_part(fraction)}"
+        title = f"{arm}, labels: {percent(fraction)}"
         draw_confusion(folder / f"confusion-{name}.png", arm_result.confusion, results.classes, title=title)
         # One confusion and one calibration over all seeds: the labels once for each run.
         labels = np.tile(results.labels, len(arm_result.runs))
@@ -63,8 +67,7 @@ def _draw(results: Results, folder: Path) -> None:
         )
 
 
-def _curve(results: Results, arm: str, fractions: Sequence[float], metric: str) -> EfficiencyCurve | None:
-    arm_results = [results.arms[arm, fraction] for fraction in fractions]
+def _curve(arm: str, arm_results: Sequence[ArmResult], metric: str) -> EfficiencyCurve | None:
     values = [row.mean[metric] for row in arm_results]
     # A curve with a hole would be drawn as if it had none.
     if any(value is None for value in values):
@@ -75,7 +78,7 @@ def _curve(results: Results, arm: str, fractions: Sequence[float], metric: str) 
     has_all = len(stated) == len(bands)
     return EfficiencyCurve(
         name=arm,
-        fractions=fractions,
+        fractions=[row.fraction for row in arm_results],
         values=[value for value in values if value is not None],
         low=[band.low for band in stated] if has_all else None,
         high=[band.high for band in stated] if has_all else None,
@@ -86,7 +89,7 @@ def _page(results: Results, out: Path, said: dict[str, list[str]], command: str)
     plan = results.plan
     page = Page(
         "How many labels are needed?",
-        f"{', '.join(plan.methods)}: compared at {_number(len(plan.fractions), 'label fraction')} with "
+        f"{', '.join(plan.methods)}: compared at {_number(len(plan.amounts), 'label fraction')} with "
         f"{_number(plan.seeds, 'label seed')} each, and judged on {len(results.labels):,} patches of "
         f"{len(results.groups)} groups (patients) that none of them was trained on.",
     )
@@ -157,22 +160,27 @@ def _rates(results: Results) -> tuple[tuple[str, ...], list[list[str]], str]:
 
 def _all_figures(results: Results) -> tuple[tuple[str, ...], list[list[str]]]:
     rows = []
-    for arm_result in results.arms.values():
+    for arm_result in (*results.arms.values(), *results.color.values()):
         figures = [arm_result.mean[name] for name in METRICS]
         # without patches held out of training there is nothing to fit a temperature on
-        scaled = results.plan.validation or results.plan.c == "auto"
-        extra = [arm_result.calibrated_ece if scaled else None, arm_result.image_accuracy]
+        scaled = results.plan.validates
+        extra = [
+            arm_result.calibrated_ece if scaled else None,
+            arm_result.image_accuracy,
+            arm_result.fold_auroc,
+        ]
         cells = ["-" if value is None else f"{value:.3f}" for value in figures + extra]
         interval = arm_result.intervals["ece"]
         cells.append(TOO_FEW if interval is None else f"{interval.value:.3f}")
         rows.append([arm_result.arm, percent(arm_result.fraction), *cells])
     titles = [name.replace("_", " ") for name in METRICS]
-    return ("arm", "labels", *titles, "ece after scaling", "accuracy per image", "ece less its bias"), rows
+    extra_titles = ("ece after scaling", "accuracy per image", "auroc per fold", "ece less its bias")
+    return ("arm", "labels", *titles, *extra_titles), rows
 
 
 def _pictures(page: Page, results: Results, folder: Path) -> None:
     """Confusion and calibration at the largest fraction and a small one, as the smallest of many is noise."""
-    fractions = sorted(results.plan.fractions)
+    fractions = sorted(results.plan.amounts)
     # The second smallest where there are three or more.
     shown = dict.fromkeys((fractions[max(0, min(1, len(fractions) - 2))], fractions[-1]))
     others = f" The other fractions are in the folder {folder.name}." if len(fractions) > len(shown) else ""
@@ -183,4 +191,4 @@ def _pictures(page: Page, results: Results, folder: Path) -> None:
         page.section(kind.capitalize(), text + others)
         for fraction in shown:
             for arm in results.plan.methods:
-                page.image(folder / f"{kind}-{arm}-{fraction * 100:g}pct.png")
+                page.image(folder / f"{kind}-{Arm.parse(arm).file_part}-{file_part(fraction)}.png")

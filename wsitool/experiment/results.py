@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from wsitool.evaluation.summary import mean_by
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, open_splits
 from wsitool.experiment.mark import Reach, margin_of, no_mark, reaches
-from wsitool.experiment.plan import ExperimentPlan
+from wsitool.experiment.plan import COLOR, ExperimentPlan, amount_of
 
 __all__ = ["ArmResult", "Results", "as_json", "summarise"]
 
@@ -30,7 +31,9 @@ class ArmResult:
     """One arm at one fraction; `runs` are probabilities (N, K), one per seed, of the same N test patches.
 
     `rates` has one entry for each cell that chose among several lrs of pretraining: split, seed, the lr
-    taken, the validation loss of every candidate, and whether it is over groups or patches.
+    taken, the validation loss of every candidate, and whether it is over groups or patches. `fold_auroc` is
+    the mean of the folds' own AUROCs, beside which that of `mean` also ranks patches of different folds
+    against each other; None without folds.
     """
 
     arm: str
@@ -42,6 +45,7 @@ class ArmResult:
     intervals: dict[str, Interval | None]
     guessing: Guessing
     image_accuracy: float | None
+    fold_auroc: float | None
     calibrated_ece: float
     confusion: NDArray[np.int64]
     trained_on: int
@@ -57,6 +61,7 @@ class Results:
     the largest, the mark; both are keyed by (arm, fraction). The baseline is "supervised", or the first arm
     without it. P-values of `same_fraction` are adjusted for their number. `reach` says of each other arm how
     far down it is within `margin` (a share) of the mark; where `no_mark` says why there is none it is empty.
+    `color` is the color baseline at each fraction, `against_color` compares each arm's AUROC with its.
     """
 
     plan: ExperimentPlan
@@ -70,34 +75,41 @@ class Results:
     margin: float
     no_mark: str
     reach: dict[str, Reach]
+    color: dict[float, ArmResult]
+    against_color: dict[tuple[str, float], Comparison]
 
     @property
     def full(self) -> ArmResult:
         """The baseline with all the labels it was given."""
-        return self.arms[self.baseline, max(self.plan.fractions)]
+        return self.arms[self.baseline, max(self.plan.amounts)]
 
 
 def summarise(
-    plan: ExperimentPlan, splits: Sequence[EvaluationSplit], cells: Mapping[Cell, CellResult]
+    plan: ExperimentPlan,
+    splits: Sequence[EvaluationSplit],
+    cells: Mapping[Cell, CellResult],
+    color: Mapping[Cell, CellResult] = MappingProxyType({}),
 ) -> Results:
     """Join the splits' predictions, average over seeds, and compare arms on the same patches.
 
-    `cells` must hold every cell of the plan.
+    `cells` must hold every cell of the plan, `color` those of the color baseline or none.
     """
     tests = [split.test.patches for split in splits]
     # All splits one after the other: in cross-validation each patch is tested once.
     labels = np.concatenate([patches.labels for patches in tests])
     groups = np.concatenate([patches.groups for patches in tests])
-    images = np.concatenate([patches.images for patches in tests])
+    truth = (labels, groups, np.concatenate([patches.images for patches in tests]))
     arms = {
-        (arm.name, fraction): _arm(
-            arm.name, fraction, cells, (labels, groups, images), tests[0].classes, plan
-        )
+        (arm.name, fraction): _arm(arm.name, fraction, cells, truth, tests[0].classes, plan)
         for arm in plan.arms
-        for fraction in plan.fractions
+        for fraction in plan.amounts
+    }
+    beside = {
+        fraction: _arm(COLOR.name, fraction, color, truth, tests[0].classes, plan)
+        for fraction in (plan.amounts if color else ())
     }
     baseline = "supervised" if "supervised" in plan.methods else plan.methods[0]
-    full = arms[baseline, max(plan.fractions)]
+    full = arms[baseline, max(plan.amounts)]
     with_full = {
         key: compare(arm_result.jackknife, full.jackknife)
         for key, arm_result in arms.items()
@@ -118,7 +130,12 @@ def summarise(
         with_full=with_full,
         margin=margin,
         no_mark=nothing,
-        reach={} if nothing else reaches(with_full, others, plan.fractions, margin),
+        reach={} if nothing else reaches(with_full, others, plan.amounts, margin),
+        color=beside,
+        against_color={
+            key: compare(arm_result.jackknife, beside[key[1]].jackknife, "auroc")
+            for key, arm_result in (arms.items() if beside else ())
+        },
     )
 
 
@@ -173,6 +190,7 @@ def _arm(
         intervals=jackknife.intervals(),
         guessing=against_guessing(runs, labels, index, classes),
         image_accuracy=_mean(per_image),
+        fold_auroc=_fold_auroc([[cells[cell].logits for cell in row] for row in by_seed], labels),
         calibrated_ece=float(np.mean([score(run, labels)["ece"] for run in calibrated])),
         confusion=np.sum(
             [confusion_matrix(labels, run.argmax(axis=1), run.shape[1]) for run in runs], axis=0
@@ -210,6 +228,20 @@ def _image_accuracy(run: Floats, labels: NDArray[np.int64], images: NDArray[np.s
     return float((means.argmax(axis=1) == true).mean()) if 0 < len(images_seen) < len(labels) else None
 
 
+def _fold_auroc(seeds: Sequence[Sequence[Floats]], labels: NDArray[np.int64]) -> float | None:
+    if len(seeds[0]) < 2:
+        return None
+    ends = np.cumsum([len(logits) for logits in seeds[0]])
+    parts = np.split(labels, ends[:-1])
+    return _mean(
+        [
+            score(softmax(logits), part)["auroc"]
+            for row in seeds
+            for logits, part in zip(row, parts, strict=True)
+        ]
+    )
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
     numbers = [value for value in values if value is not None]
     return float(np.mean(numbers)) if numbers else None
@@ -223,29 +255,7 @@ def _spread(values: Sequence[float | None]) -> float | None:
 
 def as_json(results: Results) -> dict[str, Any]:
     """results.json: the plan and every figure, without the predictions (those are in the cells)."""
-    rows = [
-        {
-            "arm": arm_result.arm,
-            "fraction": arm_result.fraction,
-            "labelled_patches": arm_result.trained_on,
-            "mean": arm_result.mean,
-            "guessing": arm_result.guessing.to_dict(),
-            "sd_over_seeds": arm_result.spread,
-            "intervals": {
-                name: vars(value) if value else None for name, value in arm_result.intervals.items()
-            },
-            "no_interval": arm_result.jackknife.reasons(),
-            "per_seed": [score(run, results.labels) for run in arm_result.runs],
-            "image_accuracy": arm_result.image_accuracy,
-            "ece_calibrated": arm_result.calibrated_ece,
-            "cells_by_penalty": arm_result.penalties,
-            "pretrain_lr_choices": list(arm_result.rates),
-            "confusion_all_seeds": arm_result.confusion.tolist(),
-            "against_baseline_at_same_fraction": _comparison(results.same_fraction, arm_result),
-            "against_baseline_with_all_labels": _comparison(results.with_full, arm_result),
-        }
-        for arm_result in results.arms.values()
-    ]
+    full = results.full.guessing
     return {
         "plan": results.plan.to_dict(),
         "classes": list(results.classes),
@@ -255,7 +265,32 @@ def as_json(results: Results) -> dict[str, Any]:
         "margin": results.margin,
         "no_mark": results.no_mark,
         "reach": {name: reach.to_dict() for name, reach in results.reach.items()},
-        "rows": rows,
+        "rows": [_row(results, arm_result) for arm_result in results.arms.values()],
+        "majority_class": {"class": full.majority_class, "accuracy": full.majority_share},
+        "color_baseline": [_row(results, arm_result) for arm_result in results.color.values()],
+    }
+
+
+def _row(results: Results, arm_result: ArmResult) -> dict[str, Any]:
+    return {
+        "arm": arm_result.arm,
+        **amount_of(arm_result.fraction),
+        "labelled_patches": arm_result.trained_on,
+        "mean": arm_result.mean,
+        "guessing": arm_result.guessing.to_dict(),
+        "sd_over_seeds": arm_result.spread,
+        "intervals": {name: vars(value) if value else None for name, value in arm_result.intervals.items()},
+        "no_interval": arm_result.jackknife.reasons(),
+        "per_seed": [score(run, results.labels) for run in arm_result.runs],
+        "image_accuracy": arm_result.image_accuracy,
+        "auroc_per_fold": arm_result.fold_auroc,
+        "ece_calibrated": arm_result.calibrated_ece,
+        "cells_by_penalty": arm_result.penalties,
+        "pretrain_lr_choices": list(arm_result.rates),
+        "confusion_all_seeds": arm_result.confusion.tolist(),
+        "against_baseline_at_same_fraction": _comparison(results.same_fraction, arm_result),
+        "against_baseline_with_all_labels": _comparison(results.with_full, arm_result),
+        "auroc_against_color": _comparison(results.against_color, arm_result),
     }
 
 

@@ -11,12 +11,18 @@ from wsitool.base.files import check_writable, write_json
 from wsitool.base.lock import locked
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.outputs import describe_patches
-from wsitool.evaluation.duplicates import Hashes, hash_patches, near_duplicates
-from wsitool.evaluation.subsets import balanced_subset
+from wsitool.evaluation.duplicates import Signatures, near_duplicates, signatures
 from wsitool.experiment.cells import CellResult
-from wsitool.experiment.evaluation_splits import EvaluationSplit, View, open_splits
+from wsitool.experiment.color_arm import color_cells
+from wsitool.experiment.evaluation_splits import (
+    EvaluationSplit,
+    View,
+    judging_problems,
+    labelled_rows,
+    open_splits,
+)
 from wsitool.experiment.grid import run_grid
-from wsitool.experiment.plan import ExperimentPlan
+from wsitool.experiment.plan import ExperimentPlan, amount_of
 from wsitool.experiment.preflight import check_plan
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, summarise
@@ -56,12 +62,15 @@ def experiment(
     check_writable(out)
     # Two runs in one folder would pretrain the same encoder at once.
     with locked(out, what=f"'{out}'"):
-        notes = _near_duplicates(splits, reporter)
+        notes = judging_problems(splits)
+        for line in notes:
+            reporter.warn(line)
+        notes += _near_duplicates(splits, reporter)
         # The plan as it is now, also where cells of an earlier one are reused.
         write_json(out / "plan.json", plan.to_dict())
         _write_manifest(plan, splits, out)
         cells = run_grid(plan, out, devices=devices, reporter=reporter)
-        results = summarise(plan, splits, cells)
+        results = summarise(plan, splits, cells, color_cells(plan, out, reporter))
         report = write_report(results, out, command=command, notes=notes + _warnings(cells.values()))
     reused = sum(result.reused for result in cells.values())
     return ExperimentResult(out=out, results=results, report=report, cells=len(cells), reused=reused)
@@ -69,13 +78,12 @@ def experiment(
 
 def _near_duplicates(splits: Sequence[EvaluationSplit], reporter: Reporter) -> list[str]:
     notes = []
-    # folds share their patches: each is hashed once
+    # Folds share their patches: each is read once.
     wholes = {id(view.whole): view.whole for split in splits for view in (split.train, split.test)}
-    hashes = {key: hash_patches(patches.collection) for key, patches in wholes.items()}
+    of_wholes = {key: signatures(patches.collection) for key, patches in wholes.items()}
 
-    def known(view: View) -> Hashes:
-        values, clear = hashes[id(view.whole)]
-        return values[view.rows], clear[view.rows]
+    def known(view: View) -> Signatures:
+        return of_wholes[id(view.whole)].subset(view.rows)
 
     for split in splits:
         train, test = split.train, split.test
@@ -106,10 +114,9 @@ def _write_manifest(plan: ExperimentPlan, splits: Sequence[EvaluationSplit], out
     for split in splits:
         train = split.train.patches
         for seed in range(plan.seeds):
-            for fraction in sorted(plan.fractions):
-                rows = balanced_subset(train.labels, fraction, train.classes, seed=seed)
-                description = describe_patches(train.subset(rows))
+            for fraction in sorted(plan.amounts):
+                description = describe_patches(train.subset(labelled_rows(plan, split, fraction, seed)))
                 # "round" is the key that readers of the file know.
-                subsets.append({"round": split.name, "seed": seed, "fraction": fraction, **description})
+                subsets.append({"round": split.name, "seed": seed, **amount_of(fraction), **description})
     tests = {split.name: describe_patches(split.test.patches) for split in splits}
     write_json(out / "manifest.json", {"subsets": subsets, "tests": tests})

@@ -19,10 +19,17 @@ from wsitool.base.files import write_json
 from wsitool.base.json_files import read_json
 from wsitool.base.progress import Reporter
 from wsitool.errors import EncoderError, TrainingError
-from wsitool.evaluation.subsets import balanced_subset
-from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, all_cells, open_splits
-from wsitool.experiment.plan import ExperimentPlan
-from wsitool.store.collection import Collection, open_collection
+from wsitool.experiment.evaluation_splits import (
+    Cell,
+    EvaluationSplit,
+    all_cells,
+    auxiliary_data,
+    labelled_rows,
+    open_splits,
+)
+from wsitool.experiment.plan import ExperimentPlan, file_part
+from wsitool.methods.registry import load_method
+from wsitool.store.collection import Collection
 from wsitool.training.checkpoint import load_checkpoint
 from wsitool.training.run import pretrain
 
@@ -143,23 +150,22 @@ def _last_stage(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit, method
     seed = cell.seed % plan.pretrain_seeds
     before = None
     if cell.arm.auxiliary:
-        name, other = _names(plan, f"{method}-auxiliary-seed{seed}", lr)
+        data_name = f"{cell.arm.auxiliary}{'' if cell.arm.patches is None else f'-{cell.arm.patches}'}"
+        name, other = _names(plan, f"{method}-{data_name}-seed{seed}", lr)
         before = Stage(
             name=name,
             other_name=other,
             method=method,
-            data=open_collection(plan.auxiliary),
+            data=auxiliary_data(plan, cell.arm),
             epochs=plan.auxiliary_epochs or plan.pretrain_epochs,
             seed=plan.seed + seed,
             lr=lr,
         )
     # Shared by the fractions, so the fraction is not part of the name.
-    data, name = split.unlabelled, f"{cell.arm.name}-{split.name}-seed{seed}"
+    data, name = split.unlabelled, f"{cell.arm.file_part}-{split.name}-seed{seed}"
     if plan.pretrain_on == "labelled":
-        train = split.train.patches
-        rows = balanced_subset(train.labels, cell.fraction, train.classes, seed=cell.seed)
-        data = train.subset(rows).collection
-        name = f"{cell.arm.name}-{split.name}-{cell.fraction * 100:g}pct-seed{cell.seed}"
+        data = split.train.patches.subset(labelled_rows(plan, split, cell.fraction, cell.seed)).collection
+        name = f"{cell.arm.file_part}-{split.name}-{file_part(cell.fraction)}-seed{cell.seed}"
     name, other = _names(plan, name, lr)
     return Stage(
         name=name,
@@ -185,9 +191,17 @@ def _stage_key(plan: ExperimentPlan, stage: Stage) -> str:
     values = [
         *(stage.method, stage.data.fingerprint, stage.epochs, stage.seed, before, plan.backbone),
         # All that changes the weights, and nothing that only changes speed.
-        *(plan.pretrain_batch_size, stage.lr, plan.preset, plan.image_size),
+        *(plan.pretrain_batch_size, stage.lr, _preset_key(plan.preset, stage.method), plan.image_size),
     ]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def _preset_key(preset: str, method: str) -> str | dict[str, Any]:
+    """What a preset sets, as that may change; "paper" are the method's defaults, and its name is enough."""
+    if preset == "paper":
+        return preset
+    values: dict[str, Any] = load_method(method).params_type.from_preset(preset, {}).to_dict()
+    return values
 
 
 # Once a process: a large file is not read for every cell.

@@ -7,8 +7,9 @@ import io
 
 from wsitool.evaluation.intervals import TOO_FEW
 from wsitool.evaluation.metrics import METRICS
+from wsitool.evaluation.subsets import PerClass
 from wsitool.experiment.narrative import said_first
-from wsitool.experiment.plan import percent
+from wsitool.experiment.plan import COLOR, percent
 from wsitool.experiment.results import ArmResult, Results
 
 __all__ = ["headers", "rows", "to_csv", "to_latex", "to_markdown"]
@@ -17,18 +18,23 @@ __all__ = ["headers", "rows", "to_csv", "to_latex", "to_markdown"]
 def headers(results: Results) -> list[str]:
     """Arm, then one column per fraction with the labelled patches it stands for."""
     columns = ["arm"]
-    for fraction in sorted(results.plan.fractions):
+    for fraction in sorted(results.plan.amounts):
         patches = results.arms[results.baseline, fraction].trained_on
         columns.append(f"{percent(fraction)} ({patches} patches)")
     return columns
 
 
 def rows(results: Results) -> list[list[str]]:
-    """Per arm and fraction: accuracy with its 95 % interval, and the loss."""
-    return [
-        [name, *(_cell(results.arms[name, fraction]) for fraction in sorted(results.plan.fractions))]
+    """Accuracy with its 95 % interval and the loss of each arm, and last of what stands beside them."""
+    amounts = sorted(results.plan.amounts)
+    arms = [
+        [name, *(_cell(results.arms[name, fraction]) for fraction in amounts)]
         for name in results.plan.methods
     ]
+    color = [[COLOR.name, *(_cell(results.color[fraction]) for fraction in amounts)]] if results.color else []
+    guessing = results.full.guessing
+    share = f"{100 * guessing.majority_share:.1f}"
+    return [*arms, *color, [f"always '{guessing.majority_class}'", *(share for _ in amounts)]]
 
 
 def to_markdown(results: Results) -> str:
@@ -58,14 +64,16 @@ def to_csv(results: Results) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     figures = ("mean", "sd_over_seeds", "low", "high", "no_interval")
     writer.writerow(("arm", "fraction", "labelled_patches", "metric", *figures))
-    for arm_result in results.arms.values():
+    for arm_result in (*results.arms.values(), *results.color.values()):
+        fraction = arm_result.fraction
+        amount = percent(fraction) if isinstance(fraction, PerClass) else fraction
         for metric in METRICS:
             interval = arm_result.intervals[metric]
             bounds = (interval.low, interval.high) if interval else (None, None)
             values = (arm_result.mean[metric], arm_result.spread[metric], *bounds)
             cells = ["" if value is None else f"{value:.6f}" for value in values]
             cells.append(arm_result.jackknife.reason(metric))
-            writer.writerow((arm_result.arm, arm_result.fraction, arm_result.trained_on, metric, *cells))
+            writer.writerow((arm_result.arm, amount, arm_result.trained_on, metric, *cells))
     return buffer.getvalue()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from wsitool.base.groups import group_name
 from wsitool.base.paths import AnyPath, as_list, located, path_of
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import Row, decimal, read_table
@@ -172,7 +173,7 @@ def _slide(table: Path, row: Row) -> SlideInput:
     return SlideInput(
         path=path,
         mpp=mpp,
-        group=row["group"] or None,
+        group=group_name(row["group"]) or None,
         label=row["label"] or None,
         problem=f"Line {row.line} of '{table}': {problem}." if problem else "",
     )
@@ -188,4 +189,5 @@ def _with_group(slide: SlideInput, pattern: str) -> SlideInput:
         raise UsageError(f"--group-regex '{pattern}' is not a regular expression: {error}.") from error
     if match is None:
         raise UsageError(f"--group-regex '{pattern}' finds no group in the slide name '{slide.name}'.")
-    return replace(slide, group=match.group(1) if match.re.groups else match.group(0))
+    name = match.group(1) if match.re.groups else match.group(0)
+    return replace(slide, group=group_name(name or "") or None)

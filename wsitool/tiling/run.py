@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wsitool.base.files import check_writable
+from wsitool.base.groups import group_clashes
 from wsitool.base.interrupt import progress_on_stop
 from wsitool.base.lock import locked
 from wsitool.base.partial import remove_abandoned
@@ -87,6 +88,7 @@ def tile_slides(
     READERS.check(settings.reader)
     TISSUE.check((spec or TileSpec()).tissue)
     inputs = _inputs(slides, settings, reporter)
+    _tell_of_groups(inputs, reporter)
     labels = _labels(inputs, settings, reporter)
     part = _shard(inputs, settings.shard)
     if not settings.dry_run:
@@ -113,6 +115,16 @@ def _inputs(
     if not named and given:
         return tuple(given)
     return (*given, *find_slides(named, group_regex=options.group_regex, reporter=reporter))
+
+
+def _tell_of_groups(slides: Sequence[SlideInput], reporter: Reporter) -> None:
+    if len(slides) > 1 and not any(slide.group for slide in slides):
+        reporter.warn(
+            "Every slide is a group (patient) of its own: if a patient has several, say so with "
+            "--group-regex or a table's column group."
+        )
+    if clashes := group_clashes(slide.group for slide in slides if slide.group):
+        reporter.warn(clashes)
 
 
 def _labels(slides: Sequence[SlideInput], options: TileOptions, reporter: Reporter) -> LabelPlan:
