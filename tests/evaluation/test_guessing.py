@@ -152,6 +152,7 @@ def test_classify_says_first_that_it_hardly_trained_and_what_was_not_judged(tmp_
 
 def test_classify_does_not_say_it_of_what_works(tmp_path: Path) -> None:
     lines, out = _classify(tmp_path, ("plain", "dotted", "striped"), "--head", "linear", "--folds", "3")
-    assert (
-        lines[0].startswith("trained on") and json.loads((out / "run.json").read_text())["said_first"] == []
-    )
+    # Dots and stripes have a color each, so that color does as well; of guessing nothing is said.
+    assert lines[0].startswith("It is not shown to beat the color baseline")
+    assert lines[1].startswith("trained on")
+    assert json.loads((out / "run.json").read_text())["said_first"] == lines[:1]

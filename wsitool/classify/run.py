@@ -150,7 +150,9 @@ def _carry_out(
     ]
     beside = baselines(task, subset, fitted.split.train, judged)
     said = _said_first(metrics[judged_on], train.classes, steps)
-    said += [beside["sentence"]] if not beside["color"]["beaten"] else []
+    # Of a classifier that guesses enough has been said.
+    learned_color = metrics[judged_on]["guessing"]["better"] and not beside["color"]["beaten"]
+    said += [beside["sentence"]] if learned_color else []
     metrics = {"said_first": said, **metrics, "baselines": beside, **data_figures}
     seconds = round(time.monotonic() - began, 2)
     result = ClassifyResult(
