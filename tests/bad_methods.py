@@ -9,7 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from wsitool.api import Method, Step, ViewParams, all_gather, hparam, rank, two_views
+from wsitool.api import (
+    Method,
+    ParamGroup,
+    Progress,
+    Step,
+    ViewParams,
+    all_gather,
+    hparam,
+    rank,
+    two_views,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,3 +216,48 @@ class Raises(Good):
 
     def loss(self, views: dict[str, Tensor]) -> Step:
         raise KeyError("c")
+
+
+class Needs(Good):
+    """It asks for what no wsitool can give, arXiv:2005.10242."""
+
+    needs = frozenset({"tokens", "survival"})
+
+
+class NoMeta(Good):
+    """It needs labels and does not take them, arXiv:2005.10242."""
+
+    needs = frozenset({"labels"})
+
+
+class Foreign(Good):
+    """It groups what it does not train, arXiv:2005.10242."""
+
+    def param_groups(self) -> list[ParamGroup]:
+        return [ParamGroup(params=(nn.Parameter(torch.zeros(2)),))]
+
+
+class Twice(Good):
+    """It groups a parameter twice, arXiv:2005.10242."""
+
+    def param_groups(self) -> list[ParamGroup]:
+        return [ParamGroup(params=(self.projection.weight,)) for _ in range(2)]
+
+
+class WithHead(Good):
+    """It exports a head, arXiv:2005.10242."""
+
+    def encoder(self) -> nn.Module:
+        return nn.Sequential(self.backbone, self.projection)
+
+
+class Counts(Good):
+    """It counts steps for itself where no checkpoint sees it, arXiv:2005.10242."""
+
+    scale = 1.0
+
+    def before_step(self, progress: Progress) -> None:
+        self.scale *= 1.5
+
+    def loss(self, views: dict[str, Tensor]) -> Step:
+        return Step(loss=self.scale * super().loss(views).loss)

@@ -29,6 +29,7 @@ MAY_USE_TORCH = (
     "classify",
     "loading",
     "methods.example_views",
+    "methods.meta",
     "predict",
     "testing",
     "training",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -17,8 +18,10 @@ import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
 from wsitool.augment import (
+    Crop,
     ViewParams,
     color_jitter,
+    crops,
     gaussian_blur,
     hed_jitter,
     in_pieces,
@@ -29,20 +32,29 @@ from wsitool.augment import (
     random_resized_crop,
     random_vflip,
     resize,
+    solarize,
     to_device,
     to_float,
     two_views,
 )
 from wsitool.base.parameters import Params, hparam
+from wsitool.base.recipe import Recipe
 
 __all__ = [
     "API_VERSION",
+    "NEEDS",
+    "Crop",
+    "Meta",
     "Method",
+    "ParamGroup",
     "Params",
+    "Progress",
+    "Recipe",
     "Step",
     "ViewParams",
     "all_gather",
     "color_jitter",
+    "crops",
     "ema_update",
     "frozen_copy",
     "gaussian_blur",
@@ -57,6 +69,7 @@ __all__ = [
     "random_vflip",
     "rank",
     "resize",
+    "solarize",
     "to_device",
     "to_float",
     "two_views",
@@ -65,6 +78,8 @@ __all__ = [
 
 # Plugins made for another number are refused; optional members may be added without a new one.
 API_VERSION = 1
+# What a method may ask of stores and backbone; a run in which it cannot be had is refused before it begins.
+NEEDS = frozenset({"tokens", "labels", "coords", "pairs"})
 
 P = TypeVar("P", bound=Params)
 
@@ -90,14 +105,76 @@ class Step:
             object.__setattr__(self, "metrics", self.metrics | {"chance_loss": chance})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """What is known of a batch of patches, (B,) each and on the CPU, where the generator is.
+
+    `indices` int64 into the collection, `labels` int64 into its classes (-1 = unlabelled), `store` and
+    `group` (the patient) int64 numbers, `coords` (B, 2) int64 level-0 x, y of the top left pixel, `mpp`
+    float32 um/px (NaN where a store states none). `pairs`, for methods that need "pairs", are patches like
+    those of the batch and on their device: for each one that lies beside it, itself where none does.
+    """
+
+    indices: Tensor
+    labels: Tensor
+    store: Tensor
+    group: Tensor
+    coords: Tensor
+    mpp: Tensor
+    pairs: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where training stands before optimiser step `step` of `steps`, both counted from 0.
+
+    `epoch` counts from 0, `share` is the part of training done in [0, 1), `lr` the step's learning rate.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    share: float
+    lr: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ParamGroup:
+    """Parameters that are trained in their own way.
+
+    Their rate is `lr_scale` times the run's, their decay `weight_decay` (None: the run's, and none for biases
+    and norms), and they stay as they are until the share `frozen_until` of training is done. ValueError for
+    values that cannot be.
+    """
+
+    params: tuple[nn.Parameter, ...]
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+    frozen_until: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.lr_scale > 0 and (self.weight_decay or 0) >= 0 and 0 <= self.frozen_until < 1):
+            raise ValueError(
+                "A ParamGroup needs lr_scale above 0, weight_decay of at least 0 and frozen_until in [0, 1), "
+                f"got {self.lr_scale}, {self.weight_decay} and {self.frozen_until}."
+            )
+
+
 class Method(nn.Module, ABC, Generic[P]):
     """A self-supervised method around a backbone.
 
-    `backbone` takes float (B, 3, H, W) in [0, 1], normalises itself and returns (B, feature_dim).
-    Derive, set `params_type`, build heads in `__init__`, and implement `views` and `loss`. Optional, for what
-    the engine says of a run: `uses_batch_negatives`, that a small batch makes the task too easy;
-    `images_per_patch`, how many images of a patch the backbone sees in a step; `shortcut_metric`, a metric
-    that is near 1 only where the task is solved by a shortcut.
+    `backbone` takes float (B, 3, H, W) in [0, 1], normalises itself and returns (B, feature_dim). Derive, set
+    `params_type`, build heads in `__init__`, and implement `views` and `loss`.
+
+    Optional, for what the engine says of a run: `uses_batch_negatives`, that a small batch makes the task too
+    easy; `images_per_patch`, how many images of a patch the backbone sees in a step; `memory_size`, of how
+    many earlier patches negatives are kept; `shortcut_metric`, a metric that is near 1 only where the task is
+    solved by a shortcut. Optional, for what it does: `recipe`, `before_step`, `after_step`, `param_groups`,
+    `encoder`, and `needs`, any of
+    "tokens": `backbone.tokens(images, mask=None, mask_token=None, keep=None)` gives (cls (B, F), patches
+    (B, h, w, D)), with `backbone.patch_size` (px) and `backbone.token_dim` (D); see
+    `wsitool.backbones.tokens.TokenBackbone`;
+    "labels": patches of at least two classes are labelled; "coords"; "pairs": see `Meta`.
     """
 
     api_version: ClassVar[int] = API_VERSION
@@ -105,6 +182,10 @@ class Method(nn.Module, ABC, Generic[P]):
     # How many images of a patch go through the backbone in a step; two views by default.
     images_per_patch: ClassVar[int] = 2
     shortcut_metric: ClassVar[str | None] = None
+    # How it is trained where the user does not say: the paper's, or else the study's.
+    recipe: ClassVar[Recipe] = Recipe()
+    needs: ClassVar[frozenset[str]] = frozenset()
+    memory_size: int = 0
     params_type: ClassVar[type[Params]]
 
     def __init__(self, backbone: nn.Module, feature_dim: int, params: P) -> None:
@@ -117,12 +198,29 @@ class Method(nn.Module, ABC, Generic[P]):
     def views(self, patches: Tensor, rng: Generator) -> dict[str, Tensor]:
         """Make named views of uint8 (B, 3, H, W) `patches` on their device, with randomness from `rng` only.
 
-        Called without gradient; must not modify `patches`. `rng` lives on the CPU whatever the device is.
+        Called without gradient; must not modify `patches`. `rng` lives on the CPU whatever the device is. A
+        method that declares a third argument named `meta` is given the batch's `Meta`; what the loss needs of
+        it goes into the views, by `to_device`, which waits for nothing.
         """
 
     @abstractmethod
     def loss(self, views: dict[str, Tensor]) -> Step:
         """Compute the loss on the views of one batch."""
+
+    def before_step(self, progress: Progress) -> None:
+        """Called before the views of each optimiser step: temperatures and other schedules.
+
+        What it sets must follow from `progress`, as no checkpoint holds it.
+        """
+        return
+
+    def param_groups(self) -> Sequence[ParamGroup]:
+        """Parameters that are not trained as the rest is, each in one group."""
+        return ()
+
+    def encoder(self) -> nn.Module:
+        """What is exported, probed and watched for collapse: the backbone, or a `frozen_copy` of it."""
+        return self.backbone
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step with the share of training done in [0, 1]: teachers, queues.

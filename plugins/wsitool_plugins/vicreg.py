@@ -22,6 +22,7 @@ class VICRegParams(ViewParams):
     strength: float = hparam(0.5, "strength s of the colour jitter (.8s, .8s, saturation*s, .2s)", ge=0, le=1)
     saturation: float = hparam(0.4, "saturation jitter at strength 1", ge=0, le=1)
     solarize_p: float = hparam(0.1, "share of second views whose bright half is inverted", ge=0, le=1)
+    solarize_p_first: float = hparam(0.1, "share of first views whose bright half is inverted", ge=0, le=1)
     projection_dim: int = hparam(8192, "width of the expander's layers", ge=2)
     invariance: float = hparam(25.0, "weight lambda of the distance between views", ge=0)
     variance: float = hparam(25.0, "weight mu of the variance term", ge=0)

@@ -84,10 +84,11 @@ def test_crops_by_products_of_matrices(dtype: torch.dtype) -> None:
 def test_two_views_of_a_whole_batch_are_those_of_one_patch_after_another(params: augment.ViewParams) -> None:
     patches = _float_images(24, 40)  # bytes would be rounded between crop and colours
     rng = Generator().manual_seed(3)
-    drawn = [
-        recipe._draw(rng, patches.shape, params, params.blur_p, share) for share in (0.0, params.solarize_p)
+    asked = [
+        augment.Crop(scale=(params.min_scale, 1), solarize_p=share) for share in (0.0, params.solarize_p)
     ]
-    together = recipe._batched(patches, drawn)
+    drawn = [recipe._draw(rng, patches.shape, params, crop) for crop in asked]
+    together = recipe._batched(patches, drawn, 40)
     expected = augment.two_views(patches, Generator().manual_seed(3), params)
     assert torch.allclose(together, torch.cat([expected["a"], expected["b"]]), atol=2e-5)
 
@@ -113,6 +114,26 @@ def test_two_views_are_few_kernels_and_one_copy(params: augment.ViewParams, most
         assert counted.kernels[name] == 0
 
 
+def test_crops_of_a_whole_batch_are_those_of_one_patch_after_another() -> None:
+    patches, params = _float_images(12, 40), augment.ViewParams(d4=True, hed=0.05, blur_p=0.5)
+    crop = augment.Crop(count=3, size=24, scale=(0.05, 0.4), solarize_p=0.5)
+    rng = Generator().manual_seed(3)
+    drawn = [recipe._draw(rng, patches.shape, params, crop) for _ in range(3)]
+    together = recipe._batched(patches, drawn, 24)
+    (expected,) = augment.crops(patches, Generator().manual_seed(3), [crop], params)
+    assert expected.shape == (36, 3, 24, 24)
+    assert torch.allclose(together, expected, atol=2e-5)
+
+
+def test_multi_crop_is_one_copy_for_each_kind_of_crop() -> None:
+    patches = torch.empty((8, 32, 32, 3), dtype=torch.uint8, device=DEVICE).permute(0, 3, 1, 2)
+    asked = [augment.Crop(count=2, scale=(0.4, 1.0)), augment.Crop(count=6, size=16, scale=(0.05, 0.4))]
+    with accelerator() as counted:
+        large, small = augment.crops(patches, Generator().manual_seed(0), asked, augment.ViewParams())
+    assert large.shape == (16, 3, 32, 32) and small.shape == (48, 3, 16, 16)
+    assert counted.uploads == 2 and counted.blocking == 0
+
+
 def test_every_public_operation_reads_nothing_back_and_goes_up_at_most_once() -> None:
     patches = torch.empty((8, 3, 32, 32), dtype=torch.uint8, device=DEVICE)
     rng = Generator().manual_seed(0)
@@ -126,6 +147,7 @@ def test_every_public_operation_reads_nothing_back_and_goes_up_at_most_once() ->
         "random_hflip": lambda: augment.random_hflip(patches, rng),
         "random_vflip": lambda: augment.random_vflip(patches, rng),
         "to_float": lambda: augment.to_float(patches),
+        "solarize": lambda: augment.solarize(patches, torch.ones(8, dtype=torch.bool)),
     }
     for name, operation in operations.items():
         with accelerator() as counted:

@@ -11,7 +11,7 @@ import torch
 import torchvision.transforms.v2.functional as tv
 from torch import Generator, Tensor
 
-from wsitool.api import Params, ViewParams, two_views
+from wsitool.api import Crop, Params, ViewParams, crops, solarize, two_views
 from wsitool.methods.registry import load_method
 
 recipe = sys.modules[two_views.__module__]  # the package's attribute of that name is the function
@@ -46,6 +46,51 @@ def test_solarising_inverts_the_bright_half_of_second_views_as_torchvision() -> 
     assert torch.equal(tv.solarize(plain["b"], 0.5), solarized["b"])
 
 
+@pytest.mark.parametrize("images", [PATCHES, PATCHES.float() / 255], ids=["bytes", "floats"])
+def test_solarize_is_torchvisions_where_it_is_asked_for(images: Tensor) -> None:
+    before, which = images.clone(), torch.arange(16) % 2 == 0
+    out, floats = solarize(images, which), PATCHES.float() / 255
+    assert torch.equal(out[::2], tv.solarize(floats[::2], 0.5)) and torch.equal(out[1::2], floats[1::2])
+    assert torch.equal(images, before)
+
+
+def test_first_views_are_solarised_where_a_method_says_so() -> None:
+    plain, solarized = _two(**PLAIN), _two(**PLAIN | {"solarize_p_first": 1.0})
+    assert torch.equal(tv.solarize(plain["a"], 0.5), solarized["a"])
+    assert (
+        load_method("vicreg").params_type().to_dict()["solarize_p_first"] == 0.1
+    )  # its appendix, both views
+
+
+def test_crops_are_resized_crops_of_torchvision_in_the_order_asked_for() -> None:
+    gray = PATCHES[:, :1].expand(-1, 3, -1, -1).contiguous()  # of which greyscale leaves everything
+    asked = [Crop(count=2, scale=(0.4, 1.0)), Crop(count=3, size=17, scale=(0.05, 0.4))]
+    made = crops(gray, Generator().manual_seed(3), asked, ViewParams(**PLAIN))
+    assert [view.shape for view in made] == [(32, 3, 40, 40), (48, 3, 17, 17)]
+    rng = Generator().manual_seed(3)
+    for view, crop in zip(made, asked, strict=True):
+        for part in view.chunk(crop.count):
+            drawn = recipe._draw(rng, gray.shape, ViewParams(**PLAIN), crop)
+            shares = drawn.boxes[:, 2] * drawn.boxes[:, 3] / 1600
+            assert float(shares.min()) > 0.8 * crop.scale[0] and float(shares.max()) < 1.2 * crop.scale[1]
+            for image, patch, box, element in zip(part, gray, drawn.boxes, drawn.element, strict=True):
+                expected = tv.resized_crop(patch, *box.tolist(), [view.shape[-1]] * 2, antialias=True)
+                expected = tv.horizontal_flip(expected) if element else expected
+                torch.testing.assert_close(image, expected.float() / 255, atol=2e-4, rtol=0)
+
+
+def test_one_crop_at_the_scale_of_two_views_is_the_first_of_them() -> None:
+    params = ViewParams(blur_p=0.7, hed=0.05, d4=True)
+    (one,) = crops(PATCHES, Generator().manual_seed(3), [Crop(scale=(0.08, 1.0))], params)
+    assert torch.equal(one, two_views(PATCHES, Generator().manual_seed(3), params)["a"])
+
+
+@pytest.mark.parametrize("values", [{"count": 0}, {"size": 0}, {"scale": (0.4, 0.1)}, {"scale": (0.0, 1.0)}])
+def test_a_crop_that_cannot_be_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="A Crop needs"):
+        Crop(**values)
+
+
 def test_the_share_of_solarised_views_is_the_one_asked_for() -> None:
     many = PATCHES.repeat(64, 1, 1, 1)[:, :, :8, :8]
     params = ViewParams(**PLAIN | {"solarize_p": 0.25})
@@ -73,7 +118,8 @@ def test_methods_change_defaults_only_and_histology_never_solarises(name: str) -
         assert dataclasses.replace(own[spec.name], default=spec.default, help=spec.help) == spec
     assert set(shared) < set(own)
     histology: Any = kind.from_preset("histology", {})
-    assert histology.d4 and histology.hed > 0 and histology.min_scale == 0.3 and not histology.solarize_p
+    assert histology.d4 and histology.hed > 0 and histology.min_scale == 0.3
+    assert not histology.solarize_p and not histology.solarize_p_first
     assert histology.strength == histology.brightness == 0.4
     assert kind.from_preset("paper", {}) == kind()
     assert issubclass(kind, Params)

@@ -20,7 +20,7 @@ def test_new_then_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "pip install -e wsitool-cli-made" in made.stdout and "--method cli-made" in made.stdout
     checked = _run("check", "wsitool-cli-made")
     assert checked.exit_code == 0, checked.output
-    assert "cli-made: 16 of 16 checks passed" in checked.stdout
+    assert "cli-made: 17 of 17 checks passed" in checked.stdout
     module = tmp_path / "wsitool-cli-made" / "wsitool_cli_made.py"
     module = module.rename(tmp_path / "wsitool_cli_other.py")
     module.write_text(module.read_text().replace("arXiv:2005.10242", "well known"))
@@ -34,7 +34,7 @@ def test_check_an_installed_method_as_json() -> None:
     done = _run("check", "vicreg", "--set", "projection-dim=32", "--set", "d4=true", "--json")
     assert done.exit_code == 0, done.output
     results = json.loads(done.stdout)["vicreg"]
-    assert len(results) == 16 and all(each["passed"] for each in results)
+    assert len(results) == 17 and all(each["passed"] for each in results)
     assert {each["name"] for each in results} >= {"contract", "distributed", "input-unmodified"}
 
 

@@ -94,4 +94,4 @@ def test_pip_install_makes_the_method_appear_and_train(tmp_path: Path, which: st
     assert card is not None and card.lineage[-1].method == name
     assert json.loads((run / "run.json").read_text())["params"]["projection_dim"] == 16
     checked = _wsitool(site, "plugin", "check", name)
-    assert checked.returncode == 0 and "16 of 16 checks passed" in checked.stdout
+    assert checked.returncode == 0 and "17 of 17 checks passed" in checked.stdout

@@ -49,6 +49,12 @@ BAD: list[tuple[type[Method[Any]], str, str]] = [
     (bad_methods_on_import.Seeds, "import", "torch's random state"),
     (bad_methods.Local, "distributed", "mean loss"),
     (bad_methods.NoGradient, "distributed", "mean gradient"),
+    (bad_methods.Needs, "contract", "coords, labels, pairs, tokens"),
+    (bad_methods.NoMeta, "contract", r"declare views\(self, patches, rng, meta\)"),
+    (bad_methods.Foreign, "members", "each once"),
+    (bad_methods.Twice, "members", "each once"),
+    (bad_methods.WithHead, "members", "a part of the method"),
+    (bad_methods.Counts, "state-dict", "registered buffers"),
 ]
 
 
@@ -60,7 +66,7 @@ def test_the_built_in_methods_are_those_checked_here() -> None:
 def test_built_in_methods_keep_every_rule(name: str) -> None:
     results = check_method(name, params=SMALL[name])
     assert [each.message for each in results if not each.passed] == []
-    assert len(results) == len(METHOD_CHECKS) == 16
+    assert len(results) == len(METHOD_CHECKS) == 17
 
 
 @parametrize_method_checks(Good)

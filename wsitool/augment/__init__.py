@@ -8,7 +8,7 @@ host without waiting for the device, and the same seed gives the same parameters
 """
 
 from wsitool.augment.blur import blur, gaussian_blur
-from wsitool.augment.color import adjust_color, color_jitter, grayscale, normalize, random_grayscale
+from wsitool.augment.color import adjust_color, color_jitter, grayscale, normalize, random_grayscale, solarize
 from wsitool.augment.draw import in_pieces, to_device
 from wsitool.augment.geometry import (
     crop_boxes,
@@ -22,14 +22,16 @@ from wsitool.augment.geometry import (
     to_float,
 )
 from wsitool.augment.stain import hed_jitter, shift_hed
-from wsitool.augment.two_views import ViewParams, two_views
+from wsitool.augment.two_views import Crop, ViewParams, crops, two_views
 
 __all__ = [
+    "Crop",
     "ViewParams",
     "adjust_color",
     "blur",
     "color_jitter",
     "crop_boxes",
+    "crops",
     "flip_rotate",
     "gaussian_blur",
     "grayscale",
@@ -44,6 +46,7 @@ __all__ = [
     "resize",
     "resized_crop",
     "shift_hed",
+    "solarize",
     "to_device",
     "to_float",
     "two_views",

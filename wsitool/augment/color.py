@@ -15,7 +15,7 @@ from wsitool.augment.batched import (
     mixed,
     upload,
 )
-from wsitool.augment.color_image import LEFT_ALONE, adjust_images, gray_image
+from wsitool.augment.color_image import LEFT_ALONE, adjust_images, gray_image, solarize_image
 from wsitool.augment.draw import as_float, chosen, pieces, to_device, uniform
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "jitter_factors",
     "normalize",
     "random_grayscale",
+    "solarize",
 ]
 
 Range = float | tuple[float, float]
@@ -55,6 +56,21 @@ def grayscale(images: Tensor, which: Tensor, *, inplace: bool = False) -> Tensor
 def random_grayscale(images: Tensor, rng: Generator, p: float = 0.2, *, inplace: bool = False) -> Tensor:
     """Make each image grey with probability `p`; float (B, 3, H, W). `inplace` as for `grayscale`."""
     return grayscale(images, chosen(rng, len(images), p), inplace=inplace)
+
+
+def solarize(images: Tensor, which: Tensor) -> Tensor:
+    """Invert the values of at least 0.5 in the images where `which` (B,) bool; float (B, 3, H, W).
+
+    Equals torchvision's `solarize` of float images at threshold 0.5.
+    """
+    images = as_float(images)
+    if images.device.type != "cpu":
+        inverted = (images >= 0.5) & to_device(which, images.device)[:, None, None, None]
+        return torch.where(inverted, 1 - images, images)
+    out = images.clone()
+    for row in which.nonzero().squeeze(1).tolist():
+        solarize_image(out[row])
+    return out
 
 
 def color_jitter(

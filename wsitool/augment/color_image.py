@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["GRAY", "LEFT_ALONE", "NO_CHROMA", "adjust_images", "gray_image", "luminance_image"]
+__all__ = [
+    "GRAY",
+    "LEFT_ALONE",
+    "NO_CHROMA",
+    "adjust_images",
+    "gray_image",
+    "luminance_image",
+    "solarize_image",
+]
 
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as torchvision
 LEFT_ALONE = (1.0, 1.0, 1.0, 0.0)  # factors of brightness, contrast, saturation and hue that change nothing
@@ -53,6 +61,11 @@ def luminance_image(image: Tensor, *, out: Tensor | None = None) -> Tensor:
     """
     gray = torch.mul(image[0], GRAY[0], out=out)
     return gray.add_(image[1], alpha=GRAY[1]).add_(image[2], alpha=GRAY[2])
+
+
+def solarize_image(image: Tensor) -> None:
+    """Invert what is at least 0.5 of float `image`, in place."""
+    image.copy_(torch.where(image >= 0.5, 1 - image, image))
 
 
 class _Values:

@@ -1,4 +1,4 @@
-"""Two random views of each patch: the augmentation that SimCLR, BYOL, VICReg and their kin share."""
+"""Random views of each patch: the augmentation that SimCLR, BYOL, VICReg, DINO and their kin share."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from wsitool.augment.batched import (
     upload,
 )
 from wsitool.augment.blur import blur_images, blur_sigmas
-from wsitool.augment.color import jitter_factors
-from wsitool.augment.color_image import adjust_images, luminance_image
+from wsitool.augment.color import jitter_factors, solarize
+from wsitool.augment.color_image import adjust_images, luminance_image, solarize_image
 from wsitool.augment.draw import as_float, chosen, one_thread, pieces
 from wsitool.augment.geometry import crop_boxes, crop_image, flip_rotate_image, square_flips
 from wsitool.augment.memory import reused_empty
 from wsitool.augment.stain import DARKEST, mix_stains, shift_hed, stain_products, stain_shifts
 from wsitool.base.parameters import Params, hparam
 
-__all__ = ["ViewParams", "two_views"]
+__all__ = ["Crop", "ViewParams", "crops", "two_views"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ class ViewParams(Params):
             "hed": 0.05,
             "min_scale": 0.3,
             "solarize_p": 0.0,
+            "solarize_p_first": 0.0,
             "strength": 0.4,
             "brightness": 0.4,
         }
@@ -65,8 +66,32 @@ class ViewParams(Params):
         None, "share of second views that are blurred (as the first)", ge=0, le=1
     )
     solarize_p: float = hparam(0.0, "share of second views whose bright half is inverted", ge=0, le=1)
+    solarize_p_first: float = hparam(0.0, "share of first views whose bright half is inverted", ge=0, le=1)
     d4: bool = hparam(False, "flip and turn by all eight symmetries, not left-right only")
     hed: float = hparam(0.0, "strength of the stain (HED) jitter", ge=0, le=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """`count` crops of each patch at `size` px (None: the patch's own), of a share of its area in `scale`.
+
+    `blur_p` and `solarize_p` are the shares of them that are blurred and half inverted; None are those of
+    first views in the `ViewParams` beside. ValueError for values that cannot be.
+    """
+
+    count: int = 1
+    size: int | None = None
+    scale: tuple[float, float] = (0.08, 1.0)
+    blur_p: float | None = None
+    solarize_p: float | None = None
+
+    def __post_init__(self) -> None:
+        smallest = min(self.count, 1 if self.size is None else self.size)
+        if smallest < 1 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(
+                "A Crop needs a count and a size of at least 1 and a scale of two shares in (0, 1], the "
+                f"smaller one first, got {self.count}, {self.size} and {self.scale}."
+            )
 
 
 def two_views(patches: Tensor, rng: Generator, params: ViewParams) -> dict[str, Tensor]:
@@ -75,12 +100,29 @@ def two_views(patches: Tensor, rng: Generator, params: ViewParams) -> dict[str, 
     What is drawn depends on the generator, the number of patches and `params`, not on the device.
     """
     second_blur = params.blur_p if params.blur_p_second is None else params.blur_p_second
+    scale, size = (params.min_scale, 1.0), patches.shape[-1]
     # One after the other from one generator: "a" is the same whatever is drawn for "b".
-    first = _draw(rng, patches.shape, params, params.blur_p, 0.0)
-    second = _draw(rng, patches.shape, params, second_blur, params.solarize_p)
+    first = _draw(rng, patches.shape, params, Crop(scale=scale))
+    asked = Crop(scale=scale, blur_p=second_blur, solarize_p=params.solarize_p)
+    second = _draw(rng, patches.shape, params, asked)
     if patches.device.type != "cpu":
-        return dict(zip(("a", "b"), _batched(patches, (first, second)).chunk(2), strict=True))
-    return {"a": _views(patches, first), "b": _views(patches, second)}
+        return dict(zip(("a", "b"), _batched(patches, (first, second), size).chunk(2), strict=True))
+    return {"a": _views(patches, [first], size), "b": _views(patches, [second], size)}
+
+
+def crops(patches: Tensor, rng: Generator, asked: Sequence[Crop], params: ViewParams) -> list[Tensor]:
+    """Several crops (Caron et al. 2020, arXiv:2006.09882) of uint8 (B, 3, P, P), each `two_views`' way.
+
+    One float32 (count * B, 3, S, S) in [0, 1] for each of `asked`: the first crops of all patches, then the
+    second ones, and so on. Their scale is their own and not that of `params`. A device gets one copy for
+    each.
+    """
+    made = []
+    for crop in asked:
+        drawn = [_draw(rng, patches.shape, params, crop) for _ in range(crop.count)]
+        make = _views if patches.device.type == "cpu" else _batched
+        made.append(make(patches, drawn, crop.size or patches.shape[-1]))
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +140,11 @@ class _Drawn:
     solarize: Tensor | None  # (n,) bool
 
 
-def _draw(rng: Generator, shape: torch.Size, params: ViewParams, blur_p: float, solarize_p: float) -> _Drawn:
+def _draw(rng: Generator, shape: torch.Size, params: ViewParams, crop: Crop) -> _Drawn:
     count, s = shape[0], params.strength
-    boxes = crop_boxes(rng, count, *shape[-2:], scale=(params.min_scale, 1.0))
+    blur_p = params.blur_p if crop.blur_p is None else crop.blur_p
+    solarize_p = params.solarize_p_first if crop.solarize_p is None else crop.solarize_p
+    boxes = crop_boxes(rng, count, *shape[-2:], scale=crop.scale)
     # Drawn for all patches before any is made, so that neither pieces nor device change what a seed gives.
     any_of_eight = torch.randint(0, 8, (count,), device=rng.device, generator=rng) if params.d4 else None
     # Without `d4` element 0 or 4: as it is, or mirrored left to right.
@@ -131,14 +175,14 @@ def _draw(rng: Generator, shape: torch.Size, params: ViewParams, blur_p: float, 
     )
 
 
-def _views(patches: Tensor, drawn: _Drawn) -> Tensor:
+def _views(patches: Tensor, views: Sequence[_Drawn], size: int) -> Tensor:
     patches = patches.contiguous(memory_format=torch.channels_last)  # as a store gives them: no copy
-    size = patches.shape[-1]
     # Memory of the views before, if they are gone: a training step's views are made into the same pages
     # again.
-    out = reused_empty((len(patches), 3, size, size), as_float(patches[:0]))
+    out = reused_empty((len(views) * len(patches), 3, size, size), as_float(patches[:0]))
     with one_thread(), torch.inference_mode():  # which makes short operations a little shorter
-        _on_cpu(patches, drawn, out)
+        for number, drawn in enumerate(views):
+            _on_cpu(patches, drawn, out[number * len(patches) : (number + 1) * len(patches)])
     return out
 
 
@@ -147,7 +191,7 @@ class _Coefficients:
     """What was drawn for all views, as `wsitool.augment.batched` takes it; n = views x patches."""
 
     axes: Tensor  # (2 n, 2 + P): rows, the views of a patch together, then columns
-    numbers: Tensor  # (P,)
+    numbers: Tensor  # (S,)
     transposed: Tensor  # (n,), from here on all first views before all second
     products: Tensor  # (n, 6, 3, 3)
     of_means: Tensor  # (n, 6, 3, 3)
@@ -165,16 +209,16 @@ class _Coefficients:
         return _Coefficients(**dict(zip(names, parts, strict=True)))
 
 
-def _coefficients(views: Sequence[_Drawn], size: int, scale: float) -> _Coefficients:
-    """Of patches of `size` px whose white is 1 / `scale`."""
+def _coefficients(views: Sequence[_Drawn], extent: int, size: int, scale: float) -> _Coefficients:
+    """Of views of `size` px of patches of `extent` px whose white is 1 / `scale`."""
 
     def joined(name: str) -> Tensor:
         return torch.cat([getattr(drawn, name) for drawn in views])
 
     boxes = joined("boxes")
     flip_rows, flip_columns, transposed = square_flips(joined("element"))
-    rows = axis_coefficients(boxes[:, 0], boxes[:, 2], flip_rows, extent=size, size=size)
-    columns = axis_coefficients(boxes[:, 1], boxes[:, 3], flip_columns, extent=size, size=size)
+    rows = axis_coefficients(boxes[:, 0], boxes[:, 2], flip_rows, extent=extent, size=size)
+    columns = axis_coefficients(boxes[:, 1], boxes[:, 3], flip_columns, extent=extent, size=size)
     by_patch = torch.arange(len(boxes)).view(len(views), -1).T.reshape(-1)
     products, of_means, hue = blend_coefficients(joined("factors"), joined("order"))
     stains = shift = torch.zeros(0)
@@ -202,13 +246,13 @@ def _coefficients(views: Sequence[_Drawn], size: int, scale: float) -> _Coeffici
     )
 
 
-def _batched(patches: Tensor, views: Sequence[_Drawn]) -> Tensor:
-    """All views (V * B, 3, P, P) of all patches together, every patch's first before the second of any.
+def _batched(patches: Tensor, views: Sequence[_Drawn], size: int) -> Tensor:
+    """All views (V * B, 3, S, S) of all patches together, every patch's first before the second of any.
 
     What the host must know to leave an operation out is known before the coefficients go up.
     """
     scale = 1.0 if patches.is_floating_point() else 1 / 255
-    drawn = _coefficients(views, patches.shape[-1], scale)
+    drawn = _coefficients(views, patches.shape[-1], size, scale)
     turns, solarizes = bool(drawn.transposed.any()), bool(drawn.solarized.any())
     drawn = drawn.to(patches.device)
     with exact_products(), torch.no_grad():
@@ -218,7 +262,7 @@ def _batched(patches: Tensor, views: Sequence[_Drawn]) -> Tensor:
             images = mix_stains(images, drawn.stains, drawn.stain_shift, darkest=DARKEST / scale)
         images = color_batch(images, drawn.products, drawn.of_means, drawn.hue)
         images = convolve(mixed(images, drawn.gray), drawn.taps)
-        return _solarize(images, drawn.solarized) if solarizes else images
+        return solarize(images, drawn.solarized > 0) if solarizes else images
 
 
 def _on_cpu(patches: Tensor, drawn: _Drawn, out: Tensor) -> None:
@@ -229,7 +273,7 @@ def _on_cpu(patches: Tensor, drawn: _Drawn, out: Tensor) -> None:
     gray, sigma = drawn.gray.tolist(), drawn.sigma.tolist()
     for piece in pieces(out):
         rows, views = range(piece.start, piece.stop), out[piece]
-        images = [_cut(patches, row, boxes[row], element[row], drawn) for row in rows]
+        images = [_cut(patches, row, boxes[row], element[row], drawn, out.shape[-1]) for row in rows]
         adjust_images(images, views, factors[piece], order[piece])
         # Grey ones are blurred below, as one channel.
         blur_images(views, [0.0 if gray[row] else sigma[row] for row in rows])
@@ -239,18 +283,13 @@ def _on_cpu(patches: Tensor, drawn: _Drawn, out: Tensor) -> None:
                 blur_images(view[None, :1], sigma[row : row + 1])  # a third of the work
                 view[1:] = view[0]
     if drawn.solarize is not None:
-        out.copy_(_solarize(out, drawn.solarize))
+        for row in drawn.solarize.nonzero().squeeze(1).tolist():
+            solarize_image(out[row])
 
 
-def _cut(patches: Tensor, row: int, box: list[int], element: int, drawn: _Drawn) -> Tensor:
-    """Patch `row` cropped, turned and stained: (3, P, P)."""
-    image = flip_rotate_image(crop_image(patches[row : row + 1], box, patches.shape[-1]), element)
+def _cut(patches: Tensor, row: int, box: list[int], element: int, drawn: _Drawn, size: int) -> Tensor:
+    """Patch `row` cropped, turned and stained: (3, S, S)."""
+    image = flip_rotate_image(crop_image(patches[row : row + 1], box, size), element)
     if drawn.alpha is None or drawn.beta is None:
         return image[0]
     return shift_hed(image, drawn.alpha[row : row + 1], drawn.beta[row : row + 1])[0]
-
-
-def _solarize(images: Tensor, which: Tensor) -> Tensor:
-    """Invert values of at least 0.5 in the images where `which` (B,) is above 0."""
-    inverted = (images >= 0.5) & (which > 0)[:, None, None, None]
-    return torch.where(inverted, 1 - images, images)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wsitool.backbones.card import EncoderCard
+from wsitool.backbones.tokens import image_tokens, token_grid
 
 __all__ = ["Encoder"]
 
@@ -25,6 +26,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.card = card
+        # Nothing but a place through which all features go, so that one hook sees those of `tokens` too.
+        self.output = nn.Identity()
         # Not persistent: the state dict keeps the library's own keys, and other libraries load it strictly.
         self.register_buffer("mean", torch.tensor(card.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(card.std)[:, None, None], persistent=False)
@@ -40,5 +43,27 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float in [0, 1] -> (B, feature_dim)."""
         # (3, 1, 1) against (B, 3, H, W).
-        features: Tensor = self.trunk((images - self.mean) / self.std)
+        features: Tensor = self.output(self.trunk((images - self.mean) / self.std))
         return features
+
+    @property
+    def patch_size(self) -> int | None:
+        """Pixels to the side of what a token stands for; None where there are no tokens."""
+        grid = token_grid(self.trunk)
+        return None if grid is None else grid[0]
+
+    @property
+    def token_dim(self) -> int | None:
+        grid = token_grid(self.trunk)
+        return None if grid is None else grid[1]
+
+    def tokens(
+        self,
+        images: Tensor,
+        mask: Tensor | None = None,
+        mask_token: Tensor | None = None,
+        keep: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Features and tokens of images (B, 3, H, W): see `tokens.TokenBackbone`."""
+        features, patches = image_tokens(self.trunk, (images - self.mean) / self.std, mask, mask_token, keep)
+        return self.output(features), patches

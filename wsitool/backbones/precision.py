@@ -67,6 +67,16 @@ class Precision:
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
         scaled.backward()  # type: ignore[no-untyped-call]  # torch's, unannotated
 
+    def clip(self, optimizer: Optimizer, largest: float) -> None:
+        """Shorten the gradient of a step to norm `largest`, over all weights together; 0 leaves it."""
+        if largest == 0:
+            return
+        if self.scaler is not None:
+            self.scaler.unscale_(optimizer)
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        # Nothing of it is read: the factor is computed on the device.
+        torch.nn.utils.clip_grad_norm_(weights, largest)
+
     def step(self, optimizer: Optimizer) -> None:
         """The optimiser's step; float16 leaves out one whose gradients overflow."""
         if self.scaler is None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsitool.errors import CorruptStoreError, UsageError
+from wsitool.loading.adjacent import Adjacent
 from wsitool.loading.buffers import PinnedRing, SharedBuffers
 from wsitool.loading.order import BatchPlan, Order, Sampling
 from wsitool.loading.stats import BadPatch, LoaderStats
@@ -30,12 +31,14 @@ class Batch:
     """One batch: patches on their device, indices and labels on the CPU, where most of their use is.
 
     `patches` uint8 (B, 3, P, P) in channels-last memory, `indices` (B,) int64 into the collection,
-    `labels` (B,) int64 into its classes, -1 = unlabelled. `to` takes all of it along.
+    `labels` (B,) int64 into its classes, -1 = unlabelled. `pairs`, like `patches`, are those that lie beside
+    them, where the loader was asked for pairs. `to` takes all of it along.
     """
 
     patches: Tensor
     indices: Tensor
     labels: Tensor
+    pairs: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -43,13 +46,19 @@ class Batch:
     def to(self, device: str | torch.device) -> Batch:
         """The batch on `device`; trainers move what has this method."""
         return Batch(
-            patches=self.patches.to(device), indices=self.indices.to(device), labels=self.labels.to(device)
+            patches=self.patches.to(device),
+            indices=self.indices.to(device),
+            labels=self.labels.to(device),
+            pairs=None if self.pairs is None else self.pairs.to(device),
         )
 
 
 @dataclass(frozen=True)
 class _Read:
-    """Patches on their device, (B, P, P, 3), and their indices; `copied` is recorded on the side stream."""
+    """Patches on their device and their indices; `copied` is recorded on the side stream.
+
+    (B, P, P, 3), or (2 B, P, P, 3) with pairs, those of all patches after the patches.
+    """
 
     patches: Tensor
     indices: NDArray[np.int64]
@@ -64,6 +73,7 @@ class PatchLoader:
     the epoch; `set_epoch` chooses it. A patch that cannot be decoded is skipped (with
     several ranks, another of the batch comes twice instead) and noted in `stats.bad`; more than
     `max_bad_share` of the collection is a CorruptStoreError, as is a store that was deleted or replaced.
+    With `pairs` each patch comes with one that lies beside it, see `Adjacent`.
     Works wherever an iterable with a length does.
     """
 
@@ -77,6 +87,7 @@ class PatchLoader:
         threads: int = 2,
         device: str | torch.device = "cpu",
         max_bad_share: float = 0.01,
+        pairs: Adjacent | None = None,
         **sampling: Any,
     ) -> None:
         if not 0 <= rank < world_size:
@@ -92,12 +103,14 @@ class PatchLoader:
             drop_last=self.sampling.drop_last,
         )
         self.stats = LoaderStats()
+        self._pairs = pairs
         self._rank, self._threads, self._device = rank, threads, torch.device(device)
         # At least one, so that a small collection does not end with its first bad patch.
         self._bad_allowed = max(1, int(max_bad_share * len(collection)))
         self._epoch, self._step, self._start = 0, 0, 0
         # Every buffer has the room of the largest batch; smaller ones use its first rows.
-        shape = (self.plan.largest_batch, collection.patch_size, collection.patch_size, 3)
+        most = self.plan.largest_batch * (1 if pairs is None else 2)
+        shape = (most, collection.patch_size, collection.patch_size, 3)
         self._buffers = SharedBuffers(shape)
         self._ring = PinnedRing(shape, threads + 1, self._device) if self._device.type == "cuda" else None
 
@@ -190,7 +203,12 @@ class PatchLoader:
             self.collection.check()
             order = self.order(epoch)
             for number in steps:
-                yield order[self.plan.positions(number % len(self), self._rank)]
+                indices = order[self.plan.positions(number % len(self), self._rank)]
+                if self._pairs is not None:
+                    # By the batch's number, so that a resumed run has the same pairs.
+                    seed = (self.sampling.seed, number, self._rank)
+                    indices = np.concatenate([indices, self._pairs.draw(indices, seed)])
+                yield indices
 
     def _read_ahead(
         self, pool: ThreadPoolExecutor, jobs: Iterator[NDArray[np.int64]], ahead: deque[Future[_Read]]
@@ -238,12 +256,16 @@ class PatchLoader:
             return indices
         bad = [BadPatch(int(indices[row]), reason) for row, reason in tally.bad]
         self.stats.add_bad(bad)
-        good = np.setdiff1d(np.arange(len(indices)), [row for row, _ in tally.bad])
+        blocks = 1 if self._pairs is None else 2
+        number = len(indices) // blocks
+        # A patch goes with its pair.
+        good = np.setdiff1d(np.arange(number), [row % number for row, _ in tally.bad])
         # Batch normalisation needs two patches; of a batch of one, one.
-        if len(self.stats.bad) > self._bad_allowed or len(good) < min(2, len(indices)):
+        if len(self.stats.bad) > self._bad_allowed or len(good) < min(2, number):
             raise self._too_bad(bad[0])
         if self.plan.world_size > 1:
-            good = np.resize(good, len(indices))  # ranks that gather from each other need equal batches
+            good = np.resize(good, number)  # ranks that gather from each other need equal batches
+        good = np.concatenate([good + block * number for block in range(blocks)])
         # Gathered first on the right (fancy indexing copies), so overlapping rows are safe.
         buffer[: len(good)] = buffer[good]
         kept: NDArray[np.int64] = indices[good]
@@ -278,8 +300,12 @@ class PatchLoader:
             stream.wait_event(read.copied)
             read.patches.record_stream(stream)
         self.stats.batches += 1
-        self.stats.patches += len(read.indices)
-        labels = torch.from_numpy(self.collection.labels[read.indices].astype(np.int64))
         # (B, 3, P, P) with channels last in memory: a view, not a transposition.
-        patches = read.patches.to(self._device).permute(0, 3, 1, 2)
-        return Batch(patches=patches, indices=torch.from_numpy(read.indices), labels=labels)
+        patches, pairs = read.patches.to(self._device).permute(0, 3, 1, 2), None
+        indices = read.indices
+        if self._pairs is not None:
+            patches, pairs = patches.chunk(2)
+            indices = indices[: len(patches)]
+        self.stats.patches += len(indices)
+        labels = torch.from_numpy(self.collection.labels[indices].astype(np.int64))
+        return Batch(patches=patches, indices=torch.from_numpy(indices), labels=labels, pairs=pairs)

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wsitool.api import Params, resize
+from wsitool.api import Params
+from wsitool.methods.meta import call_views, check_needs, first_batch
 from wsitool.methods.registry import blame_plugin, load_method
 from wsitool.store.collection import Collection
 
@@ -36,13 +37,12 @@ def example_views(
     method_params: Params = method_type.params_type.from_preset(preset, dict(params or {}))
     # Sorted: patches come in the order of the store, where neighbours are read together.
     indices = np.sort(np.random.default_rng(seed).permutation(len(collection))[:number])
-    patches = torch.from_numpy(collection.read(indices)).permute(0, 3, 1, 2)
-    if image_size is not None:
-        patches = resize(patches, image_size)
+    check_needs(method_type, method, collection, _Stand())
+    patches, meta = first_batch(method_type, collection, torch.from_numpy(indices), image_size=image_size)
     # No gradient, as in training; `views` of plugins may fail in any way.
     with blame_plugin(method, "its views"), torch.no_grad():
         instance = method_type(_Stand(), _Stand.feature_dim, method_params)
-        views = instance.views(patches, torch.Generator().manual_seed(seed))
+        views = call_views(instance, patches, torch.Generator().manual_seed(seed), meta)
     columns = {"original": _shown(patches)}
     for name, images in views.items():
         # Other views (labels, masks) are no pictures.
@@ -57,7 +57,8 @@ def example_views(
 class _Stand(nn.Module):
     """Stands where the backbone would be: views do not need one, but heads are built for its features."""
 
-    feature_dim = 8
+    feature_dim = token_dim = 8
+    patch_size = 16
 
     def __init__(self) -> None:
         super().__init__()

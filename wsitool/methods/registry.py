@@ -82,7 +82,27 @@ def check_method(loaded: object, who: str) -> type[Method[Any]]:
         missing = ", ".join(sorted(loaded.__abstractmethods__))
         raise PluginError(f"{who} does not implement {missing}: a method needs views and loss.")
     _check_params(getattr(loaded, "params_type", None), who)
+    _check_needs(loaded, who)
     return loaded
+
+
+def _check_needs(loaded: type[Method[Any]], who: str) -> None:
+    from wsitool.api import NEEDS, Recipe
+
+    if not isinstance(loaded.recipe, Recipe):
+        raise PluginError(f"{who} must set recipe to a wsitool.api.Recipe, got {loaded.recipe!r}.")
+    needs = loaded.needs
+    if not isinstance(needs, frozenset | set) or not needs <= NEEDS:
+        raise PluginError(
+            f"{who} must set needs to a frozenset of {', '.join(sorted(NEEDS))}, got {needs!r}: upgrade "
+            "wsitool if it is of a newer one."
+        )
+    in_meta = sorted(set(needs) - {"tokens"})
+    if in_meta and "meta" not in inspect.signature(loaded.views).parameters:
+        raise PluginError(
+            f"{who} needs {', '.join(in_meta)}, which come in meta, and its views takes none: declare "
+            "views(self, patches, rng, meta)."
+        )
 
 
 def _check_params(params: object, who: str) -> None:

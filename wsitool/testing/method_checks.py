@@ -16,11 +16,14 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from wsitool.api import Method, Step
+from wsitool.api import Method, Progress, Step, to_float
 from wsitool.errors import PluginError, UsageError
+from wsitool.methods.meta import call_views
 from wsitool.methods.registry import check_method as check_class
 from wsitool.testing.processes import ClassAddress, import_effects, loss_and_gradients, on_two_ranks
 from wsitool.testing.subject import Subject, keep_randomness, seed_everything, stop_dropout
+from wsitool.training.config import PretrainConfig
+from wsitool.training.optim import make_optimizer
 
 __all__ = ["METHOD_CHECKS", "Check", "check_contract"]
 
@@ -91,10 +94,11 @@ def check_views(subject: Subject) -> None:
 def check_input_unmodified(subject: Subject) -> None:
     """The loader's batch is the same after views: it is reused."""
     patches = subject.patches()
-    before = patches.clone()
+    before, meta = patches.clone(), subject.meta(patches)
     with torch.no_grad():
-        subject.build().views(patches, Generator().manual_seed(0))
-    assert torch.equal(patches, before), (
+        call_views(subject.build(), patches, Generator().manual_seed(0), meta)
+    pairs = patches if meta.pairs is None else meta.pairs.roll(-1, dims=0)
+    assert torch.equal(patches, before) and torch.equal(pairs, before), (
         "views must not modify the patches it is given, and it did: use operations that return a new tensor."
     )
 
@@ -183,8 +187,8 @@ def _backward(loss: Tensor) -> None:
 
 def check_batch_sizes(subject: Subject) -> None:
     """Small and odd batches and patch sizes work: the last batch of an epoch is one."""
-    # 33 px: an odd size finds assumptions about halving.
-    for count, size in ((2, 32), (3, 32), (5, 33), (7, 48)):
+    # 33 px: an odd size finds assumptions about halving; tokens are whole, an odd number of them does.
+    for count, size in ((2, 32), (3, 32), (5, 40 if subject.needs_tokens else 33), (7, 48)):
         loss = subject.step(subject.build(), count, size).loss
         assert bool(torch.isfinite(loss).all()), (
             f"The loss of {count} patches of {size} px must be finite, got {loss}: guard statistics over "
@@ -239,12 +243,13 @@ def check_state_dict(subject: Subject) -> None:
 
 def _train(subject: Subject, method: Method[Any], steps: int) -> list[float]:
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.01)
-    # In place of the engine: views, loss, backward, step, after_step, in its order.
+    # In place of the engine: before_step, views, loss, backward, step, after_step, in its order.
     losses = []
     with keep_randomness():
         for number in range(steps):
             torch.manual_seed(number)
             optimizer.zero_grad()
+            method.before_step(Progress(step=number, steps=steps, epoch=0, share=number / steps, lr=0.01))
             loss = method.loss(subject.views(method, subject.patches(), seed=number)).loss
             _backward(loss)
             optimizer.step()
@@ -294,6 +299,27 @@ def check_loss_falls(subject: Subject) -> None:
     )
 
 
+def check_members(subject: Subject) -> None:
+    """Its own parameter groups and its exported encoder are parts of the method that can be used as such."""
+    method = subject.build()
+    try:
+        make_optimizer(method, PretrainConfig(method=subject.cls.__name__))
+    except PluginError as error:
+        raise AssertionError(str(error)) from None
+    encoder = method.encoder()
+    assert any(encoder is part for part in method.modules()), (
+        f"encoder() must return the backbone, or a frozen_copy of it that is a part of the method, got "
+        f"{type(encoder).__name__}: keep the copy as an attribute."
+    )
+    with torch.no_grad():
+        images = to_float(subject.patches(2))
+        features, expected = (part(images) for part in (encoder, method.backbone))
+    assert features.shape == expected.shape, (
+        f"encoder() must give features like the backbone's {tuple(expected.shape)}, got "
+        f"{tuple(features.shape)}: return the copy of the backbone alone, without heads."
+    )
+
+
 def check_import(subject: Subject) -> None:
     """Importing the plugin changes nothing for the rest of the program."""
     effects = import_effects(ClassAddress.of(subject.cls))
@@ -310,7 +336,7 @@ def check_distributed(subject: Subject) -> None:
     state = {name: value.clone() for name, value in method.state_dict().items()}
     # Views once, in this process: both sides see the very same.
     with torch.no_grad():
-        views = method.views(subject.patches(_DDP_BATCH), Generator().manual_seed(0))
+        views = subject.views(method, subject.patches(_DDP_BATCH))
     views = {name: view.double() if view.is_floating_point() else view for name, view in views.items()}
     stop_dropout(method)
     loss, gradients = loss_and_gradients(method, views)
@@ -342,6 +368,7 @@ METHOD_CHECKS: tuple[Check, ...] = (
     check_state_dict,
     check_pickling,
     check_loss_falls,
+    check_members,
     check_import,
     check_distributed,
 )

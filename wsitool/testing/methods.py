@@ -60,5 +60,5 @@ def check_method(
     contract = result_of(check_contract, subject)
     if not contract.passed:
         return [contract]
-    subject.make_params()  # a wrong --set is the caller's error, not sixteen failed checks
+    subject.make_params()  # a wrong --set is the caller's error, not seventeen failed checks
     return run_checks(METHOD_CHECKS, subject, title=cls.__name__, reporter=reporter)

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsitool.api import Method, Params
+from wsitool.api import Meta, Method, Params, Progress
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.device import choose_device, pin_threads
 from wsitool.backbones.precision import effective_precision, tuned
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import UsageError
 from wsitool.loading import PatchLoader
+from wsitool.methods.meta import check_needs, describer, find_pairs, first_batch
 from wsitool.methods.registry import blame_plugin, load_method
 from wsitool.store.collection import Collection
 from wsitool.store.reader import Tally
@@ -31,12 +32,14 @@ from wsitool.training.engine import run_steps
 from wsitool.training.fit import prepare
 from wsitool.training.module import Schedule, Training, make_views
 from wsitool.training.operations import Operations
+from wsitool.training.parts import recipe_of
 from wsitool.training.stream import BatchStream
 
 __all__ = ["BenchResult", "Steps", "bench"]
 
 # Of the rate of steps on views that are there already: below it, something else than the network limits.
 _GOOD_SHARE = 0.95
+_HALFWAY = Progress(step=50, steps=100, epoch=0, share=0.5, lr=1e-4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,11 +196,17 @@ def _uploading(collection: Collection, batch_size: int, device: torch.device, se
 
 
 def _endless(collection: Collection, config: PretrainConfig, device: torch.device) -> BatchStream:
+    kind = load_method(config.method)
     loader = PatchLoader(
-        collection, batch_size=config.batch_size, threads=config.threads, drop_last=True, device=device
+        collection,
+        batch_size=config.batch_size,
+        threads=config.threads,
+        drop_last=True,
+        device=device,
+        pairs=find_pairs(kind, collection),
     )
     # Whoever reads it stops by the clock.
-    return BatchStream(loader, total=1 << 40)
+    return BatchStream(loader, total=1 << 40, describe=describer(kind, collection))
 
 
 Views = dict[str, Tensor]
@@ -207,10 +216,12 @@ class Steps:
     """The training of `pretrain`, measured in parts; each goes on from the weights of the one before."""
 
     def __init__(self, collection: Collection, config: PretrainConfig, device: torch.device) -> None:
-        self._collection, self._config, self._device = collection, config, device
+        self._device = device
         kind = load_method(config.method)
         params: Params = kind.params_type.from_preset("paper", {})
         encoder = build_backbone(config.backbone, init="random")
+        check_needs(kind, config.method, collection, encoder)
+        config = self._config = config.with_recipe(recipe_of(kind, encoder)[0])
         with blame_plugin(config.method, "its set-up"):
             method: Method[Any] = kind(encoder, encoder.feature_dim, params)
         pin_threads()
@@ -218,8 +229,8 @@ class Steps:
         schedule = Schedule(per_epoch=1, epochs=stream.total)
         self._training: Training = prepare(method, encoder, config, schedule, stream, device)
         # The same patches every time: reading has its own figure.
-        patches = torch.from_numpy(collection.read(np.arange(config.batch_size)))
-        self._patches = patches.to(device).permute(0, 3, 1, 2)
+        rows = torch.arange(config.batch_size)
+        self._patches, self._meta = first_batch(kind, collection, rows, device=str(device))
         self._deadline = math.inf
         self._batches = 0
 
@@ -228,7 +239,7 @@ class Steps:
         numbers = itertools.count()
 
         def views() -> None:
-            self._views(self._patches, next(numbers))
+            self._views(self._patches, next(numbers), self._meta)
 
         # The first call allocates, compiles kernels and fills caches.
         views()
@@ -237,11 +248,11 @@ class Steps:
 
     def same_views(self) -> Iterator[Views]:
         """Views made once, again and again."""
-        return itertools.repeat(self._views(self._patches, 0))
+        return itertools.repeat(self._views(self._patches, 0, self._meta))
 
     def batches(self) -> Iterator[Views]:
         """Views of batches of the loader, as a training has them."""
-        return (self._views(item["patches"], item["step"]) for item in self._training.stream)
+        return (self._views(item["patches"], item["step"], item["meta"]) for item in self._training.stream)
 
     def rate(self, batches: Iterable[Views], seconds: float) -> float:
         """Patches per second of training on `batches`."""
@@ -258,12 +269,12 @@ class Steps:
         """Kernels and waits of one batch, its views with it."""
         self._deadline = math.inf
         with Operations(self._device) as counted:
-            self._train(iter((self._views(self._patches, 1),)))
+            self._train(iter((self._views(self._patches, 1, self._meta),)))
         # On a CPU nothing is waited for: an operation is over when it returns.
         return counted.kernels.total(), 0 if self._device.type == "cpu" else counted.waits
 
-    def _views(self, patches: Tensor, number: int) -> Views:
-        return make_views(self._training.module.method, patches, self._config, number)
+    def _views(self, patches: Tensor, number: int, meta: Meta | None) -> Views:
+        return make_views(self._training.module.method, patches, self._config, number, meta)
 
     def _train(self, batches: Iterator[Views]) -> None:
         training = self._training
@@ -278,6 +289,8 @@ class Steps:
     # What the loop asks for.
 
     def begin(self, batch: Views) -> bool:
+        with blame_plugin(self._config.method, "before_step"):
+            self._training.module.method.before_step(_HALFWAY)
         return True
 
     def loss(self, network: nn.Module, batch: Views) -> Tensor:

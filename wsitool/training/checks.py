@@ -89,6 +89,9 @@ def check_same(state: State, config: PretrainConfig, data: str) -> Changes:
     """
     # As JSON has them: tuples as lists and keys as text, which is how the checkpoint's side was written.
     now, before = (json.loads(json.dumps(each)) for each in (config.to_dict(), state["config"]))
+    if isinstance(before.get("params"), dict):
+        # A parameter that a method has since got was not to be chosen.
+        now["params"] = {name: now["params"].get(name) for name in before["params"]}
     differing = {
         name: [value, now[name]]
         for name, value in before.items()

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, asdict, dataclass, replace
 from typing import Any
 
 from wsitool.base.parameters import Params, hparam, internal
+from wsitool.base.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
-__all__ = ["ACCELERATORS", "LARGEST_LR", "LOGGERS", "OPTIMIZERS", "PRECISIONS", "SCHEDULES", "PretrainConfig"]
+__all__ = ["ACCELERATORS", "LARGEST_LR", "LOGGERS", "OPTIMIZERS", "PRECISIONS", "RECIPE", "PretrainConfig"]
 
-OPTIMIZERS = ("adam", "adamw", "sgd", "lars")
-SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("auto", "32", "bf16", "16")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 LARGEST_LR = 1e30  # optimisers compute in float32 with it
 LOGGERS = ("none", "tensorboard")
+# What is the method's recipe where it is not given.
+RECIPE = (
+    *("optimizer", "lr", "schedule", "warmup", "weight_decay", "final_weight_decay", "clip_grad"),
+    "layer_decay",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(Params):
-    """How to train; `params` are the method's own.
+    """How to train; `params` are the method's own, `RECIPE` names what its recipe decides where it is None.
 
     UsageError for a value out of bounds.
     """
@@ -37,11 +41,24 @@ class PretrainConfig(Params):
     image_size: int | None = hparam(
         None, "What the patches are resized to; without it their own size.", ge=16, le=4096, unit="px"
     )
-    optimizer: str = hparam("adam", "How weights follow gradients.", choices=OPTIMIZERS)
-    lr: float = hparam(3e-4, "Highest learning rate.", gt=0, le=LARGEST_LR)
-    schedule: str = hparam("cosine", "Course of the learning rate.", choices=SCHEDULES)
-    warmup: float = hparam(0.0, "Share of the steps with a rising learning rate.", ge=0, lt=1)
-    weight_decay: float = hparam(1e-6, "Not applied to biases and norms.", ge=0)
+    optimizer: str | None = hparam(
+        None,
+        "How weights follow gradients; not given, it and the next are the recipe's.",
+        choices=OPTIMIZERS,
+    )
+    lr: float | None = hparam(
+        None, "Highest learning rate; without it the recipe's for the patches of a step.", gt=0, le=LARGEST_LR
+    )
+    schedule: str | None = hparam(None, "Course of the learning rate.", choices=SCHEDULES)
+    warmup: float | None = hparam(None, "Share of the steps with a rising learning rate.", ge=0, lt=1)
+    weight_decay: float | None = hparam(None, "Not applied to biases and norms.", ge=0)
+    final_weight_decay: float | None = hparam(
+        None, "Where --weight-decay goes along a cosine; without it (and a recipe's) it stays.", ge=0
+    )
+    clip_grad: float | None = hparam(None, "Largest norm of a step's gradient; 0: any.", ge=0)
+    layer_decay: float | None = hparam(
+        None, "Factor of the rate from block to block of a transformer, last to first.", gt=0, le=1
+    )
     precision: str = hparam(
         "auto",
         "Bits of the network's products; auto: bf16 on CUDA that computes in it, else 32; 16: GPUs only.",
@@ -70,6 +87,35 @@ class PretrainConfig(Params):
     def processes(self) -> int:
         """How many processes train together, one per device."""
         return self.devices * self.num_nodes
+
+    @property
+    def whole_batch(self) -> int:
+        """Patches of a batch over all processes."""
+        return self.batch_size * self.processes
+
+    @property
+    def patches_per_step(self) -> int:
+        """Of all processes and accumulated batches together."""
+        return self.whole_batch * self.accumulate
+
+    @property
+    def recipe(self) -> Recipe:
+        """How weights are trained; what is not given is the default recipe's."""
+        given = {name: getattr(self, name) for name in RECIPE}
+        return Recipe(**{name: value for name, value in given.items() if value is not None})
+
+    def with_recipe(self, recipe: Recipe) -> PretrainConfig:
+        """The same with what was not given taken from `recipe`.
+
+        Of the recipe of another optimiser than the one given nothing is taken, nor its final decay where a
+        decay is given.
+        """
+        if self.optimizer not in (None, recipe.optimizer):
+            recipe = Recipe(optimizer=self.optimizer or recipe.optimizer)
+        values = asdict(recipe) | {"lr": recipe.lr_for(self.patches_per_step)}
+        if self.weight_decay is not None:
+            values["final_weight_decay"] = None
+        return replace(self, **{name: values[name] for name in RECIPE if getattr(self, name) is None})
 
     @property
     def memory_advice(self) -> str:

@@ -50,7 +50,9 @@ class FeatureWatch:
 
     def __init__(self, backbone: nn.Module) -> None:
         self._latest: Tensor | None = None
-        self._handle = backbone.register_forward_hook(self._keep)
+        # Of an encoder the place that features pass whether they were asked for alone or beside tokens.
+        place = getattr(backbone, "output", backbone)
+        self._handle = place.register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         # Only in training: the held-out loss and the probes run through the same backbone.
@@ -95,14 +97,39 @@ class Diagnostics:
             self.warnings[kind] = message
             self._reporter.warn(message)
 
-    def before(self, *, uses_batch_negatives: bool, batch: int, accumulate: int) -> None:
-        """Look at the batch size before anything is computed."""
+    def before(
+        self,
+        *,
+        uses_batch_negatives: bool,
+        batch: int,
+        accumulate: int,
+        memory: int = 0,
+        keys: int = 0,
+        patches: int = 0,
+    ) -> None:
+        """Look at the batch size, and at a `memory` of keys, before anything is computed.
+
+        `keys` is how many will be written to it in all, of `patches` patches.
+        """
         if uses_batch_negatives and batch < _SMALL_CONTRASTIVE_BATCH:
             note = " (--accumulate adds none)" if accumulate > 1 else ""
             self._warn(
                 "small batch",
                 f"The method learns from the other patches of a batch, and {batch} patches give each view "
                 f"only {2 * batch - 2} negatives{note}: raise --batch-size if memory allows.",
+            )
+        if memory > keys:
+            self._warn(
+                "queue",
+                f"The method keeps {memory} earlier patches as negatives and only {keys} will ever be "
+                f"written, the rest stay random vectors: pass a shorter --queue, below the {patches} patches "
+                "at hand.",
+            )
+        elif memory and memory >= patches:
+            self._warn(
+                "queue",
+                f"The method keeps {memory} earlier patches as negatives and there are {patches}: a patch "
+                "meets its own earlier self as a negative; pass a shorter --queue.",
             )
 
     def after_reading(self, skipped: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsitool.api import Method, world_size
+from wsitool.api import Method, Progress, world_size
 from wsitool.backbones.device import keep_freed_memory
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.precision import Precision
@@ -16,7 +16,7 @@ from wsitool.training.config import PretrainConfig
 from wsitool.training.engine import run_steps
 from wsitool.training.module import PretrainModule, Schedule, Training
 from wsitool.training.monitor import Monitor
-from wsitool.training.optim import learning_rate, make_optimizer
+from wsitool.training.optim import hold_frozen, learning_rate, make_optimizer, set_rates
 from wsitool.training.ranks import shared
 from wsitool.training.stream import BatchStream, Item
 from wsitool.training.sync_norm import synchronise
@@ -74,6 +74,7 @@ class _Pretraining:
     def __init__(self, training: Training, monitor: Monitor) -> None:
         self._training, self._monitor = training, monitor
         self._module = training.module
+        self._share = 0.0
 
     def begin(self, batch: Item) -> bool:
         config, schedule = self._module.config, self._module.schedule
@@ -81,16 +82,30 @@ class _Pretraining:
         step = batch["step"] // schedule.accumulate
         # Set here and not by a scheduler: the rate follows from the position, so a checkpoint need not hold
         # its state.
-        for group in self._training.optimizer.param_groups:
-            group["lr"] = learning_rate(config, step, schedule.steps)
+        set_rates(self._training.optimizer, config, step, schedule.steps)
+        self._share = step / schedule.steps
+        # Before the first of accumulated batches: they are of one step.
+        if batch["step"] % schedule.accumulate == 0:
+            progress = Progress(
+                step=step,
+                steps=schedule.steps,
+                epoch=batch["step"] // schedule.per_epoch,
+                share=self._share,
+                lr=learning_rate(config, step, schedule.steps),
+            )
+            with blame_plugin(config.method, "before_step"):
+                self._module.method.before_step(progress)
         return schedule.is_step(batch["step"])
 
     def loss(self, network: nn.Module, batch: Item) -> Tensor:
-        loss: Tensor = network(batch["patches"], batch["step"])
+        # By place: several processes' wrapper looks at what is given by name.
+        loss: Tensor = network(batch["patches"], batch["step"], batch["meta"])
         return loss
 
     def before_step(self) -> None:
         self._monitor.before_step()
+        hold_frozen(self._training.optimizer, self._share)
+        self._training.precision.clip(self._training.optimizer, self._module.config.recipe.clip_grad)
 
     def after_step(self, batch: Item) -> None:
         # Here and not after the batch: a checkpoint saved then must hold the updated teacher or queue.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wsitool.api import Method, Step, rank, resize
+from wsitool.api import Meta, Method, Step, rank, resize
 from wsitool.backbones.precision import Precision
 from wsitool.errors import PluginError
+from wsitool.methods.meta import call_views
 from wsitool.methods.registry import blame_plugin
 from wsitool.training.config import PretrainConfig
 from wsitool.training.seeding import seed_networks, seed_of, step_generator
@@ -45,16 +47,23 @@ class Schedule:
 
 
 def compute_step(
-    method: Method[Any], patches: Tensor, config: PretrainConfig, step: int, watch: Stopwatch | None = None
+    method: Method[Any],
+    patches: Tensor,
+    config: PretrainConfig,
+    step: int,
+    *,
+    meta: Meta | None = None,
+    watch: Stopwatch | None = None,
 ) -> Step:
     """Views and loss of batch number `step`; all randomness follows from (seed, step, rank).
 
-    `patches` uint8 (B, 3, P, P) are resized to the run's image size first. `watch` counts the time of views.
+    `patches` uint8 (B, 3, P, P) are resized to the run's image size first. `meta` is for methods that ask for
+    it, `watch` counts the time of views.
     """
     # A fourth number, so that networks and views of one step do not draw from the same stream.
     seed_networks(seed_of(config.seed, step, rank(), 1), patches.device)
     with (watch or Stopwatch()).running(patches.device):
-        views = make_views(method, patches, config, step)
+        views = make_views(method, patches, config, step, meta)
     with blame_plugin(config.method, "loss"):
         made = method.loss(views)
         if not isinstance(made, Step):
@@ -62,16 +71,20 @@ def compute_step(
         return made
 
 
-def make_views(method: Method[Any], patches: Tensor, config: PretrainConfig, step: int) -> dict[str, Tensor]:
+def make_views(
+    method: Method[Any], patches: Tensor, config: PretrainConfig, step: int, meta: Meta | None = None
+) -> dict[str, Tensor]:
     """The views of batch number `step`: of `patches` uint8 (B, 3, P, P) at the run's image size."""
     # In float32 whatever the run's precision: autocast would do the products of crop and blur in 16 bits.
     with torch.no_grad(), torch.autocast(patches.device.type, enabled=False):
         if config.image_size is not None:
             patches = resize(patches, config.image_size)
+            if meta is not None and meta.pairs is not None:
+                meta = dataclasses.replace(meta, pairs=resize(meta.pairs, config.image_size))
         with blame_plugin(config.method, "views"):
             # By the batch's number, from the start of training and not of the process: a resumed run draws
             # the same.
-            return method.views(patches, step_generator(config.seed, step, rank()))
+            return call_views(method, patches, step_generator(config.seed, step, rank()), meta)
 
 
 class PretrainModule(nn.Module):
@@ -93,9 +106,9 @@ class PretrainModule(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def forward(self, patches: Tensor, step: int) -> Tensor:
+    def forward(self, patches: Tensor, step: int, meta: Meta | None = None) -> Tensor:
         """The loss of `patches` (B, 3, P, P) uint8 as batch number `step`; PluginError where it is none."""
-        self.last = compute_step(self.method, patches, self.config, step, self.augmenting)
+        self.last = compute_step(self.method, patches, self.config, step, meta=meta, watch=self.augmenting)
         _check_loss(self.last.loss, self.config.method)
         return self.last.loss
 

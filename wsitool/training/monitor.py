@@ -94,6 +94,8 @@ class Monitor:
         self._metrics: MetricsFile | None = None
         self._pending: list[_Pending] = []
         self._seen: list[tuple[_Pending, dict[str, float]]] = []
+        # Of the step in hand: its batches may be looked at in two parts.
+        self._parts: list[dict[str, float]] = []
         self._measured: dict[str, float] = {}
         # Monotonic: the clock of the day may be set while a run lasts.
         self._saved_at = self._flushed_at = time.monotonic()
@@ -154,7 +156,8 @@ class Monitor:
         values |= {name: value.detach() for name, value in last.metrics.items()}
         if self._gradient is not None:
             values[_GRADIENT], self._gradient = self._gradient, None
-        lr = float(self._training.optimizer.param_groups[0]["lr"])
+        first = self._training.optimizer.param_groups[0]
+        lr = float(first["lr"]) / first.get("lr_scale", 1.0)
         self._pending.append(_Pending(item["step"], values, item["indices"], lr))
         # Ranks have equal batches, see `PatchLoader`.
         self.images += len(item["indices"]) * world_size()
@@ -225,12 +228,13 @@ class Monitor:
         if not self._seen:
             return
         speed = self._speed()
-        rows = [
-            _row(entry, values, module) | speed
-            # One row an optimiser step, of the last of its batches.
-            for entry, values in self._seen
-            if module.schedule.is_step(entry.batch)
-        ]
+        rows: list[Row] = []
+        for entry, values in self._seen:
+            self._parts.append(values)
+            # One row an optimiser step: the mean of its batches.
+            if module.schedule.is_step(entry.batch):
+                rows.append(_row(entry, _mean(self._parts), module) | speed)
+                self._parts.clear()
         self._seen.clear()
         if not rows:
             return
@@ -307,6 +311,13 @@ def _means_over_ranks(pending: Sequence[dict[str, Tensor]]) -> list[dict[str, fl
 def _row(entry: _Pending, values: dict[str, float], module: PretrainModule) -> Row:
     step = math.ceil((entry.batch + 1) / module.schedule.accumulate)
     return {"step": step, "epoch": entry.batch // module.schedule.per_epoch + 1, **values, "lr": entry.lr}
+
+
+def _mean(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of the batches of a step; a name that some lack is the mean of the others."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    values = {name: [part[name] for part in parts if name in part] for name in names}
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
 
 
 def _rows_of_epoch(metrics: Path, module: PretrainModule, done: int, steps: int) -> list[Row]:

@@ -16,6 +16,7 @@ from wsitool.backbones.features import encode
 from wsitool.backbones.neighbours import neighbour_votes
 from wsitool.errors import UsageError
 from wsitool.loading import PatchLoader
+from wsitool.methods.meta import describer
 from wsitool.store.collection import Collection
 from wsitool.training.module import PretrainModule, compute_step
 from wsitool.training.seeding import seed_of
@@ -66,6 +67,7 @@ def held_out_loss(module: PretrainModule, loader: PatchLoader) -> float:
     gathers.
     """
     losses: list[Tensor] = []
+    describe = describer(type(module.method), loader.collection)
     with _evaluating(module.method):
         # The first batch again, whatever the loader has done since.
         loader.load_state_dict(loader.state_dict() | {"epoch": 0, "step": 0})
@@ -73,7 +75,8 @@ def held_out_loss(module: PretrainModule, loader: PatchLoader) -> float:
             # A last batch of one: most losses need company, none is wrong without it.
             if len(batch) >= 2:
                 # Numbers no training step has: the views must not be those of a step.
-                step = compute_step(module.method, batch.patches, module.config, -number - 1)
+                meta = None if describe is None else describe(batch)
+                step = compute_step(module.method, batch.patches, module.config, -number - 1, meta=meta)
                 losses.append(step.loss.float())
     mean = torch.stack(losses).mean()
     # Ranks have equal shares, so the mean of means is the mean.

@@ -12,10 +12,8 @@ from typing import Any
 
 import torch
 
-from wsitool.api import Method
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.device import pin_threads
-from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.files import is_saved, save_encoder
 from wsitool.backbones.precision import tuned
 from wsitool.base.files import write_json
@@ -27,7 +25,8 @@ from wsitool.base.paths import as_list
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import UsageError
 from wsitool.loading import PatchLoader
-from wsitool.methods.registry import blame_plugin, load_method
+from wsitool.methods.meta import check_needs, describer, find_pairs
+from wsitool.methods.registry import load_method
 from wsitool.store.collection import Collection, open_collection
 from wsitool.training.checkpoint import load_method_state, restore
 from wsitool.training.checks import (
@@ -48,13 +47,14 @@ from wsitool.training.loggers import MetricLogger, TensorBoard
 from wsitool.training.metrics_file import read_metrics
 from wsitool.training.module import Schedule
 from wsitool.training.monitor import Monitor, Start
+from wsitool.training.parts import as_begun, check_step, exported_encoder, make_method, recipe_of
 from wsitool.training.probe import probe_rows, split_groups
 from wsitool.training.ranks import joined
 from wsitool.training.record import Stores, read_facts, run_card, run_facts
 from wsitool.training.result import PretrainResult, known_figures, last_loss
 from wsitool.training.review import EpochReview
-from wsitool.training.seeding import seed_of
 from wsitool.training.stream import BatchStream
+from wsitool.training.words import changes_words, recipe_words
 
 __all__ = ["PretrainResult", "pretrain"]
 
@@ -98,6 +98,8 @@ def pretrain(
     # Around the look at what is there: two runs that begin at once must not both find the folder empty.
     with _only_writer(Path(out)):
         state = previous_state(Path(out), resume=resume, overwrite=overwrite)
+        if state is not None:
+            config = as_begun(config, state["config"])
         with explain_memory(config.memory_advice):
             run = _Run(config, stores, Path(out), reporter, member)
         # Only now, as a state is compared with effective options: backbone and parameters are known by the
@@ -142,17 +144,23 @@ class _Run:
         self.labelled = None if rows is None else everything.subset(rows)
         self.encoder = build_backbone(config.backbone, init=config.init, seed=config.seed)
         # As it came out: a resumed run is compared with what was meant by "the default".
-        self.config = dataclasses.replace(config, backbone=self.encoder.name, params=params.to_dict())
+        config = dataclasses.replace(config, backbone=self.encoder.name, params=params.to_dict())
+        recipe, self.recipe_source = recipe_of(method_type, self.encoder)
+        self.config = config.with_recipe(recipe)
+        self.pairs = check_needs(method_type, config.method, self.collection, self.encoder, reporter)
         self.image_size = config.image_size or self.collection.patch_size
         check_size(self.encoder, self.image_size)
         self.card = run_card(self.encoder.card, self.config, self.collection, stores)
-        self.method = _make_method(method_type, self.encoder, params, self.config)
+        self.method = make_method(method_type, self.encoder, params, self.config)
+        check_step(self.method, self.collection, self.config)
+        # Of a method with a teacher that, with its own weights; the backbone is what is trained.
+        self.exported = exported_encoder(self.method, config.method)
         self.diagnostics = Diagnostics(reporter, shortcut_metric=method_type.shortcut_metric)
         self.monitor: Monitor | None = None
         self.schedule = Schedule(
             # Whole batches only (`drop_last`): ranks must have equal ones, and the order is new each epoch,
             # so no patch is left out for good.
-            per_epoch=len(self.collection) // (config.batch_size * config.processes),
+            per_epoch=len(self.collection) // config.whole_batch,
             epochs=config.epochs,
             accumulate=config.accumulate,
         )
@@ -194,7 +202,7 @@ class _Run:
         if state["method"] is not None:
             load_method_state(state, self.method)
         # A checkpoint that was removed cannot be compared; the file was complete when the record said so.
-        is_whole = state["method"] is None or is_saved(self.encoder, self.out / "encoder.safetensors")
+        is_whole = state["method"] is None or is_saved(self.exported, self.out / "encoder.safetensors")
         record = read_facts(self.out)
         if record.get("status") == "complete" and is_whole:
             self.reporter.say(f"The run in '{self.out}' is finished, and is left as it is.")
@@ -227,12 +235,10 @@ class _Run:
         self.reporter.say(
             f"{config.method} on {len(self.collection)} patches of {len(self.card.lineage[-1].slides)} slides"
             f"{held_out}, {config.backbone} from {self.encoder.card.chain}, {config.epochs} epochs of "
-            f"{self.schedule.per_epoch} batches of {config.batch_size * config.processes}{going_on}."
+            f"{self.schedule.per_epoch} batches of {config.whole_batch}{going_on}."
         )
         if self.changes:
-            told = ", ".join(f"{name} was {was} and is {now}" for name, (was, now) in self.changes.items())
-            rate = "; the learning rate follows the new number of epochs" if "epochs" in self.changes else ""
-            self.reporter.say(f"It goes on with other options, as run.json notes: {told}{rate}.")
+            self.reporter.say(changes_words(self.changes))
         if device.type == "cuda" and config.precision == "32":
             self.reporter.say(
                 "Products of matrices are computed in TF32, of 10 bits, as --precision 32 is on CUDA."
@@ -241,10 +247,15 @@ class _Run:
             self.reporter.warn(
                 "There is no probe: it needs labels of two classes and patients of two groups."
             )
+        if said := recipe_words(config, self.recipe_source):
+            self.reporter.say(said)
         self.diagnostics.before(
             uses_batch_negatives=type(self.method).uses_batch_negatives,
-            batch=config.batch_size * config.processes,
+            batch=config.whole_batch,
             accumulate=config.accumulate,
+            memory=self.method.memory_size,
+            keys=self.schedule.batches * config.whole_batch,
+            patches=len(self.collection),
         )
 
     def _fit(
@@ -253,7 +264,7 @@ class _Run:
         """Train what is left; Interrupted where a signal asks to stop before all of it is done."""
         # Steps left, not batches: the bar counts what the optimiser does.
         steps = self.schedule.steps - done // self.schedule.accumulate
-        watch = FeatureWatch(self.encoder)
+        watch = FeatureWatch(self.exported)
         # Before the first step.
         pin_threads()
         with (
@@ -267,7 +278,12 @@ class _Run:
                 self.encoder,
                 self.config,
                 self.schedule,
-                BatchStream(self._loader(device, self.collection), total=self.schedule.batches, start=done),
+                BatchStream(
+                    self._loader(device, self.collection),
+                    total=self.schedule.batches,
+                    start=done,
+                    describe=describer(type(self.method), self.collection),
+                ),
                 device,
             )
             before = [] if state is None else state["skipped"]
@@ -310,12 +326,13 @@ class _Run:
             # Ranks gather from each other and so must hold equal shares of every batch.
             drop_last=not held_out or self.member.world_size > 1,
             device=device,
+            pairs=find_pairs(type(self.method), collection) if held_out else self.pairs,
         )
 
     def _review(self, device: torch.device, watch: FeatureWatch) -> EpochReview:
         held_out = self.held_out
         return EpochReview(
-            encoder=self.encoder,
+            encoder=self.exported,
             watch=watch,
             image_size=self.image_size,
             held_out=None if held_out is None else self._loader(device, held_out, held_out=True),
@@ -341,7 +358,7 @@ class _Run:
             from wsitool.training.curves import draw_curves
 
             # The record comes last: "complete" promises the other files.
-            save_encoder(self.encoder, result.encoder, result.card)
+            save_encoder(self.exported, result.encoder, result.card)
             draw_curves(rows, self.out / "curves.png")
             self._write_facts(status="complete", result=result.figures(), skipped=list(skipped))
         return result
@@ -381,13 +398,3 @@ def _split(everything: Collection, config: PretrainConfig) -> tuple[Collection, 
 
 def _groups(collection: Collection) -> set[str]:
     return {collection.groups[index] for index in set(collection.group_index.tolist())}
-
-
-def _make_method(
-    kind: type[Method[Any]], encoder: Encoder, params: Params, config: PretrainConfig
-) -> Method[Any]:
-    # As for the backbone: heads are drawn from the seed, and the caller's generator is put back.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(config.seed))
-        with blame_plugin(config.method, "__init__"):
-            return kind(encoder, encoder.feature_dim, params)

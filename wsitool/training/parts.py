@@ -1,0 +1,76 @@
+"""The method of a run and its recipe, made and checked before anything is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from wsitool.api import Method, Params, Recipe
+from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.tokens import is_transformer
+from wsitool.errors import PluginError
+from wsitool.methods.meta import first_batch
+from wsitool.methods.registry import blame_plugin
+from wsitool.store.collection import Collection
+from wsitool.training.config import RECIPE, PretrainConfig
+from wsitool.training.module import compute_step
+from wsitool.training.seeding import seed_of
+
+__all__ = ["TRANSFORMER", "as_begun", "check_step", "exported_encoder", "make_method", "recipe_of"]
+
+# Of methods whose own is for convolutions: MoCo v3's for transformers (Chen et al. 2021, arXiv:2104.02057).
+TRANSFORMER = Recipe(optimizer="adamw", lr=1.5e-4, batch=256, weight_decay=0.1, warmup=0.13)
+
+
+def recipe_of(kind: type[Method[Any]], encoder: Encoder) -> tuple[Recipe, str]:
+    """How `kind` trains `encoder` where the user does not say, and whose recipe that is."""
+    if is_transformer(encoder.trunk) and kind.recipe.optimizer != "adamw":
+        return TRANSFORMER, "the recipe for transformers (arXiv:2104.02057)"
+    return kind.recipe, "the study's settings" if kind.recipe == Recipe() else "the method's own recipe"
+
+
+def as_begun(config: PretrainConfig, before: dict[str, Any]) -> PretrainConfig:
+    """What a run that goes on was not given is as it was begun, by an earlier build too."""
+    values = config.to_dict()
+    missing = {name: before[name] for name in RECIPE if values[name] is None and name in before}
+    return PretrainConfig(**values | missing)
+
+
+def make_method(
+    kind: type[Method[Any]], encoder: Encoder, params: Params, config: PretrainConfig
+) -> Method[Any]:
+    """The method with its heads drawn from the run's seed; the caller's generator is put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(config.seed))
+        with blame_plugin(config.method, "__init__"):
+            return kind(encoder, encoder.feature_dim, params)
+
+
+def exported_encoder(method: Method[Any], name: str) -> Encoder:
+    """What the method says is to be exported; PluginError unless it is its backbone or a copy of that."""
+    with blame_plugin(name, "encoder"):
+        encoder = method.encoder()
+    if not isinstance(encoder, Encoder) or all(encoder is not part for part in method.modules()):
+        raise PluginError(
+            f"The encoder() of method '{name}' must return its backbone or a frozen_copy of that which it "
+            f"keeps as a part of itself, got {type(encoder).__name__}: its author must correct it."
+        )
+    return encoder
+
+
+def check_step(method: Method[Any], collection: Collection, config: PretrainConfig) -> None:
+    """Views and loss of two patches, without training: what a backbone cannot do shows before the run.
+
+    For methods that need tokens, as not every network with tokens can hide some. On the CPU; raises what the
+    method raises.
+    """
+    if "tokens" not in method.needs:
+        return
+    patches, meta = first_batch(type(method), collection, torch.arange(2))
+    modes = {part: part.training for part in method.modules()}
+    method.eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        compute_step(method, patches, config, -1, meta=meta)
+    for part, training in modes.items():
+        part.training = training

@@ -1,0 +1,37 @@
+"""What a run says of itself when it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from wsitool.base.recipe import Recipe
+from wsitool.training.config import PretrainConfig
+
+__all__ = ["changes_words", "recipe_words"]
+
+
+def recipe_words(config: PretrainConfig, source: str) -> str:
+    """How weights are trained and who says so, `source` where the user did not.
+
+    "" for the study's settings: what nobody chose is not chosen without a word.
+    """
+    recipe = config.recipe
+    if recipe == Recipe():
+        return ""
+    decay = f"{recipe.weight_decay:g}"
+    if recipe.final_weight_decay is not None:
+        decay += f" to {recipe.final_weight_decay:g}"
+    clip = f", gradients of norm {recipe.clip_grad:g} at most" if recipe.clip_grad else ""
+    layers = f", rates falling by {recipe.layer_decay:g} a block" if recipe.layer_decay < 1 else ""
+    return (
+        f"Trained by {recipe.optimizer} at lr {recipe.lr:.3g} for {config.patches_per_step} patches a step, "
+        f"{recipe.schedule}, {recipe.warmup:.0%} warm-up, weight decay {decay}{clip}{layers}: what was not "
+        f"given is {source}."
+    )
+
+
+def changes_words(changes: Mapping[str, list[object]]) -> str:
+    """With what other options a run goes on."""
+    told = ", ".join(f"{name} was {was} and is {now}" for name, (was, now) in changes.items())
+    rate = "; the learning rate follows the new number of epochs" if "epochs" in changes else ""
+    return f"It goes on with other options, as run.json notes: {told}{rate}."
