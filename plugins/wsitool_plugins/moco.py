@@ -51,6 +51,7 @@ class MoCo(Method[MoCoParams]):
             "negatives", F.normalize(torch.randn(params.queue, params.projection_dim), dim=1)
         )
         self.register_buffer("place", torch.zeros((), dtype=torch.long))
+        self.memory_size = params.queue
         # Not a buffer: keys wait for the optimiser step that they belong to.
         self._new_keys: list[Tensor] = []
 

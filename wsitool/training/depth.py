@@ -15,7 +15,7 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
 def block_depths(encoder: Encoder) -> dict[nn.Parameter, int]:
-    """Depth of each parameter: 0 for embeddings, 1 to n for blocks, n + 1 for what comes after them.
+    """Depth of each parameter: 0 for embeddings, 1 to n for blocks, n for what comes after them, as in timm.
 
     UsageError for a network without numbered blocks in a row.
     """
@@ -29,5 +29,5 @@ def block_depths(encoder: Encoder) -> dict[nn.Parameter, int]:
     for name, weight in encoder.trunk.named_parameters():
         block = _BLOCK.match(name)
         is_after = name.startswith(("norm.", "fc_norm.", "attn_pool."))
-        depths[weight] = int(block[1]) + 1 if block else (len(blocks) + 1 if is_after else 0)
+        depths[weight] = int(block[1]) + 1 if block else (len(blocks) if is_after else 0)
     return depths

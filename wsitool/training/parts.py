@@ -15,6 +15,7 @@ from wsitool.methods.registry import blame_plugin
 from wsitool.store.collection import Collection
 from wsitool.training.config import RECIPE, PretrainConfig
 from wsitool.training.module import compute_step
+from wsitool.training.optim import make_optimizer
 from wsitool.training.seeding import seed_of
 
 __all__ = ["TRANSFORMER", "as_begun", "check_step", "exported_encoder", "make_method", "recipe_of"]
@@ -60,11 +61,12 @@ def exported_encoder(method: Method[Any], name: str) -> Encoder:
 
 
 def check_step(method: Method[Any], collection: Collection, config: PretrainConfig) -> None:
-    """Views and loss of two patches, without training: what a backbone cannot do shows before the run.
+    """An optimiser, and for methods that need tokens views and loss of two patches, without training.
 
-    For methods that need tokens, as not every network with tokens can hide some. On the CPU; raises what the
-    method raises.
+    So that what the backbone cannot do shows before the run: not every network has blocks, or can hide
+    tokens. On the CPU; raises what the method raises.
     """
+    make_optimizer(method, config)
     if "tokens" not in method.needs:
         return
     patches, meta = first_batch(type(method), collection, torch.arange(2))
