@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from wsitool.api import Method, Step, ViewParams, all_gather, hparam, two_views
+from wsitool.api import Method, Recipe, Step, ViewParams, all_gather, hparam, two_views
 
 __all__ = ["BarlowTwins", "BarlowTwinsParams", "barlow_twins_loss"]
 
@@ -35,6 +35,7 @@ class BarlowTwins(Method[BarlowTwinsParams]):
     """
 
     params_type = BarlowTwinsParams
+    recipe = Recipe(optimizer="lars", lr=0.2, batch=256, weight_decay=1.5e-6, warmup=0.01)
 
     def __init__(self, backbone: nn.Module, feature_dim: int, params: BarlowTwinsParams) -> None:
         super().__init__(backbone, feature_dim, params)

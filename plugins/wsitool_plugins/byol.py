@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from wsitool.api import Method, Step, ViewParams, ema_update, frozen_copy, hparam, two_views
+from wsitool.api import Method, Recipe, Step, ViewParams, ema_update, frozen_copy, hparam, two_views
 
 __all__ = ["BYOL", "BYOLParams", "regression_loss"]
 
@@ -36,6 +36,7 @@ class BYOL(Method[BYOLParams]):
     """
 
     params_type = BYOLParams
+    recipe = Recipe(optimizer="lars", lr=0.2, batch=256, weight_decay=1.5e-6, warmup=0.01)
 
     def __init__(self, backbone: nn.Module, feature_dim: int, params: BYOLParams) -> None:
         super().__init__(backbone, feature_dim, params)

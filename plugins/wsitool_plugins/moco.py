@@ -9,7 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from wsitool.api import Method, Step, ViewParams, all_gather, ema_update, frozen_copy, hparam, two_views
+from wsitool.api import (
+    Method,
+    Recipe,
+    Step,
+    ViewParams,
+    all_gather,
+    ema_update,
+    frozen_copy,
+    hparam,
+    two_views,
+)
 
 __all__ = ["MoCo", "MoCoParams", "info_nce"]
 
@@ -34,6 +44,7 @@ class MoCo(Method[MoCoParams]):
     """
 
     params_type = MoCoParams
+    recipe = Recipe(optimizer="sgd", lr=0.03, batch=256, weight_decay=1e-4)
     negatives: Tensor
     place: Tensor
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from wsitool.api import Method, Step, ViewParams, hparam, two_views
+from wsitool.api import Method, Recipe, Step, ViewParams, hparam, two_views
 
 __all__ = ["SimSiam", "SimSiamParams", "negative_cosine"]
 
@@ -31,6 +31,7 @@ class SimSiam(Method[SimSiamParams]):
     """
 
     params_type = SimSiamParams
+    recipe = Recipe(optimizer="sgd", lr=0.05, batch=256, weight_decay=1e-4)
 
     def __init__(self, backbone: nn.Module, feature_dim: int, params: SimSiamParams) -> None:
         super().__init__(backbone, feature_dim, params)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from wsitool.api import Method, Step, ViewParams, all_gather, hparam, two_views
+from wsitool.api import Method, Recipe, Step, ViewParams, all_gather, hparam, two_views
 
 __all__ = ["VICReg", "VICRegParams", "covariance", "variance"]
 
@@ -36,6 +36,7 @@ class VICReg(Method[VICRegParams]):
     """
 
     params_type = VICRegParams
+    recipe = Recipe(optimizer="lars", lr=0.2, batch=256, weight_decay=1e-6, warmup=0.01)
 
     def __init__(self, backbone: nn.Module, feature_dim: int, params: VICRegParams) -> None:
         super().__init__(backbone, feature_dim, params)

@@ -28,6 +28,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "barlow-twins": {"projection_dim": 64},
     "moco": {"queue": 64},
     "context-encoder": {"width": 16},
+    "supcon": {},
+    "neighbours": {},
+    "dino": {"outputs": 64, "hidden_dim": 32, "local_crops": 2},
+    "mae": {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2},
+    "ibot": {"outputs": 32, "hidden_dim": 32, "local_crops": 2},
 }
 BAD: list[tuple[type[Method[Any]], str, str]] = [
     (bad_methods.Api, "contract", "API 2"),

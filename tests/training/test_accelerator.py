@@ -9,17 +9,19 @@ import torch
 from accelerator import DEVICE, accelerator
 from torch import Tensor, nn
 
+from wsitool.api import Meta, Progress
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.features import as_images
 from wsitool.methods.registry import load_method
 from wsitool.training.config import OPTIMIZERS, PretrainConfig
 from wsitool.training.module import compute_step
 from wsitool.training.monitor import _means_over_ranks
-from wsitool.training.optim import make_optimizer
+from wsitool.training.optim import hold_frozen, make_optimizer, set_rates
+from wsitool.training.precision import Precision
 
 _METHODS = (
     *("rotation", "jitter-rotation", "simclr", "byol", "simsiam", "vicreg", "barlow-twins", "moco"),
-    "context-encoder",
+    *("context-encoder", "supcon", "neighbours", "dino", "mae", "ibot"),
 )
 
 
@@ -31,14 +33,27 @@ def _patches() -> Tensor:
 @pytest.mark.parametrize("name", _METHODS)
 def test_a_step_of_each_method_never_waits(name: str, preset: str) -> None:
     kind = load_method(name)
-    encoder = build_backbone("resnet18", init="random")
+    encoder = build_backbone("timm:test_vit" if "tokens" in kind.needs else "resnet18", init="random")
     method = kind(encoder, encoder.feature_dim, kind.params_type.from_preset(preset, {})).to(DEVICE)
-    config = PretrainConfig(method=name, image_size=24)
+    config = PretrainConfig(method=name, image_size=48, clip_grad=1.0).with_recipe(kind.recipe)
     optimizer = make_optimizer(method, config)
-    patches = _patches()
+    patches, number = _patches(), torch.arange(8)
+    meta = Meta(
+        indices=number,
+        labels=number % 2,
+        store=number,
+        group=number,
+        coords=number[:, None].repeat(1, 2),
+        mpp=torch.ones(8),
+        pairs=_patches() if "pairs" in kind.needs else None,
+    )
     with accelerator() as counted:
-        step = compute_step(method, patches, config, 3)
+        method.before_step(Progress(step=1, steps=10, epoch=0, share=0.1, lr=0.1))
+        step = compute_step(method, patches, config, 3, meta=meta)
         step.loss.backward()  # type: ignore[no-untyped-call]  # torch's, unannotated
+        hold_frozen(optimizer, 0.0)
+        Precision("32", DEVICE).clip(optimizer, config.recipe.clip_grad)
+        set_rates(optimizer, config, 1, 10)
         optimizer.step()
         with torch.no_grad():
             method.after_step(0.5)

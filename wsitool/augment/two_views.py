@@ -115,14 +115,19 @@ def crops(patches: Tensor, rng: Generator, asked: Sequence[Crop], params: ViewPa
 
     One float32 (count * B, 3, S, S) in [0, 1] for each of `asked`: the first crops of all patches, then the
     second ones, and so on. Their scale is their own and not that of `params`. A device gets one copy for
-    each.
+    each size.
     """
-    made = []
-    for crop in asked:
-        drawn = [_draw(rng, patches.shape, params, crop) for _ in range(crop.count)]
-        make = _views if patches.device.type == "cpu" else _batched
-        made.append(make(patches, drawn, crop.size or patches.shape[-1]))
-    return made
+    drawn = [[_draw(rng, patches.shape, params, crop) for _ in range(crop.count)] for crop in asked]
+    sizes = [crop.size or patches.shape[-1] for crop in asked]
+    if patches.device.type == "cpu":
+        return [_views(patches, views, size) for views, size in zip(drawn, sizes, strict=True)]
+    made: dict[int, Tensor] = {}
+    for size in dict.fromkeys(sizes):
+        together = [number for number, other in enumerate(sizes) if other == size]
+        views = _batched(patches, [each for number in together for each in drawn[number]], size)
+        parts = views.split_with_sizes([asked[number].count * len(patches) for number in together])
+        made |= dict(zip(together, parts, strict=True))
+    return [made[number] for number in range(len(asked))]
 
 
 @dataclass(frozen=True, kw_only=True)
