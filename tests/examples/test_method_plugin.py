@@ -13,9 +13,11 @@ from types import ModuleType
 import lightly.loss
 import pytest
 import torch
+from click.testing import CliRunner
 from patch_stores import patch_folder
 
 from wsitool.backbones.card import read_card
+from wsitool.cli import main
 from wsitool.methods.scaffold import new_plugin
 from wsitool.testing import check_method
 
@@ -95,3 +97,12 @@ def test_pip_install_makes_the_method_appear_and_train(tmp_path: Path, which: st
     assert json.loads((run / "run.json").read_text())["params"]["projection_dim"] == 16
     checked = _wsitool(site, "plugin", "check", name)
     assert checked.returncode == 0 and "17 of 17 checks passed" in checked.stdout
+
+
+def test_the_example_that_needs_tokens_passes_the_checks_and_its_own_tests(tmp_path: Path) -> None:
+    project = PROJECT.parent / "token-plugin"
+    checked = CliRunner().invoke(main, ["plugin", "check", str(project)])
+    assert checked.exit_code == 0 and "simmim: 17 of 17 checks passed" in checked.output, checked.output
+    words = [sys.executable, "-m", "pytest", "-q", "-k", "by_hand", str(project)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout

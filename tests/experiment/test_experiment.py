@@ -266,6 +266,12 @@ def test_plan_file_and_its_mistakes(tmp_path: Path, data: Path) -> None:
         experiment(small_plan(data, fractions=(0.01, 1.0)), tmp_path / "x")
     with pytest.raises(LabelError, match="a single patch of plain, and 2 of each class are needed"):
         experiment(small_plan(data, fractions=(0.06, 1.0)), tmp_path / "x")
+    for name, message in (
+        ("supcon", "'supcon' learns from labels, so that an arm of it would know more of them"),
+        ("mae", "'mae' needs a backbone with tokens, and squeezenet1_1 has none"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            experiment(small_plan(data, methods=(name,), backbone="squeezenet1_1"), tmp_path / "x")
     with pytest.raises(UnknownMethodError, match=r"There is no method 'simclrr': did you mean 'simclr'"):
         experiment(small_plan(data, methods=("supervised", "simclrr")), tmp_path / "x")
     with pytest.raises(UsageError, match=r"pretrained on 3 group\(s\) of the test data \(p"):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wsitool.errors import LabelError
+from wsitool.backbones.build import build_backbone
+from wsitool.errors import LabelError, UsageError
 from wsitool.evaluation.leakage import check_pretraining
 from wsitool.evaluation.subsets import class_counts
 from wsitool.experiment.evaluation_splits import EvaluationSplit, auxiliary_data
 from wsitool.experiment.plan import ExperimentPlan, percent
+from wsitool.methods.meta import check_needs
 from wsitool.methods.registry import load_method
 
 __all__ = ["check_plan"]
@@ -22,14 +24,27 @@ def check_plan(plan: ExperimentPlan, splits: Sequence[EvaluationSplit]) -> None:
     _check_fractions(plan, splits)
     for arm in plan.arms:
         if arm.method is not None:
-            # Loading it is the check: a plugin that is broken or not installed is named now.
-            load_method(arm.method)
+            _check_method(arm.method, plan, splits)
     seen = {group for arm in plan.arms if arm.auxiliary for group in auxiliary_data(plan, arm).groups}
     if seen:
         # Each split's test set by itself, so that all are looked at.
         for split in splits:
             test = split.test.patches.groups.tolist()
             check_pretraining(seen, test, allowed=plan.allow_transductive)
+
+
+def _check_method(name: str, plan: ExperimentPlan, splits: Sequence[EvaluationSplit]) -> None:
+    # Loading it is a check: a plugin that is broken or not installed is named now.
+    kind = load_method(name)
+    if "labels" in kind.needs:
+        raise UsageError(
+            f"The method '{name}' learns from labels, so that an arm of it would know more of them than its "
+            "fraction: leave it out of --methods."
+        )
+    if kind.needs:
+        encoder = build_backbone(plan.backbone, init=plan.init)
+        for split in splits:
+            check_needs(kind, name, split.unlabelled, encoder)
 
 
 def _check_fractions(plan: ExperimentPlan, splits: Sequence[EvaluationSplit]) -> None:

@@ -119,6 +119,8 @@ def ensure(plan: ExperimentPlan, stage: Stage, folder: Path, reporter: Reporter)
         epochs=stage.epochs,
         # Subsets may be smaller than a batch.
         batch_size=min(plan.pretrain_batch_size, len(stage.data)),
+        # The rates of a plan are Adam's, as the study's were; no arm has a recipe of its own.
+        optimizer="adam",
         lr=stage.lr,
         image_size=plan.image_size,
         preset=plan.preset,
