@@ -20,6 +20,8 @@ def test_the_methods_parameters_are_options_in_their_own_section() -> None:
     assert "--temperature FLOAT" in own and "[above 0]" in own and "[default: 0.5]" in own
     assert "--d4 / --no-d4" in own and "--epochs" not in own
     assert "--epochs INTEGER" in engine and "--temperature FLOAT" not in engine
+    byol = " ".join(_run("--method", "byol", "--help").output.split())
+    assert "lars at lr 0.2 for each 256 patches of a step, cosine, 1% warm-up, weight decay 1.5e-06." in byol
     assert "Options of rotation" in _run("--method=rotation", "--help").output
     assert "Add --method NAME before --help" in _run("--help").output
 

@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 import click
 
+from wsitool.base.recipe import Recipe
 from wsitool.cli.command import Command
 from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import DeclaredOption, declared
 from wsitool.cli.options import json_option, out_option
 from wsitool.errors import PluginError, WsitoolError
 from wsitool.training.config import PretrainConfig
+from wsitool.training.words import rates_words
 
 __all__ = ["METHOD_PREFIX", "MethodCommand", "command"]
 
@@ -29,6 +31,8 @@ class _MethodOption(DeclaredOption):
 
 class MethodCommand(Command):
     """Adds the chosen method's parameters, which are known only once --method has been read."""
+
+    recipe = Recipe()  # of the method, by then
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         name = _peek(args, "--method")
@@ -46,6 +50,7 @@ class MethodCommand(Command):
     def _method_options(self, name: str) -> list[click.Option]:
         from wsitool.methods.registry import load_method, origin_of
 
+        self.recipe = load_method(name).recipe
         taken = {option for parameter in self.params for option in parameter.opts}
         specs = load_method(name).params_type.hparams()
         options = [_MethodOption(spec, prefix=METHOD_PREFIX, unset=True) for spec in specs]
@@ -72,6 +77,11 @@ class MethodCommand(Command):
         if name:
             with formatter.section(f"Options of {name}"):
                 formatter.write_dl(method_records or [("(none)", "This method has nothing to set.")])
+            if self.name == "pretrain":
+                with formatter.section(f"How {name} is trained where its options are not given"):
+                    batch = self.recipe.batch
+                    size = "for any batch" if batch is None else f"for each {batch} patches of a step"
+                    formatter.write_text(f"{rates_words(self.recipe, size)}.")
         with formatter.section("Options"):
             formatter.write_dl(engine)
         if not name:

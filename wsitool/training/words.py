@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from wsitool.base.recipe import Recipe
 from wsitool.training.config import PretrainConfig
 
-__all__ = ["changes_words", "recipe_words"]
+__all__ = ["changes_words", "rates_words", "recipe_words"]
 
 
 def recipe_words(config: PretrainConfig, source: str) -> str:
@@ -15,18 +15,22 @@ def recipe_words(config: PretrainConfig, source: str) -> str:
 
     "" for the study's settings: what nobody chose is not chosen without a word.
     """
-    recipe = config.recipe
-    if recipe == Recipe():
+    if config.recipe == Recipe():
         return ""
+    words = rates_words(config.recipe, f"for {config.patches_per_step} patches a step")
+    return f"Trained by {words}: what was not given is {source}."
+
+
+def rates_words(recipe: Recipe, size: str) -> str:
+    """A recipe in a line; `size` says for steps of how many patches its rate is."""
     decay = f"{recipe.weight_decay:g}"
     if recipe.final_weight_decay is not None:
         decay += f" to {recipe.final_weight_decay:g}"
     clip = f", gradients of norm {recipe.clip_grad:g} at most" if recipe.clip_grad else ""
     layers = f", rates falling by {recipe.layer_decay:g} a block" if recipe.layer_decay < 1 else ""
     return (
-        f"Trained by {recipe.optimizer} at lr {recipe.lr:.3g} for {config.patches_per_step} patches a step, "
-        f"{recipe.schedule}, {recipe.warmup:.0%} warm-up, weight decay {decay}{clip}{layers}: what was not "
-        f"given is {source}."
+        f"{recipe.optimizer} at lr {recipe.lr:.3g} {size}, {recipe.schedule}, {recipe.warmup:.0%} warm-up, "
+        f"weight decay {decay}{clip}{layers}"
     )
 
 
