@@ -74,7 +74,7 @@ class DINO(Method[DINOParams]):
     """
 
     params_type = DINOParams
-    images_per_patch = 12  # in the work of large ones: two of the student and teacher each, and eight small
+    images_per_patch = 4  # in the work of large ones: small crops are a fifth, a teacher has no backward pass
     recipe = Recipe(
         optimizer="adamw",
         lr=5e-4,
