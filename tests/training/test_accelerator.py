@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from wsitool.api import Meta, Progress
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.features import as_images
+from wsitool.backbones.precision import Precision
 from wsitool.methods.registry import load_method
 from wsitool.training.config import OPTIMIZERS, PretrainConfig
 from wsitool.training.module import compute_step
 from wsitool.training.monitor import _means_over_ranks
 from wsitool.training.optim import hold_frozen, make_optimizer, set_rates
-from wsitool.training.precision import Precision
 
 _METHODS = (
     *("rotation", "jitter-rotation", "simclr", "byol", "simsiam", "vicreg", "barlow-twins", "moco"),

@@ -20,13 +20,13 @@ from torch import Generator, Tensor, nn
 
 from wsitool.api import Meta, Method, ParamGroup, Progress, Recipe, Step, ema_update, frozen_copy
 from wsitool.backbones.build import build_backbone
+from wsitool.backbones.precision import Precision
 from wsitool.base.progress import SILENT, Task
 from wsitool.errors import PluginError, UsageError
 from wsitool.training import monitor, run
 from wsitool.training.config import PretrainConfig
 from wsitool.training.optim import hold_frozen, learning_rate, make_optimizer, set_rates, weight_decay
 from wsitool.training.parts import TRANSFORMER, recipe_of
-from wsitool.training.precision import Precision
 from wsitool.training.run import pretrain
 
 QUICK: dict[str, Any] = {"backbone": "resnet18", "init": "random", "batch_size": 8, "seed": 5, "epochs": 2}
