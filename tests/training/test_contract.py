@@ -26,7 +26,7 @@ from wsitool.errors import PluginError, UsageError
 from wsitool.training import monitor, run
 from wsitool.training.config import PretrainConfig
 from wsitool.training.optim import hold_frozen, learning_rate, make_optimizer, set_rates, weight_decay
-from wsitool.training.parts import TRANSFORMER, recipe_of
+from wsitool.training.parts import TRANSFORMER, make_method, recipe_of
 from wsitool.training.run import pretrain
 
 QUICK: dict[str, Any] = {"backbone": "resnet18", "init": "random", "batch_size": 8, "seed": 5, "epochs": 2}
@@ -280,6 +280,29 @@ def test_layer_decay_is_timms() -> None:
             assert ours[id(weight)]["lr_scale"] == pytest.approx(group["lr_scale"])
     assert ours[id(method.projection.weight)]["lr_scale"] == 1
     assert optimizer.param_groups[0]["lr_scale"] == 1
+
+
+def test_activations_computed_again_give_the_same_gradients_from_less_memory() -> None:
+    images, kept, gradients = torch.rand(4, 3, 64, 64), [], []
+    for again in (False, True):
+        encoder = build_backbone("timm:test_vit", init="random", seed=3)
+        method = make_method(Good, encoder, GoodParams(), _config(gradient_checkpointing=again))
+        sizes: list[int] = []
+
+        def note(saved: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(saved.numel())
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+            loss = method.loss({"a": images, "b": images.flip(-1)}).loss
+        kept.append(sum(sizes))
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients.append([weight.grad for weight in method.parameters()])
+    assert kept[1] < 0.5 * kept[0]
+    torch.testing.assert_close(gradients[0], gradients[1])
+    with pytest.raises(UsageError, match="--gradient-checkpointing is for transformers, and resnet18 is"):
+        resnet = build_backbone("resnet18", init="random")
+        make_method(Good, resnet, GoodParams(), _config(gradient_checkpointing=True))
 
 
 def test_gradients_are_clipped_together() -> None:

@@ -38,7 +38,15 @@ Changes = dict[str, list[Any]]
 # What may differ between a run and its continuation: none of it changes what is computed.
 _FREE = ("threads", "save_every", "logger")
 # Where the same steps are taken, which changes how they are rounded and, with the processes, what is drawn.
-_WHERE = ("accelerator", "compile", "deterministic", "batch_size", "devices", "num_nodes")
+_WHERE = (
+    "accelerator",
+    "compile",
+    "gradient_checkpointing",
+    "deterministic",
+    "batch_size",
+    "devices",
+    "num_nodes",
+)
 
 
 def previous_state(out: Path, *, resume: Resume, overwrite: bool) -> State | None:

@@ -68,6 +68,10 @@ class PretrainConfig(Params):
     devices: int = hparam(1, "Devices per node.", ge=1)
     num_nodes: int = hparam(1, "Machines.", ge=1)
     compile: bool = hparam(False, "Compile the backbone first (torch.compile): minutes, then faster steps.")
+    gradient_checkpointing: bool = hparam(
+        False,
+        "Of a transformer keep each block's input only and compute the rest again: less memory, more time.",
+    )
     deterministic: bool = hparam(
         False,
         "Only what can be repeated to the bit, on GPUs too; slower, and an error where there is no way.",

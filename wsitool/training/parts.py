@@ -9,7 +9,7 @@ import torch
 from wsitool.api import Method, Params, Recipe
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.tokens import is_transformer
-from wsitool.errors import PluginError
+from wsitool.errors import PluginError, UsageError
 from wsitool.methods.meta import first_batch
 from wsitool.methods.registry import blame_plugin
 from wsitool.store.collection import Collection
@@ -41,11 +41,23 @@ def as_begun(config: PretrainConfig, before: dict[str, Any]) -> PretrainConfig:
 def make_method(
     kind: type[Method[Any]], encoder: Encoder, params: Params, config: PretrainConfig
 ) -> Method[Any]:
-    """The method with its heads drawn from the run's seed; the caller's generator is put back."""
+    """The method with its heads drawn from the run's seed; the caller's generator is put back.
+
+    UsageError where its backbone is to compute activations again and cannot.
+    """
+    if config.gradient_checkpointing and not is_transformer(encoder.trunk):
+        raise UsageError(
+            f"--gradient-checkpointing is for transformers, and {encoder.name} is none: leave it out, or "
+            "pass --backbone timm:vit_small_patch16_224."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed))
         with blame_plugin(config.method, "__init__"):
-            return kind(encoder, encoder.feature_dim, params)
+            method = kind(encoder, encoder.feature_dim, params)
+    if config.gradient_checkpointing:
+        # After teachers were copied, which have no backward pass.
+        encoder.trunk.set_grad_checkpointing(True)  # type: ignore[operator]  # timm's own
+    return method
 
 
 def exported_encoder(method: Method[Any], name: str) -> Encoder:
