@@ -13,12 +13,15 @@ import torch
 from torch import Generator, Tensor
 
 from wsitool import augment
+from wsitool.api import Progress
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.features import encode
+from wsitool.backbones.precision import Precision
 from wsitool.loading import PatchLoader
 from wsitool.methods.registry import load_method
 from wsitool.store.collection import Collection, open_collection
 from wsitool.testing.stores import example_patches, write_example
+from wsitool.testing.subject import Subject
 from wsitool.training.config import OPTIMIZERS, PretrainConfig
 from wsitool.training.module import compute_step
 from wsitool.training.optim import make_optimizer
@@ -27,7 +30,7 @@ pytestmark = pytest.mark.cuda
 
 _METHODS = (
     *("rotation", "jitter-rotation", "simclr", "byol", "simsiam", "vicreg", "barlow-twins", "moco"),
-    "context-encoder",
+    *("context-encoder", "supcon", "neighbours", "dino", "mae", "ibot"),
 )
 
 
@@ -45,7 +48,8 @@ def _patches(count: int = 16, size: int = 64) -> Tensor:
 
 def _method(name: str, preset: str = "paper") -> Any:
     kind = load_method(name)
-    encoder = build_backbone("resnet18", init="random", seed=1)
+    backbone = "timm:test_vit" if "tokens" in kind.needs else "resnet18"
+    encoder = build_backbone(backbone, init="random", seed=1)
     torch.manual_seed(0)
     return kind(encoder, encoder.feature_dim, kind.params_type.from_preset(preset, {}))
 
@@ -73,14 +77,17 @@ def test_a_step_never_waits(
     device: torch.device, no_waiting: AbstractContextManager[None], name: str
 ) -> None:
     method = _method(name).to(device)
-    config = PretrainConfig(method=name, image_size=48)
+    config = PretrainConfig(method=name, image_size=48, clip_grad=1.0)
     optimizer = make_optimizer(method, config)
     patches = _patches().to(device)
+    meta = Subject(cls=type(method)).meta(patches)
 
     def step(number: int) -> Tensor:
-        loss = compute_step(method, patches, config, number).loss
+        method.before_step(Progress(step=number, steps=10, epoch=0, share=number / 10, lr=1e-3))
+        loss = compute_step(method, patches, config, number, meta=meta).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's, unannotated
+        Precision("32", device).clip(optimizer, config.recipe.clip_grad)
         optimizer.step()
         with torch.no_grad():
             method.after_step(0.5)

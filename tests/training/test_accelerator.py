@@ -9,11 +9,12 @@ import torch
 from accelerator import DEVICE, accelerator
 from torch import Tensor, nn
 
-from wsitool.api import Meta, Progress
+from wsitool.api import Progress
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.features import as_images
 from wsitool.backbones.precision import Precision
 from wsitool.methods.registry import load_method
+from wsitool.testing.subject import Subject
 from wsitool.training.config import OPTIMIZERS, PretrainConfig
 from wsitool.training.module import compute_step
 from wsitool.training.monitor import _means_over_ranks
@@ -37,16 +38,8 @@ def test_a_step_of_each_method_never_waits(name: str, preset: str) -> None:
     method = kind(encoder, encoder.feature_dim, kind.params_type.from_preset(preset, {})).to(DEVICE)
     config = PretrainConfig(method=name, image_size=48, clip_grad=1.0).with_recipe(kind.recipe)
     optimizer = make_optimizer(method, config)
-    patches, number = _patches(), torch.arange(8)
-    meta = Meta(
-        indices=number,
-        labels=number % 2,
-        store=number,
-        group=number,
-        coords=number[:, None].repeat(1, 2),
-        mpp=torch.ones(8),
-        pairs=_patches() if "pairs" in kind.needs else None,
-    )
+    patches = _patches()
+    meta = Subject(cls=kind).meta(patches)
     with accelerator() as counted:
         method.before_step(Progress(step=1, steps=10, epoch=0, share=0.1, lr=0.1))
         step = compute_step(method, patches, config, 3, meta=meta)
