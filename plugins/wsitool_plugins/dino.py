@@ -100,15 +100,17 @@ class DINO(Method[DINOParams]):
 
     def loss(self, views: dict[str, Tensor]) -> Step:
         with torch.no_grad():
-            taught = self.teacher_head(self.teacher(views["large"]))  # (2n, K)
+            teacher_logits = self.teacher_head(self.teacher(views["large"]))  # (2n, K)
         features = [self.backbone(view) for view in views.values()]
-        said = self.head(torch.cat(features))  # ((2 + L) n, K)
-        with torch.autocast(said.device.type, enabled=False):
-            said, taught = in_float32(said), in_float32(taught)
+        logits = self.head(torch.cat(features))  # ((2 + L) n, K)
+        with torch.autocast(logits.device.type, enabled=False):
+            logits, teacher_logits = in_float32(logits), in_float32(teacher_logits)
             if self.training:  # a validation loss must not move the center
-                self._means.append(taught.mean(dim=0))
-            target = ((taught - self.center.to(taught.dtype)) / self._temperature).softmax(dim=1)
-            loss = dino_loss(said, target, len(taught) // 2)
+                self._means.append(teacher_logits.mean(dim=0))
+            target = ((teacher_logits - self.center.to(teacher_logits.dtype)) / self._temperature).softmax(
+                dim=1
+            )
+            loss = dino_loss(logits, target, len(teacher_logits) // 2)
             entropy = -(target * target.clamp_min(1e-12).log()).sum(dim=1).mean()
         return Step(
             loss=loss, metrics={"teacher_entropy": entropy}, chance_loss=math.log(self.params.outputs)
@@ -158,11 +160,11 @@ def large_and_small(
     scale, token = (params.min_scale, 1.0), getattr(backbone, "patch_size", None) or 1
     size = params.local_size or max(1, round(patches.shape[-1] * 3 / 7 / token)) * token
     second = Crop(scale=scale, blur_p=params.blur_p_second, solarize_p=params.solarize_p)
-    asked = [Crop(scale=scale), second]
+    kinds = [Crop(scale=scale), second]
     if params.local_crops:
-        asked.append(Crop(count=params.local_crops, size=size, scale=(0.05, params.min_scale), blur_p=0.5))
-    first, other, *small = crops(patches, rng, asked, params)
-    return {"large": torch.cat([first, other])} | ({"small": small[0]} if small else {})
+        kinds.append(Crop(count=params.local_crops, size=size, scale=(0.05, params.min_scale), blur_p=0.5))
+    first, second_large, *small_crops = crops(patches, rng, kinds, params)
+    return {"large": torch.cat([first, second_large])} | ({"small": small_crops[0]} if small_crops else {})
 
 
 def in_float32(values: Tensor) -> Tensor:
@@ -170,12 +172,12 @@ def in_float32(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def dino_loss(said: Tensor, target: Tensor, n: int) -> Tensor:
+def dino_loss(logits: Tensor, target: Tensor, n: int) -> Tensor:
     """Cross-entropy of each crop of n patches with each large one but itself, mean over pairs (equation 3).
 
-    `said` (V n, K) by the student, crop by crop and the large ones first, `target` (T n, K) of sum 1.
+    `logits` (V n, K) by the student, crop by crop and the large ones first, `target` (T n, K) of sum 1.
     """
-    logits = (said / _STUDENT_TEMPERATURE).log_softmax(dim=1).view(-1, n, said.shape[1])
+    logits = (logits / _STUDENT_TEMPERATURE).log_softmax(dim=1).view(-1, n, logits.shape[1])
     terms = -torch.einsum("tnk,vnk->tv", target.view(-1, n, target.shape[1]), logits) / n  # (T, V)
     return (terms.sum() - terms.diagonal().sum()) / (terms.numel() - min(terms.shape))
 

@@ -105,26 +105,26 @@ class IBOT(Method[IBOTParams]):
         n = len(large) // 2
         with torch.no_grad():
             features, tokens = self.teacher.tokens(large)  # type: ignore[operator]
-            taught, there = self.teacher_heads[0](features), self.teacher_heads[1](_at(tokens, masked))
+            image_target = self.teacher_heads[0](features)  # (2n, K)
+            token_target = self.teacher_heads[1](_at(tokens, masked))  # (2n, M, K)
         # Of each token whether it is hidden: (2n, h, w).
         mask = torch.zeros_like(tokens[..., 0]).flatten(1).scatter(1, masked, used.to(tokens)) > 0
         mask = mask.view(tokens.shape[:3])
         features, tokens = self.backbone.tokens(large, mask, self.mask_token)  # type: ignore[operator]
-        said = [self.head(features)] + (
-            [self.head(self.backbone(views["small"]))] if "small" in views else []
-        )
-        guessed = self.token_head(_at(tokens, masked))  # (2n, M, K)
+        everything = [features] + ([self.backbone(views["small"])] if "small" in views else [])
+        logits = self.head(torch.cat(everything))  # ((2 + L) n, K)
+        token_logits = self.token_head(_at(tokens, masked))  # (2n, M, K)
         with torch.autocast(large.device.type, enabled=False):
-            said_all, taught, guessed, there = (
-                in_float32(z) for z in (torch.cat(said), taught, guessed, there)
-            )
-            image = dino_loss(said_all, sinkhorn(taught, self._temperature), n)
-            target = sinkhorn(there.flatten(0, 1), self._temperature, used.flatten()).view_as(there)
-            token = masked_loss(guessed, target, used)
-            spread = sum(koleo(part) for part in in_float32(features).chunk(2))
-        loss = image + p.patch_weight * token + p.koleo_weight * spread
-        metrics = {"image_loss": image.detach(), "token_loss": token.detach(), "koleo": spread.detach()}  # type: ignore[union-attr]
-        return Step(loss=loss, metrics=metrics)
+            image_target = sinkhorn(in_float32(image_target), self._temperature)
+            token_target = in_float32(token_target)
+            flat = sinkhorn(token_target.flatten(0, 1), self._temperature, used.flatten())
+            terms = {
+                "image_loss": dino_loss(in_float32(logits), image_target, n),
+                "token_loss": masked_loss(in_float32(token_logits), flat.view_as(token_target), used),
+                "koleo": torch.stack([koleo(part) for part in in_float32(features).chunk(2)]).sum(),
+            }
+        loss = terms["image_loss"] + p.patch_weight * terms["token_loss"] + p.koleo_weight * terms["koleo"]
+        return Step(loss=loss, metrics={name: term.detach() for name, term in terms.items()})
 
     def before_step(self, progress: Progress) -> None:
         self._temperature = warming(self.params.teacher_temperature, progress.share)
@@ -165,9 +165,9 @@ def sinkhorn(scores: Tensor, temperature: float, used: Tensor | None = None) -> 
     return shares[rank() * len(scores) : (rank() + 1) * len(scores)]
 
 
-def masked_loss(said: Tensor, target: Tensor, used: Tensor) -> Tensor:
+def masked_loss(logits: Tensor, target: Tensor, used: Tensor) -> Tensor:
     """Cross-entropy of hidden tokens (B, M, K), mean over those `used` (B, M) of an image, over images."""
-    terms = -(target * (said / _STUDENT_TEMPERATURE).log_softmax(dim=-1)).sum(dim=-1)  # (B, M)
+    terms = -(target * (logits / _STUDENT_TEMPERATURE).log_softmax(dim=-1)).sum(dim=-1)  # (B, M)
     return ((terms * used).sum(dim=1) / used.sum(dim=1).clamp_min(1)).mean()
 
 

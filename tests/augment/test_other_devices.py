@@ -131,7 +131,7 @@ def test_multi_crop_is_one_copy_for_each_kind_of_crop() -> None:
     with accelerator() as counted:
         large, small = augment.crops(patches, Generator().manual_seed(0), asked, augment.ViewParams())
     assert large.shape == (16, 3, 32, 32) and small.shape == (48, 3, 16, 16)
-    assert counted.uploads == 2 and counted.blocking == 0
+    assert counted.uploads == 2 and counted.waits == 0
 
 
 def test_every_public_operation_reads_nothing_back_and_goes_up_at_most_once() -> None:

@@ -103,31 +103,31 @@ def two_views(patches: Tensor, rng: Generator, params: ViewParams) -> dict[str, 
     scale, size = (params.min_scale, 1.0), patches.shape[-1]
     # One after the other from one generator: "a" is the same whatever is drawn for "b".
     first = _draw(rng, patches.shape, params, Crop(scale=scale))
-    asked = Crop(scale=scale, blur_p=second_blur, solarize_p=params.solarize_p)
-    second = _draw(rng, patches.shape, params, asked)
+    second_crop = Crop(scale=scale, blur_p=second_blur, solarize_p=params.solarize_p)
+    second = _draw(rng, patches.shape, params, second_crop)
     if patches.device.type != "cpu":
         return dict(zip(("a", "b"), _batched(patches, (first, second), size).chunk(2), strict=True))
     return {"a": _views(patches, [first], size), "b": _views(patches, [second], size)}
 
 
-def crops(patches: Tensor, rng: Generator, asked: Sequence[Crop], params: ViewParams) -> list[Tensor]:
+def crops(patches: Tensor, rng: Generator, kinds: Sequence[Crop], params: ViewParams) -> list[Tensor]:
     """Several crops (Caron et al. 2020, arXiv:2006.09882) of uint8 (B, 3, P, P), each `two_views`' way.
 
-    One float32 (count * B, 3, S, S) in [0, 1] for each of `asked`: the first crops of all patches, then the
+    One float32 (count * B, 3, S, S) in [0, 1] for each of `kinds`: the first crops of all patches, then the
     second ones, and so on. Their scale is their own and not that of `params`. A device gets one copy for
     each size.
     """
-    drawn = [[_draw(rng, patches.shape, params, crop) for _ in range(crop.count)] for crop in asked]
-    sizes = [crop.size or patches.shape[-1] for crop in asked]
+    drawn = [[_draw(rng, patches.shape, params, crop) for _ in range(crop.count)] for crop in kinds]
+    sizes = [crop.size or patches.shape[-1] for crop in kinds]
     if patches.device.type == "cpu":
         return [_views(patches, views, size) for views, size in zip(drawn, sizes, strict=True)]
-    made: dict[int, Tensor] = {}
+    by_number: dict[int, Tensor] = {}
     for size in dict.fromkeys(sizes):
-        together = [number for number, other in enumerate(sizes) if other == size]
-        views = _batched(patches, [each for number in together for each in drawn[number]], size)
-        parts = views.split_with_sizes([asked[number].count * len(patches) for number in together])
-        made |= dict(zip(together, parts, strict=True))
-    return [made[number] for number in range(len(asked))]
+        numbers = [number for number, other in enumerate(sizes) if other == size]
+        views = _batched(patches, [each for number in numbers for each in drawn[number]], size)
+        parts = views.split_with_sizes([kinds[number].count * len(patches) for number in numbers])
+        by_number |= dict(zip(numbers, parts, strict=True))
+    return [by_number[number] for number in range(len(kinds))]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.card = card
-        # Nothing but a place through which all features go, so that one hook sees those of `tokens` too.
+        # All features go through it and nothing changes: one hook sees those of `tokens` too.
         self.output = nn.Identity()
         # Not persistent: the state dict keeps the library's own keys, and other libraries load it strictly.
         self.register_buffer("mean", torch.tensor(card.mean)[:, None, None], persistent=False)

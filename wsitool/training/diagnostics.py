@@ -50,9 +50,9 @@ class FeatureWatch:
 
     def __init__(self, backbone: nn.Module) -> None:
         self._latest: Tensor | None = None
-        # Of an encoder the place that features pass whether they were asked for alone or beside tokens.
-        place = getattr(backbone, "output", backbone)
-        self._handle = place.register_forward_hook(self._keep)
+        # Of an encoder what features pass whether they were asked for alone or beside tokens.
+        output = getattr(backbone, "output", backbone)
+        self._handle = output.register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         # Only in training: the held-out loss and the probes run through the same backbone.

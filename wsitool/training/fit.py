@@ -98,7 +98,7 @@ class _Pretraining:
         return schedule.is_step(batch["step"])
 
     def loss(self, network: nn.Module, batch: Item) -> Tensor:
-        # By place: several processes' wrapper looks at what is given by name.
+        # Not by name: several processes' wrapper looks at what is given by name.
         loss: Tensor = network(batch["patches"], batch["step"], batch["meta"])
         return loss
 

@@ -101,8 +101,8 @@ class _Treatment:
 
     @property
     def order(self) -> tuple[bool, float, bool, float, float]:
-        own = self.decay is not None or self.frozen_until > 0
-        return (own, -self.lr_scale, self.is_vector, self.decay or 0.0, self.frozen_until)
+        is_special = self.decay is not None or self.frozen_until > 0
+        return (is_special, -self.lr_scale, self.is_vector, self.decay or 0.0, self.frozen_until)
 
     def group(self, weights: list[nn.Parameter], decay: float) -> dict[str, Any]:
         scheduled = self.decay is None and not self.is_vector
@@ -124,14 +124,14 @@ def _treatments(module: nn.Module, config: PretrainConfig) -> Mapping[nn.Paramet
     if not isinstance(module, Method):
         return treatments
     with blame_plugin(config.method, "param_groups"):
-        own = list(module.param_groups())
-    weights = [weight for group in own for weight in group.params]
+        groups = list(module.param_groups())
+    weights = [weight for group in groups for weight in group.params]
     if len({id(weight) for weight in weights}) < len(weights) or not treatments.keys() >= set(weights):
         raise PluginError(
             f"The method '{config.method}' must put trainable parameters of its own into param_groups, each "
             "once: its author must correct them."
         )
-    for group in own:
+    for group in groups:
         for weight in group.params:
             treatments[weight] = _Treatment(
                 is_vector=weight.ndim <= 1,
