@@ -26,7 +26,7 @@ def test_new_then_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     module.write_text(module.read_text().replace("arXiv:2005.10242", "well known"))
     failed = _run("check", module)
     assert failed.exit_code == 1
-    assert "CliMade: 15 of 16 checks passed" in failed.stdout
+    assert "CliMade: 16 of 17 checks passed" in failed.stdout
     assert "FAILED  docstring         The docstring of CliMade must name the method's source" in failed.stdout
 
 
