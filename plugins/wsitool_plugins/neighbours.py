@@ -18,6 +18,8 @@ __all__ = ["Neighbours", "NeighboursParams"]
 class NeighboursParams(ViewParams):
     """Temperature and projection, as SimCLR's."""
 
+    presets = {"histology": {**ViewParams.presets["histology"], "temperature": 0.1}}
+
     temperature: float = hparam(0.5, "temperature of the NT-Xent loss", gt=0)
     projection_dim: int = hparam(128, "width of the projection", ge=2)
 
