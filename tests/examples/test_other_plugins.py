@@ -122,7 +122,7 @@ def test_without_them_the_names_are_unknown(tmp_path: Path) -> None:
     with (
         open_slide(slide) as opened,
         pytest.raises(
-            UsageError, match="There is no tissue detector 'pink': choose one of chroma, otsu, filled, density, none"
+            UsageError, match=r"no tissue detector 'pink': choose one of chroma, otsu, filled, density, none"
         ),
     ):
         tissue_mask(opened, detector="pink")

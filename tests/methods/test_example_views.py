@@ -65,11 +65,25 @@ def test_bench_measures_every_stage(collection: Collection) -> None:
 
 
 def test_bench_names_the_bottleneck() -> None:
-    def made(load: float, augment: float, step: float) -> str:
+    def made(load: float, augment: float, step: float, training: float, device: str = "cpu") -> str:
         return BenchResult(
-            device="cpu", threads=2, batch_size=8, read=1, decode=None, load=load, augment=augment, step=step
+            device=device,
+            precision="32",
+            threads=2,
+            batch_size=8,
+            read=1,
+            decode=None,
+            load=load,
+            upload=None,
+            augment=augment,
+            step=step,
+            training=training,
+            kernels=4321,
+            waits=0,
         ).advice
 
-    assert made(100, 1000, 1000).startswith("Data limits")
-    assert made(1e5, 500, 1000).startswith("Augmentation limits")
-    assert made(1e5, 1000, 500).startswith("The model limits")
+    assert made(100, 1000, 1000, 90).startswith("Data limits")
+    assert made(1e5, 500, 1000, 330).startswith("Augmentation limits")
+    assert made(1e5, 1000, 500, 330).startswith("The model limits")
+    assert made(1e5, 1e5, 500, 490, "cuda").startswith("The model limits")
+    assert made(1e5, 1e5, 500, 400, "cuda").startswith("The host limits: 4,321 operations")
