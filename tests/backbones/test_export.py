@@ -73,7 +73,7 @@ def test_what_has_no_such_form_is_refused(tmp_path: Path) -> None:
     folder = _saved(tmp_path / "a", "squeezenet1_1")
     with pytest.raises(EncoderError, match="timm has no 'squeezenet1_1'"):
         export_encoder(folder, tmp_path / "x.pth", to="timm")
-    with pytest.raises(UsageError, match="--to must be one of torchvision, timm, onnx, got 'keras'"):
+    with pytest.raises(UsageError, match="--to must be one of torchvision, timm, onnx, hf, got 'keras'"):
         export_encoder(folder, tmp_path / "x", to="keras")
     assert not (tmp_path / "x").exists() and not (tmp_path / "x.pth").exists()
 

@@ -141,7 +141,9 @@ def _overflowing(encoder: Encoder) -> Encoder:
 def test_features_that_are_no_numbers_fail_their_store_alone(
     stores: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsitool.predict.embedding.build_backbone", lambda *_, **__: _overflowing(encoder))
+    broken = _overflowing(encoder)
+    broken.trunk.calls = -1  # one image goes through before the stores, to see that it takes the size
+    monkeypatch.setattr("wsitool.predict.embedding.build_encoder", lambda *_, **__: broken)
     result = embed(stores, encoder="random", out=tmp_path / "f")
     assert [path.name for path in result.files] == ["p0.h5", "p2.h5"]
     assert {path.name for path in (tmp_path / "f").iterdir()} == {"p0.h5", "p2.h5", "map.png"}

@@ -258,7 +258,7 @@ def test_plan_file_and_its_mistakes(tmp_path: Path, data: Path) -> None:
     with pytest.raises(UsageError, match="needs --auxiliary"):
         small_plan(data, auxiliary=())
     for name in ("supervised+auxiliary", "simclr+", "simclr+kidney:0", "+kidney", "a+b+c"):
-        with pytest.raises(UsageError, match="supervised, METHOD, METHOD\\+DATA or"):
+        with pytest.raises(UsageError, match="supervised, METHOD, METHOD\\+DATA, "):
             Arm.parse(name)
     with pytest.raises(UsageError, match=r"arm rotation\+lung needs --auxiliary lung=STORES"):
         small_plan(data, methods=("supervised", "rotation+lung"))

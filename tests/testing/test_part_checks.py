@@ -9,11 +9,19 @@ import bad_parts
 import pytest
 from PIL import Image
 
+from wsitool.backbones.source import SOURCES, BackboneSource
 from wsitool.curate.export.formats import EXPORTS, Export
 from wsitool.errors import PluginError, UsageError
 from wsitool.slides.reader_registry import READERS, SlideReader
 from wsitool.slides.tissue_registry import TissueDetector
-from wsitool.testing import check_export, check_reader, check_tissue, draw_tissue, synthetic_slide
+from wsitool.testing import (
+    check_backbone,
+    check_export,
+    check_reader,
+    check_tissue,
+    draw_tissue,
+    synthetic_slide,
+)
 from wsitool.testing.results import CheckResult
 
 
@@ -139,7 +147,37 @@ def test_a_small_good_export_keeps_every_rule() -> None:
     assert _failed(check_export(Export(name="good", plan="bad_parts:plan_good", about="good"))) == {}
 
 
-@pytest.mark.parametrize("check", [check_tissue, check_export, lambda part: check_reader(part, [__file__])])
+@pytest.mark.parametrize("name", [source.name for source in SOURCES.builtin])
+def test_built_in_sources_of_backbones_keep_every_rule(name: str) -> None:
+    pytest.importorskip({"hf": "transformers"}.get(name, name), reason="an extra that is not installed")
+    assert _failed(check_backbone(name)) == {}
+
+
+@pytest.mark.parametrize(
+    ("make", "check", "message"),
+    [
+        ("make_absent", "contract", "cannot be imported"),
+        (
+            "make_whole",
+            "network",
+            "must give features (2, 4) of two images, got (2, 9): remove the classifier",
+        ),
+        ("make_module", "network", "It must make a wsitool.Network, got Linear"),
+        ("make_half_normal", "normalisation", "mean and std must be three numbers each, std above 0"),
+        ("make_by_clock", "seeded", "draw them from torch's global generator"),
+        ("make_forgetful", "rebuilt", "must have the same tensors as the one that stated them"),
+        ("make_anything", "unknown", "make('no-such-network') must raise UsageError, and gave a network"),
+    ],
+)
+def test_each_broken_source_of_backbones_is_told_what_for(make: str, check: str, message: str) -> None:
+    source = BackboneSource(name="bad", make=f"bad_backbones:{make}", about="bad", example="net")
+    failed = _failed(check_backbone(source))
+    assert message in failed[check], failed
+
+
+@pytest.mark.parametrize(
+    "check", [check_backbone, check_tissue, check_export, lambda part: check_reader(part, [__file__])]
+)
 def test_what_is_no_description_fails_the_contract_only(check: Callable[[object], list[CheckResult]]) -> None:
     assert list(_failed(check(object()))) == ["contract"]
     with pytest.raises((UsageError, PluginError), match="choose one of"):

@@ -14,17 +14,28 @@ from safetensors import SafetensorError, safe_open
 from wsitool.base.json_files import parse_json, typed
 from wsitool.errors import EncoderError
 
-__all__ = ["METADATA_KEY", "EncoderCard", "LineageStep", "check_positive", "read_card"]
+__all__ = [
+    "METADATA_KEY",
+    "EncoderCard",
+    "LineageStep",
+    "check_positive",
+    "is_other_mpp",
+    "read_card",
+    "resolution_warning",
+]
 
 METADATA_KEY = "wsitool"
+# How far (relative) a resolution may be from the one a network was trained at.
+_MPP_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class LineageStep:
     """One stage of an encoder's life.
 
-    `kind` is "imagenet", "random", "file" or "pretrain"; `name` is what a reader would call it (the weights'
-    name, or the folder of stores). The rest is set for "pretrain". `groups` are the patients it has seen.
+    `kind` is "imagenet", "random", "file", "published" or "pretrain"; `name` is what a reader would call it
+    (the weights' name, or the folder of stores). The rest is set for "pretrain". `groups` are the patients it
+    has seen.
     """
 
     kind: str
@@ -52,6 +63,8 @@ def check_positive(**values: float | None) -> None:
 class EncoderCard:
     """The metadata of an encoder file; sizes in pixels, `mpp` in um/px (None where it is not known).
 
+    `args` build the backbone again ("img_size", a transformers configuration), `pool` says how its tokens
+    become a vector (None: its own way). `more_mpp` are further resolutions it was trained at.
     ValueError for a number that cannot be: NaN, an infinity, or where it must be above 0 and is not.
     """
 
@@ -62,6 +75,9 @@ class EncoderCard:
     image_size: int | None = None
     patch_size: int | None = None
     mpp: float | None = None
+    more_mpp: tuple[float, ...] = ()
+    args: dict[str, Any] = field(default_factory=dict)
+    pool: str | None = None
     lineage: tuple[LineageStep, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -101,6 +117,19 @@ class EncoderCard:
 
 def _are_finite(values: Sequence[object]) -> bool:
     return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+
+
+def is_other_mpp(mpp: float | None, trained_at: float | None) -> bool:
+    """Whether two resolutions (um/px) are both known and too far apart for one network."""
+    return mpp is not None and trained_at is not None and abs(mpp / trained_at - 1) > _MPP_TOLERANCE
+
+
+def resolution_warning(card: EncoderCard, mpp: float | None) -> str | None:
+    """A sentence where patches of `mpp` (um/px) are of no resolution that the encoder was trained at."""
+    if card.mpp is None or not all(is_other_mpp(mpp, each) for each in (card.mpp, *card.more_mpp)):
+        return None
+    trained = " or ".join(f"{each:g}" for each in (card.mpp, *card.more_mpp))
+    return f"The encoder was pretrained at {trained} um/px and the patches are {mpp:g} um/px."
 
 
 def read_card(path: str | Path) -> EncoderCard | None:

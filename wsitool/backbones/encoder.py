@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wsitool.backbones.card import EncoderCard
+from wsitool.backbones.readout import features_of
 from wsitool.backbones.tokens import image_tokens, token_grid
 
 __all__ = ["Encoder"]
@@ -16,14 +17,16 @@ class Encoder(nn.Module):
 
     `trunk` is the network as its library builds it, classifier removed, so that its state dict has that
     library's own keys. Mean and standard deviation belong to the encoder: inference cannot differ from
-    training. They are in the card, not in the state dict.
+    training. They are in the card, not in the state dict. `notes` are sentences about how the weights came
+    to be in the network (normalisation, resampled positions), to be told once.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, trunk: nn.Module, card: EncoderCard) -> None:
+    def __init__(self, trunk: nn.Module, card: EncoderCard, notes: tuple[str, ...] = ()) -> None:
         super().__init__()
+        self.notes = notes
         self.trunk = trunk
         self.card = card
         # All features go through it and nothing changes: one hook sees those of `tokens` too.
@@ -43,7 +46,8 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float in [0, 1] -> (B, feature_dim)."""
         # (3, 1, 1) against (B, 3, H, W).
-        features: Tensor = self.output(self.trunk((images - self.mean) / self.std))
+        inputs = (images - self.mean) / self.std
+        features: Tensor = self.output(features_of(self.trunk, inputs, self.card.pool))
         return features
 
     @property

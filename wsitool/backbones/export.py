@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.export_folder import write_folder
 from wsitool.backbones.source import TIMM_PREFIX, make_network
+from wsitool.backbones.unfinished import is_unfinished, unfinished_encoder
 from wsitool.base.files import replace_file
 from wsitool.errors import EncoderError, UsageError
 
@@ -25,39 +27,66 @@ __all__ = ["EXPORTS", "export_encoder"]
 
 # Relative to the largest feature: the same sums in another order, other kernels, no more.
 _TOLERANCE = 1e-4
+_FOLDER = "hf"
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 
 
 def export_encoder(encoder: str | Path, out: str | Path, *, to: str, image_size: int | None = None) -> Path:
     """Write the encoder of a run folder or file to `out` for another library, and return the path.
 
+    Of an unfinished run it is the encoder of its last checkpoint.
+
     `to` is "torchvision" or "timm" (a state dict with that library's keys, classifier aside; the suffix of
     `out` says how: .pth, .pt and .bin as torch.save writes, or .safetensors) or "onnx" (.onnx: float
     (B, 3, S, S) in [0, 1] to (B, feature_dim), normalisation included; S is `image_size`, else the size it
     was trained at). Raises UsageError for another `to` or suffix or a missing library, EncoderError if the
-    backbone has no such form or the library computes something else (1e-4) with the written file.
+    backbone has no such form or the library computes something else (1e-4) with the written file. With `to`
+    "hf", `out` is a folder for a hub: see `write_folder`.
     """
     out = Path(out)
-    if to not in EXPORTS:
-        raise UsageError(f"--to must be one of {', '.join(EXPORTS)}, got '{to}'.")
+    if to not in (*EXPORTS, _FOLDER):
+        raise UsageError(f"--to must be one of {', '.join((*EXPORTS, _FOLDER))}, got '{to}'.")
     suffixes = (".onnx",) if to == "onnx" else (*_TORCH_SUFFIXES, ".safetensors")
-    if out.suffix not in suffixes:
+    if to != _FOLDER and out.suffix not in suffixes:
         raise UsageError(f"A file for {to} ends in {' or '.join(suffixes)}, got '{out.name}'.")
-    # Evaluation mode: batch statistics of two random images would be compared otherwise.
-    built = build_backbone(init=encoder).eval()
+    run = Path(encoder)
+    built = unfinished_encoder(run) if is_unfinished(run) else build_backbone(init=encoder)
+    built.eval()  # batch statistics of two random images would be compared otherwise
     size = image_size or built.card.image_size or 224
     # Two images and not one, so that a batch axis frozen at 1 is found; seeded, so that a failure can be
     # repeated.
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = built(images)
-    data, computed = EXPORTS[to](built, images, out.suffix)
+    if to == _FOLDER:
+        _export_folder(built, out, images, expected)
+    else:
+        data, computed = EXPORTS[to](built, images, out.suffix)
+        _compare(built, to, computed, expected)
+        replace_file(out, data)
+    return out
+
+
+def _compare(encoder: Encoder, to: str, computed: Tensor, expected: Tensor) -> None:
     difference = float((computed - expected).abs().max())
     # Written so that NaN fails.
     if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
-        raise EncoderError(f"The {to} form of {built.name} computes features that differ by {difference:g}.")
-    replace_file(out, data)
-    return out
+        raise EncoderError(
+            f"The {to} form of {encoder.name} computes features that differ by {difference:g}."
+        )
+
+
+def _export_folder(encoder: Encoder, out: Path, images: Tensor, expected: Tensor) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"'{out}' is there and not an empty folder: choose another --out.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its place until it has been compared, so that it appears whole or not at all.
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as near:
+        folder = Path(near, out.name)
+        _compare(encoder, _FOLDER, write_folder(encoder, folder, images), expected)
+        if out.exists():
+            out.rmdir()
+        folder.rename(out)
 
 
 Written = tuple[bytes, Tensor]  # the file, and the features the reading library computes with it
@@ -68,7 +97,7 @@ def _to_torchvision(encoder: Encoder, images: Tensor, suffix: str) -> Written:
         raise EncoderError(f"{encoder.name} is timm's: export it with --to timm or --to onnx.")
     data = _state_file(encoder.trunk, suffix)
     # A network from the library, with nothing of ours: what a user of the file will have.
-    fresh = make_network(encoder.name).trunk
+    fresh = make_network(encoder.name, encoder.card.args).trunk
     if suffix == ".safetensors":
         fresh.load_state_dict(safetensors.torch.load(data), strict=True)
     else:
@@ -81,7 +110,7 @@ def _to_timm(encoder: Encoder, images: Tensor, suffix: str) -> Written:
     plain = encoder.name.removeprefix(TIMM_PREFIX)
     try:
         # timm's ResNet has torchvision's keys, hence --to timm for networks that came from torchvision.
-        network = make_network(TIMM_PREFIX + plain).trunk
+        network = make_network(TIMM_PREFIX + plain, encoder.card.args).trunk
         network.load_state_dict(encoder.trunk.state_dict(), strict=True)
     except (RuntimeError, UsageError) as error:
         raise EncoderError(
@@ -89,7 +118,7 @@ def _to_timm(encoder: Encoder, images: Tensor, suffix: str) -> Written:
             "use --to onnx."
         ) from None
     data = _state_file(network, suffix)
-    fresh = make_network(TIMM_PREFIX + plain).trunk
+    fresh = make_network(TIMM_PREFIX + plain, encoder.card.args).trunk
     # A file, since timm chooses its loader by the suffix.
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"encoder{suffix}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,12 +93,15 @@ def _cached(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
 
 
 def encoder_digest(encoder: Encoder) -> str:
-    """SHA-256 over the weights and the normalisation: what decides the features.
+    """SHA-256 over weights, how the network is built, pool and normalisation: what decides the features.
 
     Names of tensors count, the backbone's name too; lineage and versions do not. It copies all weights to the
     host, one at a time.
     """
-    digest = hashlib.sha256(f"{encoder.name}:{encoder.card.mean}:{encoder.card.std}".encode())
+    card = encoder.card
+    # Only where they say something, so that what was computed before there were such options stays valid.
+    built = f":{json.dumps(card.args, sort_keys=True)}:{card.pool}" if card.args or card.pool else ""
+    digest = hashlib.sha256(f"{encoder.name}:{card.mean}:{card.std}{built}".encode())
     # Sorted, so that the order in which layers were registered does not count.
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(name.encode())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import importlib
 import json
 import pickle
 import warnings
@@ -11,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -23,10 +26,12 @@ from wsitool.base.files import replace_file
 from wsitool.errors import EncoderError
 
 __all__ = [
+    "ENCODER_FILE",
     "UNREADABLE",
     "check_finite",
     "encoder_file",
     "file_digest",
+    "folder_weights",
     "is_saved",
     "load_plain",
     "load_strictly",
@@ -36,7 +41,17 @@ __all__ = [
     "versions",
 ]
 
-_ENCODER = "encoder.safetensors"
+ENCODER_FILE = "encoder.safetensors"
+# In the order in which a folder is looked through; the first kind there is must be one file.
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "*.safetensors", "*.pth", "*.pt", "*.bin")
+_NUMBER = importlib.import_module("numpy._core.multiarray").scalar
+# What many training programs save beside the weights: their options, a bare container, and numpy's numbers.
+_BESIDE_WEIGHTS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.bool_)),
+    *((_NUMBER, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),  # of numpy 2 and of 1
+]
 # What torch's restricted unpickler raises on a file that is not what it seems.
 UNREADABLE = (
     pickle.UnpicklingError,
@@ -54,9 +69,11 @@ def encoder_file(init: str | Path) -> Path:
     """The weights file `init` means: itself, or the encoder of a run folder; else EncoderError."""
     path = Path(init)
     if path.is_dir():
-        path = path / _ENCODER
+        path = path / ENCODER_FILE
         if not path.is_file():
-            raise EncoderError(f"'{init}' holds no {_ENCODER}: pass a finished pretraining run or a file.")
+            raise EncoderError(
+                f"'{init}' holds no {ENCODER_FILE}: pass a finished pretraining run or a file."
+            )
     if not path.is_file():
         raise EncoderError(
             f"There are no weights '{init}': pass imagenet, random, a run folder, or a weights file."
@@ -74,11 +91,21 @@ def load_plain(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a .pth file holding nothing but tensors.
+def folder_weights(folder: Path) -> Path:
+    """The one file of weights in a folder that timm or transformers has written; else EncoderError."""
+    for pattern in _WEIGHTS:
+        if files := sorted(folder.glob(pattern)):
+            if len(files) > 1:
+                names = ", ".join(file.name for file in files[:4])
+                raise EncoderError(f"'{folder}' holds several weights files ({names}): pass one with --init.")
+            return files[0]
+    raise EncoderError(f"'{folder}' holds no weights: put model.safetensors or pytorch_model.bin there.")
 
-    A dictionary with the key "state_dict" is taken for that. EncoderError for a file that cannot be read, or
-    that holds anything but tensors.
+
+def read_state(path: Path) -> Any:
+    """What a .safetensors file (names to tensors) or a file of torch.save holds, plain things only.
+
+    EncoderError for a file that cannot be read, or that holds objects. Nothing in it is executed.
     """
     if path.suffix == ".safetensors":
         try:
@@ -86,7 +113,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise EncoderError(f"'{path}' is not a readable safetensors file ({error}).") from None
     try:
-        state = load_plain(path)
+        with torch.serialization.safe_globals(_BESIDE_WEIGHTS):
+            return load_plain(path)
     except UNREADABLE as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         # What torch says of pickles advises to trust the file.
@@ -94,12 +122,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
         unsafe = isinstance(error, pickle.UnpicklingError)
         reason = "it holds other objects, or is damaged" if unsafe else lines[0]
         raise EncoderError(f"'{path}' is not a file of plain tensors ({reason}).") from None
-    # Many training programs save {"state_dict": ..., "optimizer": ...}.
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
-        raise EncoderError(f"'{path}' must hold a state dict (names to tensors), got {type(state).__name__}.")
-    return state
 
 
 def load_strictly(trunk: nn.Module, state: dict[str, Tensor], *, what: str, ignored: tuple[str, ...]) -> None:

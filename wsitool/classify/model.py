@@ -11,13 +11,14 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from wsitool.backbones.build import build_backbone
+from wsitool.backbones.build import empty_encoder
 from wsitool.backbones.card import EncoderCard, check_positive
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import as_images
 from wsitool.backbones.files import check_finite, to_safetensors
 from wsitool.base.files import replace_file
 from wsitool.base.json_files import parse_json, typed
+from wsitool.classify.feature_files import FEATURES_PREFIX
 from wsitool.classify.head_contract import BuildHead
 from wsitool.classify.head_registry import HEADS
 from wsitool.errors import EncoderError
@@ -131,9 +132,14 @@ def load_classifier(path: str | Path) -> Classifier:
             f"The card of {file} is damaged, or of a newer wsitool ({error}): upgrade wsitool, or train "
             "again."
         ) from None
+    if card.encoder.backbone.startswith(FEATURES_PREFIX):
+        raise EncoderError(
+            f"{file} was trained on features made elsewhere ({card.encoder.chain}), and there is no encoder "
+            "to make such of new patches: train one with --encoder."
+        )
     # Before anything of it is used: a single NaN weight would make every probability NaN.
     check_finite(tensors, what=f"{file} is not used", advice="Train the classifier again")
-    classifier = Classifier(_encoder(card.encoder), _head(card), card)
+    classifier = Classifier(empty_encoder(card.encoder), _head(card), card)
     try:
         # Strict: head and encoder, buffers too.
         classifier.load_state_dict(tensors, strict=True)
@@ -142,11 +148,6 @@ def load_classifier(path: str | Path) -> Classifier:
             f"{file} does not fit its own card: {str(error).splitlines()[-1].strip()}"
         ) from None
     return classifier.eval()
-
-
-def _encoder(card: EncoderCard) -> Encoder:
-    # Any weights will do: all of them are about to be replaced.
-    return Encoder(build_backbone(card.backbone, init="random").trunk, card)
 
 
 def _head(card: ClassifierCard) -> nn.Module:

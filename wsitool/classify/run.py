@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from wsitool import __version__
-from wsitool.backbones.build import build_backbone
+from wsitool.backbones.build import build_encoder
+from wsitool.backbones.card import resolution_warning
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encoder_digest
+from wsitool.backbones.sizes import check_size
 from wsitool.base.files import check_writable
 from wsitool.base.interrupt import deferred, progress_on_stop
 from wsitool.base.lock import locked
@@ -28,6 +30,7 @@ from wsitool.classify.cross_validation import (
     validation_part,
 )
 from wsitool.classify.data import Paths, TrainTest, open_train_test
+from wsitool.classify.feature_files import FeatureFiles
 from wsitool.classify.finished import finished_files, with_intervals
 from wsitool.classify.fit import Fitted
 from wsitool.classify.outputs import Part, describe_patches, patches_hash, write_run
@@ -41,7 +44,6 @@ from wsitool.evaluation.metrics import score
 from wsitool.evaluation.splits import group_folds
 from wsitool.evaluation.subsets import class_counts
 from wsitool.evaluation.summary import evaluate
-from wsitool.slides.spec import is_other_mpp
 
 __all__ = ["ClassifyResult", "classify"]
 
@@ -101,7 +103,8 @@ def classify(
     class_counts(data.train.labels, asked.amount, data.train.classes, balance=settings.balance)
     if asked.folds is not None:
         group_folds(data.train.labels, data.train.group_index, folds=asked.folds, seed=asked.seed)
-    first = build_backbone(asked.backbone, init=asked.encoder, seed=asked.seed)
+    elsewhere = None if asked.features is None else FeatureFiles.at(asked.features)
+    first = elsewhere.stand_in(data.train.collection) if elsewhere else _built(asked, reporter)
     seen = _check_leaks(data, first, asked, reporter)
     task = ClassificationTask(
         data=data,
@@ -110,10 +113,13 @@ def classify(
         select=asked.select,
         seed=asked.seed,
         image_size=_image_size(asked.image_size, first, data.train.collection.patch_size),
-        encoder=lambda: build_backbone(asked.backbone, init=asked.encoder, seed=asked.seed),
+        encoder=lambda: first if elsewhere else _built(asked),
         cache=None if asked.cache is None else Path(asked.cache),
         reporter=reporter,
+        elsewhere=elsewhere,
     )
+    if elsewhere is None:
+        check_size(first, task.image_size, reporter)
     record = _run_record(task, first, asked)
     if asked.resume and (kept := _kept(out, record, reporter)) is not None:
         return kept
@@ -138,7 +144,7 @@ def _carry_out(
 ) -> ClassifyResult:
     """Train, evaluate and write; `data_figures` go into metrics.json, `record` into run.json."""
     train, folds = task.data.train, asked.folds
-    features = task.features(train) if folds or task.cache is not None else None
+    features = task.features(train) if folds or task.cache is not None or task.elsewhere else None
     parts = cross_validate(task, folds, features) if folds else []
     fitted, subset = task.fit(train, features)
     parts += test_part(task, fitted) + validation_part(fitted, subset)
@@ -209,6 +215,10 @@ def _said_first(scores: dict[str, Any], classes: Sequence[str], steps: int | Non
     return lines
 
 
+def _built(asked: ClassifyOptions, reporter: Reporter = SILENT) -> Encoder:
+    return build_encoder(asked, asked.encoder, asked.seed, reporter)
+
+
 def _kept(out: Path, record: dict[str, Any], reporter: Reporter) -> ClassifyResult | None:
     """What a run of the same `record` that is finished in `out` came to; None if there is none."""
     files = finished_files(out, record)
@@ -233,6 +243,11 @@ def _check_choices(out: Path, options: ClassifyOptions, settings: Settings) -> N
             f"{out} holds a finished run: choose another --out, keep it with --resume auto, or replace it "
             "with --overwrite."
         )
+    if options.features is not None:
+        if not settings.frozen:
+            raise UsageError("--features are of an encoder that stays as it is: use --head linear or knn.")
+        if options.encoder != "imagenet" or options.backbone is not None:
+            raise UsageError("--features take the place of an encoder: leave out --encoder and --backbone.")
     if settings.held_out == 0 and not options.test and options.folds is None:
         raise UsageError("--validation 0 leaves nothing to evaluate on: give --test or --folds.")
 
@@ -275,7 +290,11 @@ def _run_record(task: ClassificationTask, encoder: Encoder, asked: ClassifyOptio
     return {
         "command": "classify",
         "wsitool_version": __version__,
-        "encoder": {"init": asked.encoder, "digest": encoder_digest(encoder), **asdict(encoder.card)},
+        "encoder": {
+            "init": asked.features or asked.encoder,
+            "digest": encoder_digest(encoder),
+            **asdict(encoder.card),
+        },
         "data": [None if side is None else patches_hash(side) for side in (task.data.train, task.data.test)],
         "settings": asdict(task.settings),
         "fraction": asked.fraction,
@@ -302,12 +321,9 @@ def _warn(data: TrainTest, encoder: Encoder, seen: list[str], reporter: Reporter
             "judged on."
         )
     sides = [data.train.collection.mpp, *([data.test.collection.mpp] if data.test else [])]
-    for mpp in {*sides} - {None}:
-        encoder_mpp = encoder.card.mpp
-        if is_other_mpp(mpp, encoder_mpp):
-            reporter.warn(
-                f"The encoder was pretrained at {encoder_mpp:g} um/px and the patches are {mpp:g} um/px."
-            )
+    for warning in dict.fromkeys(resolution_warning(encoder.card, mpp) for mpp in sides):
+        if warning is not None:
+            reporter.warn(warning)
 
 
 def _metrics(parts: list[Part], fitted: Fitted, judged_on: str, seed: int) -> dict[str, Any]:

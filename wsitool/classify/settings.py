@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from wsitool.backbones.options import INIT, BackboneOptions
 from wsitool.base.parameters import Params, hparam
 from wsitool.base.paths import as_list
 from wsitool.classify.head_registry import HEADS
@@ -95,11 +96,11 @@ class Settings(Params):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyOptions(Params):
+class ClassifyOptions(BackboneOptions):
     """What one run trains on, starts from and is judged by; UsageError for what cannot be.
 
-    `encoder` is "imagenet", "random", a pretraining run or a weights file. A folder `cache` keeps the
-    features of frozen encoders for the next run.
+    `encoder` is what `build_backbone` takes as `init`. A folder `cache` keeps the features of frozen encoders
+    for the next run.
     """
 
     test: tuple[str, ...] = hparam((), "Stores to judge on.", repeat=True)
@@ -107,9 +108,11 @@ class ClassifyOptions(Params):
         None, "Instead of --test: cross-validate over this many folds of groups.", ge=2
     )
     labels: str | None = hparam(None, "CSV with file (image or slide), label and optionally group.")
-    encoder: str = hparam("imagenet", "imagenet, random, the folder of a pretraining run, or a weights file.")
-    backbone: str | None = hparam(
-        None, "Network, such as resnet50 or timm:NAME; without it the encoder's, resnet50."
+    encoder: str = hparam("imagenet", INIT)
+    features: str | None = hparam(
+        None,
+        "Instead of an encoder: folder of CLAM's or TRIDENT's feature files (.h5) of these patches, joined "
+        "by slide name and coordinates; for --head linear and knn.",
     )
     fraction: float = hparam(
         1.0, "Share of the labels to use, of each class alike (see --balance).", gt=0, le=1

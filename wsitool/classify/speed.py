@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from wsitool.backbones.build import build_backbone
+from wsitool.backbones.build import build_encoder
 from wsitool.backbones.device import choose_device, place
+from wsitool.backbones.options import BackboneOptions
 
 __all__ = ["seconds_per_image"]
 
@@ -16,11 +17,11 @@ _STEPS = 2
 
 
 def seconds_per_image(
-    backbone: str | None, *, init: str | Path, image_size: int, batch_size: int, device: str = "auto"
+    options: BackboneOptions, *, init: str | Path, image_size: int, batch_size: int, device: str = "auto"
 ) -> float:
     """Time of one training step (forward and backward) on random images, divided by the batch size."""
     where = choose_device(device)
-    encoder = build_backbone(backbone, init=init).train()
+    encoder = build_encoder(options, init).train()
     place(encoder, where)
     images = torch.rand(batch_size, 3, image_size, image_size, device=where)
     encoder(images).sum().backward()  # the first step allocates

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from wsitool.backbones.options import INIT
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import declared, take
@@ -28,7 +29,7 @@ __all__ = ["command"]
     """,
 )
 @click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
-@click.option("--encoder", required=True, help="imagenet, random, a run folder, or a weights file.")
+@click.option("--encoder", required=True, help=INIT)
 @out_option
 @declared(EmbedOptions)
 @json_option

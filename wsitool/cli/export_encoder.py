@@ -19,21 +19,26 @@ __all__ = ["command"]
     examples="""
     wsitool export-encoder encoder-breast --to torchvision --out encoder.pth
     wsitool export-encoder encoder-breast --to onnx --out encoder.onnx
+    wsitool export-encoder encoder-breast --to hf --out my-encoder
     """,
 )
 @click.argument("encoder", type=click.Path(exists=True, path_type=Path))
-@click.option("--to", required=True, help="torchvision, timm or onnx.")
+@click.option("--to", required=True, help="torchvision, timm, onnx, or hf: a folder for a hub.")
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write: .pth, .pt, .bin or .safetensors; .onnx for onnx.",
+    type=click.Path(path_type=Path),
+    help="File to write: .pth, .pt, .bin or .safetensors; .onnx for onnx; a folder for hf.",
 )
 @image_size_option("Pixels of ONNX input.  [default: as in training]")
 def command(encoder: Path, to: str, out: Path, image_size: int | None) -> None:
     from wsitool.backbones.export import export_encoder
 
     written = export_encoder(encoder, out, to=to, image_size=image_size)
+    if written.is_dir():
+        library = "transformers" if (written / "preprocessor_config.json").exists() else "timm (local-dir:)"
+        click.echo(f"{written}: a folder that {library} loads, with a card to complete in README.md.")
+        return
     click.echo(
         f"{written}: {written.stat().st_size / 1e6:.1f} MB, loads in {to} and gives the same features."
     )

@@ -32,11 +32,13 @@ __all__ = ["command"]
     """,
 )
 def command() -> None:
-    """List, start and check plugins: methods, readers, tissue detectors and exports."""
+    """List, start and check plugins: methods, readers, tissue detectors, exports, backbones."""
 
 
 _kind_option = click.option(
-    "--kind", type=click.Choice(["method", "reader", "tissue", "export"]), help="Only parts of this kind."
+    "--kind",
+    type=click.Choice(["method", "reader", "tissue", "export", "backbone"]),
+    help="Only parts of this kind.",
 )
 
 
@@ -68,7 +70,7 @@ def list_(kind: str | None, check_imports: bool, as_json: bool) -> None:
         for part, state in zip(parts, states, strict=True):
             plugin, status = part.plugin, f"  {state or 'ok'}" if check_imports else ""
             package = f"{plugin.package} {plugin.version}"
-            click.echo(f"{part.kind:<6}  {plugin.name:<{width}}  {package}  {plugin.target}{status}")
+            click.echo(f"{part.kind:<8}  {plugin.name:<{width}}  {package}  {plugin.target}{status}")
     if any(states):
         sys.exit(SOME_FAILED)
 
@@ -129,7 +131,7 @@ def new(name: str, out: Path | None) -> None:
 def check(target: str, values: Sequence[str], files: Sequence[Path], kind: str | None, as_json: bool) -> None:
     """Check what is installed as NAME, or what a project's folder or a .py file PATH defines.
 
-    Methods, readers, tissue detectors and exports. Exit code 1 if any check fails.
+    Methods, readers, tissue detectors, exports and backbones. Exit code 1 if any check fails.
     """
     from wsitool.testing.kinds import KINDS
     from wsitool.testing.projects import parts_of

@@ -39,7 +39,7 @@ from wsitool.experiment.evaluation_splits import (
     open_splits,
 )
 from wsitool.experiment.plan import ExperimentPlan
-from wsitool.experiment.stages import ensure, last_stages, start_keys
+from wsitool.experiment.stages import ensure, last_stages, start_encoder, start_keys
 
 __all__ = ["CellResult", "is_finished", "run_cell"]
 
@@ -163,9 +163,11 @@ class _CellTraining:
         for stage in stages:
             # Pretrained where it is not there yet; other cells of the chain then find it.
             run = ensure(self.plan, stage, self.out / "pretrain", self.reporter)
-            yield self._candidate(str(run), stage.lr)
+            yield self._candidate(build_backbone(init=run), stage.lr)
         if not stages:
-            yield self._candidate(self.plan.init, None)
+            # Only a random start draws from the seed: each label seed then has a start of its own.
+            seed = self.plan.seed + self.cell.seed
+            yield self._candidate(start_encoder(self.plan, self.cell.arm, seed), None)
 
     def predict(self, candidate: _Candidate) -> NDArray[np.float64]:
         """Logits (N, K) of the split's test patches; what was not chosen never sees them."""
@@ -180,9 +182,7 @@ class _CellTraining:
         groups = self.chosen.test.patches.groups.tolist()
         return check_pretraining(encoder.card.groups, groups, allowed=self.plan.allow_transductive)
 
-    def _candidate(self, init: str, lr: float | None) -> _Candidate:
-        # Only a random start draws from the seed: each label seed then has a start of its own.
-        encoder = build_backbone(self.plan.backbone, init=init, seed=self.plan.seed + self.cell.seed)
+    def _candidate(self, encoder: Encoder, lr: float | None) -> _Candidate:
         # Before training, so that a leak costs no run; asked again for the facts.
         self.seen_test_groups(encoder)
         settings, subset = self.plan.settings(self.device), self.subset
@@ -217,7 +217,7 @@ def _cell_key(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str:
     rows = labelled_rows(plan, split, cell.fraction, cell.seed)
     values = [
         # The device is left out: it changes no more than rounding.
-        *(_settings_key(plan), plan.seed, cell.seed, plan.backbone, plan.image_size),
+        *(_settings_key(plan), plan.seed, cell.seed, plan.identity, plan.image_size),
         start_keys(plan, cell, split),
         subset_hash(train.subset(rows).identities()),
         # By content, not by path: stores may move.

@@ -65,7 +65,7 @@ def estimate(plan: ExperimentPlan, out: Path, *, device: str = "auto") -> Estima
         wholes = {id(view.whole): len(view.whole) for split in splits for view in (split.train, split.test)}
         forward = (len(ahead) + 1) * sum(wholes.values())
     per_image = seconds_per_image(
-        plan.backbone,
+        plan,
         init=plan.init,
         image_size=plan.image_size or splits[0].train.whole.collection.patch_size,
         # 32 at most: the rate is asked for, not the memory.

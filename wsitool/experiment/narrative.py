@@ -108,7 +108,7 @@ def caveats(results: Results) -> list[str]:
             f"Even with the most labels fine-tuning took {steps} optimizer steps at most, fewer than "
             f"{FEW_STEPS}: the networks are hardly trained."
         )
-    if results.plan.pretrain_seeds == 1 and len(results.plan.methods) > 1:
+    if results.plan.pretrain_seeds == 1 and any(arm.method for arm in results.plan.arms):
         lines.append(
             "Each encoder was pretrained once: the spread over seeds is that of the labels and the "
             "classifier, not of pretraining."

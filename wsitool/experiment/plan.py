@@ -9,8 +9,10 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from wsitool.backbones.options import INIT, BackboneOptions
+from wsitool.base.file_names import lone_file_name
 from wsitool.base.json_files import parse_json, read_text, typed
-from wsitool.base.parameters import Params, as_shares, hparam, same_as
+from wsitool.base.parameters import as_shares, hparam, same_as
 from wsitool.base.paths import as_list
 from wsitool.classify.head_registry import HEADS
 from wsitool.classify.settings import ClassifyOptions, Penalty, Select, Settings
@@ -26,6 +28,7 @@ ARMS = ("supervised", "rotation", "jitter-rotation", "simclr", "simclr+auxiliary
 AUXILIARY = "auxiliary"  # all data of --auxiliary, whatever their names
 _NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
 _ARM = re.compile(r"(?P<method>[^+]+)(?:\+(?P<data>[A-Za-z][\w-]*)(?::(?P<count>[1-9]\d*))?)?")
+_ENCODER = "encoder:"
 _MOST = 10_000  # of what is run one after another: more is a slip of the keyboard
 _LISTS = ("train", "test", "auxiliary", "methods")  # one alone may be given as text
 
@@ -35,27 +38,34 @@ class Arm:
     """One row of the table: no pretraining (`method` None), or a method, after auxiliary data or not.
 
     `auxiliary` names those data ("" for none), of which at most `patches` are seen.
+    `encoder` is what it starts from, where that is not the plan's `init`.
     """
 
     name: str
     method: str | None
     auxiliary: str = ""
     patches: int | None = None
+    encoder: str | None = None
 
     @property
     def file_part(self) -> str:
         """The name in names of files and folders."""
-        return self.name.replace(":", "-")
+        # An encoder may be a path.
+        return self.name.replace(":", "-") if self.encoder is None else lone_file_name(self.name)
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Read "supervised", "METHOD", "METHOD+DATA" or "METHOD+DATA:PATCHES"; UsageError for others."""
+        """Read "supervised", "METHOD", "METHOD+DATA[:PATCHES]" or "encoder:FILE"; UsageError for others."""
+        if name.startswith(_ENCODER):
+            if name == _ENCODER:
+                raise UsageError("The arm encoder: needs a name or a file, such as encoder:uni2-h.")
+            return cls(name=name, method=None, encoder=name.removeprefix(_ENCODER))
         match = _ARM.fullmatch(name)
         # Supervised training has no use for other data.
         if match is None or (match["method"] == "supervised" and match["data"]):
             raise UsageError(
-                "An arm is supervised, METHOD, METHOD+DATA or METHOD+DATA:PATCHES, where DATA is "
-                f"{AUXILIARY} or a name given in --auxiliary, got '{name}'."
+                "An arm is supervised, METHOD, METHOD+DATA, METHOD+DATA:PATCHES or encoder:NAME_OR_FILE, "
+                f"where DATA is {AUXILIARY} or a name given in --auxiliary, got '{name}'."
             )
         method = match["method"]
         return cls(
@@ -71,7 +81,7 @@ COLOR = Arm(name="color baseline", method=None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentPlan(Params):
+class ExperimentPlan(BackboneOptions):
     """The whole experiment; paths as given, fractions in (0, 1], defaults the paper's.
 
     Judged on `test`, or by `folds` over groups, or on a held-out `test_share` of the groups. Pretraining sees
@@ -87,7 +97,9 @@ class ExperimentPlan(Params):
     )
     labels: str | None = hparam(None, "CSV with file, label and optionally group.")
     methods: tuple[str, ...] = hparam(
-        ARMS, "Arms: supervised, METHOD, METHOD+auxiliary, METHOD+NAME[:PATCHES]; comma between."
+        ARMS,
+        "Arms: supervised, METHOD, METHOD+auxiliary, METHOD+NAME[:PATCHES], encoder:NAME_OR_FILE; comma "
+        "between.",
     )
     fractions: tuple[float, ...] = hparam(
         (0.05, 0.25, 0.5, 1.0), "Per cent of the labels.", gt=0, le=1, percent=True
@@ -107,8 +119,7 @@ class ExperimentPlan(Params):
         le=50,
         unit="points",
     )
-    backbone: str | None = hparam(None, "Network, such as resnet50 or timm:NAME; without it resnet50.")
-    init: str = hparam("imagenet", "Start of every arm: imagenet, random, or a file.")
+    init: str = hparam("imagenet", f"Start of every arm but encoder: {INIT}")
     image_size: int | None = hparam(
         None, "What the network sees; without it the patches' size.", ge=8, le=LARGEST_PATCH, unit="px"
     )

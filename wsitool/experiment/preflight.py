@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wsitool.backbones.build import build_backbone
+from wsitool.backbones.build import build_encoder
+from wsitool.backbones.card import resolution_warning
+from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import LabelError, UsageError
 from wsitool.evaluation.leakage import check_pretraining
 from wsitool.evaluation.subsets import class_counts
 from wsitool.experiment.evaluation_splits import EvaluationSplit, auxiliary_data
 from wsitool.experiment.plan import ExperimentPlan, percent
+from wsitool.experiment.stages import start_encoder
 from wsitool.methods.meta import check_needs
 from wsitool.methods.registry import load_method
 
 __all__ = ["check_plan"]
 
 
-def check_plan(plan: ExperimentPlan, splits: Sequence[EvaluationSplit]) -> None:
+def check_plan(plan: ExperimentPlan, splits: Sequence[EvaluationSplit], reporter: Reporter = SILENT) -> None:
     """LabelError for too small fractions, UsageError for test groups as auxiliary, and `load_method`'s.
 
-    Opens the auxiliary stores, and imports every method of the plan; computes nothing.
+    Opens the auxiliary stores, imports every method of the plan and builds every encoder that it names, of
+    which what must be known is said (EncoderError where one cannot be); computes nothing.
     """
     _check_fractions(plan, splits)
     for arm in plan.arms:
         if arm.method is not None:
             _check_method(arm.method, plan, splits)
+    _check_starts(plan, splits, reporter)
     seen = {group for arm in plan.arms if arm.auxiliary for group in auxiliary_data(plan, arm).groups}
     if seen:
         # Each split's test set by itself, so that all are looked at.
@@ -42,9 +47,27 @@ def _check_method(name: str, plan: ExperimentPlan, splits: Sequence[EvaluationSp
             "fraction: leave it out of --methods."
         )
     if kind.needs:
-        encoder = build_backbone(plan.backbone, init=plan.init)
+        encoder = build_encoder(plan, plan.init)
         for split in splits:
             check_needs(kind, name, split.unlabelled, encoder)
+
+
+def _check_starts(plan: ExperimentPlan, splits: Sequence[EvaluationSplit], reporter: Reporter) -> None:
+    """Build each start that is no standard one, as its cells will, and tell how its weights were read."""
+    starts = {arm.encoder or plan.init: arm for arm in plan.arms}
+    for init, arm in starts.items():
+        # Standard starts are not fetched again where all their cells are finished.
+        if init in ("imagenet", "random"):
+            continue
+        encoder = start_encoder(plan, arm, plan.seed)
+        mpp = splits[0].train.whole.collection.mpp
+        for note in encoder.notes:
+            reporter.say(f"{init}: {note}")
+        if warning := resolution_warning(encoder.card, mpp):
+            reporter.warn(f"{init}: {warning}")
+        for split in splits:
+            groups = split.test.patches.groups.tolist()
+            check_pretraining(encoder.card.groups, groups, allowed=plan.allow_transductive)
 
 
 def _check_fractions(plan: ExperimentPlan, splits: Sequence[EvaluationSplit]) -> None:

@@ -57,7 +57,7 @@ def experiment(
     """
     out = Path(out)
     splits = open_splits(plan)
-    check_plan(plan, splits)
+    check_plan(plan, splits, reporter)
     # Before hours of work, not at its first file.
     check_writable(out)
     # Two runs in one folder would pretrain the same encoder at once.

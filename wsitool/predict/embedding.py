@@ -15,11 +15,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.backbones.build import build_backbone
+from wsitool.backbones.build import build_encoder
+from wsitool.backbones.card import resolution_warning
 from wsitool.backbones.device import choose_device
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encode, encoder_digest
 from wsitool.backbones.precision import effective_precision
+from wsitool.backbones.sizes import check_size
 from wsitool.base.file_names import file_names
 from wsitool.base.files import check_writable, replace_file_in_parts
 from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
@@ -82,7 +84,10 @@ def embed(
     targets = [folder / f"{name}.h5" for name in file_names(names)]
     if len(set(names)) < len(names):
         raise UsageError("Two stores are of a slide of the same name: embed them into folders of their own.")
-    built = build_backbone(settings.backbone, init=encoder)
+    built = build_encoder(settings, encoder, reporter=reporter)
+    told = [resolution_warning(built.card, store.meta.mpp_effective) for store in collection.stores]
+    for warning in filter(None, dict.fromkeys(told)):
+        reporter.warn(warning)
     size = settings.image_size or built.card.image_size or collection.patch_size
     run = _Run(
         encoder=built,
@@ -94,6 +99,7 @@ def embed(
         overwrite=settings.overwrite,
     )
     run.check(collection, targets)
+    check_size(built, size, reporter)
     check_writable(folder)
     with locked(folder / "map.png", what=f"'{folder}'"):
         done, failed = _embed_each(run, collection, targets, folder, reporter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from wsitool.backbones.options import BackboneOptions
 from wsitool.base.parameters import Params, hparam, same_as
 from wsitool.classify.settings import Settings
 from wsitool.predict.verdict import VerdictRule
@@ -57,10 +58,9 @@ class PredictOptions(Params):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedOptions(Params):
+class EmbedOptions(BackboneOptions):
     """Which encoder computes features, and how the map of them is drawn."""
 
-    backbone: str | None = hparam(None, "Network, where the encoder does not say.")
     projection: Literal["pca", "umap"] = hparam("pca", "Of the map; umap needs umap-learn.")
     color: Literal["slide", "label"] = hparam("slide", "What the map is coloured by.")
     image_size: int | None = hparam(

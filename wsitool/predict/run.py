@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wsitool import __version__
 from wsitool.augment import to_device
+from wsitool.backbones.card import is_other_mpp
 from wsitool.backbones.device import choose_device, place
 from wsitool.backbones.fetching import fetched
 from wsitool.backbones.precision import effective_precision, inference
@@ -44,7 +45,7 @@ from wsitool.slides.grid import plan_read
 from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers import open_slide
 from wsitool.slides.slide_list import SlideInput, find_slides
-from wsitool.slides.spec import CandidateRule, QualityThresholds, TileSpec, is_other_mpp
+from wsitool.slides.spec import CandidateRule, QualityThresholds, TileSpec
 from wsitool.slides.tissue_registry import TISSUE
 from wsitool.store.collection import Collection
 from wsitool.store.opening import find_stores, open_store

@@ -31,7 +31,6 @@ __all__ = [
     "Resample",
     "TileSpec",
     "decide",
-    "is_other_mpp",
 ]
 
 KEPT = "kept"
@@ -93,15 +92,6 @@ def decide(
         # Only those no earlier limit has rejected.
         reason[(reason == 0) & limit.rejects(scores[limit.score])] = reasons.index(limit.reason)
     return reason, reasons
-
-
-MPP_TOLERANCE = 0.1
-"""How far (relative) a resolution may be from the one a network was trained at."""
-
-
-def is_other_mpp(mpp: float | None, trained_at: float | None) -> bool:
-    """Whether two resolutions (um/px) are both known and too far apart for one network."""
-    return mpp is not None and trained_at is not None and abs(mpp / trained_at - 1) > MPP_TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 _HOME = {
     "CheckResult": "wsitool.testing.results",
     "KINDS": "wsitool.testing.synthetic",
+    "check_backbone": "wsitool.testing.backbone_checks",
     "check_export": "wsitool.testing.export_checks",
     "check_method": "wsitool.testing.methods",
     "check_reader": "wsitool.testing.reader_checks",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wsitool.backbones.source import SOURCES
 from wsitool.base.plugins import Plugin, installed
 from wsitool.base.progress import Reporter
 from wsitool.base.registry import Registry
@@ -75,6 +76,12 @@ def _check_export(part: Any, params: Mapping[str, Any], _: Any, reporter: Report
     return check_export(part, reporter=reporter)
 
 
+def _check_backbone(part: Any, params: Mapping[str, Any], _: Any, reporter: Reporter) -> list[CheckResult]:
+    from wsitool.testing.backbone_checks import check_backbone
+
+    return check_backbone(part, reporter=reporter)
+
+
 def _kind(name: str, registry: Registry[Any], check: Callable[..., list[CheckResult]]) -> Kind:
     names = tuple(entry.name for entry in registry.builtin)
     return Kind(
@@ -87,6 +94,7 @@ KINDS: tuple[Kind, ...] = (
     _kind("reader", READERS, _check_reader),
     _kind("tissue", TISSUE, _check_tissue),
     _kind("export", EXPORTS, _check_export),
+    _kind("backbone", SOURCES, _check_backbone),
 )
 
 
@@ -108,7 +116,9 @@ def listed(kinds: Sequence[Kind] = KINDS) -> list[Part]:
     parts = []
     for kind in kinds:
         for entry in kind.registry.builtin if kind.registry is not None else ():
-            target = next(value for key, value in vars(entry).items() if key in ("open", "detect", "plan"))
+            target = next(
+                value for key, value in vars(entry).items() if key in ("open", "detect", "plan", "make")
+            )
             plugin = Plugin(name=entry.name, target=target, package="wsitool", version=wsitool.__version__)
             parts.append(Part(kind=kind.name, plugin=plugin, builtin=True))
         parts += [Part(kind=kind.name, plugin=plugin) for plugin in installed(kind.group)]

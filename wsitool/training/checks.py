@@ -7,12 +7,8 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.precision import effective_precision
-from wsitool.base.machine import is_memory_short
-from wsitool.errors import EncoderError, TrainingError, UsageError
+from wsitool.errors import TrainingError, UsageError
 from wsitool.store.collection import Collection
 from wsitool.training.checkpoint import State, load_checkpoint
 from wsitool.training.config import PretrainConfig
@@ -25,7 +21,6 @@ __all__ = [
     "Resume",
     "check_amount",
     "check_same",
-    "check_size",
     "chosen_precision",
     "previous_state",
 ]
@@ -158,31 +153,3 @@ def chosen_precision(config: PretrainConfig) -> str:
     UsageError for float16 on a CPU, and where there is no such accelerator.
     """
     return effective_precision(config.precision, device_type(config.accelerator))
-
-
-def check_size(encoder: Encoder, size: int) -> None:
-    """Send one image of `size` px through the network; EncoderError if it does not take it.
-
-    In evaluation mode, without gradient, on the CPU. A failed allocation passes as it is.
-    """
-    # One image will do: in evaluation mode batch norm does not look at the batch.
-    was_training = encoder.training
-    encoder.eval()
-    try:
-        with torch.no_grad():
-            shape = tuple(encoder(torch.zeros(1, 3, size, size)).shape)
-    except (RuntimeError, AssertionError) as error:
-        # A lack of memory is not the size's fault; the caller has the advice for it.
-        if is_memory_short(error):
-            raise
-        reason = str(error).splitlines()[0]
-        raise EncoderError(
-            f"{encoder.name} cannot take images of {size} px ({reason}): choose another --image-size."
-        ) from None
-    encoder.train(was_training)
-    # A network may take the size and give a map instead of a vector.
-    if shape != (1, encoder.feature_dim):
-        raise EncoderError(
-            f"{encoder.name} must give features (1, {encoder.feature_dim}), got {shape}: "
-            "use another backbone."
-        )

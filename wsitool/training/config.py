@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import MISSING, asdict, dataclass, replace
 from typing import Any
 
-from wsitool.base.parameters import Params, hparam, internal
+from wsitool.backbones.options import INIT, BackboneOptions
+from wsitool.base.parameters import hparam, internal
 from wsitool.base.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
 __all__ = ["ACCELERATORS", "LARGEST_LR", "LOGGERS", "OPTIMIZERS", "PRECISIONS", "RECIPE", "PretrainConfig"]
@@ -22,7 +23,7 @@ RECIPE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(Params):
+class PretrainConfig(BackboneOptions):
     """How to train; `params` are the method's own, `RECIPE` names what its recipe decides where it is None.
 
     UsageError for a value out of bounds.
@@ -31,10 +32,7 @@ class PretrainConfig(Params):
     method: str = hparam(MISSING, "SSL method; see 'wsitool methods'.")
     params: dict[str, Any] = internal(factory=dict)
     preset: str = hparam("paper", "Method defaults: paper or histology.")
-    backbone: str | None = hparam(
-        None, "Network, e.g. resnet18 or timm:vit_small_patch16_224; without it --init's, else resnet50."
-    )
-    init: str = hparam("imagenet", "imagenet, random, a run folder, or a weights file.")
+    init: str = hparam("imagenet", INIT)
     epochs: int = hparam(100, "Times every patch is seen.", ge=1)
     batch_size: int = hparam(64, "Patches per step and device; batch norm and contrast need company.", ge=2)
     accumulate: int = hparam(1, "Batches per optimiser step; adds no negatives.", ge=1)

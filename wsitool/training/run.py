@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from wsitool.backbones.build import build_backbone
+from wsitool.backbones.build import build_encoder
 from wsitool.backbones.device import pin_threads
 from wsitool.backbones.files import is_saved, save_encoder
 from wsitool.backbones.precision import tuned
+from wsitool.backbones.sizes import check_size
 from wsitool.base.files import write_json
 from wsitool.base.interrupt import Interrupted, StopRequest, deferred, progress_on_stop
 from wsitool.base.lock import locked
@@ -34,7 +35,6 @@ from wsitool.training.checks import (
     Resume,
     check_amount,
     check_same,
-    check_size,
     chosen_precision,
     previous_state,
 )
@@ -142,14 +142,14 @@ class _Run:
         # Of everything, held-out patients as well: labels are asked for, not trained on.
         rows = probe_rows(everything, config.seed) if config.probe_every else None
         self.labelled = None if rows is None else everything.subset(rows)
-        self.encoder = build_backbone(config.backbone, init=config.init, seed=config.seed)
+        self.encoder = build_encoder(config, config.init, config.seed, reporter)
         # As it came out: a resumed run is compared with what was meant by "the default".
         config = dataclasses.replace(config, backbone=self.encoder.name, params=params.to_dict())
         recipe, self.recipe_source = recipe_of(method_type, self.encoder)
         self.config = config.with_recipe(recipe)
         self.pairs = check_needs(method_type, config.method, self.collection, self.encoder, reporter)
         self.image_size = config.image_size or self.collection.patch_size
-        check_size(self.encoder, self.image_size)
+        check_size(self.encoder, self.image_size, reporter)
         self.card = run_card(self.encoder.card, self.config, self.collection, stores)
         self.method = make_method(method_type, self.encoder, params, self.config)
         check_step(self.method, self.collection, self.config)
