@@ -401,6 +401,11 @@ def test_what_a_training_program_saves(tmp_path: Path) -> None:
     _check(read(both, weights_key="encoder_q"), expected)
     with pytest.raises(EncoderError, match="no such network under 'teacher'"):
         read(both, weights_key="teacher")
+    # of another network, whose norms have the same names under many prefixes, that is what is said
+    norms = {key: value for key, value in state.items() if "bn1" in key}
+    other = {f"stages.{number}.{key}": value for number in range(3) for key, value in norms.items()}
+    with pytest.raises(EncoderError, match=r"does not fit .* - missing: "):
+        read(other)
     # inside what is taken, nothing may be left over
     with pytest.raises(EncoderError, match=r"unexpected: extra\.weight"):
         read({**lightning, "backbone.extra.weight": torch.zeros(1)})

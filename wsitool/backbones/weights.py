@@ -16,6 +16,9 @@ __all__ = ["network_state"]
 # Where training programs keep weights, in the order they are looked for; of a pair the average comes first.
 _KEYS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "net", "network", "weights")
 
+# Of the names of a network; fewer, such as a norm's, stand under many prefixes of any other network.
+_LEAST_SHARE = 0.5
+
 
 def network_state(
     content: Any, expected: Iterable[str], *, what: str, key: str | None = None
@@ -28,7 +31,7 @@ def network_state(
     `what`, where there are no tensors, where two networks fit equally well, or the word is nowhere.
     """
     content, rest = _entered(content, key)
-    state = _plain(content, what)
+    state, expected = _plain(content, what), list(expected)
     counts = _prefixes(state, expected)
     if rest:
         counts = Counter({prefix: n for prefix, n in counts.items() if rest <= set(prefix.split("."))})
@@ -40,6 +43,8 @@ def network_state(
         return state, ()
     (best, most), *others = counts.most_common()
     if rivals := [prefix for prefix, count in others if count == most]:
+        if most < _LEAST_SHARE * len(expected):
+            return state, ()  # of another network: what does not fit is said by whoever loads it
         names = ", ".join(sorted(repr(prefix.rstrip(".")) for prefix in (best, *rivals)))
         raise EncoderError(f"{what} holds several such networks ({names}): choose with --weights-key.")
     if not best:
