@@ -33,3 +33,9 @@ def test_plans_of_the_study_stay_exact(name: str) -> None:
     plan = read_plan(FOLDER / f"{name}.toml")
     assert _settings_key(plan) == KEYS[name]
     assert (plan.balance, plan.select, plan.labels_per_class) == ("subset", "random", ())
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_plan_is_one(path: Path) -> None:
+    plan = read_plan(path)
+    assert plan.methods[0] == "supervised" and (FOLDER / "README.md").read_text().count(f"`{path.name}`")
