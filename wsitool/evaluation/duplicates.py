@@ -131,7 +131,7 @@ class _Likenesses:
 
     size: int
     best: Floats = field(init=False)
-    found: dict[int, list[tuple[float, int, Pair]]] = field(default_factory=dict)
+    of_row: dict[int, list[tuple[float, int, Pair]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.best = np.zeros(self.size, np.float32)
@@ -141,7 +141,7 @@ class _Likenesses:
     ) -> None:
         self.best[rows_b] = np.maximum(self.best[rows_b], cosines)
         for row_b, row_a, cosine in zip(rows_b.tolist(), rows_a.tolist(), cosines.tolist(), strict=True):
-            entries = self.found.setdefault(row_b, [])
+            entries = self.of_row.setdefault(row_b, [])
             entries.append((cosine, row_a, windows))
             entries.sort(reverse=True)
             del entries[_LOOKED_AT:]
@@ -149,7 +149,7 @@ class _Likenesses:
     def of(self, row_b: int) -> dict[int, set[Pair]]:
         """The rows of `a`, each with the windows in which it is like that row of `b`."""
         rows: dict[int, set[Pair]] = {}
-        for _, row_a, windows in self.found[row_b]:
+        for _, row_a, windows in self.of_row[row_b]:
             # In the second look one window stands for all places it is moved to.
             window_a = windows[0] if windows[0] >= len(_MOVED) else _MIDDLE
             rows.setdefault(row_a, set()).add((window_a, windows[1]))

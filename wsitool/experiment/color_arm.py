@@ -29,8 +29,8 @@ def color_cells(plan: ExperimentPlan, out: Path, reporter: Reporter) -> dict[Cel
     The 24 numbers of each patch are kept in `out`; fitting takes a second or so a cell and is done again.
     """
     splits = open_splits(plan)
-    wholes = {id(view.whole): view.whole for split in splits for view in (split.train, split.test)}
-    numbers = {key: _numbers(whole, out / "features") for key, whole in wholes.items()}
+    patches = {id(view.whole): view.whole for split in splits for view in (split.train, split.test)}
+    numbers = {key: _numbers(each, out / "features") for key, each in patches.items()}
     settings, cells, seen = plan.settings("cpu"), {}, dict[tuple[int, str], NDArray[np.float64]]()
     keys = [
         Cell(arm=COLOR, fraction=fraction, seed=seed, split=number)

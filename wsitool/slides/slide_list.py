@@ -114,15 +114,15 @@ def _series(slides: list[SlideInput]) -> list[SlideInput]:
         return slides
     from wsitool.slides.readers.dicom import dicom_series
 
-    whole: dict[str, str] = {}  # by file, the path that stands for its series
+    path_of_series: dict[str, str] = {}  # by file, the path that stands for its series
     for folder in folders:
         series = dicom_series(series_files(folder))
         for files in series.values():
             path = str(files[0] if len(series) > 1 else folder)
-            whole |= dict.fromkeys(map(str, files), path)
+            path_of_series |= dict.fromkeys(map(str, files), path)
     kept: dict[str, SlideInput] = {}
     for slide in slides:
-        path = whole.get(slide.path, slide.path) if _is_dicom(slide) else slide.path
+        path = path_of_series.get(slide.path, slide.path) if _is_dicom(slide) else slide.path
         kept.setdefault(path, replace(slide, path=path))
     return list(kept.values())
 
