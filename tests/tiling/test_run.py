@@ -198,7 +198,6 @@ def test_find_slides(slides: list[Path], tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("file\nx\n")
     for inputs, regex, message in (
         ([tmp_path / "empty"], None, "no slide in the folder"),
-        ([slides[0], tmp_path / "p0_s.tiff"], None, "would both become the store 'p0_s'"),
         ([slides[0]], "(", "is not a regular expression"),
         ([slides[0]], "q", "finds no group"),
         ([tmp_path / "bad.csv"], None, "needs a column 'path'"),
@@ -207,6 +206,21 @@ def test_find_slides(slides: list[Path], tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             find_slides(inputs, group_regex=regex)  # type: ignore[arg-type]
+
+
+def test_a_name_that_is_taken_stops_one_slide(slides: list[Path], tmp_path: Path) -> None:
+    """The same file name in two folders is how many labs keep slides; the others are tiled all the same."""
+    (tmp_path / "other").mkdir()
+    clash = shutil.copy(slides[1], tmp_path / "other" / slides[0].name)
+    for _ in range(2):  # and the same again
+        result = tile_slides([slides[0], clash, slides[2]], tmp_path / "o", _SPEC)
+        assert [slide.name for slide in result.slides] == ["p0_s", "p0_s (2)", "p2_s"]
+        assert [slide.status for slide in result.slides][1] == "failed"
+        assert result.slides[1].reason.startswith("It would become the store 'p0_s', as '")
+        assert sorted(path.name for path in (tmp_path / "o").glob("*.h5")) == ["p0_s.h5", "p2_s.h5"]
+        with open_store(tmp_path / "o" / "p0_s.h5") as store:
+            assert Path(store.meta.source).parent == slides[0].parent
+    assert [slide.status for slide in result.slides] == ["skipped", "failed", "skipped"]
 
 
 def test_a_preview_that_is_missing_is_drawn_again(slides: list[Path], tmp_path: Path) -> None:

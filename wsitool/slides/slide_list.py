@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,8 @@ _OPTIONAL = ("mpp", "group", "label")
 class SlideInput:
     """A slide to tile. `mpp` is used where the file states none; `group` is the patient.
 
-    `problem` says why it cannot be tiled, where the row of its table is already wrong.
+    `problem` says why it cannot be tiled, where the row of its table is already wrong or another slide has
+    its name: it is then told by its number, too.
     """
 
     path: str
@@ -37,11 +39,12 @@ class SlideInput:
     group: str | None = None
     label: str | None = None
     problem: str = ""
+    number: int = 1
 
     @property
     def name(self) -> str:
         """The name of its store: the file name without its last suffix."""
-        return slide_name(self.path)
+        return slide_name(self.path) + (f" ({self.number})" if self.number > 1 else "")
 
 
 def slide_name(path: str | Path) -> str:
@@ -57,9 +60,9 @@ def find_slides(
     """Turn what the user named into slides, in order; folders are searched, sorted by name.
 
     `group_regex` takes the group of a slide that has none from its name: its first group if it has one, else
-    the whole match. A named file that does not exist is kept, and so is a row of a table that cannot be used:
-    they fail on their own, beside the others. Raises UsageError for an empty folder, an unreadable table, or
-    two slides whose stores would have the same name.
+    the whole match. A named file that does not exist is kept, and so are a row of a table that cannot be used
+    and a slide whose store would have the name of an earlier one's: they fail on their own, beside the
+    others. Raises UsageError for an empty folder or an unreadable table.
     """
     slides: list[SlideInput] = []
     for item in as_list(inputs):
@@ -80,13 +83,16 @@ def find_slides(
     unique = list(dict.fromkeys(_series(slides)))
     # Compared by name: two folders may hold slides of one name, and stores lie in one folder.
     first: dict[str, SlideInput] = {}
-    for slide in unique:
+    count: Counter[str] = Counter()
+    for place, slide in enumerate(unique):
         other = first.setdefault(slide.name, slide)
+        count[slide.name] += 1
         if other is not slide:
-            raise UsageError(
-                f"'{other.path}' and '{slide.path}' would both become the store '{slide.name}': rename "
-                "one, or tile them into separate folders."
+            problem = (
+                f"It would become the store '{slide.name}', as '{other.path}' does: rename one, or tile them "
+                "into separate folders."
             )
+            unique[place] = replace(slide, problem=slide.problem or problem, number=count[slide.name])
     return tuple(unique)
 
 
