@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from wsitool.backbones.neighbours import neighbour_votes
 from wsitool.evaluation.calibration import check_logits
 
-__all__ = ["PENALTIES", "NeighbourHead", "fit_linear", "fit_neighbours", "head_logits", "prior_shift"]
+__all__ = [
+    "PENALTIES",
+    "NeighbourHead",
+    "fit_linear",
+    "fit_neighbours",
+    "head_logits",
+    "linear_path",
+    "prior_shift",
+]
 
 Floats = NDArray[np.float32]
 # scikit-learn's C: the inverse of the penalty's strength.
@@ -66,11 +74,34 @@ def fit_linear(
     validation: tuple[Floats, NDArray[np.integer]] | None = None,
     weighted: bool = False,
 ) -> tuple[nn.Linear, float]:
-    """Logistic regression (scikit-learn, L-BFGS) on standardised features, as one linear layer on raw ones.
+    """Logistic regression as one linear layer on raw features, see `linear_path`, and the penalty C used.
 
-    Returns the layer and the penalty C used: the one of `penalties` with the lowest loss on `validation`
-    (ties: the smallest); with no validation `penalties` must hold one value. `weighted` gives each class the
-    same weight in the fit, and then its share of `labels` back in the probabilities.
+    That is the one of `penalties` with the lowest loss on `validation` (ties: the smallest); with no
+    validation `penalties` must hold one value.
+    """
+    best: tuple[float, float, nn.Linear] | None = None
+    # Rising penalties and a strict comparison: the smallest of equals.
+    for c, layer in linear_path(features, labels, classes, penalties=penalties, weighted=weighted):
+        loss = 0.0 if validation is None else _loss(layer, *validation)
+        if best is None or loss < best[0]:
+            best = (loss, c, layer)
+    if best is None:
+        raise ValueError("At least one penalty is needed.")
+    return best[2], best[1]
+
+
+def linear_path(
+    features: Floats,
+    labels: NDArray[np.integer],
+    classes: int,
+    *,
+    penalties: Sequence[float],
+    weighted: bool = False,
+) -> Iterator[tuple[float, nn.Linear]]:
+    """Logistic regression (scikit-learn, L-BFGS) on standardised features (N, D) at each penalty C, rising.
+
+    As linear layers on raw features; each fit starts from the one before, which is near. `weighted` gives
+    each class the same weight in the fit, and then its share of `labels` back in the probabilities.
     """
     # Imported for this head only.
     from sklearn.linear_model import LogisticRegression
@@ -81,22 +112,16 @@ def fit_linear(
     spread = np.sqrt(np.square(standard).mean(0, dtype=np.float64)).astype(np.float32)
     spread[spread < _LEAST_SPREAD] = 1
     standard /= spread
-    best: tuple[float, float, nn.Linear] | None = None
-    # Rising penalties and a strict comparison: the smallest of equals.
+    weight = "balanced" if weighted else None
+    model = LogisticRegression(max_iter=1000, class_weight=weight, warm_start=True)
     for c in sorted(penalties):
-        weight = "balanced" if weighted else None
         # Standardised features, so that one C means the same for any encoder.
-        model = LogisticRegression(C=c, max_iter=1000, class_weight=weight).fit(standard, labels)
+        model.set_params(C=c).fit(standard, labels)
         layer = _layer(model.coef_, model.intercept_, mean, spread, classes)
         if weighted:
             with torch.no_grad():
                 layer.bias.add_(prior_shift(labels, classes))
-        loss = 0.0 if validation is None else _loss(layer, *validation)
-        if best is None or loss < best[0]:
-            best = (loss, c, layer)
-    if best is None:
-        raise ValueError("At least one penalty is needed.")
-    return best[2], best[1]
+        yield c, layer
 
 
 def prior_shift(labels: NDArray[np.integer], classes: int) -> Tensor:

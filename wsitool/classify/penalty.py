@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.classify.heads import PENALTIES, fit_linear, head_logits
+from wsitool.classify.heads import PENALTIES, head_logits, linear_path
 from wsitool.errors import LabelError
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.metrics import score
@@ -57,21 +57,16 @@ def search_penalty(
     """
     fold_of, by = _folds(labels, groups, classes, split, seed)
     folds = int(fold_of.max()) + 1
-    losses: dict[float, float] = {}
-    best: tuple[float, NDArray[np.float64]] | None = None
-    for c in PENALTIES:
-        # (N, K): every row is filled once, by the fold that held it out.
-        logits = np.empty((len(labels), classes))
-        for fold in range(folds):
-            inside, held_out = fold_of != fold, fold_of == fold
-            head, _ = fit_linear(features[inside], labels[inside], classes, penalties=[c], weighted=weighted)
-            logits[held_out] = head_logits(head, features[held_out])
-        losses[c] = score(softmax(logits), labels)["loss"] or 0.0
-        # Rising penalties, strict comparison: ties go to the stronger penalty.
-        if best is None or losses[c] < losses[best[0]]:
-            best = (c, logits)
-    if best is None:
-        raise ValueError("At least one penalty is needed.")
+    # (N, K) each: every row is filled once, by the fold that held it out.
+    logits = {c: np.empty((len(labels), classes)) for c in PENALTIES}
+    for fold in range(folds):
+        inside, held_out = fold_of != fold, fold_of == fold
+        path = linear_path(features[inside], labels[inside], classes, penalties=PENALTIES, weighted=weighted)
+        for c, head in path:
+            logits[c][held_out] = head_logits(head, features[held_out])
+    losses = {c: score(softmax(logits[c]), labels)["loss"] or 0.0 for c in PENALTIES}
+    # The first of the lowest: ties go to the stronger penalty.
+    best = min(losses, key=lambda c: losses[c])
     warning = (
         ""
         if by == split
@@ -80,7 +75,7 @@ def search_penalty(
             "patches and may be too weak."
         )
     )
-    return PenaltySearch(c=best[0], losses=losses, folds=folds, by=by, logits=best[1], warning=warning)
+    return PenaltySearch(c=best, losses=losses, folds=folds, by=by, logits=logits[best], warning=warning)
 
 
 def _folds(
