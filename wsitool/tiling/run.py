@@ -88,11 +88,12 @@ def tile_slides(
     READERS.check(settings.reader)
     TISSUE.check((spec or TileSpec()).tissue)
     inputs = _inputs(slides, settings, reporter)
-    _tell_of_groups(inputs, reporter)
     labels = _labels(inputs, settings, reporter)
     part = _shard(inputs, settings.shard)
     if not settings.dry_run:
         check_writable(Path(out_dir))
+    # After what can stop the command: an error stands alone.
+    _tell_of_groups(inputs, reporter)
     # No more processes than slides.
     processes = min(settings.workers or available_threads(), max(1, len(part)))
     # The processors divided: the decoding threads of all processes together fill the machine once.
