@@ -14,7 +14,18 @@ from wsitool.slides.spec import QualityThresholds, TileSpec
 from wsitool.tiling.source import PatchSource, patch_source
 
 # Fat is stained in its walls only; `--tissue filled` is for it.
-_ROWS = [name for name in ROWS if name != "fat"]
+_QUICK = (
+    "H&E, pale",
+    "Sirius red",
+    "GMS",
+    "Jones silver",
+    "gray scan",
+    "brown glass",
+    "warm gradient",
+    "blank glass",
+)
+_QUICK += ("black surround", "glue", "pens of 50 um", "pens of 250 um, red and purple")
+_ROWS = [row if row in _QUICK else pytest.param(row, marks=pytest.mark.slow) for row in ROWS if row != "fat"]
 
 
 @pytest.mark.benchmark

@@ -110,6 +110,7 @@ def test_fine_tuning_takes_the_lowest_validation_loss_and_the_auxiliary_stage_ha
     assert facts["validated_on"] and len(set(losses.values())) == 2
 
 
+@pytest.mark.slow
 def test_ties_go_to_the_first(data: Path, tmp_path: Path, planted: list[tuple[str, float]]) -> None:
     plan = _plan(data, methods=("rotation",), fractions=(1.0,), pretrain_lr=(2e-8, SEEING), folds=None)
     stages_of = last_stages(plan, all_cells(plan)[0], open_splits(plan)[0])

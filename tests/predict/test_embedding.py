@@ -91,6 +91,7 @@ def test_color_by_label_and_what_does_not_fit(encoder: Path, tmp_path: Path) -> 
     assert not (tmp_path / "g").exists()
 
 
+@pytest.mark.slow  # compiles for ten seconds
 def test_umap_keeps_two_clouds_apart(encoder: Path, tmp_path: Path) -> None:
     pytest.importorskip("umap", reason="the extra [umap] is not installed")
     rng = np.random.default_rng(0)

@@ -66,7 +66,7 @@ def test_a_method_trains_and_gives_an_encoder(kidney: Path, tmp_path: Path, meth
 
 
 # A checkpoint of the first epoch is what a run killed in the second one leaves behind.
-@pytest.mark.parametrize("method", ["byol", "moco", "dino"])
+@pytest.mark.parametrize("method", [pytest.param("byol", marks=pytest.mark.slow), "moco", "dino"])
 def test_a_resumed_teacher_and_queue_are_the_uninterrupted_ones(
     kidney: Path, tmp_path: Path, method: str
 ) -> None:

@@ -136,7 +136,7 @@ def test_an_image_size_that_memory_cannot_hold(
     def zeros(*_: int) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("wsitool.training.checks.torch.zeros", zeros)
+    monkeypatch.setattr("wsitool.backbones.sizes.torch.zeros", zeros)
     with pytest.raises(MemoryShortError, match=r"or --image-size \(4096\)"):
         pretrain(stores, out=tmp_path / "r", image_size=4096, **QUICK)
     assert not (tmp_path / "r").exists()
