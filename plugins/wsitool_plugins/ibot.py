@@ -14,7 +14,6 @@ from wsitool.api import (
     Method,
     ParamGroup,
     Progress,
-    Recipe,
     Step,
     all_gather,
     ema_update,
@@ -24,6 +23,7 @@ from wsitool.api import (
     to_device,
 )
 from wsitool_plugins.dino import (
+    DINO,
     DINOHead,
     DINOParams,
     dino_loss,
@@ -60,17 +60,9 @@ class IBOT(Method[IBOTParams]):
     """
 
     params_type = IBOTParams
-    images_per_patch = 4  # in the work of large ones: small crops are a fifth, a teacher has no backward pass
+    images_per_patch = DINO.images_per_patch
     needs = frozenset({"tokens"})
-    recipe = Recipe(
-        optimizer="adamw",
-        lr=5e-4,
-        batch=256,
-        warmup=0.1,
-        weight_decay=0.04,
-        final_weight_decay=0.4,
-        clip_grad=3.0,
-    )
+    recipe = DINO.recipe
 
     def __init__(self, backbone: nn.Module, feature_dim: int, params: IBOTParams) -> None:
         super().__init__(backbone, feature_dim, params)
