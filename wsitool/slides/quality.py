@@ -20,8 +20,8 @@ Floats = NDArray[np.float32]
 # Rows of the thumbnail at once.
 _BAND = 256
 # Ink is one even color: of the pixels of a color (cells of 10 degrees of hue, tenths of saturation and of
-# value) that are this saturated and dense, so many have neighbours within these levels. Tissue of no stain
-# that was drawn or scanned came to a tenth of that share: it is mottled.
+# value) that are this saturated and dense, so many have neighbours within these levels. Tissue is mottled: of
+# the stains drawn and the slides scanned none came to more than a sixth of that share.
 _SATURATED, _DENSE, _EVEN, _EVEN_SHARE, _LEAST_INK = 0.55, 0.2, 4.0, 0.4, 100
 _CELLS = 36 * 10 * 10
 # Even colors over more of the tissue than this are drawn tissue, not ink; and a hue of pens over more of it
@@ -49,8 +49,8 @@ def ink_masks(mask: TissueMask) -> dict[str, NDArray[np.bool_]]:
     """Which pixels of the thumbnail are pen, fold, near white, near black: name -> (h, w) bool.
 
     Pens are recognised by hues that stained tissue does not have (saturated green to sky blue, and pure red),
-    unless a third of the tissue has one and is mottled, as Sirius red is; and by colors that are even where
-    they are, as no stain is. Black ones are near black. A fold is stained twice: its optical density is twice
+    unless a third of the tissue has one and is mottled, as Sirius red is; and by colors that are even, as no
+    stain tried was. Black ones are near black. A fold is stained twice: its optical density is twice
     the tissue's median (Beer-Lambert), and saturation exceeds brightness (Bautista and Yagi,
     doi:10.1117/1.JBO.17.11.116012).
     """
