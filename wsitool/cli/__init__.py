@@ -48,6 +48,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "classify": ("wsitool.cli.classify", "Train and judge a classifier from few labels."),
         "predict": ("wsitool.cli.predict", "Judge every patch of slides or stores by a classifier."),
         "experiment": ("wsitool.cli.experiment", "Compare ways of training at several label fractions."),
+        "view": ("wsitool.cli.view", "Look at slides, predictions and mistakes in the browser."),
         "demo": ("wsitool.cli.demo", "Run everything on synthetic slides drawn on the spot."),
     }
 )

@@ -1,0 +1,118 @@
+"""The page in a real browser, headless; skipped with a reason where none is installed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+import pytest
+from PIL import Image
+from viewer.conftest import TOKEN, Lab, Server
+
+playwright = pytest.importorskip("playwright.sync_api")
+_STILL = "canvas[aria-busy=false]"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no browser is installed: apt-get install chromium")
+    with playwright.sync_playwright() as api:
+        running = api.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: Server) -> Iterator[Any]:
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+
+    def hear(message: Any) -> None:
+        # What the server has not is an answer, which the page shows.
+        if message.type == "error" and "404" not in message.text:
+            faults.append(message.text)
+
+    page.on("console", hear)
+    page.goto(f"http://127.0.0.1:{server.port}/?token={TOKEN}")
+    page.wait_for_selector("tbody a")
+    yield page
+    page.close()
+    assert not faults
+
+
+def test_the_list_filters_sorts_and_takes_names_as_text(page: Any) -> None:
+    assert page.locator("tbody tr").count() == 3
+    assert page.locator("tbody a:text-is('two <b>')").count() == 1 and page.locator("tbody b").count() == 0
+    page.keyboard.press("/")
+    page.keyboard.type("failed")
+    assert page.locator("tbody tr").count() == 1
+    assert "token" not in page.url
+
+
+def test_deep_zoom_shows_openslides_pixels(page: Any, lab: Lab, tmp_path: Path) -> None:
+    page.click("tbody a:text-is('one')")
+    page.wait_for_selector(_STILL)
+    page.keyboard.press("n")  # the first patch, in the middle, larger than life
+    page.keyboard.press("Escape")
+    for _ in range(3):
+        page.keyboard.press("-")
+    page.wait_for_selector(_STILL)
+    page.wait_for_timeout(300)
+    page.locator("canvas").screenshot(path=tmp_path / "shot.png")
+    with Image.open(tmp_path / "shot.png") as shot, openslide.OpenSlide(lab.slides / "one.svs") as slide:
+        shown = np.asarray(shot.convert("RGB"), np.float32)
+        whole = slide.read_region((0, 0), 0, slide.dimensions).convert("RGB")
+        # The page says where it is: the level-0 point at the corner, and pixels of the screen for each.
+        x, y, scale = (
+            float(page.locator("canvas").get_attribute(f"data-{name}")) for name in ("x", "y", "scale")
+        )
+        size = (round(whole.width * scale), round(whole.height * scale))
+        expected = np.asarray(whole.resize(size, Image.Resampling.BILINEAR), np.float32)
+    left, top = round(-x * scale), round(-y * scale)
+    ys, xs = np.mgrid[100:500:7, 100:800:7]
+    inside = (ys - top >= 0) & (xs - left >= 0) & (ys - top < size[1]) & (xs - left < size[0])
+    assert inside.sum() > 500
+    difference = np.abs(shown[ys[inside], xs[inside]] - expected[(ys - top)[inside], (xs - left)[inside]])
+    assert difference.mean() < 6
+
+
+def test_overlays_patches_and_predictions_by_keyboard(page: Any) -> None:
+    page.click("tbody a:text-is('one')")
+    page.wait_for_selector(_STILL)
+    for key in "krln":
+        page.keyboard.press(key)
+    picture = page.locator("img.patch")
+    picture.wait_for()
+    page.wait_for_timeout(200)
+    assert picture.evaluate("image => image.naturalWidth") == 64
+    assert page.locator("aside input:checked").count() >= 2
+    page.keyboard.press("p")
+    page.wait_for_selector("option:text-is('probability of a, b')", state="attached")
+    page.keyboard.press("u")
+
+
+def test_mistakes_lead_to_the_place_in_the_slide(page: Any) -> None:
+    page.click("text=run: mistakes")
+    page.wait_for_selector("text=2 of 3 test patches wrong")
+    page.click("a.card >> nth=0")
+    page.wait_for_selector("img.patch")
+    assert "/1" in page.url
+
+
+def test_a_slide_that_cannot_be_read_says_so(page: Any, browser: Any, server: Server) -> None:
+    page.goto(f"http://127.0.0.1:{server.port}/#/slide/0000")
+    page.wait_for_selector("text=There is no such slide")
+
+
+def test_it_fits_narrow_windows(page: Any) -> None:
+    page.set_viewport_size({"width": 800, "height": 700})
+    page.click("tbody a:text-is('one')")
+    page.wait_for_selector(_STILL)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 800

@@ -1,0 +1,181 @@
+"""The running server: what it answers, and to whom."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from viewer.conftest import TOKEN, Lab, Server
+
+from wsitool.cli import main
+from wsitool.store.opening import open_store
+from wsitool.viewer.library import Library
+
+pytest.importorskip("starlette")
+
+
+def _json(server: Server, path: str) -> Any:
+    status, _, body = server.get(path)
+    assert status == 200, body
+    return json.loads(body)
+
+
+def _slide(server: Server, name: str) -> dict[str, Any]:
+    return next(slide for slide in _json(server, "/api/library")["slides"] if slide["name"] == name)
+
+
+def _columns(body: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    line, _, _ = body.partition(b"\n")
+    about, offset, columns = json.loads(line), len(line) + 1, {}
+    for name, (kind, length) in about["columns"].items():
+        columns[name] = np.frombuffer(body, kind, length, offset)
+        offset += -(-columns[name].nbytes // 8) * 8
+    return about, columns
+
+
+def test_the_library_lists_what_there_is(server: Server) -> None:
+    found = _json(server, "/api/library")
+    assert sorted(group["kind"] for group in found["groups"]) == ["collection", "predictions", "run"]
+    assert sorted(slide["name"] for slide in found["slides"]) == ["broken", "one", "two <b>"]
+    broken = _slide(server, "broken")
+    assert broken["status"] == "failed" and broken["problem"] and not broken["has_store"]
+
+
+def test_cells_are_the_stores_candidates(server: Server, lab: Lab) -> None:
+    slide = _slide(server, "one")
+    about, columns = _columns(server.get(f"/api/slides/{slide['id']}/cells")[2])
+    with open_store(lab.stores / "one.h5") as store:
+        candidates = store.candidates
+        assert np.array_equal(np.stack([columns["x"], columns["y"]], axis=1), candidates.coords)
+        assert about["reasons"] == list(candidates.reasons) and about["size"] == 64
+        assert np.array_equal(columns["reason"], candidates.reason)
+        rows = columns["row"]
+        assert sorted(rows[rows >= 0].tolist()) == list(range(len(store)))
+        assert np.array_equal(store.coords[rows[rows >= 0]], candidates.coords[rows >= 0])
+        status, headers, body = server.get(f"/api/slides/{slide['id']}/patches/3")
+        assert (status, headers["content-type"]) == (200, "image/png")
+        (lab.folder / "patch.png").write_bytes(body)
+        with Image.open(lab.folder / "patch.png") as picture:
+            assert np.array_equal(np.asarray(picture), store.read([3])[0])
+
+
+def test_predictions_have_their_classes_even_with_commas(server: Server) -> None:
+    slide = _slide(server, "one")
+    told = _json(server, f"/api/slides/{slide['id']}")
+    [prediction] = told["predictions"]
+    about, columns = _columns(server.get(f"/api/slides/{slide['id']}/predictions/{prediction['id']}")[2])
+    assert about["classes"] == ["a, b", "c"] and about["size"] == 64
+    assert columns["probability"].tolist() == pytest.approx([0.75, 0.25, 0.1, 0.9])
+
+
+def test_mistakes_are_of_the_test_patches_worst_first(server: Server) -> None:
+    run = next(group for group in _json(server, "/api/library")["groups"] if group["kind"] == "run")
+    told = _json(server, f"/api/runs/{run['id']}")
+    assert (told["patches"], told["wrong"], told["part"]) == (3, 2, "test")
+    assert [(one["name"], one["probability"]) for one in told["most_confident"]] == [
+        ("away", 0.9),
+        ("one", 0.8),
+    ]
+    assert told["most_confident"][0]["slide"] is None and told["most_confident"][1]["slide"]
+    assert told["least_sure"][0]["probability"] == 0.6
+    assert told["confusion"] == {"a": {"c": 1, "a": 1}, "c": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/slides/nothing",
+        "/api/slides/../../etc/passwd",
+        "/static/../app.py",
+        "/static/%2e%2e/app.py",
+        "/api/runs/nothing",
+        "/nothing",
+    ],
+)
+def test_what_is_not_there_is_said(server: Server, path: str) -> None:
+    status, _, body = server.get(path)
+    assert status == 404 and b"Traceback" not in body
+
+
+@pytest.mark.parametrize("place", ["tiles/9/0/0", "tiles/0/99/0", "patches/100000", "predictions/x"])
+def test_places_that_are_not_there_are_said(server: Server, place: str) -> None:
+    status, _, body = server.get(f"/api/slides/{_slide(server, 'one')['id']}/{place}")
+    assert status == 404 and json.loads(body)["problem"].startswith(
+        "There is no" if "patch" not in place else "The store"
+    )
+
+
+def test_a_damaged_slide_has_a_sentence_and_no_tiles(server: Server) -> None:
+    told = _json(server, f"/api/slides/{_slide(server, 'broken')['id']}")
+    assert told["levels"] == [] and "broken.svs" in told["why"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Cookie": ""}, 403),
+        ({"Cookie": "wsitool-view=0123456789abcdeg"}, 403),
+        ({"Cookie": "wsitool-view="}, 403),
+        ({"Host": "evil.example:80"}, 421),
+        ({"Host": ""}, 421),
+        ({}, 200),
+    ],
+)
+def test_strangers_get_nothing(server: Server, headers: dict[str, str], status: int) -> None:
+    assert server.get("/api/library", **headers)[0] == status
+
+
+def test_the_token_leaves_the_address_at_once(server: Server) -> None:
+    status, headers, _ = server.get(f"/?token={TOKEN}", Cookie="")
+    assert (status, headers["location"]) == (303, "/")
+    assert headers["set-cookie"] == f"wsitool-view={TOKEN}; HttpOnly; SameSite=Strict; Path=/"
+    assert server.get("/?token=0123456789abcdeg", Cookie="")[0] == 403
+
+
+def test_pages_run_no_foreign_script(server: Server) -> None:
+    _, headers, body = server.get("/")
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert b"<script>" not in body and b"http" not in body
+
+
+def test_nothing_can_be_changed(server: Server) -> None:
+    assert server.get("/api/library", method="POST")[0] == 405
+
+
+def test_slides_outside_the_folders_given_are_not_read(lab: Lab, tmp_path: Path) -> None:
+    shutil.copytree(lab.stores, tmp_path / "patches")
+    away = Library([tmp_path / "patches"])
+    [slide] = [slide for slide in away.slides.values() if slide.name == "one"]
+    assert away.readable_source(slide) is None and slide.store is not None
+    assert slide.store.is_relative_to(tmp_path)  # and its store is the one here, not the one the table names
+    both = Library([tmp_path / "patches", lab.slides])
+    assert both.readable_source(both.slides[slide.id]) == lab.slides / "one.svs"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere"], "'nowhere' is no folder"),
+        ([".", "--host", "0.0.0.0"], "lets other machines ask"),
+        ([".", "--token", "short"], "--token needs at least 16"),
+        ([".", "--token", "a; Path=/x aaaaaaaaaaaaaaaa"], "letters and digits"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(arguments: list[str], sentence: str) -> None:
+    result = CliRunner().invoke(main, ["view", "--no-browser", *arguments])
+    assert result.exit_code == 2 and sentence in result.output
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = CliRunner().invoke(main, ["view", str(tmp_path), "--no-browser", "--port", port])
+    assert result.exit_code == 2 and "choose another --port" in result.output

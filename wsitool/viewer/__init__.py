@@ -1,0 +1,1 @@
+"""A local page over collections, predictions and runs: `wsitool view` (extra [view])."""

@@ -1,0 +1,194 @@
+"""The server's answers: the page, and what its scripts ask for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from wsitool.base.sentences import one_sentence
+from wsitool.errors import WsitoolError
+from wsitool.predict.prediction import mosaic
+from wsitool.slides.readers import open_slide
+from wsitool.store import jpeg
+from wsitool.store.opening import open_store
+from wsitool.store.reader import Reader
+from wsitool.viewer.cells import prediction_cells, store_cells
+from wsitool.viewer.library import Library, SlideEntry
+from wsitool.viewer.mistakes import mistakes
+from wsitool.viewer.open_slides import OpenThings
+from wsitool.viewer.pyramid import Pyramid
+
+__all__ = ["make_app"]
+
+_STATIC = Path(__file__).parent / "static"
+_OPEN_SLIDES, _OPEN_STORES = 24, 64
+_KEEP = {
+    "cache-control": "private, max-age=3600"
+}  # what an id stands for does not change while the server runs
+_BYTES = "application/octet-stream"
+
+
+class _Answers:
+    """One method for each address; they run in Starlette's threads."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._slides: OpenThings[Pyramid] = OpenThings(_OPEN_SLIDES)
+        self._stores: OpenThings[Reader] = OpenThings(_OPEN_STORES)
+
+    def page(self, _: Request) -> Response:
+        return FileResponse(_STATIC / "index.html")
+
+    def library(self, _: Request) -> Response:
+        groups = [
+            {"id": group.id, "kind": group.kind, "name": group.name, "problem": group.problem}
+            for group in self._library.groups.values()
+        ]
+        slides = [slide.to_dict() for slide in self._library.slides.values()]
+        return JSONResponse({"groups": groups, "slides": slides})
+
+    def slide(self, request: Request) -> Response:
+        """What the slide page needs: levels, or why there are none, and which overlays there are."""
+        slide = self._slide(request)
+        names = {group.id: group.name for group in self._library.groups.values()}
+        told = slide.to_dict() | {
+            "levels": [],
+            "why": "",
+            "predictions": [{"id": id, "name": names[id]} for id, _ in self._library.predictions_of(slide)],
+        }
+        try:
+            with self._pyramid(slide) as pyramid:
+                told["levels"] = [vars(level) for level in pyramid.levels]
+                told["mpp"] = pyramid.slide.info.mpp or slide.mpp
+        except WsitoolError as error:
+            told["why"] = one_sentence(error)
+        return JSONResponse(told)
+
+    def tile(self, request: Request) -> Response:
+        place = request.path_params
+        with self._pyramid(self._slide(request)) as pyramid:
+            data = pyramid.tile(place["level"], place["column"], place["row"])
+        return Response(data, media_type="image/jpeg", headers=_KEEP)
+
+    def cells(self, request: Request) -> Response:
+        with self._store(self._slide(request)) as store:
+            return Response(store_cells(store), media_type=_BYTES, headers=_KEEP)
+
+    def mosaic(self, request: Request) -> Response:
+        """The patches in the place of a slide that is away."""
+        with self._store(self._slide(request)) as store:
+            picture = mosaic(store, np.arange(len(store)))
+        return Response(jpeg.encode(picture.pixels, 85), media_type="image/jpeg", headers=_KEEP)
+
+    def patch(self, request: Request) -> Response:
+        """A patch as the store has it: PNG, so that what is shown is what networks see."""
+        with self._store(self._slide(request)) as store:
+            row = request.path_params["row"]
+            if not 0 <= row < len(store):
+                raise HTTPException(404, f"The store has {len(store)} patches, and no row {row}.")
+            buffer = io.BytesIO()
+            Image.fromarray(store.read([row])[0]).save(buffer, format="PNG", compress_level=1)
+        return Response(buffer.getvalue(), media_type="image/png", headers=_KEEP)
+
+    def prediction(self, request: Request) -> Response:
+        asked = request.path_params["prediction"]
+        for id, table in self._library.predictions_of(self._slide(request)):
+            if id == asked:
+                return Response(prediction_cells(table), media_type=_BYTES, headers=_KEEP)
+        raise HTTPException(404, "There is no such prediction of this slide.")
+
+    def run(self, request: Request) -> Response:
+        group = self._library.groups.get(request.path_params["run"])
+        if group is None or group.kind != "run":
+            raise HTTPException(404, "There is no such run.")
+        return JSONResponse({"name": group.name, **mistakes(group.path, self._library)})
+
+    def close(self) -> None:
+        self._slides.close()
+        self._stores.close()
+
+    def _slide(self, request: Request) -> SlideEntry:
+        slide = self._library.slides.get(request.path_params["slide"])
+        if slide is None:
+            raise HTTPException(404, "There is no such slide in the folders given.")
+        return slide
+
+    @contextmanager
+    def _pyramid(self, slide: SlideEntry) -> Iterator[Pyramid]:
+        source = self._library.readable_source(slide)
+        if source is None:
+            away = "is not there" if slide.source else "has no file"
+            raise WsitoolError(
+                f"The slide '{slide.source or slide.name}' {away}, or outside the folders given: give its "
+                "folder too (`wsitool view STORES SLIDES`). Its stored patches are shown in its place."
+            )
+        with self._slides.lease(slide.id, lambda: Pyramid(open_slide(source))) as pyramid:
+            yield pyramid
+
+    @contextmanager
+    def _store(self, slide: SlideEntry) -> Iterator[Reader]:
+        path = slide.store
+        if path is None:
+            raise WsitoolError(f"There is no store of '{slide.name}': {slide.problem or 'it was not tiled'}.")
+        with self._stores.lease(slide.id, lambda: open_store(path)) as store:
+            yield store
+
+
+def make_app(library: Library) -> Starlette:
+    """The application over what `library` found; everything is read only."""
+    answers = _Answers(library)
+    slide = "/api/slides/{slide:str}"
+    addresses: dict[str, Callable[[Request], Any]] = {
+        "/": answers.page,
+        "/api/library": answers.library,
+        slide: answers.slide,
+        slide + "/tiles/{level:int}/{column:int}/{row:int}": answers.tile,
+        slide + "/cells": answers.cells,
+        slide + "/mosaic": answers.mosaic,
+        slide + "/patches/{row:int}": answers.patch,
+        slide + "/predictions/{prediction:str}": answers.prediction,
+        "/api/runs/{run:str}": answers.run,
+    }
+    routes = [Route(path, endpoint, methods=["GET"]) for path, endpoint in addresses.items()]
+
+    @contextmanager
+    def closing(_: Starlette) -> Iterator[None]:
+        yield
+        answers.close()
+
+    return Starlette(
+        routes=[*routes, Mount("/static", StaticFiles(directory=_STATIC))],
+        exception_handlers={WsitoolError: _told, IndexError: _told, HTTPException: _told},
+        lifespan=_as_async(closing),
+    )
+
+
+def _as_async(manager: Any) -> Any:
+    from contextlib import asynccontextmanager
+
+    @asynccontextmanager
+    async def running(app: Starlette) -> Any:
+        with manager(app):
+            yield
+
+    return running
+
+
+def _told(_: Request, error: Exception) -> Response:
+    """The sentence of an error, for the place in the page where the thing would be."""
+    if isinstance(error, HTTPException):
+        return JSONResponse({"problem": error.detail}, status_code=error.status_code)
+    text = str(error) if isinstance(error, IndexError) else one_sentence(error)
+    return JSONResponse({"problem": text}, status_code=404)

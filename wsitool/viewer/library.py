@@ -1,0 +1,252 @@
+"""What there is to see in some folders: collections, predictions of slides, and runs of `classify`.
+
+Everything has an id, a hash of where it is; the page knows nothing else: no path comes from a request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsitool.base.json_files import parse_json
+from wsitool.base.paths import located
+from wsitool.base.sentences import one_sentence
+from wsitool.base.tables import Row, read_table
+from wsitool.errors import UsageError, WsitoolError
+from wsitool.predict.outcomes import SUMMARY
+from wsitool.store.opening import find_stores, open_store
+from wsitool.store.schema import SUFFIX_OF
+from wsitool.tiling.results import SLIDES_CSV
+
+__all__ = ["Group", "Library", "SlideEntry"]
+
+_DEEPEST = 4  # folders below one that was given
+_RUN_FILE, _PATCHES_FILE = "run.json", "predictions.csv"
+_KNOWN = ("path", "status", "reason", "group", "store", "width", "height", "mpp", "kept", "counts", "labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideEntry:
+    """A slide of a collection: what its table says, without opening anything.
+
+    `store` is None where none was written; `source` is where the slide was when it was cut, `problem` what
+    went wrong. `counts` are candidates by reason, `labels` patches by class.
+    """
+
+    id: str
+    collection: str
+    name: str
+    group: str
+    status: str
+    problem: str
+    store: Path | None
+    source: str
+    width: int
+    height: int
+    mpp: float | None
+    patches: int
+    counts: dict[str, int]
+    labels: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the page: no path but the slide's own, as text."""
+        return {name: value for name, value in vars(self).items() if name != "store"} | {
+            "has_store": self.store is not None
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A folder that holds one thing: a collection ("collection"), predictions, or a run of `classify`."""
+
+    id: str
+    kind: str
+    path: Path
+    name: str
+    problem: str = ""
+
+
+class Library:
+    """The collections, predictions and runs in `folders` and below, found once.
+
+    UsageError where a folder is not there. What is damaged is kept with its sentence, and stops nothing else.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        for folder in folders:
+            if not folder.is_dir():
+                raise UsageError(
+                    f"'{folder}' is no folder: name folders that wsitool wrote, or that hold slides."
+                )
+        self._roots = tuple(folder.resolve() for folder in folders)
+        self.groups: dict[str, Group] = {}
+        self.slides: dict[str, SlideEntry] = {}
+        self._predictions: dict[str, list[tuple[str, Path]]] = {}
+        for folder in dict.fromkeys(self._folders()):
+            self._add(folder)
+
+    def readable_source(self, slide: SlideEntry) -> Path | None:
+        """The slide's file where it is there and in the folders that were given, else None."""
+        path = Path(slide.source) if slide.source else None
+        if path is None or not os.path.exists(path):  # noqa: PTH110 - Path's raises for long names
+            return None
+        real = path.resolve()
+        return path if any(real.is_relative_to(root) for root in self._roots) else None
+
+    def predictions_of(self, slide: SlideEntry) -> list[tuple[str, Path]]:
+        """(id of the predictions, table) of every prediction of a slide of that name."""
+        return self._predictions.get(slide.name, [])
+
+    def slide_of_store(self, name: str) -> SlideEntry | None:
+        """The first slide of that name: tables of `classify` name stores so."""
+        return next((slide for slide in self.slides.values() if slide.name == name and slide.store), None)
+
+    def _folders(self) -> Iterator[Path]:
+        for root in self._roots:
+            for folder, below, _ in os.walk(root):
+                path = Path(folder)
+                deep = len(path.relative_to(root).parts)
+                # A zarr store is a folder, and full of folders.
+                below[:] = sorted(
+                    name
+                    for name in below
+                    if deep < _DEEPEST and not name.startswith(".") and not name.endswith(SUFFIX_OF["zarr"])
+                )
+                yield path
+
+    def _add(self, folder: Path) -> None:
+        if (folder / SLIDES_CSV).is_file() or find_stores(folder):
+            self._guarded(folder, "collection", self._add_slides)
+        if (folder / SUMMARY).is_file():
+            self._guarded(folder, "predictions", self._add_predictions)
+        if (folder / _RUN_FILE).is_file() and (folder / _PATCHES_FILE).is_file():
+            self._guarded(folder, "run", lambda group: None)
+
+    def _guarded(self, folder: Path, kind: str, add: Any) -> None:
+        group = Group(id=_id(kind, folder), kind=kind, path=folder, name=self._shown(folder))
+        try:
+            add(group)
+        except WsitoolError as error:
+            group = Group(**{**vars(group), "problem": one_sentence(error)})
+        self.groups[group.id] = group
+
+    def _shown(self, folder: Path) -> str:
+        root = next(root for root in self._roots if folder.is_relative_to(root))
+        return "/".join((root.name, *folder.relative_to(root).parts))
+
+    def _add_slides(self, group: Group) -> None:
+        stores = {path.resolve(): path for path in find_stores(group.path)}
+        table = group.path / SLIDES_CSV
+        rows = read_table(table, needs=("name",), knows=_KNOWN).rows if table.is_file() else ()
+        for row in rows:
+            store = located(group.path, row["store"]).resolve() if row["store"] else None
+            # A table that was moved with its folder still names the old one.
+            here = stores.pop(store, None) if store in stores else _named_alike(stores, store)
+            self._keep(_of_row(group, row, here))
+        for path in stores.values():
+            self._keep(_of_store(group, path))
+
+    def _keep(self, slide: SlideEntry) -> None:
+        self.slides[slide.id] = slide
+
+    def _add_predictions(self, group: Group) -> None:
+        for row in read_table(group.path / SUMMARY, needs=("slide", "files"), knows=("status",)).rows:
+            table = group.path / f"{row['files']}.csv"
+            if row["files"] and table.resolve().parent == group.path.resolve() and table.is_file():
+                self._predictions.setdefault(row["slide"], []).append((group.id, table))
+
+
+def _named_alike(stores: dict[Path, Path], wanted: Path | None) -> Path | None:
+    """Take the store of that file name out of `stores`."""
+    for real in stores:
+        if wanted is not None and real.name == wanted.name:
+            return stores.pop(real)
+    return None
+
+
+def _of_row(group: Group, row: Row, store: Path | None) -> SlideEntry:
+    return SlideEntry(
+        id=_id("slide", group.path, row["name"], row["path"]),
+        collection=group.id,
+        name=row["name"],
+        group=row["group"],
+        status=row["status"] or "done",
+        problem=row["reason"] or row.problem,
+        store=store,
+        source=row["path"],
+        width=int(_number(row["width"]) or 0),
+        height=int(_number(row["height"]) or 0),
+        mpp=_number(row["mpp"]),
+        patches=int(_number(row["kept"]) or 0),
+        counts=_counts(row["counts"]),
+        labels=_counts(row["labels"]),
+    )
+
+
+def _of_store(group: Group, path: Path) -> SlideEntry:
+    """A store that no table names: imported, or its table is away."""
+    shared: dict[str, Any] = {
+        "id": _id("slide", group.path, path.name),
+        "collection": group.id,
+        "store": path,
+    }
+    try:
+        with open_store(path) as store:
+            meta, labels = store.meta, store.labels
+            return SlideEntry(
+                name=meta.name,
+                group=meta.group,
+                status="done",
+                problem="",
+                source=meta.source,
+                width=meta.level0_width,
+                height=meta.level0_height,
+                mpp=meta.mpp_level0,
+                patches=len(store),
+                counts=store.counts,
+                labels={}
+                if labels is None
+                else {name: int((labels == number).sum()) for number, name in enumerate(meta.classes)},
+                **shared,
+            )
+    except WsitoolError as error:
+        nothing: dict[str, Any] = {
+            "group": "",
+            "source": "",
+            "width": 0,
+            "height": 0,
+            "mpp": None,
+            "patches": 0,
+        }
+        return SlideEntry(
+            name=path.stem,
+            status="failed",
+            problem=one_sentence(error),
+            counts={},
+            labels={},
+            **nothing,
+            **shared,
+        )
+
+
+def _id(*parts: object) -> str:
+    return hashlib.sha256("\0".join(map(str, parts)).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _counts(text: str) -> dict[str, int]:
+    try:
+        value = parse_json(text or "{}")
+    except ValueError:
+        return {}
+    return {str(k): int(v) for k, v in value.items()} if isinstance(value, dict) else {}
