@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,9 +12,12 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from wsitool.slides.spec import TileSpec
+from wsitool.store.opening import open_store
 from wsitool.testing import synthetic_slide
 from wsitool.tiling.run import tile_slides
 
@@ -36,11 +40,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
         synthetic_slide(slides / f"{name}.svs", size=(1024, 768), seed=seed, levels=(1, 4))
     (slides / "broken.svs").write_bytes(b"no slide")
     tile_slides(slides, stores, TileSpec(patch_size=64, level=0, codec="raw"), workers=1)
-    _write_tables(folder)
+    _write_tables(folder, stores / "one.h5")
     return Lab(folder=folder, stores=stores, slides=slides)
 
 
-def _write_tables(folder: Path) -> None:
+def _write_tables(folder: Path, store: Path) -> None:
     predictions, run = folder / "predictions", folder / "run"
     predictions.mkdir()
     (predictions / "summary.csv").write_text("slide,status,files\none,done,one\n")
@@ -49,12 +53,28 @@ def _write_tables(folder: Path) -> None:
     )
     run.mkdir()
     (run / "run.json").write_text("{}")
+    with open_store(store) as opened:
+        content_hash, rows = opened.content_hash, len(opened)
+    told = {"test": {"stores": [{"name": "one", "content_hash": content_hash}]}}
+    (run / "manifest.json").write_text(json.dumps(told))
+    _write_features(folder / "features", content_hash, rows)
     head = "part,slide,group,image,row,x,y,label,predicted,p_a,p_c\n"
     rows = (
         "validation,one,p1,,0,0,0,a,c,0.01,0.99\n"
         "test,one,p1,,1,0,0,a,c,0.2,0.8\ntest,one,p1,,2,0,0,a,a,0.6,0.4\ntest,away,p2,,3,0,0,c,a,0.9,0.1\n"
     )
     (run / "predictions.csv").write_text(head + rows)
+
+
+def _write_features(folder: Path, content_hash: str, rows: int) -> None:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, shift in (("one", 0.0), ("gone", 9.0)):
+        with h5py.File(folder / f"{name}.h5", "w") as file:
+            data = file.create_dataset("features", data=rng.normal(shift, 1, (rows, 8)).astype(np.float32))
+            data.attrs.update({"name": name, "content_hash": content_hash, "made_from": "x"})
+            label = file.create_dataset("label", data=np.full(rows, int(shift > 0), np.int16))
+            label.attrs["classes"] = ["a", "c"]
 
 
 @dataclass(frozen=True)

@@ -116,3 +116,19 @@ def test_it_fits_narrow_windows(page: Any) -> None:
     page.click("tbody a:text-is('one')")
     page.wait_for_selector(_STILL)
     assert page.evaluate("document.documentElement.scrollWidth") <= 800
+
+
+def test_the_map_and_its_lasso(page: Any) -> None:
+    page.click("text=features: map")
+    page.wait_for_selector("text=patches")
+    page.wait_for_timeout(300)
+    page.keyboard.down("Shift")
+    page.mouse.move(5, 60)
+    page.mouse.down()
+    for x, y in ((950, 60), (950, 790), (5, 790)):
+        page.mouse.move(x, y)
+    page.mouse.up()
+    page.wait_for_selector("a.card")
+    told = page.locator("aside p").first.text_content()
+    assert int(told.split()[0].replace(",", "")) > 100  # all points lie in it
+    assert page.locator(".card").count() == 60

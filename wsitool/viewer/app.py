@@ -25,6 +25,7 @@ from wsitool.store import jpeg
 from wsitool.store.opening import open_store
 from wsitool.store.reader import Reader
 from wsitool.viewer.cells import prediction_cells, store_cells
+from wsitool.viewer.feature_map import feature_map
 from wsitool.viewer.library import Library, SlideEntry
 from wsitool.viewer.mistakes import mistakes
 from wsitool.viewer.open_slides import OpenThings
@@ -115,6 +116,12 @@ class _Answers:
             raise HTTPException(404, "There is no such run.")
         return JSONResponse({"name": group.name, **mistakes(group.path, self._library)})
 
+    def features(self, request: Request) -> Response:
+        group = self._library.groups.get(request.path_params["features"])
+        if group is None or group.kind != "features":
+            raise HTTPException(404, "There are no such features.")
+        return Response(feature_map(group.path, self._library), media_type=_BYTES, headers=_KEEP)
+
     def close(self) -> None:
         self._slides.close()
         self._stores.close()
@@ -160,6 +167,7 @@ def make_app(library: Library) -> Starlette:
         slide + "/patches/{row:int}": answers.patch,
         slide + "/predictions/{prediction:str}": answers.prediction,
         "/api/runs/{run:str}": answers.run,
+        "/api/features/{features:str}": answers.features,
     }
     routes = [Route(path, endpoint, methods=["GET"]) for path, endpoint in addresses.items()]
 

@@ -1,4 +1,4 @@
-"""What there is to see in some folders: collections, predictions of slides, and runs of `classify`.
+"""What there is to see in some folders: collections, features, predictions, and runs of `classify`.
 
 Everything has an id, a hash of where it is; the page knows nothing else: no path comes from a request.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import h5py
 
 from wsitool.base.json_files import parse_json
 from wsitool.base.paths import located
@@ -61,7 +64,7 @@ class SlideEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A folder that holds one thing: a collection ("collection"), predictions, or a run of `classify`."""
+    """A folder that holds one thing: a "collection", "features", "predictions", or a "run" of `classify`."""
 
     id: str
     kind: str
@@ -101,9 +104,14 @@ class Library:
         """(id of the predictions, table) of every prediction of a slide of that name."""
         return self._predictions.get(slide.name, [])
 
-    def slide_of_store(self, name: str) -> SlideEntry | None:
-        """The first slide of that name: tables of `classify` name stores so."""
-        return next((slide for slide in self.slides.values() if slide.name == name and slide.store), None)
+    def slide_of_store(self, name: str, content_hash: str) -> SlideEntry | None:
+        """The slide of that name whose store has that content: rows of a store cut anew are other patches."""
+        for slide in self.slides.values():
+            if slide.name == name and slide.store is not None:
+                with suppress(WsitoolError), open_store(slide.store) as store:
+                    if store.content_hash == content_hash:
+                        return slide
+        return None
 
     def _folders(self) -> Iterator[Path]:
         for root in self._roots:
@@ -119,7 +127,10 @@ class Library:
                 yield path
 
     def _add(self, folder: Path) -> None:
-        if (folder / SLIDES_CSV).is_file() or find_stores(folder):
+        stores = find_stores(folder)
+        if stores and _holds_features(stores[0]):
+            self._guarded(folder, "features", lambda group: None)
+        elif stores or (folder / SLIDES_CSV).is_file():
             self._guarded(folder, "collection", self._add_slides)
         if (folder / SUMMARY).is_file():
             self._guarded(folder, "predictions", self._add_predictions)
@@ -158,6 +169,15 @@ class Library:
             table = group.path / f"{row['files']}.csv"
             if row["files"] and table.resolve().parent == group.path.resolve() and table.is_file():
                 self._predictions.setdefault(row["slide"], []).append((group.id, table))
+
+
+def _holds_features(path: Path) -> bool:
+    """Whether a file is one of `embed`, whose names are those of the stores."""
+    try:
+        with h5py.File(path, "r") as file:
+            return "made_from" in file["features"].attrs
+    except (OSError, KeyError, RuntimeError):
+        return False
 
 
 def _named_alike(stores: dict[Path, Path], wanted: Path | None) -> Path | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from wsitool.base.json_files import read_json
 from wsitool.base.tables import Row, read_table
-from wsitool.viewer.library import Library
+from wsitool.viewer.library import Library, SlideEntry
 
 __all__ = ["mistakes"]
 
@@ -37,6 +40,7 @@ def mistakes(run: Path, library: Library) -> dict[str, Any]:
         one = groups.setdefault(row["group"], [0, 0])
         one[0] += 1
         one[1] += row["label"] != row["predicted"]
+    find = _finder(run, library)
     return {
         "part": judged[0]["part"] if judged else "",
         "classes": classes,
@@ -44,8 +48,8 @@ def mistakes(run: Path, library: Library) -> dict[str, Any]:
         "groups": [{"name": name, "patches": all_, "wrong": bad} for name, (all_, bad) in groups.items()],
         "patches": len(rows),
         "wrong": len(wrong),
-        "most_confident": [_patch(row, p, library) for row, p in wrong[:_SHOWN]],
-        "least_sure": [_patch(row, p, library) for row, p in unsure[:_SHOWN]],
+        "most_confident": [_patch(row, p, find) for row, p in wrong[:_SHOWN]],
+        "least_sure": [_patch(row, p, find) for row, p in unsure[:_SHOWN]],
     }
 
 
@@ -56,8 +60,21 @@ def _probability(row: Row, name: str) -> float:
         return 0.0
 
 
-def _patch(row: Row, probability: float, library: Library) -> dict[str, Any]:
-    slide = library.slide_of_store(row["slide"])
+def _finder(run: Path, library: Library) -> Callable[[str], SlideEntry | None]:
+    """Slides by name, where their stores are still those that the run's manifest.json names."""
+    try:
+        manifest = read_json(run / "manifest.json")
+    except (OSError, ValueError):
+        manifest = {}
+    parts = (
+        [part for part in manifest.values() if isinstance(part, dict)] if isinstance(manifest, dict) else []
+    )
+    hashes = {store["name"]: store["content_hash"] for part in parts for store in part.get("stores", ())}
+    return cache(lambda name: library.slide_of_store(name, hashes.get(name, "")))
+
+
+def _patch(row: Row, probability: float, find: Callable[[str], SlideEntry | None]) -> dict[str, Any]:
+    slide = find(row["slide"])
     return {
         "slide": None if slide is None else slide.id,
         "name": row["slide"],

@@ -26,6 +26,11 @@ export async function showLibrary(page, { say }) {
     sheet.append(make("h2", {}, "Classifiers"));
     for (const run of runs) sheet.append(make("p", {}, make("a", { href: `#/run/${run.id}` }, `${run.name}: mistakes`)));
   }
+  const maps = groups.filter((group) => group.kind === "features");
+  if (maps.length) {
+    sheet.append(make("h2", {}, "Features"));
+    for (const map of maps) sheet.append(make("p", {}, make("a", { href: `#/map/${map.id}` }, `${map.name}: map`)));
+  }
   for (const group of groups) {
     if (group.problem) sheet.append(make("p", { className: "problem" }, `${group.name}: ${group.problem}`));
     const mine = slides.filter((slide) => slide.collection === group.id);

@@ -32,7 +32,7 @@ function cards(patches) {
   return make("div", { className: "cards" }, ...patches.map((patch) => {
     const text = make("div", {}, `${patch.label} called ${patch.predicted} (${percent(patch.probability)})`,
       make("div", { className: "soft" }, patch.name));
-    if (!patch.slide) return make("div", { className: "card" }, make("p", { className: "soft" }, "Its store is not in the folders given."), text);
+    if (!patch.slide) return make("div", { className: "card" }, make("p", { className: "soft" }, "Its store is not in the folders given, or was cut anew."), text);
     const picture = make("img", { src: `/api/slides/${patch.slide}/patches/${patch.row}`, loading: "lazy", alt: `patch ${patch.row} of ${patch.name}` });
     return make("a", { className: "card", href: `#/slide/${patch.slide}/${patch.row}` }, picture, text);
   }));
