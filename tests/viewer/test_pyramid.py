@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import bench_viewer
 import numpy as np
 import openslide
 import pytest
@@ -67,4 +68,18 @@ def test_tiles_that_are_not_there(tmp_path: Path, place: tuple[int, int, int]) -
     pyramid = Pyramid(open_slide(path))
     with pytest.raises(IndexError, match="There is no"):
         pyramid.tile(*place)
+    pyramid.close()
+
+
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    path = write_pyramid(tmp_path / "a.svs", np.full((512, 512, 3), 200, np.uint8), levels=(1,))
+    cost = bench_viewer.measure(path, most=4)
+    assert set(cost) == {"wsitool", "openslide"} and all(seconds >= 0 for seconds in cost.values())
+
+
+def test_jpeg_tiles_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_pyramid(tmp_path / "a.svs", np.full((512, 512, 3), 200, np.uint8), levels=(1,))
+    pyramid = Pyramid(open_slide(path))
+    monkeypatch.setattr(type(pyramid.slide.tiles(0)), "decode", None)
+    assert len({pyramid.tile(0, column, row) for column in range(2) for row in range(2)}) == 1
     pyramid.close()

@@ -100,7 +100,7 @@ def test_mistakes_are_of_the_test_patches_worst_first(server: Server) -> None:
 def test_the_map_shows_what_the_features_differ_in(server: Server) -> None:
     group = next(one for one in _json(server, "/api/library")["groups"] if one["kind"] == "features")
     about, columns = _columns(server.get(f"/api/features/{group['id']}")[2])
-    assert [one["name"] for one in about["files"]] == ["gone", "one"] and about["classes"] == ["c", "a"]
+    assert [one["name"] for one in about["files"]] == ["gone", "one"] and about["classes"] == ["a", "c"]
     assert about["files"][0]["slide"] is None and about["files"][1]["slide"] == _slide(server, "one")["id"]
     gone = columns["file"] == 0
     # Two clusters nine standard deviations apart in every feature: the first axis is between them.

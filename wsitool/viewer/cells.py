@@ -50,7 +50,7 @@ def store_cells(store: Reader) -> bytes:
         # Patches of loose images: each has coordinates of its own image, and there is no slide.
         "images": store.sources is not None,
     }
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         "x": candidates.coords[:, 0].astype(np.int32),
         "y": candidates.coords[:, 1].astype(np.int32),
         "reason": candidates.reason,
