@@ -15,11 +15,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from wsitool.backbones.build import build_backbone
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.export_folder import write_folder
+from wsitool.backbones.run_folder import run_encoder
 from wsitool.backbones.source import TIMM_PREFIX, make_network
-from wsitool.backbones.unfinished import is_unfinished, unfinished_encoder
 from wsitool.base.files import replace_file
 from wsitool.errors import EncoderError, UsageError
 
@@ -31,10 +30,18 @@ _FOLDER = "hf"
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 
 
-def export_encoder(encoder: str | Path, out: str | Path, *, to: str, image_size: int | None = None) -> Path:
+def export_encoder(
+    encoder: str | Path,
+    out: str | Path,
+    *,
+    to: str,
+    image_size: int | None = None,
+    snapshot: str | None = None,
+) -> Path:
     """Write the encoder of a run folder or file to `out` for another library, and return the path.
 
-    Of an unfinished run it is the encoder of its last checkpoint.
+    Of an unfinished run it is the encoder of its last checkpoint; of any run that of a `snapshot` (an epoch,
+    or "best").
 
     `to` is "torchvision" or "timm" (a state dict with that library's keys, classifier aside; the suffix of
     `out` says how: .pth, .pt and .bin as torch.save writes, or .safetensors) or "onnx" (.onnx: float
@@ -49,8 +56,7 @@ def export_encoder(encoder: str | Path, out: str | Path, *, to: str, image_size:
     suffixes = (".onnx",) if to == "onnx" else (*_TORCH_SUFFIXES, ".safetensors")
     if to != _FOLDER and out.suffix not in suffixes:
         raise UsageError(f"A file for {to} ends in {' or '.join(suffixes)}, got '{out.name}'.")
-    run = Path(encoder)
-    built = unfinished_encoder(run) if is_unfinished(run) else build_backbone(init=encoder)
+    built = run_encoder(Path(encoder), snapshot)
     built.eval()  # batch statistics of two random images would be compared otherwise
     size = image_size or built.card.image_size or 224
     # Two images and not one, so that a batch axis frozen at 1 is found; seeded, so that a failure can be

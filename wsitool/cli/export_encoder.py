@@ -20,6 +20,7 @@ __all__ = ["command"]
     wsitool export-encoder encoder-breast --to torchvision --out encoder.pth
     wsitool export-encoder encoder-breast --to onnx --out encoder.onnx
     wsitool export-encoder encoder-breast --to hf --out my-encoder
+    wsitool export-encoder encoder-breast --snapshot best --to timm --out best.pth
     """,
 )
 @click.argument("encoder", type=click.Path(exists=True, path_type=Path))
@@ -30,11 +31,12 @@ __all__ = ["command"]
     type=click.Path(path_type=Path),
     help="File to write: .pth, .pt, .bin or .safetensors; .onnx for onnx; a folder for hf.",
 )
+@click.option("--snapshot", help="Of a run with snapshots: an epoch, or best.")
 @image_size_option("Pixels of ONNX input.  [default: as in training]")
-def command(encoder: Path, to: str, out: Path, image_size: int | None) -> None:
+def command(encoder: Path, to: str, out: Path, snapshot: str | None, image_size: int | None) -> None:
     from wsitool.backbones.export import export_encoder
 
-    written = export_encoder(encoder, out, to=to, image_size=image_size)
+    written = export_encoder(encoder, out, to=to, image_size=image_size, snapshot=snapshot)
     if written.is_dir():
         library = "transformers" if (written / "preprocessor_config.json").exists() else "timm (local-dir:)"
         click.echo(f"{written}: a folder that {library} loads, with a card to complete in README.md.")

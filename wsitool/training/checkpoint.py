@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ __all__ = ["FORMAT", "load_checkpoint", "load_method_state", "restore", "save_ch
 FORMAT = 1
 # What a checkpoint must hold and of what type; its tensors are checked by whom they are given to.
 _CONTENT = {"batches": int, "data": str, "config": dict, "method": dict, "optimizer": dict, "precision": dict}
-_CONTENT |= {"warnings": dict, "skipped": list, "history": list}
+_CONTENT |= {"warnings": dict, "skipped": list, "history": list, "snapshots": dict, "exported": str}
 State = dict[str, Any]
 
 
@@ -32,14 +32,14 @@ def save_checkpoint(
     *,
     batches: int,
     data: str,
-    warnings: Mapping[str, str],
-    skipped: Sequence[str],
-    history: Sequence[Mapping[str, Any]] = (),
+    exported: str,
+    record: Mapping[str, Any],
 ) -> None:
     """Write weights, optimiser, loss scaler and position (`batches` done) to `path`, complete or not at all.
 
-    The learning rate and all randomness follow from the position. `data` is the collection's fingerprint;
-    `warnings`, `skipped` patches and `history` are what run.json will say of this part of the run.
+    The learning rate and all randomness follow from the position. `data` is the collection's fingerprint,
+    `exported` the name of the method's part that is the encoder; `record` is what run.json will say of this
+    part of the run: "warnings", "skipped" patches, "history", "snapshots".
     TrainingError, and the file is left as it is, where a weight is not finite.
     """
     module = training.module
@@ -51,9 +51,8 @@ def save_checkpoint(
         "method": module.method.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "precision": training.precision.state_dict(),
-        "warnings": dict(warnings),
-        "skipped": list(skipped),
-        "history": [dict(entry) for entry in history],
+        "exported": exported,
+        **record,
     }
     broken = _not_finite(state)
     if broken is not None:
@@ -78,7 +77,7 @@ def load_checkpoint(path: Path) -> State:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise TrainingError(f"'{path}' is not a checkpoint of this wsitool: start anew with --overwrite.")
     # A checkpoint of an earlier build knows of none of them.
-    state = {"warnings": {}, "skipped": [], "history": [], **state}
+    state = {"warnings": {}, "skipped": [], "history": [], "snapshots": {}, "exported": "backbone", **state}
     for name, kind in _CONTENT.items():
         if not isinstance(state.get(name), kind):
             raise TrainingError(f"The checkpoint '{path}' is damaged ({name}): start anew with --overwrite.")

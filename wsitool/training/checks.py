@@ -31,7 +31,7 @@ Changes = dict[str, list[Any]]
 """What differs between a run and its continuation: name to [before, now]."""
 
 # What may differ between a run and its continuation: none of it changes what is computed.
-_FREE = ("threads", "save_every", "logger")
+_FREE = ("threads", "save_every", "snapshot_every", "keep_snapshots", "logger")
 # Where the same steps are taken, which changes how they are rounded and, with the processes, what is drawn.
 _WHERE = (
     "accelerator",

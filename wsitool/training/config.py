@@ -8,6 +8,7 @@ from typing import Any
 from wsitool.backbones.options import INIT, BackboneOptions
 from wsitool.base.parameters import hparam, internal
 from wsitool.base.recipe import OPTIMIZERS, SCHEDULES, Recipe
+from wsitool.errors import UsageError
 
 __all__ = ["ACCELERATORS", "LARGEST_LR", "LOGGERS", "OPTIMIZERS", "PRECISIONS", "RECIPE", "PretrainConfig"]
 
@@ -82,8 +83,26 @@ class PretrainConfig(BackboneOptions):
     )
     holdout: float = hparam(0.0, "Share of patients kept apart for the validation loss.", ge=0, lt=1)
     probe_every: int = hparam(0, "Epochs between probes of the labels, if there are any; 0: never.", ge=0)
+    snapshot_every: int = hparam(
+        0, "Epochs between encoders kept in OUT/snapshots, beside the best one, if any is judged.", ge=0
+    )
+    keep_snapshots: int = hparam(3, "How many of the newest of them stay.", ge=1)
+    early_stop: int | None = hparam(
+        None,
+        "Stop after so many validations without a better one (--holdout's loss, else --probe-every's linear "
+        "probe), and keep the best encoder.",
+        ge=1,
+    )
     logger: str = hparam("none", "Beside metrics.csv.", choices=LOGGERS)
     seed: int = hparam(0, "Seed of all randomness.", ge=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.early_stop is not None and not (self.holdout or self.probe_every):
+            raise UsageError(
+                "--early-stop needs something to judge by: pass --holdout 0.1, or --probe-every 1 where "
+                "patches are labelled."
+            )
 
     @property
     def processes(self) -> int:

@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsitool.base.lock import locked
 from wsitool.errors import UsageError
 
-__all__ = ["Member", "find_member", "first_host", "is_first_process", "start_others"]
+__all__ = ["Member", "find_member", "first_host", "is_first_process", "only_writer", "start_others"]
 
 # Set for processes that were started here: whose end is theirs too.
 _STARTER = "WSITOOL_STARTED_BY"
@@ -46,6 +48,14 @@ def is_first_process() -> bool:
     # Before the process group exists there is no rank to ask for.
     given = _given(os.environ)
     return _number(os.environ, "NODE_RANK") in (None, 0) if given is None else given.rank == 0
+
+
+def only_writer(out: Path) -> AbstractContextManager[None]:
+    """Keep other runs out of the folder; the processes of one run share their first one's lock."""
+    if not is_first_process():
+        return nullcontext()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return locked(out, what=f"'{out}'")
 
 
 def find_member(devices: int, num_nodes: int) -> Member:

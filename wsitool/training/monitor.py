@@ -25,8 +25,10 @@ from wsitool.training.launch import is_first_process
 from wsitool.training.loggers import MetricLogger
 from wsitool.training.metrics_file import MetricsFile, read_metrics
 from wsitool.training.module import PretrainModule, Training
+from wsitool.training.parts import part_name
 from wsitool.training.ranks import agreed_signal
 from wsitool.training.review import EpochReview
+from wsitool.training.snapshots import Snapshots
 from wsitool.training.stream import Item
 from wsitool.training.timing import TimeShares
 
@@ -80,6 +82,7 @@ class Monitor:
         data: str,
         task: Task,
         review: EpochReview,
+        snapshots: Snapshots,
         diagnostics: Diagnostics,
         request: StopRequest,
         start: Start,
@@ -90,7 +93,8 @@ class Monitor:
         self._request, self.signal = request, 0
         self._done = self.saved = start.batches
         self._gradient: Tensor | None = None
-        self._review, self._diagnostics = review, diagnostics
+        self._review, self._snapshots, self._diagnostics = review, snapshots, diagnostics
+        self._must_save = False
         self._metrics: MetricsFile | None = None
         self._pending: list[_Pending] = []
         self._seen: list[tuple[_Pending, dict[str, float]]] = []
@@ -116,6 +120,7 @@ class Monitor:
             columns = ("images_per_s", "wait_share", *self._review.columns)
             self._metrics = MetricsFile(metrics, keep=steps, extra=columns)
             self._diagnostics.after_resuming(self._metrics.problem)
+            self._snapshots.prune()
         self._saved_at = self._flushed_at = time.monotonic()
 
     def before_step(self) -> None:
@@ -133,6 +138,7 @@ class Monitor:
         if rest == 0:
             self._look()  # a review of broken weights would fail in its own way
             self._measured |= self._review.look(module, epoch)
+            self._must_save |= self._snapshots.after_epoch(epoch, self._measured, module.device)
         if rest == 0 or len(self._pending) >= _FLUSH or self._is_look_due(module):
             self._flush()
             # Only after a flush, which all ranks reach at the same batch: the question is a collective
@@ -169,8 +175,9 @@ class Monitor:
     def _should_stop(self, module: PretrainModule, done: int) -> bool:
         if world_size() == 1 and self._request.requested:
             self.signal = agreed_signal(self._request, module.device)
+        ends = self.signal != 0 or self._snapshots.ended_at is not None
         # In the middle of accumulated batches a checkpoint would have to hold their gradients.
-        return self.signal != 0 and module.schedule.is_step(done - 1)
+        return ends and module.schedule.is_step(done - 1)
 
     def _is_look_due(self, module: PretrainModule) -> bool:
         # A look waits for a GPU. On CPUs it is a question of time, but ranks look together, by the count.
@@ -183,7 +190,7 @@ class Monitor:
         if not schedule.is_step(done - 1):
             return False
         steps = math.ceil(done / schedule.accumulate)
-        if done == schedule.batches or (every is not None and steps % every == 0):
+        if done == schedule.batches or self._must_save or (every is not None and steps % every == 0):
             return True
         seconds = time.monotonic() - self._saved_at
         if done % schedule.per_epoch == 0:
@@ -202,11 +209,16 @@ class Monitor:
                 self._training,
                 batches=done,
                 data=self._data,
-                warnings=self._diagnostics.warnings,
-                skipped=self.skipped,
-                history=self.history,
+                exported=part_name(self._module.method, self._review.encoder),
+                record={
+                    "warnings": dict(self._diagnostics.warnings),
+                    "skipped": self.skipped,
+                    "history": [dict(entry) for entry in self.history],
+                    "snapshots": self._snapshots.state,
+                },
             )
-        self._saved_at, self.saved = time.monotonic(), done
+            self._snapshots.prune()
+        self._saved_at, self.saved, self._must_save = time.monotonic(), done, False
 
     def _note_skipped(self) -> None:
         self.skipped = sorted({*self.skipped, *self._training.stream.loader.skipped()})

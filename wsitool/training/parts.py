@@ -18,7 +18,15 @@ from wsitool.training.module import compute_step
 from wsitool.training.optim import make_optimizer
 from wsitool.training.seeding import seed_of
 
-__all__ = ["TRANSFORMER", "as_begun", "check_step", "exported_encoder", "make_method", "recipe_of"]
+__all__ = [
+    "TRANSFORMER",
+    "as_begun",
+    "check_step",
+    "exported_encoder",
+    "make_method",
+    "part_name",
+    "recipe_of",
+]
 
 # Of methods whose own is for convolutions: MoCo v3's for transformers (Chen et al. 2021, arXiv:2104.02057).
 TRANSFORMER = Recipe(optimizer="adamw", lr=1.5e-4, batch=256, weight_decay=0.1, warmup=0.13)
@@ -70,6 +78,12 @@ def exported_encoder(method: Method[Any], name: str) -> Encoder:
             f"keeps as a part of itself, got {type(encoder).__name__}: its author must correct it."
         )
     return encoder
+
+
+def part_name(method: Method[Any], encoder: Encoder) -> str:
+    """The name in the method's state of what `exported_encoder` has given."""
+    names: dict[int, str] = {id(part): name for name, part in method.named_modules()}
+    return names[id(encoder)]
 
 
 def check_step(method: Method[Any], collection: Collection, config: PretrainConfig) -> None:

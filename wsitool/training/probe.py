@@ -18,10 +18,19 @@ from wsitool.errors import UsageError
 from wsitool.loading import PatchLoader
 from wsitool.methods.meta import describer
 from wsitool.store.collection import Collection
+from wsitool.training.config import PretrainConfig
 from wsitool.training.module import PretrainModule, compute_step
 from wsitool.training.seeding import seed_of
 
-__all__ = ["held_out_loss", "knn_accuracy", "linear_accuracy", "probe", "probe_rows", "split_groups"]
+__all__ = [
+    "held_out_loss",
+    "knn_accuracy",
+    "linear_accuracy",
+    "probe",
+    "probe_rows",
+    "split_groups",
+    "without_held_out",
+]
 
 _PROBE_PATCHES = 2000
 Labels = NDArray[np.int64]
@@ -44,6 +53,14 @@ def split_groups(
     held_out_groups = np.random.default_rng(seed_of(seed, 2)).permutation(groups)[:count]
     is_held_out = np.isin(collection.group_index, held_out_groups)
     return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+
+
+def without_held_out(everything: Collection, config: PretrainConfig) -> tuple[Collection, Collection | None]:
+    """What is trained on and what the run keeps apart, None where it keeps nothing."""
+    if config.holdout == 0:
+        return everything, None
+    train, held_out = split_groups(everything, config.holdout, config.seed)
+    return everything.subset(train), everything.subset(held_out)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from wsitool.errors import EncoderError
 from wsitool.store.collection import Collection
 from wsitool.training.config import PretrainConfig
 
-__all__ = ["Stores", "finished_state", "read_facts", "run_card", "run_facts"]
+__all__ = ["Stores", "finished_state", "groups_of", "read_facts", "run_card", "run_facts"]
 
 Stores = AnyPath | Iterable[AnyPath] | Collection
 
@@ -40,7 +40,7 @@ def run_card(
             # a Collection given may be a part of its stores: only what is in it has been seen
             sorted({collection.stores[index].meta.name for index in set(collection.store_index.tolist())})
         ),
-        groups=tuple(sorted({collection.groups[index] for index in set(collection.group_index.tolist())})),
+        groups=tuple(groups_of(collection)),
     )
     return dataclasses.replace(
         before,
@@ -50,6 +50,11 @@ def run_card(
         mpp=collection.mpp,
         lineage=(*before.lineage, step),
     )
+
+
+def groups_of(collection: Collection) -> list[str]:
+    """The names of the patients that the patches are of, sorted."""
+    return sorted({collection.groups[index] for index in set(collection.group_index.tolist())})
 
 
 def _name_of(stores: Stores) -> str:
@@ -103,4 +108,4 @@ def finished_state(out: Path) -> dict[str, Any] | None:
     names = {field.name for field in dataclasses.fields(PretrainConfig)}
     config = {name: value for name, value in record.items() if name in names}
     state = {"batches": None, "config": config, "data": record.get("fingerprint"), "method": None}
-    return state | {"warnings": {}, "skipped": [], "history": []}
+    return state | {"warnings": {}, "skipped": [], "history": [], "snapshots": record.get("snapshots")}

@@ -11,6 +11,7 @@ from wsitool.store.collection import Collection
 from wsitool.training.diagnostics import FeatureWatch
 from wsitool.training.module import PretrainModule
 from wsitool.training.probe import held_out_loss, probe
+from wsitool.training.snapshots import LOSS, PROBE
 
 __all__ = ["EpochReview"]
 
@@ -29,8 +30,8 @@ class EpochReview:
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of all that `look` may give."""
-        held_out = ("val_loss",) if self.held_out is not None else ()
-        probes = ("knn_accuracy", "probe_accuracy") if self._probes else ()
+        held_out = (LOSS,) if self.held_out is not None else ()
+        probes = ("knn_accuracy", PROBE) if self._probes else ()
         return ("feature_std", "rank_me", *held_out, *probes)
 
     @property
@@ -42,7 +43,7 @@ class EpochReview:
         # The watch has seen this rank's batches only; the first rank's go into the file.
         values = self.watch.measure()
         if self.held_out is not None:
-            values["val_loss"] = held_out_loss(module, self.held_out)
+            values[LOSS] = held_out_loss(module, self.held_out)
         due = self._probes and (epoch % self.probe_every == 0 or epoch == module.schedule.epochs)
         # On one rank: it gathers nothing, and the others wait for it at the next step.
         if due and self.labelled is not None and rank() == 0:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from wsitool.backbones.precision import tuned
 from wsitool.backbones.sizes import check_size
 from wsitool.base.files import write_json
 from wsitool.base.interrupt import Interrupted, StopRequest, deferred, progress_on_stop
-from wsitool.base.lock import locked
 from wsitool.base.machine import explain_memory
 from wsitool.base.parameters import Params
 from wsitool.base.paths import as_list
@@ -42,19 +41,20 @@ from wsitool.training.config import PretrainConfig
 from wsitool.training.diagnostics import Diagnostics, FeatureWatch
 from wsitool.training.fit import fit, prepare
 from wsitool.training.hardware import training_device
-from wsitool.training.launch import Member, find_member, is_first_process
+from wsitool.training.launch import Member, find_member, is_first_process, only_writer
 from wsitool.training.loggers import MetricLogger, TensorBoard
 from wsitool.training.metrics_file import read_metrics
 from wsitool.training.module import Schedule
 from wsitool.training.monitor import Monitor, Start
 from wsitool.training.parts import as_begun, check_step, exported_encoder, make_method, recipe_of
-from wsitool.training.probe import probe_rows, split_groups
+from wsitool.training.probe import probe_rows, without_held_out
 from wsitool.training.ranks import joined
-from wsitool.training.record import Stores, read_facts, run_card, run_facts
+from wsitool.training.record import Stores, groups_of, read_facts, run_card, run_facts
 from wsitool.training.result import PretrainResult, known_figures, last_loss
 from wsitool.training.review import EpochReview
+from wsitool.training.snapshots import Snapshots, card_after, judged_by
 from wsitool.training.stream import BatchStream
-from wsitool.training.words import changes_words, recipe_words
+from wsitool.training.words import begin_words, changes_words, recipe_words
 
 __all__ = ["PretrainResult", "pretrain"]
 
@@ -96,7 +96,7 @@ def pretrain(
         reporter = SILENT
     stores = stores if isinstance(stores, Collection) else as_list(stores)
     # Around the look at what is there: two runs that begin at once must not both find the folder empty.
-    with _only_writer(Path(out)):
+    with only_writer(Path(out)):
         state = previous_state(Path(out), resume=resume, overwrite=overwrite)
         if state is not None:
             config = as_begun(config, state["config"])
@@ -107,7 +107,9 @@ def pretrain(
         if state is not None:
             run.changes = check_same(state, run.config, run.collection.fingerprint)
             run.diagnostics.remember(state["warnings"])
-            if state["batches"] is None or state["batches"] >= run.schedule.batches:
+            run.snapshots.restore(state["snapshots"])
+            ended = run.snapshots.ended_at is not None
+            if ended or state["batches"] is None or state["batches"] >= run.schedule.batches:
                 return run.conclude(state)
         run.loggers = list(loggers)
         if config.logger == "none":
@@ -115,14 +117,6 @@ def pretrain(
         with closing(TensorBoard(run.out / "tensorboard")) as board:
             run.loggers.append(board)
             return run.train(state)
-
-
-def _only_writer(out: Path) -> AbstractContextManager[None]:
-    """Keep other runs out of the folder; the processes of one run share their first one's lock."""
-    if not is_first_process():
-        return nullcontext()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return locked(out, what=f"'{out}'")
 
 
 class _Run:
@@ -137,7 +131,7 @@ class _Run:
         method_type = load_method(config.method)
         params: Params = method_type.params_type.from_preset(config.preset, config.params)
         everything = stores if isinstance(stores, Collection) else open_collection(stores)
-        self.collection, self.held_out = _split(everything, config)
+        self.collection, self.held_out = without_held_out(everything, config)
         check_amount(self.collection, config)
         # Of everything, held-out patients as well: labels are asked for, not trained on.
         rows = probe_rows(everything, config.seed) if config.probe_every else None
@@ -156,6 +150,10 @@ class _Run:
         # Of a method with a teacher that, with its own weights; the backbone is what is trained.
         self.exported = exported_encoder(self.method, config.method)
         self.diagnostics = Diagnostics(reporter, shortcut_metric=method_type.shortcut_metric)
+        by = judged_by(config, held_out=self.held_out is not None, labelled=self.labelled is not None)
+        self.snapshots = Snapshots(
+            out, self.exported, self.card, config, by=by, record=lambda: self._write_facts(status="running")
+        )
         self.monitor: Monitor | None = None
         self.schedule = Schedule(
             # Whole batches only (`drop_last`): ranks must have equal ones, and the order is new each epoch,
@@ -208,14 +206,19 @@ class _Run:
             self.reporter.say(f"The run in '{self.out}' is finished, and is left as it is.")
             return self._result(**known_figures(record))
         self.history = list(state["history"])
-        self.reporter.say(f"All {self.schedule.steps} steps are done: writing what comes after them.")
+        self.reporter.say(f"All {self._done.steps} steps are done: writing what comes after them.")
         return self._finish(0.0, skipped=state["skipped"])
+
+    @property
+    def _done(self) -> Schedule:
+        """What has been trained when the run has ended, which may be before its time."""
+        return dataclasses.replace(self.schedule, epochs=self.snapshots.ended_at or self.config.epochs)
 
     def _progress(self) -> str:
         """How far a run is that was stopped, and how to go on."""
         batches = 0 if self.monitor is None else self.monitor.saved
         steps = math.ceil(batches / self.schedule.accumulate)
-        if batches == self.schedule.batches and (self.out / "encoder.safetensors").is_file():
+        if batches >= self._done.batches and (self.out / "encoder.safetensors").is_file():
             return f"all {steps} steps are done and the encoder is written"
         if steps == 0:
             return "no step is saved; run again with --overwrite or --resume auto to start anew"
@@ -229,13 +232,17 @@ class _Run:
             if done == 0:
                 for name in _RESULTS:
                     (self.out / name).unlink(missing_ok=True)
+                self.snapshots.clear()
             self._write_facts(status="running")
-        held_out = f" ({len(self.held_out)} more held out)" if self.held_out is not None else ""
-        going_on = f", going on after batch {done}" if done else ""
         self.reporter.say(
-            f"{config.method} on {len(self.collection)} patches of {len(self.card.lineage[-1].slides)} slides"
-            f"{held_out}, {config.backbone} from {self.encoder.card.chain}, {config.epochs} epochs of "
-            f"{self.schedule.per_epoch} batches of {config.whole_batch}{going_on}."
+            begin_words(
+                config,
+                self.card,
+                start=self.encoder.card.chain,
+                held_out=0 if self.held_out is None else len(self.held_out),
+                per_epoch=self.schedule.per_epoch,
+                done=done,
+            )
         )
         if self.changes:
             self.reporter.say(changes_words(self.changes))
@@ -296,13 +303,14 @@ class _Run:
                 data=self.collection.fingerprint,
                 task=task,
                 review=self._review(device, watch),
+                snapshots=self.snapshots,
                 diagnostics=self.diagnostics,
                 request=request,
                 start=Start(batches=done, skipped=before, history=self.history),
                 loggers=self.loggers,
             )
             fit(training, self.monitor)
-            if self.monitor.signal and self.monitor.saved < self.schedule.batches:
+            if self.monitor.signal and self.monitor.saved < self._done.batches:
                 stop = Interrupted(self.monitor.signal)
                 stop.silent = not is_first_process()  # it says it for all
                 raise stop
@@ -348,7 +356,7 @@ class _Run:
             rows, problem = read_metrics(self.out / "metrics.csv")
             self.diagnostics.after_resuming(problem)
         result = self._result(
-            loss=last_loss(rows, self.config.epochs),
+            loss=last_loss(rows, self._done.epochs),
             seconds=seconds,
             images_per_second=monitor.images / seconds if monitor else 0.0,
             time=monitor.shares if monitor else None,
@@ -359,6 +367,8 @@ class _Run:
 
             # The record comes last: "complete" promises the other files.
             save_encoder(self.exported, result.encoder, result.card)
+            if sentence := self.snapshots.sentence():
+                self.reporter.say(sentence)
             draw_curves(rows, self.out / "curves.png")
             self._write_facts(status="complete", result=result.figures(), skipped=list(skipped))
         return result
@@ -367,34 +377,24 @@ class _Run:
         return PretrainResult(
             out=self.out,
             encoder=self.out / "encoder.safetensors",
-            card=self.card,
-            steps=self.schedule.steps,
+            card=card_after(self.card, self._done.epochs),
+            steps=self._done.steps,
             warnings=tuple(self.diagnostics.said),
             **figures,
         )
 
     def _write_facts(self, *, status: str, **more: Any) -> None:
-        held_out = None if self.held_out is None else sorted(_groups(self.held_out))
+        held_out = None if self.held_out is None else groups_of(self.held_out)
         record = run_facts(
-            self.card,
+            card_after(self.card, self._done.epochs),
             self.config,
             self.collection,
             status=status,
-            steps=self.schedule.steps,
+            steps=self._done.steps,
             held_out_groups=held_out,
             warnings=self.diagnostics.said,
             history=self.history,
+            **self.snapshots.facts,
             **more,
         )
         write_json(self.out / "run.json", record)
-
-
-def _split(everything: Collection, config: PretrainConfig) -> tuple[Collection, Collection | None]:
-    if config.holdout == 0:
-        return everything, None
-    train, held_out = split_groups(everything, config.holdout, config.seed)
-    return everything.subset(train), everything.subset(held_out)
-
-
-def _groups(collection: Collection) -> set[str]:
-    return {collection.groups[index] for index in set(collection.group_index.tolist())}

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from wsitool.backbones.card import EncoderCard
 from wsitool.base.recipe import Recipe
 from wsitool.training.config import PretrainConfig
 
-__all__ = ["changes_words", "rates_words", "recipe_words"]
+__all__ = ["begin_words", "changes_words", "rates_words", "recipe_words"]
+
+
+def begin_words(
+    config: PretrainConfig, card: EncoderCard, *, start: str, held_out: int, per_epoch: int, done: int
+) -> str:
+    """What is trained on what, from where on; `card` is the run's, `start` where its weights are from."""
+    seen = card.lineage[-1]
+    apart = f" ({held_out} more held out)" if held_out else ""
+    going_on = f", going on after batch {done}" if done else ""
+    return (
+        f"{config.method} on {seen.patches} patches of {len(seen.slides)} slides{apart}, {config.backbone} "
+        f"from {start}, {config.epochs} epochs of {per_epoch} batches of {config.whole_batch}{going_on}."
+    )
 
 
 def recipe_words(config: PretrainConfig, source: str) -> str:
