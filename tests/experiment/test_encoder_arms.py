@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torchvision
@@ -15,12 +16,13 @@ from wsitool.backbones.build import build_backbone
 from wsitool.backbones.card import LineageStep
 from wsitool.backbones.files import save_encoder
 from wsitool.base.progress import SILENT
-from wsitool.errors import EncoderError, UsageError
-from wsitool.experiment import stages
+from wsitool.errors import EncoderError, StoreError, UsageError
+from wsitool.experiment import starts
 from wsitool.experiment.cells import run_cell
 from wsitool.experiment.evaluation_splits import all_cells
 from wsitool.experiment.plan import Arm
 from wsitool.experiment.run import experiment
+from wsitool.predict.embedding import embed
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def test_what_an_encoder_needs_known_is_said_before_the_first_cell(
     assert result.cells == 6
     # a changed file is another start; the others are kept
     save_file(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "bare.safetensors")
-    stages._init_key.cache_clear()  # of a new process
+    starts.init_key.cache_clear()  # of a new process
     assert experiment(plan, tmp_path / "out").reused == 4
 
 
@@ -99,9 +101,47 @@ def test_an_encoder_that_saw_the_test_patients_is_refused(data: Path, tmp_path: 
         experiment(missing, tmp_path / "out")
 
 
+def test_an_arm_of_features_is_that_of_the_encoder_that_made_them(
+    data: Path, encoder: Path, tmp_path: Path
+) -> None:
+    features = tmp_path / "f"
+    embed(data / "train", encoder=str(encoder), out=features)
+    plan = small_plan(data, methods=(f"encoder:{encoder}", f"features:{features}"), seeds=1)
+    result = experiment(plan, tmp_path / "out")
+    cells = [run_cell(plan, cell, tmp_path / "out", device="cpu") for cell in all_cells(plan)]
+    half = len(cells) // 2
+    for one, other in zip(cells[:half], cells[half:], strict=True):
+        np.testing.assert_allclose(one.logits, other.logits, rtol=0, atol=1e-6)
+        assert one.facts["subset"] == other.facts["subset"] and other.facts["lineage"] == "f"
+    assert result.cells == 8 and f"features:{features}" in (tmp_path / "out" / "table2.md").read_text()
+    # other features of the same name are another start
+    with h5py.File(features / "p0.h5", "a") as file:
+        file["features"][0] = file["features"][0] + 1
+    starts._stand_in.cache_clear()  # of a new process
+    assert experiment(plan, tmp_path / "out").reused == half
+
+
+def test_an_arm_of_features_lacking_a_patient_is_refused_before_the_first_cell(
+    data: Path, encoder: Path, tmp_path: Path
+) -> None:
+    features = tmp_path / "f"
+    embed(data / "train", encoder=str(encoder), out=features)
+    stores = sorted(map(str, (data / "train").iterdir()))
+    sides = {"train": tuple(stores[:4]), "test": tuple(stores[4:]), "folds": None}
+    plan = small_plan(data, methods=("supervised", f"features:{features}"), **sides)
+    (features / "p5.h5").unlink()
+    with pytest.raises(StoreError, match="There are no features of 'p5' in 'f'"):
+        experiment(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UsageError, match=r"The arm features:f has no network .*: use --head linear or knn"):
+        small_plan(data, methods=("features:f",), head="finetune")
+    with pytest.raises(UsageError, match="The arm features: needs a folder of CLAM's or TRIDENT's feature"):
+        Arm.parse("features:")
+
+
 def test_how_an_arm_is_read() -> None:
-    assert Arm.parse("encoder:a+b/c.pth") == Arm(name="encoder:a+b/c.pth", method=None, encoder="a+b/c.pth")
+    assert Arm.parse("encoder:a+b/c.pth") == Arm(name="encoder:a+b/c.pth", method=None, start="a+b/c.pth")
     with pytest.raises(UsageError, match="The arm encoder: needs a name or a file"):
         Arm.parse("encoder:")
-    with pytest.raises(UsageError, match=r"or encoder:NAME_OR_FILE, .* got 'simclr\+'"):
+    with pytest.raises(UsageError, match=r"encoder:NAME_OR_FILE or features:DIR, .* got 'simclr\+'"):
         Arm.parse("simclr+")

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.backbones.encoder import Encoder
-from wsitool.backbones.features import encode
 from wsitool.base.progress import Reporter
 from wsitool.classify.data import TrainTest
-from wsitool.classify.feature_files import FeatureFiles
+from wsitool.classify.feature_files import features_of
 from wsitool.classify.fit import Features, Fitted, fit_classifier
 from wsitool.classify.heads import head_logits
 from wsitool.classify.logits import predict_logits
@@ -28,10 +27,7 @@ __all__ = ["ClassificationTask", "cross_validate", "joined", "test_part", "valid
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationTask:
-    """What every step of one run needs; `encoder` builds a fresh one each time.
-
-    With `elsewhere` features are read from there and the encoder only stands in.
-    """
+    """What every step of one run needs; `encoder` builds a fresh one each time."""
 
     data: TrainTest
     settings: Settings
@@ -42,18 +38,15 @@ class ClassificationTask:
     encoder: Callable[[], Encoder]
     cache: Path | None
     reporter: Reporter
-    elsewhere: FeatureFiles | None = None
 
     def features(self, patches: LabelledPatches) -> Features | None:
         """Features of frozen encoders; None where the encoder is going to change.
 
         (N, D) float32 of all `patches`, row for row; with a `cache` they are computed once for many runs.
         """
-        if self.elsewhere is not None:
-            return self.elsewhere.rows(patches.collection)
         if not self.settings.frozen:
             return None
-        return encode(
+        return features_of(
             self.encoder(),
             patches.collection,
             image_size=self.image_size,

@@ -15,13 +15,14 @@ from torch import nn
 
 from wsitool.backbones.card import EncoderCard, LineageStep
 from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.features import encode
 from wsitool.base.file_names import safe_name
 from wsitool.base.paths import shown
 from wsitool.errors import StoreError, UsageError
 from wsitool.store.collection import Collection
 from wsitool.store.schema import PatchStore
 
-__all__ = ["FEATURES_PREFIX", "FeatureFiles"]
+__all__ = ["FEATURES_PREFIX", "FeatureFiles", "StandIn", "features_of"]
 
 FEATURES_PREFIX = "features:"
 Features = NDArray[np.float32]
@@ -69,8 +70,8 @@ class FeatureFiles:
             features[collection.store_index == index] = part
         return features
 
-    def stand_in(self, collection: Collection) -> Encoder:
-        """What stands where an encoder would: it says the features' name and width, and cannot be run."""
+    def stand_in(self, collection: Collection) -> StandIn:
+        """What stands where an encoder would, for runs on `collection`."""
         features = self.rows(collection)
         digest = hashlib.sha256(features.tobytes()).hexdigest()
         card = EncoderCard(
@@ -82,7 +83,7 @@ class FeatureFiles:
             args={"features": digest},
             lineage=(LineageStep(kind="file", name=self.name, fingerprint=digest),),
         )
-        return Encoder(nn.Identity(), card)
+        return StandIn(self, card)
 
     def _of_store(self, store: PatchStore, store_rows: NDArray[np.int64]) -> Features:
         name = store.meta.name
@@ -113,6 +114,31 @@ class FeatureFiles:
         if not np.isfinite(picked).all():
             raise StoreError(f"'{path}' holds features that are not finite: make it again.")
         return picked
+
+
+class StandIn(Encoder):
+    """Says the name and width of features made elsewhere as an encoder would, and cannot be run."""
+
+    def __init__(self, files: FeatureFiles, card: EncoderCard) -> None:
+        super().__init__(nn.Identity(), card)
+        self._files = files
+        self._kept: list[tuple[Collection, Features]] = []
+
+    def features(self, collection: Collection) -> Features:
+        """As `FeatureFiles.rows`; those of the latest two collections are kept."""
+        for known, rows in self._kept:
+            if known is collection:
+                return rows
+        rows = self._files.rows(collection)
+        self._kept = [*self._kept[-1:], (collection, rows)]
+        return rows
+
+
+def features_of(encoder: Encoder, collection: Collection, **how: Any) -> Features:
+    """As `encode`, which takes `how`; of a stand-in the features that it stands for."""
+    return (
+        encoder.features(collection) if isinstance(encoder, StandIn) else encode(encoder, collection, **how)
+    )
 
 
 def _keys(positions: NDArray[np.int64], names: Sequence[Any] | None) -> list[tuple[str, int, int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.backbones.encoder import Encoder
-from wsitool.backbones.features import encode
 from wsitool.base.progress import SILENT, Reporter
+from wsitool.classify.feature_files import features_of
 from wsitool.classify.finetune import Epoch, finetune
-from wsitool.classify.head_contract import FitHead, HeadData, StartHead
+from wsitool.classify.head_contract import AdaptEncoder, FitHead, HeadData, StartHead
 from wsitool.classify.head_registry import HEADS
 from wsitool.classify.heads import head_logits
 from wsitool.classify.logits import predict_logits
@@ -99,7 +101,7 @@ def fit_classifier(
         return _fit_everything(subset, split, encoder, card, settings, seed, reporter)
     # All of the subset once; train and validation are rows of it.
     if features is None:
-        features = encode(
+        features = features_of(
             encoder,
             subset.collection,
             image_size=image_size,
@@ -122,15 +124,22 @@ def _fit_everything(
     kind = HEADS[settings.head]
     start: StartHead = kind.function(kind.start)
     head = start(encoder.feature_dim, len(subset.classes), seed=seed)
-    classifier = Classifier(encoder, head, card)
     train, validation = subset.subset(split.train), subset.subset(split.held_out)
-    history = finetune(classifier, train, validation, settings, seed=seed, reporter=reporter)
+    adapt: AdaptEncoder = kind.function(kind.adapt) if kind.adapt else _whole
+    with adapt(encoder, settings, seed=seed) as fields:
+        changes: dict[str, Any] = dict(fields)
+        classifier = Classifier(encoder, head, replace(card, **changes))
+        history = finetune(classifier, train, validation, settings, seed=seed, reporter=reporter)
     # Once more, with the weights of the epoch that was kept.
     logits = predict_logits(classifier, validation.collection, device=settings.device)
     fitted = Fitted(
         classifier=classifier, split=split, validation_logits=logits, history=tuple(history), c=None
     )
     return _calibrated(fitted, subset)
+
+
+def _whole(encoder: Encoder, settings: Settings, *, seed: int) -> AbstractContextManager[Mapping[str, int]]:
+    return nullcontext({})
 
 
 def _fit_frozen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from wsitool.backbones.encoder import Encoder
 from wsitool.classify.penalty import PenaltySearch
 from wsitool.classify.settings import Settings
 
-__all__ = ["BuildHead", "FitHead", "FittedHead", "HeadData", "StartHead"]
+__all__ = ["AdaptEncoder", "BuildHead", "FitHead", "FittedHead", "HeadData", "StartHead"]
 
 Indices = NDArray[np.int64]
 
@@ -60,6 +62,16 @@ class StartHead(Protocol):
 
     def __call__(self, feature_dim: int, classes: int, *, seed: int) -> nn.Module:
         """Fresh weights that follow from `seed`; features (B, feature_dim) to logits (B, classes)."""
+        ...
+
+
+class AdaptEncoder(Protocol):
+    """Decides what of an encoder is trained."""
+
+    def __call__(
+        self, encoder: Encoder, settings: Settings, *, seed: int
+    ) -> AbstractContextManager[Mapping[str, int]]:
+        """Within the block `encoder` is ready to be trained, afterwards to be saved; gives card fields."""
         ...
 
 

@@ -21,8 +21,10 @@ class HeadKind:
     """One kind of head, in words `about`.
 
     `fit` names the `FitHead` of a head on frozen features, `start` the `StartHead` of one that is trained
-    together with the encoder; each has one of them. `build` names the `BuildHead` that loads files.
-    `chooses` is what the validation share is for: the best epoch, the penalty without --c, or nothing.
+    together with the encoder; each has one of them. `build` names the `BuildHead` that loads files, `adapt`
+    the `AdaptEncoder` where not the whole encoder is trained. `package` is what it needs, of the extra
+    `name`. `chooses` is what the validation share is for: the best epoch, the penalty without --c, or
+    nothing.
     """
 
     name: str
@@ -30,6 +32,8 @@ class HeadKind:
     build: str
     fit: str = ""
     start: str = ""
+    adapt: str = ""
+    package: str = ""
     chooses: Literal["epoch", "penalty", ""] = ""
 
     @property
@@ -48,6 +52,15 @@ _KINDS = (
         about="encoder and a linear layer, trained together",
         start="wsitool.classify.built_in_heads:fresh_layer",
         build="wsitool.classify.built_in_heads:build_linear",
+        chooses="epoch",
+    ),
+    HeadKind(
+        name="lora",
+        about="a linear layer and low-rank updates of the encoder's own, trained together (extra [lora])",
+        start="wsitool.classify.built_in_heads:fresh_layer",
+        build="wsitool.classify.built_in_heads:build_linear",
+        adapt="wsitool.classify.lora:low_rank",
+        package="peft",
         chooses="epoch",
     ),
     HeadKind(

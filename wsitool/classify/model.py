@@ -36,6 +36,7 @@ class ClassifierCard:
 
     Patches of `patch_size` are resized to `image_size`. `groups` are the patients of the labelled patches it
     was trained and validated on; `temperature` divides the logits for calibrated probabilities;
+    `lora_rank` is that of the updates merged into the encoder's weights, where those were trained;
     `candidates` is how the positions of its patches were chosen, where that is one rule. ValueError for a
     number that cannot be.
     """
@@ -50,6 +51,7 @@ class ClassifierCard:
     encoder: EncoderCard
     neighbours: int | None = None
     bank: int | None = None
+    lora_rank: int | None = None
     candidates: CandidateRule | None = None
 
     def __post_init__(self) -> None:
@@ -64,6 +66,7 @@ class ClassifierCard:
             temperature=self.temperature,
             neighbours=self.neighbours,
             bank=self.bank,
+            lora_rank=self.lora_rank,
         )
 
     def to_json(self) -> str:

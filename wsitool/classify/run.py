@@ -103,8 +103,8 @@ def classify(
     class_counts(data.train.labels, asked.amount, data.train.classes, balance=settings.balance)
     if asked.folds is not None:
         group_folds(data.train.labels, data.train.group_index, folds=asked.folds, seed=asked.seed)
-    elsewhere = None if asked.features is None else FeatureFiles.at(asked.features)
-    first = elsewhere.stand_in(data.train.collection) if elsewhere else _built(asked, reporter)
+    files = None if asked.features is None else FeatureFiles.at(asked.features)
+    first = files.stand_in(data.train.collection) if files else _built(asked, reporter)
     seen = _check_leaks(data, first, asked, reporter)
     task = ClassificationTask(
         data=data,
@@ -113,12 +113,11 @@ def classify(
         select=asked.select,
         seed=asked.seed,
         image_size=_image_size(asked.image_size, first, data.train.collection.patch_size),
-        encoder=lambda: first if elsewhere else _built(asked),
+        encoder=lambda: first if files else _built(asked),
         cache=None if asked.cache is None else Path(asked.cache),
         reporter=reporter,
-        elsewhere=elsewhere,
     )
-    if elsewhere is None:
+    if files is None:
         check_size(first, task.image_size, reporter)
     record = _run_record(task, first, asked)
     if asked.resume and (kept := _kept(out, record, reporter)) is not None:
@@ -144,7 +143,7 @@ def _carry_out(
 ) -> ClassifyResult:
     """Train, evaluate and write; `data_figures` go into metrics.json, `record` into run.json."""
     train, folds = task.data.train, asked.folds
-    features = task.features(train) if folds or task.cache is not None or task.elsewhere else None
+    features = task.features(train) if folds or task.cache is not None else None
     parts = cross_validate(task, folds, features) if folds else []
     fitted, subset = task.fit(train, features)
     parts += test_part(task, fitted) + validation_part(fitted, subset)

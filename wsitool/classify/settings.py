@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 from wsitool.backbones.options import INIT, BackboneOptions
@@ -55,6 +56,7 @@ class Settings(Params):
     head_lr: float | None = hparam(
         None, "Learning rate of the new layer; without it --lr.", gt=0, le=_LARGEST_LR
     )
+    lora_rank: int = hparam(8, "Rank of --head lora's updates.", ge=1)
     patience: int | None = hparam(None, "Stop after this many epochs without a lower validation loss.", ge=1)
     augment: bool = hparam(True, "Flips and quarter turns.")
     c: Penalty = hparam(
@@ -70,7 +72,10 @@ class Settings(Params):
     def __post_init__(self) -> None:
         # Only after the fields' own bounds.
         super().__post_init__()
-        chooses = HEADS[self.head].chooses
+        kind = HEADS[self.head]
+        if kind.package and find_spec(kind.package) is None:
+            raise UsageError(f"--head {kind.name} needs {kind.package}: install wsitool[{kind.name}].")
+        chooses = kind.chooses
         if self.held_out == 0 and (chooses == "epoch" or (chooses == "penalty" and self.c == "validation")):
             raise UsageError(
                 "--validation 0 leaves nothing to choose the best epoch or the penalty by: "

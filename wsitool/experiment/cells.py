@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.encoder import Encoder
-from wsitool.backbones.features import encode
 from wsitool.base.files import replace_file
 from wsitool.base.progress import SILENT, Reporter
+from wsitool.classify.feature_files import features_of
 from wsitool.classify.fit import Fitted, fit_classifier
 from wsitool.classify.head_registry import HEADS
 from wsitool.classify.heads import head_logits
@@ -39,7 +39,8 @@ from wsitool.experiment.evaluation_splits import (
     open_splits,
 )
 from wsitool.experiment.plan import ExperimentPlan
-from wsitool.experiment.stages import ensure, last_stages, start_encoder, start_keys
+from wsitool.experiment.stages import ensure, last_stages, start_keys
+from wsitool.experiment.starts import start_encoder
 
 __all__ = ["CellResult", "is_finished", "run_cell"]
 
@@ -167,7 +168,7 @@ class _CellTraining:
         if not stages:
             # Only a random start draws from the seed: each label seed then has a start of its own.
             seed = self.plan.seed + self.cell.seed
-            yield self._candidate(start_encoder(self.plan, self.cell.arm, seed), None)
+            yield self._candidate(start_encoder(self.plan, self.cell.arm, self.chosen, seed), None)
 
     def predict(self, candidate: _Candidate) -> NDArray[np.float64]:
         """Logits (N, K) of the split's test patches; what was not chosen never sees them."""
@@ -199,7 +200,7 @@ class _CellTraining:
 
     def _features(self, encoder: Encoder, view: View) -> NDArray[np.float32]:
         # Of all patches once for all splits, fractions and seeds; the cache is keyed by encoder and patches.
-        whole_features = encode(
+        whole_features = features_of(
             encoder,
             view.whole.collection,
             image_size=self.image_size,
@@ -231,6 +232,8 @@ def _settings_key(plan: ExperimentPlan) -> str:
     settings = plan.settings("auto")
     text = repr(replace(settings, validation=settings.held_out)).replace(", precision='32'", "")
     text = text.replace(" min_steps=None,", "")
+    if not HEADS[settings.head].adapt:
+        text = re.sub(r" lora_rank=\d+,", "", text)
     if HEADS[settings.head].chooses != "penalty" or settings.c == "validation":
         text = re.sub(r"\bc='\w+'", "c=None", text)
     if settings.balance == "subset":

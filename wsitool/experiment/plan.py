@@ -19,6 +19,7 @@ from wsitool.classify.settings import ClassifyOptions, Penalty, Select, Settings
 from wsitool.errors import UsageError
 from wsitool.evaluation.splits import SplitBy
 from wsitool.evaluation.subsets import Balance, PerClass
+from wsitool.experiment.start_registry import ENCODER, STARTS, StartKind
 from wsitool.store.schema import LARGEST_PATCH
 from wsitool.training.config import PretrainConfig
 
@@ -28,8 +29,8 @@ ARMS = ("supervised", "rotation", "jitter-rotation", "simclr", "simclr+auxiliary
 AUXILIARY = "auxiliary"  # all data of --auxiliary, whatever their names
 _NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
 _ARM = re.compile(r"(?P<method>[^+]+)(?:\+(?P<data>[A-Za-z][\w-]*)(?::(?P<count>[1-9]\d*))?)?")
-_ENCODER = "encoder:"
 _MOST = 10_000  # of what is run one after another: more is a slip of the keyboard
+_STARTS = " or ".join(f"{kind.name}:{kind.argument}" for kind in STARTS.values())
 _LISTS = ("train", "test", "auxiliary", "methods")  # one alone may be given as text
 
 
@@ -38,33 +39,35 @@ class Arm:
     """One row of the table: no pretraining (`method` None), or a method, after auxiliary data or not.
 
     `auxiliary` names those data ("" for none), of which at most `patches` are seen.
-    `encoder` is what it starts from, where that is not the plan's `init`.
+    `start` is what it starts from, of that `kind`, where that is not the plan's `init`.
     """
 
     name: str
     method: str | None
     auxiliary: str = ""
     patches: int | None = None
-    encoder: str | None = None
+    start: str | None = None
+    kind: StartKind = ENCODER
 
     @property
     def file_part(self) -> str:
         """The name in names of files and folders."""
-        # An encoder may be a path.
-        return self.name.replace(":", "-") if self.encoder is None else lone_file_name(self.name)
+        # A start may be a path.
+        return self.name.replace(":", "-") if self.start is None else lone_file_name(self.name)
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Read "supervised", "METHOD", "METHOD+DATA[:PATCHES]" or "encoder:FILE"; UsageError for others."""
-        if name.startswith(_ENCODER):
-            if name == _ENCODER:
-                raise UsageError("The arm encoder: needs a name or a file, such as encoder:uni2-h.")
-            return cls(name=name, method=None, encoder=name.removeprefix(_ENCODER))
+        """Read "supervised", "METHOD", "METHOD+DATA[:PATCHES]" or a start's; UsageError for others."""
+        prefix, colon, start = name.partition(":")
+        if colon and (kind := STARTS.get(prefix)):
+            if not start:
+                raise UsageError(f"The arm {name} needs {kind.example}.")
+            return cls(name=name, method=None, start=start, kind=kind)
         match = _ARM.fullmatch(name)
         # Supervised training has no use for other data.
         if match is None or (match["method"] == "supervised" and match["data"]):
             raise UsageError(
-                "An arm is supervised, METHOD, METHOD+DATA, METHOD+DATA:PATCHES or encoder:NAME_OR_FILE, "
+                f"An arm is supervised, METHOD, METHOD+DATA, METHOD+DATA:PATCHES, {_STARTS}, "
                 f"where DATA is {AUXILIARY} or a name given in --auxiliary, got '{name}'."
             )
         method = match["method"]
@@ -98,8 +101,7 @@ class ExperimentPlan(BackboneOptions):
     labels: str | None = hparam(None, "CSV with file, label and optionally group.")
     methods: tuple[str, ...] = hparam(
         ARMS,
-        "Arms: supervised, METHOD, METHOD+auxiliary, METHOD+NAME[:PATCHES], encoder:NAME_OR_FILE; comma "
-        "between.",
+        f"Arms: supervised, METHOD, METHOD+auxiliary, METHOD+NAME[:PATCHES], {_STARTS}; comma between.",
     )
     fractions: tuple[float, ...] = hparam(
         (0.05, 0.25, 0.5, 1.0), "Per cent of the labels.", gt=0, le=1, percent=True
@@ -119,7 +121,7 @@ class ExperimentPlan(BackboneOptions):
         le=50,
         unit="points",
     )
-    init: str = hparam("imagenet", f"Start of every arm but encoder: {INIT}")
+    init: str = hparam("imagenet", f"Start of every arm that names none: {INIT}")
     image_size: int | None = hparam(
         None, "What the network sees; without it the patches' size.", ge=8, le=LARGEST_PATCH, unit="px"
     )
@@ -129,6 +131,7 @@ class ExperimentPlan(BackboneOptions):
     batch_size: int = same_as(Settings, "batch_size")
     lr: float = same_as(Settings, "lr")
     head_lr: float | None = same_as(Settings, "head_lr")
+    lora_rank: int = same_as(Settings, "lora_rank")
     patience: int | None = same_as(Settings, "patience")
     c: Penalty = same_as(Settings, "c")
     validation: float | None = same_as(Settings, "validation")
@@ -158,6 +161,10 @@ class ExperimentPlan(BackboneOptions):
                 name = "" if arm.auxiliary == AUXILIARY else f"{arm.auxiliary}="
                 raise UsageError(
                     f"The arm {arm.name} needs --auxiliary {name}STORES, or leave it out of --methods."
+                )
+            if arm.kind.frozen and not HEADS[self.head].frozen:
+                raise UsageError(
+                    f"The arm {arm.name} has no network that could be fine-tuned: use --head linear or knn."
                 )
         rules = (
             (bool(self.train), "--train must name at least one store"),
@@ -227,6 +234,7 @@ class ExperimentPlan(BackboneOptions):
             batch_size=self.batch_size,
             lr=self.lr,
             head_lr=self.head_lr,
+            lora_rank=self.lora_rank,
             patience=self.patience,
             c=self.c,
             balance=self.balance,

@@ -12,7 +12,7 @@ from wsitool.evaluation.leakage import check_pretraining
 from wsitool.evaluation.subsets import class_counts
 from wsitool.experiment.evaluation_splits import EvaluationSplit, auxiliary_data
 from wsitool.experiment.plan import ExperimentPlan, percent
-from wsitool.experiment.stages import start_encoder
+from wsitool.experiment.starts import start_encoder, start_key
 from wsitool.methods.meta import check_needs
 from wsitool.methods.registry import load_method
 
@@ -54,18 +54,20 @@ def _check_method(name: str, plan: ExperimentPlan, splits: Sequence[EvaluationSp
 
 def _check_starts(plan: ExperimentPlan, splits: Sequence[EvaluationSplit], reporter: Reporter) -> None:
     """Build each start that is no standard one, as its cells will, and tell how its weights were read."""
-    starts = {arm.encoder or plan.init: arm for arm in plan.arms}
+    starts = {arm.start or plan.init: arm for arm in plan.arms}
     for init, arm in starts.items():
         # Standard starts are not fetched again where all their cells are finished.
         if init in ("imagenet", "random"):
             continue
-        encoder = start_encoder(plan, arm, plan.seed)
+        encoder = start_encoder(plan, arm, splits[0], plan.seed)
         mpp = splits[0].train.whole.collection.mpp
         for note in encoder.notes:
             reporter.say(f"{init}: {note}")
         if warning := resolution_warning(encoder.card, mpp):
             reporter.warn(f"{init}: {warning}")
         for split in splits:
+            # Of features those of the test patches are looked for, too.
+            start_key(plan, arm, split)
             groups = split.test.patches.groups.tolist()
             check_pretraining(encoder.card.groups, groups, allowed=plan.allow_transductive)
 

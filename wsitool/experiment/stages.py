@@ -9,13 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from wsitool.backbones.build import build_backbone, build_encoder, says_its_network, start_digest
 from wsitool.backbones.card import read_card
-from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.files import encoder_file
 from wsitool.base.files import write_json
 from wsitool.base.json_files import read_json
@@ -29,13 +26,14 @@ from wsitool.experiment.evaluation_splits import (
     labelled_rows,
     open_splits,
 )
-from wsitool.experiment.plan import Arm, ExperimentPlan, file_part
+from wsitool.experiment.plan import ExperimentPlan, file_part
+from wsitool.experiment.starts import init_key, start_key
 from wsitool.methods.registry import load_method
 from wsitool.store.collection import Collection
 from wsitool.training.checkpoint import load_checkpoint
 from wsitool.training.run import pretrain
 
-__all__ = ["Pretraining", "Stage", "ensure", "last_stages", "pretrainings", "start_encoder", "start_keys"]
+__all__ = ["Pretraining", "Stage", "ensure", "last_stages", "pretrainings", "start_keys"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,16 +91,9 @@ def last_stages(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> lis
 def start_keys(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str | list[str]:
     """What a cell's encoder depends on; one text for a single encoder, so that such cells stay valid."""
     keys = [_stage_key(plan, stage) for stage in last_stages(plan, cell, split)] or [
-        _init_key(cell.arm.encoder or plan.init, plan.backbone)
+        start_key(plan, cell.arm, split)
     ]
     return keys[0] if len(keys) == 1 else keys
-
-
-def start_encoder(plan: ExperimentPlan, arm: Arm, seed: int) -> Encoder:
-    """The encoder an arm without pretraining starts from; the plan's network where it says none itself."""
-    if arm.encoder is not None and says_its_network(arm.encoder):
-        return build_backbone(init=arm.encoder)
-    return build_encoder(plan, arm.encoder or plan.init, seed)
 
 
 def ensure(plan: ExperimentPlan, stage: Stage, folder: Path, reporter: Reporter) -> Path:
@@ -200,7 +191,7 @@ def _names(plan: ExperimentPlan, name: str, lr: float) -> tuple[str, str]:
 
 
 def _stage_key(plan: ExperimentPlan, stage: Stage) -> str:
-    before = _init_key(plan.init, plan.backbone) if stage.before is None else _stage_key(plan, stage.before)
+    before = init_key(plan.init, plan.backbone) if stage.before is None else _stage_key(plan, stage.before)
     # The whole chain: another auxiliary stage makes another encoder.
     values = [
         *(stage.method, stage.data.fingerprint, stage.epochs, stage.seed, before, plan.identity),
@@ -216,13 +207,6 @@ def _preset_key(preset: str, method: str) -> str | dict[str, Any]:
         return preset
     values: dict[str, Any] = load_method(method).params_type.from_preset(preset, {}).to_dict()
     return values
-
-
-# Once a process: a large file is not read for every cell.
-@cache
-def _init_key(init: str, backbone: str | None) -> str:
-    """What the start weights are: the name of a standard start, else a hash of the file."""
-    return start_digest(init, backbone)
 
 
 def _find(plan: ExperimentPlan, stage: Stage, folder: Path) -> tuple[Path, str]:
