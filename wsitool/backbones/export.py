@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.export_folder import write_folder
+from wsitool.backbones.hub import check_push, push_folder
 from wsitool.backbones.run_folder import run_encoder
 from wsitool.backbones.source import TIMM_PREFIX, make_network
 from wsitool.base.files import replace_file
@@ -37,6 +38,7 @@ def export_encoder(
     to: str,
     image_size: int | None = None,
     snapshot: str | None = None,
+    push: str | None = None,
 ) -> Path:
     """Write the encoder of a run folder or file to `out` for another library, and return the path.
 
@@ -48,11 +50,16 @@ def export_encoder(
     (B, 3, S, S) in [0, 1] to (B, feature_dim), normalisation included; S is `image_size`, else the size it
     was trained at). Raises UsageError for another `to` or suffix or a missing library, EncoderError if the
     backbone has no such form or the library computes something else (1e-4) with the written file. With `to`
-    "hf", `out` is a folder for a hub: see `write_folder`.
+    "hf", `out` is a folder for a hub, see `write_folder`, which is then uploaded to its repository `push`
+    (ORG/NAME); EncoderError where that fails, and the folder is there.
     """
     out = Path(out)
     if to not in (*EXPORTS, _FOLDER):
         raise UsageError(f"--to must be one of {', '.join((*EXPORTS, _FOLDER))}, got '{to}'.")
+    if push is not None:
+        if to != _FOLDER:
+            raise UsageError(f"--push uploads the folder of --to {_FOLDER}, got --to {to}.")
+        check_push(push)
     suffixes = (".onnx",) if to == "onnx" else (*_TORCH_SUFFIXES, ".safetensors")
     if to != _FOLDER and out.suffix not in suffixes:
         raise UsageError(f"A file for {to} ends in {' or '.join(suffixes)}, got '{out.name}'.")
@@ -66,6 +73,8 @@ def export_encoder(
         expected = built(images)
     if to == _FOLDER:
         _export_folder(built, out, images, expected)
+        if push is not None:
+            push_folder(out, push)
     else:
         data, computed = EXPORTS[to](built, images, out.suffix)
         _compare(built, to, computed, expected)

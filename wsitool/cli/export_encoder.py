@@ -20,6 +20,7 @@ __all__ = ["command"]
     wsitool export-encoder encoder-breast --to torchvision --out encoder.pth
     wsitool export-encoder encoder-breast --to onnx --out encoder.onnx
     wsitool export-encoder encoder-breast --to hf --out my-encoder
+    wsitool export-encoder encoder-breast --to hf --out my-encoder --push my-lab/my-encoder
     wsitool export-encoder encoder-breast --snapshot best --to timm --out best.pth
     """,
 )
@@ -32,14 +33,19 @@ __all__ = ["command"]
     help="File to write: .pth, .pt, .bin or .safetensors; .onnx for onnx; a folder for hf.",
 )
 @click.option("--snapshot", help="Of a run with snapshots: an epoch, or best.")
+@click.option("--push", metavar="ORG/NAME", help="Upload the folder of hf to this repository of the hub.")
 @image_size_option("Pixels of ONNX input.  [default: as in training]")
-def command(encoder: Path, to: str, out: Path, snapshot: str | None, image_size: int | None) -> None:
+def command(
+    encoder: Path, to: str, out: Path, snapshot: str | None, push: str | None, image_size: int | None
+) -> None:
     from wsitool.backbones.export import export_encoder
 
-    written = export_encoder(encoder, out, to=to, image_size=image_size, snapshot=snapshot)
+    written = export_encoder(encoder, out, to=to, image_size=image_size, snapshot=snapshot, push=push)
     if written.is_dir():
         library = "transformers" if (written / "preprocessor_config.json").exists() else "timm (local-dir:)"
         click.echo(f"{written}: a folder that {library} loads, with a card to complete in README.md.")
+        if push is not None:
+            click.echo(f"It is uploaded to {push}, which is private if it was not there before.")
         return
     click.echo(
         f"{written}: {written.stat().st_size / 1e6:.1f} MB, loads in {to} and gives the same features."
