@@ -142,15 +142,16 @@ class Progress:
 class ParamGroup:
     """Parameters that are trained in their own way.
 
-    Their rate is `lr_scale` times the run's, their decay `weight_decay` (None: the run's, and none for biases
-    and norms), and they stay as they are until the share `frozen_until` of training is done. ValueError for
-    values that cannot be.
+    Their rate is `lr_scale` times the run's (its highest throughout where not `scheduled`), their decay
+    `weight_decay` (None: the run's, and none for biases and norms), and they stay as they are until the share
+    `frozen_until` of training is done. ValueError for values that cannot be.
     """
 
     params: tuple[nn.Parameter, ...]
     lr_scale: float = 1.0
     weight_decay: float | None = None
     frozen_until: float = 0.0
+    scheduled: bool = True
 
     def __post_init__(self) -> None:
         if not (self.lr_scale > 0 and (self.weight_decay or 0) >= 0 and 0 <= self.frozen_until < 1):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from wsitool.api import Method, Recipe, Step, ViewParams, all_gather, hparam, two_views
+from wsitool.api import Method, Recipe, Step, all_gather, hparam, two_views
+from wsitool_plugins.parts import BYOLViewParams
 
 __all__ = ["BarlowTwins", "BarlowTwinsParams", "barlow_twins_loss"]
 
@@ -16,14 +17,9 @@ _EPS = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
-class BarlowTwinsParams(ViewParams):
+class BarlowTwinsParams(BYOLViewParams):
     """Barlow Twins' projection and trade-off; the views are BYOL's."""
 
-    strength: float = hparam(0.5, "strength s of the colour jitter (.8s, .8s, saturation*s, .2s)", ge=0, le=1)
-    saturation: float = hparam(0.4, "saturation jitter at strength 1", ge=0, le=1)
-    blur_p: float = hparam(1.0, "share of first views that are blurred", ge=0, le=1)
-    blur_p_second: float | None = hparam(0.1, "share of second views that are blurred", ge=0, le=1)
-    solarize_p: float = hparam(0.2, "share of second views whose bright half is inverted", ge=0, le=1)
     projection_dim: int = hparam(8192, "width of the projection and its hidden layers", ge=2)
     redundancy: float = hparam(0.005, "weight lambda of the redundancy reduction", ge=0)
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from wsitool.api import Method, Recipe, Step, ViewParams, ema_update, frozen_copy, hparam, two_views
+from wsitool.api import Method, Recipe, Step, ema_update, frozen_copy, hparam, two_views
+from wsitool_plugins.parts import BYOLViewParams, rising
 
 __all__ = ["BYOL", "BYOLParams", "regression_loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BYOLParams(ViewParams):
+class BYOLParams(BYOLViewParams):
     """BYOL's heads and teacher; the views are asymmetric (appendix B)."""
 
-    strength: float = hparam(0.5, "strength s of the colour jitter (.8s, .8s, saturation*s, .2s)", ge=0, le=1)
-    saturation: float = hparam(0.4, "saturation jitter at strength 1", ge=0, le=1)
-    blur_p: float = hparam(1.0, "share of first views that are blurred", ge=0, le=1)
-    blur_p_second: float | None = hparam(0.1, "share of second views that are blurred", ge=0, le=1)
-    solarize_p: float = hparam(0.2, "share of second views whose bright half is inverted", ge=0, le=1)
     hidden_dim: int = hparam(4096, "width of the heads' hidden layers", ge=1)
     projection_dim: int = hparam(256, "width of the projection", ge=2)
     momentum: float = hparam(0.996, "the teacher's momentum at the start; it ends at 1", ge=0, le=1)
@@ -59,8 +54,7 @@ class BYOL(Method[BYOLParams]):
         return Step(loss=loss)
 
     def after_step(self, progress: float) -> None:
-        # From the given momentum to 1 along half a cosine.
-        momentum = 1 - (1 - self.params.momentum) * (math.cos(math.pi * progress) + 1) / 2
+        momentum = rising(self.params.momentum, progress)
         ema_update(self.teacher_backbone, self.backbone, momentum)
         ema_update(self.teacher_projection, self.projection, momentum)
 

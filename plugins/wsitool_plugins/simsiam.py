@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from wsitool.api import Method, Recipe, Step, ViewParams, hparam, two_views
+from wsitool.api import Method, ParamGroup, Recipe, Step, ViewParams, hparam, two_views
 
 __all__ = ["SimSiam", "SimSiamParams", "negative_cosine"]
 
@@ -61,6 +62,10 @@ class SimSiam(Method[SimSiamParams]):
         loss = (negative_cosine(self.predictor(za), zb) + negative_cosine(self.predictor(zb), za)) / 2
         unit = F.normalize(za.detach().float(), dim=1)
         return Step(loss=loss, metrics={"output_std": unit.std(dim=0).mean() * unit.shape[1] ** 0.5})
+
+    def param_groups(self) -> Sequence[ParamGroup]:
+        # Its rate does not fall (section 4.2): it is to follow the latest projections.
+        return [ParamGroup(params=tuple(self.predictor.parameters()), scheduled=False)]
 
 
 def negative_cosine(predicted: Tensor, target: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from torch import Generator, Tensor, nn
 
 from wsitool.api import Method, ema_update, frozen_copy
 from wsitool.testing.subject import Subject, TinyBackbone
+from wsitool.training.config import PretrainConfig
+from wsitool.training.optim import learning_rate, make_optimizer, set_rates
 from wsitool_plugins.byol import BYOL, BYOLParams
 from wsitool_plugins.moco import MoCo, MoCoParams
 from wsitool_plugins.simsiam import SimSiam, SimSiamParams
@@ -141,3 +143,19 @@ def test_mocos_loss_is_the_chance_loss_where_everything_is_alike() -> None:
     step = method.loss(_views(method))
     torch.testing.assert_close(step.loss.detach(), step.metrics["chance_loss"])
     assert step.metrics["chance_loss"].item() == pytest.approx(math.log(9))
+
+
+def test_simsiams_predictor_keeps_the_highest_rate() -> None:
+    method = SimSiam(TinyBackbone(), 16, SimSiamParams(projection_dim=16, predictor_dim=4))
+    config = PretrainConfig(method="simsiam", optimizer="sgd", lr=0.5, weight_decay=0.1, warmup=0.2)
+    optimizer = make_optimizer(method, config)
+    own = {id(weight) for weight in method.predictor.parameters()}
+    for step in (0, 5, 9):
+        set_rates(optimizer, config, step, 10)
+        for group in optimizer.param_groups:
+            rate = 0.5 if id(group["params"][0]) in own else learning_rate(config, step, 10)
+            assert group["lr"] == pytest.approx(rate)
+            assert {id(weight) in own for weight in group["params"]} == {id(group["params"][0]) in own}
+            # decayed as the others are
+            assert group["weight_decay"] == (0.1 if group["params"][0].ndim > 1 else 0.0)
+    assert id(optimizer.param_groups[0]["params"][0]) not in own  # by which the run's rate is told

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from wsitool.api import Progress
 from wsitool.testing.subject import Subject
-from wsitool_plugins import dino, ibot, mae, neighbours, supcon
+from wsitool_plugins import dino, ibot, mae, neighbours, parts, supcon
 
 SMALL: dict[str, Any] = {"outputs": 32, "hidden_dim": 16, "local_crops": 3}
 
@@ -60,7 +60,7 @@ def test_dinos_loss_is_lightlys(n: int, crops: int) -> None:
     theirs = lightly.loss.DINOLoss(output_dim=16, teacher_temp=0.05, student_temp=0.1)
     theirs.center.copy_(center[None, None])
     target = ((taught - center) / 0.05).softmax(dim=1)
-    _close(dino.dino_loss(said, target, n), theirs(list(taught.chunk(2)), list(said.chunk(crops))))
+    _close(parts.dino_loss(said, target, n), theirs(list(taught.chunk(2)), list(said.chunk(crops))))
 
 
 def test_dinos_whole_loss_and_center_are_lightlys() -> None:
@@ -84,7 +84,7 @@ def test_dinos_whole_loss_and_center_are_lightlys() -> None:
 
 
 def test_the_head_is_lightlys_with_the_last_layers_norm_fixed() -> None:
-    ours = dino.DINOHead(7, 16, 32)
+    ours = parts.DINOHead(7, 16, 32)
     with pytest.warns(FutureWarning, match="weight_norm"):
         theirs = DINOProjectionHead(7, 16, 256, 32)
     theirs.layers.load_state_dict(ours.layers.state_dict())
@@ -98,7 +98,7 @@ def test_the_head_is_lightlys_with_the_last_layers_norm_fixed() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.9])
 def test_the_teachers_temperature_rises_over_the_first_third(share: float) -> None:
-    assert dino.warming(0.07, share) == pytest.approx(0.04 + 0.03 * min(1, share / 0.3))
+    assert parts.warming(0.07, share) == pytest.approx(0.04 + 0.03 * min(1, share / 0.3))
 
 
 def test_a_teacher_follows_and_is_what_is_exported_and_the_last_layer_waits() -> None:
@@ -119,11 +119,11 @@ def test_a_teacher_follows_and_is_what_is_exported_and_the_last_layer_waits() ->
 
 def test_sinkhorn_is_lightlys_and_leaves_out_what_is_not_used() -> None:
     scores = _random(12, 6)
-    _close(ibot.sinkhorn(scores, 0.1), lightly_sinkhorn(scores, iterations=3, epsilon=0.1))
+    _close(parts.sinkhorn(scores, 0.1), lightly_sinkhorn(scores, iterations=3, epsilon=0.1))
     used = torch.tensor([1.0, 0.0, 1.0] * 4)
-    part = ibot.sinkhorn(scores, 0.1, used)
+    part = parts.sinkhorn(scores, 0.1, used)
     _close(part[used > 0], lightly_sinkhorn(scores[used > 0], iterations=3, epsilon=0.1))
-    assert not part[used == 0].any() and torch.isfinite(ibot.sinkhorn(scores, 0.1, 0 * used)).all()
+    assert not part[used == 0].any() and torch.isfinite(parts.sinkhorn(scores, 0.1, 0 * used)).all()
 
 
 def test_the_loss_of_hidden_tokens_is_lightlys() -> None:
@@ -135,13 +135,13 @@ def test_the_loss_of_hidden_tokens_is_lightlys() -> None:
         mask[image].view(-1)[:count] = True
     theirs = lightly.loss.IBOTPatchLoss(output_dim=8, teacher_temp=0.07, student_temp=0.1)
     expected = theirs(taught[used > 0], said[used > 0], mask)
-    _close(ibot.masked_loss(said, (taught / 0.07).softmax(dim=-1), used), expected)
+    _close(parts.masked_loss(said, (taught / 0.07).softmax(dim=-1), used), expected)
 
 
 @pytest.mark.parametrize("n", [2, 9])
 def test_koleo_is_lightlys(n: int) -> None:
     features = _random(n, 6)
-    _close(ibot.koleo(features), lightly.loss.KoLeoLoss()(features))
+    _close(parts.koleo(features), lightly.loss.KoLeoLoss()(features))
 
 
 def test_ibots_whole_loss_is_put_together_from_lightlys() -> None:

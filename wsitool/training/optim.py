@@ -47,7 +47,7 @@ def set_rates(optimizer: Optimizer, config: PretrainConfig, step: int, total: in
     lr = learning_rate(config, step, total)
     for group in optimizer.param_groups:
         # `get`, as an optimiser loaded from an earlier build's checkpoint has none of these.
-        group["lr"] = lr * group.get("lr_scale", 1.0)
+        group["lr"] = (lr if group.get("scheduled", True) else config.recipe.lr) * group.get("lr_scale", 1.0)
         if group.get("scheduled_decay"):
             group["weight_decay"] = weight_decay(config, step, total)
 
@@ -98,10 +98,11 @@ class _Treatment:
     lr_scale: float = 1.0
     decay: float | None = None
     frozen_until: float = 0.0
+    scheduled: bool = True
 
     @property
     def order(self) -> tuple[bool, float, bool, float, float]:
-        is_special = self.decay is not None or self.frozen_until > 0
+        is_special = self.decay is not None or self.frozen_until > 0 or not self.scheduled
         return (is_special, -self.lr_scale, self.is_vector, self.decay or 0.0, self.frozen_until)
 
     def group(self, weights: list[nn.Parameter], decay: float) -> dict[str, Any]:
@@ -112,6 +113,7 @@ class _Treatment:
             decay = 0.0
         group: dict[str, Any] = {"params": weights, "weight_decay": decay, "lr_scale": self.lr_scale}
         group |= {"scheduled_decay": scheduled, "frozen_until": self.frozen_until}
+        group |= {"scheduled": self.scheduled}
         # `adapt` is for LARS alone; torch's optimisers keep keys they do not know.
         return group | ({"adapt": False} if self.is_vector else {})
 
@@ -138,6 +140,7 @@ def _treatments(module: nn.Module, config: PretrainConfig) -> Mapping[nn.Paramet
                 lr_scale=group.lr_scale * scales.get(weight, 1.0),
                 decay=group.weight_decay,
                 frozen_until=group.frozen_until,
+                scheduled=group.scheduled,
             )
     return treatments
 
