@@ -61,6 +61,11 @@ def test_memory_does_not_grow_over_epochs(tmp_path: Path) -> None:
 def test_augmentation_peers_run() -> None:
     patches = torch.from_numpy(tissue_patches(8, 64)).permute(0, 3, 1, 2)
     assert "torchvision v2 per sample" in bench_augment.run(patches, rounds=1)
+    assert {"wsitool DINO", "lightly DINOTransform"} == set(bench_augment.multi_crop(patches, rounds=1))
+    shares = bench_augment.shares(
+        patches[:2, :, :32, :32], rounds=1, backbone="timm:test_vit", methods=["mae"]
+    )
+    assert 0 < shares["mae"] < 1
 
 
 def test_steps_run(tmp_path: Path) -> None:
