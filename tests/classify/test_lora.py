@@ -103,7 +103,8 @@ def test_a_network_without_linear_layers_is_refused(stores: Path, tmp_path: Path
 
 def test_the_rank_decides_cells_of_lora_only(stores: Path) -> None:
     def key(head: str, rank: int) -> str:
-        return _settings_key(ExperimentPlan(train=(str(stores),), head=head, lora_rank=rank))
+        plan = ExperimentPlan(train=(str(stores),), methods=("supervised",), head=head, lora_rank=rank)
+        return _settings_key(plan)
 
     assert key("finetune", 4) == key("finetune", 8) and "lora" not in key("linear", 8)
     assert key("lora", 4) != key("lora", 8)

@@ -65,6 +65,9 @@ def test_a_method_trains_and_gives_an_encoder(kidney: Path, tmp_path: Path, meth
     assert load_file(result.encoder).keys() == make_network(options["backbone"]).trunk.state_dict().keys()
 
 
+SLOW = ("byol", "ibot", "mae", "supcon", "neighbours")
+
+
 # A checkpoint of the first epoch is what a run killed in the second one leaves behind.
 @pytest.mark.parametrize(
     "method",
