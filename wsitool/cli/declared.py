@@ -41,6 +41,8 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]
         self.name = f"{item.name.upper()}[,...]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == ():  # the default of an option that needs none
+            return ()
         if isinstance(value, int | float):  # from a file
             value = (value,)
         parts = value.split(",") if isinstance(value, str) else value

@@ -11,6 +11,7 @@ import click
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
 from wsitool.cli.options import json_option, seed_option
+from wsitool.slides.reader_registry import READERS
 
 __all__ = ["command"]
 
@@ -22,25 +23,28 @@ __all__ = ["command"]
     wsitool verify patches
     wsitool verify patches/slide.h5 --slide slide.svs
     wsitool verify patches --slide slides/ --samples 500
+    wsitool verify patches --slide slides/ --reader openslide
     """,
 )
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--slide", type=click.Path(path_type=Path), help="Slide, or folder of slides, to compare with.")
+@click.option("--reader", default="", help="What reads the slide; without it the store's reader.")
 @click.option(
     "--samples", type=click.IntRange(1), default=64, show_default=True, help="Patches compared per slide."
 )
 @seed_option
 @json_option
-def command(path: Path, slide: Path | None, samples: int, seed: int, as_json: bool) -> None:
+def command(path: Path, slide: Path | None, reader: str, samples: int, seed: int, as_json: bool) -> None:
     """Re-read stores: counts, hashes, every patch.
 
     PATH is a store or a folder of them. With --slide, random patches are compared with the slide's pixels.
     """
     from wsitool.curate.verifying import verify_stores
 
-    reports = verify_stores(
-        path, slide=slide, samples=samples, seed=seed, reporter=console_reporter(quiet=as_json)
-    )
+    if reader:
+        READERS.check(reader)
+    reporter = console_reporter(quiet=as_json)
+    reports = verify_stores(path, slide=slide, reader=reader, samples=samples, seed=seed, reporter=reporter)
     if as_json:
         click.echo(json.dumps([report.to_dict() for report in reports], indent=2))
     else:

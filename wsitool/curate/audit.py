@@ -16,9 +16,11 @@ from wsitool.errors import RegionReadError, WsitoolError
 from wsitool.slides.grid import ReadPlan, plan_grid
 from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers import TiledSlide, open_slide
-from wsitool.slides.slide import BLANK_TILES, SlideInfo
+from wsitool.slides.readers.channels import check_channels
+from wsitool.slides.readers.openslide import stated_mpp
+from wsitool.slides.slide import BLANK_TILES, ICC_STATE, Icc, SlideInfo
 from wsitool.slides.slide_list import SlideInput, find_slides
-from wsitool.slides.spec import TileSpec
+from wsitool.slides.spec import ReadOptions, TileSpec
 from wsitool.slides.tissue_registry import TISSUE
 from wsitool.store import jpeg
 from wsitool.tiling.cutter import tiles_touched
@@ -33,6 +35,7 @@ _TIMED = 8
 _MPP_AT_1X = 10.0
 # Relative: true scanners differ from the rule by up to a tenth, a wrong unit by far more.
 _MPP_DISAGREEMENT = 0.35
+_MPP_OF_OPENSLIDE = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,8 @@ def audit_slides(
     *,
     reader: str = "auto",
     default_mpp: float | None = None,
+    channels: tuple[int, ...] = (),
+    icc: Icc = "keep",
     reporter: Reporter = SILENT,
 ) -> list[SlideAudit]:
     """Audit files, folders, URLs or CSVs of slides for being tiled with `spec`; nothing is written.
@@ -86,24 +91,25 @@ def audit_slides(
     a warning that names the others.
     """
     READERS.check(reader)
+    check_channels(channels)
+    reading = ReadOptions(reader=reader, default_mpp=default_mpp, channels=channels, icc=icc)
     TISSUE.check((spec or TileSpec()).tissue)
     inputs = find_slides(slides, reporter=reporter)
     audits: list[SlideAudit] = []
     with reporter.task("Auditing", total=len(inputs), unit="slides") as task:
         for slide in inputs:
             # One after the other: decoding times are measured, which other threads would spoil.
-            audits.append(_audit(slide, spec or TileSpec(), reader, default_mpp))
+            audits.append(_audit(slide, spec or TileSpec(), reading))
             task.advance(note=slide.name)
     return _with_duplicates(audits)
 
 
-def _audit(slide: SlideInput, spec: TileSpec, reader: str, default_mpp: float | None) -> SlideAudit:
-    mpp = slide.mpp if slide.mpp is not None else default_mpp
+def _audit(slide: SlideInput, spec: TileSpec, reading: ReadOptions) -> SlideAudit:
     audit = SlideAudit(name=slide.name, path=slide.path)
     if slide.problem:
         return replace(audit, error=slide.problem)
     try:
-        with open_slide(slide.path, reader=reader, default_mpp=mpp) as opened:
+        with open_slide(slide.path, **reading.how(slide.mpp)) as opened:
             audit = _known(audit, opened.info, spec)
             unreadable, none_readable = _unreadable(opened)
             if none_readable:
@@ -130,6 +136,10 @@ def _known(audit: SlideAudit, info: SlideInfo, spec: TileSpec) -> SlideAudit:
                 f"mpp {info.mpp:.3g} contradicts its {info.objective_power:g}x objective "
                 f"(about {expected:.3g}): check which is true"
             )
+    if (other := _other_mpp(info)) is not None:
+        warnings.append(other)
+    if ICC_STATE in info.properties:
+        warnings.append(f"colors: {info.properties[ICC_STATE]}")
     if blank := info.properties.get(BLANK_TILES):
         warnings.append(f"leaves {blank} of its own tiles out: they count as blank")
     # Plain numbers, as `diff` below compares neighbours.
@@ -152,6 +162,17 @@ def _known(audit: SlideAudit, info: SlideInfo, spec: TileSpec) -> SlideAudit:
         fingerprint=info.fingerprint,
         warnings=tuple(warnings),
     )
+
+
+def _other_mpp(info: SlideInfo) -> str | None:
+    """What OpenSlide says of the resolution, where it knows the file and says another one."""
+    if info.reader == "openslide" or info.mpp_source == "given":
+        return None
+    theirs = stated_mpp(info.path)
+    if theirs is None or (info.mpp is not None and abs(theirs / info.mpp - 1) <= _MPP_OF_OPENSLIDE):
+        return None
+    ours = f"is read as {info.mpp:.4g}" if info.mpp else "is read as none"
+    return f"its mpp {ours} here and as {theirs:.4g} by OpenSlide: check which is true (--default-mpp)"
 
 
 def _unreadable(slide: TiledSlide) -> tuple[list[str], bool]:

@@ -16,6 +16,8 @@ from wsitool.base.lock import is_locked
 from wsitool.errors import EncoderError, UsageError
 from wsitool.slides.readers import open_slide
 from wsitool.slides.readers.byte_source import is_url
+from wsitool.slides.readers.folders import entry_file, image_attributes, zarr_metadata
+from wsitool.slides.readers.icc import profile_name
 from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE
 from wsitool.store.collection import open_collection
 from wsitool.store.opening import find_stores, open_store
@@ -52,6 +54,9 @@ def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
     # In this order: a run folder may hold stores, a store may be a folder.
     if (path / "run.json").is_file():
         return "run", _run
+    metadata = zarr_metadata(path)
+    if (metadata and image_attributes(metadata.read_bytes())) or (not metadata and entry_file(path)):
+        return "slide", _slide
     if path.suffix in (".h5", ".hdf5", ".zarr"):
         return "store", _store
     if path.is_dir():
@@ -78,6 +83,7 @@ def _slide(path: str | Path) -> dict[str, Any]:
         "objective power": info.objective_power,
         **{name: info.properties[name] for name in (NOT_SQUARE, BLANK_TILES) if name in info.properties},
         "levels": [[level.width, level.height, round(level.downsample, 4)] for level in info.levels],
+        **({"icc profile": profile_name(info.icc_profile)} if info.icc_profile else {}),
         "fingerprint": info.fingerprint,
     }
 

@@ -19,9 +19,8 @@ from wsitool.base.partial import partial_path, replace_path
 from wsitool.base.paths import path_of
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import read_table, table_bytes
-from wsitool.curate.verifying import default_mpp_of, spec_of
+from wsitool.curate.verifying import spec_of
 from wsitool.errors import CorruptStoreError, NoTissueError, SlideError, StoreError, UsageError
-from wsitool.slides.readers import open_slide
 from wsitool.slides.slide_list import SlideInput
 from wsitool.slides.spec import Limit, QualityThresholds, TileSpec, decide
 from wsitool.store.attributes import as_stored
@@ -29,6 +28,7 @@ from wsitool.store.opening import SUFFIXES, create_store, open_store
 from wsitool.store.reader import Reader
 from wsitool.store.schema import Candidates, Rows
 from wsitool.tiling.labelling import count_labels
+from wsitool.tiling.reopening import reading_of, reopen
 from wsitool.tiling.results import SLIDES_CSV, update_slides_csv
 from wsitool.tiling.resume import redraw_preview
 from wsitool.tiling.slide_task import SlideTask, available_threads, run_task, store_bytes
@@ -165,9 +165,9 @@ def _why_lost(store: Reader, slide: str | Path | None) -> str:
         return "its images were imported and cannot be cut again"
     source = path_of(meta.source) if slide is None else slide
     try:
-        with open_slide(source, reader=meta.reader, default_mpp=default_mpp_of(meta)) as opened:
+        with reopen(meta, source) as opened:
             same = opened.info.fingerprint == meta.fingerprint
-    except (SlideError, UsageError, OSError):
+    except (SlideError, StoreError, UsageError, OSError):
         return f"its slide '{source}' cannot be read (--slide says where it is now)"
     return "" if same else f"its slide '{source}' is another file now (--slide says where it is)"
 
@@ -346,7 +346,7 @@ def _cut_again(
 ) -> RefilterResult:
     """Tile the slide anew with the new limits, beside `target`, and put the store in its place."""
     params = store.meta.params
-    with open_slide(slide, reader=store.meta.reader, default_mpp=default_mpp_of(store.meta)) as opened:
+    with reopen(store.meta, slide) as opened:
         # Compared before hours of cutting.
         if opened.info.fingerprint != store.meta.fingerprint:
             raise StoreError(f"'{slide}' is another file (or a changed one) than {store.path} was cut from.")
@@ -365,6 +365,7 @@ def _cut_again(
             f"{store.path} does not say how it was cut ({error}): tile the slide again."
         ) from None
     # A folder beside the target: `run_task` makes store and preview in it, only the store is wanted.
+    reading = reading_of(store.meta)
     with partial_path(target) as folder:
         task = SlideTask(
             slide=SlideInput(path=str(slide), group=group, label=label),
@@ -372,7 +373,9 @@ def _cut_again(
             spec=spec,
             format="zarr" if target.suffix == ".zarr" else "hdf5",
             reader=reader,
-            default_mpp=default_mpp_of(store.meta),
+            default_mpp=reading.default_mpp,
+            channels=reading.channels,
+            icc=reading.icc,
             classes=store.meta.classes,
             threads=available_threads(),
         )

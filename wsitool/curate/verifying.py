@@ -11,20 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.base.paths import AnyPath, as_list, path_of
-from wsitool.base.progress import SILENT, Reporter, Task
+from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import NotAStoreError, StoreError, UsageError, WsitoolError
 from wsitool.slides.grid import TileGrid, plan_grid
-from wsitool.slides.readers import TiledSlide, open_slide
-from wsitool.slides.readers.source import series_files
+from wsitool.slides.readers import TiledSlide
+from wsitool.slides.readers.folders import entry_file
 from wsitool.slides.spec import TileSpec
 from wsitool.store import jpeg
 from wsitool.store.hashing import covers_attributes
 from wsitool.store.opening import find_stores, open_store
 from wsitool.store.reader import Reader, Tally, content_hash
 from wsitool.store.schema import StoreMeta
+from wsitool.tiling.reopening import reopen
 from wsitool.tiling.resample import area_resample, psnr
 
-__all__ = ["Check", "StoreReport", "default_mpp_of", "spec_of", "verify_store", "verify_stores"]
+__all__ = ["Check", "StoreReport", "spec_of", "verify_store", "verify_stores"]
 
 Verdict = Literal["ok", "CHANGED", "DAMAGED", "not a store"]
 
@@ -80,6 +81,7 @@ def verify_stores(
     path: AnyPath | Iterable[AnyPath],
     *,
     slide: str | Path | None = None,
+    reader: str = "",
     samples: int = 64,
     seed: int = 0,
     reporter: Reporter = SILENT,
@@ -88,6 +90,7 @@ def verify_stores(
 
     UsageError where all there is are files of other programs; beside stores they are listed as such.
     `slide` is the slide the one store was cut from; a folder's stores look for theirs in `slide` as a folder.
+    It is read by `reader`, without one by that of the store.
     """
     places = as_list(path)
     stores = find_stores(places)
@@ -97,7 +100,10 @@ def verify_stores(
     if slide is not None and len(stores) > 1 and not Path(slide).is_dir():
         raise UsageError(f"{where} holds {len(stores)} stores: give --slide the folder of their slides.")
     with reporter.task("Verifying", total=len(stores), unit="stores") as task:
-        reports = [_verified(store, slide, samples, seed, task) for store in stores]
+        reports = []
+        for store in stores:
+            reports.append(verify_store(store, slide=slide, reader=reader, samples=samples, seed=seed))
+            task.advance(note=store.name)
     if all(report.foreign for report in reports):
         more = f" The other {len(reports) - 1} there are no stores either." if len(reports) > 1 else ""
         raise UsageError(f"{reports[0].foreign}{more}")
@@ -105,12 +111,18 @@ def verify_stores(
 
 
 def verify_store(
-    path: str | Path, *, slide: str | Path | None = None, samples: int = 64, seed: int = 0
+    path: str | Path,
+    *,
+    slide: str | Path | None = None,
+    reader: str = "",
+    samples: int = 64,
+    seed: int = 0,
 ) -> StoreReport:
     """Check counts, order, labels, that every patch decodes, and the content hash of one store.
 
     With `slide` (or the folder it is in) also its fingerprint, and `samples` random patches against pixels
-    read from it: exactly, or within 28 dB where they were resampled. Damage is reported, not raised.
+    read from it, by `reader` where one is named: exactly, or within 28 dB where they were resampled. Damage
+    is reported, not raised.
     """
     checks: list[Check] = []
     try:
@@ -130,7 +142,7 @@ def verify_store(
             (_HASH, lambda: _hash(store)),
         ]
         if slide is not None:
-            parts.append((_SLIDE, lambda: _same(store, Path(slide), samples, seed)))
+            parts.append((_SLIDE, lambda: _same(store, Path(slide), reader, samples, seed)))
         for name, check in parts:
             try:
                 problem = check()
@@ -150,19 +162,6 @@ def spec_of(meta: StoreMeta) -> TileSpec:
         raise StoreError(f"The store '{meta.name}' was not cut from a slide by 'wsitool tile'.") from None
     except (ValueError, UsageError) as error:
         raise StoreError(f"The options that the store '{meta.name}' states cannot be: {error}.") from None
-
-
-def default_mpp_of(meta: StoreMeta) -> float | None:
-    """The resolution (um/px) the slide's reader was given for want of its own; None for anything else."""
-    value: Any = meta.params.get("default_mpp")
-    # A bool is no resolution; what is out of bounds is as good as none.
-    return float(value) if type(value) in (int, float) and 0 < value < 1e6 else None
-
-
-def _verified(path: Path, slide: str | Path | None, samples: int, seed: int, task: Task) -> StoreReport:
-    report = verify_store(path, slide=slide, samples=samples, seed=seed)
-    task.advance(note=path.name)
-    return report
 
 
 def _counts(store: Reader) -> str:
@@ -220,12 +219,12 @@ def _hash(store: Reader) -> str:
     return f"the patches{covered} were changed: expected {store.content_hash}, the content has {digest}"
 
 
-def _same(store: Reader, location: Path, samples: int, seed: int) -> str:
+def _same(store: Reader, location: Path, reader: str, samples: int, seed: int) -> str:
     # The name of the slide's file within the folder given.
-    # A folder of slides, unless it is a slide itself: a DICOM series.
-    inside = location.is_dir() and not series_files(location)
+    # A folder of slides, unless it is a slide itself: a DICOM series, an OME-Zarr image.
+    inside = location.is_dir() and entry_file(location) is None
     path = location / Path(path_of(store.meta.source)).name if inside else location
-    with open_slide(path, reader=store.meta.reader, default_mpp=default_mpp_of(store.meta)) as slide:
+    with reopen(store.meta, path, reader=reader) as slide:
         if slide.info.fingerprint != store.meta.fingerprint:
             return f"'{path}' is another file (or a changed one) than the store was cut from"
         spec = spec_of(store.meta)

@@ -9,6 +9,7 @@ from wsitool.backbones.options import BackboneOptions
 from wsitool.base.parameters import Params, hparam, same_as
 from wsitool.classify.settings import Settings
 from wsitool.predict.verdict import VerdictRule
+from wsitool.slides.slide import Icc
 from wsitool.slides.spec import ReadOptions, TileSpec
 from wsitool.slides.tissue_registry import DEFAULT_TISSUE
 
@@ -37,6 +38,10 @@ class PredictOptions(Params):
     )
     default_mpp: float | None = same_as(ReadOptions, "default_mpp")
     reader: str = same_as(ReadOptions, "reader")
+    channels: tuple[int, ...] = same_as(
+        ReadOptions, "channels", help="As in tile; without them the training's."
+    )
+    icc: Icc | None = hparam(None, "As in tile; without it the training's.")
     accept_mpp: bool = hparam(False, "Accept a resolution more than 10 % off the training's.")
     least_lead: float = hparam(
         0.2, "Least lead of the highest mean probability over the next, else uncertain.", ge=0, le=1

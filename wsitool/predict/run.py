@@ -45,7 +45,7 @@ from wsitool.slides.grid import plan_read
 from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers import open_slide
 from wsitool.slides.slide_list import SlideInput, find_slides
-from wsitool.slides.spec import CandidateRule, QualityThresholds, TileSpec
+from wsitool.slides.spec import CandidateRule, QualityThresholds, ReadOptions, TileSpec
 from wsitool.slides.tissue_registry import TISSUE
 from wsitool.store.collection import Collection
 from wsitool.store.opening import find_stores, open_store
@@ -283,8 +283,7 @@ def _predict_slide(
     if item.problem:
         raise SlideError(item.problem)
     # The slide list's own mpp goes before the option for all.
-    default = item.mpp if item.mpp is not None else options.default_mpp
-    with open_slide(item.path, reader=options.reader, default_mpp=default) as slide:
+    with open_slide(item.path, **_reading(card, options).how(item.mpp)) as slide:
         spec = _spec(card, options)
         # Before tissue is looked for, which takes seconds.
         _check_mpp(card, plan_read(slide.info, spec).mpp_effective, slide.info.name, options)
@@ -354,6 +353,17 @@ def _spec(card: ClassifierCard, options: PredictOptions) -> TileSpec:
         min_tissue=rule.min_tissue if options.min_tissue is None else options.min_tissue,
         tissue=rule.tissue if options.tissue is None else options.tissue,
         limits=rule.limits,
+    )
+
+
+def _reading(card: ClassifierCard, options: PredictOptions) -> ReadOptions:
+    """In the colors that were asked for, else in those of training."""
+    rule = card.candidates
+    return ReadOptions(
+        reader=options.reader,
+        default_mpp=options.default_mpp,
+        channels=options.channels or (rule.channels if rule else ()),
+        icc=options.icc or (rule.icc if rule else "keep"),
     )
 
 

@@ -31,7 +31,8 @@ class OpenReader(Protocol):
         Levels are `TileLevel`s, the finest first: tiles (h, w, 3) uint8 RGB, transparent pixels white, the
         same from any number of threads. `SlideInfo.mpp` is um per level-0 pixel, `default_mpp` where the file
         states none (`resolve_mpp` says which); `reader` is the reader's name, `fingerprint` that of
-        `fingerprint(source)`. Nothing of the slide's size is allocated before its claims are checked.
+        `fingerprint(source)`. Nothing of the slide's size is allocated before its claims are checked. A
+        reader that `takes_channels` has the option `channels` besides.
 
         Raises UnsupportedSlideError for a file that is not of its kind, after which the next reader is tried;
         RefusedSlideError for one that is, and is damaged or contradicts itself, which no other may then guess
@@ -46,7 +47,8 @@ class SlideReader:
 
     A file is tried if it begins with one of `magic`, in the order of the table; `ANY` tries every file, ()
     none. `suffixes` (lower case, with the dot) are what is taken for slides in a folder. `reason` says why it
-    was taken. `by_name_only` keeps it from being tried on its own account, and says what is against it.
+    was taken. `takes_channels` says that it also takes `channels`, three numbers, and shows these as red,
+    green and blue. `by_name_only` keeps it from being tried on its own account, and says what is against it.
     """
 
     name: str
@@ -55,6 +57,7 @@ class SlideReader:
     magic: tuple[bytes, ...] = ()
     suffixes: tuple[str, ...] = ()
     takes_urls: bool = True
+    takes_channels: bool = False
     by_name_only: str = ""
 
     def may_take(self, head: bytes) -> bool:
@@ -73,7 +76,23 @@ READERS: Registry[SlideReader] = Registry(
             open="wsitool.slides.readers.tiff:open_tiff",
             reason="a tiled TIFF is read directly, which is fastest",
             magic=TIFF_MAGIC,
-            suffixes=(".svs", ".tif", ".tiff", ".btf"),
+            suffixes=(".svs", ".tif", ".tiff", ".btf", ".qptiff"),
+            takes_channels=True,
+        ),
+        SlideReader(
+            name="ome-zarr",
+            open="wsitool.slides.readers.ome_zarr:open_ome_zarr",
+            reason="it is an OME-Zarr image",
+            magic=(b"{",),
+            takes_channels=True,
+        ),
+        SlideReader(
+            name="deepzoom",
+            open="wsitool.slides.readers.deepzoom:open_deepzoom",
+            reason="it is a Deep Zoom image",
+            magic=(b"<", b"\xef\xbb\xbf<"),
+            suffixes=(".dzi",),
+            takes_urls=False,
         ),
         SlideReader(
             name="openslide",
@@ -84,11 +103,21 @@ READERS: Registry[SlideReader] = Registry(
             takes_urls=False,
         ),
         SlideReader(
+            name="czi",
+            open="wsitool.slides.readers.czi:open_czi",
+            reason="it is a Zeiss CZI file",
+            magic=(b"ZISRAWFILE",),
+            suffixes=(".czi",),
+            takes_urls=False,
+            takes_channels=True,
+        ),
+        SlideReader(
             name="image",
             open="wsitool.slides.readers.image:open_image",
             reason="it is an ordinary picture",
             magic=ANY,
             suffixes=(".png", ".jpg", ".jpeg", ".bmp", ".webp"),
+            takes_channels=True,
         ),
         SlideReader(
             name="tiffslide",

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLANK_TILES", "NOT_SQUARE", "Level", "Slide", "SlideInfo"]
+__all__ = ["BLANK_TILES", "ICC_STATE", "NOT_SQUARE", "Icc", "Level", "Slide", "SlideInfo"]
 
 RgbArray = NDArray[np.uint8]
+Icc = Literal["keep", "srgb"]
+"""What is done with a slide's ICC profile: nothing, or its pixels converted to sRGB."""
+ICC_STATE = "icc"
+"""The property that says, where a conversion was asked for, what came of it."""
 NOT_SQUARE = "not square"
 """The property of a slide whose pixels' sides differ by over 2 %: "0.5 x 0.6 um"; it then has no one mpp."""
 BLANK_TILES = "blank tiles"
@@ -36,7 +40,8 @@ class SlideInfo:
     """What is known of a slide before any pixel is read.
 
     `mpp` is um per level-0 pixel, None where the file states none; `mpp_source` says where it came from
-    ("file", "objective", "given"). `fingerprint` identifies the file's content (see `readers`).
+    ("file", "objective", "given"). `fingerprint` identifies the file's content (see `readers`), `icc_profile`
+    is the color profile that the file brings, b"" where it has none.
     """
 
     path: str
@@ -49,6 +54,7 @@ class SlideInfo:
     objective_power: float | None
     fingerprint: str
     properties: dict[str, str] = field(default_factory=dict, repr=False)
+    icc_profile: bytes = field(default=b"", repr=False)
 
     @property
     def width(self) -> int:

@@ -15,13 +15,12 @@ from wsitool.base.paths import AnyPath, as_list, located, path_of
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import Row, decimal, read_table
 from wsitool.errors import UsageError
-from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers.byte_source import file_name, is_url
-from wsitool.slides.readers.source import series_files
+from wsitool.slides.readers.folders import mirax_file, series_files, zarr_metadata
+from wsitool.slides.slide_folder import slides_in
 
-__all__ = ["SLIDE_SUFFIXES", "SlideInput", "find_slides", "slide_name"]
+__all__ = ["SlideInput", "find_slides", "slide_name"]
 
-SLIDE_SUFFIXES = frozenset(suffix for reader in READERS.builtin for suffix in reader.suffixes)
 _TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")  # workbooks are refused by name
 _OPTIONAL = ("mpp", "group", "label")
 
@@ -69,8 +68,10 @@ def find_slides(
         # A URL is not looked at here: opening it says whether it is there.
         if is_url(item):
             slides.append(SlideInput(path=str(item)))
-        elif os.path.isdir(item):  # noqa: PTH112 - Path's raises for a name that is too long
-            slides += _in_folder(Path(item), reporter)
+        elif mirax := mirax_file(Path(item)):
+            slides.append(SlideInput(path=str(mirax)))
+        elif os.path.isdir(item) and zarr_metadata(Path(item)) is None:  # noqa: PTH112 - Path's raises for a name that is too long
+            slides += [SlideInput(path=str(path)) for path in slides_in(Path(item), reporter)]
         elif Path(item).suffix.lower() in _TABLES:
             slides += _in_table(Path(item), reporter)
         else:
@@ -94,20 +95,6 @@ def find_slides(
             )
             unique[place] = replace(slide, problem=slide.problem or problem, number=count[slide.name])
     return tuple(unique)
-
-
-def _in_folder(folder: Path, reporter: Reporter) -> list[SlideInput]:
-    files = list(folder.rglob("*"))
-    suffixes = SLIDE_SUFFIXES
-    if any(path.suffix.lower() not in suffixes for path in files):
-        readers, problems = READERS.installed()
-        suffixes = suffixes.union(suffix for reader in readers for suffix in reader.suffixes)
-        for problem in problems:
-            reporter.warn(str(problem))
-    paths = sorted(path for path in files if path.suffix.lower() in suffixes)
-    if not paths:
-        raise UsageError(f"There is no slide in the folder '{folder}': name the slide files.")
-    return [SlideInput(path=str(path)) for path in paths]
 
 
 def _series(slides: list[SlideInput]) -> list[SlideInput]:

@@ -16,6 +16,7 @@ from wsitool.base.json_files import typed
 from wsitool.base.parameters import Params, hparam, internal
 from wsitool.errors import UsageError
 from wsitool.slides.reader_registry import READERS
+from wsitool.slides.slide import Icc
 from wsitool.slides.tissue_registry import DEFAULT_TISSUE, TISSUE
 from wsitool.store.schema import Codec
 
@@ -42,6 +43,8 @@ DEFAULT_MPP = 0.5
 ADDED_OPTIONS = ("tissue",)
 """Options of `TileSpec` younger than stores that are in use: stated only where they are not the default, so
 that such a store is what the same command would write today."""
+ADDED_READING = ("channels", "icc")
+"""Those of `ReadOptions`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,15 @@ class ReadOptions(Params):
     default_mpp: float | None = hparam(
         None, "Of level 0 of slides that do not state it.", gt=0, lt=1000, unit="um/px"
     )
+    channels: tuple[int, ...] = hparam(
+        (), "Of files without colors, those shown as red, green and blue: 0,2,1.", ge=0
+    )
+    icc: Icc = hparam("keep", "srgb: convert colors by the slide's own ICC profile; keep: as they are.")
+
+    def how(self, default_mpp: float | None = None) -> dict[str, Any]:
+        """The options as `open_slide` takes them; a slide's own `default_mpp` goes before that for all."""
+        mpp = self.default_mpp if default_mpp is None else default_mpp
+        return {"reader": self.reader, "default_mpp": mpp, "channels": self.channels, "icc": self.icc}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +181,9 @@ class TileSpec(Params):
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateRule:
-    """Which grid positions become patches; a classifier keeps that of its stores, for `predict` to do alike.
+    """Which grid positions become patches, in which colors, as in `ReadOptions`.
+
+    A classifier keeps that of its stores, for `predict` to do alike.
 
     ValueError for a score that is not known.
     """
@@ -177,6 +191,8 @@ class CandidateRule:
     min_tissue: float
     limits: tuple[Limit, ...]
     tissue: str = DEFAULT_TISSUE
+    channels: tuple[int, ...] = ()
+    icc: Icc = "keep"
 
     def __post_init__(self) -> None:
         unknown = [limit.score for limit in self.limits if limit.score not in _SCORES]
@@ -191,7 +207,8 @@ class CandidateRule:
         rules = set()
         for values in params:
             try:
-                added = {name: values[name] for name in ADDED_OPTIONS if name in values}
+                added_names = (*ADDED_OPTIONS, *ADDED_READING)
+                added = {name: values[name] for name in added_names if name in values}
                 rules.add(typed(cls, {name: values[name] for name in ("min_tissue", "limits")} | added))
             except (KeyError, ValueError):
                 return None  # of images, say, which are cut by another rule

@@ -58,7 +58,8 @@ class StoreMeta:
 
     Lengths are pixels; `mpp_*` are um/px, None where the slide states no resolution. `params` holds every
     option of the run that wrote the store, so that it can be repeated. `stride` is in pixels of the patch,
-    `patch_size_level0` and `stride_level0` in level-0 pixels.
+    `patch_size_level0` and `stride_level0` in level-0 pixels. `icc_profile` is the name and hash of the
+    slide's color profile; `params["icc"]` says whether pixels were converted by it.
     """
 
     name: str
@@ -80,6 +81,7 @@ class StoreMeta:
     codec: Codec
     quality: int | None
     reader: str
+    icc_profile: str | None = None
     classes: tuple[str, ...] = ()
     params: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wsitool.base.parameters import Params, hparam, same_as
+from wsitool.slides.slide import Icc
 from wsitool.slides.spec import LabelRule, ReadOptions
 from wsitool.store.schema import Format
 
@@ -18,6 +19,8 @@ class TileOptions(Params):
     format: Format = hparam("hdf5", "Of stores.")
     reader: str = same_as(ReadOptions, "reader")
     default_mpp: float | None = same_as(ReadOptions, "default_mpp")
+    channels: tuple[int, ...] = same_as(ReadOptions, "channels")
+    icc: Icc = same_as(ReadOptions, "icc")
     group_regex: str | None = hparam(
         None, "Takes the patient from the slide's name: first group, or whole match."
     )

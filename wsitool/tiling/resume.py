@@ -10,13 +10,14 @@ from wsitool.base.progress import Reporter
 from wsitool.errors import CorruptStoreError, PluginError, SlideError, StoreError, UsageError
 from wsitool.report.preview import preview_jpeg
 from wsitool.slides.grid import plan_grid
-from wsitool.slides.readers import fingerprint, open_slide
-from wsitool.slides.spec import ADDED_OPTIONS, TileSpec
+from wsitool.slides.readers import fingerprint
+from wsitool.slides.spec import ADDED_OPTIONS, ADDED_READING, ReadOptions, TileSpec
 from wsitool.slides.tissue import tissue_mask
 from wsitool.store.attributes import as_stored
 from wsitool.store.opening import open_store
 from wsitool.store.schema import Candidates, StoreMeta
 from wsitool.tiling.labelling import count_labels
+from wsitool.tiling.reopening import reopen
 from wsitool.tiling.results import SlideResult, of_store
 from wsitool.tiling.slide_task import SlideTask, store_bytes
 
@@ -69,6 +70,7 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
 def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """Which of the parameters `asked` for a store was made with others, in words; "" if with none."""
     defaults = {name: getattr(TileSpec, name) for name in ADDED_OPTIONS}
+    defaults |= {name: as_stored(getattr(ReadOptions, name)) for name in ADDED_READING}
     actual, expected = defaults | dict(stored), defaults | as_stored(asked)
     names = [name for name in expected if actual.get(name) != expected[name]]
     parts = [f"{name} {actual.get(name)!r} instead of {expected[name]!r}" for name in names]
@@ -80,12 +82,17 @@ def redraw_preview(
 ) -> bool:
     """Draw a store's preview from its slide at `source`; False where that is gone or another file."""
     try:
-        with open_slide(source, reader=meta.reader, default_mpp=meta.params.get("default_mpp")) as slide:
+        with reopen(meta, source) as slide:
             # Its preview would show another slide's grid.
             if slide.info.fingerprint != meta.fingerprint:
                 return False
             size = plan_grid(slide.info, spec).patch_size_level0
             preview_jpeg(preview, tissue_mask(slide, detector=spec.tissue), candidates, size)
-    except (SlideError, UsageError, PluginError):  # the reader or detector may be installed no more
+    except (
+        SlideError,
+        StoreError,
+        UsageError,
+        PluginError,
+    ):  # the reader or detector may be installed no more
         return False
     return True

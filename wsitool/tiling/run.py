@@ -19,6 +19,7 @@ from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.sentences import one_sentence
 from wsitool.errors import StoreError, UsageError
 from wsitool.slides.reader_registry import READERS
+from wsitool.slides.readers.channels import check_channels
 from wsitool.slides.slide_list import SlideInput, find_slides
 from wsitool.slides.spec import TileSpec
 from wsitool.slides.tissue_registry import TISSUE
@@ -31,7 +32,7 @@ from wsitool.tiling.slide_task import SlideTask, available_threads
 
 __all__ = ["tile_slide", "tile_slides"]
 
-_OF_ONE_SLIDE = ("format", "reader", "default_mpp", "overwrite", "max_failures")
+_OF_ONE_SLIDE = ("format", "reader", "default_mpp", "channels", "icc", "overwrite", "max_failures")
 # At the end there is time: many jobs of an array may queue for the table.
 _CSV_PATIENCE_SECONDS = 120.0
 _CSV_PATIENCE_BETWEEN_SLIDES = 5.0
@@ -49,8 +50,8 @@ def tile_slide(
 ) -> SlideResult:
     """Cut one slide into `out_dir`/<slide>.h5 or .zarr and draw its preview.
 
-    `options` are those of `TileOptions` that concern one slide: format, reader, default_mpp, overwrite and
-    max_failures. `threads` decode, by default one per processor.
+    `options` are those of `TileOptions` that concern one slide: format, reader, default_mpp, channels, icc,
+    overwrite and max_failures. `threads` decode, by default one per processor.
     A store that is complete and was made in the same way is left alone. Raises SlideError (or a kind of it)
     where the slide cannot be tiled and StoreError where a store made otherwise is in the way and `overwrite`
     is false, or another process writes it; nothing half-written is left. Does not touch slides.csv.
@@ -87,6 +88,7 @@ def tile_slides(
     settings = TileOptions.from_dict(options, what="tile_slides")
     READERS.check(settings.reader)
     TISSUE.check((spec or TileSpec()).tissue)
+    check_channels(settings.channels)
     inputs = _inputs(slides, settings, reporter)
     labels = _labels(inputs, settings, reporter)
     part = _shard(inputs, settings.shard)

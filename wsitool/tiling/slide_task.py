@@ -18,9 +18,10 @@ from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import RegionReadError, SlideError, UsageError
 from wsitool.report.preview import preview_jpeg
 from wsitool.slides.readers import TiledSlide, open_slide
-from wsitool.slides.slide import BLANK_TILES
+from wsitool.slides.readers.icc import profile_name
+from wsitool.slides.slide import BLANK_TILES, ICC_STATE, Icc
 from wsitool.slides.slide_list import SlideInput
-from wsitool.slides.spec import TileSpec
+from wsitool.slides.spec import ADDED_READING, ReadOptions, TileSpec
 from wsitool.store.opening import create_store
 from wsitool.store.preparing import prepare
 from wsitool.store.schema import SUFFIX_OF, UNLABELLED, Candidates, Failure, Format, Prepared, Rows, StoreMeta
@@ -47,6 +48,8 @@ class SlideTask:
     format: Format = "hdf5"
     reader: str = "auto"
     default_mpp: float | None = None
+    channels: tuple[int, ...] = ()
+    icc: Icc = "keep"
     classes: tuple[str, ...] = ()
     threads: int = 1
     overwrite: bool = False
@@ -64,16 +67,27 @@ class SlideTask:
         """Where the picture of the grid will be."""
         return self.out_dir / "previews" / f"{lone_file_name(self.slide.name)}.jpg"
 
+    @property
+    def reading(self) -> ReadOptions:
+        """How the slide is opened."""
+        return ReadOptions(
+            reader=self.reader, default_mpp=self.default_mpp, channels=self.channels, icc=self.icc
+        )
+
     def params(self) -> dict[str, object]:
         """Everything that decides the store's content, as JSON holds it.
 
         Compared with a store's own to tell whether it is what this task would write; threads and format are
         not among them.
         """
+        how = self.reading.how(self.slide.mpp)
+        # Younger than stores that are in use, see `ADDED_READING`.
+        added = {name: how[name] for name in ADDED_READING if how[name] != getattr(ReadOptions, name)}
         return self.spec.to_params() | {
             "reader": self.reader,
             # What was used, wherever it came from.
-            "default_mpp": self.slide.mpp if self.slide.mpp is not None else self.default_mpp,
+            "default_mpp": how["default_mpp"],
+            **added,
             "group": self.slide.group or self.slide.name,
             "label": self.slide.label,
             "classes": list(self.classes),
@@ -96,6 +110,7 @@ class SlideTask:
                 "out_dir": Path(values["out_dir"]),
                 "spec": TileSpec.from_params(values["spec"]),
                 "classes": tuple(values["classes"]),
+                "channels": tuple(values["channels"]),
                 "outlines": values["outlines"] and SlideAnnotation.from_dict(values["outlines"]),
             }
         )
@@ -116,8 +131,7 @@ def run_task(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
     began = time.monotonic()
     if task.slide.label is not None and task.slide.label not in task.classes:
         raise UsageError(f"The label '{task.slide.label}' is none of the classes {', '.join(task.classes)}.")
-    mpp = task.slide.mpp if task.slide.mpp is not None else task.default_mpp
-    with open_slide(task.slide.path, reader=task.reader, default_mpp=mpp) as slide:
+    with open_slide(task.slide.path, **task.reading.how(task.slide.mpp)) as slide:
         if slide.info.mpp_source == "objective" and task.spec.level is None:
             reporter.warn(
                 f"{slide.info.name} states no mpp: {slide.info.mpp:g} um/px is assumed from its "
@@ -125,6 +139,8 @@ def run_task(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
             )
         if blank := slide.info.properties.get(BLANK_TILES):
             reporter.warn(f"{slide.info.name} leaves {blank} of its own tiles out: they count as blank.")
+        if task.icc != "keep":
+            reporter.say(f"{slide.info.name}: {slide.info.properties[ICC_STATE]}.")
         cutting = _Cutting(task, slide, reporter)
         return cutting.run(began)
 
@@ -260,6 +276,7 @@ class _Cutting:
             # Native tiles have the scanner's quality, which nobody states.
             quality=spec.quality if spec.codec == "jpeg" else None,
             reader=info.reader,
+            icc_profile=profile_name(info.icc_profile) or None,
             classes=self._task.classes,
             params=self._task.params(),
         )

@@ -16,9 +16,11 @@ from wsitool.slides.readers.tiles import TiledSlide, TileLevel
 __all__ = ["open_foreign"]
 
 
-def open_foreign(reader: SlideReader, source: ByteSource, default_mpp: float | None) -> TiledSlide:
+def open_foreign(
+    reader: SlideReader, source: ByteSource, default_mpp: float | None, **options: Any
+) -> TiledSlide:
     """Open `source` by an installed reader; PluginError, naming it, for what its contract does not allow."""
-    slide = READERS.call(reader, reader.open, source, passes=(OSError,), default_mpp=default_mpp)
+    slide = READERS.call(reader, reader.open, source, passes=(OSError,), default_mpp=default_mpp, **options)
     if not isinstance(slide, TiledSlide):
         raise PluginError(
             f"{READERS.who(reader)} must open a slide as a wsitool.TiledSlide, got {slide!r:.80}."

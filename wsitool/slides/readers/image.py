@@ -37,16 +37,20 @@ _NO_PICTURES = {"EPS", "WMF", "CUR", "ICO", "ICNS"}
 _DAMAGED = (OSError, EOFError, SyntaxError, AttributeError, *DECODE_ERRORS)
 
 
-def open_image(source: ByteSource, *, default_mpp: float | None = None) -> TiledSlide:
+def open_image(
+    source: ByteSource, *, default_mpp: float | None = None, channels: tuple[int, ...] = ()
+) -> TiledSlide:
     """Open a picture; its resolution is `default_mpp`, save for a TIFF that states one itself.
 
     Pixels are turned to RGB, transparent ones to white. Raises UnsupportedSlideError, before any pixel is
     decoded where the picture claims more pixels than `limits` allow.
     """
     if source.read(0, 4) in TIFF_MAGIC:
-        return open_tiff(source, default_mpp=default_mpp, strips=True, reader="image")
+        return open_tiff(source, default_mpp=default_mpp, channels=channels, strips=True, reader="image")
+    if channels:
+        raise UnsupportedSlideError(f"'{source.name}' has no channels to choose from: leave --channels out.")
     try:
-        format_name, pixels = _decode(source)
+        format_name, pixels, profile = _decode(source)
     except UnidentifiedImageError as error:
         raise UnsupportedSlideError(f"'{source.name}' is not a picture that Pillow can read.") from error
     except _DAMAGED as error:
@@ -64,12 +68,13 @@ def open_image(source: ByteSource, *, default_mpp: float | None = None) -> Tiled
         mpp_source=mpp_source,
         objective_power=None,
         fingerprint=fingerprint(source),
+        icc_profile=profile,
     )
     return TiledSlide(info, (ArrayLevel(pixels),), source)
 
 
-def _decode(source: ByteSource) -> tuple[str, RgbArray]:
-    """The format's name and the whole picture, upright, its size checked first."""
+def _decode(source: ByteSource) -> tuple[str, RgbArray, bytes]:
+    """The format's name, the whole picture, upright, its size checked first, and its ICC profile."""
     with source.stream() as stream, _open_unlimited(stream) as image:
         check_picture(source.name, *image.size, source.size)
         format_name = image.format or "image"
@@ -79,6 +84,8 @@ def _decode(source: ByteSource) -> tuple[str, RgbArray]:
             # Once it has all rows, Pillow does not look at the checksum they came with.
             with source.stream() as again, _open_unlimited(again) as chunks:
                 chunks.verify()
+        # Of a gray or CMYK picture it is not that of the RGB made of it here.
+        profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "P") else None
         orientation = image.getexif().get(_ORIENTATION, UPRIGHT)
         # Pillow makes grey pixels up where JPEG data is damaged; simplejpeg refuses.
         if format_name == "JPEG" and image.mode in ("RGB", "L"):
@@ -86,7 +93,8 @@ def _decode(source: ByteSource) -> tuple[str, RgbArray]:
         else:
             pixels = _rgb(image)
     # Of a picture, orientations that there are not say nothing: programs show it as it is stored.
-    return format_name, pixels if orientation not in range(2, 9) else upright(pixels, orientation)
+    upright_pixels = pixels if orientation not in range(2, 9) else upright(pixels, orientation)
+    return format_name, upright_pixels, profile or b""
 
 
 def _check_bmp(head: bytes) -> None:

@@ -6,15 +6,17 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import openslide
 from numpy.typing import NDArray
+from PIL import ImageCms
 
 from wsitool.base.limits import MAX_LEVEL_PIXELS, check_limit
-from wsitool.errors import RegionReadError, SlideError, UnsupportedSlideError
+from wsitool.errors import RefusedSlideError, RegionReadError, SlideError, UnsupportedSlideError
 from wsitool.slides.readers.byte_source import ByteSource, is_url, stem
 from wsitool.slides.readers.directories import read_directories
 from wsitool.slides.readers.layout import pixel_layout
@@ -30,6 +32,7 @@ __all__ = [
     "open_openslide",
     "region_levels",
     "slide_info",
+    "stated_mpp",
 ]
 
 RgbArray = NDArray[np.uint8]
@@ -205,6 +208,14 @@ def _properties(handle: openslide.OpenSlide) -> dict[str, str]:
     return properties
 
 
+def _icc_profile(handle: openslide.OpenSlide) -> bytes:
+    try:
+        profile = handle.color_profile
+    except (*_OWN_ERRORS, ImageCms.PyCMSError):
+        return b""
+    return b"" if profile is None else bytes(profile.tobytes())
+
+
 def _check_plain_tiff(source: ByteSource) -> None:
     """Raise UnsupportedSlideError for the plain TIFFs of which libtiff shows damaged tiles as if whole."""
     if openslide.OpenSlide.detect_format(source.path) not in _PLAIN_TIFFS:
@@ -227,10 +238,16 @@ def open_openslide(source: ByteSource, *, default_mpp: float | None = None) -> O
     try:
         _check_plain_tiff(source)
         handle = openslide.OpenSlide(path)
-    except openslide.OpenSlideUnsupportedFormatError as error:
-        raise UnsupportedSlideError("OpenSlide does not know this format.") from error
     except _OWN_ERRORS as error:
-        raise UnsupportedSlideError(f"OpenSlide refuses it: {error}.") from error
+        unknown = isinstance(error, openslide.OpenSlideUnsupportedFormatError)
+        if path.lower().endswith(".mrxs"):  # a picture of the label, which must not be taken for the slide
+            reason = "it is not there" if unknown else str(error)
+            raise RefusedSlideError(
+                f"'{source.name}' is read with the folder '{stem(source.name)}' beside it, and OpenSlide "
+                f"refuses them ({reason}): copy both, whole."
+            ) from error
+        reason = "OpenSlide does not know this format" if unknown else f"OpenSlide refuses it: {error}"
+        raise UnsupportedSlideError(f"{reason}.") from error
     properties = _properties(handle)
     levels = tuple(
         Level(width=width, height=height, downsample=downsample)
@@ -239,12 +256,25 @@ def open_openslide(source: ByteSource, *, default_mpp: float | None = None) -> O
     handles = _Handles(Path(path), handle)
     try:
         info = slide_info(source, properties, levels, default_mpp, reader="openslide")
+        info = replace(info, icc_profile=_icc_profile(handle))
     except SlideError:
         handles.close()
         raise
     return OpenSlideSlide(
         info, region_levels(handles, source, properties, levels, reader="openslide"), source, handles
     )
+
+
+def stated_mpp(path: str) -> float | None:
+    """What OpenSlide says a slide's mpp is, of a level-0 pixel that is square; None where it does not."""
+    if is_url(path):
+        return None
+    try:
+        with openslide.OpenSlide(path) as handle:
+            sides = [_float(handle.properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
+    except _OWN_ERRORS:
+        return None
+    return resolve_mpp(square_mpp(*sides)[0], None, None)[0]
 
 
 def _companions(path: Path) -> dict[str, tuple[int, ...]]:

@@ -11,10 +11,20 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from wsitool.errors import SlideError, UnsupportedSlideError
-from wsitool.slides.readers.byte_source import ByteSource, SourceStream, is_url
+from wsitool.slides.readers.byte_source import ByteSource, SourceStream, file_name, is_url
+from wsitool.slides.readers.folders import (
+    ZARR_METADATA,
+    entry_file,
+    folder_digest,
+    mirax_file,
+    pixel_folder,
+    series_files,
+    zarr_metadata,
+)
 from wsitool.slides.readers.remote import RemoteBytes
+from wsitool.slides.readers.zipped import ZIP_MAGIC, zipped_slide
 
-__all__ = ["file_state", "fingerprint", "open_bytes", "series_files"]
+__all__ = ["file_state", "fingerprint", "open_bytes"]
 
 _SAMPLES, _SAMPLE_BYTES = 18, 65_536
 _STREAM_BYTES = 65_536
@@ -26,34 +36,31 @@ _KINDS = {
 }
 
 
-def series_files(folder: Path) -> list[Path]:
-    """The files of a DICOM series that is a folder, sorted; [] for a folder without any, or for no folder."""
-    if not os.path.isdir(folder):  # noqa: PTH112 - Path's raises for a name that is too long
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".dcm" and path.is_file())
-
-
 def open_bytes(path: str | Path) -> ByteSource:
-    """Open a local file, a folder that is a DICOM series, or an fsspec URL.
+    """Open a local file, a folder that is a slide, the slide in a zip, or an fsspec URL.
 
-    UnsupportedSlideError if there is no such readable file.
+    A folder is opened by the file that says what it is. UnsupportedSlideError if there is no such readable
+    file, or nothing in a zip that can be read as it lies there.
     """
     if is_url(path):
-        return RemoteBytes(str(path))
+        return _open_url(str(path))
     path = Path(path)
     try:
         mode = path.stat().st_mode
-        if files := series_files(path):
-            series = _LocalBytes(files[0])  # which says where the others are
-            series.name = f"{path.name}{files[0].suffix}"
-            return series
+        if entry := entry_file(path):
+            source = _PartBytes(entry)
+            source.name = path.name if zarr_metadata(path) else f"{path.name}{entry.suffix}"
+            return source
+        if mirax := mirax_file(path):
+            raise UnsupportedSlideError(f"'{path}' holds the data of a slide: name '{mirax}' beside it.")
         if stat.S_ISDIR(mode):
             raise UnsupportedSlideError(f"'{path}' is a folder, not a slide: name the slide file in it.")
         if not stat.S_ISREG(mode):
             # Opening a pipe would wait for a writer that may never come.
             kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
             raise UnsupportedSlideError(f"'{path}' is {kind}, not a slide: name a file.")
-        return _LocalBytes(path)
+        local = _PartBytes(path) if pixel_folder(path) else _LocalBytes(path)
+        return zipped_slide(local) if local.read(0, len(ZIP_MAGIC)) == ZIP_MAGIC else local
     except FileNotFoundError as error:
         raise UnsupportedSlideError(f"There is no file '{path}': check the spelling.") from error
     except (OSError, ValueError) as error:
@@ -61,14 +68,33 @@ def open_bytes(path: str | Path) -> ByteSource:
         raise UnsupportedSlideError(f"'{path}' cannot be opened: {reason or error}.") from error
 
 
+def _open_url(url: str) -> ByteSource:
+    """A file behind a URL; of a zarr group the metadata, which say where the rest is."""
+    if not url.rstrip("/").endswith(".zarr"):
+        return RemoteBytes(url)
+    problem: UnsupportedSlideError | None = None
+    for name in ZARR_METADATA:
+        try:
+            source = RemoteBytes(f"{url.rstrip('/')}/{name}")
+        except UnsupportedSlideError as error:
+            problem = problem or error
+            continue
+        source.name = file_name(url)
+        return source
+    assert problem is not None
+    raise problem
+
+
 def fingerprint(path: str | Path | ByteSource) -> str:
-    """Identify a file's content: SHA-256 over its size and samples of its bytes, in hex (16 characters).
+    """Identify a slide's content: SHA-256 over its size and samples of its bytes, in hex (16 characters).
 
     Files up to about 1 MiB are hashed whole; of larger ones, 18 evenly spread blocks of 64 KiB, the first and
-    the last among them, so that a slide of gigabytes costs milliseconds. A folder counts by all its files.
+    the last among them, so that a slide of gigabytes costs milliseconds. A DICOM folder counts by all its
+    files, tiles in a folder by their names, sizes and samples; a zarr group behind a URL by its metadata and
+    place.
     """
     if isinstance(path, str | Path):
-        if not is_url(path) and (files := series_files(Path(path))):
+        if not is_url(path) and not zarr_metadata(Path(path)) and (files := series_files(Path(path))):
             digests = "".join(fingerprint(file) for file in files)
             return hashlib.sha256(digests.encode()).hexdigest()[:16]
         source = open_bytes(path)
@@ -86,6 +112,10 @@ def fingerprint(path: str | Path | ByteSource) -> str:
         source.prefetch(parts)
         for part in parts:
             digest.update(source.read(*part))
+        if is_url(source.path) and source.path.endswith(ZARR_METADATA):
+            digest.update(source.path.encode())
+        elif (folder := pixel_folder(Path(source.path))) and folder.is_dir():
+            digest.update(folder_digest(folder))
     except OSError as error:
         raise SlideError(f"'{source.name}' cannot be read: {error}.") from error
     return digest.hexdigest()[:16]
@@ -118,7 +148,7 @@ class _LocalBytes:
     def stream(self) -> BinaryIO:
         return cast(BinaryIO, io.BufferedReader(SourceStream(self), _STREAM_BYTES))
 
-    def changed(self) -> bool:
+    def changed(self) -> bool | None:
         try:
             return file_state(Path(self.path).stat()) != file_state(self._opened)
         except OSError:
@@ -128,3 +158,10 @@ class _LocalBytes:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class _PartBytes(_LocalBytes):
+    """The file by which a slide of several is opened: whether the others changed their content shows."""
+
+    def changed(self) -> bool | None:
+        return super().changed() or None

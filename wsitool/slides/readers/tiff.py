@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsitool.errors import RefusedSlideError, RegionReadError, UnsupportedSlideError
+from wsitool.errors import RegionReadError, UnsupportedSlideError
 from wsitool.slides.readers.byte_source import ByteSource, stem
 from wsitool.slides.readers.codecs import (
     DECODE_ERRORS,
@@ -30,6 +30,7 @@ from wsitool.slides.readers.picture import UPRIGHT, turned
 from wsitool.slides.readers.resolution import resolve_mpp, square_mpp
 from wsitool.slides.readers.source import fingerprint
 from wsitool.slides.readers.tiff_facts import TiffFacts, tiff_facts
+from wsitool.slides.readers.tiff_pages import level_pages
 from wsitool.slides.readers.tiles import TiledSlide
 from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE, Level, SlideInfo
 
@@ -45,8 +46,6 @@ _RGB, _PALETTE, _YCBCR = 2, 3, 6
 _SAMPLES = {0: (1,), 1: (1,), _RGB: (3, 4), _PALETTE: (1,), _YCBCR: (3, 4)}
 _YCBCR_JPEG2000 = 33003
 _ORIENTATION = 274
-# Axes of tifffile along which a picture is not one: of I and Q nothing is known, and the first is taken.
-_STACKS = {"C": "channels", "Z": "focal planes", "T": "points of time", "L": "exposures", "R": "tiles"}
 
 # Its warnings about odd tags are for developers; what matters reaches the user as our errors.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -188,9 +187,16 @@ class PlanesLevel:
 
 
 def open_tiff(
-    source: ByteSource, *, default_mpp: float | None = None, strips: bool = False, reader: str = "tiff"
+    source: ByteSource,
+    *,
+    default_mpp: float | None = None,
+    channels: tuple[int, ...] = (),
+    strips: bool = False,
+    reader: str = "tiff",
 ) -> TiledSlide:
     """Open a tiled TIFF, or with `strips` also one stored in strips, directly.
+
+    `channels` of a file of grey pages are red, green and blue, () where it has colors.
 
     Raises RefusedSlideError where the file is damaged or contradicts itself, and UnsupportedSlideError where
     it is of a kind left to other readers (NDPI, Leica SCN, Ventana BIF with overlapping tiles, CMYK, ...).
@@ -204,7 +210,7 @@ def open_tiff(
         raise UnsupportedSlideError("NDPI files are read by OpenSlide.")
     try:
         with source.stream() as stream, tifffile.TiffFile(stream) as tiff:
-            planes = _level_pages(tiff, source.name)
+            planes = level_pages(tiff, source.name, channels)
             metadata = tiff_facts(tiff, planes[0][0])
             # Sparse files leave tiles out; one that Aperio's scanner leaves out it could not write.
             levels = tuple(
@@ -219,54 +225,6 @@ def open_tiff(
     slide = TiledSlide(info, levels, source)
     orientation = _orientation(directories[planes[0][0].offset])
     return slide if orientation == UPRIGHT else turned(slide, orientation, source)
-
-
-def _level_pages(tiff: tifffile.TiffFile, name: str) -> list[list[tifffile.TiffPage]]:
-    """The pages of each level of the largest pyramid, largest first: one, or three that are red, green, blue.
-
-    UnsupportedSlideError names what is in the way; RefusedSlideError where the pixels are of other channels,
-    of which another reader would show the first as grey.
-    """
-    for kind in ("ndpi", "scn", "bif", "vsi"):
-        if getattr(tiff, f"is_{kind}", False):
-            raise UnsupportedSlideError(f"{kind.upper()} files are read by OpenSlide.")
-    if tiff.is_svs:
-        # tifffile takes the second page for the thumbnail even where there is none; as OpenSlide does,
-        # tell levels from thumbnail, label and macro by their tiles.
-        all_pages = [page.aspage() for page in tiff.pages]
-        levels = [[page] for page in all_pages if page.is_tiled] or [all_pages[:1]]
-    else:
-        # Labels, macros and thumbnails are series of their own, and in some files the first.
-        largest = max(
-            tiff.series, key=lambda series: series.keyframe.imagewidth * series.keyframe.imagelength
-        )
-        levels = [_colors_of(level, tiff, name) for level in largest.levels]
-    base = levels[0][0]
-    kept = levels[:1]
-    for pages in levels[1:]:
-        page = pages[0]
-        ratio_x, ratio_y = base.imagewidth / page.imagewidth, base.imagelength / page.imagelength
-        # Rounding may cost a small level up to a pixel per side; anything more is another picture.
-        if abs(ratio_x - ratio_y) <= 0.02 * max(ratio_x, ratio_y) + 2 * ratio_x / min(page.shape[:2]):
-            kept.append(pages)
-    return kept
-
-
-def _colors_of(
-    series: tifffile.TiffPageSeries, tiff: tifffile.TiffFile, name: str
-) -> list[tifffile.TiffPage]:
-    """The pages that together are the colours of one level; RefusedSlideError where they are others."""
-    sizes = dict(zip(series.axes, series.shape, strict=True))
-    count = {axis: size for axis, size in sizes.items() if axis in _STACKS and size > 1}
-    if not count:
-        return [series.keyframe]
-    if count == {"C": 3} and series.dtype == np.uint8 and "S" not in sizes and not tiff.is_qpi:
-        return [page.aspage() for page in series.pages if page is not None]
-    stack = " and ".join(f"{size} {_STACKS[axis]}" for axis, size in count.items())
-    raise RefusedSlideError(
-        f"'{name}' holds {stack} and no colors: only RGB, in one page or in three of 8 bits, is read; save "
-        "the picture you mean as RGB."
-    )
 
 
 def _level(
@@ -357,6 +315,7 @@ def _slide_info(
         mpp_source=mpp_source,
         objective_power=metadata.objective_power,
         fingerprint=fingerprint(source),
+        icc_profile=metadata.icc_profile,
         properties={
             "description": metadata.description,
             "compression": compression,

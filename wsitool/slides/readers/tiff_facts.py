@@ -18,17 +18,22 @@ _OME_DEFAULT_UNIT = "µm"  # of the OME schema, where no unit is given
 _INCH, _CENTIMETER = 2, 3
 _UNITS = {_INCH: "inch", _CENTIMETER: "cm", 4: "mm", 5: "um"}  # of the tag ResolutionUnit
 _MOST_LETTERS = 4000
+_ICC_PROFILE = 34675
 
 
 @dataclass(frozen=True, kw_only=True)
 class TiffFacts:
-    """Sides `mpp_x`, `mpp_y` of a level-0 pixel in um and `objective_power`; None where not stated."""
+    """Sides `mpp_x`, `mpp_y` of a level-0 pixel in um and `objective_power`; None where not stated.
+
+    `icc_profile` is b"" where there is none.
+    """
 
     format: str
     mpp_x: float | None
     mpp_y: float | None
     objective_power: float | None
     description: str
+    icc_profile: bytes = b""
 
 
 def tiff_facts(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> TiffFacts:
@@ -54,8 +59,14 @@ def tiff_facts(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> TiffFacts:
         name = "TIFF"
         unit = (tiff.imagej_metadata or {}).get("unit") if tiff.is_imagej else None
         x, y = (_resolution(page, tag, unit) for tag in ("XResolution", "YResolution"))
+    profile = page.tags.valueof(_ICC_PROFILE, b"")
     return TiffFacts(
-        format=name, mpp_x=x, mpp_y=y, objective_power=power, description=description[:_MOST_LETTERS]
+        format=name,
+        mpp_x=x,
+        mpp_y=y,
+        objective_power=power,
+        description=description[:_MOST_LETTERS],
+        icc_profile=profile if isinstance(profile, bytes) else b"",
     )
 
 
