@@ -19,6 +19,7 @@ __all__ = [
     "MAX_TILES",
     "MAX_TILE_PIXELS",
     "RAISE_LIMITS",
+    "as_pyramid",
     "check_limit",
     "check_picture",
     "limit_factor",
@@ -60,17 +61,26 @@ def limit_factor() -> float:
     return factor
 
 
-def check_limit(what: str, value: int, limit: int) -> None:
+def check_limit(what: str, value: int, limit: int, *, instead: str = "") -> None:
     """Raise RefusedSlideError where `what` has a larger `value` than the limit allows.
 
-    The message names the value of WSITOOL_RAISE_LIMITS that would let it pass.
+    The message names the value of WSITOOL_RAISE_LIMITS that would let it pass, and what to do `instead`.
     """
     if value > limit * limit_factor():
         raise RefusedSlideError(
             f"{what}: {value:,}, where at most {limit:,} are taken to be true; if they are, set the "
             # The factor that would do, rounded up.
-            f"environment variable {RAISE_LIMITS}={-(-value // limit)}, which multiplies all limits on size."
+            f"environment variable {RAISE_LIMITS}={-(-value // limit)}, which multiplies all limits on size"
+            f"{instead and '; '}{instead}."
         )
+
+
+def as_pyramid(name: str, pixels: int) -> str:
+    """What to do with a file of so many pixels that are only had all at once."""
+    return (
+        f"it would be held in memory whole, {pixels * 3 / 1e6:,.0f} MB, and a pyramid is not: make one by "
+        f"'vips tiffsave {name} pyramid.tif --tile --pyramid --bigtiff --compression jpeg --Q 95'"
+    )
 
 
 def check_picture(name: str, width: int, height: int, stored_bytes: int) -> None:
@@ -79,7 +89,8 @@ def check_picture(name: str, width: int, height: int, stored_bytes: int) -> None
     Two limits: on its pixels, and, above 33 million of them, on pixels a stored byte, which tells a
     decompression bomb.
     """
-    check_limit(f"Pixels of the picture '{name}' ({width} x {height})", width * height, MAX_PICTURE_PIXELS)
+    whole = f"Pixels of the picture '{name}' ({width} x {height})"
+    check_limit(whole, width * height, MAX_PICTURE_PIXELS, instead=as_pyramid(name, width * height))
     fine = max(_ALWAYS_FINE_PIXELS, stored_bytes * _PIXELS_PER_BYTE)
     what = f"Pixels of the picture '{name}' ({width} x {height} from {stored_bytes:,} bytes)"
     check_limit(what, width * height, fine)

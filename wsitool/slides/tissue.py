@@ -14,6 +14,7 @@ from scipy.ndimage import label as connected_components
 from skimage.filters import gaussian, threshold_otsu
 
 from wsitool.errors import PluginError, RegionReadError
+from wsitool.slides.readers.tiles import TiledSlide
 from wsitool.slides.slide import Slide
 from wsitool.slides.tissue_registry import DEFAULT_TISSUE, TISSUE, TissueDetector
 
@@ -318,6 +319,10 @@ def _thumbnail(slide: Slide, mpp: float) -> tuple[NDArray[np.uint8], NDArray[np.
     shape = (-(-level.height // step), -(-level.width // step))
     picture, unread = np.full((*shape, 3), 255, np.uint8), np.zeros(shape, bool)
     block_h, block_w = max(1, _BLOCK_HEIGHT // step) * step, max(1, _BLOCK_WIDTH // step) * step
+    if isinstance(slide, TiledSlide) and (tile_width := slide.tiles(index).tile_width) > block_w:
+        # Along strips: across them, each would be decoded once for every block.
+        block_w = -(-tile_width // step) * step
+        block_h = max(1, _BLOCK_WIDTH * _BLOCK_HEIGHT // block_w // step) * step
     first_error: RegionReadError | None = None
     for y in range(0, level.height, block_h):
         for x in range(0, level.width, block_w):

@@ -17,6 +17,7 @@ from wsitool.base.limits import (
     MAX_PICTURE_PIXELS,
     MAX_TILE_PIXELS,
     MAX_TILES,
+    as_pyramid,
     check_limit,
 )
 from wsitool.slides.readers.directories import Directory
@@ -249,7 +250,9 @@ def _check_size(layout: PixelLayout) -> None:
     check_limit(f"Pixels of a level of '{name}' ({size})", layout.width * layout.height, MAX_LEVEL_PIXELS)
     largest = MAX_TILE_PIXELS if layout.is_tiled else MAX_PICTURE_PIXELS
     kind = "tile" if layout.is_tiled else "strip"
-    check_limit(f"Pixels of a {kind} of '{name}' ({tile})", layout.tile_width * layout.tile_height, largest)
+    pixels = layout.tile_width * layout.tile_height
+    instead = "" if layout.is_tiled else as_pyramid(name, pixels)
+    check_limit(f"Pixels of a {kind} of '{name}' ({tile})", pixels, largest, instead=instead)
     check_limit(f"Tiles of a level of '{name}'", layout.tiles, MAX_TILES)
 
 
