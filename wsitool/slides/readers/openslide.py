@@ -18,6 +18,7 @@ from PIL import ImageCms
 from wsitool.base.limits import MAX_LEVEL_PIXELS, check_limit
 from wsitool.errors import RefusedSlideError, RegionReadError, SlideError, UnsupportedSlideError
 from wsitool.slides.readers.byte_source import ByteSource, is_url, stem
+from wsitool.slides.readers.dicom_frames import FrameLevel, frame_levels
 from wsitool.slides.readers.directories import read_directories
 from wsitool.slides.readers.layout import pixel_layout
 from wsitool.slides.readers.resolution import resolve_mpp, square_mpp
@@ -179,10 +180,11 @@ class OpenSlideSlide(TiledSlide):
     """An open slide whose pixels come by rectangle; those the library has none for are white."""
 
     def __init__(
-        self, info: SlideInfo, levels: tuple[_OpenSlideLevel, ...], source: ByteSource, handles: RegionHandles
+        self, info: SlideInfo, levels: tuple[TileLevel, ...], source: ByteSource, handles: RegionHandles
     ) -> None:
         super().__init__(info, levels, source)
         self._handles = handles
+        self._frames = [level for level in levels if isinstance(level, FrameLevel)]
         self._file = Path(source.path)
         self._companions = _companions(self._file)
 
@@ -197,6 +199,8 @@ class OpenSlideSlide(TiledSlide):
     def close(self) -> None:
         super().close()
         self._handles.close()
+        for level in self._frames:
+            level.close()
 
 
 def _properties(handle: openslide.OpenSlide) -> dict[str, str]:
@@ -260,9 +264,20 @@ def open_openslide(source: ByteSource, *, default_mpp: float | None = None) -> O
     except SlideError:
         handles.close()
         raise
-    return OpenSlideSlide(
-        info, region_levels(handles, source, properties, levels, reader="openslide"), source, handles
-    )
+    tiles: tuple[TileLevel, ...] = region_levels(handles, source, properties, levels, reader="openslide")
+    if info.format == "dicom":
+        tiles = _decoded_here(Path(path), properties, tiles)
+    return OpenSlideSlide(info, tiles, source, handles)
+
+
+def _decoded_here(
+    path: Path, properties: dict[str, str], levels: tuple[TileLevel, ...]
+) -> tuple[TileLevel, ...]:
+    """DICOM levels by their own frames, where these are of a plain kind: each is then decoded once."""
+    sizes = [(level.width, level.height) for level in levels]
+    files = sorted(file for file in path.parent.iterdir() if file.is_file())
+    frames = frame_levels(files, properties.get("dicom.SeriesInstanceUID", ""), sizes)
+    return tuple(own or level for own, level in zip(frames, levels, strict=True))
 
 
 def stated_mpp(path: str) -> float | None:
