@@ -43,7 +43,7 @@ def test_readers_agree_on_every_level(real_data: Path, tmp_path: Path, name: str
 def test_the_command_takes_a_reader(tmp_path: Path) -> None:
     path = synthetic_slide(tmp_path / "s.svs", size=(600, 500))
     tile_slide(path, tmp_path / "o", _SPEC)
-    for reader, code in (("openslide", 0), ("image", 1), ("none", 2)):
+    for reader, code in (("openslide", 0), ("czi", 1), ("none", 2)):
         done = CliRunner().invoke(
             main, ["verify", str(tmp_path / "o"), "--slide", str(path), "--reader", reader]
         )

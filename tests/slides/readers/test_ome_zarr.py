@@ -17,6 +17,7 @@ from wsitool.curate.describe import describe
 from wsitool.curate.verifying import verify_store
 from wsitool.errors import RefusedSlideError, RegionReadError, SlideError, UnsupportedSlideError
 from wsitool.slides.readers import fingerprint, open_slide
+from wsitool.slides.readers.zarr_chunks import local_chunks
 from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE
 from wsitool.slides.slide_list import find_slides
 from wsitool.slides.spec import TileSpec
@@ -257,3 +258,39 @@ def test_behind_a_url(tmp_path: Path) -> None:
             slide.check_unchanged()
     finally:
         memory.rm("/remote", recursive=True)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16"])
+@pytest.mark.parametrize(
+    ("version", "packing"),
+    [
+        *((version, packing) for version in (2, 3) for packing in ("zstd", "gzip", "blosc", "none")),
+        (3, "sharded"),
+        (2, "filtered"),
+    ],
+)
+def test_chunks_read_here_are_zarrs(tmp_path: Path, version: int, kind: str, packing: str) -> None:
+    """Every codec that images have, and one that is left to zarr, with a chunk that was not written."""
+    import numcodecs
+    from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
+
+    old = {"zstd": numcodecs.Zstd(), "gzip": numcodecs.GZip(), "blosc": numcodecs.Blosc()}
+    new = {"zstd": ZstdCodec(), "gzip": GzipCodec(), "blosc": BloscCodec(cname="lz4")}
+    options: dict[str, Any] = {"compressors": (old if version == 2 else new).get(packing)}
+    if packing == "sharded":
+        options = {"shards": (3, 256, 256)}
+    if packing == "filtered":
+        options |= {"filters": [numcodecs.Delta(dtype=kind)]}
+    group = zarr.open_group(str(tmp_path), mode="w", zarr_format=version)  # type: ignore[arg-type]
+    array = group.create_array(
+        "a", shape=(3, 300, 500), chunks=(1, 128, 128), dtype=kind, fill_value=7, **options
+    )
+    array[:, :200, :] = np.moveaxis(_RGB[:200, :500].astype(kind), 2, 0)
+    read = local_chunks(tmp_path, array)
+    assert (read is None) == (packing == "filtered")
+    if read is not None:
+        for window in (
+            (slice(0, 3), slice(0, 300), slice(0, 500)),
+            (slice(1, 2), slice(100, 300), slice(130, 131)),
+        ):
+            assert np.array_equal(read.read(window), np.asarray(array[window]))

@@ -352,7 +352,7 @@ def test_a_name_in_bytes_that_are_no_utf8(tmp_path: Path) -> None:
     """As a Korean Windows wrote it; the name opens by every reader."""
     path = Path(os.fsdecode(os.fsencode(tmp_path / "x") + "슬라이드".encode("cp949") + b".svs"))
     synthetic_slide(tmp_path / "s.svs", size=(300, 300)).rename(path)
-    for reader in READERS:
+    for reader in (name for name in READERS if name == "auto" or READERS.get(name).may_take(b"II*\0")):
         with open_slide(path, reader=reader) as slide:
             assert slide.read_region(0, 0, 0, 50, 50).std() > 0
             slide.check_unchanged()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from wsitool.slides.readers.folders import SEVERAL_IMAGES, ZARR_METADATA, image_
 from wsitool.slides.readers.resolution import length_um, resolve_mpp, square_mpp
 from wsitool.slides.readers.source import fingerprint
 from wsitool.slides.readers.tiles import TiledSlide
+from wsitool.slides.readers.zarr_chunks import LocalChunks, local_chunks
 from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE, Level, SlideInfo
 
 __all__ = ["open_ome_zarr"]
@@ -40,8 +42,16 @@ class _ZarrLevel:
     shrinks: tuple[int, ...] = ()
     passthrough = False
 
-    def __init__(self, array: Any, axes: Sequence[str], channels: tuple[int, ...], index: int) -> None:
+    def __init__(
+        self,
+        array: Any,
+        axes: Sequence[str],
+        channels: tuple[int, ...],
+        index: int,
+        chunks: LocalChunks | None,
+    ) -> None:
         self._array, self._axes, self._channels, self._index = array, axes, channels, index
+        self._chunks = chunks
         self.height, self.width = (int(array.shape[axes.index(axis)]) for axis in "yx")
         tile = [int(array.chunks[axes.index(axis)]) for axis in "yx"]
         self.tile_height, self.tile_width = (-(-_LEAST_TILE // side) * side for side in tile)
@@ -56,15 +66,18 @@ class _ZarrLevel:
         # A slice of all channels, or one after the other: chunks often hold one each.
         lowest, highest = min(self._channels, default=0), max(self._channels, default=0)
         window["c"] = slice(lowest, highest + 1)
-        place = tuple(window.get(axis, 0) for axis in self._axes)
+        place = tuple(window.get(axis, slice(0, 1)) for axis in self._axes)
         try:
-            pixels = np.asarray(self._array[place])
+            pixels = np.asarray(self._array[place] if self._chunks is None else self._chunks.read(place))
         except _ZARR_ERRORS as error:
             reason = str(error) or type(error).__name__
             raise RegionReadError(
                 f"tile column {column}, row {row} of level {self._index} cannot be read: {reason}"
             ) from error
         order = [axis for axis in self._axes if axis in window]
+        pixels = pixels.reshape(
+            [n for axis, n in zip(self._axes, pixels.shape, strict=True) if axis in window]
+        )
         if pixels.dtype.itemsize == 2:
             pixels = pixels >> 8
         if "c" not in order:
@@ -101,7 +114,7 @@ def open_ome_zarr(
         group: Any = zarr.open_group(folder, mode="r")
         if SEVERAL_IMAGES in attributes:
             group, attributes = _largest(group, source.name)
-        levels, axes, multiscale = _levels(group, attributes, channels, source.name)
+        levels, axes, multiscale = _levels(group, attributes, channels, source)
         blank = "" if is_url(source.path) else _left_out(levels[0]._array)
     except _ZARR_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
@@ -151,9 +164,10 @@ def _largest(group: Any, name: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _levels(
-    group: Any, attributes: Mapping[str, Any], channels: tuple[int, ...], name: str
+    group: Any, attributes: Mapping[str, Any], channels: tuple[int, ...], source: ByteSource
 ) -> tuple[tuple[_ZarrLevel, ...], list[str], Mapping[str, Any]]:
     """The levels of the first multiscale, the names of their axes, and the multiscale."""
+    name = source.name
     multiscale = attributes["multiscales"][0]
     axes = [str(axis["name"] if isinstance(axis, dict) else axis) for axis in multiscale["axes"]]
     if len(set(axes)) != len(axes) or not set("yx") <= set(axes) <= set("tczyx"):
@@ -169,7 +183,10 @@ def _levels(
     if count > 1 or channels:
         is_rgb = count == len(_COLORS) and base.dtype == np.uint8 and _are_colors(attributes)
         channels = rgb_channels(name, count, channels, is_rgb=is_rgb)
-    levels = [_ZarrLevel(array, axes, channels, index) for index, array in enumerate(arrays)]
+    levels = []
+    for index, array in enumerate(arrays):
+        chunks = None if is_url(source.path) else local_chunks(Path(source.path).parent, array)
+        levels.append(_ZarrLevel(array, axes, channels, index, chunks))
     return tuple(levels), axes, multiscale
 
 
