@@ -13,7 +13,6 @@ import argparse
 import os
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ import h5py
 import numpy as np
 import openslide
 from PIL import Image
-from side_by_side import Claim, measure, peer_version, print_table
+from side_by_side import Claim, CpuClock, measure, peer_version, print_table
 from tissue_slide import write_tissue_slide
 
 from wsitool.base.progress import Task
@@ -57,26 +56,6 @@ _CLAIMS = [
 
 
 _CPU_CLAIMS = [claim for claim in _CLAIMS if "2 threads" not in claim.ours]
-
-
-class _Cpu:
-    """Processor time of each contender's runs, which other programs on the machine do not stretch."""
-
-    def __init__(self) -> None:
-        self._rates: dict[str, list[float]] = {}
-
-    def clocked(self, name: str, run: Callable[[], int]) -> Callable[[], int]:
-        def clocked_run() -> int:
-            began = time.process_time()
-            number = run()
-            self._rates.setdefault(name, []).append(number / (time.process_time() - began))
-            return number
-
-        return clocked_run
-
-    def medians(self) -> dict[str, float]:
-        """Patches per second of processor time."""
-        return {name: statistics.median(rates) for name, rates in self._rates.items()}
 
 
 def candidates(slide: Path, folder: Path) -> dict[str, Callable[[], int]]:
@@ -309,7 +288,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         slide = write_tissue_slide(folder / "tissue.svs", data, columns=side, rows=side)
-        cpu = _Cpu()
+        cpu = CpuClock()
         contenders = {name: cpu.clocked(name, run) for name, run in candidates(slide, folder).items()}
         out = folder / "out"
         rates = measure(
