@@ -56,6 +56,8 @@ def test_channels_that_there_are_not(tmp_path: Path) -> None:
     for wrong in ((0, 1), (0, 1, 2, 3), (0, 1, -1)):
         with pytest.raises(UsageError, match="must be three numbers from 0 on"):
             open_slide(tmp_path / "f.ome.tif", channels=wrong)
+    with pytest.raises(UsageError, match="icc must be one of keep, srgb, got 'sRGB'"):
+        open_slide(tmp_path / "f.ome.tif", icc="sRGB")  # type: ignore[arg-type]
     with pytest.raises(RefusedSlideError, match="has 5 channels, numbered from 0"):
         open_slide(tmp_path / "f.ome.tif", channels=(0, 1, 7))
     with pytest.raises(UnsupportedSlideError, match="openslide takes no --channels"):

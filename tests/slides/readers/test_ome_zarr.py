@@ -254,6 +254,7 @@ def test_behind_a_url(tmp_path: Path) -> None:
     try:
         with open_slide("memory://remote/s.zarr") as slide:
             assert (slide.info.name, slide.info.mpp) == ("s", 0.5)
+            assert slide.info.path == "memory://remote/s.zarr"
             assert np.array_equal(slide.read_region(0, 0, 1, 350, 260), _RGB[::2, ::2])
             slide.check_unchanged()
     finally:
@@ -289,6 +290,8 @@ def test_chunks_read_here_are_zarrs(tmp_path: Path, version: int, kind: str, pac
     read = local_chunks(tmp_path, array)
     assert (read is None) == (packing == "filtered")
     if read is not None:
+        expected = {"sharded": 2}.get(packing, 3 * 4)  # the lowest row: of chunks, of shards
+        assert read.missing == expected
         for window in (
             (slice(0, 3), slice(0, 300), slice(0, 500)),
             (slice(1, 2), slice(100, 300), slice(130, 131)),

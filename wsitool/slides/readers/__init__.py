@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from wsitool.errors import PluginError, RefusedSlideError, SlideError, UnsupportedSlideError, UsageError
 from wsitool.slides.reader_registry import READERS, TIFF_MAGIC, SlideReader
-from wsitool.slides.readers.byte_source import ByteSource, is_url
+from wsitool.slides.readers.byte_source import ByteSource, file_name, is_url
 from wsitool.slides.readers.channels import check_channels
 from wsitool.slides.readers.directories import read_directories
 from wsitool.slides.readers.folders import entry_file, series_files, zarr_metadata
@@ -49,6 +49,8 @@ def open_slide(
         raise UnsupportedSlideError(
             f"The reader {named.name} takes local files only; the direct reader takes URLs."
         )
+    if icc not in get_args(Icc):
+        raise UsageError(f"The option icc must be one of {', '.join(get_args(Icc))}, got {icc!r}.")
     check_channels(channels := tuple(channels))
     if named is not None and channels and not named.takes_channels:
         raise UnsupportedSlideError(f"The reader {named.name} takes no --channels: leave --reader out.")
@@ -62,8 +64,14 @@ def open_slide(
         if is_folder:
             # Of a DICOM series the source is one file only.
             slide.set_origin(str(path), slide.info.fingerprint if is_zarr else fingerprint(path))
+        elif source.name == file_name(path) != file_name(source.path):  # a zarr group behind a URL
+            slide.set_origin(str(path), slide.info.fingerprint)
         if icc == "srgb":
-            convert_to_srgb(slide)
+            try:
+                convert_to_srgb(slide)
+            except SlideError:
+                slide.close()
+                raise
         return slide
     except OSError as error:
         source.close()

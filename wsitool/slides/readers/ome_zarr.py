@@ -56,6 +56,13 @@ class _ZarrLevel:
         tile = [int(array.chunks[axes.index(axis)]) for axis in "yx"]
         self.tile_height, self.tile_width = (-(-_LEAST_TILE // side) * side for side in tile)
 
+    @property
+    def left_out(self) -> str:
+        """How many chunks have no file, and the value they then have; "" where none, or not known."""
+        missing = 0 if self._chunks is None else self._chunks.missing
+        value = "" if self._array.fill_value == 255 else f" (of value {self._array.fill_value})"
+        return f"{missing:,}{value}" if missing else ""
+
     def decode(self, column: int, row: int, *, shrink: int = 1) -> NDArray[np.uint8]:
         """See `TileLevel.decode`."""
         y, x = row * self.tile_height, column * self.tile_width
@@ -82,9 +89,12 @@ class _ZarrLevel:
             pixels = pixels >> 8
         if "c" not in order:
             return np.repeat(pixels.astype(np.uint8, copy=False)[..., None], 3, axis=2)
-        pixels = pixels.transpose([order.index(axis) for axis in "yxc"])
-        picked = [channel - lowest for channel in self._channels] or [0, 0, 0]
-        return np.ascontiguousarray(pixels[..., picked], np.uint8)
+        planes = pixels.transpose([order.index(axis) for axis in "cyx"])
+        rgb = np.empty((*planes.shape[1:], 3), np.uint8)
+        # Plane by plane: a transposed copy of all costs three times as much.
+        for color, channel in enumerate(self._channels or (lowest, lowest, lowest)):
+            rgb[..., color] = planes[channel - lowest]
+        return rgb
 
     def prefetch(self, places: Iterable[tuple[int, int]]) -> None:
         """See `TileLevel.prefetch`."""
@@ -115,7 +125,7 @@ def open_ome_zarr(
         if SEVERAL_IMAGES in attributes:
             group, attributes = _largest(group, source.name)
         levels, axes, multiscale = _levels(group, attributes, channels, source)
-        blank = "" if is_url(source.path) else _left_out(levels[0]._array)
+        blank = levels[0].left_out
     except _ZARR_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise RefusedSlideError(f"'{source.name}' is a damaged OME-Zarr image: {reason}.") from error
@@ -222,10 +232,3 @@ def _mpp(multiscale: Mapping[str, Any], axes: Sequence[str], axis: str) -> float
                     size *= float(transformation["scale"][place])
     unit = entry.get("unit") if isinstance(entry, dict) else None
     return length_um(size if 0 < size < float("inf") else None, unit)
-
-
-def _left_out(array: Any) -> str:
-    """How many chunks of an array are not there, and the value they have then; "" where all are."""
-    missing = array.nchunks - array.nchunks_initialized
-    value = "" if array.fill_value == 255 else f" (of value {array.fill_value})"
-    return f"{missing:,}{value}" if missing else ""

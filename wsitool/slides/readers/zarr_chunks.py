@@ -42,8 +42,14 @@ class LocalChunks:
             None if shards is None else tuple(s // c for s, c in zip(shards, self.chunks, strict=True))
         )
         self._fill = array.fill_value
+        self._grid = [-(-side // size) for side, size in zip(array.shape, shards or self.chunks, strict=True)]
         self._indices: OrderedDict[Path, NDArray[np.uint64] | None] = OrderedDict()
         self._lock = threading.Lock()
+
+    @property
+    def missing(self) -> int:
+        """How many chunks, or shards, have no file: writers leave out those of the fill value only."""
+        return sum(not self._file(place).is_file() for place in itertools.product(*map(range, self._grid)))
 
     def read(self, window: Sequence[slice]) -> NDArray[Any]:
         """The pixels of a window (one slice an axis); ValueError or OSError for a damaged chunk."""
@@ -60,6 +66,8 @@ class LocalChunks:
                 taken.append(slice(first - begin, stop - begin))
                 put.append(slice(first - part.start, stop - part.start))
             chunk = self._chunk(place)
+            if chunk is not None and chunk.shape == out.shape and all(part.start == 0 for part in taken):
+                return chunk
             out[tuple(put)] = self._fill if chunk is None else chunk[tuple(taken)]
         return out
 
