@@ -25,9 +25,15 @@ _SPEC = TileSpec(patch_size=100, level=0, codec="raw", min_tissue=0)
 @pytest.mark.parametrize("reader", ["openslide", "tiffslide"])
 @pytest.mark.parametrize(
     "name",
-    ["slides/CMU-1-Small-Region.svs", "slides/tcga-cr-7395-01a-01-ts1.svs", "slides/breast_her2st_B4.tiff",
-     "slides/boxes.tiff", "cases/slides/odd_downsample.tif", "cases/slides/dicom_series"],
-)  # fmt: skip
+    [
+        "slides/CMU-1-Small-Region.svs",
+        pytest.param("slides/tcga-cr-7395-01a-01-ts1.svs", marks=pytest.mark.slow),
+        pytest.param("slides/breast_her2st_B4.tiff", marks=pytest.mark.slow),
+        "slides/boxes.tiff",
+        "cases/slides/odd_downsample.tif",
+        "cases/slides/dicom_series",
+    ],
+)
 def test_readers_agree_on_every_level(real_data: Path, tmp_path: Path, name: str, reader: str) -> None:
     path = real_data / name
     if path.is_dir() and reader == "tiffslide":
