@@ -28,7 +28,6 @@ _SPEC = TileSpec(patch_size=100, level=0, codec="raw", min_tissue=0)
     [
         "slides/CMU-1-Small-Region.svs",
         pytest.param("slides/tcga-cr-7395-01a-01-ts1.svs", marks=pytest.mark.slow),
-        pytest.param("slides/breast_her2st_B4.tiff", marks=pytest.mark.slow),
         "slides/boxes.tiff",
         "cases/slides/odd_downsample.tif",
         "cases/slides/dicom_series",
