@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from starlette.requests import Request
 from viewer.conftest import TOKEN, Lab, Server
 
 from wsitool.cli import main
 from wsitool.slides.spec import TileSpec
 from wsitool.store.opening import open_store
 from wsitool.tiling.run import tile_slides
+from wsitool.viewer.app import make_app
 from wsitool.viewer.feature_map import feature_map
 from wsitool.viewer.library import Library
 from wsitool.viewer.mistakes import mistakes
-
-pytest.importorskip("starlette")
 
 
 def _json(server: Server, path: str) -> Any:
@@ -210,3 +210,17 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         result = CliRunner().invoke(main, ["view", str(tmp_path), "--no-browser", "--port", port])
     assert result.exit_code == 2 and "choose another --port" in result.output
+
+
+def test_a_slide_that_is_another_file_now_is_not_shown_under_the_old_patches(
+    lab: Lab, tmp_path: Path
+) -> None:
+    shutil.copytree(lab.slides, tmp_path / "slides")
+    tile_slides(tmp_path / "slides" / "one.svs", tmp_path / "patches", TileSpec(patch_size=64, level=0))
+    shutil.copy(lab.slides / "two <b>.svs", tmp_path / "slides" / "one.svs")
+    app = make_app(Library([tmp_path]))
+    [slide] = [one for one in Library([tmp_path]).slides.values() if one.name == "one"]
+    address = {"path_params": {"slide": slide.id}, "type": "http"}
+    endpoint = next(route.endpoint for route in app.routes if route.path == "/api/slides/{slide:str}")  # type: ignore[attr-defined]
+    told = json.loads(endpoint(Request(address)).body)
+    assert told["levels"] == [] and "is not the file that was tiled" in told["why"]

@@ -20,10 +20,11 @@ from starlette.staticfiles import StaticFiles
 from wsitool.base.sentences import one_sentence
 from wsitool.errors import WsitoolError
 from wsitool.predict.prediction import mosaic
-from wsitool.slides.readers import open_slide
+from wsitool.slides.readers import TiledSlide, open_slide
 from wsitool.store import jpeg
 from wsitool.store.opening import open_store
 from wsitool.store.reader import Reader
+from wsitool.tiling.reopening import reopen
 from wsitool.viewer.cells import prediction_cells, store_cells
 from wsitool.viewer.feature_map import feature_map
 from wsitool.viewer.library import Library, SlideEntry
@@ -141,8 +142,21 @@ class _Answers:
                 f"The slide '{slide.source or slide.name}' {away}, or outside the folders given: give its "
                 "folder too (`wsitool view STORES SLIDES`). Its stored patches are shown in its place."
             )
-        with self._slides.lease(slide.id, lambda: Pyramid(open_slide(source))) as pyramid:
+        with self._slides.lease(slide.id, lambda: Pyramid(self._opened(slide, source))) as pyramid:
             yield pyramid
+
+    def _opened(self, slide: SlideEntry, source: Path) -> TiledSlide:
+        """The slide as it was read when it was tiled, channels and colours too."""
+        if slide.store is None:
+            return open_slide(source)
+        with self._store(slide) as store:
+            opened = reopen(store.meta, source)
+            if opened.info.fingerprint != store.meta.fingerprint:
+                opened.close()
+                raise WsitoolError(
+                    f"'{source}' is not the file that was tiled: what is stored would lie in wrong places."
+                )
+            return opened
 
     @contextmanager
     def _store(self, slide: SlideEntry) -> Iterator[Reader]:
