@@ -199,7 +199,7 @@ def _endless(collection: Collection, config: PretrainConfig, device: torch.devic
     kind = load_method(config.method)
     loader = PatchLoader(
         collection,
-        batch_size=config.batch_size,
+        batch_size=config.patches_per_batch,
         threads=config.threads,
         drop_last=True,
         device=device,
@@ -229,7 +229,7 @@ class Steps:
         schedule = Schedule(per_epoch=1, epochs=stream.total)
         self._training: Training = prepare(method, encoder, config, schedule, stream, device)
         # The same patches every time: reading has its own figure.
-        rows = torch.arange(config.batch_size)
+        rows = torch.arange(config.patches_per_batch)
         self._patches, self._meta = first_batch(kind, collection, rows, device=str(device))
         self._deadline = math.inf
         self._batches = 0
@@ -244,7 +244,7 @@ class Steps:
         # The first call allocates, compiles kernels and fills caches.
         views()
         times, spent = _repeat(views, seconds, self._device)
-        return times * self._config.batch_size / spent
+        return times * self._config.patches_per_batch / spent
 
     def same_views(self) -> Iterator[Views]:
         """Views made once, again and again."""
@@ -263,7 +263,7 @@ class Steps:
         self._deadline = began + seconds
         self._train(batches)
         _wait_for(self._device)
-        return self._batches * self._config.batch_size / (time.perf_counter() - began)
+        return self._batches * self._config.patches_per_batch / (time.perf_counter() - began)
 
     def operations(self) -> tuple[int, int]:
         """Kernels and waits of one batch, its views with it."""

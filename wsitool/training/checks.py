@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 from wsitool.backbones.precision import effective_precision
+from wsitool.base.lock import locked
 from wsitool.errors import TrainingError, UsageError
 from wsitool.store.collection import Collection
 from wsitool.training.checkpoint import State, load_checkpoint
@@ -22,6 +24,7 @@ __all__ = [
     "check_amount",
     "check_same",
     "chosen_precision",
+    "only_writer",
     "previous_state",
 ]
 
@@ -84,6 +87,14 @@ def _check_command(out: Path) -> None:
         raise UsageError(f"'{out}' holds a run of {command}: choose another --out.")
 
 
+def only_writer(out: Path) -> AbstractContextManager[None]:
+    """Keep other runs out of the folder; the processes of one run share their first one's lock."""
+    if not is_first_process():
+        return nullcontext()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return locked(out, what=f"'{out}'")
+
+
 def check_same(state: State, config: PretrainConfig, data: str) -> Changes:
     """What differs between the checkpoint's run and this one and may: hardware, and more epochs.
 
@@ -133,7 +144,7 @@ def _may_go_on_longer(state: State, before: dict[str, Any], now: dict[str, Any])
 def check_amount(collection: Collection, config: PretrainConfig) -> None:
     """TrainingError unless there is at least one full batch for all processes."""
     processes = config.processes
-    needed = config.batch_size * processes
+    needed = config.whole_batch
     # Batch norm needs two patches on each rank.
     if len(collection) < 2 * processes:
         raise TrainingError(

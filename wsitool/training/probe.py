@@ -21,7 +21,15 @@ from wsitool.store.collection import Collection
 from wsitool.training.module import PretrainModule, compute_step
 from wsitool.training.seeding import seed_of
 
-__all__ = ["held_out_loss", "knn_accuracy", "linear_accuracy", "probe", "probe_rows", "split_groups"]
+__all__ = [
+    "held_out_loss",
+    "knn_accuracy",
+    "linear_accuracy",
+    "probe",
+    "probe_rows",
+    "split_groups",
+    "without_held_out",
+]
 
 _PROBE_PATCHES = 2000
 Labels = NDArray[np.int64]
@@ -44,6 +52,14 @@ def split_groups(
     held_out_groups = np.random.default_rng(seed_of(seed, 2)).permutation(groups)[:count]
     is_held_out = np.isin(collection.group_index, held_out_groups)
     return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+
+
+def without_held_out(collection: Collection, share: float, seed: int) -> tuple[Collection, Collection | None]:
+    """`collection` without the patients that are held out, and those; None for a share of 0."""
+    if share == 0:
+        return collection, None
+    train, held_out = split_groups(collection, share, seed)
+    return collection.subset(train), collection.subset(held_out)
 
 
 @contextmanager

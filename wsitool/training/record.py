@@ -14,7 +14,7 @@ from wsitool.errors import EncoderError
 from wsitool.store.collection import Collection
 from wsitool.training.config import PretrainConfig
 
-__all__ = ["Stores", "finished_state", "read_facts", "run_card", "run_facts"]
+__all__ = ["Stores", "finished_state", "groups_of", "read_facts", "run_card", "run_facts"]
 
 Stores = AnyPath | Iterable[AnyPath] | Collection
 
@@ -40,7 +40,7 @@ def run_card(
             # a Collection given may be a part of its stores: only what is in it has been seen
             sorted({collection.stores[index].meta.name for index in set(collection.store_index.tolist())})
         ),
-        groups=tuple(sorted({collection.groups[index] for index in set(collection.group_index.tolist())})),
+        groups=groups_of(collection),
     )
     return dataclasses.replace(
         before,
@@ -60,6 +60,11 @@ def _name_of(stores: Stores) -> str:
     # Three names, as the chain of lineages is a line to read.
     more = f"+{len(names) - 3} more" if len(names) > 3 else ""
     return "+".join(path.stem if path.is_file() else path.name for path in names[:3]) + more
+
+
+def groups_of(collection: Collection) -> tuple[str, ...]:
+    """The patients of its patches, in order."""
+    return tuple(sorted({collection.groups[index] for index in set(collection.group_index.tolist())}))
 
 
 def run_facts(

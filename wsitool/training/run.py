@@ -6,7 +6,8 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ from wsitool.backbones.precision import tuned
 from wsitool.backbones.sizes import check_size
 from wsitool.base.files import write_json
 from wsitool.base.interrupt import Interrupted, StopRequest, deferred, progress_on_stop
-from wsitool.base.lock import locked
-from wsitool.base.machine import explain_memory
+from wsitool.base.machine import explain_memory, largest_that_fits
 from wsitool.base.parameters import Params
 from wsitool.base.paths import as_list
 from wsitool.base.progress import SILENT, Reporter
@@ -36,6 +36,7 @@ from wsitool.training.checks import (
     check_amount,
     check_same,
     chosen_precision,
+    only_writer,
     previous_state,
 )
 from wsitool.training.config import PretrainConfig
@@ -48,13 +49,14 @@ from wsitool.training.metrics_file import read_metrics
 from wsitool.training.module import Schedule
 from wsitool.training.monitor import Monitor, Start
 from wsitool.training.parts import as_begun, check_step, exported_encoder, make_method, recipe_of
-from wsitool.training.probe import probe_rows, split_groups
+from wsitool.training.probe import probe_rows, without_held_out
 from wsitool.training.ranks import joined
-from wsitool.training.record import Stores, read_facts, run_card, run_facts
+from wsitool.training.record import Stores, groups_of, read_facts, run_card, run_facts
 from wsitool.training.result import PretrainResult, known_figures, last_loss
 from wsitool.training.review import EpochReview
 from wsitool.training.stream import BatchStream
-from wsitool.training.words import changes_words, recipe_words
+from wsitool.training.trial import chosen_batch, try_steps
+from wsitool.training.words import changes_words, recipe_words, run_words
 
 __all__ = ["PretrainResult", "pretrain"]
 
@@ -96,12 +98,15 @@ def pretrain(
         reporter = SILENT
     stores = stores if isinstance(stores, Collection) else as_list(stores)
     # Around the look at what is there: two runs that begin at once must not both find the folder empty.
-    with _only_writer(Path(out)):
+    with only_writer(Path(out)):
         state = previous_state(Path(out), resume=resume, overwrite=overwrite)
         if state is not None:
             config = as_begun(config, state["config"])
-        with explain_memory(config.memory_advice):
-            run = _Run(config, stores, Path(out), reporter, member)
+        asked = config.batch_size
+        with explain_memory(config.memory_advice()):
+            make = partial(_Run, stores=stores, out=Path(out), member=member)
+            config = chosen_batch(config, partial(make, reporter=SILENT), reporter)
+            run = make(config, reporter=reporter)
         # Only now, as a state is compared with effective options: backbone and parameters are known by the
         # method and the encoder.
         if state is not None:
@@ -109,20 +114,14 @@ def pretrain(
             run.diagnostics.remember(state["warnings"])
             if state["batches"] is None or state["batches"] >= run.schedule.batches:
                 return run.conclude(state)
+        elif asked == "auto":
+            run.history.append({"batches": 0, "changed": {"batch_size": [asked, config.batch_size]}})
         run.loggers = list(loggers)
         if config.logger == "none":
             return run.train(state)
         with closing(TensorBoard(run.out / "tensorboard")) as board:
             run.loggers.append(board)
             return run.train(state)
-
-
-def _only_writer(out: Path) -> AbstractContextManager[None]:
-    """Keep other runs out of the folder; the processes of one run share their first one's lock."""
-    if not is_first_process():
-        return nullcontext()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return locked(out, what=f"'{out}'")
 
 
 class _Run:
@@ -137,7 +136,7 @@ class _Run:
         method_type = load_method(config.method)
         params: Params = method_type.params_type.from_preset(config.preset, config.params)
         everything = stores if isinstance(stores, Collection) else open_collection(stores)
-        self.collection, self.held_out = _split(everything, config)
+        self.collection, self.held_out = without_held_out(everything, config.holdout, config.seed)
         check_amount(self.collection, config)
         # Of everything, held-out patients as well: labels are asked for, not trained on.
         rows = probe_rows(everything, config.seed) if config.probe_every else None
@@ -165,21 +164,36 @@ class _Run:
             accumulate=config.accumulate,
         )
 
+    def _device(self) -> torch.device:
+        local_rank, devices = self.member.local_rank, self.config.devices
+        return training_device(self.config.accelerator, local_rank=local_rank, devices=devices)
+
+    def try_steps(self, size: int | None = None) -> None:
+        """Two steps of `size` patches (the run's), after which it takes no others."""
+        config = self.config if size is None else dataclasses.replace(self.config, batch_size=size)
+        try_steps(self.method, self.encoder, config, self.collection, self._device())
+
+    def _memory_advice(self) -> str:
+        # Alone: others that train with this process wait for it.
+        if self.member.world_size > 1:
+            return self.config.memory_advice()
+        fits = largest_that_fits(self.try_steps, self.config.patches_per_batch // 2, least=2)
+        return self.config.memory_advice(fits)
+
     def train(self, state: dict[str, Any] | None) -> PretrainResult:
         began = time.perf_counter()
         done = int(state["batches"]) if state else 0
         # Before anything is written: it may not be there.
-        device = training_device(
-            self.config.accelerator, local_rank=self.member.local_rank, devices=self.config.devices
-        )
-        self.history = list(state["history"]) if state else []
+        device = self._device()
+        if state is not None:
+            self.history = list(state["history"])
         if self.changes:
             self.history.append({"batches": done, "changed": self.changes})
         self._announce(done, device)
         finished = False
         try:
             with (
-                explain_memory(self.config.memory_advice),
+                explain_memory(self._memory_advice),
                 progress_on_stop(self._progress),
                 deferred() as request,
             ):
@@ -230,13 +244,10 @@ class _Run:
                 for name in _RESULTS:
                     (self.out / name).unlink(missing_ok=True)
             self._write_facts(status="running")
-        held_out = f" ({len(self.held_out)} more held out)" if self.held_out is not None else ""
-        going_on = f", going on after batch {done}" if done else ""
-        self.reporter.say(
-            f"{config.method} on {len(self.collection)} patches of {len(self.card.lineage[-1].slides)} slides"
-            f"{held_out}, {config.backbone} from {self.encoder.card.chain}, {config.epochs} epochs of "
-            f"{self.schedule.per_epoch} batches of {config.whole_batch}{going_on}."
-        )
+        held_out = 0 if self.held_out is None else len(self.held_out)
+        start, per_epoch = self.encoder.card.chain, self.schedule.per_epoch
+        words = run_words(config, self.card, start=start, per_epoch=per_epoch, held_out=held_out, done=done)
+        self.reporter.say(words)
         if self.changes:
             self.reporter.say(changes_words(self.changes))
         if device.type == "cuda" and config.precision == "32":
@@ -317,7 +328,7 @@ class _Run:
     def _loader(self, device: torch.device, collection: Collection, *, held_out: bool = False) -> PatchLoader:
         return PatchLoader(
             collection,
-            batch_size=self.config.batch_size,
+            batch_size=self.config.patches_per_batch,
             seed=self.config.seed,
             shuffle=not held_out,
             rank=self.member.rank,
@@ -374,7 +385,7 @@ class _Run:
         )
 
     def _write_facts(self, *, status: str, **more: Any) -> None:
-        held_out = None if self.held_out is None else sorted(_groups(self.held_out))
+        held_out = None if self.held_out is None else list(groups_of(self.held_out))
         record = run_facts(
             self.card,
             self.config,
@@ -387,14 +398,3 @@ class _Run:
             **more,
         )
         write_json(self.out / "run.json", record)
-
-
-def _split(everything: Collection, config: PretrainConfig) -> tuple[Collection, Collection | None]:
-    if config.holdout == 0:
-        return everything, None
-    train, held_out = split_groups(everything, config.holdout, config.seed)
-    return everything.subset(train), everything.subset(held_out)
-
-
-def _groups(collection: Collection) -> set[str]:
-    return {collection.groups[index] for index in set(collection.group_index.tolist())}

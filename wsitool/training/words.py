@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from wsitool.base.recipe import Recipe
 from wsitool.training.config import PretrainConfig
 
-__all__ = ["changes_words", "rates_words", "recipe_words"]
+if TYPE_CHECKING:
+    from wsitool.backbones.card import EncoderCard
+
+__all__ = ["changes_words", "rates_words", "recipe_words", "run_words"]
+
+
+def run_words(
+    config: PretrainConfig, card: EncoderCard, *, start: str, per_epoch: int, held_out: int, done: int
+) -> str:
+    """What is trained on what, from the lineage `start` to an encoder of `card`, after the batches `done`."""
+    step = card.lineage[-1]
+    apart = f" ({held_out} more held out)" if held_out else ""
+    going_on = f", going on after batch {done}" if done else ""
+    return (
+        f"{config.method} on {step.patches} patches of {len(step.slides)} slides{apart}, {config.backbone} "
+        f"from {start}, {config.epochs} epochs of {per_epoch} batches of {config.whole_batch}{going_on}."
+    )
 
 
 def recipe_words(config: PretrainConfig, source: str) -> str:
