@@ -23,7 +23,7 @@ from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.splits import group_folds
 from wsitool.evaluation.subsets import label_subset
 
-__all__ = ["ClassificationTask", "cross_validate", "joined", "test_part", "validation_part"]
+__all__ = ["ClassificationTask", "all_parts", "cross_validate", "test_part", "validation_part"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class ClassificationTask:
             self.encoder(),
             patches.collection,
             image_size=self.image_size,
-            batch_size=self.settings.batch_size,
+            batch_size=self.settings.patches_per_step,
             device=self.settings.device,
             cache=self.cache,
             reporter=self.reporter,
@@ -158,12 +158,12 @@ def _temperature(fitted: Fitted) -> float:
     return fitted.classifier.card.temperature
 
 
-def joined(parts: Sequence[Part]) -> LabelledPatches:
+def all_parts(parts: Sequence[Part]) -> LabelledPatches:
     """The patches of all folds in the order of their predictions (each fold is a part of one collection)."""
     # Every fold is a subset of one collection, so stores, classes and groups are those of any of them.
     first = parts[0].patches
     collection = first.collection
-    joined = type(collection)(
+    everything = type(collection)(
         collection.stores,
         store_index=np.concatenate([part.patches.collection.store_index for part in parts]),
         row=np.concatenate([part.patches.collection.row for part in parts]),
@@ -173,7 +173,7 @@ def joined(parts: Sequence[Part]) -> LabelledPatches:
     # The fields that `replace` keeps (classes) are the same in all folds.
     return replace(
         first,
-        collection=joined,
+        collection=everything,
         labels=np.concatenate([part.patches.labels for part in parts]),
         groups=np.concatenate([part.patches.groups for part in parts]),
         images=np.concatenate([part.patches.images for part in parts]),

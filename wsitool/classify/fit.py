@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encode
@@ -25,7 +26,7 @@ from wsitool.evaluation.metrics import score
 from wsitool.evaluation.splits import Split, SplitBy, holdout
 from wsitool.slides.spec import CandidateRule
 
-__all__ = ["Fitted", "fit_classifier"]
+__all__ = ["Fitted", "fit_classifier", "new_card", "new_head"]
 
 Features = NDArray[np.float32]
 
@@ -81,7 +82,27 @@ def fit_classifier(
     """
     # Before any network runs: a split that cannot be made costs nothing.
     split = _split(subset, settings, seed)
-    card = ClassifierCard(
+    card = new_card(encoder, subset, settings, image_size)
+    if not settings.frozen:
+        return _fit_everything(subset, split, encoder, card, settings, seed, reporter)
+    # All of the subset once; train and validation are rows of it.
+    if features is None:
+        features = encode(
+            encoder,
+            subset.collection,
+            image_size=image_size,
+            batch_size=settings.patches_per_step,
+            device=settings.device,
+            reporter=reporter,
+        )
+    return _fit_frozen(subset, split, encoder, card, settings, features, seed)
+
+
+def new_card(
+    encoder: Encoder, subset: LabelledPatches, settings: Settings, image_size: int
+) -> ClassifierCard:
+    """What is known of a classifier before it is trained on `subset`."""
+    return ClassifierCard(
         classes=subset.classes,
         head=settings.head,
         image_size=image_size,
@@ -95,19 +116,13 @@ def fit_classifier(
         # None where the stores were made by several rules: `predict` then has none to follow.
         candidates=CandidateRule.common(store.meta.params for store in subset.collection.stores),
     )
-    if not settings.frozen:
-        return _fit_everything(subset, split, encoder, card, settings, seed, reporter)
-    # All of the subset once; train and validation are rows of it.
-    if features is None:
-        features = encode(
-            encoder,
-            subset.collection,
-            image_size=image_size,
-            batch_size=settings.batch_size,
-            device=settings.device,
-            reporter=reporter,
-        )
-    return _fit_frozen(subset, split, encoder, card, settings, features, seed)
+
+
+def new_head(encoder: Encoder, subset: LabelledPatches, settings: Settings, seed: int) -> nn.Module:
+    """What fine-tuning trains on top of `encoder`, from the start."""
+    kind = HEADS[settings.head]
+    start: StartHead = kind.function(kind.start)
+    return start(encoder.feature_dim, len(subset.classes), seed=seed)
 
 
 def _fit_everything(
@@ -119,10 +134,7 @@ def _fit_everything(
     seed: int,
     reporter: Reporter,
 ) -> Fitted:
-    kind = HEADS[settings.head]
-    start: StartHead = kind.function(kind.start)
-    head = start(encoder.feature_dim, len(subset.classes), seed=seed)
-    classifier = Classifier(encoder, head, card)
+    classifier = Classifier(encoder, new_head(encoder, subset, settings, seed), card)
     train, validation = subset.subset(split.train), subset.subset(split.held_out)
     history = finetune(classifier, train, validation, settings, seed=seed, reporter=reporter)
     # Once more, with the weights of the epoch that was kept.
