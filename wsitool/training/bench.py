@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from wsitool.training.fit import prepare
 from wsitool.training.module import Schedule, Training, make_views
 from wsitool.training.operations import Operations
 from wsitool.training.parts import recipe_of
+from wsitool.training.side_stream import SideStream
 from wsitool.training.stream import BatchStream
 
 __all__ = ["BenchResult", "Steps", "bench"]
@@ -252,7 +254,10 @@ class Steps:
 
     def batches(self) -> Iterator[Views]:
         """Views of batches of the loader, as a training has them."""
-        return (self._views(item["patches"], item["step"], item["meta"]) for item in self._training.stream)
+        side = SideStream(self._device)
+        for item in self._training.stream:
+            views = partial(self._views, item["patches"], item["step"], item["meta"])
+            yield side.make(views, item["patches"])
 
     def rate(self, batches: Iterable[Views], seconds: float) -> float:
         """Patches per second of training on `batches`."""

@@ -72,7 +72,10 @@ class PretrainConfig(BackboneOptions):
     accelerator: str = hparam("auto", "What to train on; auto: a GPU if there is one.", choices=ACCELERATORS)
     devices: int = hparam(1, "Devices per node.", ge=1)
     num_nodes: int = hparam(1, "Machines.", ge=1)
-    compile: bool = hparam(False, "Compile the backbone first (torch.compile): minutes, then faster steps.")
+    compile: bool = hparam(
+        False,
+        "Compile the backbone, and on GPUs the views, first (torch.compile): minutes, then faster steps.",
+    )
     gradient_checkpointing: bool = hparam(
         False,
         "Of a transformer keep each block's input only and compute the rest again: less memory, more time.",
