@@ -109,6 +109,8 @@ def _loader(train: LabelledPatches, settings: Settings, device: torch.device, se
         seed=seed,
         device=device,
         drop_last=len(train) % size == 1,
+        # One patch will do on a rank, as all normalise together: so that steps are those of one process.
+        least=2 if ranks == 1 else 1,
     )
 
 
