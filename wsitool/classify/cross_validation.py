@@ -115,6 +115,7 @@ def cross_validate(task: ClassificationTask, folds: int, features: Features | No
                 logits = predict_logits(
                     fitted.classifier,
                     held_out.collection,
+                    batch_size=task.settings.patches_per_step,
                     device=task.settings.device,
                     reporter=task.reporter,
                 )
@@ -138,7 +139,11 @@ def test_part(task: ClassificationTask, fitted: Fitted) -> list[Part]:
     features = task.features(test)
     if features is None:
         logits = predict_logits(
-            fitted.classifier, test.collection, device=task.settings.device, reporter=task.reporter
+            fitted.classifier,
+            test.collection,
+            batch_size=task.settings.patches_per_step,
+            device=task.settings.device,
+            reporter=task.reporter,
         )
     else:
         logits = head_logits(fitted.classifier.head, features)

@@ -138,7 +138,9 @@ def _fit_everything(
     train, validation = subset.subset(split.train), subset.subset(split.held_out)
     history = finetune(classifier, train, validation, settings, seed=seed, reporter=reporter)
     # Once more, with the weights of the epoch that was kept.
-    logits = predict_logits(classifier, validation.collection, device=settings.device)
+    logits = predict_logits(
+        classifier, validation.collection, batch_size=settings.patches_per_step, device=settings.device
+    )
     fitted = Fitted(
         classifier=classifier, split=split, validation_logits=logits, history=tuple(history), c=None
     )
