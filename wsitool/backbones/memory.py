@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from wsitool.backbones.device import place
+from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.features import encoding
 from wsitool.backbones.precision import inference
 from wsitool.base.machine import FIRST_BATCH, BatchSize, largest_that_fits
 from wsitool.base.progress import Reporter
 from wsitool.errors import MemoryShortError
 
-__all__ = ["InferenceBatch"]
+__all__ = ["InferenceBatch", "encoding_batch"]
 
 
 class InferenceBatch:
@@ -59,3 +61,17 @@ class InferenceBatch:
         if fits is None:
             return f"lower --batch-size ({size}) or {self._otherwise}"
         return f"pass --batch-size {fits}, which fits, or {self._otherwise}"
+
+
+def encoding_batch(
+    encoder: Encoder, *, image_size: int, patch_size: int, device: torch.device, precision: str
+) -> InferenceBatch:
+    """Of features of patches of `patch_size` px, brought to `image_size`."""
+    return InferenceBatch(
+        encoder,
+        encoding(encoder, image_size),
+        patch_size=patch_size,
+        device=device,
+        precision=precision,
+        otherwise=f"lower --image-size ({image_size})",
+    )

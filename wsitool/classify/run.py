@@ -96,8 +96,7 @@ def classify(
     Raises UsageError for choices that cannot work together or leak, LabelError, EncoderError, StoreError.
     """
     began, out, settings = time.monotonic(), Path(out), settings or Settings()
-    if not _writes(settings):
-        reporter = SILENT
+    reporter = reporter if _writes(settings) else SILENT
     asked = ClassifyOptions.from_dict(options, what="classify")
     if not asked.test and asked.folds is None and settings.validation is None:
         # Nothing else to judge by, also where the head needs none to choose by.
@@ -106,10 +105,7 @@ def classify(
     data = open_train_test(
         train, asked.test or None, labels=asked.labels, split=settings.split, reporter=reporter
     )
-    # these fail before anything costs time
-    class_counts(data.train.labels, asked.amount, data.train.classes, balance=settings.balance)
-    if asked.folds is not None:
-        group_folds(data.train.labels, data.train.group_index, folds=asked.folds, seed=asked.seed)
+    _check_amounts(data.train, asked, settings)
     elsewhere = None if asked.features is None else FeatureFiles.at(asked.features)
     first = elsewhere.stand_in(data.train.collection) if elsewhere else _built(asked, reporter)
     seen = _check_leaks(data, first, asked, reporter)
@@ -139,9 +135,7 @@ def classify(
         progress_on_stop(lambda: f"nothing was written to '{out}'; run again to start anew"),
         explain_memory(lambda: memory_advice(task)),
     ):
-        sized = with_batch(task)
-        record |= {"batch_size": sized.settings.batch_size}
-        return _carry_out(sized, out, asked, data_figures, record, began)
+        return _carry_out(with_batch(task), out, asked, data_figures, record, began)
 
 
 def _writes(settings: Settings) -> bool:
@@ -209,6 +203,7 @@ def _carry_out(
             manifest=_manifest(task.data, subset, fitted, asked),
             run={
                 **record,
+                "batch_size": task.settings.batch_size,
                 "judged_on": judged_on,
                 "said_first": metrics["said_first"],
                 "better_than_guessing": metrics[judged_on]["guessing"]["better"],
@@ -280,6 +275,13 @@ def _check_choices(out: Path, options: ClassifyOptions, settings: Settings) -> N
             raise UsageError("--features take the place of an encoder: leave out --encoder and --backbone.")
     if settings.held_out == 0 and not options.test and options.folds is None:
         raise UsageError("--validation 0 leaves nothing to evaluate on: give --test or --folds.")
+
+
+def _check_amounts(train: LabelledPatches, asked: ClassifyOptions, settings: Settings) -> None:
+    """What would fail later, before anything costs time."""
+    class_counts(train.labels, asked.amount, train.classes, balance=settings.balance)
+    if asked.folds is not None:
+        group_folds(train.labels, train.group_index, folds=asked.folds, seed=asked.seed)
 
 
 def _check_leaks(

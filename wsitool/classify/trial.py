@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from wsitool.backbones.device import choose_device
-from wsitool.backbones.features import encoding
-from wsitool.backbones.memory import InferenceBatch
+from wsitool.backbones.memory import encoding_batch
 from wsitool.base.machine import FIRST_BATCH, largest_that_fits
 from wsitool.classify.cross_validation import ClassificationTask
 from wsitool.classify.finetune import try_steps
@@ -47,13 +46,12 @@ def _largest(task: ClassificationTask, first: int) -> int | None:
     settings, train = task.settings, task.data.train
     if settings.frozen:
         encoder, device = task.encoder(), choose_device(settings.device)
-        room = InferenceBatch(
+        room = encoding_batch(
             encoder,
-            encoding(encoder, task.image_size),
+            image_size=task.image_size,
             patch_size=train.collection.patch_size,
             device=device,
             precision="32",
-            otherwise="",
         )
         return largest_that_fits(room.try_patches, first, least=2)
 

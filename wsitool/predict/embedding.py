@@ -19,8 +19,8 @@ from wsitool.backbones.build import build_encoder
 from wsitool.backbones.card import resolution_warning
 from wsitool.backbones.device import choose_device
 from wsitool.backbones.encoder import Encoder
-from wsitool.backbones.features import encode, encoder_digest, encoding
-from wsitool.backbones.memory import InferenceBatch
+from wsitool.backbones.features import encode, encoder_digest
+from wsitool.backbones.memory import InferenceBatch, encoding_batch
 from wsitool.backbones.precision import effective_precision
 from wsitool.backbones.sizes import check_size
 from wsitool.base.file_names import file_names
@@ -92,14 +92,8 @@ def embed(
     size = settings.image_size or built.card.image_size or collection.patch_size
     device = choose_device(settings.device)
     precision = effective_precision(settings.precision, device.type)
-    room = InferenceBatch(
-        built,
-        encoding(built, size),
-        patch_size=collection.patch_size,
-        device=device,
-        precision=precision,
-        otherwise=f"lower --image-size ({size})",
-    )
+    patch_size = collection.patch_size
+    room = encoding_batch(built, image_size=size, patch_size=patch_size, device=device, precision=precision)
     check_size(built, size, reporter)
     run = _Run(
         encoder=built,
