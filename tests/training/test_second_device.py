@@ -43,7 +43,7 @@ def _losses(run: Path) -> list[float]:
 )
 def test_two_epochs_of_each_method(tmp_path: Path, method: str) -> None:
     stores = (
-        small_store(tmp_path / "labelled.h5", ("x", "y", None) * 6)
+        small_store(tmp_path / "labelled.h5", ("x", "y", None) * 4)
         if method == "supcon"
         else patch_folder(tmp_path / "kidney", each=6)
     )
