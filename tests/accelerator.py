@@ -48,7 +48,7 @@ class Accelerator(Operations):
 
 
 @contextlib.contextmanager
-def accelerator() -> Iterator[Accelerator]:
+def accelerator(device: Accelerator | None = None) -> Iterator[Accelerator]:
     """Run the block on the stand-in; networks and tensors on `DEVICE` are its own."""
     autocast = torch.autocast
 
@@ -58,6 +58,6 @@ def accelerator() -> Iterator[Accelerator]:
             contextlib.nullcontext() if device_type == DEVICE.type else autocast(device_type, *args, **kwargs)
         )
 
-    with pytest.MonkeyPatch.context() as patch, Accelerator() as counted:
+    with pytest.MonkeyPatch.context() as patch, device or Accelerator() as counted:
         patch.setattr(torch, "autocast", without_meta)
         yield counted

@@ -10,10 +10,11 @@ __all__ = ["Listener"]
 
 
 class Listener:
-    """A reporter that remembers warnings."""
+    """A reporter that remembers what was said."""
 
     def __init__(self) -> None:
         self.warned: list[str] = []
+        self.said: list[str] = []
 
     def task(self, description: str, *, total: float, unit: str = "it") -> AbstractContextManager[Task]:
         return SILENT.task(description, total=total, unit=unit)
@@ -22,4 +23,4 @@ class Listener:
         self.warned.append(message)
 
     def say(self, message: str) -> None:
-        pass
+        self.said.append(message)

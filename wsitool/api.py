@@ -199,7 +199,8 @@ class Method(nn.Module, ABC, Generic[P]):
     def views(self, patches: Tensor, rng: Generator) -> dict[str, Tensor]:
         """Make named views of uint8 (B, 3, H, W) `patches` on their device, with randomness from `rng` only.
 
-        Called without gradient; must not modify `patches`. `rng` lives on the CPU whatever the device is. A
+        Called without gradient; must not modify `patches`. `rng` lives on the CPU whatever the device is. On
+        a GPU views are made while the step before is running: they must not look at what that changes. A
         method that declares a third argument named `meta` is given the batch's `Meta`; what the loss needs of
         it goes into the views, by `to_device`, which waits for nothing.
         """

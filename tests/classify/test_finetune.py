@@ -72,6 +72,7 @@ def test_a_device_is_looked_at_once_in_many_batches(patches: LabelledPatches) ->
 
 def test_what_was_not_looked_at_is_looked_at_in_the_end(patches: LabelledPatches) -> None:
     tuning = _Tuning(_classifier(), patches, Settings(), torch.device("meta"), 0)
+    tuning._classifier = _classifier()  # whose weights can be read
     for loss, count in ((1.0, 9), (4.0, 3)):
         tuning._pending.append((count, torch.tensor(loss), torch.tensor(1.0)))
     assert tuning.end_epoch() == 1.75

@@ -14,9 +14,11 @@ from torch import Generator, Tensor
 
 from wsitool import augment
 from wsitool.api import Progress
+from wsitool.augment.fused import fused
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.features import encode
 from wsitool.backbones.precision import Precision
+from wsitool.base.machine import largest_that_fits
 from wsitool.loading import PatchLoader
 from wsitool.methods.registry import load_method
 from wsitool.store.collection import Collection, open_collection
@@ -132,6 +134,54 @@ def test_an_optimizer_moves_weights_as_on_the_cpu(device: torch.device, name: st
             optimizer.step()
     for mine, its in zip(here.parameters(), there.parameters(), strict=True):
         assert torch.allclose(mine, its.cpu(), atol=1e-4)
+
+
+def test_views_beside_a_step_are_the_same_views(
+    device: torch.device, no_waiting: AbstractContextManager[None]
+) -> None:
+    from wsitool.training.side_stream import SideStream
+
+    patches = [_patches().to(device) for _ in range(4)]
+    weight = torch.rand(2048, 2048, device=device)
+
+    def views(number: int) -> dict[str, Tensor]:
+        return augment.two_views(patches[number], Generator().manual_seed(number), augment.ViewParams())
+
+    expected = [views(number)["b"].sum() for number in range(4)]
+    side, sums = SideStream(device), []
+    torch.cuda.synchronize()
+    with no_waiting:
+        for number in range(4):
+            made = side.make(lambda number=number: views(number), patches[number])  # type: ignore[misc]
+            for _ in range(20):  # a step that lasts
+                weight = weight @ weight / 2048
+            sums.append(made["b"].sum())
+            del made
+    assert torch.allclose(torch.stack(sums), torch.stack(expected))
+
+
+@pytest.mark.parametrize("preset", ["paper", "histology"])
+def test_fused_views_are_those_of_single_operations(device: torch.device, preset: str) -> None:
+    params, patches = augment.ViewParams.from_preset(preset, {}), _patches().to(device)
+    eager = augment.two_views(patches, Generator().manual_seed(3), params)
+    with fused():
+        together = augment.two_views(patches, Generator().manual_seed(3), params)
+    for name in eager:
+        assert together[name].is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(eager[name], together[name], atol=1e-4), name
+
+
+def test_what_does_not_fit_is_known_and_let_go(device: torch.device) -> None:
+    free, _ = torch.cuda.mem_get_info(device)
+    before = torch.cuda.memory_allocated(device)
+
+    def attempt(size: int) -> None:
+        held = [torch.empty(free // 8, dtype=torch.uint8, device=device) for _ in range(size)]
+        assert len(held) == size
+
+    # 16 and 8 eighths of what is free are too many, where half of it is not.
+    assert largest_that_fits(attempt, 16) == 4
+    assert torch.cuda.memory_allocated(device) == before
 
 
 def test_the_loader_brings_the_same_batches(device: torch.device, collection: Collection) -> None:

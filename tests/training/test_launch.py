@@ -88,7 +88,7 @@ def test_machines_that_start_their_own(environment: pytest.MonkeyPatch) -> None:
 def test_a_notebook_cannot_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     monkeypatch.setattr(sys, "argv", ["-c"])
-    with pytest.raises(UsageError, match="use 'wsitool pretrain', a script, or torchrun"):
+    with pytest.raises(UsageError, match="use 'wsitool pretrain' or 'classify', a script, or torchrun"):
         start_others(Member(world_size=2, to_start=1), 1)
 
 

@@ -7,6 +7,7 @@ those of a CPU's way, one image after another, within 1e-5 (crops of bytes withi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -171,12 +172,14 @@ def mixed(images: Tensor, products: Tensor) -> Tensor:
     return torch.bmm(products, images.flatten(2)).view_as(images)
 
 
-def blur_taps(sigma: Tensor, *, most: int, channels: int = 3) -> Tensor:
+def blur_taps(sigma: Tensor, *, most: int, channels: int = 3, least: float = 0.0) -> Tensor:
     """Kernels (n * channels, 2 reach + 1) of Gaussians with deviation `sigma` (n,) in pixels, 0 for none.
 
-    `most` is the longest reach: a reflected edge needs images that are larger.
+    `most` is the longest reach: a reflected edge needs images that are larger. It is not below that of a
+    deviation of `least`.
     """
-    reach = min(int((sigma.max() * _REACH).ceil()) if len(sigma) else 0, most)
+    widest = max(float(sigma.max()) if len(sigma) else 0.0, least)
+    reach = min(math.ceil(widest * _REACH), most)
     offset = torch.arange(-reach, reach + 1)
     weights = torch.exp(-0.5 * (offset / sigma.clamp(min=1e-3)[:, None]) ** 2)
     weights = weights * (offset.abs() <= (sigma * _REACH).ceil()[:, None])

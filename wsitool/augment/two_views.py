@@ -26,12 +26,15 @@ from wsitool.augment.blur import blur_images, blur_sigmas
 from wsitool.augment.color import jitter_factors, solarize
 from wsitool.augment.color_image import adjust_images, luminance_image, solarize_image
 from wsitool.augment.draw import as_float, chosen, one_thread, pieces
+from wsitool.augment.fused import compiled, is_fused
 from wsitool.augment.geometry import crop_boxes, crop_image, flip_rotate_image, square_flips
 from wsitool.augment.memory import reused_empty
 from wsitool.augment.stain import DARKEST, mix_stains, shift_hed, stain_products, stain_shifts
 from wsitool.base.parameters import Params, hparam
 
 __all__ = ["Crop", "ViewParams", "crops", "two_views"]
+
+_MOST_BLUR = 2.0  # pixels, SimCLR's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +168,7 @@ def _draw(rng: Generator, shape: torch.Size, params: ViewParams, crop: Crop) -> 
         p=0.8,
     )
     gray = chosen(rng, count, 0.2)
-    sigma = blur_sigmas(rng, count, (0.1, 2.0), blur_p)
+    sigma = blur_sigmas(rng, count, (0.1, _MOST_BLUR), blur_p)
     solarize = chosen(rng, count, solarize_p) if solarize_p else None
     return _Drawn(
         boxes=boxes,
@@ -244,7 +247,8 @@ def _coefficients(views: Sequence[_Drawn], extent: int, size: int, scale: float)
         of_means=of_means,
         hue=hue,
         gray=gray_matrices(joined("gray")),
-        taps=blur_taps(joined("sigma"), most=size - 1),
+        # Of one length where they are compiled: another would be compiled anew.
+        taps=blur_taps(joined("sigma"), most=size - 1, least=_MOST_BLUR if is_fused() else 0.0),
         solarized=solarized.float(),
         stains=stains,
         stain_shift=shift,
@@ -260,14 +264,21 @@ def _batched(patches: Tensor, views: Sequence[_Drawn], size: int) -> Tensor:
     drawn = _coefficients(views, patches.shape[-1], size, scale)
     turns, solarizes = bool(drawn.transposed.any()), bool(drawn.solarized.any())
     drawn = drawn.to(patches.device)
+    arithmetic = compiled(_arithmetic)
     with exact_products(), torch.no_grad():
-        rows, columns = axis_weights(drawn.axes, drawn.numbers).chunk(2)
-        images = turned_crops(patches, rows, columns, drawn.transposed if turns else None)
-        if len(drawn.stains):
-            images = mix_stains(images, drawn.stains, drawn.stain_shift, darkest=DARKEST / scale)
-        images = color_batch(images, drawn.products, drawn.of_means, drawn.hue)
-        images = convolve(mixed(images, drawn.gray), drawn.taps)
-        return solarize(images, drawn.solarized > 0) if solarizes else images
+        return arithmetic(patches, drawn, turns=turns, solarizes=solarizes, darkest=DARKEST / scale)
+
+
+def _arithmetic(
+    patches: Tensor, drawn: _Coefficients, *, turns: bool, solarizes: bool, darkest: float
+) -> Tensor:
+    rows, columns = axis_weights(drawn.axes, drawn.numbers).chunk(2)
+    images = turned_crops(patches, rows, columns, drawn.transposed if turns else None)
+    if len(drawn.stains):
+        images = mix_stains(images, drawn.stains, drawn.stain_shift, darkest=darkest)
+    images = color_batch(images, drawn.products, drawn.of_means, drawn.hue)
+    images = convolve(mixed(images, drawn.gray), drawn.taps)
+    return solarize(images, drawn.solarized > 0) if solarizes else images
 
 
 def _on_cpu(patches: Tensor, drawn: _Drawn, out: Tensor) -> None:

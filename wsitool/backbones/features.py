@@ -24,7 +24,7 @@ from wsitool.errors import CorruptStoreError, EncoderError
 from wsitool.loading import PatchLoader
 from wsitool.store.collection import Collection
 
-__all__ = ["as_images", "encode", "encoder_digest", "over_patches"]
+__all__ = ["as_images", "encode", "encoder_digest", "encoding", "over_patches"]
 
 
 def as_images(patches: Tensor, image_size: int) -> Tensor:
@@ -36,6 +36,16 @@ def as_images(patches: Tensor, image_size: int) -> Tensor:
     if patches.device.type == "cpu":
         return to_float(resize(patches, image_size))  # several times faster on bytes than on floats
     return resize(to_float(patches), image_size)  # devices interpolate floats only
+
+
+def encoding(encoder: Encoder, image_size: int) -> Callable[[Tensor], Tensor]:
+    """Uint8 patches (B, 3, P, P) to features (B, D)."""
+
+    def step(patches: Tensor) -> Tensor:
+        features: Tensor = encoder(as_images(patches, image_size))
+        return features
+
+    return step
 
 
 def encode(
@@ -66,10 +76,7 @@ def encode(
         if kept is not None:
             return kept
 
-    def step(patches: Tensor) -> Tensor:
-        features: Tensor = encoder(as_images(patches, image_size))
-        return features
-
+    step = encoding(encoder, image_size)
     with inference(hardware, precision):
         features = over_patches(encoder, step, collection, batch_size, hardware, reporter, "features")
     if cache is not None:

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from wsitool.errors import MemoryShortError
 
-__all__ = ["explain_memory", "how_it_ended", "is_memory_short", "is_peer_lost"]
+__all__ = [
+    "FIRST_BATCH",
+    "BatchSize",
+    "explain_memory",
+    "first_batch_size",
+    "how_it_ended",
+    "is_memory_short",
+    "is_peer_lost",
+    "largest_that_fits",
+]
+
+BatchSize = int | Literal["auto"]
+"""Patches at once; "auto" is `FIRST_BATCH`, halved until it fits in memory."""
+FIRST_BATCH = 64
 
 # How allocators say it; torch has a class of its own for GPUs and none for the CPU.
 _SHORT = (
@@ -44,19 +59,54 @@ def is_peer_lost(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in text for sign in _LOST)
 
 
+def first_batch_size(asked: BatchSize) -> int:
+    """The number asked for, or the one that is tried first."""
+    return FIRST_BATCH if asked == "auto" else asked
+
+
+def largest_that_fits(attempt: Callable[[int], object], first: int, *, least: int = 1) -> int | None:
+    """The first of `first`, its half, its quarter, ... of which `attempt` does not run out of memory.
+
+    None where not even `least` fits. Other errors of `attempt` pass.
+    """
+    size = first
+    while size >= least:
+        try:
+            attempt(size)
+        except (MemoryError, RuntimeError) as error:
+            if not is_memory_short(error):
+                raise
+            _forget(error)
+        else:
+            return size
+        size //= 2
+    return None
+
+
 @contextmanager
-def explain_memory(advice: str) -> Iterator[None]:
+def explain_memory(advice: str | Callable[[], str]) -> Iterator[None]:
     """Turn a failed allocation inside the block into a MemoryShortError that ends with `advice`.
 
-    Other errors pass as they are. The message says how much was asked for, where the allocator did.
+    Other errors pass as they are. The message says how much was asked for, where the allocator did. `advice`
+    may be found out then, by trying: what the block had in its hands is free by that time.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_memory_short(error):
             raise
+        _forget(error)
+        what_to_do = advice if isinstance(advice, str) else advice()
         # `from None`: the allocator's traceback tells a user nothing.
-        raise MemoryShortError(f"There is not enough memory ({_asked(error)}): {advice}.") from None
+        raise MemoryShortError(f"There is not enough memory ({_asked(error)}): {what_to_do}.") from None
+
+
+def _forget(error: BaseException) -> None:
+    """Let go of what the functions that failed had in their hands: batches, activations, gradients."""
+    each: BaseException | None = error
+    while each is not None:
+        traceback.clear_frames(each.__traceback__)
+        each = each.__context__
 
 
 def _asked(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.classify.cross_validation import ClassificationTask, joined
+from wsitool.classify.cross_validation import ClassificationTask, all_parts
 from wsitool.classify.heads import fit_linear, head_logits
 from wsitool.classify.outputs import Part
 from wsitool.classify.penalty import search_penalty
@@ -34,7 +34,7 @@ def baselines(
     folds each has a color baseline of its own. "beaten" says whether the classifier's AUROC is shown to be
     above that of color.
     """
-    judged = joined(parts)
+    judged = all_parts(parts)
     numbers = color_features(task.data.train.collection) if len(parts) > 1 else None
     logits = np.concatenate([_beside(task, subset, rows, part, numbers) for part in parts])
     color = score(softmax(logits), judged.labels)

@@ -22,7 +22,7 @@ from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.splits import group_folds
 from wsitool.evaluation.subsets import label_subset
 
-__all__ = ["ClassificationTask", "cross_validate", "joined", "test_part", "validation_part"]
+__all__ = ["ClassificationTask", "all_parts", "cross_validate", "test_part", "validation_part"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class ClassificationTask:
             self.encoder(),
             patches.collection,
             image_size=self.image_size,
-            batch_size=self.settings.batch_size,
+            batch_size=self.settings.patches_per_step,
             device=self.settings.device,
             cache=self.cache,
             reporter=self.reporter,
@@ -108,6 +108,7 @@ def cross_validate(task: ClassificationTask, folds: int, features: Features | No
                 logits = predict_logits(
                     fitted.classifier,
                     held_out.collection,
+                    batch_size=task.settings.patches_per_step,
                     device=task.settings.device,
                     reporter=task.reporter,
                 )
@@ -131,7 +132,11 @@ def test_part(task: ClassificationTask, fitted: Fitted) -> list[Part]:
     features = task.features(test)
     if features is None:
         logits = predict_logits(
-            fitted.classifier, test.collection, device=task.settings.device, reporter=task.reporter
+            fitted.classifier,
+            test.collection,
+            batch_size=task.settings.patches_per_step,
+            device=task.settings.device,
+            reporter=task.reporter,
         )
     else:
         logits = head_logits(fitted.classifier.head, features)
@@ -151,12 +156,12 @@ def _temperature(fitted: Fitted) -> float:
     return fitted.classifier.card.temperature
 
 
-def joined(parts: Sequence[Part]) -> LabelledPatches:
+def all_parts(parts: Sequence[Part]) -> LabelledPatches:
     """The patches of all folds in the order of their predictions (each fold is a part of one collection)."""
     # Every fold is a subset of one collection, so stores, classes and groups are those of any of them.
     first = parts[0].patches
     collection = first.collection
-    joined = type(collection)(
+    everything = type(collection)(
         collection.stores,
         store_index=np.concatenate([part.patches.collection.store_index for part in parts]),
         row=np.concatenate([part.patches.collection.row for part in parts]),
@@ -166,7 +171,7 @@ def joined(parts: Sequence[Part]) -> LabelledPatches:
     # The fields that `replace` keeps (classes) are the same in all folds.
     return replace(
         first,
-        collection=joined,
+        collection=everything,
         labels=np.concatenate([part.patches.labels for part in parts]),
         groups=np.concatenate([part.patches.groups for part in parts]),
         images=np.concatenate([part.patches.images for part in parts]),

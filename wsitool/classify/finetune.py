@@ -7,15 +7,17 @@ choosing one needs the validation loss each time, and the best weights stay in m
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from wsitool.augment import random_d4, to_device
+from wsitool.api import all_gather, rank, world_size
+from wsitool.augment import flip_rotate, to_device
 from wsitool.backbones.device import choose_device, place
 from wsitool.backbones.features import as_images
 from wsitool.backbones.finite import first_not_finite, largest_gradient
@@ -29,8 +31,11 @@ from wsitool.errors import TrainingError
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.loading import Batch, PatchLoader
 from wsitool.training.engine import run_steps
+from wsitool.training.ranks import shared
+from wsitool.training.seeding import seed_of
+from wsitool.training.sync_norm import synchronise
 
-__all__ = ["Epoch", "finetune"]
+__all__ = ["Epoch", "finetune", "try_steps"]
 
 _LOOK = 20  # batches between looks at losses and gradients on a GPU, each of which waits for it
 
@@ -56,29 +61,18 @@ def finetune(
 ) -> list[Epoch]:
     """Train `classifier` in place with Adam; leave it at the (earliest) epoch of lowest validation loss.
 
-    Raises TrainingError if the loss, a gradient or a weight stops being a number.
+    Processes that train together take a part of each batch, such that the steps are those of one. Raises
+    TrainingError if the loss, a gradient or a weight stops being a number.
     """
-    device = choose_device(settings.device)
-    place(classifier, device)
-    # The paper's optimiser, without weight decay.
-    optimizer = torch.optim.Adam(
-        [
-            {"params": classifier.encoder.parameters(), "lr": settings.lr},
-            {"params": classifier.head.parameters(), "lr": settings.head_lr or settings.lr},
-        ]
-    )
-    tuning = _Tuning(classifier, train, settings, device, seed)
-    loader = _loader(train, settings, device, seed)
-    precision = Precision(settings.precision, device)
+    tuning = _Tuning(classifier, train, settings, choose_device(settings.device), seed)
     history: list[Epoch] = []
     best: tuple[float, dict[str, Tensor]] | None = None
     # Draws inside the network only: views and order have generators of their own.
     epochs = settings.epochs_of(len(train))
     with reporter.task("fine-tune", total=epochs, unit="epochs") as task, _seeded(seed):
         for epoch in range(epochs):
-            loader.set_epoch(epoch)
-            classifier.train()
-            run_steps(tuning, loader, network=classifier, optimizer=optimizer, precision=precision)
+            tuning.loader.set_epoch(epoch)
+            tuning.run(tuning.loader)
             train_loss = tuning.end_epoch()
             # Waits for the device; ends in evaluation mode, which the next epoch undoes.
             line = _validate(classifier, validation, settings, epoch, train_loss)
@@ -97,16 +91,31 @@ def finetune(
     return history
 
 
+def try_steps(classifier: Classifier, train: LabelledPatches, settings: Settings, *, seed: int) -> None:
+    """Two steps, of which the second has all the memory that training takes; `classifier` is spoilt."""
+    with _seeded(seed):
+        tuning = _Tuning(classifier, train, settings, choose_device(settings.device), seed)
+        tuning.run(tuning.loader.batches(0, 2))
+
+
 def _loader(train: LabelledPatches, settings: Settings, device: torch.device, seed: int) -> PatchLoader:
-    size = min(settings.batch_size, len(train))
+    size, ranks = min(settings.patches_per_step, len(train)), world_size()
     # Batch normalisation cannot work on a last batch of one patch: leave that one out, another each epoch.
     return PatchLoader(
-        train.collection, batch_size=size, seed=seed, device=device, drop_last=len(train) % size == 1
+        train.collection,
+        batch_size=-(-size // ranks),
+        rank=rank(),
+        world_size=ranks,
+        seed=seed,
+        device=device,
+        drop_last=len(train) % size == 1,
+        # One patch will do on a rank, as all normalise together: so that steps are those of one process.
+        least=2 if ranks == 1 else 1,
     )
 
 
 class _Tuning:
-    """The work of fine-tuning, for `run_steps`."""
+    """The work of fine-tuning, for `run_steps`, and all that it is done with."""
 
     def __init__(
         self,
@@ -116,6 +125,19 @@ class _Tuning:
         device: torch.device,
         seed: int,
     ) -> None:
+        place(classifier, device)
+        # Before the optimiser, as parameters are replaced.
+        if world_size() > 1:
+            synchronise(classifier, device)
+        # The paper's optimiser, without weight decay.
+        self._optimizer = torch.optim.Adam(
+            [
+                {"params": classifier.encoder.parameters(), "lr": settings.lr},
+                {"params": classifier.head.parameters(), "lr": settings.head_lr or settings.lr},
+            ]
+        )
+        self.loader = _loader(train, settings, device, seed)
+        self._precision = Precision(settings.precision, device)
         self._classifier, self._settings = classifier, settings
         self._labels = torch.from_numpy(train.labels)
         self._weights = self._shift = None
@@ -124,31 +146,64 @@ class _Tuning:
             shift = prior_shift(train.labels, len(train.classes))
             _start_at_prior(classifier.head, shift)
             self._shift = shift.to(device)
+        # After the head has its start, which all processes then have from the first.
+        self._network = shared(classifier, device)
+        # The same on all ranks: each draws for the whole batch and takes its own part.
         self._rng = torch.Generator().manual_seed(seed)
-        # On a CPU a look costs nothing, and a broken step need not be taken.
+        # On a CPU a look costs nothing, and a broken step need not be taken; ranks look together.
         self._look_every = 1 if device.type == "cpu" else _LOOK
         # (patches, loss, largest gradient) of batches that were not looked at.
         self._pending: list[tuple[int, Tensor, Tensor]] = []
         self._latest: tuple[int, Tensor] | None = None
-        self._total, self._count = 0.0, 0
+        self._total, self._count, self._step = 0.0, 0, 0
+
+    def run(self, batches: Iterable[Batch]) -> None:
+        """Take a step on each of `batches`."""
+        self._classifier.train()
+        self._step = 0
+        run_steps(self, batches, network=self._network, optimizer=self._optimizer, precision=self._precision)
 
     def begin(self, batch: Batch) -> bool:
         return True
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        count, first = self._place(batch)
         # Views in float32 whatever the precision, as in pretraining.
         with torch.autocast(batch.patches.device.type, enabled=False):
             images = as_images(batch.patches, self._classifier.card.image_size)
             if self._settings.augment:
-                images = random_d4(images, self._rng)
+                turns = torch.randint(0, 8, (count,), generator=self._rng)
+                images = flip_rotate(images, turns[first : first + len(batch)])
             targets = to_device(self._labels[batch.indices], images.device)
         logits = network(images)
         if self._shift is not None:
             # The network's logits are of the classes as they are; those of equal classes are weighted.
             logits = logits - self._shift
-        loss = nn.functional.cross_entropy(logits, targets, weight=self._weights)
-        self._latest = (len(batch), loss.detach())
+        loss = self._mean_loss(logits, targets)
+        self._latest = (count, loss.detach())
         return loss
+
+    def _place(self, batch: Batch) -> tuple[int, int]:
+        """Patches of the batch over all ranks, and how many of them come before this rank's."""
+        ranks = world_size()
+        if ranks == 1:
+            # Not as planned, where patches could not be read.
+            return len(batch), 0
+        parts = [self.loader.plan.positions(self._step % len(self.loader), number) for number in range(ranks)]
+        return parts[-1].stop - parts[0].start, parts[rank()].start - parts[0].start
+
+    def _mean_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean over the batch; of a rank its part of that, such that the mean over ranks is the whole."""
+        if world_size() == 1:
+            return nn.functional.cross_entropy(logits, targets, weight=self._weights)
+        losses = nn.functional.cross_entropy(logits, targets, weight=self._weights, reduction="sum")
+        weights = torch.ones_like(targets, dtype=losses.dtype)
+        if self._weights is not None:
+            weights = self._weights[targets]
+        # Ranks may have unequal parts, and of a class more or less.
+        whole = weights.sum()
+        dist.all_reduce(whole)
+        return losses * world_size() / whole
 
     def before_step(self) -> None:
         assert self._latest is not None
@@ -160,6 +215,7 @@ class _Tuning:
         return
 
     def end(self, batch: Batch) -> bool:
+        self._step += 1
         return False
 
     def end_epoch(self) -> float:
@@ -178,7 +234,8 @@ class _Tuning:
             return
         # One tensor, one wait. (2, batches)
         counts, losses, slopes = zip(*self._pending, strict=True)
-        values = torch.stack([torch.stack(losses).float(), torch.stack(slopes).float()]).tolist()
+        mine = torch.stack([torch.stack(losses).float(), torch.stack(slopes).float()])
+        values = all_gather(mine[None]).mean(dim=0).tolist()
         for patches, loss, slope in zip(counts, *values, strict=True):
             for what, number in (("training loss", loss), ("largest gradient", slope)):
                 if not np.isfinite(number):
@@ -195,7 +252,7 @@ def _validate(
     # (V, K) float64
     logits = torch.from_numpy(
         predict_logits(
-            classifier, validation.collection, batch_size=settings.batch_size, device=settings.device
+            classifier, validation.collection, batch_size=settings.patches_per_step, device=settings.device
         )
     )
     labels = torch.from_numpy(validation.labels)
@@ -227,7 +284,7 @@ def _seeded(seed: int) -> Iterator[None]:
     """Draws inside the backbone (dropout, stochastic depth) come from `seed`; the caller's state is kept."""
     # Of the CPU's generator; a GPU's is left seeded.
     before = torch.get_rng_state()
-    torch.manual_seed(seed)
+    torch.manual_seed(seed if rank() == 0 else seed_of(seed, rank()))
     try:
         yield
     finally:

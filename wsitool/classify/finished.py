@@ -18,7 +18,7 @@ from wsitool.evaluation.summary import interval_figures
 __all__ = ["finished_files", "with_intervals"]
 
 # What may differ between a run and its repetition, or says with what luck it ran.
-_FREE = ("wsitool_version", "settings.device", "encoder.init")
+_FREE = ("wsitool_version", "settings.device", "settings.devices", "encoder.init")
 # What runs of before there was such an option did.
 _BEFORE = {
     "settings.precision": "32",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from wsitool.evaluation.metrics import score
 from wsitool.evaluation.splits import Split, SplitBy, holdout
 from wsitool.slides.spec import CandidateRule
 
-__all__ = ["Fitted", "fit_classifier"]
+__all__ = ["Fitted", "fit_classifier", "new_card", "new_classifier"]
 
 Features = NDArray[np.float32]
 
@@ -83,7 +83,27 @@ def fit_classifier(
     """
     # Before any network runs: a split that cannot be made costs nothing.
     split = _split(subset, settings, seed)
-    card = ClassifierCard(
+    card = new_card(encoder, subset, settings, image_size)
+    if not settings.frozen:
+        return _fit_everything(subset, split, encoder, card, settings, seed, reporter)
+    # All of the subset once; train and validation are rows of it.
+    if features is None:
+        features = features_of(
+            encoder,
+            subset.collection,
+            image_size=image_size,
+            batch_size=settings.patches_per_step,
+            device=settings.device,
+            reporter=reporter,
+        )
+    return _fit_frozen(subset, split, encoder, card, settings, features, seed)
+
+
+def new_card(
+    encoder: Encoder, subset: LabelledPatches, settings: Settings, image_size: int
+) -> ClassifierCard:
+    """What is known of a classifier before it is trained on `subset`."""
+    return ClassifierCard(
         classes=subset.classes,
         head=settings.head,
         image_size=image_size,
@@ -97,19 +117,20 @@ def fit_classifier(
         # None where the stores were made by several rules: `predict` then has none to follow.
         candidates=CandidateRule.common(store.meta.params for store in subset.collection.stores),
     )
-    if not settings.frozen:
-        return _fit_everything(subset, split, encoder, card, settings, seed, reporter)
-    # All of the subset once; train and validation are rows of it.
-    if features is None:
-        features = features_of(
-            encoder,
-            subset.collection,
-            image_size=image_size,
-            batch_size=settings.batch_size,
-            device=settings.device,
-            reporter=reporter,
-        )
-    return _fit_frozen(subset, split, encoder, card, settings, features, seed)
+
+
+@contextmanager
+def new_classifier(
+    encoder: Encoder, subset: LabelledPatches, card: ClassifierCard, settings: Settings, seed: int
+) -> Iterator[Classifier]:
+    """What fine-tuning trains, from the start; after the block its encoder is a plain network again."""
+    kind = HEADS[settings.head]
+    start: StartHead = kind.function(kind.start)
+    head = start(encoder.feature_dim, len(subset.classes), seed=seed)
+    adapt: AdaptEncoder = kind.function(kind.adapt) if kind.adapt else _whole
+    with adapt(encoder, settings, seed=seed) as fields:
+        changes: dict[str, Any] = dict(fields)
+        yield Classifier(encoder, head, replace(card, **changes))
 
 
 def _fit_everything(
@@ -121,17 +142,13 @@ def _fit_everything(
     seed: int,
     reporter: Reporter,
 ) -> Fitted:
-    kind = HEADS[settings.head]
-    start: StartHead = kind.function(kind.start)
-    head = start(encoder.feature_dim, len(subset.classes), seed=seed)
     train, validation = subset.subset(split.train), subset.subset(split.held_out)
-    adapt: AdaptEncoder = kind.function(kind.adapt) if kind.adapt else _whole
-    with adapt(encoder, settings, seed=seed) as fields:
-        changes: dict[str, Any] = dict(fields)
-        classifier = Classifier(encoder, head, replace(card, **changes))
+    with new_classifier(encoder, subset, card, settings, seed) as classifier:
         history = finetune(classifier, train, validation, settings, seed=seed, reporter=reporter)
     # Once more, with the weights of the epoch that was kept.
-    logits = predict_logits(classifier, validation.collection, device=settings.device)
+    logits = predict_logits(
+        classifier, validation.collection, batch_size=settings.patches_per_step, device=settings.device
+    )
     fitted = Fitted(
         classifier=classifier, split=split, validation_logits=logits, history=tuple(history), c=None
     )

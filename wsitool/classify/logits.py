@@ -11,6 +11,7 @@ from wsitool.backbones.precision import inference
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.model import Classifier
 from wsitool.store.collection import Collection
+from wsitool.training.ranks import in_shares
 
 __all__ = ["predict_logits"]
 
@@ -25,11 +26,19 @@ def predict_logits(
 ) -> NDArray[np.float64]:
     """Logits (N, K) of every patch of `collection`, in its order.
 
-    Uncalibrated. Moves `classifier` to the device and into evaluation mode. CorruptStoreError for a patch
-    that cannot be read, EncoderError for values that are not finite.
+    Uncalibrated. Moves `classifier` to the device and into evaluation mode; processes that train together
+    compute a part each. CorruptStoreError for a patch that cannot be read, EncoderError for values that are
+    not finite.
     """
     hardware = choose_device(device)
-    with inference(hardware):
-        return over_patches(
-            classifier, classifier.logits, collection, batch_size, hardware, reporter, "predict"
-        ).astype(np.float64)
+
+    def logits(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        if not len(rows):
+            return np.zeros((0, len(classifier.card.classes)))
+        part = collection if len(rows) == len(collection) else collection.subset(rows)
+        with inference(hardware):
+            return over_patches(
+                classifier, classifier.logits, part, batch_size, hardware, reporter, "predict"
+            ).astype(np.float64)
+
+    return in_shares(len(collection), logits)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.color_baseline import baselines
 from wsitool.classify.cross_validation import (
     ClassificationTask,
+    all_parts,
     cross_validate,
-    joined,
     test_part,
     validation_part,
 )
@@ -35,6 +36,7 @@ from wsitool.classify.finished import finished_files, with_intervals
 from wsitool.classify.fit import Fitted
 from wsitool.classify.outputs import Part, describe_patches, patches_hash, write_run
 from wsitool.classify.settings import FEW_STEPS, VALIDATION, ClassifyOptions, Settings
+from wsitool.classify.trial import memory_advice, with_batch
 from wsitool.errors import UsageError
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.duplicates import near_duplicates
@@ -44,6 +46,9 @@ from wsitool.evaluation.metrics import score
 from wsitool.evaluation.splits import group_folds
 from wsitool.evaluation.subsets import class_counts
 from wsitool.evaluation.summary import evaluate
+from wsitool.training.hardware import training_device
+from wsitool.training.launch import find_member, is_first_process
+from wsitool.training.ranks import joined
 
 __all__ = ["ClassifyResult", "classify"]
 
@@ -91,6 +96,7 @@ def classify(
     Raises UsageError for choices that cannot work together or leak, LabelError, EncoderError, StoreError.
     """
     began, out, settings = time.monotonic(), Path(out), settings or Settings()
+    reporter = reporter if _writes(settings) else SILENT
     asked = ClassifyOptions.from_dict(options, what="classify")
     if not asked.test and asked.folds is None and settings.validation is None:
         # Nothing else to judge by, also where the head needs none to choose by.
@@ -99,10 +105,7 @@ def classify(
     data = open_train_test(
         train, asked.test or None, labels=asked.labels, split=settings.split, reporter=reporter
     )
-    # these fail before anything costs time
-    class_counts(data.train.labels, asked.amount, data.train.classes, balance=settings.balance)
-    if asked.folds is not None:
-        group_folds(data.train.labels, data.train.group_index, folds=asked.folds, seed=asked.seed)
+    _check_amounts(data.train, asked, settings)
     files = None if asked.features is None else FeatureFiles.at(asked.features)
     first = files.stand_in(data.train.collection) if files else _built(asked, reporter)
     seen = _check_leaks(data, first, asked, reporter)
@@ -126,11 +129,29 @@ def classify(
     for folder in (out, *([] if task.cache is None else [task.cache])):
         check_writable(folder)
     with (
-        locked(out / "run.json", what=f"'{out}'"),
+        # The processes of one run share their first one's lock.
+        locked(out / "run.json", what=f"'{out}'") if _writes(settings) else nullcontext(),
         progress_on_stop(lambda: f"nothing was written to '{out}'; run again to start anew"),
-        explain_memory(f"lower --batch-size ({settings.batch_size}) or --image-size ({task.image_size})"),
+        explain_memory(lambda: memory_advice(task)),
     ):
-        return _carry_out(task, out, asked, data_figures, record, began)
+        return _carry_out(with_batch(task), out, asked, data_figures, record, began)
+
+
+def _writes(settings: Settings) -> bool:
+    """Whether this process is the one that writes and speaks, of those that fine-tune together."""
+    return settings.devices == 1 or is_first_process()
+
+
+@contextmanager
+def _together(settings: Settings, reporter: Reporter) -> Iterator[None]:
+    """Within the block this process is one of `settings.devices` that fine-tune together."""
+    if settings.devices == 1:
+        yield
+        return
+    member = find_member(settings.devices, 1)
+    device = training_device(settings.device, local_rank=member.local_rank, devices=settings.devices)
+    with joined(member, device, reporter.warn, agrees=False):
+        yield
 
 
 def _carry_out(
@@ -143,10 +164,21 @@ def _carry_out(
 ) -> ClassifyResult:
     """Train, evaluate and write; `data_figures` go into metrics.json, `record` into run.json."""
     train, folds = task.data.train, asked.folds
-    features = task.features(train) if folds or task.cache is not None else None
-    parts = cross_validate(task, folds, features) if folds else []
-    fitted, subset = task.fit(train, features)
-    parts += test_part(task, fitted) + validation_part(fitted, subset)
+    with _together(task.settings, task.reporter):
+        features = task.features(train) if folds or task.cache is not None else None
+        parts = cross_validate(task, folds, features) if folds else []
+        fitted, subset = task.fit(train, features)
+        parts += test_part(task, fitted) + validation_part(fitted, subset)
+    result = ClassifyResult(
+        out=out,
+        classes=train.classes,
+        judged_on="folds" if folds else parts[0].name,
+        metrics={},
+        trained_on=len(fitted.split.train),
+        validated_on=len(fitted.split.held_out),
+    )
+    if not _writes(task.settings):
+        return result
     judged_on = _judged_on(parts, folds, task.reporter)
     metrics = _metrics(parts, fitted, judged_on, task.seed)
     steps = _optimizer_steps(fitted, task.settings)
@@ -160,14 +192,6 @@ def _carry_out(
     said += [beside["sentence"]] if learned_color else []
     metrics = {"said_first": said, **metrics, "baselines": beside, **data_figures}
     seconds = round(time.monotonic() - began, 2)
-    result = ClassifyResult(
-        out=out,
-        classes=train.classes,
-        judged_on=judged_on,
-        metrics=metrics,
-        trained_on=len(fitted.split.train),
-        validated_on=len(fitted.split.held_out),
-    )
     with progress_on_stop(lambda: f"all is done and written to '{out}'"), deferred():
         write_run(
             out,
@@ -178,6 +202,7 @@ def _carry_out(
             manifest=_manifest(task.data, subset, fitted, asked),
             run={
                 **record,
+                "batch_size": task.settings.batch_size,
                 "judged_on": judged_on,
                 "said_first": metrics["said_first"],
                 "better_than_guessing": metrics[judged_on]["guessing"]["better"],
@@ -187,12 +212,12 @@ def _carry_out(
                 "seconds": seconds,
             },
         )
-    return result
+    return replace(result, metrics=metrics)
 
 
 def _optimizer_steps(fitted: Fitted, settings: Settings) -> int | None:
     """Steps of fine-tuning; None for heads on frozen features."""
-    batches = -(-len(fitted.split.train) // settings.batch_size)
+    batches = -(-len(fitted.split.train) // settings.patches_per_step)
     return len(fitted.history) * batches if fitted.history else None
 
 
@@ -249,6 +274,13 @@ def _check_choices(out: Path, options: ClassifyOptions, settings: Settings) -> N
             raise UsageError("--features take the place of an encoder: leave out --encoder and --backbone.")
     if settings.held_out == 0 and not options.test and options.folds is None:
         raise UsageError("--validation 0 leaves nothing to evaluate on: give --test or --folds.")
+
+
+def _check_amounts(train: LabelledPatches, asked: ClassifyOptions, settings: Settings) -> None:
+    """What would fail later, before anything costs time."""
+    class_counts(train.labels, asked.amount, train.classes, balance=settings.balance)
+    if asked.folds is not None:
+        group_folds(train.labels, train.group_index, folds=asked.folds, seed=asked.seed)
 
 
 def _check_leaks(
@@ -339,7 +371,7 @@ def _metrics(parts: list[Part], fitted: Fitted, judged_on: str, seed: int) -> di
     if outside:
         metrics["folds"] = evaluate(
             np.concatenate([part.logits for part in outside]),
-            joined(outside),
+            all_parts(outside),
             temperature=np.repeat([part.temperature for part in outside], [len(p.patches) for p in outside]),
             seed=seed,
         )

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from wsitool.backbones.options import INIT, BackboneOptions
+from wsitool.base.machine import BatchSize, first_batch_size
 from wsitool.base.parameters import Params, hparam
 from wsitool.base.paths import as_list
 from wsitool.classify.head_registry import HEADS
@@ -51,7 +52,11 @@ class Settings(Params):
     min_steps: int | None = hparam(
         None, "At least so many steps of fine-tuning, by more epochs where labels are few.", ge=1
     )
-    batch_size: int = hparam(64, "Patches per step of fine-tuning.", ge=2)
+    batch_size: BatchSize = hparam(
+        64,
+        "Patches per step of fine-tuning, over all devices. auto: 64, halved until a step fits in memory.",
+        ge=2,
+    )
     lr: float = hparam(1e-4, "Learning rate of the encoder.", gt=0, le=_LARGEST_LR)
     head_lr: float | None = hparam(
         None, "Learning rate of the new layer; without it --lr.", gt=0, le=_LARGEST_LR
@@ -67,6 +72,7 @@ class Settings(Params):
     )
     neighbours: int = hparam(20, "Of --head knn.", ge=1)
     device: str = hparam("auto", "auto, cpu, cuda, cuda:1, ...")
+    devices: int = hparam(1, "Devices that fine-tune together; a batch is divided among them.", ge=1)
     precision: str = hparam("32", "Bits of fine-tuning's products; verdicts are of 32.", choices=PRECISIONS)
 
     def __post_init__(self) -> None:
@@ -81,6 +87,25 @@ class Settings(Params):
                 "--validation 0 leaves nothing to choose the best epoch or the penalty by: "
                 "use it with --head linear --c auto, with --c VALUE, or with --head knn."
             )
+        self._check_devices()
+
+    def _check_devices(self) -> None:
+        if self.devices == 1:
+            return
+        if self.frozen:
+            raise UsageError(f"--devices is for fine-tuning, and --head {self.head} trains no network.")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UsageError(f"--devices {self.devices} are all of a kind: pass --device cuda, cpu or auto.")
+        if self.batch_size == "auto" or self.batch_size % self.devices or self.batch_size < 2 * self.devices:
+            raise UsageError(
+                f"A batch is divided among --devices {self.devices}, two patches each at least: pass a "
+                f"--batch-size that is a multiple of that, got {self.batch_size}."
+            )
+
+    @property
+    def patches_per_step(self) -> int:
+        """The batch size; of "auto" the number that is tried first."""
+        return first_batch_size(self.batch_size)
 
     @property
     def held_out(self) -> float:
@@ -91,7 +116,7 @@ class Settings(Params):
 
     def epochs_of(self, patches: int) -> int:
         """Epochs of fine-tuning on so many patches: more than `epochs` where those are below `min_steps`."""
-        steps = math.ceil(patches / self.batch_size) if patches else 1
+        steps = math.ceil(patches / self.patches_per_step) if patches else 1
         return max(self.epochs, math.ceil((self.min_steps or 0) / steps))
 
     @property

@@ -54,6 +54,8 @@ def command(
     from wsitool.classify.run import classify
 
     result = classify(train, out=out, settings=settings, reporter=reporter, **asked.to_dict())
+    if not result.metrics:  # of another process than the first
+        return
     if as_json:
         click.echo(json.dumps({"out": str(out), **result.metrics}, indent=2))
         return

@@ -38,6 +38,8 @@ class MethodCommand(Command):
         name = _peek(args, "--method")
         if name is not None:
             try:
+                if self.name == "pretrain" and _peek(args, "--config") is None:
+                    self._check_engine_options(ctx, args)
                 ctx.meta[_PARAMS] = (name, self._method_options(name))
             except WsitoolError as error:
                 if "--debug" in args:
@@ -46,6 +48,17 @@ class MethodCommand(Command):
                 click.echo(f"Error: {error}", err=True)
                 ctx.exit(error.exit_code)
         return super().parse_args(ctx, args)
+
+    def _check_engine_options(self, ctx: click.Context, args: list[str]) -> None:
+        """What cannot be is said before the method's plugin is imported, and with it torch."""
+        words = {
+            option: _peek(args, option.opts[0])
+            for option in self.params
+            if isinstance(option, DeclaredOption) and not option.is_flag
+        }
+        PretrainConfig(
+            **{each.spec.name: each.type(word, each, ctx) for each, word in words.items() if word is not None}
+        )
 
     def _method_options(self, name: str) -> list[click.Option]:
         from wsitool.methods.registry import load_method, origin_of

@@ -128,7 +128,7 @@ class ExperimentPlan(BackboneOptions):
     head: str = same_as(Settings, "head")
     epochs: int = same_as(Settings, "epochs")
     min_steps: int | None = same_as(Settings, "min_steps")
-    batch_size: int = same_as(Settings, "batch_size")
+    batch_size: int = same_as(Settings, "batch_size", help="Patches per step of fine-tuning.")
     lr: float = same_as(Settings, "lr")
     head_lr: float | None = same_as(Settings, "head_lr")
     lora_rank: int = same_as(Settings, "lora_rank")
@@ -141,7 +141,9 @@ class ExperimentPlan(BackboneOptions):
     )
     pretrain_epochs: int = same_as(PretrainConfig, "epochs")
     auxiliary_epochs: int | None = hparam(None, "Of the auxiliary stage; without it --pretrain-epochs.", ge=1)
-    pretrain_batch_size: int = same_as(PretrainConfig, "batch_size")
+    pretrain_batch_size: int = same_as(
+        PretrainConfig, "batch_size", help="Patches per step; batch norm and contrast need company."
+    )
     pretrain_lr: float | tuple[float, ...] = hparam(
         (3e-4,), "Of several each cell takes the best on validation groups of its own subset.", gt=0
     )

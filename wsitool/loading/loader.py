@@ -73,7 +73,7 @@ class PatchLoader:
     the epoch; `set_epoch` chooses it. A patch that cannot be decoded is skipped (with
     several ranks, another of the batch comes twice instead) and noted in `stats.bad`; more than
     `max_bad_share` of the collection is a CorruptStoreError, as is a store that was deleted or replaced.
-    With `pairs` each patch comes with one that lies beside it, see `Adjacent`.
+    With `pairs` each patch comes with one that lies beside it, see `Adjacent`; `least` is `BatchPlan`'s.
     Works wherever an iterable with a length does.
     """
 
@@ -88,6 +88,7 @@ class PatchLoader:
         device: str | torch.device = "cpu",
         max_bad_share: float = 0.01,
         pairs: Adjacent | None = None,
+        least: int = 2,
         **sampling: Any,
     ) -> None:
         if not 0 <= rank < world_size:
@@ -101,6 +102,7 @@ class PatchLoader:
             batch_size=batch_size,
             world_size=world_size,
             drop_last=self.sampling.drop_last,
+            least=least,
         )
         self.stats = LoaderStats()
         self._pairs = pairs

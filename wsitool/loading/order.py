@@ -143,15 +143,16 @@ class BatchPlan:
     """How `n` positions of an order become steps of up to `batch_size` patches on each of `world_size` ranks.
 
     Every position is in exactly one batch of one rank, and every rank has as many steps. Where the rest of
-    the division would leave a rank fewer than two patches, the last two steps are divided anew (of batches
-    below 4, the last takes the rest in), as batch normalisation cannot train on one. With `drop_last`
-    the rest is left out.
+    the division would leave a rank fewer than `least` patches, the last two steps are divided anew (of
+    batches below 4, the last takes the rest in), as batch normalisation cannot train on one (unless ranks
+    normalise together). With `drop_last` the rest is left out.
     """
 
     n: int
     batch_size: int
     world_size: int = 1
     drop_last: bool = False
+    least: int = 2
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.world_size < 1:
@@ -159,8 +160,8 @@ class BatchPlan:
                 f"The batch size and the number of ranks must be at least 1, got {self.batch_size} "
                 f"and {self.world_size}."
             )
-        # Each rank needs two for batch normalisation, or one where the batch itself is one.
-        need = self.world_size * (self.batch_size if self.drop_last else min(2, self.batch_size))
+        # Each rank needs `least`, or one where the batch itself is one.
+        need = self.world_size * (self.batch_size if self.drop_last else min(self.least, self.batch_size))
         if self.n < need:
             raise UsageError(
                 f"{self.n} patches are too few for {self.world_size} rank(s) with batches of "
@@ -175,7 +176,11 @@ class BatchPlan:
     @property
     def _rest_is_too_small(self) -> bool:
         full, rest = divmod(self.n, self._step_size)
-        return not self.drop_last and full > 0 and 0 < rest < min(2, self.batch_size) * self.world_size
+        return not self.drop_last and full > 0 and 0 < rest < self._least_step
+
+    @property
+    def _least_step(self) -> int:
+        return min(self.least, self.batch_size) * self.world_size
 
     @property
     def largest_batch(self) -> int:

@@ -20,6 +20,7 @@ from wsitool.backbones.card import resolution_warning
 from wsitool.backbones.device import choose_device
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encode, encoder_digest
+from wsitool.backbones.memory import InferenceBatch, encoding_batch
 from wsitool.backbones.precision import effective_precision
 from wsitool.backbones.sizes import check_size
 from wsitool.base.file_names import file_names
@@ -89,17 +90,22 @@ def embed(
     for warning in filter(None, dict.fromkeys(told)):
         reporter.warn(warning)
     size = settings.image_size or built.card.image_size or collection.patch_size
+    device = choose_device(settings.device)
+    precision = effective_precision(settings.precision, device.type)
+    patch_size = collection.patch_size
+    room = encoding_batch(built, image_size=size, patch_size=patch_size, device=device, precision=precision)
+    check_size(built, size, reporter)
     run = _Run(
         encoder=built,
         image_size=size,
-        batch_size=settings.batch_size,
+        batch_size=room.chosen(settings.batch_size, reporter),
+        room=room,
         device=settings.device,
-        precision=effective_precision(settings.precision, choose_device(settings.device).type),
+        precision=precision,
         classes=collection.classes,
         overwrite=settings.overwrite,
     )
     run.check(collection, targets)
-    check_size(built, size, reporter)
     check_writable(folder)
     with locked(folder / "map.png", what=f"'{folder}'"):
         done, failed = _embed_each(run, collection, targets, folder, reporter)
@@ -161,6 +167,7 @@ class _Run:
     encoder: Encoder
     image_size: int
     batch_size: int
+    room: InferenceBatch
     device: str
     precision: str
     classes: tuple[str, ...]
@@ -182,7 +189,7 @@ class _Run:
             return kept
         store_rows = collection.subset(np.flatnonzero(collection.store_index == index))
         features = np.empty((0, self.encoder.feature_dim), np.float32)
-        with explain_memory(f"lower --batch-size ({self.batch_size}) or --image-size ({self.image_size})"):
+        with explain_memory(lambda: self.room.advice(self.batch_size)):
             if len(store_rows):
                 features = encode(
                     self.encoder,

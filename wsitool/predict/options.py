@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wsitool.backbones.options import BackboneOptions
+from wsitool.base.machine import BatchSize
 from wsitool.base.parameters import Params, hparam, same_as
 from wsitool.classify.settings import Settings
 from wsitool.predict.verdict import VerdictRule
@@ -47,7 +48,9 @@ class PredictOptions(Params):
         0.2, "Least lead of the highest mean probability over the next, else uncertain.", ge=0, le=1
     )
     least_patches: int = hparam(5, "Fewer patches than this: uncertain.", ge=1)
-    batch_size: int = hparam(64, "Patches the network sees at once.", ge=1)
+    batch_size: BatchSize = hparam(
+        64, "Patches the network sees at once. auto: 64, halved until it fits in memory.", ge=1
+    )
     device: str = same_as(Settings, "device")
     precision: str = hparam(
         "auto",
@@ -71,7 +74,7 @@ class EmbedOptions(BackboneOptions):
     image_size: int | None = hparam(
         None, "Pixels patches are resized to; without it as in training.", ge=16, le=4096, unit="px"
     )
-    batch_size: int = same_as(PredictOptions, "batch_size")
+    batch_size: BatchSize = same_as(PredictOptions, "batch_size")
     device: str = same_as(PredictOptions, "device")
     precision: str = same_as(PredictOptions, "precision")
     overwrite: bool = hparam(False, "Replace files in OUT.")

@@ -19,12 +19,13 @@ from wsitool.augment import to_device
 from wsitool.backbones.card import is_other_mpp
 from wsitool.backbones.device import choose_device, place
 from wsitool.backbones.fetching import fetched
+from wsitool.backbones.memory import InferenceBatch
 from wsitool.backbones.precision import effective_precision, inference
 from wsitool.base.files import check_writable
 from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
 from wsitool.base.json_files import read_json
 from wsitool.base.lock import locked
-from wsitool.base.machine import explain_memory
+from wsitool.base.machine import explain_memory, first_batch_size
 from wsitool.base.paths import AnyPath, as_list
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.model import CLASSIFIER_FILE, Classifier, ClassifierCard, load_classifier
@@ -94,6 +95,7 @@ def predict(
     options = replace(options, precision=effective_precision(options.precision, device.type))
     place(classifier, device)
     items = _find(inputs, reporter)
+    options = replace(options, batch_size=_room(classifier, options).chosen(options.batch_size, reporter))
     check_writable(out)
     with locked(out / SUMMARY, what=f"'{out}'"):
         return _predict_all(classifier, run, items, out, options, reporter)
@@ -107,7 +109,7 @@ def _predict_all(
     options: PredictOptions,
     reporter: Reporter,
 ) -> PredictResult:
-    doubts = _doubts_of(Path(run))
+    doubts, batch_size = _doubts_of(Path(run)), first_batch_size(options.batch_size)
     _warn_first(classifier.card, doubts, items, options, reporter)
     outcomes = Outcomes(
         out,
@@ -125,7 +127,7 @@ def _predict_all(
             task.advance(1, note=name_of(item))
         for item in outcomes.unfinished(items):
             try:
-                with explain_memory(f"lower --batch-size ({options.batch_size})"):
+                with explain_memory(lambda: _room(classifier, options).advice(batch_size)):
                     predictions = _predict_one(classifier, item, options, reporter)
                 # Only now, as the group of a slide may be told by its store.
                 _warn_of(classifier.card, item, predictions[0].group, reporter)
@@ -141,6 +143,17 @@ def _predict_all(
         failed=tuple(outcomes.failed.values()),
         doubts=doubts,
         kept=outcomes.kept,
+    )
+
+
+def _room(classifier: Classifier, options: PredictOptions) -> InferenceBatch:
+    return InferenceBatch(
+        classifier,
+        classifier.logits,
+        patch_size=classifier.card.patch_size,
+        device=next(classifier.parameters()).device,
+        precision=options.precision,
+        otherwise="pass another --device",
     )
 
 
@@ -242,7 +255,7 @@ def _predict_store(
         loader = PatchLoader(
             collection,
             # A store of one patch needs batches of one.
-            batch_size=min(options.batch_size, max(1, len(store))),
+            batch_size=min(first_batch_size(options.batch_size), max(1, len(store))),
             shuffle=False,
             threads=options.threads,
             device=device,
@@ -291,7 +304,7 @@ def _predict_slide(
         for doubt in stream.source.doubts:
             reporter.warn(f"{item.name}: {doubt}.")
         began, coords, logits = time.perf_counter(), [], []
-        batches = stream.batches(options.batch_size, threads=options.threads)
+        batches = stream.batches(first_batch_size(options.batch_size), threads=options.threads)
         device = next(classifier.parameters()).device
         with (
             reporter.task(item.name, total=len(stream), unit="patches") as task,

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from wsitool.training.fit import prepare
 from wsitool.training.module import Schedule, Training, make_views
 from wsitool.training.operations import Operations
 from wsitool.training.parts import recipe_of
+from wsitool.training.side_stream import SideStream
 from wsitool.training.stream import BatchStream
 
 __all__ = ["BenchResult", "Steps", "bench"]
@@ -199,7 +201,7 @@ def _endless(collection: Collection, config: PretrainConfig, device: torch.devic
     kind = load_method(config.method)
     loader = PatchLoader(
         collection,
-        batch_size=config.batch_size,
+        batch_size=config.patches_per_batch,
         threads=config.threads,
         drop_last=True,
         device=device,
@@ -229,7 +231,7 @@ class Steps:
         schedule = Schedule(per_epoch=1, epochs=stream.total)
         self._training: Training = prepare(method, encoder, config, schedule, stream, device)
         # The same patches every time: reading has its own figure.
-        rows = torch.arange(config.batch_size)
+        rows = torch.arange(config.patches_per_batch)
         self._patches, self._meta = first_batch(kind, collection, rows, device=str(device))
         self._deadline = math.inf
         self._batches = 0
@@ -244,7 +246,7 @@ class Steps:
         # The first call allocates, compiles kernels and fills caches.
         views()
         times, spent = _repeat(views, seconds, self._device)
-        return times * self._config.batch_size / spent
+        return times * self._config.patches_per_batch / spent
 
     def same_views(self) -> Iterator[Views]:
         """Views made once, again and again."""
@@ -252,7 +254,10 @@ class Steps:
 
     def batches(self) -> Iterator[Views]:
         """Views of batches of the loader, as a training has them."""
-        return (self._views(item["patches"], item["step"], item["meta"]) for item in self._training.stream)
+        side = SideStream(self._device)
+        for item in self._training.stream:
+            views = partial(self._views, item["patches"], item["step"], item["meta"])
+            yield side.make(views, item["patches"])
 
     def rate(self, batches: Iterable[Views], seconds: float) -> float:
         """Patches per second of training on `batches`."""
@@ -263,7 +268,7 @@ class Steps:
         self._deadline = began + seconds
         self._train(batches)
         _wait_for(self._device)
-        return self._batches * self._config.batch_size / (time.perf_counter() - began)
+        return self._batches * self._config.patches_per_batch / (time.perf_counter() - began)
 
     def operations(self) -> tuple[int, int]:
         """Kernels and waits of one batch, its views with it."""

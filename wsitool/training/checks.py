@@ -133,7 +133,7 @@ def _may_go_on_longer(state: State, before: dict[str, Any], now: dict[str, Any])
 def check_amount(collection: Collection, config: PretrainConfig) -> None:
     """TrainingError unless there is at least one full batch for all processes."""
     processes = config.processes
-    needed = config.batch_size * processes
+    needed = config.whole_batch
     # Batch norm needs two patches on each rank.
     if len(collection) < 2 * processes:
         raise TrainingError(

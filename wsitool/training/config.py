@@ -6,6 +6,7 @@ from dataclasses import MISSING, asdict, dataclass, replace
 from typing import Any
 
 from wsitool.backbones.options import INIT, BackboneOptions
+from wsitool.base.machine import BatchSize, first_batch_size
 from wsitool.base.parameters import hparam, internal
 from wsitool.base.recipe import OPTIMIZERS, SCHEDULES, Recipe
 from wsitool.errors import UsageError
@@ -35,7 +36,12 @@ class PretrainConfig(BackboneOptions):
     preset: str = hparam("paper", "Method defaults: paper or histology.")
     init: str = hparam("imagenet", INIT)
     epochs: int = hparam(100, "Times every patch is seen.", ge=1)
-    batch_size: int = hparam(64, "Patches per step and device; batch norm and contrast need company.", ge=2)
+    batch_size: BatchSize = hparam(
+        64,
+        "Patches per step and device; batch norm and contrast need company. auto: 64, halved until a step "
+        "fits in memory.",
+        ge=2,
+    )
     accumulate: int = hparam(1, "Batches per optimiser step; adds no negatives.", ge=1)
     image_size: int | None = hparam(
         None, "What the patches are resized to; without it their own size.", ge=16, le=4096, unit="px"
@@ -66,7 +72,10 @@ class PretrainConfig(BackboneOptions):
     accelerator: str = hparam("auto", "What to train on; auto: a GPU if there is one.", choices=ACCELERATORS)
     devices: int = hparam(1, "Devices per node.", ge=1)
     num_nodes: int = hparam(1, "Machines.", ge=1)
-    compile: bool = hparam(False, "Compile the backbone first (torch.compile): minutes, then faster steps.")
+    compile: bool = hparam(
+        False,
+        "Compile the backbone, and on GPUs the views, first (torch.compile): minutes, then faster steps.",
+    )
     gradient_checkpointing: bool = hparam(
         False,
         "Of a transformer keep each block's input only and compute the rest again: less memory, more time.",
@@ -103,6 +112,16 @@ class PretrainConfig(BackboneOptions):
                 "--early-stop needs something to judge by: pass --holdout 0.1, or --probe-every 1 where "
                 "patches are labelled."
             )
+        if self.batch_size == "auto" and self.processes > 1:
+            raise UsageError(
+                f"--batch-size auto tries a step on one device, and this run has {self.processes}: find the "
+                "number with --devices 1, and give that."
+            )
+
+    @property
+    def patches_per_batch(self) -> int:
+        """Of one process; of "auto" the number that is tried first."""
+        return first_batch_size(self.batch_size)
 
     @property
     def processes(self) -> int:
@@ -112,7 +131,7 @@ class PretrainConfig(BackboneOptions):
     @property
     def whole_batch(self) -> int:
         """Patches of a batch over all processes."""
-        return self.batch_size * self.processes
+        return self.patches_per_batch * self.processes
 
     @property
     def patches_per_step(self) -> int:
@@ -138,11 +157,11 @@ class PretrainConfig(BackboneOptions):
             values["final_weight_decay"] = None
         return replace(self, **{name: values[name] for name in RECIPE if getattr(self, name) is None})
 
-    @property
-    def memory_advice(self) -> str:
-        """What to do where memory is short."""
+    def memory_advice(self, fits: int | None = None) -> str:
+        """What to do where memory is short; `fits` is a batch that was tried since, and has room."""
         size = "" if self.image_size is None else f" ({self.image_size})"
-        return (
-            f"lower --batch-size ({self.batch_size}; --accumulate makes up for it) or --image-size{size}, or "
-            "take a smaller --backbone"
-        )
+        if fits is None:
+            batch = f"lower --batch-size ({self.batch_size}; --accumulate makes up for it) or"
+        else:
+            batch = f"pass --batch-size {fits}, of which a step fits (--accumulate makes up for it), lower"
+        return f"{batch} --image-size{size}, or take a smaller --backbone"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,25 @@ from wsitool.methods.registry import blame_plugin
 from wsitool.training.config import PretrainConfig
 from wsitool.training.engine import run_steps
 from wsitool.training.module import PretrainModule, Schedule, Training
-from wsitool.training.monitor import Monitor
 from wsitool.training.optim import hold_frozen, learning_rate, make_optimizer, set_rates
 from wsitool.training.ranks import shared
 from wsitool.training.stream import BatchStream, Item
 from wsitool.training.sync_norm import synchronise
 
-__all__ = ["fit", "prepare"]
+__all__ = ["Watch", "fit", "prepare"]
+
+
+class Watch(Protocol):
+    """What is done around the steps; `Monitor` does it for a run."""
+
+    def begin(self) -> None:
+        """Before the first batch."""
+
+    def before_step(self) -> None:
+        """With the gradients of a step there."""
+
+    def after_batch(self, item: Item) -> bool:
+        """After a batch and its step, if it made one; says whether to stop."""
 
 
 def prepare(
@@ -54,7 +66,7 @@ def prepare(
     )
 
 
-def fit(training: Training, monitor: Monitor) -> None:
+def fit(training: Training, monitor: Watch) -> None:
     """Train on the stream until it ends or `monitor` says to stop; its errors and the method's pass."""
     module = training.module
     monitor.begin()
@@ -71,7 +83,7 @@ def fit(training: Training, monitor: Monitor) -> None:
 class _Pretraining:
     """The work of one run, batch by batch."""
 
-    def __init__(self, training: Training, monitor: Monitor) -> None:
+    def __init__(self, training: Training, monitor: Watch) -> None:
         self._training, self._monitor = training, monitor
         self._module = training.module
         self._share = 0.0

@@ -123,8 +123,8 @@ def _own_command() -> list[str]:
     script = Path(sys.argv[0])
     if not script.is_file():
         raise UsageError(
-            "Several devices need a command that can be run once for each: use 'wsitool pretrain', a script, "
-            "or torchrun."
+            "Several devices need a command that can be run once for each: use 'wsitool pretrain' or "
+            "'classify', a script, or torchrun."
         )
     return [sys.executable, str(script.resolve()), *sys.argv[1:]]
 

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wsitool.api import Meta, Method, Step, rank, resize
+from wsitool.augment.fused import fused
 from wsitool.backbones.precision import Precision
 from wsitool.errors import PluginError
 from wsitool.methods.meta import call_views
 from wsitool.methods.registry import blame_plugin
 from wsitool.training.config import PretrainConfig
 from wsitool.training.seeding import seed_networks, seed_of, step_generator
+from wsitool.training.side_stream import SideStream
 from wsitool.training.stream import BatchStream
 from wsitool.training.timing import Stopwatch
 
@@ -54,18 +56,25 @@ def compute_step(
     *,
     meta: Meta | None = None,
     watch: Stopwatch | None = None,
+    side: SideStream | None = None,
 ) -> Step:
     """Views and loss of batch number `step`; all randomness follows from (seed, step, rank).
 
     `patches` uint8 (B, 3, P, P) are resized to the run's image size first. `meta` is for methods that ask for
-    it, `watch` counts the time of views.
+    it, `watch` counts the time of views, and on `side` they are made while the step before is running.
     """
     # A fourth number, so that networks and views of one step do not draw from the same stream.
     seed_networks(seed_of(config.seed, step, rank(), 1), patches.device)
-    with (watch or Stopwatch()).running(patches.device):
-        views = make_views(method, patches, config, step, meta)
+
+    def views() -> dict[str, Tensor]:
+        with (watch or Stopwatch()).running(patches.device):
+            return make_views(method, patches, config, step, meta)
+
+    pairs = None if meta is None else meta.pairs
+    inputs = (patches,) if pairs is None else (patches, pairs)
+    made_views = views() if side is None else side.make(views, *inputs)
     with blame_plugin(config.method, "loss"):
-        made = method.loss(views)
+        made = method.loss(made_views)
         if not isinstance(made, Step):
             raise TypeError(f"loss must return a wsitool.api.Step, got {type(made).__name__}")
         return made
@@ -76,7 +85,11 @@ def make_views(
 ) -> dict[str, Tensor]:
     """The views of batch number `step`: of `patches` uint8 (B, 3, P, P) at the run's image size."""
     # In float32 whatever the run's precision: autocast would do the products of crop and blur in 16 bits.
-    with torch.no_grad(), torch.autocast(patches.device.type, enabled=False):
+    with (
+        torch.no_grad(),
+        torch.autocast(patches.device.type, enabled=False),
+        fused("inductor" if config.compile else None),
+    ):
         if config.image_size is not None:
             patches = resize(patches, config.image_size)
             if meta is not None and meta.pairs is not None:
@@ -100,6 +113,7 @@ class PretrainModule(nn.Module):
         self.schedule = schedule
         self.last: Step | None = None
         self.augmenting = Stopwatch()
+        self._side: SideStream | None = None
 
     @property
     def device(self) -> torch.device:
@@ -108,7 +122,11 @@ class PretrainModule(nn.Module):
 
     def forward(self, patches: Tensor, step: int, meta: Meta | None = None) -> Tensor:
         """The loss of `patches` (B, 3, P, P) uint8 as batch number `step`; PluginError where it is none."""
-        self.last = compute_step(self.method, patches, self.config, step, meta=meta, watch=self.augmenting)
+        if self._side is None:
+            self._side = SideStream(patches.device)
+        self.last = compute_step(
+            self.method, patches, self.config, step, meta=meta, watch=self.augmenting, side=self._side
+        )
         _check_loss(self.last.loss, self.config.method)
         return self.last.loss
 

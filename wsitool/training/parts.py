@@ -43,6 +43,9 @@ def as_begun(config: PretrainConfig, before: dict[str, Any]) -> PretrainConfig:
     """What a run that goes on was not given is as it was begun, by an earlier build too."""
     values = config.to_dict()
     missing = {name: before[name] for name in RECIPE if values[name] is None and name in before}
+    if config.batch_size == "auto":
+        # What was found to fit then; to try again might find another.
+        missing["batch_size"] = before["batch_size"]
     return PretrainConfig(**values | missing)
 
 

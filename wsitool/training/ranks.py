@@ -12,18 +12,20 @@ from itertools import count
 from subprocess import Popen
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wsitool.api import all_gather, world_size
+from wsitool.api import all_gather, rank, world_size
 from wsitool.base.interrupt import STOP_SIGNALS, Interrupted, StopRequest
 from wsitool.base.machine import how_it_ended, is_peer_lost
 from wsitool.errors import TrainingError
 from wsitool.training.launch import Member, start_others
 
-__all__ = ["RankWatch", "agreed_signal", "joined", "shared"]
+__all__ = ["RankWatch", "agreed_signal", "in_shares", "joined", "shared"]
 
 _RUNS = count()  # of this process with others
 _POLL_SECONDS = 0.3
@@ -33,16 +35,20 @@ _IN_AGREEMENT = (0, *(128 + number for number in STOP_SIGNALS))
 
 
 @contextmanager
-def joined(member: Member, device: torch.device, say: Callable[[str], None]) -> Iterator[None]:
+def joined(
+    member: Member, device: torch.device, say: Callable[[str], None], *, agrees: bool = True
+) -> Iterator[None]:
     """Within the block this process is one of `member.world_size`, the others of its machine started.
 
-    Every process of the run must open it; alone it does nothing. `say` is `RankWatch`'s.
+    Every process of the run must open it; alone it does nothing. `say` is `RankWatch`'s. `agrees` says that
+    they stop at a signal together; else the others are ended with the first.
     """
     if member.world_size == 1:
         yield
         return
     store, port = _meeting_point(member)
-    with RankWatch(start_others(member, port), member.starter, say):
+    ends_well = _IN_AGREEMENT if agrees else (0,)
+    with RankWatch(start_others(member, port), member.starter, say, ends_well):
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=store,
@@ -52,8 +58,8 @@ def joined(member: Member, device: torch.device, say: Callable[[str], None]) -> 
         try:
             yield
         except Interrupted:
-            # All have agreed to it.
-            _leave(store, member)
+            if agrees:
+                _leave(store, member)
             raise
         # Not after other errors: the others wait in a collective, and to leave it may take for ever.
         _leave(store, member)
@@ -102,6 +108,16 @@ def shared(module: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
 
 
+def in_shares(count: int, compute: Callable[[NDArray[np.int64]], NDArray[Any]]) -> NDArray[Any]:
+    """What `compute` makes of the rows 0 to `count`, (count, ...), each process having computed a part."""
+    rows = np.arange(count)
+    if world_size() == 1:
+        return compute(rows)
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, compute(np.array_split(rows, world_size())[rank()]))
+    return np.concatenate(parts)
+
+
 def agreed_signal(request: StopRequest, device: torch.device) -> int:
     """The signal that any of the ranks was sent, or 0; every rank must ask at the same point.
 
@@ -122,9 +138,14 @@ class RankWatch:
     """
 
     def __init__(
-        self, children: Sequence[Popen[bytes]], starter: int | None, say: Callable[[str], None]
+        self,
+        children: Sequence[Popen[bytes]],
+        starter: int | None,
+        say: Callable[[str], None],
+        ends_well: Sequence[int] = _IN_AGREEMENT,
     ) -> None:
         self._children, self._starter, self._say = list(children), starter, say
+        self._ends_well = ends_well
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -176,10 +197,10 @@ class RankWatch:
     def _dead(self) -> tuple[int, int] | None:
         """Rank on this machine and exit code of the first process that did not end well."""
         # Rank 0 is this process.
-        for rank, process in enumerate(self._children, start=1):
+        for number, process in enumerate(self._children, start=1):
             code = process.poll()
-            if code is not None and code not in _IN_AGREEMENT:
-                return rank, code
+            if code is not None and code not in self._ends_well:
+                return number, code
         return None
 
     def _wait_for_dead(self) -> tuple[int, int] | None:

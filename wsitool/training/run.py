@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ from wsitool.training.result import PretrainResult, known_figures, last_loss
 from wsitool.training.review import EpochReview
 from wsitool.training.snapshots import Snapshots, card_after, judged_by
 from wsitool.training.stream import BatchStream
-from wsitool.training.words import begin_words, changes_words, recipe_words
+from wsitool.training.trial import chosen_batch, memory_advice
+from wsitool.training.words import NO_PROBE, TF32, begin_words, changes_words, recipe_words
 
 __all__ = ["PretrainResult", "pretrain"]
 
@@ -100,8 +102,11 @@ def pretrain(
         state = previous_state(Path(out), resume=resume, overwrite=overwrite)
         if state is not None:
             config = as_begun(config, state["config"])
-        with explain_memory(config.memory_advice):
-            run = _Run(config, stores, Path(out), reporter, member)
+        asked = config.batch_size
+        with explain_memory(config.memory_advice()):
+            make = partial(_Run, stores=stores, out=Path(out), member=member)
+            config = chosen_batch(config, partial(make, reporter=SILENT), reporter)
+            run = make(config, reporter=reporter)
         # Only now, as a state is compared with effective options: backbone and parameters are known by the
         # method and the encoder.
         if state is not None:
@@ -111,6 +116,8 @@ def pretrain(
             ended = run.snapshots.ended_at is not None
             if ended or state["batches"] is None or state["batches"] >= run.schedule.batches:
                 return run.conclude(state)
+        elif asked == "auto":
+            run.history.append({"batches": 0, "changed": {"batch_size": [asked, config.batch_size]}})
         run.loggers = list(loggers)
         if config.logger == "none":
             return run.train(state)
@@ -163,21 +170,25 @@ class _Run:
             accumulate=config.accumulate,
         )
 
+    @property
+    def device(self) -> torch.device:
+        config, rank = self.config, self.member.local_rank
+        return training_device(config.accelerator, local_rank=rank, devices=config.devices)
+
     def train(self, state: dict[str, Any] | None) -> PretrainResult:
         began = time.perf_counter()
         done = int(state["batches"]) if state else 0
         # Before anything is written: it may not be there.
-        device = training_device(
-            self.config.accelerator, local_rank=self.member.local_rank, devices=self.config.devices
-        )
-        self.history = list(state["history"]) if state else []
+        device = self.device
+        if state is not None:
+            self.history = list(state["history"])
         if self.changes:
             self.history.append({"batches": done, "changed": self.changes})
         self._announce(done, device)
         finished = False
         try:
             with (
-                explain_memory(self.config.memory_advice),
+                explain_memory(lambda: memory_advice(self, alone=self.member.world_size == 1)),
                 progress_on_stop(self._progress),
                 deferred() as request,
             ):
@@ -234,26 +245,16 @@ class _Run:
                     (self.out / name).unlink(missing_ok=True)
                 self.snapshots.clear()
             self._write_facts(status="running")
-        self.reporter.say(
-            begin_words(
-                config,
-                self.card,
-                start=self.encoder.card.chain,
-                held_out=0 if self.held_out is None else len(self.held_out),
-                per_epoch=self.schedule.per_epoch,
-                done=done,
-            )
-        )
+        held_out = 0 if self.held_out is None else len(self.held_out)
+        start, per_epoch = self.encoder.card.chain, self.schedule.per_epoch
+        words = begin_words(config, self.card, start=start, held_out=held_out, per_epoch=per_epoch, done=done)
+        self.reporter.say(words)
         if self.changes:
             self.reporter.say(changes_words(self.changes))
         if device.type == "cuda" and config.precision == "32":
-            self.reporter.say(
-                "Products of matrices are computed in TF32, of 10 bits, as --precision 32 is on CUDA."
-            )
+            self.reporter.say(TF32)
         if config.probe_every and self.labelled is None:
-            self.reporter.warn(
-                "There is no probe: it needs labels of two classes and patients of two groups."
-            )
+            self.reporter.warn(NO_PROBE)
         if said := recipe_words(config, self.recipe_source):
             self.reporter.say(said)
         self.diagnostics.before(
@@ -325,7 +326,7 @@ class _Run:
     def _loader(self, device: torch.device, collection: Collection, *, held_out: bool = False) -> PatchLoader:
         return PatchLoader(
             collection,
-            batch_size=self.config.batch_size,
+            batch_size=self.config.patches_per_batch,
             seed=self.config.seed,
             shuffle=not held_out,
             rank=self.member.rank,

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from wsitool.backbones.card import EncoderCard
 from wsitool.base.recipe import Recipe
 from wsitool.training.config import PretrainConfig
 
-__all__ = ["begin_words", "changes_words", "rates_words", "recipe_words"]
+if TYPE_CHECKING:
+    from wsitool.backbones.card import EncoderCard
+
+__all__ = ["NO_PROBE", "TF32", "begin_words", "changes_words", "rates_words", "recipe_words"]
+
+NO_PROBE = "There is no probe: it needs labels of two classes and patients of two groups."
+TF32 = "Products of matrices are computed in TF32, of 10 bits, as --precision 32 is on CUDA."
 
 
 def begin_words(
