@@ -16,6 +16,7 @@ from wsitool.backbones.build import build_encoder
 from wsitool.backbones.device import pin_threads
 from wsitool.backbones.files import is_saved, save_encoder
 from wsitool.backbones.precision import tuned
+from wsitool.backbones.resolution import mixed_resolutions, resolution_warnings
 from wsitool.backbones.sizes import check_size
 from wsitool.base.files import write_json
 from wsitool.base.interrupt import Interrupted, StopRequest, deferred, progress_on_stop
@@ -247,13 +248,12 @@ class _Run:
         if self.changes:
             self.reporter.say(changes_words(self.changes))
         if device.type == "cuda" and config.precision == "32":
-            self.reporter.say(
-                "Products of matrices are computed in TF32, of 10 bits, as --precision 32 is on CUDA."
-            )
+            self.reporter.say("Products of matrices are in TF32, of 10 bits, as --precision 32 is on CUDA.")
+        said_first = resolution_warnings(self.encoder.card, self.collection)
+        for warning in said_first + mixed_resolutions(self.collection):
+            self.reporter.warn(warning)
         if config.probe_every and self.labelled is None:
-            self.reporter.warn(
-                "There is no probe: it needs labels of two classes and patients of two groups."
-            )
+            self.reporter.warn("There is no probe: it needs labels of two classes and two groups (patients).")
         if said := recipe_words(config, self.recipe_source):
             self.reporter.say(said)
         self.diagnostics.before(
