@@ -21,7 +21,7 @@ from wsitool.experiment.cells import is_finished
 from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, all_cells, open_splits
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.preflight import check_plan
-from wsitool.experiment.stages import Pretraining, pretrainings, start_encoder
+from wsitool.experiment.stages import Pretraining, pretrainings
 from wsitool.methods.registry import load_method
 
 __all__ = ["Estimate", "estimate"]
@@ -72,7 +72,7 @@ def estimate(plan: ExperimentPlan, out: Path, *, device: str = "auto") -> Estima
     work = _work(plan, splits, left, device)
     # The weights do not matter, and none is fetched.
     standard = plan.init in ("imagenet", "random")
-    encoder = build_encoder(plan, "random") if standard else start_encoder(plan, plan.arms[0], splits[0], 0)
+    encoder = build_encoder(plan, "random" if standard else plan.init)
     whole = splits[0].train.whole
     size = plan.image_size or whole.collection.patch_size
     speed = measure_speed(encoder, image_size=size, batch_size=plan.batch_size, device=device)
@@ -111,7 +111,8 @@ def _work(
         forward += round(subset * settings.held_out) * (epochs + tries) + len(splits[cell.split].test.rows)
     wholes = {id(view.whole): len(view.whole) for split in splits for view in (split.train, split.test)}
     # Features of everything once for each encoder that stays as it is, or by which labels are asked for.
-    frozen = {_encoder(plan, cell): cell for cell in left if settings.frozen or cell.asks}
+    seen = [cell for cell in left if (settings.frozen or cell.asks) and not cell.arm.kind.frozen]
+    frozen = {_encoder(plan, cell): cell for cell in seen}
     encoders = sum(1 if cell.arm.method is None else len(plan.pretrain_lrs) for cell in frozen.values())
     return _Work(trained=trained, forward=forward + encoders * sum(wholes.values()), searched=searched)
 
