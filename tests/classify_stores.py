@@ -23,6 +23,7 @@ def labelled_store(
     seed: int = 0,
     group: str | None = None,
     classes: tuple[str, ...] = CLASSES,
+    mpp: float = 0.5,
 ) -> Path:
     """A raw store of `per_class` patches of each class; the group is the file's stem unless given."""
     rng = np.random.default_rng(seed)
@@ -43,7 +44,8 @@ def labelled_store(
         patch_meta(path.stem, size, count),
         group=group or path.stem,
         classes=classes,
-        mpp_requested=0.5,
+        mpp_requested=mpp,
+        mpp_effective=mpp,
         level0_magnification=20.0,
         target_magnification=20.0,
     )

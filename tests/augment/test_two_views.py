@@ -135,10 +135,33 @@ def test_the_histology_preset_leaves_tissue_its_contrast() -> None:
     patches = torch.where(nuclei, torch.tensor([130.0, 90.0, 160.0]).view(1, 3, 1, 1), patches)
     patches = patches.clamp(0, 255).to(torch.uint8)
 
-    def without_contrast(params: ViewParams) -> float:
+    def without_contrast(params: ViewParams, least: float = 5) -> float:
         views = two_views(patches, torch.Generator().manual_seed(1), params)["a"]
         gray = 255 * (views * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1)
-        return float((gray.flatten(1).std(1) < 5).float().mean())
+        return float((gray.flatten(1).std(1) < least).float().mean())
 
     assert without_contrast(ViewParams(d4=True, hed=0.05, min_scale=0.2)) > 0.05
-    assert without_contrast(ViewParams.from_preset("histology", {})) < 0.01
+    preset = ViewParams.from_preset("histology", {})
+    assert without_contrast(preset) == 0
+    # What it was made of: each of these takes contrast away.
+    losing = {"brighter": 0.4, "flatter": 0.8, "largest_blur": 2 / 48}
+    before = dataclasses.replace(preset, **losing)
+    assert without_contrast(preset, 12) < 0.5 * without_contrast(before, 12)
+
+
+def test_the_histology_preset_draws_what_keeps_contrast_from_the_same_numbers() -> None:
+    def drawn(preset: str, side: int) -> Any:
+        shape = torch.Size((400, 3, side, side))
+        return recipe._draw(Generator().manual_seed(5), shape, ViewParams.from_preset(preset, {}), Crop())
+
+    paper, small, large = drawn("paper", 48), drawn("histology", 48), drawn("histology", 224)
+    for each, most in ((small, 0.432), (large, 2.016)):
+        brightness, contrast = each.factors[:, 0], each.factors[:, 1]
+        assert 0.84 <= float(brightness.min()) < float(brightness.max()) == 1
+        assert 1 == float(contrast.min()) < float(contrast.max()) <= 1.32
+        assert 0.9 * most < float(each.sigma.max()) <= most
+    assert float(paper.factors[:, 1].min()) < 0.3 and 1.8 < float(paper.sigma.max()) <= 2
+    # The size changes the blur alone, and that in proportion.
+    assert torch.equal(small.factors, large.factors) and torch.equal(small.sigma > 0, large.sigma > 0)
+    slope = (large.sigma - 0.1)[large.sigma > 0] / (small.sigma - 0.1)[small.sigma > 0]
+    torch.testing.assert_close(slope, torch.full_like(slope, 1.916 / 0.332), rtol=1e-3, atol=0)

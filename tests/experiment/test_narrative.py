@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from classify_stores import labelled_store
 from experiment_plans import small_data, small_plan
 
 from wsitool.errors import UsageError
 from wsitool.evaluation.intervals import Comparison, Error, holm
 from wsitool.experiment.cells import CellResult
-from wsitool.experiment.evaluation_splits import all_cells, open_splits
+from wsitool.experiment.evaluation_splits import all_cells, judging_problems, open_splits
 from wsitool.experiment.narrative import caveats, learned_color, verdicts
 from wsitool.experiment.plan import COLOR
 from wsitool.experiment.report import write_report
@@ -134,6 +135,20 @@ def test_too_few_patients_are_said_in_every_output(data: Path, tmp_path: Path) -
 
 def test_the_margin_is_the_plans(data: Path) -> None:
     assert _results(data, supervised=2.0, pretrained=2.0, margin=12).margin == 0.12
+
+
+def test_a_class_that_nothing_is_judged_on_is_said(data: Path, tmp_path: Path) -> None:
+    for number in range(5):
+        kinds = ("plain", "dotted", "striped") if number else ("plain", "dotted")
+        labelled_store(tmp_path / f"q{number}.h5", per_class=2, seed=90 + number, classes=kinds)
+    test = (str(tmp_path / "q0.h5"),)
+    few, absent = judging_problems(open_splits(small_plan(data, folds=None, test=test)))
+    assert few.startswith("The figures rest on 1 test group (patients): fewer than 5")
+    assert absent == (
+        "test: no test patch is striped: how well that is recognised is not known, and means over classes "
+        "leave it out."
+    )
+    assert judging_problems(open_splits(small_plan(data, folds=None, test=(str(tmp_path),)))) == []
 
 
 def test_hardly_trained_networks_are_a_caveat(data: Path, tmp_path: Path) -> None:

@@ -147,14 +147,14 @@ def _turn_hue(values: Tensor, hue: Tensor) -> Tensor:
     """Turn the hue of (n, 3, N) by the constants `hue` (n, 2, 3), which were uploaded with the rest.
 
     The arithmetic of `color_image`, which is for a CPU: that writes into the image and reads memory least,
-    this is of 16 calls instead of 22, which is what a GPU waits for.
+    this is of 15 calls instead of 22, which is what a GPU waits for.
     """
     factors, highest = hue[:, :1], hue[:, 1, :, None]  # (n, 1, 3), (n, 3, 1)
     low, high = values.amin(dim=1, keepdim=True), values.amax(dim=1, keepdim=True)
     chroma = high - low  # (n, 1, N)
     # The hue's distance from red is (g + b - r - low) / 6 chroma + 1 / 6 turns; where there is no chroma it
     # is anything, and then multiplied by none.
-    ahead = torch.bmm(factors, values).sub_(low, alpha=1 / 6)
+    ahead = low.baddbmm_(factors, values, beta=-1 / 6)
     turns = torch.addcdiv(factors[:, :, 1:2], ahead, chroma.clamp(min=NO_CHROMA))
     turns = torch.copysign(turns, values[:, 1:2] - values[:, 2:3])  # on green's side, or on blue's
     away = (turns - highest).remainder_(1).sub_(0.5).abs_().clamp_(1 / 6, 1 / 3)  # from each one's highest

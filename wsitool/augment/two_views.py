@@ -34,7 +34,7 @@ from wsitool.base.parameters import Params, hparam
 
 __all__ = ["Crop", "ViewParams", "crops", "two_views"]
 
-_MOST_BLUR = 2.0  # pixels, SimCLR's
+_LEAST_BLUR, _MOST_BLUR = 0.1, 2.0  # pixels, SimCLR's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,9 @@ class ViewParams(Params):
     The defaults are SimCLR's (arXiv:2002.05709, appendix A).
     """
 
-    # Full strength leaves a quarter of the views of stained tissue without contrast, white or black:
-    # brightness first of all, as the ground is white already. What the stain says is kept, too.
+    # Full strength leaves a quarter of the views of stained tissue without contrast, white or black. Of what
+    # takes contrast away little is left: a blur that grows with the image, where 2 px is a nucleus in a small
+    # one; no brightening, as the ground is white already; contrast is only added. The stain is kept, too.
     presets = {
         "histology": {
             "d4": True,
@@ -55,6 +56,9 @@ class ViewParams(Params):
             "solarize_p_first": 0.0,
             "strength": 0.4,
             "brightness": 0.4,
+            "brighter": 0.0,
+            "flatter": 0.0,
+            "largest_blur": 0.009,
         }
     }
 
@@ -63,10 +67,17 @@ class ViewParams(Params):
         1.0, "strength s of the colour jitter (brightness*s, .8s, saturation*s, .2s)", ge=0, le=1
     )
     brightness: float = hparam(0.8, "brightness jitter at strength 1", ge=0, le=1)
+    brighter: float | None = hparam(
+        None, "how much brighter at most at strength 1 (as brightness)", ge=0, le=1
+    )
+    flatter: float = hparam(0.8, "how much contrast is lost at most at strength 1", ge=0, le=1)
     saturation: float = hparam(0.8, "saturation jitter at strength 1", ge=0, le=1)
     blur_p: float = hparam(0.5, "share of first views that are blurred", ge=0, le=1)
     blur_p_second: float | None = hparam(
         None, "share of second views that are blurred (as the first)", ge=0, le=1
+    )
+    largest_blur: float | None = hparam(
+        None, "its largest deviation as a share of the view's side; without it 2 px", gt=0, le=0.1
     )
     solarize_p: float = hparam(0.0, "share of second views whose bright half is inverted", ge=0, le=1)
     solarize_p_first: float = hparam(0.0, "share of first views whose bright half is inverted", ge=0, le=1)
@@ -145,6 +156,7 @@ class _Drawn:
     order: Tensor  # (n, 4) in which they come
     gray: Tensor  # (n,) bool
     sigma: Tensor  # (n,) pixels, 0 without blur
+    most_blur: float  # pixels: no sigma is larger
     solarize: Tensor | None  # (n,) bool
 
 
@@ -158,17 +170,20 @@ def _draw(rng: Generator, shape: torch.Size, params: ViewParams, crop: Crop) -> 
     # Without `d4` element 0 or 4: as it is, or mirrored left to right.
     element = chosen(rng, count, 0.5).long() * 4 if any_of_eight is None else any_of_eight
     alpha, beta = stain_shifts(rng, count, sigma=params.hed) if params.hed else (None, None)
+    brighter = params.brightness if params.brighter is None else params.brighter
     factors, order = jitter_factors(
         rng,
         count,
-        brightness=params.brightness * s,
-        contrast=0.8 * s,
+        brightness=(max(0.0, 1 - params.brightness * s), 1 + brighter * s),
+        contrast=(max(0.0, 1 - params.flatter * s), 1 + 0.8 * s),
         saturation=params.saturation * s,
         hue=0.2 * s,
         p=0.8,
     )
     gray = chosen(rng, count, 0.2)
-    sigma = blur_sigmas(rng, count, (0.1, _MOST_BLUR), blur_p)
+    side = crop.size or shape[-1]
+    most = _MOST_BLUR if params.largest_blur is None else max(_LEAST_BLUR, params.largest_blur * side)
+    sigma = blur_sigmas(rng, count, (_LEAST_BLUR, most), blur_p)
     solarize = chosen(rng, count, solarize_p) if solarize_p else None
     return _Drawn(
         boxes=boxes,
@@ -179,6 +194,7 @@ def _draw(rng: Generator, shape: torch.Size, params: ViewParams, crop: Crop) -> 
         order=order,
         gray=gray,
         sigma=sigma,
+        most_blur=most,
         solarize=solarize,
     )
 
@@ -248,7 +264,7 @@ def _coefficients(views: Sequence[_Drawn], extent: int, size: int, scale: float)
         hue=hue,
         gray=gray_matrices(joined("gray")),
         # Of one length where they are compiled: another would be compiled anew.
-        taps=blur_taps(joined("sigma"), most=size - 1, least=_MOST_BLUR if is_fused() else 0.0),
+        taps=blur_taps(joined("sigma"), most=size - 1, least=views[0].most_blur if is_fused() else 0.0),
         solarized=solarized.float(),
         stains=stains,
         stain_shift=shift,

@@ -77,7 +77,7 @@ def _beside(
         everything = task.data.train
         outside = np.isin(everything.identities(), part.patches.identities())
         inside = np.flatnonzero(~outside)
-        rows = inside[task.rows(everything.subset(inside))]
+        rows = task.rows(inside)
         labelled, train, judged = everything.subset(rows), numbers[rows], numbers[outside]
     return color_logits(
         train,

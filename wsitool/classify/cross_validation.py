@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ from wsitool.classify.fit import Features, Fitted, fit_classifier
 from wsitool.classify.heads import head_logits
 from wsitool.classify.logits import predict_logits
 from wsitool.classify.outputs import Part
-from wsitool.classify.settings import Select, Settings
+from wsitool.classify.selection import labelled_rows
+from wsitool.classify.settings import Settings
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.splits import group_folds
-from wsitool.evaluation.subsets import label_subset
+from wsitool.evaluation.subsets import Amount, Select
 
 __all__ = ["ClassificationTask", "all_parts", "cross_validate", "test_part", "validation_part"]
 
@@ -31,7 +33,7 @@ class ClassificationTask:
 
     data: TrainTest
     settings: Settings
-    amount: float
+    amount: Amount
     select: Select
     seed: int
     image_size: int
@@ -46,6 +48,9 @@ class ClassificationTask:
         """
         if not self.settings.frozen:
             return None
+        return self._encoded(patches)
+
+    def _encoded(self, patches: LabelledPatches) -> Features:
         return features_of(
             self.encoder(),
             patches.collection,
@@ -56,24 +61,34 @@ class ClassificationTask:
             reporter=self.reporter,
         )
 
-    def rows(self, patches: LabelledPatches) -> NDArray[np.int64]:
-        """Sorted rows of `patches` whose labels are used."""
-        return label_subset(
-            patches.labels,
-            self.amount,
-            patches.classes,
-            seed=self.seed,
-            balance=self.settings.balance,
-            groups=patches.group_index if self.select == "spread" else None,
-        )
+    @cached_property
+    def start_features(self) -> Features:
+        """(N, D) float32 of all training patches by the encoder that training starts from, tuned or not."""
+        features = self.features(self.data.train)
+        return self._encoded(self.data.train) if features is None else features
 
-    def fit(self, patches: LabelledPatches, features: Features | None) -> tuple[Fitted, LabelledPatches]:
-        """Train on the labelled subset of `patches`; returns that subset too.
+    def rows(self, inside: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the rows `inside` of the training patches whose labels are used."""
+        picked: NDArray[np.int64] = inside[
+            labelled_rows(
+                self.data.train.subset(inside),
+                self.amount,
+                select=self.select,
+                balance=self.settings.balance,
+                seed=self.seed,
+                features=lambda: self.start_features[inside],
+            )
+        ]
+        return picked
 
-        With `features` (N, D) of `patches` only the head is trained. Warns where the split had to fall back.
+    def fit(self, inside: NDArray[np.int64], features: Features | None) -> tuple[Fitted, LabelledPatches]:
+        """Train on the labelled ones of the rows `inside` of the training patches; returns these too.
+
+        With `features` (N, D) of all training patches only the head is trained. Warns where the split had to
+        fall back.
         """
-        rows = self.rows(patches)
-        subset = patches.subset(rows)
+        rows = self.rows(inside)
+        subset = self.data.train.subset(rows)
         fitted = fit_classifier(
             subset,
             self.encoder(),
@@ -102,7 +117,7 @@ def cross_validate(task: ClassificationTask, folds: int, features: Features | No
             inside, outside = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
             held_out = patches.subset(outside)
             # A fresh encoder each fold, from `encoder`: none inherits what another has learnt.
-            fitted, _ = task.fit(patches.subset(inside), None if features is None else features[inside])
+            fitted, _ = task.fit(inside, features)
             if features is None:
                 # Fine-tuned: each fold's encoder has features of its own.
                 logits = predict_logits(

@@ -13,9 +13,9 @@ import numpy as np
 
 from wsitool import __version__
 from wsitool.backbones.build import build_encoder
-from wsitool.backbones.card import resolution_warning
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encoder_digest
+from wsitool.backbones.resolution import mixed_resolutions, resolution_warnings
 from wsitool.backbones.sizes import check_size
 from wsitool.base.files import check_writable
 from wsitool.base.interrupt import deferred, progress_on_stop
@@ -44,7 +44,7 @@ from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.leakage import check_pretraining
 from wsitool.evaluation.metrics import score
 from wsitool.evaluation.splits import group_folds
-from wsitool.evaluation.subsets import class_counts
+from wsitool.evaluation.subsets import asks, check_order, class_counts
 from wsitool.evaluation.summary import evaluate
 from wsitool.training.hardware import training_device
 from wsitool.training.launch import find_member, is_first_process
@@ -164,10 +164,12 @@ def _carry_out(
 ) -> ClassifyResult:
     """Train, evaluate and write; `data_figures` go into metrics.json, `record` into run.json."""
     train, folds = task.data.train, asked.folds
+    # All at once where they serve several fits, another run, or the questions which patches to label.
+    at_once = folds or task.cache is not None or asks(task.select)
     with _together(task.settings, task.reporter):
-        features = task.features(train) if folds or task.cache is not None else None
+        features = task.start_features if at_once and task.settings.frozen else None
         parts = cross_validate(task, folds, features) if folds else []
-        fitted, subset = task.fit(train, features)
+        fitted, subset = task.fit(np.arange(len(train)), features)
         parts += test_part(task, fitted) + validation_part(fitted, subset)
     result = ClassifyResult(
         out=out,
@@ -272,6 +274,7 @@ def _check_choices(out: Path, options: ClassifyOptions, settings: Settings) -> N
             raise UsageError("--features are of an encoder that stays as it is: use --head linear or knn.")
         if options.encoder != "imagenet" or options.backbone is not None:
             raise UsageError("--features take the place of an encoder: leave out --encoder and --backbone.")
+    check_order(options.select, settings.balance)
     if settings.held_out == 0 and not options.test and options.folds is None:
         raise UsageError("--validation 0 leaves nothing to evaluate on: give --test or --folds.")
 
@@ -351,10 +354,9 @@ def _warn(data: TrainTest, encoder: Encoder, seen: list[str], reporter: Reporter
             f"Transductive: the encoder was pretrained, without labels, on {len(seen)} of the groups it is "
             "judged on."
         )
-    sides = [data.train.collection.mpp, *([data.test.collection.mpp] if data.test else [])]
-    for warning in dict.fromkeys(resolution_warning(encoder.card, mpp) for mpp in sides):
-        if warning is not None:
-            reporter.warn(warning)
+    sides = [data.train.collection, *([data.test.collection] if data.test else [])]
+    for warning in resolution_warnings(encoder.card, *sides) + mixed_resolutions(*sides):
+        reporter.warn(warning)
 
 
 def _metrics(parts: list[Part], fitted: Fitted, judged_on: str, seed: int) -> dict[str, Any]:

@@ -14,16 +14,15 @@ from wsitool.base.paths import as_list
 from wsitool.classify.head_registry import HEADS
 from wsitool.errors import UsageError
 from wsitool.evaluation.splits import SplitBy
-from wsitool.evaluation.subsets import Balance, PerClass
+from wsitool.evaluation.subsets import Amount, Balance, PerClass, Select
 
-__all__ = ["FEW_STEPS", "VALIDATION", "ClassifyOptions", "Penalty", "Select", "Settings"]
+__all__ = ["FEW_STEPS", "VALIDATION", "ClassifyOptions", "Penalty", "Settings"]
 
 _HEADS_IN_WORDS = "; ".join(f"{kind.name}: {kind.about}" for kind in HEADS.values())
 _LARGEST_LR = 1e30  # optimisers compute in float32 with it
 Penalty = float | Literal["auto", "validation"]
 VALIDATION = 0.2  # the paper's
 PRECISIONS = ("32", "bf16")
-Select = Literal["spread", "random"]
 FEW_STEPS = 50  # of the optimizer: with fewer a network is hardly trained, which reports say first
 
 
@@ -108,11 +107,16 @@ class Settings(Params):
         return first_batch_size(self.batch_size)
 
     @property
+    def chooses_by_folds(self) -> bool:
+        """Whether the penalty is chosen by cross-validation inside the labelled subset."""
+        return HEADS[self.head].chooses == "penalty" and self.c == "auto"
+
+    @property
     def held_out(self) -> float:
         """The share of the labelled subset that is held out: none where cross-validation chooses."""
         if self.validation is not None:
             return self.validation
-        return 0.0 if HEADS[self.head].chooses == "penalty" and self.c == "auto" else VALIDATION
+        return 0.0 if self.chooses_by_folds else VALIDATION
 
     def epochs_of(self, patches: int) -> int:
         """Epochs of fine-tuning on so many patches: more than `epochs` where those are below `min_steps`."""
@@ -149,7 +153,9 @@ class ClassifyOptions(BackboneOptions):
     )
     labels_per_class: int | None = hparam(None, "Instead of a share, so many labels of each class.", ge=1)
     select: Select = hparam(
-        "spread", "The order in which patches are labelled: patients in turn, or patches at random."
+        "spread",
+        "The order in which patches are labelled: patients in turn; at random; or asked for in rounds by the "
+        "margin of a linear probe on the labels so far, or by that and how typical a patch is.",
     )
     image_size: int | None = hparam(
         None, "Side the network sees; without it the encoder's.", ge=16, le=4096, unit="px"
@@ -165,7 +171,7 @@ class ClassifyOptions(BackboneOptions):
     seed: int = hparam(0, "Seed of all randomness.", ge=0)
 
     @property
-    def amount(self) -> float:
+    def amount(self) -> Amount:
         """How many of the labels are used: a share, or `PerClass`."""
         return self.fraction if self.labels_per_class is None else PerClass(self.labels_per_class)
 

@@ -1,34 +1,90 @@
-"""How fast a backbone trains here."""
+"""How fast things are here: what `experiment --dry-run` foresees from."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from wsitool.backbones.build import build_encoder
+from wsitool.augment import ViewParams, two_views
 from wsitool.backbones.device import choose_device, place
-from wsitool.backbones.options import BackboneOptions
+from wsitool.backbones.encoder import Encoder
 
-__all__ = ["seconds_per_image"]
+__all__ = ["Speed", "fastest", "measure_speed"]
 
-_STEPS = 2
+_SECONDS = 0.3  # of each kind of pass
+_LONGEST = 1.2  # of a batch, that it stays at a few seconds in all
+_VIEWS = 16
 
 
-def seconds_per_image(
-    options: BackboneOptions, *, init: str | Path, image_size: int, batch_size: int, device: str = "auto"
-) -> float:
-    """Time of one training step (forward and backward) on random images, divided by the batch size."""
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Seconds an image: of a training step with its optimizer, of a forward pass, of making a view."""
+
+    step: float
+    forward: float
+    view: float
+
+
+def fastest(call: Callable[[], object], seconds: float = _SECONDS, *, on_cpu: bool = True) -> float:
+    """The least time that `call` takes, of as many calls as go into `seconds`, the first left out.
+
+    Of what runs `on_cpu` no more than the time its processors work: it is asked for on an idle machine.
+    """
+    call()
+    least, until = float("inf"), time.perf_counter() + seconds
+    while least == float("inf") or time.perf_counter() < until:
+        began, worked = time.perf_counter(), time.process_time()
+        call()
+        wall, work = time.perf_counter() - began, time.process_time() - worked
+        least = min(least, wall, work if on_cpu else wall)
+    return least
+
+
+def measure_speed(encoder: Encoder, *, image_size: int, batch_size: int, device: str) -> Speed:
+    """Time passes of random images; batches grow to `batch_size` as long as they are quick."""
     where = choose_device(device)
-    encoder = build_encoder(options, init).train()
     place(encoder, where)
-    images = torch.rand(batch_size, 3, image_size, image_size, device=where)
-    encoder(images).sum().backward()  # the first step allocates
-    # Two steps: an estimate for `experiment --dry-run`, not a benchmark.
-    began = time.perf_counter()
-    for _ in range(_STEPS):
-        encoder(images).sum().backward()
-    if where.type == "cuda":
-        torch.cuda.synchronize(where)
-    return (time.perf_counter() - began) / (_STEPS * batch_size)
+    # No decay and no lr: only its time counts.
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=0.0)
+
+    def wait() -> None:
+        if where.type == "cuda":
+            torch.cuda.synchronize(where)
+
+    def images(count: int) -> torch.Tensor:
+        made = torch.rand(count, 3, image_size, image_size, device=where)
+        return made.contiguous(memory_format=torch.channels_last)
+
+    def step(batch: torch.Tensor) -> None:
+        encoder.zero_grad(set_to_none=True)
+        encoder(batch).sum().backward()
+        wait()
+
+    def update() -> None:
+        optimizer.step()
+        wait()
+
+    def forward(batch: torch.Tensor) -> None:
+        with torch.inference_mode():
+            encoder(batch)
+        wait()
+
+    encoder.train()
+    on_cpu = where.type == "cpu"
+    batch = images(2)
+    while 4 * len(batch) <= batch_size and fastest(partial(step, batch), 0, on_cpu=on_cpu) < _LONGEST / 4:
+        batch = images(4 * len(batch))
+    count = len(batch)
+    # Apart, as it is once a batch, and this one may be smaller.
+    per_step = fastest(partial(step, batch), on_cpu=on_cpu) / count
+    per_step += fastest(update, _SECONDS / 4, on_cpu=on_cpu) / batch_size
+    encoder.eval()
+    per_forward = fastest(partial(forward, batch), _SECONDS / 2, on_cpu=on_cpu) / count
+    patches = torch.randint(0, 256, (_VIEWS, 3, image_size, image_size), dtype=torch.uint8)
+    rng, views = torch.Generator().manual_seed(0), ViewParams.from_preset("histology", {})
+    per_view = fastest(lambda: two_views(patches, rng, views), _SECONDS / 4) / (2 * _VIEWS)
+    return Speed(step=per_step, forward=per_forward, view=per_view if on_cpu else 0.0)

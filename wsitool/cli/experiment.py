@@ -83,9 +83,10 @@ def command(
 
 
 def _foreseen(plan: ExperimentPlan, estimated: Estimate, devices: int) -> list[str]:
+    orders = f" x {len(plan.select)} orders" if len(plan.select) > 1 else ""
     lines = [
-        f"{len(plan.methods)} arms x {len(plan.fractions)} fractions x {plan.seeds} seeds: {estimated.cells} "
-        f"cells, {estimated.finished} of them there already"
+        f"{len(plan.methods)} arms{orders} x {len(plan.amounts)} fractions x {plan.seeds} seeds: "
+        f"{estimated.cells} cells, {estimated.finished} of them there already"
     ]
     for name, stage in estimated.pretrainings.items():
         there = " (there already)" if stage.finished else ""

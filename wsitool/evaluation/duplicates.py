@@ -17,8 +17,9 @@ from skimage.transform import resize
 
 from wsitool.store.collection import Collection
 
-__all__ = ["NearDuplicates", "Signatures", "near_duplicates", "signatures"]
+__all__ = ["LOOK", "NearDuplicates", "Signatures", "near_duplicates", "signatures"]
 
+LOOK = 1  # counts up where the same patches would be told otherwise
 Floats = NDArray[np.float32]
 Pair = tuple[int, int]  # windows, of a and of b
 Box = tuple[float, float, float]  # top, left and side of a window, as shares of the patch

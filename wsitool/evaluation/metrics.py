@@ -166,42 +166,56 @@ def _one_auroc(scores: Floats, positive: NDArray[np.bool_], predictions: Predict
     Without a group all pairs are missing that one of its patches is part of: those of its positives with any
     negative and of its negatives with any positive, less the pairs inside it, which were counted twice.
     """
-    order = np.argsort(scores, kind="stable")
-    ups, downs = predictions.sums(positive), predictions.sums(~positive)
-    placements, wins = _pairs(scores[order], positive[order], np.zeros(len(order), np.int64))
-    won = np.full(len(ups), wins[0])
+    # Ties may come in any order, and so the faster sort will do: SIMD, where numpy has it.
+    scores = np.ascontiguousarray(scores)
+    order = np.argsort(scores)
+    ups = predictions.sums(positive)
+    downs = predictions.counts - ups
+    up, down, run = _runs(scores[order], positive[order], None)
+    below, above = np.cumsum(down) - down / 2, ups[0] - np.cumsum(up) + up / 2
+    won = np.full(len(ups), (up * below).sum())
     if groups_left_out := predictions.group_count:
         # Stable: within each group the scores stay sorted, and no second sort by score is needed. numpy has a
         # radix sort for numbers of 16 bits.
-        small = predictions.groups.astype(np.min_scalar_type(groups_left_out))
-        by_group = np.argsort(small[order], kind="stable")
-        inner = order[by_group]
-        inside = _pairs(scores[inner], positive[inner], predictions.groups[inner])[1]
-        mine = np.bincount(predictions.groups[order], weights=placements, minlength=groups_left_out)
-        won[1:] += inside - mine
+        groups = predictions.groups.astype(np.min_scalar_type(groups_left_out))[order]
+        inner = order[np.argsort(groups, kind="stable")]
+        placements = np.where(
+            positive[order], *(each if run is None else each[run] for each in (below, above))
+        )
+        mine = np.bincount(groups, weights=placements, minlength=groups_left_out)
+        won[1:] += _won_inside(scores[inner], positive[inner], predictions.groups[inner], downs) - mine
     return _ratio(won, ups * downs)
 
 
-def _pairs(scores: Floats, positive: NDArray[np.bool_], block: Labels) -> tuple[Floats, Floats]:
-    """Pairs won by the positives in each block (blocks,), and how many each patch is part of (N,).
+def _won_inside(
+    scores: Floats, positive: NDArray[np.bool_], group: Labels, downs: Floats
+) -> NDArray[np.float64]:
+    """(G,) pairs within each group that the positive wins; patches are sorted by group, then by score."""
+    up, down, run = _runs(scores, positive, group)
+    if run is not None:
+        group = group[np.flatnonzero(np.diff(run, prepend=-1))]
+    own = downs[0] - downs[1:]
+    # Negatives below in the own group only; a tie is half a pair.
+    below = np.cumsum(down) - down / 2 - (np.cumsum(own) - own)[group]
+    return np.bincount(group, weights=up * below, minlength=len(own)).astype(np.float64)
 
-    Patches are sorted by block, from 0 without a gap, then by score. A tie is half a pair.
+
+def _runs(
+    scores: Floats, positive: NDArray[np.bool_], group: Labels | None
+) -> tuple[Floats, Floats, Labels | None]:
+    """Positives and negatives of each run of equal scores (in one group), and the run (N,) of each patch.
+
+    None for the last where every patch is a run of its own, as it nearly always is.
     """
-    new_block = np.diff(block) != 0
-    # The first of each run of equal scores in a block, and of each block.
-    starts = np.flatnonzero(np.r_[True, (np.diff(scores) != 0) | new_block])
-    firsts = np.flatnonzero(np.r_[True, new_block])
-    run = np.cumsum(np.bincount(starts, minlength=len(scores))) - 1  # (N,) of each patch
-    up = np.add.reduceat(positive.astype(np.float64), starts)
-    down = np.add.reduceat((~positive).astype(np.float64), starts)
-    block_of_run = block[starts]
-    ups = np.add.reduceat(positive.astype(np.float64), firsts)
-    downs = np.add.reduceat((~positive).astype(np.float64), firsts)
-    # Negatives below and positives above, in the own block only; ties count half.
-    below = np.cumsum(down) - down / 2 - (np.cumsum(downs) - downs)[block_of_run]
-    above = np.cumsum(ups)[block_of_run] - np.cumsum(up) + up / 2
-    wins: Floats = np.bincount(block_of_run, weights=up * below).astype(np.float64)
-    return np.where(positive, below[run], above[run]), wins
+    ends = scores[1:] != scores[:-1]
+    if group is not None:
+        ends |= group[1:] != group[:-1]
+    up = positive.astype(np.float64)
+    if ends.all():
+        return up, 1 - up, None
+    run = np.concatenate([[0], np.cumsum(ends)])
+    ups: Floats = np.bincount(run, weights=up).astype(np.float64)
+    return ups, np.bincount(run) - ups, run
 
 
 def _ece(predictions: Predictions) -> Floats:

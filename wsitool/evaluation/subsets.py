@@ -4,40 +4,76 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from functools import total_ordering
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import LabelError, UsageError
 
-__all__ = ["Balance", "PerClass", "class_counts", "label_subset", "patients_in_turn", "subset_hash"]
+__all__ = [
+    "Amount",
+    "Balance",
+    "PerClass",
+    "Select",
+    "amount_in_json",
+    "asks",
+    "check_order",
+    "class_counts",
+    "class_orders",
+    "label_subset",
+    "patients_in_turn",
+    "subset_hash",
+]
 
 Indices = NDArray[np.int64]
 Balance = Literal["weighted", "subset"]
-_BILLION = 10**9
+Select = Literal["spread", "random", "margin", "typical-margin"]
 
 
-class PerClass(float):
+@total_ordering
+@dataclass(frozen=True)
+class PerClass:
     """So many labels of each class, where else a share of all labels stands.
 
-    As a number it is below every share, so that amounts of both kinds sort: PerClass(20) < 0.01.
+    It sorts below every share, PerClass(20) < 0.01, and is no number: what would write it as one fails.
     """
 
-    def __new__(cls, count: int) -> PerClass:
-        return super().__new__(cls, count / _BILLION)
+    count: int
 
-    @property
-    def count(self) -> int:
-        return round(self * _BILLION)
+    def __lt__(self, other: float | PerClass) -> bool:
+        return self.count < other.count if isinstance(other, PerClass) else True
 
-    def __getnewargs__(self) -> Any:
-        # Of copies and pickles, which would otherwise divide again.
-        return (self.count,)
+    def __str__(self) -> str:
+        return f"{self.count} per class"
+
+
+Amount = float | PerClass
+
+
+def amount_in_json(amount: Amount) -> float | str:
+    """A share as a number, a number of each class in words."""
+    return str(amount) if isinstance(amount, PerClass) else amount
+
+
+def asks(select: Select) -> bool:
+    """Whether the order is asked for in rounds, and so depends on features."""
+    return select in ("margin", "typical-margin")
+
+
+def check_order(select: Select, balance: Balance) -> None:
+    """UsageError where as many of each class are wanted from answers that nobody knows beforehand."""
+    if asks(select) and balance == "subset":
+        raise UsageError(
+            f"--select {select} asks for patches whose classes are not known, and --balance subset takes as "
+            "many of each: use --balance weighted, or --select spread or random."
+        )
 
 
 def class_counts(
-    labels: NDArray[np.integer], amount: float, classes: Sequence[str], *, balance: Balance = "weighted"
+    labels: NDArray[np.integer], amount: Amount, classes: Sequence[str], *, balance: Balance = "weighted"
 ) -> Indices:
     """How many patches of each class an amount keeps: (K,).
 
@@ -46,7 +82,7 @@ def class_counts(
     `PerClass` its count of each. UsageError for a share outside (0, 1]; LabelError for a class without
     patches, or of which none or too few are left.
     """
-    if not 0 < amount <= 1:
+    if not isinstance(amount, PerClass) and not 0 < amount <= 1:
         raise UsageError(f"The label fraction must be above 0 and at most 1, got {amount:g}.")
     counts = np.bincount(labels[labels >= 0], minlength=len(classes))
     missing = [name for name, count in zip(classes, counts, strict=True) if count == 0]
@@ -76,7 +112,7 @@ def class_counts(
 
 def label_subset(
     labels: NDArray[np.integer],
-    amount: float,
+    amount: Amount,
     classes: Sequence[str],
     *,
     seed: int,
@@ -88,14 +124,23 @@ def label_subset(
     With `groups` (N,) patients come in turn, with a patch at random of each, else patches at random. The
     same (labels, groups, seed) gives nested subsets: that of a smaller amount lies in that of a larger one.
     """
-    per_class = []
-    for index, count in enumerate(class_counts(labels, amount, classes, balance=balance)):
-        # A stream for each class, and the first of one order: hence nested, whatever the amount.
+    counts = class_counts(labels, amount, classes, balance=balance)
+    # The first of one order: hence nested, whatever the amount.
+    orders = class_orders(labels, len(classes), seed=seed, groups=groups)
+    firsts = [order[:count] for order, count in zip(orders, counts, strict=True)]
+    return np.sort(np.concatenate(firsts)).astype(np.int64)
+
+
+def class_orders(
+    labels: NDArray[np.integer], classes: int, *, seed: int, groups: NDArray[np.integer] | None = None
+) -> list[Indices]:
+    """For each class all its patches in the order in which `label_subset` takes them."""
+    orders = []
+    for index in range(classes):
+        # A stream for each class: patches of one do not change what is drawn of another.
         order = np.random.default_rng((seed, index)).permutation(np.flatnonzero(labels == index))
-        if groups is not None:
-            order = order[patients_in_turn(groups[order])]
-        per_class.append(order[:count])
-    return np.sort(np.concatenate(per_class)).astype(np.int64)
+        orders.append(order if groups is None else order[patients_in_turn(groups[order])])
+    return orders
 
 
 def patients_in_turn(groups: NDArray[np.integer]) -> Indices:

@@ -28,7 +28,6 @@ from wsitool.classify.fit import Fitted, fit_classifier
 from wsitool.classify.head_registry import HEADS
 from wsitool.classify.heads import head_logits
 from wsitool.classify.logits import predict_logits
-from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.leakage import check_pretraining
 from wsitool.evaluation.subsets import subset_hash
 from wsitool.experiment.evaluation_splits import (
@@ -68,17 +67,20 @@ def run_cell(
     """
     split = open_splits(plan)[cell.split]
     # Its key hashes all inputs: the file is trusted only where they are the same.
-    path, key = out / "cells" / cell.file_name(plan), _cell_key(plan, cell, split)
-    finished = _read_cell(path, key)
+    key = _cell_key(plan, cell, split)
+    finished = _finished(plan, cell, out, key)
     if finished is not None:
         return finished
+    path = out / "cells" / cell.file_names(plan)[0]
     training = _CellTraining(plan=plan, cell=cell, chosen=split, out=out, device=device, reporter=reporter)
     # All candidates are trained and compared before any looks at the test patches.
     best, losses = _lowest(training)
     fitted, card = best.fitted, best.encoder.card
     figures = {
         "key": key,
-        "subset": subset_hash(training.subset.identities()),
+        "subset": subset_hash(split.train.patches.subset(best.rows).identities()),
+        # Those of other orders are in the manifest before a cell is computed.
+        "labelled_rows": best.rows.tolist() if cell.asks else None,
         "trained_on": len(fitted.split.train),
         "validated_on": len(fitted.split.held_out),
         "split_warning": fitted.split.warning,
@@ -101,15 +103,23 @@ def run_cell(
 
 def is_finished(plan: ExperimentPlan, cell: Cell, out: Path) -> bool:
     """Whether `run_cell` would find this cell computed from the same inputs."""
-    split = open_splits(plan)[cell.split]
-    return _read_cell(out / "cells" / cell.file_name(plan), _cell_key(plan, cell, split)) is not None
+    return _finished(plan, cell, out, _cell_key(plan, cell, open_splits(plan)[cell.split])) is not None
+
+
+def _finished(plan: ExperimentPlan, cell: Cell, out: Path, key: str) -> CellResult | None:
+    read = (_read_cell(out / "cells" / name, key) for name in cell.file_names(plan))
+    return next((result for result in read if result is not None), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Candidate:
-    """A classifier on one of the encoders a cell may take; `lr` is that of its pretraining, if it had any."""
+    """A classifier on one of the encoders a cell may take; `lr` is that of its pretraining, if it had any.
+
+    `rows` are those of the training patches that were labelled.
+    """
 
     lr: float | None
+    rows: NDArray[np.int64]
     encoder: Encoder
     fitted: Fitted
     loss: float | None
@@ -146,15 +156,6 @@ class _CellTraining:
     reporter: Reporter
 
     @property
-    def rows(self) -> NDArray[np.int64]:
-        """The labelled subset's rows of the split's training patches."""
-        return labelled_rows(self.plan, self.chosen, self.cell.fraction, self.cell.seed)
-
-    @property
-    def subset(self) -> LabelledPatches:
-        return self.chosen.train.patches.subset(self.rows)
-
-    @property
     def image_size(self) -> int:
         return self.plan.image_size or self.chosen.train.whole.collection.patch_size
 
@@ -186,17 +187,23 @@ class _CellTraining:
     def _candidate(self, encoder: Encoder, lr: float | None) -> _Candidate:
         # Before training, so that a leak costs no run; asked again for the facts.
         self.seen_test_groups(encoder)
-        settings, subset = self.plan.settings(self.device), self.subset
+        settings = self.plan.settings(self.device)
+        # Asked for by the encoder as it is now, also where it is fine-tuned afterwards.
+        rows = labelled_rows(
+            self.plan, self.chosen, self.cell, lambda: self._features(encoder, self.chosen.train)
+        )
+        subset = self.chosen.train.patches.subset(rows)
         fitted = fit_classifier(
             subset,
             encoder,
             settings,
             image_size=self.image_size,
             seed=self.cell.seed,
-            features=self._features(encoder, self.chosen.train)[self.rows] if settings.frozen else None,
+            features=self._features(encoder, self.chosen.train)[rows] if settings.frozen else None,
             reporter=self.reporter,
         )
-        return _Candidate(lr=lr, encoder=encoder, fitted=fitted, loss=fitted.validation_loss(subset.labels))
+        loss = fitted.validation_loss(subset.labels)
+        return _Candidate(lr=lr, rows=rows, encoder=encoder, fitted=fitted, loss=loss)
 
     def _features(self, encoder: Encoder, view: View) -> NDArray[np.float32]:
         # Of all patches once for all splits, fractions and seeds; the cache is keyed by encoder and patches.
@@ -214,17 +221,24 @@ class _CellTraining:
 
 
 def _cell_key(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str:
-    train = split.train.patches
-    rows = labelled_rows(plan, split, cell.fraction, cell.seed)
     values = [
         # The device is left out: it changes no more than rounding.
         *(_settings_key(plan), plan.seed, cell.seed, plan.identity, plan.image_size),
         start_keys(plan, cell, split),
-        subset_hash(train.subset(rows).identities()),
+        _labels_key(plan, cell, split),
         # By content, not by path: stores may move.
         subset_hash(split.test.patches.identities()),
     ]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def _labels_key(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str | list[str]:
+    """Which patches are labelled; where they are asked for what that depends on besides the encoder."""
+    train = split.train.patches
+    if not cell.asks:
+        return subset_hash(train.subset(labelled_rows(plan, split, cell)).identities())
+    patches = [f"{name}@{group}" for name, group in zip(train.identities(), train.groups, strict=True)]
+    return [cell.select, str(cell.fraction), subset_hash(patches)]
 
 
 def _settings_key(plan: ExperimentPlan) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +24,21 @@ from wsitool.experiment.plan import COLOR, ExperimentPlan
 
 __all__ = ["color_cells"]
 
+F = TypeVar("F", bound=np.floating)
 Floats = NDArray[np.float32]
 
 
 def color_cells(plan: ExperimentPlan, out: Path, reporter: Reporter) -> dict[Cell, CellResult]:
-    """Cells of the arm `COLOR`, which is none of the plan's: each on the labels that the arms' cells have.
+    """Cells of the arm `COLOR`, which is none of the plan's: each on the labels that the arms have.
 
-    The 24 numbers of each patch are kept in `out`; fitting takes a second or so a cell and is done again.
+    The 24 numbers of each patch and each cell's logits are kept in `out` under what they follow from.
     """
     splits = open_splits(plan)
     patches = {id(view.whole): view.whole for split in splits for view in (split.train, split.test)}
     numbers = {key: _numbers(each, out / "features") for key, each in patches.items()}
-    settings, cells, seen = plan.settings("cpu"), {}, dict[tuple[int, str], NDArray[np.float64]]()
+    cells, seen = {}, dict[str, NDArray[np.float64]]()
     keys = [
-        Cell(arm=COLOR, fraction=fraction, seed=seed, split=number)
+        Cell(arm=COLOR, fraction=fraction, seed=seed, split=number, select=plan.drawn)
         for number in range(len(splits))
         for seed in range(plan.seeds)
         for fraction in plan.amounts
@@ -41,36 +46,62 @@ def color_cells(plan: ExperimentPlan, out: Path, reporter: Reporter) -> dict[Cel
     with reporter.task("color baseline", total=len(keys), unit="cells") as task:
         for cell in keys:
             split = splits[cell.split]
-            rows = labelled_rows(plan, split, cell.fraction, cell.seed)
-            subset, inside = split.train.patches.subset(rows), split.train.rows[rows]
-            # Every seed has all labels in common.
-            same = (cell.split, subset_hash([str(row) for row in inside]))
+            rows = labelled_rows(plan, split, cell)
+            # Every seed has all labels in common, and then the folds of the first one.
+            same = _key(plan, split.train.patches.subset(rows), split.test.patches)
             if same not in seen:
-                seen[same] = color_logits(
-                    numbers[id(split.train.whole)][inside],
-                    subset.labels,
-                    subset.group_index,
-                    numbers[id(split.test.whole)][split.test.rows],
-                    len(subset.classes),
-                    settings=settings,
-                    seed=cell.seed,
-                )
+                path = out / "features" / f"color-logits-{same}-{cell.seed}.npy"
+                seen[same] = _logits(plan, cell, rows, numbers, path)
             facts = {"temperature": 1.0, "trained_on": len(rows), "validated_on": 0, "c": None}
             cells[cell] = CellResult(logits=seen[same], facts=facts, reused=False)
             task.advance(1)
     return cells
 
 
+def _key(plan: ExperimentPlan, *sides: LabelledPatches) -> str:
+    """Of what decides the logits besides the seed: labelled and judged patches, their groups, settings."""
+    values: list[str] = [plan.balance, plan.split]
+    for side in sides:
+        names = zip(side.identities(), side.groups, strict=True)
+        values.append(subset_hash([f"{name}@{group}" for name, group in names]))
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def _logits(
+    plan: ExperimentPlan, cell: Cell, rows: NDArray[np.int64], numbers: Mapping[int, Floats], path: Path
+) -> NDArray[np.float64]:
+    split = open_splits(plan)[cell.split]
+    subset = split.train.patches.subset(rows)
+    return _kept(
+        path,
+        (len(split.test.rows), len(subset.classes)),
+        lambda: color_logits(
+            numbers[id(split.train.whole)][split.train.rows[rows]],
+            subset.labels,
+            subset.group_index,
+            numbers[id(split.test.whole)][split.test.rows],
+            len(subset.classes),
+            settings=plan.settings("cpu"),
+            seed=cell.seed,
+        ),
+    )
+
+
 def _numbers(patches: LabelledPatches, folder: Path) -> Floats:
     """(N, 24) of all patches, from the file in `folder` where it is there and whole."""
     path = folder / f"color-{subset_hash(patches.identities())[:16]}.npy"
+    return _kept(path, (len(patches), len(COLOR_NUMBERS)), lambda: color_features(patches.collection))
+
+
+def _kept(path: Path, shape: tuple[int, int], compute: Callable[[], NDArray[F]]) -> NDArray[F]:
+    """The array of that shape in the file, where it is there and whole; else computed and written."""
     try:
-        stored: Floats = np.load(path, allow_pickle=False)
-        if stored.shape == (len(patches), len(COLOR_NUMBERS)):
+        stored: NDArray[F] = np.load(path, allow_pickle=False)
+        if stored.shape == shape and np.isfinite(stored).all():
             return stored
     except (OSError, ValueError, EOFError):
         pass  # none, or damaged: as good as none
-    computed, buffer = color_features(patches.collection), io.BytesIO()
+    computed, buffer = compute(), io.BytesIO()
     np.save(buffer, computed)
     replace_file(path, buffer.getvalue())
     return computed

@@ -1,15 +1,24 @@
-"""How long a grid will take, from one measured training step."""
+"""How long a grid will take, from what its parts take here on a few images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsitool.classify.head_registry import HEADS
-from wsitool.classify.speed import seconds_per_image
+import numpy as np
+
+from wsitool.backbones.build import build_encoder
+from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.features import encode
+from wsitool.classify.penalty import search_penalty
+from wsitool.classify.speed import fastest, measure_speed
+from wsitool.evaluation.color import color_features
+from wsitool.evaluation.duplicates import signatures
+from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.subsets import class_counts
 from wsitool.experiment.cells import is_finished
-from wsitool.experiment.evaluation_splits import all_cells, open_splits
+from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, all_cells, open_splits
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.preflight import check_plan
 from wsitool.experiment.stages import Pretraining, pretrainings
@@ -17,13 +26,16 @@ from wsitool.methods.registry import load_method
 
 __all__ = ["Estimate", "estimate"]
 
+# Seconds on two cores of 2026: from the command to the first cell, and one figure of the report.
+_START, _FIGURE = 3.0, 0.3
+_SAMPLE = 64  # patches that a head is fitted on, and whose colors and likeness are looked at
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What a grid consists of, and what of it is left to do.
 
-    Images and `seconds` are those still to come; `seconds` on one device is rough (within a factor of two or
-    so).
+    Images and `seconds` are those still to come; `seconds` on one device that is otherwise idle.
     """
 
     cells: int
@@ -34,49 +46,111 @@ class Estimate:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """Images through training and through forward passes alone, and labels through choosing a penalty."""
+
+    trained: int
+    forward: int
+    searched: int
+
+
 def estimate(plan: ExperimentPlan, out: Path, *, device: str = "auto") -> Estimate:
-    """Count the grid's work and time one step of the backbone on random images at the plan's size.
+    """Count the grid's work and time its parts at the plan's size: a few seconds.
 
     Raises what `check_plan` raises.
     """
+    splits = open_splits(plan)
     # Opens data and methods first: an estimate of what cannot start would be worth nothing.
-    check_plan(plan, open_splits(plan))
+    check_plan(plan, splits)
     cells, stages = all_cells(plan), pretrainings(plan, out)
     left = [cell for cell in cells if not is_finished(plan, cell, out)]
-    splits = open_splits(plan)
     ahead = [stage for stage in stages.values() if not stage.finished]
     pretrained = sum(
         load_method(stage.method).images_per_patch * stage.patches * stage.epochs for stage in ahead
     )
-    trained = forward = 0
-    held_out = plan.settings(device).held_out
-    for cell in left:
-        train = splits[cell.split].train.patches
-        # Both sides: `validation` of it is held out, the rest is trained on.
-        counts = class_counts(train.labels, cell.fraction, train.classes, balance=plan.balance)
-        subset = int(counts.sum())
-        if not HEADS[plan.head].frozen:
-            inside = round(subset * (1 - held_out))
-            epochs = plan.settings(device).epochs_of(inside)
-            tries = epochs * (1 if cell.arm.method is None else len(plan.pretrain_lrs))
-            trained += inside * tries
-            forward += round(subset * held_out) * tries + len(splits[cell.split].test.rows)
-    if HEADS[plan.head].frozen and left:  # features of everything once for the start and for each encoder
-        wholes = {id(view.whole): len(view.whole) for split in splits for view in (split.train, split.test)}
-        forward = (len(ahead) + 1) * sum(wholes.values())
-    per_image = seconds_per_image(
-        plan,
-        init=plan.init,
-        image_size=plan.image_size or splits[0].train.whole.collection.patch_size,
-        # 32 at most: the rate is asked for, not the memory.
-        batch_size=min(plan.batch_size, 32),
-        device=device,
-    )
+    work = _work(plan, splits, left, device)
+    # The weights do not matter, and none is fetched.
+    standard = plan.init in ("imagenet", "random")
+    encoder = build_encoder(plan, "random" if standard else plan.init)
+    whole = splits[0].train.whole
+    size = plan.image_size or whole.collection.patch_size
+    speed = measure_speed(encoder, image_size=size, batch_size=plan.batch_size, device=device)
+    seconds = (speed.step + speed.view) * pretrained + speed.step * work.trained
+    seconds += speed.forward * work.forward
+    if work.searched:
+        seconds += work.searched * _seconds_a_label(plan, whole, encoder, size, device)
     return Estimate(
         cells=len(cells),
         finished=len(cells) - len(left),
         pretrainings=stages,
         pretrained_images=pretrained,
-        trained_images=trained,
-        seconds=per_image * (pretrained + trained + forward / 3),  # a forward pass is a third of a step
+        trained_images=work.trained,
+        seconds=seconds + _around(plan, splits),
     )
+
+
+def _work(
+    plan: ExperimentPlan, splits: Sequence[EvaluationSplit], left: Sequence[Cell], device: str
+) -> _Work:
+    trained = forward = searched = 0
+    settings = plan.settings(device)
+    for cell in left:
+        train = splits[cell.split].train.patches
+        # Both sides: `validation` of it is held out, the rest is trained on.
+        counts = class_counts(train.labels, cell.fraction, train.classes, balance=plan.balance)
+        subset = int(counts.sum())
+        tries = 1 if cell.arm.method is None else len(plan.pretrain_lrs)
+        if settings.frozen:
+            searched += subset * tries * settings.chooses_by_folds
+            continue
+        inside = round(subset * (1 - settings.held_out))
+        epochs = settings.epochs_of(inside) * tries
+        trained += inside * epochs
+        # After each epoch, and once more with the weights of the best one.
+        forward += round(subset * settings.held_out) * (epochs + tries) + len(splits[cell.split].test.rows)
+    wholes = {id(view.whole): len(view.whole) for split in splits for view in (split.train, split.test)}
+    # Features of everything once for each encoder that stays as it is, or by which labels are asked for.
+    seen = [cell for cell in left if (settings.frozen or cell.asks) and not cell.arm.kind.frozen]
+    frozen = {_encoder(plan, cell): cell for cell in seen}
+    encoders = sum(1 if cell.arm.method is None else len(plan.pretrain_lrs) for cell in frozen.values())
+    return _Work(trained=trained, forward=forward + encoders * sum(wholes.values()), searched=searched)
+
+
+def _encoder(plan: ExperimentPlan, cell: Cell) -> tuple[object, ...]:
+    """What tells the encoders of cells apart: a random start is another one for each label seed."""
+    if cell.arm.method is None:
+        start = cell.arm.start or plan.init
+        return start, cell.seed if start == "random" else 0
+    return cell.arm.name, cell.split, cell.seed % plan.pretrain_seeds
+
+
+def _seconds_a_label(
+    plan: ExperimentPlan, whole: LabelledPatches, encoder: Encoder, size: int, device: str
+) -> float:
+    """Of choosing a penalty and fitting the head, on real features: how soon a fit converges is theirs."""
+    some = _some(whole)
+    features = encode(encoder, some.collection, image_size=size, device=device)
+    weighted, classes = plan.balance == "weighted", len(some.classes)
+    if np.bincount(some.labels, minlength=classes).min() < 2:
+        return 0.0
+
+    def search() -> None:
+        search_penalty(features, some.labels, some.group_index, classes, weighted=weighted)
+
+    return fastest(search, 0) / len(some)
+
+
+def _around(plan: ExperimentPlan, splits: Sequence[EvaluationSplit]) -> float:
+    """What comes before and after the cells: near-duplicates, colors, the report."""
+    some = _some(splits[0].train.whole).collection
+    a_patch = fastest(lambda: (signatures(some), color_features(some)), 0) / len(some)
+    wholes = {id(view.whole): len(view.whole) for split in splits for view in (split.train, split.test)}
+    figures = 2 * len(plan.rows) * len(plan.amounts) + 3
+    return _START + _FIGURE * figures + a_patch * sum(wholes.values())
+
+
+def _some(patches: LabelledPatches) -> LabelledPatches:
+    """Patches from all over, of every class where chance allows."""
+    rows = np.random.default_rng(0).permutation(len(patches))[:_SAMPLE]
+    return patches.subset(np.sort(rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.data import open_train_test
+from wsitool.classify.selection import labelled_rows as rows_of
 from wsitool.errors import UsageError
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.splits import group_folds, holdout
-from wsitool.evaluation.subsets import label_subset, patients_in_turn
+from wsitool.evaluation.subsets import Amount, Select, asks, patients_in_turn
 from wsitool.experiment.plan import Arm, ExperimentPlan, file_part
 from wsitool.store.collection import Collection, open_collection
 
@@ -28,6 +29,7 @@ __all__ = [
     "judging_problems",
     "labelled_rows",
     "open_splits",
+    "order_of",
 ]
 
 
@@ -58,42 +60,70 @@ class EvaluationSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One arm, fraction, label seed and split."""
+    """One arm, fraction, label seed and split, and the order in which patches are labelled."""
 
     arm: Arm
-    fraction: float
+    fraction: Amount
     seed: int
     split: int
+    select: Select = "spread"
 
-    def file_name(self, plan: ExperimentPlan) -> str:
+    @property
+    def asks(self) -> bool:
+        """Whether its labels depend on the features of its encoder."""
+        return asks(self.select)
+
+    def file_names(self, plan: ExperimentPlan) -> tuple[str, ...]:
+        """The file it is written to, then others that it may be found in."""
         name = open_splits(plan)[self.split].name
-        return f"{self.arm.file_part}-{file_part(self.fraction)}-seed{self.seed}-{name}.npz"
+        start = f"{self.arm.file_part}-{file_part(self.fraction)}"
+        plain = f"{start}-seed{self.seed}-{name}.npz"
+        if self.select == "spread":
+            return (plain,)
+        # Before a plan could have several orders none was in the name.
+        return f"{start}-{self.select}-seed{self.seed}-{name}.npz", plain
+
+
+def order_of(plan: ExperimentPlan, fraction: Amount, select: Select) -> Select:
+    """The order of a cell: all labels are the same in any."""
+    return "spread" if fraction == 1 and plan.balance == "weighted" else select
 
 
 def all_cells(plan: ExperimentPlan) -> list[Cell]:
     """The grid, ordered so that cells which share an encoder follow one another."""
-    return [
+    cells = [
         # Arm, then split, seed and fraction: what `chains_of` groups stands together already.
-        Cell(arm=arm, fraction=fraction, seed=seed, split=number)
+        Cell(arm=arm, fraction=fraction, seed=seed, split=number, select=order_of(plan, fraction, select))
         for arm in plan.arms
         for number in range(len(open_splits(plan)))
         for seed in range(plan.seeds)
+        for select in plan.select
         for fraction in plan.amounts
     ]
+    return list(dict.fromkeys(cells))
 
 
 def labelled_rows(
-    plan: ExperimentPlan, split: EvaluationSplit, fraction: float, seed: int
+    plan: ExperimentPlan,
+    split: EvaluationSplit,
+    cell: Cell,
+    features: Callable[[], NDArray[np.float32]] | None = None,
 ) -> NDArray[np.int64]:
-    """Sorted rows of the split's training patches whose labels are used: the same for every arm."""
-    train = split.train.patches
-    return label_subset(
-        train.labels,
-        fraction,
-        train.classes,
-        seed=seed,
+    """Sorted rows of the split's training patches whose labels a cell uses.
+
+    The same for every arm unless it asks: then `features` must give those of the training patches, (N, D).
+    """
+
+    def missing() -> NDArray[np.float32]:
+        raise ValueError(f"Labels in the order {cell.select} depend on features.")
+
+    return rows_of(
+        split.train.patches,
+        cell.fraction,
+        select=cell.select,
         balance=plan.balance,
-        groups=train.group_index if plan.select == "spread" else None,
+        seed=cell.seed,
+        features=features or missing,
     )
 
 

@@ -55,7 +55,8 @@ def run_grid(
         try:
             for cell, result in _results(plan, cells, out, devices, reporter):
                 results[cell] = result
-                task.advance(1, note=f"{cell.arm.name} {percent(cell.fraction)} seed {cell.seed}")
+                order = f" {cell.select}" if len(plan.select) > 1 else ""
+                task.advance(1, note=f"{cell.arm.name} {percent(cell.fraction)}{order} seed {cell.seed}")
         except Interrupted as stop:
             # Not what a pretraining inside says, whose own --resume this command does not have.
             stop.progress = f"{len(results)} of {len(cells)} cells are done; run again to go on"
@@ -148,7 +149,7 @@ def chains_of(plan: ExperimentPlan, cells: list[Cell]) -> list[list[Cell]]:
     """
 
     def shared(cell: Cell) -> tuple[str, int]:
-        frozen_start = cell.arm.method is None and plan.settings("auto").frozen
+        frozen_start = cell.arm.method is None and (plan.settings("auto").frozen or cell.asks)
         # -1: no split of its own, one chain for all.
         return cell.arm.name, -1 if cell.arm.auxiliary or frozen_start else cell.split
 

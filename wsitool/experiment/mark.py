@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from wsitool.evaluation.guessing import Guessing
 from wsitool.evaluation.intervals import Comparison, Interval
+from wsitool.evaluation.subsets import Amount, amount_in_json
 
 __all__ = ["LEVEL", "Reach", "margin_of", "no_mark", "reaches"]
 
@@ -36,21 +37,22 @@ class Reach:
     seeds hide it.
     """
 
-    smallest: float | None
-    failed: float | None
-    p_values: dict[float, float | None]
-    adjusted: dict[float, float | None]
+    smallest: Amount | None
+    failed: Amount | None
+    p_values: dict[Amount, float | None]
+    adjusted: dict[Amount, float | None]
     needed: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, whose keys are text."""
+        smallest, failed = (
+            None if amount is None else amount_in_json(amount) for amount in (self.smallest, self.failed)
+        )
         tests = {
-            f"{fraction:g}": {"p_value": p, "adjusted_p": self.adjusted[fraction]}
-            for fraction, p in self.p_values.items()
+            str(amount): {"p_value": p, "adjusted_p": self.adjusted[amount]}
+            for amount, p in self.p_values.items()
         }
-        values = asdict(self)
-        del values["p_values"], values["adjusted"]
-        return {**values, "non_inferiority": tests}
+        return {"smallest": smallest, "failed": failed, "needed": self.needed, "non_inferiority": tests}
 
 
 def margin_of(points: float | None, patients: int) -> float:
@@ -78,21 +80,30 @@ def no_mark(guessing: Guessing, accuracy: Interval | None, reason: str) -> str:
 
 
 def reaches(
-    with_mark: Mapping[tuple[str, float], Comparison],
+    with_mark: Mapping[tuple[str, Amount], Comparison],
     arms: Sequence[str],
-    fractions: Sequence[float],
+    fractions: Sequence[Amount],
     margin: float,
 ) -> dict[str, Reach]:
-    """Of each arm, by its comparisons with the mark keyed by (arm, fraction)."""
-    downwards = sorted(fractions, reverse=True)
+    """Of each arm, by its comparisons with the mark keyed by (arm, fraction).
+
+    Where there is none, as an arm is the mark itself with all labels in another order, nothing is tested.
+    """
     p_values = {
-        arm: {fraction: with_mark[arm, fraction].p_above(-margin) for fraction in downwards} for arm in arms
+        arm: {
+            fraction: with_mark[arm, fraction].p_above(-margin)
+            for fraction in sorted(fractions, reverse=True)
+            if (arm, fraction) in with_mark
+        }
+        for arm in arms
     }
+    p_values = {arm: tests for arm, tests in p_values.items() if tests}
     # The worst of an arm's fractions decides whether it leaves its part of the level to the others.
-    worst = {arm: max(1.0 if p is None else p for p in p_values[arm].values()) for arm in arms}
+    worst = {arm: max(1.0 if p is None else p for p in tests.values()) for arm, tests in p_values.items()}
     results = {}
-    sharing = len(arms)
-    for arm in sorted(arms, key=lambda name: worst[name]):
+    sharing = len(worst)
+    for arm in sorted(worst, key=lambda name: worst[name]):
+        downwards = list(p_values[arm])
         adjusted = _adjusted(p_values[arm], sharing)
         shown = [fraction for fraction, p in adjusted.items() if p is not None and p < LEVEL]
         # Adjusted p-values only grow on the way down: the ones shown are the first.
@@ -106,13 +117,13 @@ def reaches(
         )
         if failed is None:
             sharing -= 1
-    return {arm: results[arm] for arm in arms}
+    return {arm: results[arm] for arm in p_values}
 
 
-def _adjusted(p_values: Mapping[float, float | None], arms: int) -> dict[float, float | None]:
+def _adjusted(p_values: Mapping[Amount, float | None], arms: int) -> dict[Amount, float | None]:
     """For `arms` that share the level; after the first that could not be tested none is."""
     largest: float | None = 0.0
-    adjusted: dict[float, float | None] = {}
+    adjusted: dict[Amount, float | None] = {}
     for fraction, p in p_values.items():
         largest = None if p is None or largest is None else max(largest, min(1.0, p * arms))
         adjusted[fraction] = largest

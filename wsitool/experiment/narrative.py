@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from statistics import median
 
 from wsitool.classify.head_registry import HEADS
 from wsitool.classify.settings import FEW_STEPS
 from wsitool.evaluation.guessing import as_p
 from wsitool.evaluation.intervals import Comparison
+from wsitool.evaluation.subsets import Amount, asks
 from wsitool.experiment.mark import Reach
-from wsitool.experiment.plan import COLOR, percent
+from wsitool.experiment.plan import COLOR, Row, percent
 from wsitool.experiment.results import ArmResult, Results
 
 __all__ = ["caveats", "choices", "learned_color", "said_first", "verdicts"]
@@ -62,15 +64,33 @@ def _compared(results: Results) -> list[str]:
             f"{name} is the mark: {right}{bounds}. An arm reaches it where it is shown to be at most "
             f"{100 * results.margin:g} points below.{less}"
         ]
-    names = [arm.name for arm in results.plan.arms if arm.name != results.baseline]
-    reached = [f"{_reach(results, name)} " if name in results.reach else "" for name in names]
-    return lines + [f"{before}{_same(results, name)}" for before, name in zip(reached, names, strict=True)]
+    for row in results.plan.rows:
+        parts = [_reach(results, row.name)] if row.name in results.reach else []
+        parts += _at_the_same_labels(results, row)
+        lines += [" ".join(parts)] if parts else []
+    return lines
+
+
+def _at_the_same_labels(results: Results, row: Row) -> list[str]:
+    """A row against the baseline in its order, and against its own arm in the first order."""
+    names = {(other.arm.name, other.select): other.name for other in results.plan.rows}
+    first = results.plan.select[0]
+    base = next(other.arm.name for other in results.plan.rows if other.name == results.baseline)
+    compared = (
+        (results.same_fraction, f"{names[base, row.select]} with the same labels"),
+        (results.same_arm, f"as many labels in the order {first}"),
+    )
+    return [
+        _same(comparisons, row.name, against)
+        for comparisons, against in compared
+        if any(name == row.name for name, _ in comparisons)
+    ]
 
 
 def learned_color(results: Results) -> list[str]:
     """Which arms are shown to rank better than the color baseline on the same labels, and which are not."""
     lines = []
-    for arm in results.plan.methods if results.color else ():
+    for arm in [row.name for row in results.plan.rows] if results.color else ():
         beats: list[str] = []
         fails: list[str] = []
         for fraction in sorted(results.plan.amounts):
@@ -102,7 +122,7 @@ def caveats(results: Results) -> list[str]:
             f"{seeds} label seed{'s' if seeds != 1 else ''}, {luck}; comparisons are paired on the same "
             "patches."
         ]
-    lines += _power(results)
+    lines += _power(results) + _asked(results)
     if (steps := _steps(results)) is not None and steps < FEW_STEPS:
         lines.append(
             f"Even with the most labels fine-tuning took {steps} optimizer steps at most, fewer than "
@@ -122,7 +142,7 @@ def caveats(results: Results) -> list[str]:
 
 def _power(results: Results) -> list[str]:
     """What differences could have been shown, what would narrow intervals, how p-values are adjusted."""
-    compared = [comparison.error for comparison in results.same_fraction.values()]
+    compared = [comparison.error for comparison in results.at_the_same_labels]
     errors = sorted((error for error in compared if error is not None), key=lambda error: error.detectable)
     if not errors:
         return []
@@ -144,6 +164,18 @@ def _power(results: Results) -> list[str]:
             "where one is below .05 is an arm said to help or to hurt."
         )
     return lines
+
+
+def _asked(results: Results) -> list[str]:
+    """What must be known of labels that were asked for."""
+    asking = [select for select in results.plan.select if asks(select)]
+    if not asking:
+        return []
+    return [
+        f"In the order {' and '.join(asking)} each arm asks for labels of its own, by its features before "
+        "fine-tuning. Classes fall as they fall: its probabilities are of classes as frequent as among these "
+        f"labels. The {COLOR.name} has as many in the order {results.plan.drawn}."
+    ]
 
 
 def _steps(results: Results) -> int | None:
@@ -216,7 +248,7 @@ def _needed(results: Results, reach: Reach, comparison: Comparison) -> str:
     return f"; about {reach.needed:,} patients like these{seeds} would show it, were the two alike"
 
 
-def _with_mark(results: Results, name: str, fraction: float) -> str:
+def _with_mark(results: Results, name: str, fraction: Amount) -> str:
     comparison = results.with_full[name, fraction]
     difference = (
         f"{_accuracy(results.arms[name, fraction])}, a difference of {_points(comparison.difference)}"
@@ -226,10 +258,10 @@ def _with_mark(results: Results, name: str, fraction: float) -> str:
     return f"{difference} (95 % interval {_bounds(comparison.low, comparison.high, sign='+')})"
 
 
-def _same(results: Results, name: str) -> str:
+def _same(comparisons: Mapping[tuple[str, Amount], Comparison], name: str, against: str) -> str:
     said: dict[str, list[str]] = {"helps": [], "HURTS": [], _UNCLEAR: [], "cannot be compared": []}
-    for fraction in sorted(results.plan.amounts):
-        comparison = results.same_fraction[name, fraction]
+    for fraction in sorted(amount for row, amount in comparisons if row == name):
+        comparison = comparisons[name, fraction]
         p, adjusted, difference = comparison.p_value, comparison.adjusted_p, comparison.difference
         if p is None or adjusted is None:
             verdict, about = "cannot be compared", comparison.reason
@@ -238,7 +270,7 @@ def _same(results: Results, name: str) -> str:
             about = f"{as_p(p)}, adjusted {as_p(adjusted)}"
         said[verdict].append(f"{percent(fraction)} ({_points(difference)}; {about})")
     parts = [f"{verdict} at {', '.join(places)}" for verdict, places in said.items() if places]
-    return f"Against {results.baseline} with the same labels {name} {'; '.join(parts)}."
+    return f"Against {against} {name} {'; '.join(parts)}."
 
 
 def _both(p: float | None, adjusted: float | None) -> str:

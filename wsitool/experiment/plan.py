@@ -15,15 +15,25 @@ from wsitool.base.json_files import parse_json, read_text, typed
 from wsitool.base.parameters import as_shares, hparam, same_as
 from wsitool.base.paths import as_list
 from wsitool.classify.head_registry import HEADS
-from wsitool.classify.settings import ClassifyOptions, Penalty, Select, Settings
+from wsitool.classify.settings import Penalty, Settings
 from wsitool.errors import UsageError
 from wsitool.evaluation.splits import SplitBy
-from wsitool.evaluation.subsets import Balance, PerClass
+from wsitool.evaluation.subsets import Amount, Balance, PerClass, Select, asks, check_order
 from wsitool.experiment.start_registry import ENCODER, STARTS, StartKind
 from wsitool.store.schema import LARGEST_PATCH
 from wsitool.training.config import PretrainConfig
 
-__all__ = ["ARMS", "COLOR", "Arm", "ExperimentPlan", "amount_of", "file_part", "percent", "read_plan"]
+__all__ = [
+    "ARMS",
+    "COLOR",
+    "Arm",
+    "ExperimentPlan",
+    "Row",
+    "amount_of",
+    "file_part",
+    "percent",
+    "read_plan",
+]
 
 ARMS = ("supervised", "rotation", "jitter-rotation", "simclr", "simclr+auxiliary")
 AUXILIARY = "auxiliary"  # all data of --auxiliary, whatever their names
@@ -31,12 +41,12 @@ _NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
 _ARM = re.compile(r"(?P<method>[^+]+)(?:\+(?P<data>[A-Za-z][\w-]*)(?::(?P<count>[1-9]\d*))?)?")
 _MOST = 10_000  # of what is run one after another: more is a slip of the keyboard
 _STARTS = " or ".join(f"{kind.name}:{kind.argument}" for kind in STARTS.values())
-_LISTS = ("train", "test", "auxiliary", "methods")  # one alone may be given as text
+_LISTS = ("train", "test", "auxiliary", "methods", "select")  # one alone may be given as text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One row of the table: no pretraining (`method` None), or a method, after auxiliary data or not.
+    """One way of training: no pretraining (`method` None), or a method, after auxiliary data or not.
 
     `auxiliary` names those data ("" for none), of which at most `patches` are seen.
     `start` is what it starts from, of that `kind`, where that is not the plan's `init`.
@@ -79,6 +89,20 @@ class Arm:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of the table: an arm, and the order in which its patches are labelled."""
+
+    name: str
+    arm: Arm
+    select: Select
+
+    @property
+    def file_part(self) -> str:
+        """The name in names of files."""
+        return self.arm.file_part if self.name == self.arm.name else f"{self.arm.file_part}-{self.select}"
+
+
 # Always beside the arms, and none of them: 24 colour and edge numbers and logistic regression.
 COLOR = Arm(name="color baseline", method=None)
 
@@ -110,8 +134,14 @@ class ExperimentPlan(BackboneOptions):
         (), "Besides the per cents: so many labels of each class; comma between.", ge=1
     )
     balance: Balance = same_as(Settings, "balance")
-    select: Select = same_as(ClassifyOptions, "select")
-    seeds: int = hparam(3, "Label subsets and classifiers per cell.", ge=1, le=_MOST)
+    select: tuple[Select, ...] = hparam(
+        ("spread",),
+        "Orders in which patches are labelled, each compared with the first: spread (patients in turn), "
+        "random, margin or typical-margin (asked for by a linear probe on the arm's frozen features); comma "
+        "between.",
+    )
+    # Of 3 seeds the spread would have 2 degrees of freedom, and with few labels most of the error is theirs.
+    seeds: int = hparam(5, "Label subsets and classifiers per cell.", ge=1, le=_MOST)
     folds: int | None = hparam(None, "Cross-validate over groups instead of a test set.", ge=2, le=_MOST)
     test_share: float = hparam(0.3, "Share of groups held out without --test.", gt=0, lt=1)
     margin: float | None = hparam(
@@ -154,7 +184,7 @@ class ExperimentPlan(BackboneOptions):
 
     def __post_init__(self) -> None:
         """UsageError naming what cannot work."""
-        for name in ("train", "test", "auxiliary", "methods"):
+        for name in _LISTS:
             items = tuple(str(item) for item in as_list(getattr(self, name)))
             object.__setattr__(self, name, items)  # frozen: this is its one way in
         super().__post_init__()
@@ -168,9 +198,11 @@ class ExperimentPlan(BackboneOptions):
                 raise UsageError(
                     f"The arm {arm.name} has no network that could be fine-tuned: use --head linear or knn."
                 )
+        asking = " and ".join(select for select in self.select if asks(select))
         rules = (
             (bool(self.train), "--train must name at least one store"),
             (_is_each_once(self.methods), "--methods must name each arm once"),
+            (_is_each_once(self.select), "--select must name each order once"),
             (_is_each_once(self.fractions), "--fractions must name each share once"),
             (
                 not self.labels_per_class or _is_each_once(self.labels_per_class),
@@ -187,16 +219,41 @@ class ExperimentPlan(BackboneOptions):
                 "Several --pretrain-lr need validation groups to be chosen by: use --validation above 0, or "
                 "--head linear --c auto, or give one value",
             ),
+            (
+                self.pretrain_on == "all" or (len(self.select) == 1 and not asking),
+                "--pretrain-on labelled needs one --select, spread or random: labels come before the encoder",
+            ),
+            (
+                len(self.pretrain_lrs) == 1 or not asking,
+                f"--select {asking} asks by the features of one encoder: give one --pretrain-lr",
+            ),
         )
         for holds, rule in rules:
             if not holds:
                 raise UsageError(f"{rule}.")
+        for select in self.select:
+            check_order(select, self.balance)
         # Last, as the classifier's own rules are about values that are in bounds by now.
         self.settings("auto")
 
     @property
     def arms(self) -> tuple[Arm, ...]:
         return tuple(Arm.parse(name) for name in self.methods)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of the table: each arm in each order, named by both where there are several."""
+        several = len(self.select) > 1
+        return tuple(
+            Row(name=f"{arm.name} ({select})" if several else arm.name, arm=arm, select=select)
+            for arm in self.arms
+            for select in self.select
+        )
+
+    @property
+    def drawn(self) -> Select:
+        """The first order that asks for nothing: what stands beside the arms is labelled in that one."""
+        return next((select for select in self.select if not asks(select)), "spread")
 
     @property
     def auxiliaries(self) -> dict[str, tuple[str, ...]]:
@@ -210,7 +267,7 @@ class ExperimentPlan(BackboneOptions):
         return named
 
     @property
-    def amounts(self) -> tuple[float, ...]:
+    def amounts(self) -> tuple[Amount, ...]:
         """How many of the labels are tried: numbers of each class, then shares."""
         return (*map(PerClass, self.labels_per_class), *self.fractions)
 
@@ -223,9 +280,8 @@ class ExperimentPlan(BackboneOptions):
     @property
     def validates(self) -> bool:
         """Whether each cell has a loss on labelled patches that it was not trained on."""
-        return self.settings("auto").held_out > 0 or (
-            HEADS[self.head].chooses == "penalty" and self.c == "auto"
-        )
+        settings = self.settings("auto")
+        return settings.held_out > 0 or settings.chooses_by_folds
 
     def settings(self, device: str) -> Settings:
         """The part that concerns training a classifier."""
@@ -246,19 +302,17 @@ class ExperimentPlan(BackboneOptions):
         )
 
 
-def percent(fraction: float) -> str:
+def percent(fraction: Amount) -> str:
     """An amount of labels as it is said to people: "25 %", "2.5 %", "5 per class"."""
-    if isinstance(fraction, PerClass):
-        return f"{fraction.count} per class"
-    return f"{100 * fraction:g} %"
+    return str(fraction) if isinstance(fraction, PerClass) else f"{100 * fraction:g} %"
 
 
-def file_part(fraction: float) -> str:
+def file_part(fraction: Amount) -> str:
     """An amount of labels in names of files: "25pct", "5each"."""
     return f"{fraction.count}each" if isinstance(fraction, PerClass) else f"{100 * fraction:g}pct"
 
 
-def amount_of(fraction: float) -> dict[str, float | int | None]:
+def amount_of(fraction: Amount) -> dict[str, float | int | None]:
     """An amount of labels in JSON: a share, or None and a number of each class."""
     if isinstance(fraction, PerClass):
         return {"fraction": None, "labels_per_class": fraction.count}

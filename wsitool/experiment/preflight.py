@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wsitool.backbones.build import build_encoder
-from wsitool.backbones.card import resolution_warning
+from wsitool.backbones.resolution import mixed_resolutions, resolution_warnings
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import LabelError, UsageError
 from wsitool.evaluation.leakage import check_pretraining
@@ -55,15 +55,18 @@ def _check_method(name: str, plan: ExperimentPlan, splits: Sequence[EvaluationSp
 def _check_starts(plan: ExperimentPlan, splits: Sequence[EvaluationSplit], reporter: Reporter) -> None:
     """Build each start that is no standard one, as its cells will, and tell how its weights were read."""
     starts = {arm.start or plan.init: arm for arm in plan.arms}
+    wholes = {id(view.whole): view.whole for split in splits for view in (split.train, split.test)}
+    collections = [patches.collection for patches in wholes.values()]
+    for warning in mixed_resolutions(*collections):
+        reporter.warn(warning)
     for init, arm in starts.items():
         # Standard starts are not fetched again where all their cells are finished.
         if init in ("imagenet", "random"):
             continue
         encoder = start_encoder(plan, arm, splits[0], plan.seed)
-        mpp = splits[0].train.whole.collection.mpp
         for note in encoder.notes:
             reporter.say(f"{init}: {note}")
-        if warning := resolution_warning(encoder.card, mpp):
+        for warning in resolution_warnings(encoder.card, *collections):
             reporter.warn(f"{init}: {warning}")
         for split in splits:
             # Of features those of the test patches are looked for, too.

@@ -10,9 +10,10 @@ import numpy as np
 from wsitool.base.files import replace_file, write_json
 from wsitool.evaluation.intervals import TOO_FEW
 from wsitool.evaluation.metrics import CURVES, METRICS
+from wsitool.evaluation.subsets import PerClass
 from wsitool.experiment import table
 from wsitool.experiment.narrative import caveats, choices, said_first, verdicts
-from wsitool.experiment.plan import COLOR, Arm, file_part, percent
+from wsitool.experiment.plan import COLOR, file_part, percent
 from wsitool.experiment.results import ArmResult, Results, as_json
 from wsitool.report.confusion import draw_confusion
 from wsitool.report.efficiency import EfficiencyCurve, draw_efficiency
@@ -49,15 +50,18 @@ def write_report(results: Results, out: Path, *, command: str = "", notes: Seque
 def _draw(results: Results, folder: Path) -> None:
     # Numbers of each class have no place on an axis of shares.
     fractions = sorted(results.plan.fractions)
-    named = {arm: [results.arms[arm, fraction] for fraction in fractions] for arm in results.plan.methods}
+    rows = results.plan.rows
+    named = {row.name: [results.arms[row.name, fraction] for fraction in fractions] for row in rows}
+    mark = {} if results.no_mark else results.full.mean
     if results.color:
         named[COLOR.name] = [results.color[fraction] for fraction in fractions]
     for metric, title in CURVES.items():
         curves = [_curve(arm, arm_results, metric) for arm, arm_results in named.items()]
         drawn = [curve for curve in curves if curve is not None]
-        draw_efficiency(folder / f"{metric}.png", drawn, metric=title, mark=results.full.mean[metric])
+        draw_efficiency(folder / f"{metric}.png", drawn, metric=title, mark=mark.get(metric))
+    parts = {row.name: row.file_part for row in rows}
     for (arm, fraction), arm_result in results.arms.items():
-        name = f"{Arm.parse(arm).file_part}-{file_part(fraction)}"
+        name = f"{parts[arm]}-{file_part(fraction)}"
         title = f"{arm}, labels: {percent(fraction)}"
         draw_confusion(folder / f"confusion-{name}.png", arm_result.confusion, results.classes, title=title)
         # One confusion and one calibration over all seeds: the labels once for each run.
@@ -78,7 +82,7 @@ def _curve(arm: str, arm_results: Sequence[ArmResult], metric: str) -> Efficienc
     has_all = len(stated) == len(bands)
     return EfficiencyCurve(
         name=arm,
-        fractions=[row.fraction for row in arm_results],
+        fractions=[row.fraction for row in arm_results if not isinstance(row.fraction, PerClass)],
         values=[value for value in values if value is not None],
         low=[band.low for band in stated] if has_all else None,
         high=[band.high for band in stated] if has_all else None,
@@ -87,9 +91,10 @@ def _curve(arm: str, arm_results: Sequence[ArmResult], metric: str) -> Efficienc
 
 def _page(results: Results, out: Path, said: dict[str, list[str]], command: str) -> Page:
     plan = results.plan
+    orders = f", labelled in the orders {', '.join(plan.select)}" if len(plan.select) > 1 else ""
     page = Page(
         "How many labels are needed?",
-        f"{', '.join(plan.methods)}: compared at {_number(len(plan.amounts), 'label fraction')} with "
+        f"{', '.join(plan.methods)}{orders}: compared at {_number(len(plan.amounts), 'label fraction')} with "
         f"{_number(plan.seeds, 'label seed')} each, and judged on {len(results.labels):,} patches of "
         f"{len(results.groups)} groups (patients) that none of them was trained on.",
     )
@@ -104,7 +109,8 @@ def _page(results: Results, out: Path, said: dict[str, list[str]], command: str)
     page.section("Table 2", "Patch accuracy in percent [95 % interval] / loss per patch.")
     page.table(table.headers(results), table.rows(results))
     mark = f"{results.baseline} with {percent(results.full.fraction)} of the labels"
-    page.section("Label efficiency", f"Bands are 95 % intervals over groups; the dotted line is {mark}.")
+    line = "there is no mark to draw" if results.no_mark else f"the dotted line is {mark}"
+    page.section("Label efficiency", f"Bands are 95 % intervals over groups; {line}.")
     for metric, title in CURVES.items():
         page.image(out / "figures" / f"{metric}.png", title)
     page.section("All figures", "Means over seeds.")
@@ -190,5 +196,5 @@ def _pictures(page: Page, results: Results, folder: Path) -> None:
     ):
         page.section(kind.capitalize(), text + others)
         for fraction in shown:
-            for arm in results.plan.methods:
-                page.image(folder / f"{kind}-{Arm.parse(arm).file_part}-{file_part(fraction)}.png")
+            for row in results.plan.rows:
+                page.image(folder / f"{kind}-{row.file_part}-{file_part(fraction)}.png")

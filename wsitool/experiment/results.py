@@ -15,11 +15,12 @@ from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.guessing import Guessing, against_guessing
 from wsitool.evaluation.intervals import Comparison, Interval, Jackknife, compare, holm
 from wsitool.evaluation.metrics import METRICS, confusion_matrix, score
+from wsitool.evaluation.subsets import Amount, Select
 from wsitool.evaluation.summary import mean_by
 from wsitool.experiment.cells import CellResult
-from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, open_splits
+from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, open_splits, order_of
 from wsitool.experiment.mark import Reach, margin_of, no_mark, reaches
-from wsitool.experiment.plan import COLOR, ExperimentPlan, amount_of
+from wsitool.experiment.plan import COLOR, ExperimentPlan, Row, amount_of
 
 __all__ = ["ArmResult", "Results", "as_json", "summarise"]
 
@@ -28,16 +29,17 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class ArmResult:
-    """One arm at one fraction; `runs` are probabilities (N, K), one per seed, of the same N test patches.
+    """One row at one fraction, `arm` being the row's name.
 
-    `rates` has one entry for each cell that chose among several lrs of pretraining: split, seed, the lr
-    taken, the validation loss of every candidate, and whether it is over groups or patches. `fold_auroc` is
-    the mean of the folds' own AUROCs, beside which that of `mean` also ranks patches of different folds
-    against each other; None without folds.
+    `runs` are probabilities (N, K), one per seed, of the same N test patches. `rates` has one entry for each
+    cell that chose among several lrs of pretraining: split, seed, the lr taken, the validation loss of every
+    candidate, and whether it is over groups or patches. `fold_auroc` is the mean of the folds' own AUROCs,
+    beside which that of `mean` also ranks patches of different folds against each other; None without folds.
     """
 
     arm: str
-    fraction: float
+    select: Select
+    fraction: Amount
     runs: tuple[Floats, ...]
     mean: dict[str, float | None]
     spread: dict[str, float | None]
@@ -57,11 +59,13 @@ class ArmResult:
 class Results:
     """Everything the report is written from.
 
-    `same_fraction` compares each arm with the baseline at its own fraction, `with_full` with the baseline at
-    the largest, the mark; both are keyed by (arm, fraction). The baseline is "supervised", or the first arm
-    without it. P-values of `same_fraction` are adjusted for their number. `reach` says of each other arm how
-    far down it is within `margin` (a share) of the mark; where `no_mark` says why there is none it is empty.
-    `color` is the color baseline at each fraction, `against_color` compares each arm's AUROC with its.
+    `same_fraction` compares each arm with the baseline at its own fraction and in its own order of labels,
+    `same_arm` each further order with the arm's first one at the same fraction, `with_full` each arm with the
+    baseline at the largest fraction, the mark; all are keyed by (row, fraction). The baseline is
+    "supervised", or the first arm without it, in the plan's first order. P-values of `same_fraction` and
+    `same_arm` are adjusted for the number of all of them. `reach` says of each other arm how far down it is
+    within `margin` (a share) of the mark; where `no_mark` says why there is none it is empty. `color` is the
+    color baseline at each fraction, `against_color` compares each arm's AUROC with its.
     """
 
     plan: ExperimentPlan
@@ -69,19 +73,26 @@ class Results:
     labels: NDArray[np.int64]
     groups: tuple[str, ...]
     baseline: str
-    arms: dict[tuple[str, float], ArmResult]
-    same_fraction: dict[tuple[str, float], Comparison]
-    with_full: dict[tuple[str, float], Comparison]
+    arms: dict[tuple[str, Amount], ArmResult]
+    same_fraction: dict[tuple[str, Amount], Comparison]
+    same_arm: dict[tuple[str, Amount], Comparison]
+    with_full: dict[tuple[str, Amount], Comparison]
     margin: float
     no_mark: str
     reach: dict[str, Reach]
-    color: dict[float, ArmResult]
-    against_color: dict[tuple[str, float], Comparison]
+    color: dict[Amount, ArmResult]
+    against_color: dict[tuple[str, Amount], Comparison]
 
     @property
     def full(self) -> ArmResult:
         """The baseline with all the labels it was given."""
         return self.arms[self.baseline, max(self.plan.amounts)]
+
+    @property
+    def at_the_same_labels(self) -> tuple[Comparison, ...]:
+        """All of `same_fraction` and `same_arm`, each once: with all labels every order is the same."""
+        made = (*self.same_fraction.values(), *self.same_arm.values())
+        return tuple({id(comparison): comparison for comparison in made}.values())
 
 
 def summarise(
@@ -99,26 +110,25 @@ def summarise(
     labels = np.concatenate([patches.labels for patches in tests])
     groups = np.concatenate([patches.groups for patches in tests])
     truth = (labels, groups, np.concatenate([patches.images for patches in tests]))
-    arms = {
-        (arm.name, fraction): _arm(arm.name, fraction, cells, truth, tests[0].classes, plan)
-        for arm in plan.arms
-        for fraction in plan.amounts
-    }
+    arms = _rows(plan, cells, truth, tests[0].classes)
+    beside_row = Row(name=COLOR.name, arm=COLOR, select=plan.drawn)
     beside = {
-        fraction: _arm(COLOR.name, fraction, color, truth, tests[0].classes, plan)
+        fraction: _arm(beside_row, plan.drawn, fraction, color, truth, tests[0].classes, plan)
         for fraction in (plan.amounts if color else ())
     }
-    baseline = "supervised" if "supervised" in plan.methods else plan.methods[0]
+    first = {row.arm.name: row.name for row in reversed(plan.rows)}
+    baseline = first.get("supervised", plan.rows[0].name)
     full = arms[baseline, max(plan.amounts)]
     with_full = {
         key: compare(arm_result.jackknife, full.jackknife)
         for key, arm_result in arms.items()
-        if arm_result is not full
+        if arm_result.jackknife is not full.jackknife
     }
     patients = full.jackknife.patients
     margin = margin_of(plan.margin, patients.count)
     nothing = no_mark(full.guessing, full.intervals["accuracy"], full.jackknife.reason("accuracy"))
-    others = [name for name in plan.methods if name != baseline]
+    others = [row.name for row in plan.rows if row.name != baseline]
+    same_fraction, same_arm = _at_the_same_labels(plan, arms)
     return Results(
         plan=plan,
         classes=tests[0].classes,
@@ -126,7 +136,8 @@ def summarise(
         groups=tuple(sorted(set(groups.tolist()))),
         baseline=baseline,
         arms=arms,
-        same_fraction=_same_fraction(arms, baseline),
+        same_fraction=same_fraction,
+        same_arm=same_arm,
         with_full=with_full,
         margin=margin,
         no_mark=nothing,
@@ -139,32 +150,75 @@ def summarise(
     )
 
 
-def _same_fraction(
-    arms: Mapping[tuple[str, float], ArmResult], baseline: str
-) -> dict[tuple[str, float], Comparison]:
-    """Each arm against the baseline with the same labels; p-values adjusted for all of them together."""
-    comparisons = {
-        key: compare(arm_result.jackknife, arms[baseline, key[1]].jackknife)
-        for key, arm_result in arms.items()
-        if key[0] != baseline
-    }
-    adjusted = holm([comparison.p_value for comparison in comparisons.values()])
-    return {
+def _rows(
+    plan: ExperimentPlan,
+    cells: Mapping[Cell, CellResult],
+    truth: tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.str_]],
+    classes: tuple[str, ...],
+) -> dict[tuple[str, Amount], ArmResult]:
+    """Each row at each fraction; rows of the same cells have one `jackknife`, which says so."""
+    arms: dict[tuple[str, Amount], ArmResult] = {}
+    made: dict[tuple[str, Amount, Select], ArmResult] = {}
+    for row in plan.rows:
+        for fraction in plan.amounts:
+            order = order_of(plan, fraction, row.select)
+            key = (row.arm.name, fraction, order)
+            if key not in made:
+                made[key] = _arm(row, order, fraction, cells, truth, classes, plan)
+            arms[row.name, fraction] = replace(made[key], arm=row.name, select=row.select)
+    return arms
+
+
+def _at_the_same_labels(
+    plan: ExperimentPlan, arms: Mapping[tuple[str, Amount], ArmResult]
+) -> tuple[dict[tuple[str, Amount], Comparison], dict[tuple[str, Amount], Comparison]]:
+    """Arms against the baseline of their order, and orders against the first of their arm.
+
+    P-values are adjusted for all of them together; what is the same comparison is made and counted once.
+    """
+    base = "supervised" if "supervised" in plan.methods else plan.methods[0]
+    names = {(row.arm.name, row.select): row.name for row in plan.rows}
+    others = [row for row in plan.rows if row.arm.name != base]
+    later = [row for row in plan.rows if row.select != plan.select[0]]
+    pairs = (
+        {(row.name, each): (names[base, row.select], each) for row in others for each in plan.amounts},
+        {
+            (row.name, each): (names[row.arm.name, plan.select[0]], each)
+            for row in later
+            for each in plan.amounts
+            if order_of(plan, each, row.select) != order_of(plan, each, plan.select[0])
+        },
+    )
+    made: dict[tuple[int, int], Comparison] = {}
+    keys = []
+    for against in pairs:
+        both = {key: (arms[key].jackknife, arms[other].jackknife) for key, other in against.items()}
+        keys.append({key: (id(a), id(b)) for key, (a, b) in both.items()})
+        made |= {(id(a), id(b)): compare(a, b) for a, b in both.values()}
+    adjusted = holm([comparison.p_value for comparison in made.values()])
+    made = {
         key: replace(comparison, adjusted_p=p)
-        for (key, comparison), p in zip(comparisons.items(), adjusted, strict=True)
+        for (key, comparison), p in zip(made.items(), adjusted, strict=True)
     }
+    same_fraction, same_arm = ({key: made[pair] for key, pair in each.items()} for each in keys)
+    return same_fraction, same_arm
 
 
 def _arm(
-    name: str,
-    fraction: float,
+    row: Row,
+    order: Select,
+    fraction: Amount,
     cells: Mapping[Cell, CellResult],
     truth: tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.str_]],
     classes: tuple[str, ...],
     plan: ExperimentPlan,
 ) -> ArmResult:
     labels, groups, images = truth
-    mine = [cell for cell in cells if cell.arm.name == name and cell.fraction == fraction]
+    mine = [
+        cell
+        for cell in cells
+        if (cell.arm.name, cell.fraction, cell.select) == (row.arm.name, fraction, order)
+    ]
     index = np.unique(groups, return_inverse=True)[1]
     # One row a seed, its splits in order, so that predictions line up with `labels`.
     by_seed = [
@@ -181,7 +235,8 @@ def _arm(
     jackknife = Jackknife.of(runs, labels, index)
     per_image = [_image_accuracy(run, labels, images) for run in runs]
     return ArmResult(
-        arm=name,
+        arm=row.name,
+        select=row.select,
         fraction=fraction,
         runs=runs,
         mean={metric: _mean([row[metric] for row in scores]) for metric in METRICS},
@@ -274,6 +329,7 @@ def as_json(results: Results) -> dict[str, Any]:
 def _row(results: Results, arm_result: ArmResult) -> dict[str, Any]:
     return {
         "arm": arm_result.arm,
+        "select": arm_result.select,
         **amount_of(arm_result.fraction),
         "labelled_patches": arm_result.trained_on,
         "mean": arm_result.mean,
@@ -289,13 +345,14 @@ def _row(results: Results, arm_result: ArmResult) -> dict[str, Any]:
         "pretrain_lr_choices": list(arm_result.rates),
         "confusion_all_seeds": arm_result.confusion.tolist(),
         "against_baseline_at_same_fraction": _comparison(results.same_fraction, arm_result),
+        "against_first_order": _comparison(results.same_arm, arm_result),
         "against_baseline_with_all_labels": _comparison(results.with_full, arm_result),
         "auroc_against_color": _comparison(results.against_color, arm_result),
     }
 
 
 def _comparison(
-    comparisons: Mapping[tuple[str, float], Comparison], arm_result: ArmResult
+    comparisons: Mapping[tuple[str, Amount], Comparison], arm_result: ArmResult
 ) -> dict[str, Any] | None:
     comparison = comparisons.get((arm_result.arm, arm_result.fraction))
     # None for the baseline, which is not compared with itself.

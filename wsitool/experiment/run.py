@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
 
 from wsitool.base.files import check_writable, write_json
+from wsitool.base.json_files import read_json, typed
 from wsitool.base.lock import locked
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.outputs import describe_patches
-from wsitool.evaluation.duplicates import Signatures, near_duplicates, signatures
+from wsitool.evaluation.duplicates import LOOK, Signatures, near_duplicates, signatures
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.color_arm import color_cells
 from wsitool.experiment.evaluation_splits import (
+    Cell,
     EvaluationSplit,
     View,
+    all_cells,
     judging_problems,
     labelled_rows,
     open_splits,
@@ -65,18 +73,44 @@ def experiment(
         notes = judging_problems(splits)
         for line in notes:
             reporter.warn(line)
-        notes += _near_duplicates(splits, reporter)
+        notes += _near_duplicates(splits, out / "features", reporter)
         # The plan as it is now, also where cells of an earlier one are reused.
         write_json(out / "plan.json", plan.to_dict())
         _write_manifest(plan, splits, out)
         cells = run_grid(plan, out, devices=devices, reporter=reporter)
+        if any(cell.asks for cell in cells):
+            _write_manifest(plan, splits, out, cells)
         results = summarise(plan, splits, cells, color_cells(plan, out, reporter))
         report = write_report(results, out, command=command, notes=notes + _warnings(cells.values()))
     reused = sum(result.reused for result in cells.values())
     return ExperimentResult(out=out, results=results, report=report, cells=len(cells), reused=reused)
 
 
-def _near_duplicates(splits: Sequence[EvaluationSplit], reporter: Reporter) -> list[str]:
+def _near_duplicates(splits: Sequence[EvaluationSplit], folder: Path, reporter: Reporter) -> list[str]:
+    """What is said of each split; kept in `folder` under the fingerprints of the patches."""
+    sides = [
+        [split.name, *(view.patches.collection.fingerprint for view in (split.train, split.test))]
+        for split in splits
+    ]
+    key = hashlib.sha256(json.dumps([LOOK, *sides]).encode()).hexdigest()
+    path = folder / f"duplicates-{key[:32]}.json"
+    notes = _noted(path)
+    if notes is None:
+        notes = _looked_for(splits)
+        write_json(path, notes)
+    for note in notes:
+        reporter.warn(note)
+    return notes
+
+
+def _noted(path: Path) -> list[str] | None:
+    try:
+        return list(typed(tuple[str, ...], read_json(path), "notes"))
+    except (OSError, ValueError):  # none, or damaged: as good as none
+        return None
+
+
+def _looked_for(splits: Sequence[EvaluationSplit]) -> list[str]:
     notes = []
     # Folds share their patches: each is read once.
     wholes = {id(view.whole): view.whole for split in splits for view in (split.train, split.test)}
@@ -92,7 +126,6 @@ def _near_duplicates(splits: Sequence[EvaluationSplit], reporter: Reporter) -> l
         )
         if duplicates.pairs:
             notes.append(f"{split.name}: {duplicates.sentence()}")
-            reporter.warn(notes[-1])
     return notes
 
 
@@ -108,15 +141,29 @@ def _warnings(cells: Collection[CellResult]) -> list[str]:
     return lines
 
 
-def _write_manifest(plan: ExperimentPlan, splits: Sequence[EvaluationSplit], out: Path) -> None:
-    """Which patches each split, seed and fraction uses: the same for all arms."""
+def _write_manifest(
+    plan: ExperimentPlan,
+    splits: Sequence[EvaluationSplit],
+    out: Path,
+    computed: Mapping[Cell, CellResult] = MappingProxyType({}),
+) -> None:
+    """Which patches each split, seed and fraction uses: the same for all arms but where they ask for them.
+
+    What was asked for is known of the cells that are `computed`.
+    """
     subsets = []
-    for split in splits:
-        train = split.train.patches
-        for seed in range(plan.seeds):
-            for fraction in sorted(plan.amounts):
-                description = describe_patches(train.subset(labelled_rows(plan, split, fraction, seed)))
-                # "round" is the key that readers of the file know.
-                subsets.append({"round": split.name, "seed": seed, **amount_of(fraction), **description})
+    one_arm = plan.arms[0]
+    for cell in sorted(all_cells(plan), key=lambda cell: (cell.split, cell.seed, cell.fraction)):
+        split = splits[cell.split]
+        if cell.asks and cell in computed:
+            rows, of_arm = np.array(computed[cell].facts["labelled_rows"]), {"arm": cell.arm.name}
+        elif not cell.asks and cell.arm == one_arm:
+            rows, of_arm = labelled_rows(plan, split, cell), {}
+        else:
+            continue
+        # "round" is the key that readers of the file know.
+        place = {"round": split.name, "seed": cell.seed, "select": cell.select, **of_arm}
+        description = describe_patches(split.train.patches.subset(rows))
+        subsets.append({**place, **amount_of(cell.fraction), **description})
     tests = {split.name: describe_patches(split.test.patches) for split in splits}
     write_json(out / "manifest.json", {"subsets": subsets, "tests": tests})

@@ -169,7 +169,7 @@ def _last_stage(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit, method
     # Shared by the fractions, so the fraction is not part of the name.
     data, name = split.unlabelled, f"{cell.arm.file_part}-{split.name}-seed{seed}"
     if plan.pretrain_on == "labelled":
-        data = split.train.patches.subset(labelled_rows(plan, split, cell.fraction, cell.seed)).collection
+        data = split.train.patches.subset(labelled_rows(plan, split, cell)).collection
         name = f"{cell.arm.file_part}-{split.name}-{file_part(cell.fraction)}-seed{cell.seed}"
     name, other = _names(plan, name, lr)
     return Stage(

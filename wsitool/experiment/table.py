@@ -28,8 +28,8 @@ def rows(results: Results) -> list[list[str]]:
     """Accuracy with its 95 % interval and the loss of each arm, and last of what stands beside them."""
     amounts = sorted(results.plan.amounts)
     arms = [
-        [name, *(_cell(results.arms[name, fraction]) for fraction in amounts)]
-        for name in results.plan.methods
+        [row.name, *(_cell(results.arms[row.name, fraction]) for fraction in amounts)]
+        for row in results.plan.rows
     ]
     color = [[COLOR.name, *(_cell(results.color[fraction]) for fraction in amounts)]] if results.color else []
     guessing = results.full.guessing

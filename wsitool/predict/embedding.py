@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.backbones.build import build_encoder
-from wsitool.backbones.card import resolution_warning
 from wsitool.backbones.device import choose_device
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encode, encoder_digest
 from wsitool.backbones.memory import InferenceBatch, encoding_batch
 from wsitool.backbones.precision import effective_precision
+from wsitool.backbones.resolution import resolution_warnings
 from wsitool.backbones.sizes import check_size
 from wsitool.base.file_names import file_names
 from wsitool.base.files import check_writable, replace_file_in_parts
@@ -86,8 +86,7 @@ def embed(
     if len(set(names)) < len(names):
         raise UsageError("Two stores are of a slide of the same name: embed them into folders of their own.")
     built = build_encoder(settings, encoder, reporter=reporter)
-    told = [resolution_warning(built.card, store.meta.mpp_effective) for store in collection.stores]
-    for warning in filter(None, dict.fromkeys(told)):
+    for warning in resolution_warnings(built.card, collection):
         reporter.warn(warning)
     size = settings.image_size or built.card.image_size or collection.patch_size
     device = choose_device(settings.device)

@@ -12,6 +12,7 @@ from wsitool.report.figure import new_figure, save_figure
 __all__ = ["EfficiencyCurve", "draw_efficiency"]
 
 _COLORS = tuple(map(hex_of, (INK, *PALETTE[:-1])))  # yellow lines are hard to see on white
+_LINES = ("-", "--", "-.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,9 @@ def draw_efficiency(
     for index, curve in enumerate(curves):
         color = _COLORS[index % len(_COLORS)]
         x = [100 * fraction for fraction in curve.fractions]
-        axes.plot(x, curve.values, marker="o", markersize=4, color=color, label=curve.name)
+        # Colors that come again are told apart by their lines.
+        line = _LINES[index // len(_COLORS) % len(_LINES)]
+        axes.plot(x, curve.values, marker="o", markersize=4, color=color, linestyle=line, label=curve.name)
         if curve.low is not None and curve.high is not None:
             axes.fill_between(x, curve.low, curve.high, color=color, alpha=0.10, linewidth=0)
     if mark is not None:

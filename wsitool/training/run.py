@@ -17,6 +17,7 @@ from wsitool.backbones.build import build_encoder
 from wsitool.backbones.device import pin_threads
 from wsitool.backbones.files import is_saved, save_encoder
 from wsitool.backbones.precision import tuned
+from wsitool.backbones.resolution import mixed_resolutions, resolution_warnings
 from wsitool.backbones.sizes import check_size
 from wsitool.base.files import write_json
 from wsitool.base.interrupt import Interrupted, StopRequest, deferred, progress_on_stop
@@ -253,6 +254,9 @@ class _Run:
             self.reporter.say(changes_words(self.changes))
         if device.type == "cuda" and config.precision == "32":
             self.reporter.say(TF32)
+        said_first = resolution_warnings(self.encoder.card, self.collection)
+        for warning in said_first + mixed_resolutions(self.collection):
+            self.reporter.warn(warning)
         if config.probe_every and self.labelled is None:
             self.reporter.warn(NO_PROBE)
         if said := recipe_words(config, self.recipe_source):
