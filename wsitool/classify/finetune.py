@@ -28,6 +28,7 @@ from wsitool.classify.settings import Settings
 from wsitool.errors import TrainingError
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.loading import Batch, PatchLoader
+from wsitool.stain.target import check_stain
 from wsitool.training.engine import run_steps
 
 __all__ = ["Epoch", "finetune"]
@@ -58,6 +59,7 @@ def finetune(
 
     Raises TrainingError if the loss, a gradient or a weight stops being a number.
     """
+    check_stain(classifier.encoder.card.stain, train.collection.stain)
     device = choose_device(settings.device)
     place(classifier, device)
     # The paper's optimiser, without weight decay.

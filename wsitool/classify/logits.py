@@ -10,6 +10,7 @@ from wsitool.backbones.features import over_patches
 from wsitool.backbones.precision import inference
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.model import Classifier
+from wsitool.stain.target import check_stain
 from wsitool.store.collection import Collection
 
 __all__ = ["predict_logits"]
@@ -28,6 +29,7 @@ def predict_logits(
     Uncalibrated. Moves `classifier` to the device and into evaluation mode. CorruptStoreError for a patch
     that cannot be read, EncoderError for values that are not finite.
     """
+    check_stain(classifier.encoder.card.stain, collection.stain)
     hardware = choose_device(device)
     with inference(hardware):
         return over_patches(

@@ -44,6 +44,9 @@ from wsitool.evaluation.metrics import score
 from wsitool.evaluation.splits import group_folds
 from wsitool.evaluation.subsets import class_counts
 from wsitool.evaluation.summary import evaluate
+from wsitool.stain.slides import with_stain
+from wsitool.stain.target import choose_norm
+from wsitool.store.stain_table import StainNorm
 
 __all__ = ["ClassifyResult", "classify"]
 
@@ -105,6 +108,7 @@ def classify(
         group_folds(data.train.labels, data.train.group_index, folds=asked.folds, seed=asked.seed)
     files = None if asked.features is None else FeatureFiles.at(asked.features)
     first = files.stand_in(data.train.collection) if files else _built(asked, reporter)
+    data, norm = _normalized(data, first, asked, reporter)
     seen = _check_leaks(data, first, asked, reporter)
     task = ClassificationTask(
         data=data,
@@ -113,7 +117,7 @@ def classify(
         select=asked.select,
         seed=asked.seed,
         image_size=_image_size(asked.image_size, first, data.train.collection.patch_size),
-        encoder=lambda: first if files else _built(asked),
+        encoder=lambda: first if files else _under(norm, _built(asked)),
         cache=None if asked.cache is None else Path(asked.cache),
         reporter=reporter,
     )
@@ -218,6 +222,24 @@ def _built(asked: ClassifyOptions, reporter: Reporter = SILENT) -> Encoder:
     return build_encoder(asked, asked.encoder, asked.seed, reporter)
 
 
+def _under(norm: StainNorm | None, encoder: Encoder) -> Encoder:
+    encoder.card = replace(encoder.card, stain=norm)
+    return encoder
+
+
+def _normalized(
+    data: TrainTest, encoder: Encoder, asked: ClassifyOptions, reporter: Reporter
+) -> tuple[TrainTest, StainNorm | None]:
+    """The patches under the run's stain norm, which the encoder's card states from here on."""
+    norm = choose_norm(asked.stain_norm, asked.stain_target, encoder.card.stain)
+    _under(norm, encoder)
+    train = replace(data.train, collection=with_stain(data.train.collection, norm, reporter))
+    if data.test is None:
+        return replace(data, train=train), norm
+    test = replace(data.test, collection=with_stain(data.test.collection, norm, reporter))
+    return replace(data, train=train, test=test), norm
+
+
 def _kept(out: Path, record: dict[str, Any], reporter: Reporter) -> ClassifyResult | None:
     """What a run of the same `record` that is finished in `out` came to; None if there is none."""
     files = finished_files(out, record)
@@ -245,6 +267,8 @@ def _check_choices(out: Path, options: ClassifyOptions, settings: Settings) -> N
     if options.features is not None:
         if not settings.frozen:
             raise UsageError("--features are of an encoder that stays as it is: use --head linear or knn.")
+        if options.stain_norm is not None:
+            raise UsageError("--features were made elsewhere: leave out --stain-norm.")
         if options.encoder != "imagenet" or options.backbone is not None:
             raise UsageError("--features take the place of an encoder: leave out --encoder and --backbone.")
     if settings.held_out == 0 and not options.test and options.folds is None:
@@ -292,7 +316,7 @@ def _run_record(task: ClassificationTask, encoder: Encoder, asked: ClassifyOptio
         "encoder": {
             "init": asked.features or asked.encoder,
             "digest": encoder_digest(encoder),
-            **asdict(encoder.card),
+            **encoder.card.to_dict(),
         },
         "data": [None if side is None else patches_hash(side) for side in (task.data.train, task.data.test)],
         "settings": asdict(task.settings),

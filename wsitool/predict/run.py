@@ -31,6 +31,7 @@ from wsitool.classify.model import CLASSIFIER_FILE, Classifier, ClassifierCard, 
 from wsitool.errors import EncoderError, SlideError, UsageError
 from wsitool.evaluation.calibration import softmax
 from wsitool.loading import PatchLoader
+from wsitool.loading.stain import StainNormalizer
 from wsitool.predict.options import PredictOptions
 from wsitool.predict.outcomes import SUMMARY, Item, Outcomes, digest_of, name_of
 from wsitool.predict.prediction import (
@@ -40,13 +41,15 @@ from wsitool.predict.prediction import (
     mosaic,
 )
 from wsitool.predict.slide_summary import SlideSummary
+from wsitool.predict.stain import check_stain_asked, slide_normalizer
 from wsitool.predict.stream import PatchBatch, open_stream
 from wsitool.slides.grid import plan_read
+from wsitool.slides.masks import check_tissue
 from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers import open_slide
 from wsitool.slides.slide_list import SlideInput, find_slides
 from wsitool.slides.spec import CandidateRule, QualityThresholds, ReadOptions, TileSpec
-from wsitool.slides.tissue_registry import TISSUE
+from wsitool.stain.slides import with_stain
 from wsitool.store.collection import Collection
 from wsitool.store.opening import find_stores, open_store
 
@@ -88,8 +91,9 @@ def predict(
     options, out = options or PredictOptions(), Path(out)
     options.rule  # noqa: B018  # raises UsageError
     classifier = load_classifier(run)
+    check_stain_asked(classifier.card, options)
     READERS.check(options.reader)
-    TISSUE.check(_spec(classifier.card, options).tissue)
+    check_tissue(_spec(classifier.card, options).tissue)
     device = choose_device(options.device)
     options = replace(options, precision=effective_precision(options.precision, device.type))
     place(classifier, device)
@@ -160,7 +164,9 @@ def _digest(run: str | Path, options: PredictOptions, doubts: tuple[str, ...]) -
     with path.open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     settings = {name: value for name, value in asdict(options).items() if name not in _ONLY_SPEED}
-    if options.precision == "32":  # as it was before there was a choice
+    # As it was before there was a choice.
+    settings.pop("stain_norm")  # of which there is one only: the classifier's
+    if options.precision == "32":
         settings.pop("precision")
     # The version as well, since reading and tiling may change with it.
     return digest_of([__version__, weights, json.dumps(settings, sort_keys=True), *doubts])
@@ -237,7 +243,8 @@ def _predict_store(
                 f"{card.patch_size}: tile the slide with that --patch-size, or pass the slide itself."
             )
         _check_mpp(card, meta.mpp_effective, meta.name, options)
-        collection = Collection.of([store])
+        norm = card.encoder.stain
+        collection = with_stain(Collection.of([store]), norm, reporter, needed=False)
         device = next(classifier.parameters()).device
         loader = PatchLoader(
             collection,
@@ -293,12 +300,13 @@ def _predict_slide(
         began, coords, logits = time.perf_counter(), [], []
         batches = stream.batches(options.batch_size, threads=options.threads)
         device = next(classifier.parameters()).device
+        normalize = slide_normalizer(card, stream, device, item.name, options, reporter)
         with (
             reporter.task(item.name, total=len(stream), unit="patches") as task,
             inference(device, options.precision),
         ):
             for values, corners in fetched(
-                (_logits(classifier, batch, device), batch.coords) for batch in batches
+                (_logits(classifier, batch, device, normalize), batch.coords) for batch in batches
             ):
                 logits.append(_finite(values))
                 coords.append(corners)
@@ -320,11 +328,15 @@ def _predict_slide(
         )
 
 
-def _logits(classifier: Classifier, batch: PatchBatch, device: torch.device) -> Tensor:
+def _logits(
+    classifier: Classifier, batch: PatchBatch, device: torch.device, normalize: StainNormalizer | None
+) -> Tensor:
     """Logits (B, K) on the classifier's device, which nobody has waited for."""
-    patches = to_device(torch.from_numpy(batch.patches), device)
     # (B, P, P, 3) to (B, 3, P, P), a view with channels last.
-    return classifier.logits(patches.permute(0, 3, 1, 2))
+    patches = to_device(torch.from_numpy(batch.patches), device).permute(0, 3, 1, 2)
+    if normalize is not None:
+        patches = normalize(patches, np.zeros(len(patches), np.int64))
+    return classifier.logits(patches)
 
 
 def _finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -53,6 +53,7 @@ from wsitool.training.record import Stores, groups_of, read_facts, run_card, run
 from wsitool.training.result import PretrainResult, known_figures, last_loss
 from wsitool.training.review import EpochReview
 from wsitool.training.snapshots import Snapshots, card_after, judged_by
+from wsitool.training.stain import normalized
 from wsitool.training.stream import BatchStream
 from wsitool.training.words import begin_words, changes_words, recipe_words
 
@@ -127,17 +128,16 @@ class _Run:
     ) -> None:
         self.out, self.reporter, self.member = out, reporter, member
         self.loggers, self.changes, self.history = list[MetricLogger](), Changes(), list[dict[str, Any]]()
-        # First what needs no data, then what opens files, then what builds networks.
         method_type = load_method(config.method)
         params: Params = method_type.params_type.from_preset(config.preset, config.params)
         everything = stores if isinstance(stores, Collection) else open_collection(stores)
+        check_amount(without_held_out(everything, config)[0], config)
+        self.encoder = build_encoder(config, config.init, config.seed, reporter)
+        everything = normalized(everything, self.encoder, config, reporter)
         self.collection, self.held_out = without_held_out(everything, config)
-        check_amount(self.collection, config)
         # Of everything, held-out patients as well: labels are asked for, not trained on.
         rows = probe_rows(everything, config.seed) if config.probe_every else None
         self.labelled = None if rows is None else everything.subset(rows)
-        self.encoder = build_encoder(config, config.init, config.seed, reporter)
-        # As it came out: a resumed run is compared with what was meant by "the default".
         config = dataclasses.replace(config, backbone=self.encoder.name, params=params.to_dict())
         recipe, self.recipe_source = recipe_of(method_type, self.encoder)
         self.config = config.with_recipe(recipe)
