@@ -265,7 +265,6 @@ def test_a_decimal_comma_is_read(real_data: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("ndpa.xml", "is of NDP.view, .* convert it to GeoJSON in level-0 pixels"),
         ("anno-asapinf.xml", "the Order 'inf', which is no finite number"),
         ("anno-selfcross1500.geojson", "outline of 'tumour' crosses itself more than 1000 times"),
     ],

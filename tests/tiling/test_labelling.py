@@ -161,7 +161,7 @@ def test_outlines_outside_beside_others_are_told(slides: Path, tmp_path: Path) -
     (tmp_path / "outlines" / "a.geojson").write_text(json.dumps([inside, outside, point]))
     code, output = _tile(slides, tmp_path / "out")
     assert code == 0 and "Note on a: 1 of 2 outlines lie outside the slide" in output
-    assert "1 annotations without an area (points, lines) are left out, of a." in output
+    assert "Left out of the annotations of a: 1 x a point ('unnamed')." in output
 
 
 @pytest.mark.parametrize("case", ["names nothing", "names one of two"])
@@ -181,9 +181,9 @@ def test_a_label_map_that_does_not_fit_is_said(slides: Path, tmp_path: Path, cas
 
 def test_a_file_of_another_format_beside_them_is_listed(slides: Path, tmp_path: Path) -> None:
     for path in (tmp_path / "outlines").iterdir():
-        path.rename(path.with_suffix(".ndpa"))
+        path.rename(path.with_suffix(".svg"))
     code, output = _tile(slides, tmp_path / "out")
-    assert code == 2 and "it holds a.ndpa, b.ndpa" in output
+    assert code == 2 and "it holds a.svg, b.svg" in output
 
 
 def test_when_no_file_holds_a_region_the_run_stops(slides: Path, tmp_path: Path) -> None:

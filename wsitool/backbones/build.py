@@ -243,7 +243,9 @@ def _made_for(network: Network, start: _Start) -> dict[str, Any]:
     """The input that the weights were made for, as far as it is known."""
     if start.card is not None:
         card = start.card
-        return {name: getattr(card, name) for name in ("image_size", "patch_size", "mpp", "more_mpp")}
+        return {
+            name: getattr(card, name) for name in ("image_size", "patch_size", "mpp", "more_mpp", "stain")
+        }
     if start.published is not None:
         entry = start.published
         return {"image_size": entry.image_px, "mpp": next(iter(entry.mpp), None), "more_mpp": entry.mpp[1:]}

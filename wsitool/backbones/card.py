@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from wsitool.base.json_files import parse_json, typed
 from wsitool.errors import EncoderError
+from wsitool.store.stain_table import StainNorm
 
 __all__ = [
     "METADATA_KEY",
@@ -64,7 +65,8 @@ class EncoderCard:
     """The metadata of an encoder file; sizes in pixels, `mpp` in um/px (None where it is not known).
 
     `args` build the backbone again ("img_size", a transformers configuration), `pool` says how its tokens
-    become a vector (None: its own way). `more_mpp` are further resolutions it was trained at.
+    become a vector (None: its own way). `more_mpp` are further resolutions it was trained at, `stain` the
+    norm its patches were brought to.
     ValueError for a number that cannot be: NaN, an infinity, or where it must be above 0 and is not.
     """
 
@@ -80,6 +82,7 @@ class EncoderCard:
     pool: str | None = None
     lineage: tuple[LineageStep, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    stain: StainNorm | None = None
 
     def __post_init__(self) -> None:
         check_positive(
@@ -107,7 +110,14 @@ class EncoderCard:
 
     def to_json(self) -> str:
         # NaN is no JSON; a card with one could not be read by others.
-        return json.dumps(asdict(self), allow_nan=False)
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields; a norm only where there is one, as in cards of before there were any."""
+        values = asdict(self)
+        if self.stain is None:
+            del values["stain"]
+        return values
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -16,6 +16,7 @@ from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.source import HF_PREFIX, TIMM_PREFIX, make_network
 from wsitool.base.files import replace_file, write_json
 from wsitool.errors import EncoderError, UsageError
+from wsitool.stain.target import stain_words
 
 __all__ = ["write_folder"]
 
@@ -119,6 +120,7 @@ def _readme(card: EncoderCard, size: int) -> str:
         "",
         f"- **Input**: {size} x {size} px, RGB in [0, 1], mean {_three(card.mean)}, std {_three(card.std)}",
         f"- **Resolution**: {_resolution(card)}",
+        *([] if card.stain is None else [f"- **Stain**: {stain_words(card.stain)}, {card.stain.target}"]),
         f"- **Features**: {card.pool or 'as the network gives them'}",
         f"- **Made with**: {', '.join(f'{name} {version}' for name, version in card.versions.items())}",
         "",

@@ -22,6 +22,7 @@ from wsitool.base.files import replace_file
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import CorruptStoreError, EncoderError
 from wsitool.loading import PatchLoader
+from wsitool.stain.target import check_stain
 from wsitool.store.collection import Collection
 
 __all__ = ["as_images", "encode", "encoder_digest", "encoding", "over_patches"]
@@ -64,6 +65,7 @@ def encode(
     Computed in the bits of `precision` (see `effective_precision`), float32 whatever that is. With a folder
     `cache` they are kept there under a name that encoder, patches, size and bits decide.
     """
+    check_stain(encoder.card.stain, collection.stain)
     hardware = choose_device(device)
     precision = effective_precision(precision, hardware.type)
     if cache is not None:

@@ -30,6 +30,7 @@ from wsitool.classify.settings import Settings
 from wsitool.errors import TrainingError
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.loading import Batch, PatchLoader
+from wsitool.stain.target import check_stain
 from wsitool.training.engine import run_steps
 from wsitool.training.ranks import shared
 from wsitool.training.seeding import seed_of
@@ -64,6 +65,7 @@ def finetune(
     Processes that train together take a part of each batch, such that the steps are those of one. Raises
     TrainingError if the loss, a gradient or a weight stops being a number.
     """
+    check_stain(classifier.encoder.card.stain, train.collection.stain)
     tuning = _Tuning(classifier, train, settings, choose_device(settings.device), seed)
     history: list[Epoch] = []
     best: tuple[float, dict[str, Tensor]] | None = None

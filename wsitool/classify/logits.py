@@ -10,6 +10,7 @@ from wsitool.backbones.features import over_patches
 from wsitool.backbones.precision import inference
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.model import Classifier
+from wsitool.stain.target import check_stain
 from wsitool.store.collection import Collection
 from wsitool.training.ranks import in_shares
 
@@ -30,6 +31,7 @@ def predict_logits(
     compute a part each. CorruptStoreError for a patch that cannot be read, EncoderError for values that are
     not finite.
     """
+    check_stain(classifier.encoder.card.stain, collection.stain)
     hardware = choose_device(device)
 
     def logits(rows: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -15,13 +15,19 @@ from wsitool import __version__
 from wsitool.backbones.build import build_encoder
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encoder_digest
-from wsitool.backbones.resolution import mixed_resolutions, resolution_warnings
 from wsitool.backbones.sizes import check_size
 from wsitool.base.files import check_writable
 from wsitool.base.interrupt import deferred, progress_on_stop
 from wsitool.base.lock import locked
 from wsitool.base.machine import explain_memory
 from wsitool.base.progress import SILENT, Reporter
+from wsitool.classify.checks import (
+    check_amounts,
+    check_choices,
+    check_leaks,
+    chosen_image_size,
+    near_duplicates_in_test,
+)
 from wsitool.classify.color_baseline import baselines
 from wsitool.classify.cross_validation import (
     ClassificationTask,
@@ -37,22 +43,19 @@ from wsitool.classify.fit import Fitted
 from wsitool.classify.outputs import Part, describe_patches, patches_hash, write_run
 from wsitool.classify.settings import FEW_STEPS, VALIDATION, ClassifyOptions, Settings
 from wsitool.classify.trial import memory_advice, with_batch
-from wsitool.errors import UsageError
 from wsitool.evaluation.calibration import softmax
-from wsitool.evaluation.duplicates import near_duplicates
 from wsitool.evaluation.labels import LabelledPatches
-from wsitool.evaluation.leakage import check_pretraining
 from wsitool.evaluation.metrics import score
-from wsitool.evaluation.splits import group_folds
-from wsitool.evaluation.subsets import asks, check_order, class_counts
+from wsitool.evaluation.subsets import asks
 from wsitool.evaluation.summary import evaluate
+from wsitool.stain.slides import with_stain
+from wsitool.stain.target import choose_norm
+from wsitool.store.stain_table import StainNorm
 from wsitool.training.hardware import training_device
 from wsitool.training.launch import find_member, is_first_process
 from wsitool.training.ranks import joined
 
 __all__ = ["ClassifyResult", "classify"]
-
-_LEAST_IMAGE_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,22 +104,23 @@ def classify(
     if not asked.test and asked.folds is None and settings.validation is None:
         # Nothing else to judge by, also where the head needs none to choose by.
         settings = replace(settings, validation=VALIDATION)
-    _check_choices(out, asked, settings)
+    check_choices(out, asked, settings)
     data = open_train_test(
         train, asked.test or None, labels=asked.labels, split=settings.split, reporter=reporter
     )
-    _check_amounts(data.train, asked, settings)
+    check_amounts(data.train, asked, settings)
     files = None if asked.features is None else FeatureFiles.at(asked.features)
     first = files.stand_in(data.train.collection) if files else _built(asked, reporter)
-    seen = _check_leaks(data, first, asked, reporter)
+    data, norm = _normalized(data, first, asked, reporter)
+    seen = check_leaks(data, first, asked, reporter)
     task = ClassificationTask(
         data=data,
         settings=settings,
         amount=asked.amount,
         select=asked.select,
         seed=asked.seed,
-        image_size=_image_size(asked.image_size, first, data.train.collection.patch_size),
-        encoder=lambda: first if files else _built(asked),
+        image_size=chosen_image_size(asked.image_size, first, data.train.collection.patch_size),
+        encoder=lambda: first if files else _under(norm, _built(asked)),
         cache=None if asked.cache is None else Path(asked.cache),
         reporter=reporter,
     )
@@ -125,7 +129,10 @@ def classify(
     record = _run_record(task, first, asked)
     if asked.resume and (kept := _kept(out, record, reporter)) is not None:
         return kept
-    data_figures = {"near_duplicates_in_test": _near_duplicates(data, reporter), "transductive_groups": seen}
+    data_figures = {
+        "near_duplicates_in_test": near_duplicates_in_test(data, reporter),
+        "transductive_groups": seen,
+    }
     for folder in (out, *([] if task.cache is None else [task.cache])):
         check_writable(folder)
     with (
@@ -245,6 +252,24 @@ def _built(asked: ClassifyOptions, reporter: Reporter = SILENT) -> Encoder:
     return build_encoder(asked, asked.encoder, asked.seed, reporter)
 
 
+def _under(norm: StainNorm | None, encoder: Encoder) -> Encoder:
+    encoder.card = replace(encoder.card, stain=norm)
+    return encoder
+
+
+def _normalized(
+    data: TrainTest, encoder: Encoder, asked: ClassifyOptions, reporter: Reporter
+) -> tuple[TrainTest, StainNorm | None]:
+    """The patches under the run's stain norm, which the encoder's card states from here on."""
+    norm = choose_norm(asked.stain_norm, asked.stain_target, encoder.card.stain)
+    _under(norm, encoder)
+    train = replace(data.train, collection=with_stain(data.train.collection, norm, reporter))
+    if data.test is None:
+        return replace(data, train=train), norm
+    test = replace(data.test, collection=with_stain(data.test.collection, norm, reporter))
+    return replace(data, train=train, test=test), norm
+
+
 def _kept(out: Path, record: dict[str, Any], reporter: Reporter) -> ClassifyResult | None:
     """What a run of the same `record` that is finished in `out` came to; None if there is none."""
     files = finished_files(out, record)
@@ -261,52 +286,6 @@ def _kept(out: Path, record: dict[str, Any], reporter: Reporter) -> ClassifyResu
         trained_on=manifest["train"]["patches"],
         validated_on=manifest["validation"]["patches"],
     )
-
-
-def _check_choices(out: Path, options: ClassifyOptions, settings: Settings) -> None:
-    if (out / "run.json").exists() and not (options.resume or options.overwrite):
-        raise UsageError(
-            f"{out} holds a finished run: choose another --out, keep it with --resume auto, or replace it "
-            "with --overwrite."
-        )
-    if options.features is not None:
-        if not settings.frozen:
-            raise UsageError("--features are of an encoder that stays as it is: use --head linear or knn.")
-        if options.encoder != "imagenet" or options.backbone is not None:
-            raise UsageError("--features take the place of an encoder: leave out --encoder and --backbone.")
-    check_order(options.select, settings.balance)
-    if settings.held_out == 0 and not options.test and options.folds is None:
-        raise UsageError("--validation 0 leaves nothing to evaluate on: give --test or --folds.")
-
-
-def _check_amounts(train: LabelledPatches, asked: ClassifyOptions, settings: Settings) -> None:
-    """What would fail later, before anything costs time."""
-    class_counts(train.labels, asked.amount, train.classes, balance=settings.balance)
-    if asked.folds is not None:
-        group_folds(train.labels, train.group_index, folds=asked.folds, seed=asked.seed)
-
-
-def _check_leaks(
-    data: TrainTest, encoder: Encoder, options: ClassifyOptions, reporter: Reporter
-) -> list[str]:
-    """The groups that pretraining has seen and the figures rest on, if that is allowed; also mpp warnings."""
-    evaluated = data.test if data.test is not None else data.train if options.folds else None
-    seen: list[str] = []
-    if evaluated is not None:
-        groups = evaluated.groups.tolist()
-        seen = check_pretraining(encoder.card.groups, groups, allowed=options.allow_transductive)
-    _warn(data, encoder, seen, reporter)
-    return seen
-
-
-def _near_duplicates(data: TrainTest, reporter: Reporter) -> int:
-    """How many test patches look like training patches; a warning if any does."""
-    if data.test is None:
-        return 0
-    duplicates = near_duplicates(data.train.collection, data.test.collection)
-    if duplicates.pairs:
-        reporter.warn(duplicates.sentence())
-    return duplicates.count
 
 
 def _judged_on(parts: list[Part], folds: int | None, reporter: Reporter) -> str:
@@ -327,7 +306,7 @@ def _run_record(task: ClassificationTask, encoder: Encoder, asked: ClassifyOptio
         "encoder": {
             "init": asked.features or asked.encoder,
             "digest": encoder_digest(encoder),
-            **asdict(encoder.card),
+            **encoder.card.to_dict(),
         },
         "data": [None if side is None else patches_hash(side) for side in (task.data.train, task.data.test)],
         "settings": asdict(task.settings),
@@ -339,24 +318,6 @@ def _run_record(task: ClassificationTask, encoder: Encoder, asked: ClassifyOptio
         "image_size": task.image_size,
         "classes": list(task.data.train.classes),
     }
-
-
-def _image_size(asked: int | None, encoder: Encoder, patch_size: int) -> int:
-    size = asked or encoder.card.image_size or patch_size
-    if size < _LEAST_IMAGE_SIZE:
-        raise UsageError(f"--image-size must be at least {_LEAST_IMAGE_SIZE} px, got {size}.")
-    return size
-
-
-def _warn(data: TrainTest, encoder: Encoder, seen: list[str], reporter: Reporter) -> None:
-    if seen:
-        reporter.warn(
-            f"Transductive: the encoder was pretrained, without labels, on {len(seen)} of the groups it is "
-            "judged on."
-        )
-    sides = [data.train.collection, *([data.test.collection] if data.test else [])]
-    for warning in resolution_warnings(encoder.card, *sides) + mixed_resolutions(*sides):
-        reporter.warn(warning)
 
 
 def _metrics(parts: list[Part], fitted: Fitted, judged_on: str, seed: int) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from typing import Literal
 
 from wsitool.backbones.options import INIT, BackboneOptions
 from wsitool.base.machine import BatchSize, first_batch_size
-from wsitool.base.parameters import Params, hparam
+from wsitool.base.parameters import Params, hparam, same_as
 from wsitool.base.paths import as_list
 from wsitool.classify.head_registry import HEADS
 from wsitool.errors import UsageError
 from wsitool.evaluation.splits import SplitBy
 from wsitool.evaluation.subsets import Amount, Balance, PerClass, Select
+from wsitool.stain.options import StainChoice, StainOptions
 
 __all__ = ["FEW_STEPS", "VALIDATION", "ClassifyOptions", "Penalty", "Settings"]
 
@@ -160,6 +161,8 @@ class ClassifyOptions(BackboneOptions):
     image_size: int | None = hparam(
         None, "Side the network sees; without it the encoder's.", ge=16, le=4096, unit="px"
     )
+    stain_norm: StainChoice | None = same_as(StainOptions, "stain_norm")
+    stain_target: str | None = same_as(StainOptions, "stain_target")
     cache: str | None = hparam(None, "Folder that keeps features of frozen encoders between runs.")
     allow_transductive: bool = hparam(False, "Accept an encoder pretrained on test groups.")
     resume: Literal["auto"] | None = hparam(

@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "info": ("wsitool.cli.info", "Show what a slide, store, collection or run is."),
         "verify": ("wsitool.cli.verify", "Re-read stores: counts, hashes, every patch."),
         "refilter": ("wsitool.cli.refilter", "Decide again which patches stay, by stored scores."),
+        "annotations": ("wsitool.cli.annotations", "Count and measure the outlines of annotation files."),
         "audit": ("wsitool.cli.audit", "Look slides over before tiling them."),
         "export": ("wsitool.cli.export", "Write stores as other programs read them."),
         "methods": ("wsitool.cli.methods", "List the installed self-supervised methods."),

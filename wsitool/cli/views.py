@@ -7,8 +7,11 @@ from typing import Any
 
 import click
 
+from wsitool.cli.console import console_reporter
+from wsitool.cli.declared import declared, take
 from wsitool.cli.options import image_size_option, seed_option
 from wsitool.cli.pretrain import METHOD_PREFIX, MethodCommand
+from wsitool.stain.options import StainOptions
 
 __all__ = ["command"]
 
@@ -21,6 +24,7 @@ __all__ = ["command"]
     wsitool views kidney --method simclr
     wsitool views kidney --method simclr --preset histology --number 12 --out histology.png
     wsitool views kidney --method simclr --strength 0.5
+    wsitool views kidney --method simclr --stain-norm macenko
     """,
 )
 @click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
@@ -36,6 +40,7 @@ __all__ = ["command"]
 @click.option("--number", default=8, show_default=True, type=click.IntRange(min=1), help="Patches to show.")
 @image_size_option("Pixels the patches are resized to.  [default: their own size]")
 @seed_option
+@declared(StainOptions)
 def command(
     stores: tuple[str, ...],
     method: str,
@@ -46,13 +51,22 @@ def command(
     seed: int,
     **options: Any,
 ) -> None:
+    stain = take(StainOptions, options)
+
     from wsitool.methods.example_views import example_views
     from wsitool.report.contact_sheet import contact_sheet
+    from wsitool.stain.slides import with_stain
+    from wsitool.stain.target import choose_norm
     from wsitool.store.collection import open_collection
 
-    params = {name.removeprefix(METHOD_PREFIX): value for name, value in options.items() if value is not None}
+    params = {
+        name.removeprefix(METHOD_PREFIX): value
+        for name, value in options.items()
+        if value is not None and name.startswith(METHOD_PREFIX)
+    }
+    norm = choose_norm(stain.stain_norm, stain.stain_target)
     columns = example_views(
-        open_collection(stores),
+        with_stain(open_collection(stores), norm, console_reporter()),
         method=method,
         params=params,
         preset=preset,

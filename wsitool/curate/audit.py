@@ -14,6 +14,7 @@ from wsitool.base.paths import AnyPath
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import RegionReadError, WsitoolError
 from wsitool.slides.grid import ReadPlan, plan_grid
+from wsitool.slides.masks import check_tissue
 from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers import TiledSlide, open_slide
 from wsitool.slides.readers.channels import check_channels
@@ -21,7 +22,6 @@ from wsitool.slides.readers.openslide import stated_mpp
 from wsitool.slides.slide import BLANK_TILES, ICC_STATE, Icc, SlideInfo
 from wsitool.slides.slide_list import SlideInput, find_slides
 from wsitool.slides.spec import ReadOptions, TileSpec
-from wsitool.slides.tissue_registry import TISSUE
 from wsitool.store import jpeg
 from wsitool.tiling.cutter import tiles_touched
 from wsitool.tiling.resample import area_resample
@@ -93,7 +93,7 @@ def audit_slides(
     READERS.check(reader)
     check_channels(channels)
     reading = ReadOptions(reader=reader, default_mpp=default_mpp, channels=channels, icc=icc)
-    TISSUE.check((spec or TileSpec()).tissue)
+    check_tissue((spec or TileSpec()).tissue)
     inputs = find_slides(slides, reporter=reporter)
     audits: list[SlideAudit] = []
     with reporter.task("Auditing", total=len(inputs), unit="slides") as task:

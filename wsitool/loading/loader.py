@@ -19,6 +19,7 @@ from wsitool.errors import CorruptStoreError, UsageError
 from wsitool.loading.adjacent import Adjacent
 from wsitool.loading.buffers import PinnedRing, SharedBuffers
 from wsitool.loading.order import BatchPlan, Order, Sampling
+from wsitool.loading.stain import normalizer_of
 from wsitool.loading.stats import BadPatch, LoaderStats
 from wsitool.store.collection import Collection
 from wsitool.store.reader import Tally
@@ -74,6 +75,7 @@ class PatchLoader:
     several ranks, another of the batch comes twice instead) and noted in `stats.bad`; more than
     `max_bad_share` of the collection is a CorruptStoreError, as is a store that was deleted or replaced.
     With `pairs` each patch comes with one that lies beside it, see `Adjacent`; `least` is `BatchPlan`'s.
+    Where the collection has a `stain`, patches are brought to it on the device.
     Works wherever an iterable with a length does.
     """
 
@@ -107,6 +109,7 @@ class PatchLoader:
         self.stats = LoaderStats()
         self._pairs = pairs
         self._rank, self._threads, self._device = rank, threads, torch.device(device)
+        self._normalize = normalizer_of(collection, self._device)
         # At least one, so that a small collection does not end with its first bad patch.
         self._bad_allowed = max(1, int(max_bad_share * len(collection)))
         self._epoch, self._step, self._start = 0, 0, 0
@@ -305,6 +308,8 @@ class PatchLoader:
         # (B, 3, P, P) with channels last in memory: a view, not a transposition.
         patches, pairs = read.patches.to(self._device).permute(0, 3, 1, 2), None
         indices = read.indices
+        if self._normalize is not None:
+            patches = self._normalize(patches, indices)
         if self._pairs is not None:
             patches, pairs = patches.chunk(2)
             indices = indices[: len(patches)]

@@ -30,7 +30,8 @@ def example_views(
 ) -> dict[str, NDArray[np.uint8]]:
     """Draw `number` patches and the views `method` makes of them: name -> (number, H, W, 3) uint8.
 
-    "original" comes first. A view of k images per patch becomes k columns. Patches and views depend on `seed`
+    "original" comes first, then, where the collection is normalised by stain, what views
+    are made of. A view of k images per patch becomes k columns. Patches and views depend on `seed`
     only. Raises what `load_method` raises, and PluginError if the method fails.
     """
     method_type = load_method(method)
@@ -38,12 +39,17 @@ def example_views(
     # Sorted: patches come in the order of the store, where neighbours are read together.
     indices = np.sort(np.random.default_rng(seed).permutation(len(collection))[:number])
     check_needs(method_type, method, collection, _Stand())
+    raw, _ = first_batch(
+        method_type, collection.with_stain(None), torch.from_numpy(indices), image_size=image_size
+    )
     patches, meta = first_batch(method_type, collection, torch.from_numpy(indices), image_size=image_size)
     # No gradient, as in training; `views` of plugins may fail in any way.
     with blame_plugin(method, "its views"), torch.no_grad():
         instance = method_type(_Stand(), _Stand.feature_dim, method_params)
         views = call_views(instance, patches, torch.Generator().manual_seed(seed), meta)
-    columns = {"original": _shown(patches)}
+    columns = {"original": _shown(raw)}
+    if collection.stain is not None:
+        columns[collection.stain.norm.method] = _shown(patches)
     for name, images in views.items():
         # Other views (labels, masks) are no pictures.
         if images.ndim == 4 and images.shape[1] == 3 and len(images) % len(patches) == 0:

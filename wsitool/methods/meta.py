@@ -15,6 +15,7 @@ from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import UsageError
 from wsitool.loading import Batch
 from wsitool.loading.adjacent import Adjacent
+from wsitool.loading.stain import normalizer_of
 from wsitool.store.collection import Collection
 
 __all__ = ["Describe", "call_views", "check_needs", "describer", "find_pairs", "first_batch", "wants_meta"]
@@ -117,9 +118,12 @@ def first_batch(
     """The patches `rows` (B,) of `collection`, resized, and what the method asks to know of them."""
     indices = rows.numpy()
     pairs = find_pairs(kind, collection)
+    normalize = normalizer_of(collection, torch.device(device))
 
     def read(numbers: np.ndarray[Any, Any]) -> Tensor:
         patches = torch.from_numpy(collection.read(numbers)).permute(0, 3, 1, 2).to(device)
+        if normalize is not None:
+            patches = normalize(patches, numbers)
         return patches if image_size is None else resize(patches, image_size)
 
     batch = Batch(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,8 @@ from wsitool.base.sentences import one_sentence, system_error
 from wsitool.errors import StoreError, UsageError
 from wsitool.predict.options import EmbedOptions
 from wsitool.report.scatter import save_scatter
+from wsitool.stain.slides import with_stain
+from wsitool.stain.target import choose_norm
 from wsitool.store.attributes import coords_attributes, plain_text
 from wsitool.store.collection import Collection, renumbered, stores_at
 from wsitool.store.opening import open_store
@@ -86,6 +88,8 @@ def embed(
     if len(set(names)) < len(names):
         raise UsageError("Two stores are of a slide of the same name: embed them into folders of their own.")
     built = build_encoder(settings, encoder, reporter=reporter)
+    norm = choose_norm(settings.stain_norm, settings.stain_target, built.card.stain)
+    collection = with_stain(collection, norm, reporter)
     for warning in resolution_warnings(built.card, collection):
         reporter.warn(warning)
     size = settings.image_size or built.card.image_size or collection.patch_size
@@ -103,6 +107,7 @@ def embed(
         precision=precision,
         classes=collection.classes,
         overwrite=settings.overwrite,
+        stains=_stains(collection),
     )
     run.check(collection, targets)
     check_writable(folder)
@@ -171,6 +176,7 @@ class _Run:
     precision: str
     classes: tuple[str, ...]
     overwrite: bool
+    stains: Mapping[str, str]  # by content hash, how the store is normalised
 
     def check(self, collection: Collection, targets: Sequence[Path]) -> None:
         """UsageError where a file is in the way that is not what would be written."""
@@ -210,6 +216,7 @@ class _Run:
     def _made_from(self, store: PatchStore) -> str:
         bits = "" if self.precision == "32" else f":{self.precision}"
         identity = f"{self._encoder_digest}:{self.image_size}:{store.content_hash}:{self.classes}{bits}"
+        identity += self.stains.get(store.content_hash, "")
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     def _finished(self, store: PatchStore, target: Path) -> Features | None:
@@ -222,6 +229,12 @@ class _Run:
         except (OSError, KeyError, AttributeError, RuntimeError):
             return None
         return kept if kept is not None and kept.shape == (len(store), self.encoder.feature_dim) else None
+
+
+def _stains(collection: Collection) -> dict[str, str]:
+    """By content hash, what a norm does to each store; empty where there is none."""
+    keys = () if collection.stain is None else collection.stain.keys
+    return {store.content_hash: f":{key}" for store, key in zip(collection.stores, keys, strict=False)}
 
 
 def _check(collection: Collection, settings: EmbedOptions) -> None:

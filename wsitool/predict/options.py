@@ -13,6 +13,7 @@ from wsitool.predict.verdict import VerdictRule
 from wsitool.slides.slide import Icc
 from wsitool.slides.spec import ReadOptions, TileSpec
 from wsitool.slides.tissue_registry import DEFAULT_TISSUE
+from wsitool.stain.options import StainChoice, StainOptions
 
 __all__ = ["EmbedOptions", "PredictOptions"]
 
@@ -58,6 +59,11 @@ class PredictOptions(Params):
         choices=("auto", "32", "bf16", "16"),
     )
     threads: int = hparam(2, "Threads that decode ahead.", ge=1)
+    stain_norm: StainChoice | None = same_as(
+        StainOptions,
+        "stain_norm",
+        help="Without it, as the classifier was trained; any other is refused.",
+    )
 
     @property
     def rule(self) -> VerdictRule:
@@ -77,5 +83,7 @@ class EmbedOptions(BackboneOptions):
     batch_size: BatchSize = same_as(PredictOptions, "batch_size")
     device: str = same_as(PredictOptions, "device")
     precision: str = same_as(PredictOptions, "precision")
+    stain_norm: StainChoice | None = same_as(StainOptions, "stain_norm")
+    stain_target: str | None = same_as(StainOptions, "stain_target")
     overwrite: bool = hparam(False, "Replace files in OUT.")
     seed: int = hparam(0, "Seed of all randomness.", ge=0)

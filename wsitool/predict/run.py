@@ -16,7 +16,6 @@ from torch import Tensor
 
 from wsitool import __version__
 from wsitool.augment import to_device
-from wsitool.backbones.card import is_other_mpp
 from wsitool.backbones.device import choose_device, place
 from wsitool.backbones.fetching import fetched
 from wsitool.backbones.memory import InferenceBatch
@@ -32,6 +31,7 @@ from wsitool.classify.model import CLASSIFIER_FILE, Classifier, ClassifierCard, 
 from wsitool.errors import EncoderError, SlideError, UsageError
 from wsitool.evaluation.calibration import softmax
 from wsitool.loading import PatchLoader
+from wsitool.loading.stain import StainNormalizer
 from wsitool.predict.options import PredictOptions
 from wsitool.predict.outcomes import SUMMARY, Item, Outcomes, digest_of, name_of
 from wsitool.predict.prediction import (
@@ -40,14 +40,16 @@ from wsitool.predict.prediction import (
     by_image,
     mosaic,
 )
+from wsitool.predict.rules import check_mpp, reading, tile_spec
 from wsitool.predict.slide_summary import SlideSummary
+from wsitool.predict.stain import check_stain_asked, slide_normalizer
 from wsitool.predict.stream import PatchBatch, open_stream
 from wsitool.slides.grid import plan_read
+from wsitool.slides.masks import check_tissue
 from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers import open_slide
 from wsitool.slides.slide_list import SlideInput, find_slides
-from wsitool.slides.spec import CandidateRule, QualityThresholds, ReadOptions, TileSpec
-from wsitool.slides.tissue_registry import TISSUE
+from wsitool.stain.slides import with_stain
 from wsitool.store.collection import Collection
 from wsitool.store.opening import find_stores, open_store
 
@@ -89,8 +91,9 @@ def predict(
     options, out = options or PredictOptions(), Path(out)
     options.rule  # noqa: B018  # raises UsageError
     classifier = load_classifier(run)
+    check_stain_asked(classifier.card, options)
     READERS.check(options.reader)
-    TISSUE.check(_spec(classifier.card, options).tissue)
+    check_tissue(tile_spec(classifier.card, options).tissue)
     device = choose_device(options.device)
     options = replace(options, precision=effective_precision(options.precision, device.type))
     place(classifier, device)
@@ -173,7 +176,9 @@ def _digest(run: str | Path, options: PredictOptions, doubts: tuple[str, ...]) -
     with path.open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     settings = {name: value for name, value in asdict(options).items() if name not in _ONLY_SPEED}
-    if options.precision == "32":  # as it was before there was a choice
+    # As it was before there was a choice.
+    settings.pop("stain_norm")  # of which there is one only: the classifier's
+    if options.precision == "32":
         settings.pop("precision")
     # The version as well, since reading and tiling may change with it.
     return digest_of([__version__, weights, json.dumps(settings, sort_keys=True), *doubts])
@@ -249,8 +254,9 @@ def _predict_store(
                 f"{path.name} has patches of {meta.patch_size} px and the classifier wants "
                 f"{card.patch_size}: tile the slide with that --patch-size, or pass the slide itself."
             )
-        _check_mpp(card, meta.mpp_effective, meta.name, options)
-        collection = Collection.of([store])
+        check_mpp(card, meta.mpp_effective, meta.name, options)
+        norm = card.encoder.stain
+        collection = with_stain(Collection.of([store]), norm, reporter, needed=False)
         device = next(classifier.parameters()).device
         loader = PatchLoader(
             collection,
@@ -296,22 +302,23 @@ def _predict_slide(
     if item.problem:
         raise SlideError(item.problem)
     # The slide list's own mpp goes before the option for all.
-    with open_slide(item.path, **_reading(card, options).how(item.mpp)) as slide:
-        spec = _spec(card, options)
+    with open_slide(item.path, **reading(card, options).how(item.mpp)) as slide:
+        spec = tile_spec(card, options)
         # Before tissue is looked for, which takes seconds.
-        _check_mpp(card, plan_read(slide.info, spec).mpp_effective, slide.info.name, options)
+        check_mpp(card, plan_read(slide.info, spec).mpp_effective, slide.info.name, options)
         stream = open_stream(slide, spec, threads=options.threads)
         for doubt in stream.source.doubts:
             reporter.warn(f"{item.name}: {doubt}.")
         began, coords, logits = time.perf_counter(), [], []
         batches = stream.batches(first_batch_size(options.batch_size), threads=options.threads)
         device = next(classifier.parameters()).device
+        normalize = slide_normalizer(card, stream, device, item.name, options, reporter)
         with (
             reporter.task(item.name, total=len(stream), unit="patches") as task,
             inference(device, options.precision),
         ):
             for values, corners in fetched(
-                (_logits(classifier, batch, device), batch.coords) for batch in batches
+                (_logits(classifier, batch, device, normalize), batch.coords) for batch in batches
             ):
                 logits.append(_finite(values))
                 coords.append(corners)
@@ -333,11 +340,15 @@ def _predict_slide(
         )
 
 
-def _logits(classifier: Classifier, batch: PatchBatch, device: torch.device) -> Tensor:
+def _logits(
+    classifier: Classifier, batch: PatchBatch, device: torch.device, normalize: StainNormalizer | None
+) -> Tensor:
     """Logits (B, K) on the classifier's device, which nobody has waited for."""
-    patches = to_device(torch.from_numpy(batch.patches), device)
     # (B, P, P, 3) to (B, 3, P, P), a view with channels last.
-    return classifier.logits(patches.permute(0, 3, 1, 2))
+    patches = to_device(torch.from_numpy(batch.patches), device).permute(0, 3, 1, 2)
+    if normalize is not None:
+        patches = normalize(patches, np.zeros(len(patches), np.int64))
+    return classifier.logits(patches)
 
 
 def _finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -348,48 +359,3 @@ def _finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
             "train it again with a lower --lr"
         )
     return logits
-
-
-def _spec(card: ClassifierCard, options: PredictOptions) -> TileSpec:
-    """Read at what was asked for, else at the training resolution, else level 0."""
-    mpp = options.mpp if options.mpp is not None or options.level is not None else card.mpp
-    # Neither asked for nor known: level 0, of which `_warn_first` has spoken.
-    level = options.level if options.level is not None or mpp is not None else 0
-    rule = card.candidates or CandidateRule(
-        min_tissue=TileSpec().min_tissue, limits=QualityThresholds().limits
-    )
-    return TileSpec(
-        patch_size=card.patch_size,
-        mpp=mpp,
-        level=level,
-        stride=options.stride,
-        min_tissue=rule.min_tissue if options.min_tissue is None else options.min_tissue,
-        tissue=rule.tissue if options.tissue is None else options.tissue,
-        limits=rule.limits,
-    )
-
-
-def _reading(card: ClassifierCard, options: PredictOptions) -> ReadOptions:
-    """In the colors that were asked for, else in those of training."""
-    rule = card.candidates
-    return ReadOptions(
-        reader=options.reader,
-        default_mpp=options.default_mpp,
-        channels=options.channels or (rule.channels if rule else ()),
-        icc=options.icc or (rule.icc if rule else "keep"),
-    )
-
-
-def _check_mpp(card: ClassifierCard, mpp: float | None, name: str, options: PredictOptions) -> None:
-    if options.accept_mpp or card.mpp is None:
-        return
-    if mpp is None:
-        raise UsageError(
-            f"'{name}' states no resolution and the classifier was trained at {card.mpp:g} um/px: give "
-            "--default-mpp, or --accept-mpp to go on regardless."
-        )
-    if is_other_mpp(mpp, card.mpp):
-        raise UsageError(
-            f"'{name}' is read at {mpp:.3g} um/px and the classifier was trained at {card.mpp:.3g}, more "
-            "than 10 % off: leave out --mpp and --level, or give --accept-mpp to go on regardless."
-        )

@@ -39,6 +39,10 @@ class SlideStream:
     def __len__(self) -> int:
         return len(self.source.kept)
 
+    def sampled(self, rows: NDArray[np.int64]) -> SlideStream:
+        """A stream of some of the patches, by their numbers in this one."""
+        return SlideStream(source=self.source.only(rows))
+
     def batches(self, batch_size: int, *, threads: int = 2) -> Iterator[PatchBatch]:
         """Batches in (y, x) order, read by a thread that stays at most a few batches ahead.
 

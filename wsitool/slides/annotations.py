@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from wsitool.base.paths import located
@@ -19,8 +18,12 @@ from wsitool.base.tables import read_table
 from wsitool.base.text_files import decode_text, read_bytes
 from wsitool.errors import LabelError, UsageError
 from wsitool.slides.annotation_files import ANNOTATION_SUFFIXES, Annotations, Region, read_annotations
+from wsitool.slides.painting import cover_of_centers, cover_of_patches
 from wsitool.slides.spec import LabelRule
 from wsitool.store.schema import UNLABELLED
+
+# A share just reached, but for the rounding of its parts.
+_ROUNDING = 1e-9
 
 __all__ = [
     "Annotations",
@@ -116,58 +119,26 @@ def label_patches(
     """
     if rule not in get_args(LabelRule):
         raise UsageError(f"The label rule is one of {', '.join(get_args(LabelRule))}, got '{rule}'.")
-    areas = _class_areas(regions, label_map)
-    # (K, M); classes without a region stay at 0.
-    shares = np.zeros((len(classes), len(coords)))
-    for index, name in enumerate(classes):
-        if name in areas:
-            shares[index] = _shares(areas[name], coords, size_level0, rule)
     labels = np.full(len(coords), UNLABELLED, np.int16)
-    if len(classes) and len(coords):
-        # Of equal shares the class that comes first.
-        best = shares.argmax(axis=0)
-        # The centre rule's shares are 0 or 1.
-        enough = shares.max(axis=0) >= (min_share if rule == "area" else 0.5)
-        labels[enough] = best[enough]
+    layers = [label_map.layer_of(region) for region in regions]
+    painted = [(one.area, layer) for one, layer in zip(regions, layers, strict=True) if layer is not None]
+    if not (len(classes) and len(coords) and painted):
+        return labels
+    areas, numbers = zip(*painted, strict=True)
+    cover = (cover_of_patches if rule == "area" else cover_of_centers)(areas, numbers, coords, size_level0)
+    # By layer; -1 for one that erases, or whose class the run does not have.
+    number_of = {name: number for number, name in enumerate(classes)}
+    number = np.array([number_of.get(name or "", UNLABELLED) for _, name in label_map.entries])[cover.layer]
+    counts = number >= 0
+    # A class may have several layers; classes that a patch does not touch take no memory.
+    key, where = np.unique((cover.row * len(classes) + number)[counts], return_inverse=True)
+    share = np.bincount(where, cover.share[counts])
+    row, index = np.divmod(key, len(classes))
+    # Of equal shares the class that comes first; the largest is written last.
+    order = np.lexsort((-index, share))
+    order = order[share[order] >= (min_share if rule == "area" else 0.5) - _ROUNDING]
+    labels[row[order]] = index[order]
     return labels
-
-
-def _class_areas(regions: Sequence[Region], label_map: LabelMap) -> dict[str, shapely.Geometry]:
-    """What is visible of each class once all layers are painted in the map's order."""
-    layers: dict[int, list[shapely.Geometry]] = {}
-    for region in regions:
-        layer = label_map.layer_of(region)
-        if layer is not None:
-            layers.setdefault(layer, []).append(region.area)
-    visible: dict[str, list[shapely.Geometry]] = {}
-    above = shapely.Polygon()
-    # From the top layer down: what is above hides what is below.
-    for layer in sorted(layers, reverse=True):
-        label = label_map.entries[layer][1]
-        area = shapely.union_all(layers[layer])
-        if label is not None:
-            visible.setdefault(label, []).append(area.difference(above))
-        above = shapely.union(above, area)
-    return {label: shapely.union_all(parts) for label, parts in visible.items()}
-
-
-def _shares(
-    area: shapely.Geometry, coords: NDArray[np.int64], size: float, rule: LabelRule
-) -> NDArray[np.float64]:
-    """(M,) covered share of each patch, or 0 and 1 for the centre rule."""
-    # An index inside of the geometry: the tests below are then many times faster.
-    shapely.prepare(area)
-    x, y = coords[:, 0].astype(np.float64), coords[:, 1].astype(np.float64)
-    if rule == "centre":
-        return np.asarray(shapely.contains_xy(area, x + size / 2, y + size / 2), np.float64)
-    boxes = shapely.box(x, y, x + size, y + size)
-    # Properly: a box that touches the outline from inside is measured, and has its full share.
-    inside = shapely.contains_properly(area, boxes)
-    shares = np.asarray(inside, np.float64)
-    # Only patches on an outline need the costly exact intersection.
-    edge = np.flatnonzero(~inside & shapely.intersects(area, boxes))
-    shares[edge] = shapely.area(shapely.intersection(area, boxes[edge])) / size**2
-    return shares
 
 
 def _json_entries(path: Path, data: bytes) -> list[tuple[str, str | None]]:

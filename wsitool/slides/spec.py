@@ -133,7 +133,8 @@ class TileSpec(Params):
     )
     quality: int = hparam(90, "JPEG quality.", ge=1, le=100)
     tissue: str = hparam(
-        DEFAULT_TISSUE, f"What finds tissue: {', '.join(TISSUE)}, or one of 'wsitool plugin list'."
+        DEFAULT_TISSUE,
+        f"What finds tissue: {', '.join(TISSUE)}, mask:PATH, onnx:FILE, or one of 'wsitool plugin list'.",
     )
     limits: tuple[Limit, ...] = internal(())
 

@@ -26,6 +26,7 @@ __all__ = [
     "channel_range",
     "detect_tissue",
     "optical_density",
+    "slide_thumbnail",
     "tissue_mask",
     "tissue_mask_of_image",
     "white_balance",
@@ -125,7 +126,7 @@ def tissue_mask(
     UsageError for a name that no detector has, PluginError for one that does not keep its contract.
     """
     rule = detector if isinstance(detector, TissueDetector) else TISSUE.get(detector)
-    thumbnail, unread, downsample = _thumbnail(slide, mpp)
+    thumbnail, unread, downsample = slide_thumbnail(slide, mpp)
     scale = None if slide.info.mpp is None else slide.info.mpp * downsample
     mask = apply_detector(rule, thumbnail, mpp=scale, unread=unread)
     return TissueMask(
@@ -304,7 +305,7 @@ def without_small(mask: NDArray[np.bool_], size_px: int) -> NDArray[np.bool_]:
     return np.asarray(large[labels])
 
 
-def _thumbnail(slide: Slide, mpp: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_], float]:
+def slide_thumbnail(slide: Slide, mpp: float = 8.0) -> tuple[NDArray[np.uint8], NDArray[np.bool_], float]:
     """The slide's thumbnail (h, w, 3), where it could not be read (h, w), level-0 pixels per pixel of it."""
     info = slide.info
     longest = max(info.width, info.height)

@@ -16,6 +16,7 @@ from wsitool.errors import StoreError
 from wsitool.store.opening import find_stores, open_store
 from wsitool.store.reader import Reader, Tally
 from wsitool.store.schema import UNLABELLED, StoreMeta
+from wsitool.store.stain_table import StainTable
 
 __all__ = ["Collection", "open_collection", "renumbered", "stores_at", "union_of_classes"]
 
@@ -24,7 +25,8 @@ class Collection:
     """Patches of `stores`, all of one patch size; 14 bytes of index a patch beside the stores' own.
 
     `store_index` (N,) int32 and `row` (N,) int32 say where patch i is; `labels` (N,) int16 index `classes`,
-    -1 = unlabelled; `group_index` (N,) int32 indexes `groups`, the patients.
+    -1 = unlabelled; `group_index` (N,) int32 indexes `groups`, the patients. `stain` is how loaders
+    normalise patches; `read` gives them as they are.
     """
 
     def __init__(
@@ -35,8 +37,9 @@ class Collection:
         row: NDArray[np.int32],
         labels: NDArray[np.int16],
         classes: tuple[str, ...],
+        stain: StainTable | None = None,
     ) -> None:
-        self.stores = tuple(stores)
+        self.stores, self.stain = tuple(stores), stain
         self.store_index, self.row = store_index, row
         self.labels, self.classes = labels, classes
         # Groups are numbered over all stores, also those of which a subset keeps no patch, so that a group's
@@ -117,6 +120,8 @@ class Collection:
             digest.update(f"{store.meta.name}\0{store.content_hash}\0".encode())
         digest.update(self.store_index.tobytes())
         digest.update(self.row.tobytes())
+        if self.stain is not None:
+            digest.update(self.stain.key.encode())
         return digest.hexdigest()
 
     def read(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
@@ -160,6 +165,7 @@ class Collection:
             row=self.row[rows],
             labels=self.labels[rows],
             classes=self.classes,
+            stain=self.stain,
         )
 
     def with_labels(self, labels: NDArray[np.integer[Any]], classes: Sequence[str]) -> Collection:
@@ -172,6 +178,18 @@ class Collection:
             row=self.row,
             labels=np.asarray(labels, dtype=np.int16),
             classes=tuple(classes),
+            stain=self.stain,
+        )
+
+    def with_stain(self, stain: StainTable | None) -> Collection:
+        """The same patches, which loaders normalise by `stain`: a row of it for each of `stores`."""
+        return Collection(
+            self.stores,
+            store_index=self.store_index,
+            row=self.row,
+            labels=self.labels,
+            classes=self.classes,
+            stain=stain,
         )
 
     def capped(self, per_store: int, *, seed: int = 0) -> Collection:

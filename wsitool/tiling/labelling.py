@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,8 +26,10 @@ from wsitool.slides.annotations import (
     read_annotations,
     read_label_map,
 )
+from wsitool.slides.slide import SlideInfo
 from wsitool.slides.slide_list import SlideInput
 from wsitool.slides.spec import LabelRule
+from wsitool.tiling.paip import disagreement
 
 __all__ = ["LabelPlan", "Labelled", "SlideAnnotation", "count_labels", "plan_outlines"]
 
@@ -49,6 +51,7 @@ class SlideAnnotation:
     path: str
     label_map: LabelMap
     rule: LabelRule = "area"
+    masks: Mapping[str, str] = field(default_factory=dict)  # of PAIP, by Id; compared with the outlines
 
     def label(
         self,
@@ -57,20 +60,22 @@ class SlideAnnotation:
         size_level0: float,
         *,
         kept: NDArray[np.bool_],
-        slide_size: tuple[int, int],
+        slide: SlideInfo,
     ) -> Labelled:
         """Label the candidates at `coords`; LabelError where not one that is `kept` (M,) gets a class.
 
         That some have none is as it should be only where all outlines of the slide mean "no class".
         """
         # Read again in the worker: outlines of a large file are slow to send and quick to read.
-        regions = read_annotations(self.path).regions
+        regions = read_annotations(self.path).on(slide).regions
+        slide_size = (slide.width, slide.height)
         labels = label_patches(regions, self.label_map, classes, coords, size_level0, rule=self.rule)
         # Only kept ones: a label on glass says nothing.
         if (labels[kept] >= 0).any():
             outside = len(_outside(regions, slide_size))
             note = f"{outside} of {len(regions)} outlines lie outside the slide" if outside else ""
-            return Labelled(labels=labels, note=note)
+            notes = (note, disagreement(self.masks, regions, slide))
+            return Labelled(labels=labels, note="; ".join(filter(None, notes)))
         # "No class" for all outlines is a wish, not a mistake.
         layers = {self.label_map.layer_of(region) for region in regions} - {None}
         if layers and not any(self.label_map.entries[layer][1] for layer in layers if layer is not None):
@@ -109,7 +114,12 @@ class SlideAnnotation:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `dataclasses.asdict`, after JSON."""
         entries = tuple((name, label) for name, label in values["label_map"]["entries"])
-        return cls(path=values["path"], label_map=LabelMap(entries=entries), rule=values["rule"])
+        return cls(
+            path=values["path"],
+            label_map=LabelMap(entries=entries),
+            rule=values["rule"],
+            masks=values["masks"],
+        )
 
 
 def count_labels(labels: NDArray[np.int16] | None, classes: Sequence[str]) -> dict[str, int]:
@@ -141,13 +151,13 @@ class LabelPlan:
 
 def plan_outlines(
     slides: Sequence[SlideInput],
-    location: str | Path,
+    location: str | Path | None,
     label_map: str | Path | None,
     rule: LabelRule,
     *,
     reporter: Reporter = SILENT,
 ) -> LabelPlan:
-    """Find and read the annotations of each slide, and decide on the classes.
+    """Find and read the annotations of each slide, at `location` or beside it, and decide on the classes.
 
     Without a label map every name that occurs in any of the files is a class. A damaged file only stops its
     slide, and its names are then none. Raises LabelError where no file holds a region or the label map names
@@ -165,10 +175,11 @@ def plan_outlines(
         _compare(
             mapping, label_map, [region for one in annotations.values() for region in one.regions], reporter
         )
-    _say_skipped(annotations, reporter)
+    _say_dropped(annotations, reporter)
     # The first two suffixes, which are the usual ones.
     expected = " or ".join(f"<slide>{suffix}" for suffix in ANNOTATION_SUFFIXES[:2])
-    without = f"no outlines of it in '{location}' (expected {expected}), so its patches are unlabelled"
+    where = "beside it" if location is None else f"in '{location}'"
+    without = f"no outlines of it {where} (expected {expected}), so its patches are unlabelled"
     return LabelPlan(
         classes=mapping.classes,
         outlines={
@@ -205,19 +216,24 @@ def _read(files: Mapping[str, Path]) -> tuple[dict[str, Annotations], dict[str, 
     return annotations, problems
 
 
-def _files(slides: Sequence[SlideInput], location: str | Path) -> dict[str, Path]:
+def _files(slides: Sequence[SlideInput], location: str | Path | None) -> dict[str, Path]:
     """The annotation file of each slide that has one, by slide name."""
     if any(slide.label is not None for slide in slides):
         raise UsageError("Slides have labels in the CSV and --annotations is given: use one of the two.")
     # A location that is one file answers to any name.
-    if len(slides) > 1 and find_annotations(location, "") == Path(location):
+    if location is not None and len(slides) > 1 and find_annotations(location, "") == Path(location):
         raise UsageError(
             f"{len(slides)} slides cannot share the annotations '{location}': give a folder with one file "
             "per slide, named as the slide."
         )
-    paths = {slide.name: find_annotations(location, slide.name) for slide in slides if not slide.problem}
+    paths = {
+        slide.name: find_annotations(location or Path(slide.path).parent, slide.name)
+        for slide in slides
+        if not slide.problem
+    }
     files = {name: path for name, path in paths.items() if path is not None}
     if not files:
+        location = location or Path(slides[0].path).parent
         there = sorted(path.name for path in Path(location).iterdir()) if Path(location).is_dir() else []
         raise UsageError(
             f"No annotations for any slide in '{location}': expected files named as the slides, as in "
@@ -242,13 +258,15 @@ def _compare(mapping: LabelMap, path: str | Path, regions: Sequence[Region], rep
         reporter.say(f"Outlines that the label map does not name are left out: {_names_of(left)}.")
 
 
-def _say_skipped(annotations: Mapping[str, Annotations], reporter: Reporter) -> None:
-    skipped = {name: one.skipped for name, one in annotations.items() if one.skipped and one.regions}
-    if skipped:
-        reporter.say(
-            f"{sum(skipped.values())} annotations without an area (points, lines) are left out, of "
-            f"{_some(skipped)}."
-        )
+def _say_dropped(annotations: Mapping[str, Annotations], reporter: Reporter) -> None:
+    counts: Counter[str] = Counter()
+    for one in annotations.values():
+        for dropped in one.dropped:
+            counts[f"{dropped.reason} ('{dropped.name}')"] += dropped.count
+    if counts:
+        each = _some(f"{count} x {what}" for what, count in counts.most_common())
+        where = _some(name for name, one in annotations.items() if one.dropped)
+        reporter.say(f"Left out of the annotations of {where}: {each}.")
 
 
 def _outside(regions: Sequence[Region], slide_size: tuple[int, int]) -> list[Region]:

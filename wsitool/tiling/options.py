@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from wsitool.base.parameters import Params, hparam, same_as
 from wsitool.slides.slide import Icc
@@ -25,6 +26,9 @@ class TileOptions(Params):
         None, "Takes the patient from the slide's name: first group, or whole match."
     )
     annotations: str | None = hparam(None, "File, or folder with <slide>.xml or .geojson: labels.")
+    dataset: Literal["paip"] | None = hparam(
+        None, "paip: labels from <id>.xml beside <id>.svs, compared with <id>_whole.tif and _viable.tif."
+    )
     label_map: str | None = hparam(None, "JSON or CSV: which class each region name means.")
     label_rule: LabelRule = hparam(
         "area", "A patch has the class that covers half of it, or the one at its centre."

@@ -10,9 +10,9 @@ from wsitool.base.progress import Reporter
 from wsitool.errors import CorruptStoreError, PluginError, SlideError, StoreError, UsageError
 from wsitool.report.preview import preview_jpeg
 from wsitool.slides.grid import plan_grid
+from wsitool.slides.masks import find_tissue
 from wsitool.slides.readers import fingerprint
 from wsitool.slides.spec import ADDED_OPTIONS, ADDED_READING, ReadOptions, TileSpec
-from wsitool.slides.tissue import tissue_mask
 from wsitool.store.attributes import as_stored
 from wsitool.store.opening import open_store
 from wsitool.store.schema import Candidates, StoreMeta
@@ -87,12 +87,8 @@ def redraw_preview(
             if slide.info.fingerprint != meta.fingerprint:
                 return False
             size = plan_grid(slide.info, spec).patch_size_level0
-            preview_jpeg(preview, tissue_mask(slide, detector=spec.tissue), candidates, size)
-    except (
-        SlideError,
-        StoreError,
-        UsageError,
-        PluginError,
-    ):  # the reader or detector may be installed no more
+            preview_jpeg(preview, find_tissue(slide, spec.tissue), candidates, size)
+    # The reader or detector may be installed no more.
+    except (SlideError, StoreError, UsageError, PluginError):
         return False
     return True

@@ -18,14 +18,15 @@ from wsitool.base.paths import AnyPath, as_list
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.sentences import one_sentence
 from wsitool.errors import StoreError, UsageError
+from wsitool.slides.masks import check_tissue
 from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers.channels import check_channels
 from wsitool.slides.slide_list import SlideInput, find_slides
 from wsitool.slides.spec import TileSpec
-from wsitool.slides.tissue_registry import TISSUE
 from wsitool.tiling.guarded import run_guarded, run_locked
 from wsitool.tiling.labelling import LabelPlan, plan_outlines
 from wsitool.tiling.options import TileOptions
+from wsitool.tiling.paip import masks_beside, without_masks
 from wsitool.tiling.processes import run_in_processes
 from wsitool.tiling.results import SLIDES_CSV, RunResult, SlideResult, merge_slides_csv
 from wsitool.tiling.slide_task import SlideTask, available_threads
@@ -87,7 +88,7 @@ def tile_slides(
     """
     settings = TileOptions.from_dict(options, what="tile_slides")
     READERS.check(settings.reader)
-    TISSUE.check((spec or TileSpec()).tissue)
+    check_tissue((spec or TileSpec()).tissue)
     check_channels(settings.channels)
     inputs = _inputs(slides, settings, reporter)
     labels = _labels(inputs, settings, reporter)
@@ -115,9 +116,10 @@ def _inputs(
     given = [item for item in items if isinstance(item, SlideInput)]
     named = [item for item in items if not isinstance(item, SlideInput)]
     # `find_slides` of nothing is an error, of which there is none here.
-    if not named and given:
-        return tuple(given)
-    return (*given, *find_slides(named, group_regex=options.group_regex, reporter=reporter))
+    found = (
+        () if not named and given else find_slides(named, group_regex=options.group_regex, reporter=reporter)
+    )
+    return (*given, *(without_masks(found) if options.dataset == "paip" else found))
 
 
 def _tell_of_groups(slides: Sequence[SlideInput], reporter: Reporter) -> None:
@@ -132,6 +134,13 @@ def _tell_of_groups(slides: Sequence[SlideInput], reporter: Reporter) -> None:
 
 def _labels(slides: Sequence[SlideInput], options: TileOptions, reporter: Reporter) -> LabelPlan:
     """The classes of all slides, not only of those of this shard: every store must have the same."""
+    if options.dataset == "paip":
+        if options.annotations is not None:
+            raise UsageError("--dataset paip has its annotations beside the slides: leave out --annotations.")
+        plan = plan_outlines(slides, None, options.label_map, options.label_rule, reporter=reporter)
+        masks = {slide.name: masks_beside(slide) for slide in slides}
+        outlines = {name: replace(one, masks=masks[name]) for name, one in plan.outlines.items()}
+        return replace(plan, outlines=outlines)
     if options.annotations is not None:
         location, rule = options.annotations, options.label_rule
         return plan_outlines(slides, location, options.label_map, rule, reporter=reporter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -17,6 +18,7 @@ from wsitool.base.file_names import lone_file_name
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import RegionReadError, SlideError, UsageError
 from wsitool.report.preview import preview_jpeg
+from wsitool.slides.masks import file_of
 from wsitool.slides.readers import TiledSlide, open_slide
 from wsitool.slides.readers.icc import profile_name
 from wsitool.slides.slide import BLANK_TILES, ICC_STATE, Icc
@@ -91,9 +93,15 @@ class SlideTask:
             "group": self.slide.group or self.slide.name,
             "label": self.slide.label,
             "classes": list(self.classes),
+            **self._mask_params(),
             # Present as None, so that a store made with outlines differs from one without.
             **({"annotations": None} if self.outlines is None else self.outlines.params()),
         }
+
+    def _mask_params(self) -> dict[str, str]:
+        # The content as well as the path: an edited mask gives other patches.
+        path = file_of(self.spec.tissue, self.slide.path, self.slide.name)
+        return {} if path is None else {"tissue_file": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
 
     def to_json(self) -> str:
         """The task as text, for another process."""
@@ -246,7 +254,7 @@ class _Cutting:
                 candidates.coords,
                 self._grid.patch_size_level0,
                 kept=candidates.reason == 0,
-                slide_size=(self._info.width, self._info.height),
+                slide=self._info,
             )
             self._labels, self._note = labelled.labels, labelled.note
             return

@@ -7,7 +7,7 @@ on which patches those are and on every pixel of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from wsitool.errors import NoTissueError
 from wsitool.slides.grid import TileGrid, plan_grid
+from wsitool.slides.masks import find_tissue
 from wsitool.slides.readers import TiledSlide
 from wsitool.slides.spec import TileSpec
-from wsitool.slides.tissue import TissueMask, tissue_mask
+from wsitool.slides.tissue import TissueMask
 from wsitool.store.schema import Candidates, Prepared
 from wsitool.tiling.candidates import count_reasons, find_candidates, nothing_left
 from wsitool.tiling.cutter import Block, CutCounts, cut, tiles_touched
@@ -53,6 +54,12 @@ class PatchSource:
     def kept(self) -> NDArray[np.int64]:
         """Indices (N,) of the candidates no limit rejects, sorted by (y, x)."""
         return np.flatnonzero(self.candidates.reason == 0)
+
+    def only(self, rows: NDArray[np.int64]) -> PatchSource:
+        """The same with nothing kept but some of the kept patches, by their place in `kept`."""
+        reason = np.ones_like(self.candidates.reason)
+        reason[self.kept[rows]] = 0
+        return replace(self, candidates=replace(self.candidates, reason=reason), counts=CutCounts())
 
     def nothing_left(self) -> NoTissueError:
         """The error that says which limit left no patch."""
@@ -147,6 +154,6 @@ def patch_source(slide: TiledSlide, spec: TileSpec, *, threads: int = 1) -> Patc
     grid = plan_grid(slide.info, spec)
     if spec.codec == "native":
         check_passthrough(slide.info.name, slide.tiles(grid.plan.level), grid)
-    mask = tissue_mask(slide, detector=spec.tissue)
+    mask = find_tissue(slide, spec.tissue)
     candidates = find_candidates(slide, grid, mask, spec, threads=threads)
     return PatchSource(slide=slide, spec=spec, grid=grid, mask=mask, candidates=candidates)

@@ -7,9 +7,10 @@ from typing import Any
 
 from wsitool.backbones.options import INIT, BackboneOptions
 from wsitool.base.machine import BatchSize, first_batch_size
-from wsitool.base.parameters import hparam, internal
+from wsitool.base.parameters import hparam, internal, same_as
 from wsitool.base.recipe import OPTIMIZERS, SCHEDULES, Recipe
 from wsitool.errors import UsageError
+from wsitool.stain.options import StainChoice, StainOptions
 
 __all__ = ["ACCELERATORS", "LARGEST_LR", "LOGGERS", "OPTIMIZERS", "PRECISIONS", "RECIPE", "PretrainConfig"]
 
@@ -46,6 +47,8 @@ class PretrainConfig(BackboneOptions):
     image_size: int | None = hparam(
         None, "What the patches are resized to; without it their own size.", ge=16, le=4096, unit="px"
     )
+    stain_norm: StainChoice | None = same_as(StainOptions, "stain_norm")
+    stain_target: str | None = same_as(StainOptions, "stain_target")
     optimizer: str | None = hparam(
         None,
         "How weights follow gradients; not given, it and the next are the recipe's.",

@@ -81,7 +81,7 @@ def run_facts(
         "patches": len(collection),
         "groups": list(card.lineage[-1].groups),
         "fingerprint": collection.fingerprint,
-        "card": dataclasses.asdict(card),
+        "card": card.to_dict(),
         **more,
     }
 

@@ -49,14 +49,14 @@ def test_a_file_that_changes_is_not_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, change: Callable[[Path], None]
 ) -> None:
     path = synthetic_slide(tmp_path / "s.svs", size=(400, 300), levels=(1,))
-    real = source.tissue_mask
+    real = source.find_tissue
 
     def meanwhile(*args: object, **options: object) -> object:
         mask = real(*args, **options)  # type: ignore[arg-type]
         change(path)
         return mask
 
-    monkeypatch.setattr(source, "tissue_mask", meanwhile)
+    monkeypatch.setattr(source, "find_tissue", meanwhile)
     result = tile_slides([path], tmp_path / "o", _SPEC, reader=reader).slides[0]
     assert result.failed and "changed while it was read" in result.reason, result.reason
     assert not list((tmp_path / "o").glob("*.h5")) and not list((tmp_path / "o").glob(".*.partial"))
