@@ -80,5 +80,5 @@ def value_device() -> Iterator[Accelerator]:
     save = torch.save
     with pytest.MonkeyPatch.context() as patch, accelerator(_ValueDevice()) as counted:
         patch.setattr(torch, "save", lambda state, *to: save(on_cpu(state), *to))
-        patch.setattr("wsitool.training.run.training_device", lambda *_, **__: DEVICE)
+        patch.setattr("wsitool.training.assembly.training_device", lambda *_, **__: DEVICE)
         yield counted

@@ -81,7 +81,7 @@ def test_killed_at_the_end_of_a_pretraining(
     stages_write = stages.write_json
     with monkeypatch.context() as patch:
         if moment == "before the export":
-            patch.setattr("wsitool.training.run.save_encoder", dies)
+            patch.setattr("wsitool.training.assembly.save_encoder", dies)
         elif moment == "before the note":
             patch.setattr(stages, "pretrain", dies_after)
         else:

@@ -32,6 +32,7 @@ _MODULES = (
     "wsitool.curate.refiltering",
     "wsitool.testing.synthetic",
     "wsitool.tiling",
+    "wsitool.training.assembly",
     "wsitool.training.run",
     "wsitool.curate.verifying",
     "zarr",

@@ -14,7 +14,7 @@ import torch
 from patch_stores import patch_folder
 
 from wsitool.errors import TrainingError, UsageError
-from wsitool.training import run
+from wsitool.training import assembly
 from wsitool.training.run import pretrain
 
 QUICK: dict[str, Any] = {
@@ -49,7 +49,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch, _finished: Path) -> None:
     def fit(*_: object) -> None:
         raise AssertionError("there is nothing left to train")
 
-    monkeypatch.setattr(run, "fit", fit)
+    monkeypatch.setattr(assembly, "fit", fit)
 
 
 def _content(out: Path) -> dict[str, bytes]:

@@ -129,10 +129,7 @@ def classify(
     record = _run_record(task, first, asked)
     if asked.resume and (kept := _kept(out, record, reporter)) is not None:
         return kept
-    data_figures = {
-        "near_duplicates_in_test": near_duplicates_in_test(data, reporter),
-        "transductive_groups": seen,
-    }
+    alike = near_duplicates_in_test(data, reporter)
     for folder in (out, *([] if task.cache is None else [task.cache])):
         check_writable(folder)
     with (
@@ -141,7 +138,8 @@ def classify(
         progress_on_stop(lambda: f"nothing was written to '{out}'; run again to start anew"),
         explain_memory(lambda: memory_advice(task)),
     ):
-        return _carry_out(with_batch(task), out, asked, data_figures, record, began)
+        found = {"near_duplicates_in_test": alike, "transductive_groups": seen}
+        return _carry_out(with_batch(task), out, asked, found, record, began)
 
 
 def _writes(settings: Settings) -> bool:

@@ -92,23 +92,7 @@ def embed(
     collection = with_stain(collection, norm, reporter)
     for warning in resolution_warnings(built.card, collection):
         reporter.warn(warning)
-    size = settings.image_size or built.card.image_size or collection.patch_size
-    device = choose_device(settings.device)
-    precision = effective_precision(settings.precision, device.type)
-    patch_size = collection.patch_size
-    room = encoding_batch(built, image_size=size, patch_size=patch_size, device=device, precision=precision)
-    check_size(built, size, reporter)
-    run = _Run(
-        encoder=built,
-        image_size=size,
-        batch_size=room.chosen(settings.batch_size, reporter),
-        room=room,
-        device=settings.device,
-        precision=precision,
-        classes=collection.classes,
-        overwrite=settings.overwrite,
-        stains=_stains(collection),
-    )
+    run = _run(built, collection, settings, reporter)
     run.check(collection, targets)
     check_writable(folder)
     with locked(folder / "map.png", what=f"'{folder}'"):
@@ -124,6 +108,26 @@ def embed(
         patches=sum(map(len, done.values())),
         feature_dim=built.feature_dim,
         failed=(*unopened, *failed),
+    )
+
+
+def _run(encoder: Encoder, collection: Collection, settings: EmbedOptions, reporter: Reporter) -> _Run:
+    size = settings.image_size or encoder.card.image_size or collection.patch_size
+    device = choose_device(settings.device)
+    precision = effective_precision(settings.precision, device.type)
+    patch_size = collection.patch_size
+    room = encoding_batch(encoder, image_size=size, patch_size=patch_size, device=device, precision=precision)
+    check_size(encoder, size, reporter)
+    return _Run(
+        encoder=encoder,
+        image_size=size,
+        batch_size=room.chosen(settings.batch_size, reporter),
+        room=room,
+        device=settings.device,
+        precision=precision,
+        classes=collection.classes,
+        overwrite=settings.overwrite,
+        stains=_stains(collection),
     )
 
 

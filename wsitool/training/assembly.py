@@ -106,6 +106,17 @@ class Run:
         config, rank = self.config, self.member.local_rank
         return training_device(config.accelerator, local_rank=rank, devices=config.devices)
 
+    def take_up(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint; UsageError where it is of another run."""
+        self.changes = check_same(state, self.config, self.collection.fingerprint)
+        self.diagnostics.remember(state["warnings"])
+        self.snapshots.restore(state["snapshots"])
+
+    def has_ended(self, state: dict[str, Any]) -> bool:
+        """Whether no step is left: all are done, or the run ended before its time."""
+        early, batches = self.snapshots.ended_at is not None, state["batches"]
+        return early or batches is None or batches >= self.schedule.batches
+
     def train(self, state: dict[str, Any] | None) -> PretrainResult:
         began = time.perf_counter()
         done = int(state["batches"]) if state else 0

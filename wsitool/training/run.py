@@ -17,7 +17,6 @@ from wsitool.store.collection import Collection
 from wsitool.training.assembly import Run
 from wsitool.training.checks import (
     Resume,
-    check_same,
     chosen_precision,
     previous_state,
 )
@@ -79,11 +78,8 @@ def pretrain(
         # Only now, as a state is compared with effective options: backbone and parameters are known by the
         # method and the encoder.
         if state is not None:
-            run.changes = check_same(state, run.config, run.collection.fingerprint)
-            run.diagnostics.remember(state["warnings"])
-            run.snapshots.restore(state["snapshots"])
-            ended = run.snapshots.ended_at is not None
-            if ended or state["batches"] is None or state["batches"] >= run.schedule.batches:
+            run.take_up(state)
+            if run.has_ended(state):
                 return run.conclude(state)
         elif asked == "auto":
             run.history.append({"batches": 0, "changed": {"batch_size": [asked, config.batch_size]}})
