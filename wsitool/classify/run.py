@@ -95,7 +95,6 @@ def classify(
     `test`, or by `folds`-fold cross-validation over groups, or, with neither, on its own validation share
     (optimistic, and said so). `image_size` None takes the encoder's, else the patches'. Writes into `out` the
     files of DESIGN.md section 3; a finished run there is refused unless `resume` or `overwrite` says more.
-
     Raises UsageError for choices that cannot work together or leak, LabelError, EncoderError, StoreError.
     """
     began, out, settings = time.monotonic(), Path(out), settings or Settings()

@@ -31,6 +31,7 @@ from wsitool.training.checkpoint import load_method_state, restore
 from wsitool.training.checks import (
     Changes,
     check_amount,
+    check_same,
 )
 from wsitool.training.config import PretrainConfig
 from wsitool.training.diagnostics import Diagnostics, FeatureWatch
