@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers fill the cores; threads of each, and of the commands it starts, would wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _ROOT = Path(__file__).parent.parent
 
 

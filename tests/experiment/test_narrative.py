@@ -83,6 +83,14 @@ def test_a_mark_that_works_is_compared_with(data: Path) -> None:
     assert 0 < compared["p_value"] <= compared["adjusted_p"] < 0.05 < compared["low"]
 
 
+def test_a_probe_is_not_called_full_supervision(data: Path) -> None:
+    results = _results(data, supervised=1.0, pretrained=3.0, seeds=3)
+    sentence = "and fine-tuning it with all labels may do better than this mark"
+    for head, said in (("linear", True), ("finetune", False)):
+        asked = replace(results, plan=replace(results.plan, head=head))
+        assert (sentence in "\n".join(caveats(asked))) is said
+
+
 def test_an_arm_that_is_worse_is_said_to_be(data: Path) -> None:
     _, arm = verdicts(_results(data, supervised=3.0, pretrained=0.5, seeds=3))
     assert "is not shown to reach the mark even with 100 % of the labels" in arm

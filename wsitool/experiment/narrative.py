@@ -123,6 +123,12 @@ def caveats(results: Results) -> list[str]:
             "patches."
         ]
     lines += _power(results) + _asked(results)
+    plan = results.plan
+    if HEADS[plan.head].frozen and results.baseline == "supervised":
+        lines.append(
+            f"No network is trained on labels (--head {plan.head}): supervised is a probe of the network it "
+            f"starts from ({plan.init}), and fine-tuning it with all labels may do better than this mark."
+        )
     if (steps := _steps(results)) is not None and steps < FEW_STEPS:
         lines.append(
             f"Even with the most labels fine-tuning took {steps} optimizer steps at most, fewer than "
