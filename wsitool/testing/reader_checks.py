@@ -5,6 +5,7 @@ Each takes a `ReaderSubject` and raises AssertionError saying what was expected,
 
 from __future__ import annotations
 
+import glob
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -342,9 +343,11 @@ def _level0(slide: TiledSlide, index: int, x: int, y: int) -> tuple[int, int]:
 
 @contextmanager
 def _copy(file: Path, change: Callable[[bytes], bytes]) -> Iterator[Path]:
-    """A copy of `file`, changed, that is gone afterwards."""
+    """A copy of `file`, changed, that is gone afterwards; a folder of its name beside it holds its tiles."""
     with tempfile.TemporaryDirectory(prefix="wsitool-check-") as folder:
         path = Path(folder) / file.name
+        for beside in file.parent.glob(f"{glob.escape(file.stem)}*/"):
+            (path.parent / beside.name).symlink_to(beside.resolve())
         path.write_bytes(change(file.read_bytes()))
         yield path
 

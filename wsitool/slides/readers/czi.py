@@ -73,7 +73,7 @@ class _Document:
     """An open file; its reads take turns, as the library promises nothing about threads."""
 
     def __init__(self, document: Any) -> None:
-        self._document, self._lock = document, threading.Lock()
+        self._document, self._lock, self._closed = document, threading.Lock(), False
         bounds = document.total_bounding_rectangle
         self._x, self._y, self.width, self.height = bounds.x, bounds.y, bounds.w, bounds.h
         box = document.total_bounding_box
@@ -105,7 +105,10 @@ class _Document:
 
     def close(self) -> None:
         with self._lock:
-            self._document.close()
+            # The library refuses a second time.
+            if not self._closed:
+                self._closed = True
+                self._document.close()
 
 
 class _CziSlide(TiledSlide):
