@@ -127,6 +127,7 @@ class _Told:
 
     def __init__(self, warnings: list[str]) -> None:
         self.warn = warnings.append
+        self.say = list[str]().append
 
 
 def _plugin(*words: str) -> Result:
