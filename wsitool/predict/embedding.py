@@ -94,6 +94,7 @@ def embed(
         reporter.warn(warning)
     run = _run(built, collection, settings, reporter)
     run.check(collection, targets)
+    check_size(built, run.image_size, reporter)
     check_writable(folder)
     with locked(folder / "map.png", what=f"'{folder}'"):
         done, failed = _embed_each(run, collection, targets, folder, reporter)
@@ -117,7 +118,6 @@ def _run(encoder: Encoder, collection: Collection, settings: EmbedOptions, repor
     precision = effective_precision(settings.precision, device.type)
     patch_size = collection.patch_size
     room = encoding_batch(encoder, image_size=size, patch_size=patch_size, device=device, precision=precision)
-    check_size(encoder, size, reporter)
     return _Run(
         encoder=encoder,
         image_size=size,
