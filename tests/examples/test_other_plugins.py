@@ -117,7 +117,7 @@ def test_slides_of_the_reader_are_tiled_filtered_and_exported(site: Path, tmp_pa
 
 def test_without_them_the_names_are_unknown(tmp_path: Path) -> None:
     slide = synthetic_slide(tmp_path / "s.svs", size=(300, 300))
-    with pytest.raises(UsageError, match="There is no reader 'npy': choose one of auto, tiff, openslide"):
+    with pytest.raises(UsageError, match="There is no reader 'npy': choose one of auto, tiff, ome-zarr"):
         open_slide(slide, reader="npy")
     with (
         open_slide(slide) as opened,
