@@ -23,7 +23,7 @@ from wsitool.backbones.build import build_backbone
 from wsitool.backbones.precision import Precision
 from wsitool.base.progress import SILENT, Task
 from wsitool.errors import PluginError, UsageError
-from wsitool.training import monitor, run
+from wsitool.training import assembly, monitor
 from wsitool.training.config import PretrainConfig
 from wsitool.training.optim import hold_frozen, learning_rate, make_optimizer, set_rates, weight_decay
 from wsitool.training.parts import TRANSFORMER, make_method, recipe_of
@@ -84,7 +84,7 @@ def kidney(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Any:
     def install(kind: type[Method[Any]]) -> None:
-        monkeypatch.setattr(run, "load_method", lambda name: kind)
+        monkeypatch.setattr(assembly, "load_method", lambda name: kind)
 
     return install
 

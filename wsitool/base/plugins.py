@@ -48,8 +48,12 @@ def installed(group: str) -> tuple[Plugin, ...]:
 
 
 def _describe(entry: EntryPoint) -> Plugin:
-    # A folder without METADATA, left by a broken uninstall, has neither name nor version.
-    package, version = (entry.dist.name, entry.dist.version) if entry.dist else (None, None)
+    # A folder without METADATA, left by a broken uninstall, has neither name nor version: None for the
+    # standard library, an error for newer finders (importlib_metadata puts one in its place).
+    try:
+        package, version = (entry.dist.name, entry.dist.version) if entry.dist else (None, None)
+    except (FileNotFoundError, KeyError):
+        package, version = None, None
     return Plugin(
         name=entry.name, target=entry.value, package=package or "unknown", version=version or "unknown"
     )

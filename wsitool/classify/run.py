@@ -186,17 +186,8 @@ def _carry_out(
     if not _writes(task.settings):
         return result
     judged_on = _judged_on(parts, folds, task.reporter)
-    metrics = _metrics(parts, fitted, judged_on, task.seed)
     steps = _optimizer_steps(fitted, task.settings)
-    judged = [
-        part for part in parts if part.name.partition(" ")[0] == {"folds": "fold"}.get(judged_on, judged_on)
-    ]
-    beside = baselines(task, subset, fitted.split.train, judged)
-    said = _said_first(metrics[judged_on], train.classes, steps)
-    # Of a classifier that guesses enough has been said.
-    learned_color = metrics[judged_on]["guessing"]["better"] and not beside["color"]["beaten"]
-    said += [beside["sentence"]] if learned_color else []
-    metrics = {"said_first": said, **metrics, "baselines": beside, **data_figures}
+    metrics = {**_account(task, subset, fitted, parts, judged_on, steps), **data_figures}
     seconds = round(time.monotonic() - began, 2)
     with progress_on_stop(lambda: f"all is done and written to '{out}'"), deferred():
         write_run(
@@ -219,6 +210,27 @@ def _carry_out(
             },
         )
     return replace(result, metrics=metrics)
+
+
+def _account(
+    task: ClassificationTask,
+    subset: LabelledPatches,
+    fitted: Fitted,
+    parts: list[Part],
+    judged_on: str,
+    steps: int | None,
+) -> dict[str, Any]:
+    """The figures of `parts` beside those of the baselines, and first what must be known before them."""
+    metrics = _metrics(parts, fitted, judged_on, task.seed)
+    judged = [
+        part for part in parts if part.name.partition(" ")[0] == {"folds": "fold"}.get(judged_on, judged_on)
+    ]
+    beside = baselines(task, subset, fitted.split.train, judged)
+    said = _said_first(metrics[judged_on], task.data.train.classes, steps)
+    # Of a classifier that guesses enough has been said.
+    learned_color = metrics[judged_on]["guessing"]["better"] and not beside["color"]["beaten"]
+    said += [beside["sentence"]] if learned_color else []
+    return {"said_first": said, **metrics, "baselines": beside}
 
 
 def _optimizer_steps(fitted: Fitted, settings: Settings) -> int | None:
