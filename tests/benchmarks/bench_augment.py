@@ -2,6 +2,8 @@
 against lightly; and what the views of each newer method are of its step.
 
 python tests/benchmarks/bench_augment.py [--size 224]
+
+Seconds are the processor's, which other programs on the machine do not stretch.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ _MOST_SHARE = 0.05  # of a step that views may cost
 
 
 def run(patches: Tensor, *, rounds: int) -> dict[str, float]:
-    """Patches (two views each) per second of every candidate on uint8 (B, 3, P, P) `patches`, one thread."""
+    """Patches (two views each) a CPU-second of every candidate, one thread; `patches` uint8 (B, 3, P, P)."""
     with _one_thread():
         candidates: dict[str, Callable[[], int]] = {
             "wsitool": lambda: _ours(patches),
@@ -49,16 +51,16 @@ def run(patches: Tensor, *, rounds: int) -> dict[str, float]:
             candidates["kornia"] = _kornia(patches)
         if peer_version("lightly"):
             candidates["lightly SimCLRTransform"] = _lightly(patches)
-        return measure(candidates, rounds=rounds)
+        return measure(candidates, rounds=rounds, clock=time.process_time)
 
 
 def multi_crop(patches: Tensor, *, rounds: int) -> dict[str, float]:
-    """Patches (two large crops and eight small ones each) per second, on one thread."""
+    """Patches (two large crops and eight small ones each) per CPU-second, on one thread."""
     with _one_thread():
         candidates: dict[str, Callable[[], int]] = {"wsitool DINO": lambda: _our_crops(patches)}
         if peer_version("lightly"):
             candidates["lightly DINOTransform"] = _their_crops(patches)
-        return measure(candidates, rounds=rounds)
+        return measure(candidates, rounds=rounds, clock=time.process_time)
 
 
 def shares(
@@ -79,11 +81,11 @@ def _share(name: str, patches: Tensor, rounds: int, backbone: str) -> float:
     method.before_step(Progress(step=0, steps=1, epoch=0, share=0.0, lr=0.0))
     seconds: list[tuple[float, float]] = []
     for number in range(rounds + 1):
-        began = time.perf_counter()
+        began = time.process_time()
         views = subject.views(method, patches, seed=number)
-        made = time.perf_counter()
+        made = time.process_time()
         method.loss(views).loss.backward()
-        seconds.append((made - began, time.perf_counter() - began))
+        seconds.append((made - began, time.process_time() - began))
         method.zero_grad(set_to_none=True)
     # The first does not count.
     return statistics.median(views / step for views, step in seconds[1:])
