@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import socket
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from sklearn.metrics.pairwise import cosine_similarity
 from starlette.requests import Request
 from viewer.conftest import TOKEN, Lab, Server
 
@@ -94,6 +97,11 @@ def test_mistakes_are_of_the_test_patches_worst_first(server: Server) -> None:
     ]
     assert told["most_confident"][0]["slide"] is None and told["most_confident"][1]["slide"]
     assert told["least_sure"][0]["probability"] == 0.6
+    assert told["reliability"] == [
+        {"patches": 1, "probability": 0.6, "right": 1},
+        {"patches": 1, "probability": 0.8, "right": 0},
+        {"patches": 1, "probability": 0.9, "right": 0},
+    ]
     assert told["confusion"] == {"a": {"c": 1, "a": 1}, "c": {"a": 1}}
 
 
@@ -103,6 +111,9 @@ def test_the_map_shows_what_the_features_differ_in(server: Server) -> None:
     assert [one["name"] for one in about["files"]] == ["gone", "one"] and about["classes"] == ["a", "c"]
     assert about["files"][0]["slide"] is None and about["files"][1]["slide"] == _slide(server, "one")["id"]
     gone = columns["file"] == 0
+    # What `predict` judged are no patches of the store; the run was tested on its rows 1 and 2.
+    called = columns["predicted"][~gone]
+    assert (columns["predicted"][gone] == -1).all() and called[:4].tolist() == [-1, 1, 0, -1]
     # Two clusters nine standard deviations apart in every feature: the first axis is between them.
     assert abs(columns["x"][gone].mean() - columns["x"][~gone].mean()) > 1.9
     assert columns["row"].max() == gone.sum() - 1
@@ -117,6 +128,50 @@ def test_rows_of_a_store_that_was_cut_anew_are_not_shown_as_the_old_ones(lab: La
     assert all(one["slide"] is None for one in mistakes(tmp_path / "run", library)["most_confident"])
     about, _ = _columns(feature_map(tmp_path / "features", library))
     assert [one["slide"] for one in about["files"]] == [None, None]
+
+
+def test_neighbours_are_the_most_alike_patches_of_other_slides(server: Server, lab: Lab) -> None:
+    slide = _slide(server, "one")
+    [features] = _json(server, f"/api/slides/{slide['id']}")["features"]
+    told = _json(server, f"/api/slides/{slide['id']}/patches/2/neighbours/{features['id']}")
+    with (
+        h5py.File(lab.folder / "features" / "one.h5") as own,
+        h5py.File(lab.folder / "features" / "gone.h5") as gone,
+    ):
+        similarity = cosine_similarity(own["features"][2:3], gone["features"][:])[0]
+    assert [one["row"] for one in told] == np.argsort(-similarity)[:12].tolist()
+    assert [one["similarity"] for one in told] == pytest.approx(np.sort(similarity)[::-1][:12])
+    assert told[0]["slide"] is None and told[0]["name"] == "gone"
+    assert server.get(f"/api/slides/{slide['id']}/patches/2/neighbours/none")[0] == 404
+
+
+def test_views_of_a_patch_begin_with_the_patch(server: Server, lab: Lab) -> None:
+    assert "simclr" in _json(server, "/api/methods")
+    slide = _slide(server, "one")
+    status, headers, body = server.get(f"/api/slides/{slide['id']}/patches/3/views/simclr")
+    assert (status, headers["content-type"]) == (200, "image/png")
+    with Image.open(io.BytesIO(body)) as picture, open_store(lab.stores / "one.h5") as store:
+        pixels = np.asarray(picture)
+        assert pixels.shape == (3 * 64, 3 * 64, 3)
+        patch = store.read([3])[0]
+    assert all(np.array_equal(pixels[at : at + 64, :64], patch) for at in (0, 64, 128))
+    assert not np.array_equal(pixels[:64, 64:128], pixels[64:128, 64:128])
+    assert server.get(f"/api/slides/{slide['id']}/patches/99999/views/simclr")[0] == 404
+    status, _, body = server.get(f"/api/slides/{slide['id']}/patches/3/views/simclar")
+    assert status == 404 and b"simclr" in body
+
+
+def test_predictions_are_of_the_slide_whose_positions_they_have(lab: Lab, tmp_path: Path) -> None:
+    shutil.copytree(lab.stores, tmp_path / "here" / "patches")
+    shutil.copytree(lab.folder / "predictions", tmp_path / "here" / "predictions")
+    # Another slide of that name, cut at other places.
+    shutil.copy(lab.slides / "two <b>.svs", tmp_path / "one.svs")
+    spec = TileSpec(patch_size=64, level=0, stride=50, tissue="none")
+    tile_slides(tmp_path / "one.svs", tmp_path / "other", spec, workers=1)
+    library = Library([tmp_path])
+    slides = [slide for slide in library.slides.values() if slide.name == "one"]
+    tables = {slide.store.parent.name: library.predictions_of(slide) for slide in slides if slide.store}
+    assert len(tables["patches"]) == 1 and tables["other"] == []
 
 
 @pytest.mark.parametrize(

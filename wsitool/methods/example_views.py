@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,19 +25,22 @@ def example_views(
     params: Mapping[str, Any] | None = None,
     preset: str = "paper",
     number: int = 8,
+    rows: Sequence[int] | None = None,
     image_size: int | None = None,
     seed: int = 0,
 ) -> dict[str, NDArray[np.uint8]]:
     """Draw `number` patches and the views `method` makes of them: name -> (number, H, W, 3) uint8.
 
-    "original" comes first, then, where the collection is normalised by stain, what views
-    are made of. A view of k images per patch becomes k columns. Patches and views depend on `seed`
-    only. Raises what `load_method` raises, and PluginError if the method fails.
+    `rows` of the collection are taken where they are given, also one several times. "original" comes first,
+    then, where the collection is normalised by stain, what views are made of. A view of k images per patch
+    becomes k columns. Patches and views depend on `seed` only. Raises what `load_method` raises, and
+    PluginError if the method fails.
     """
     method_type = load_method(method)
     method_params: Params = method_type.params_type.from_preset(preset, dict(params or {}))
     # Sorted: patches come in the order of the store, where neighbours are read together.
-    indices = np.sort(np.random.default_rng(seed).permutation(len(collection))[:number])
+    drawn = np.random.default_rng(seed).permutation(len(collection))[:number] if rows is None else rows
+    indices = np.sort(np.asarray(drawn, np.int64))
     check_needs(method_type, method, collection, _Stand())
     raw, _ = first_batch(
         method_type, collection.with_stain(None), torch.from_numpy(indices), image_size=image_size

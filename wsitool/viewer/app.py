@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from wsitool.base.sentences import one_sentence
 from wsitool.errors import WsitoolError
+from wsitool.methods.registry import installed_methods
 from wsitool.predict.prediction import mosaic
 from wsitool.slides.readers import TiledSlide, open_slide
 from wsitool.store import jpeg
@@ -29,6 +31,7 @@ from wsitool.viewer.cells import prediction_cells, store_cells
 from wsitool.viewer.feature_map import feature_map
 from wsitool.viewer.library import Library, SlideEntry
 from wsitool.viewer.mistakes import mistakes
+from wsitool.viewer.neighbours import features_of, neighbours
 from wsitool.viewer.open_slides import OpenThings
 from wsitool.viewer.pyramid import Pyramid
 
@@ -69,6 +72,7 @@ class _Answers:
             "levels": [],
             "why": "",
             "predictions": [{"id": id, "name": names[id]} for id, _ in self._library.predictions_of(slide)],
+            "features": [{"id": id, "name": names[id]} for id in features_of(slide, self._library)],
         }
         try:
             with self._pyramid(slide) as pyramid:
@@ -98,11 +102,27 @@ class _Answers:
         """A patch as the store has it: PNG, so that what is shown is what networks see."""
         with self._store(self._slide(request)) as store:
             row = request.path_params["row"]
-            if not 0 <= row < len(store):
-                raise HTTPException(404, f"The store has {len(store)} patches, and no row {row}.")
-            buffer = io.BytesIO()
-            Image.fromarray(store.read([row])[0]).save(buffer, format="PNG", compress_level=1)
-        return Response(buffer.getvalue(), media_type="image/png", headers=_KEEP)
+            _check_row(store, row)
+            return _png(store.read([row])[0])
+
+    def neighbours(self, request: Request) -> Response:
+        """The nearest patches of other slides, by the features of one folder of `embed`."""
+        place = request.path_params
+        slide = self._slide(request)
+        return JSONResponse(neighbours(slide, place["row"], place["features"], self._library))
+
+    def methods(self, _: Request) -> Response:
+        return JSONResponse([method.name for method in installed_methods()])
+
+    def views(self, request: Request) -> Response:
+        """What a method makes of a patch; see `view_sheet`."""
+        from wsitool.viewer.view_sheet import view_sheet  # imports torch
+
+        slide, place = self._slide(request), request.path_params
+        with self._store(slide) as store:
+            _check_row(store, place["row"])
+        assert slide.store is not None
+        return _png(view_sheet(slide.store, place["row"], place["method"]))
 
     def prediction(self, request: Request) -> Response:
         asked = request.path_params["prediction"]
@@ -167,6 +187,17 @@ class _Answers:
             yield store
 
 
+def _check_row(store: Reader, row: int) -> None:
+    if not 0 <= row < len(store):
+        raise HTTPException(404, f"The store has {len(store)} patches, and no row {row}.")
+
+
+def _png(pixels: NDArray[np.uint8]) -> Response:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
+    return Response(buffer.getvalue(), media_type="image/png", headers=_KEEP)
+
+
 def make_app(library: Library) -> Starlette:
     """The application over what `library` found; everything is read only."""
     answers = _Answers(library)
@@ -179,7 +210,10 @@ def make_app(library: Library) -> Starlette:
         slide + "/cells": answers.cells,
         slide + "/mosaic": answers.mosaic,
         slide + "/patches/{row:int}": answers.patch,
+        slide + "/patches/{row:int}/neighbours/{features:str}": answers.neighbours,
+        slide + "/patches/{row:int}/views/{method:str}": answers.views,
         slide + "/predictions/{prediction:str}": answers.prediction,
+        "/api/methods": answers.methods,
         "/api/runs/{run:str}": answers.run,
         "/api/features/{features:str}": answers.features,
     }

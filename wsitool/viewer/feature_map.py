@@ -14,6 +14,7 @@ from wsitool.errors import WsitoolError
 from wsitool.store.opening import find_stores
 from wsitool.viewer.cells import packed
 from wsitool.viewer.library import Library
+from wsitool.viewer.predicted import predicted_classes
 
 __all__ = ["feature_map"]
 
@@ -23,10 +24,12 @@ _AT_ONCE = 8192
 
 
 def feature_map(folder: Path, library: Library) -> bytes:
-    """The points of all files in `folder`: x, y in units of a standard deviation, file, row and label.
+    """The points of all files in `folder`, in units of a standard deviation, and what is known of each.
 
-    The header names the classes and the files' slides, with ids where the library has their stores unchanged.
-    WsitoolError where a file is damaged, or files hold features of different encoders.
+    Columns: x, y, file, row, label, and what was predicted: by the library's predictions of the slide, else
+    by the runs of `classify` that were judged on it. The header names the classes and the files' slides, with
+    ids where the library has their stores unchanged. WsitoolError where a file is damaged, or files hold
+    features of different encoders.
     """
     files = find_stores(folder)
     try:
@@ -38,7 +41,12 @@ def feature_map(folder: Path, library: Library) -> bytes:
         raise WsitoolError(
             f"The features in '{folder.name}' cannot be read ({error}): run embed again."
         ) from None
+    predicted = [predicted_classes(one["slide"], n, library) for one, n in zip(told, lengths, strict=True)]
+    for one in told:
+        one["slide"] = one["slide"] and one["slide"].id
     classes = list(dict.fromkeys(name for one in told for name in one["classes"]))
+    classes += sorted({name for names in predicted for name in names if name} - set(classes))
+    numbers = {"": -1, **{name: number for number, name in enumerate(classes)}}
     plane = np.concatenate(points).astype(np.float32)
     label = np.concatenate([_renumbered(one.pop("label"), one.pop("classes"), classes) for one in told])
     columns: dict[str, NDArray[Any]] = {
@@ -47,6 +55,7 @@ def feature_map(folder: Path, library: Library) -> bytes:
         "file": np.repeat(np.arange(len(files), dtype=np.int32), lengths),
         "row": np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
         "label": label.astype(np.int16),
+        "predicted": np.array([numbers[name] for names in predicted for name in names], np.int16),
     }
     return packed({"files": told, "classes": classes}, columns)
 
@@ -83,7 +92,7 @@ def _told(path: Path, library: Library) -> dict[str, Any]:
         classes = [] if label is None else [str(one) for one in label.attrs["classes"]]
         content_hash = str(file["features"].attrs.get("content_hash", ""))
     slide = library.slide_of_store(name, content_hash)
-    about = {"name": name, "slide": slide and slide.id, "group": slide.group if slide else name}
+    about = {"name": name, "slide": slide, "group": slide.group if slide else name}
     return about | {"label": labels, "classes": classes}
 
 

@@ -10,10 +10,12 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from wsitool.base.json_files import parse_json
 from wsitool.base.paths import located
@@ -25,7 +27,7 @@ from wsitool.store.opening import find_stores, open_store
 from wsitool.store.schema import SUFFIX_OF
 from wsitool.tiling.results import SLIDES_CSV
 
-__all__ = ["Group", "Library", "SlideEntry"]
+__all__ = ["Group", "Library", "SlideEntry", "feature_source"]
 
 _DEEPEST = 4  # folders below one that was given
 _RUN_FILE, _PATCHES_FILE = "run.json", "predictions.csv"
@@ -100,9 +102,29 @@ class Library:
         real = path.resolve()
         return path if any(real.is_relative_to(root) for root in self._roots) else None
 
+    @cached_property
+    def features_by_store(self) -> dict[tuple[str, str], dict[str, Path]]:
+        """Name and content hash of a store -> the files of `embed` made of it, by the id of their group."""
+        files: dict[tuple[str, str], dict[str, Path]] = {}
+        for group in self.groups.values():
+            for path in find_stores(group.path) if group.kind == "features" else ():
+                with suppress(OSError, KeyError, RuntimeError):
+                    files.setdefault(feature_source(path), {})[group.id] = path
+        return files
+
     def predictions_of(self, slide: SlideEntry) -> list[tuple[str, Path]]:
-        """(id of the predictions, table) of every prediction of a slide of that name."""
-        return self._predictions.get(slide.name, [])
+        """(id of the predictions, table) of every prediction of a slide of that name.
+
+        Where collections have slides of one name, a table is of that whose positions it has.
+        """
+        tables = self._predictions.get(slide.name, [])
+        alike = [one for one in self.slides.values() if one.name == slide.name]
+        if len(alike) == 1 or slide.store is None:
+            return tables
+        with suppress(WsitoolError), open_store(slide.store) as store:
+            positions = {(x, y) for x, y in store.candidates.coords.tolist()}
+            return [(id, table) for id, table in tables if _positions(table) <= positions]
+        return []
 
     def slide_of_store(self, name: str, content_hash: str) -> SlideEntry | None:
         """The slide of that name whose store has that content: rows of a store cut anew are other patches."""
@@ -169,6 +191,22 @@ class Library:
             table = group.path / f"{row['files']}.csv"
             if row["files"] and table.resolve().parent == group.path.resolve() and table.is_file():
                 self._predictions.setdefault(row["slide"], []).append((group.id, table))
+
+
+def feature_source(path: Path) -> tuple[str, str]:
+    """The name and content hash of the store that a file of `embed` was made from; OSError, KeyError."""
+    with h5py.File(path, "r") as file:
+        attrs = file["features"].attrs
+        return str(attrs.get("name", path.stem)), str(attrs.get("content_hash", ""))
+
+
+def _positions(table: Path) -> set[tuple[int, int]]:
+    with suppress(OSError, ValueError):
+        places = np.loadtxt(
+            table, np.int64, delimiter=",", skiprows=1, usecols=(0, 1), ndmin=2, quotechar='"'
+        )
+        return {(x, y) for x, y in places.tolist()}
+    return set()
 
 
 def _holds_features(path: Path) -> bool:

@@ -7,14 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from wsitool.base.json_files import read_json
 from wsitool.base.tables import Row, read_table
 from wsitool.viewer.library import Library, SlideEntry
+from wsitool.viewer.predicted import JUDGED_COLUMNS, judged_rows, manifest_hashes
 
 __all__ = ["mistakes"]
 
 _SHOWN = 120
-_COLUMNS = ("part", "slide", "group", "row", "label", "predicted")
+_BINS = 10
 
 
 def mistakes(run: Path, library: Library) -> dict[str, Any]:
@@ -23,11 +23,9 @@ def mistakes(run: Path, library: Library) -> dict[str, Any]:
     `run` is the folder; of its table the test patches count where there are any, else all. WsitoolError
     where it cannot be read.
     """
-    table = read_table(run / "predictions.csv", needs=_COLUMNS)
+    table = read_table(run / "predictions.csv", needs=JUDGED_COLUMNS)
     classes = [header.removeprefix("p_") for name, header in table.headers.items() if name.startswith("p_")]
-    usable = [row for row in table.rows if not row.problem]
-    # Validation patches have had a part in the choice of the model.
-    judged = [row for row in usable if row["part"] == "test"] or usable
+    judged = judged_rows(table)
     rows = [(row, _probability(row, row["predicted"])) for row in judged]
     wrong = sorted((item for item in rows if item[0]["label"] != item[0]["predicted"]), key=lambda i: -i[1])
     unsure = sorted(rows, key=lambda item: item[1])
@@ -40,12 +38,23 @@ def mistakes(run: Path, library: Library) -> dict[str, Any]:
         one = groups.setdefault(row["group"], [0, 0])
         one[0] += 1
         one[1] += row["label"] != row["predicted"]
+    bins: dict[int, list[float]] = {}
+    for row, p in rows:
+        one_bin = bins.setdefault(min(int(p * _BINS), _BINS - 1), [0, 0.0, 0])
+        one_bin[0] += 1
+        one_bin[1] += p
+        one_bin[2] += row["label"] == row["predicted"]
     find = _finder(run, library)
     return {
         "part": judged[0]["part"] if judged else "",
         "classes": classes,
         "confusion": counts,
         "groups": [{"name": name, "patches": all_, "wrong": bad} for name, (all_, bad) in groups.items()],
+        # Mean probability of the class that was called, and how often it was right, in ten equal bins.
+        "reliability": [
+            {"patches": n, "probability": total / n, "right": right / n}
+            for n, total, right in (bins[number] for number in sorted(bins))
+        ],
         "patches": len(rows),
         "wrong": len(wrong),
         "most_confident": [_patch(row, p, find) for row, p in wrong[:_SHOWN]],
@@ -62,14 +71,7 @@ def _probability(row: Row, name: str) -> float:
 
 def _finder(run: Path, library: Library) -> Callable[[str], SlideEntry | None]:
     """Slides by name, where their stores are still those that the run's manifest.json names."""
-    try:
-        manifest = read_json(run / "manifest.json")
-    except (OSError, ValueError):
-        manifest = {}
-    parts = (
-        [part for part in manifest.values() if isinstance(part, dict)] if isinstance(manifest, dict) else []
-    )
-    hashes = {store["name"]: store["content_hash"] for part in parts for store in part.get("stores", ())}
+    hashes = manifest_hashes(run)
     return cache(lambda name: library.slide_of_store(name, hashes.get(name, "")))
 
 

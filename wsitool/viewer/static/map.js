@@ -1,5 +1,5 @@
 // The features as points, drawn by WebGL; a lasso chooses some, and they are shown as patches.
-import { PALETTE, columns, count, make } from "./tools.js";
+import { PALETTE, columns, count, make, patchCards } from "./tools.js";
 
 const SHOWN = 60;
 const VERTEX = `attribute vec2 place; attribute vec3 color; uniform vec4 view; uniform float size; varying vec3 shade;
@@ -20,14 +20,15 @@ export async function showMap(page, { id, say }) {
 class MapPage {
   constructor(cloud) {
     this.cloud = cloud;
-    this.by = cloud.classes.length ? "label" : "slide";
+    this.by = this.known("label") ? "label" : "slide";
     this.canvas = make("canvas", { role: "img", "aria-label": "Map of the features" });
     this.loop = make("canvas");
     this.loop.style.pointerEvents = "none";
     this.legend = make("div");
-    this.sheet = make("div", { className: "cards" });
+    this.sheet = make("div");
     this.told = make("p", { className: "soft" }, "Drag to move, wheel to zoom, drag with Shift to choose patches.");
-    const choices = [["label", "label"], ["slide", "slide"], ["group", "patient"]].filter(([by]) => by !== "label" || cloud.classes.length);
+    const choices = [["label", "label"], ["slide", "slide"], ["group", "patient"], ["predicted", "prediction"], ["error", "right or wrong"]]
+      .filter(([by]) => this.known(by));
     const choice = make("select", { "aria-label": "Colour", onchange: (event) => { this.by = event.target.value; this.paint(); } },
       ...choices.map(([value, text]) => make("option", { value }, `colour: ${text}`)));
     this.element = make("div", { className: "slide" }, make("div", { className: "stage" }, this.canvas, this.loop),
@@ -74,11 +75,21 @@ class MapPage {
     gl.vertexAttribPointer(at, size, kind, normalized, 0, 0);
   }
 
+  known(by) {
+    const { label, predicted } = this.cloud.columns;
+    if (by === "label") return label.some((number) => number >= 0);
+    if (by === "predicted") return predicted.some((number) => number >= 0);
+    return by !== "error" || label.some((number, i) => number >= 0 && predicted[i] >= 0);
+  }
+
   // Names of what points are coloured by, and which each point is: -1 is grey.
   kinds() {
     const { cloud } = this;
     const { file, label } = cloud.columns;
+    const { predicted } = cloud.columns;
     if (this.by === "label") return [cloud.classes, label];
+    if (this.by === "predicted") return [cloud.classes, predicted];
+    if (this.by === "error") return [["right", "wrong"], Array.from(label, (number, i) => (number < 0 || predicted[i] < 0 ? -1 : Number(number !== predicted[i])))];
     const key = this.by === "slide" ? "name" : "group";
     const names = [...new Set(cloud.files.map((one) => one[key]))];
     const numbers = cloud.files.map((one) => names.indexOf(one[key]));
@@ -193,12 +204,10 @@ class MapPage {
     this.told.textContent = `${count(inside.length)} patches${inside.length > SHOWN ? `, ${SHOWN} of them shown` : ""}`;
     const step = Math.max(1, inside.length / SHOWN);
     const some = Array.from({ length: Math.min(SHOWN, inside.length) }, (_, i) => inside[Math.floor(i * step)]);
-    this.sheet.replaceChildren(...some.map((i) => {
+    this.sheet.replaceChildren(patchCards(some.map((i) => {
       const { slide, name } = this.cloud.files[file[i]];
-      if (!slide) return make("div", { className: "card soft" }, `${name} ${row[i]}: its store is not in the folders given, or was cut anew`);
-      return make("a", { className: "card", href: `#/slide/${slide}/${row[i]}` },
-        make("img", { src: `/api/slides/${slide}/patches/${row[i]}`, loading: "lazy", alt: `patch ${row[i]} of ${name}` }), name);
-    }));
+      return { slide, name, row: row[i], text: name };
+    })));
   }
 }
 

@@ -1,6 +1,6 @@
 // One slide: deep zoom, what tiling decided, labels and probabilities over it, and the patch under a click.
 import { DeepZoom } from "./deepzoom.js";
-import { PALETTE, columns, count, json, make, percent, probabilityColor, reasonColors } from "./tools.js";
+import { PALETTE, ask, columns, count, json, make, opening, patchCards, percent, probabilityColor, reasonColors } from "./tools.js";
 
 const SMALLEST_FRAME = 5; // screen pixels: below, cells are drawn as areas
 const PATCHES_FROM = 24; // screen pixels of a patch from which its own picture is fetched, where the slide is away
@@ -270,7 +270,40 @@ class SlidePage {
       parts.push(make("img", { className: "patch", src: patchAddress(this.id, c.row[chosen]), alt: "the chosen patch" }));
     }
     parts.push(facts, ...this.probabilities(chosen));
+    if (c.row[chosen] >= 0) parts.push(...this.beside(c.row[chosen]));
     this.detail.replaceChildren(...parts);
+  }
+
+  // The nearest patches of other slides, and what a method sees of this one: each when it is asked for.
+  beside(row) {
+    const address = patchAddress(this.id, row);
+    const parts = this.slide.features.map((one) => opening(`Nearest in ${one.name}`, async () => {
+      const patches = await json(`${address}/neighbours/${one.id}`);
+      return patches.length ? patchCards(patches.map((patch) => ({ ...patch, text: `${patch.name} (${patch.similarity.toFixed(2)})` })))
+        : make("p", { className: "soft" }, "There are features of no other slide.");
+    }));
+    parts.push(opening("Views of a method", async () => {
+      const names = await json("/api/methods");
+      const picture = make("img", { className: "patch", alt: "the patch, and its views drawn three times" });
+      const told = make("p", { className: "soft" });
+      const use = async (name) => {
+        told.textContent = "The patch first; a row is one drawing.";
+        picture.hidden = true;
+        try {
+          const sheet = await ask(`${address}/views/${name}`);
+          picture.src = URL.createObjectURL(await sheet.blob());
+          picture.hidden = false;
+        } catch (error) {
+          told.textContent = error.message;
+        }
+      };
+      const first = names.includes("simclr") ? "simclr" : names[0];
+      const choice = make("select", { "aria-label": "Method", onchange: (event) => use(event.target.value) },
+        ...names.map((name) => make("option", { value: name, selected: name === first }, name)));
+      use(first);
+      return make("div", {}, choice, picture, told);
+    }));
+    return parts;
   }
 
   probabilities(index) {

@@ -32,7 +32,7 @@ export async function columns(path) {
   return { ...about, columns: read };
 }
 
-async function ask(path) {
+export async function ask(path) {
   let answer;
   try {
     answer = await fetch(path);
@@ -47,6 +47,30 @@ async function ask(path) {
     // not an answer of ours: its status says it all
   }
   throw new Error(problem);
+}
+
+// A part of a panel that is fetched when it is opened; what goes wrong is said in its place.
+export function opening(title, fetched) {
+  const inside = make("div", {}, make("p", { className: "soft" }, "Loading ..."));
+  let asked = false;
+  return make("details", { ontoggle: async (event) => {
+    if (!event.target.open || asked) return;
+    asked = true;
+    try {
+      inside.replaceChildren(await fetched());
+    } catch (error) {
+      inside.replaceChildren(make("p", { className: "problem", role: "alert" }, error.message));
+    }
+  } }, make("summary", {}, title), inside);
+}
+
+// Patches {slide, name, row, text} as cards, each of which leads to its place in its slide.
+export function patchCards(patches) {
+  return make("div", { className: "cards" }, ...patches.map(({ slide, name, row, text }) => {
+    if (!slide) return make("div", { className: "card" }, make("p", { className: "soft" }, "Its store is not in the folders given, or was cut anew."), text);
+    return make("a", { className: "card", href: `#/slide/${slide}/${row}` },
+      make("img", { src: `/api/slides/${slide}/patches/${row}`, loading: "lazy", alt: `patch ${row} of ${name}` }), text);
+  }));
 }
 
 // Okabe and Ito's colours, as in wsitool's pictures.
