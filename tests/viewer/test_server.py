@@ -246,6 +246,26 @@ def test_slides_outside_the_folders_given_are_not_read(lab: Lab, tmp_path: Path)
     assert both.readable_source(both.slides[slide.id]) == lab.slides / "one.svs"
 
 
+def test_slides_that_were_moved_are_found_by_name_and_known_by_their_pixels(lab: Lab, tmp_path: Path) -> None:
+    shutil.copytree(lab.stores, tmp_path / "patches")
+    (tmp_path / "elsewhere" / "slides").mkdir(parents=True)
+    shutil.copy(lab.slides / "one.svs", tmp_path / "elsewhere" / "slides")
+    shutil.copy(lab.slides / "one.svs", tmp_path / "elsewhere" / "two <b>.svs")
+    library = Library([tmp_path])
+    told = {
+        slide.name: json.loads(_answer(library, "/api/slides/{slide:str}", slide=slide.id))
+        for slide in library.slides.values()
+    }
+    assert told["one"]["levels"] and not told["one"]["why"]
+    assert not told["two <b>"]["levels"] and "is not the file that was tiled" in told["two <b>"]["why"]
+
+
+def _answer(library: Library, route: str, **place: Any) -> bytes:
+    """What the application answers, without a server."""
+    endpoint = next(one.endpoint for one in make_app(library).routes if one.path == route)  # type: ignore[attr-defined]
+    return bytes(endpoint(Request({"path_params": place, "type": "http"})).body)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -273,9 +293,7 @@ def test_a_slide_that_is_another_file_now_is_not_shown_under_the_old_patches(
     shutil.copytree(lab.slides, tmp_path / "slides")
     tile_slides(tmp_path / "slides" / "one.svs", tmp_path / "patches", TileSpec(patch_size=64, level=0))
     shutil.copy(lab.slides / "two <b>.svs", tmp_path / "slides" / "one.svs")
-    app = make_app(Library([tmp_path]))
-    [slide] = [one for one in Library([tmp_path]).slides.values() if one.name == "one"]
-    address = {"path_params": {"slide": slide.id}, "type": "http"}
-    endpoint = next(route.endpoint for route in app.routes if route.path == "/api/slides/{slide:str}")  # type: ignore[attr-defined]
-    told = json.loads(endpoint(Request(address)).body)
+    library = Library([tmp_path])
+    [slide] = [one for one in library.slides.values() if one.name == "one"]
+    told = json.loads(_answer(library, "/api/slides/{slide:str}", slide=slide.id))
     assert told["levels"] == [] and "is not the file that was tiled" in told["why"]

@@ -10,7 +10,8 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -91,16 +92,24 @@ class Library:
         self.groups: dict[str, Group] = {}
         self.slides: dict[str, SlideEntry] = {}
         self._predictions: dict[str, list[tuple[str, Path]]] = {}
+        self._files: dict[str, list[Path]] = {}  # by name, all there are
         for folder in dict.fromkeys(self._folders()):
             self._add(folder)
 
     def readable_source(self, slide: SlideEntry) -> Path | None:
-        """The slide's file where it is there and in the folders that were given, else None."""
-        path = Path(slide.source) if slide.source else None
-        if path is None or not os.path.exists(path):  # noqa: PTH110 - Path's raises for long names
+        """The slide's file where it is there and in the folders that were given, else None.
+
+        A file of its name in these folders stands for one that is not where it was when it was cut; whether
+        it is the same slide must be seen from its fingerprint.
+        """
+        if not slide.source:
             return None
-        real = path.resolve()
-        return path if any(real.is_relative_to(root) for root in self._roots) else None
+        path = Path(slide.source)
+        if os.path.exists(path):  # noqa: PTH110 - Path's raises for long names
+            real = path.resolve()
+            if any(real.is_relative_to(root) for root in self._roots):
+                return path
+        return max(self._files.get(path.name, ()), key=partial(_common_ending, path), default=None)
 
     @cached_property
     def features_by_store(self) -> dict[tuple[str, str], dict[str, Path]]:
@@ -137,8 +146,10 @@ class Library:
 
     def _folders(self) -> Iterator[Path]:
         for root in self._roots:
-            for folder, below, _ in os.walk(root):
+            for folder, below, names in os.walk(root):
                 path = Path(folder)
+                for name in (*names, *below):  # some slides are folders
+                    self._files.setdefault(name, []).append(path / name)
                 deep = len(path.relative_to(root).parts)
                 # A zarr store is a folder, and full of folders.
                 below[:] = sorted(
@@ -191,6 +202,12 @@ class Library:
             table = group.path / f"{row['files']}.csv"
             if row["files"] and table.resolve().parent == group.path.resolve() and table.is_file():
                 self._predictions.setdefault(row["slide"], []).append((group.id, table))
+
+
+def _common_ending(a: Path, b: Path) -> int:
+    """How many last parts of two paths are the same."""
+    pairs = zip(reversed(a.parts), reversed(b.parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def feature_source(path: Path) -> tuple[str, str]:
