@@ -71,7 +71,14 @@ def whole_level(path: Path, level: int) -> NDArray[np.uint8]:
     return pixels
 
 
-@pytest.mark.parametrize(("name", "level"), _REAL)
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        # The whole of it takes long, and `test_native_patches...` reads it too.
+        pytest.param(*each, marks=pytest.mark.slow) if each == ("breast_her2st_B4.tiff", 0) else each
+        for each in _REAL
+    ],
+)
 def test_raw_patches_equal_openslide(real_data: Path, tmp_path: Path, name: str, level: int) -> None:
     path = real_data / "slides" / name
     result = tile_slide(path, tmp_path, TileSpec(level=level, codec="raw", min_tissue=0))
@@ -87,10 +94,15 @@ def test_raw_patches_equal_openslide(real_data: Path, tmp_path: Path, name: str,
     assert result.decoded_tiles == result.needed_tiles > 0
 
 
-@pytest.mark.parametrize("format", ["hdf5", "zarr"])
 @pytest.mark.parametrize(
-    ("name", "level", "size"),
-    [("CMU-1-Small-Region.svs", 0, 240), *(("breast_her2st_B4.tiff", level, 256) for level in range(5))],
+    ("name", "level", "size", "format"),
+    [
+        ("CMU-1-Small-Region.svs", 0, 240, "hdf5"),
+        ("CMU-1-Small-Region.svs", 0, 240, "zarr"),
+        *(("breast_her2st_B4.tiff", level, 256, "hdf5") for level in range(5)),
+        pytest.param("breast_her2st_B4.tiff", 0, 256, "zarr", marks=pytest.mark.slow),
+        *(("breast_her2st_B4.tiff", level, 256, "zarr") for level in range(1, 5)),
+    ],
 )
 def test_native_patches_decode_to_openslide_pixels(
     real_data: Path, tmp_path: Path, name: str, level: int, size: int, format: str

@@ -73,10 +73,9 @@ SLOW = ("byol", "ibot", "mae", "supcon", "neighbours")
     "method",
     [
         "moco",
-        "dino",
         *(
             pytest.param(each, marks=pytest.mark.slow)
-            for each in ("byol", "ibot", "mae", "supcon", "neighbours")
+            for each in ("dino", "byol", "ibot", "mae", "supcon", "neighbours")
         ),
     ],
 )

@@ -2,6 +2,8 @@
 import { PALETTE, columns, count, make, patchCards } from "./tools.js";
 
 const SHOWN = 60;
+const MOVING = 100_000; // points drawn while the map moves: a fair part of any number, and fluid without a graphics card
+const STILL = 200; // milliseconds after a move, then all are drawn
 const VERTEX = `attribute vec2 place; attribute vec3 color; uniform vec4 view; uniform float size; varying vec3 shade;
 void main() { gl_Position = vec4(place * view.xy + view.zw, 0.0, 1.0); gl_PointSize = size; shade = color; }`;
 const FRAGMENT = `precision mediump float; varying vec3 shade;
@@ -50,8 +52,12 @@ class MapPage {
     gl.useProgram(program);
     this.program = program;
     const { x, y } = this.cloud.columns;
+    this.order = shuffled(x.length); // so that the first points are a fair part of all
     const places = new Float32Array(2 * x.length);
-    for (let i = 0; i < x.length; i++) places.set([x[i], y[i]], 2 * i);
+    this.order.forEach((i, at) => {
+      places[2 * at] = x[i];
+      places[2 * at + 1] = y[i];
+    });
     this.attribute("place", places, 2, gl.FLOAT, false);
     this.box = bounds(x, y);
     this.view = null;
@@ -62,6 +68,7 @@ class MapPage {
   }
 
   close() {
+    clearTimeout(this.moving);
     this.watch?.disconnect();
     this.gl?.getExtension("WEBGL_lose_context")?.loseContext();
   }
@@ -100,7 +107,7 @@ class MapPage {
     const [names, which] = this.kinds();
     const shades = [...names.map((_, i) => PALETTE[i % PALETTE.length]), GREY].map((hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
     const colors = new Uint8Array(3 * which.length);
-    for (let i = 0; i < which.length; i++) colors.set(shades[which[i] < 0 ? names.length : which[i]], 3 * i);
+    this.order.forEach((i, at) => colors.set(shades[which[i] < 0 ? names.length : which[i]], 3 * at));
     this.attribute("color", colors, 3, this.gl.UNSIGNED_BYTE, true);
     this.legend.replaceChildren(...names.slice(0, 14).map((name, i) => {
       const swatch = make("i", { className: "swatch" });
@@ -136,8 +143,18 @@ class MapPage {
       gl.uniform4f(gl.getUniformLocation(this.program, "view"), sx, sy, -view.x * sx, -view.y * sy);
       const n = this.cloud.columns.x.length;
       gl.uniform1f(gl.getUniformLocation(this.program, "size"), n > 100000 ? 2 : n > 5000 ? 4 : 7);
-      gl.drawArrays(gl.POINTS, 0, n);
+      gl.drawArrays(gl.POINTS, 0, this.moving ? Math.min(n, MOVING) : n);
     });
+  }
+
+  // Part of the points now, and all when the map rests.
+  move() {
+    clearTimeout(this.moving);
+    this.moving = setTimeout(() => {
+      this.moving = 0;
+      this.draw();
+    }, STILL);
+    this.draw();
   }
 
   // Pixels of the canvas to the plane.
@@ -163,7 +180,7 @@ class MapPage {
       const [nx, ny] = this.plane(px, py);
       this.view.x += x - nx;
       this.view.y += y - ny;
-      this.draw();
+      this.move();
     }, { passive: false });
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
@@ -177,7 +194,7 @@ class MapPage {
       else {
         this.view.x -= (now[0] - last[0]) / this.view.scale;
         this.view.y += (now[1] - last[1]) / this.view.scale;
-        this.draw();
+        this.move();
       }
       last = now;
     });
@@ -209,6 +226,18 @@ class MapPage {
       return { slide, name, row: row[i], text: name };
     })));
   }
+}
+
+// 0 to n - 1 in an order that is the same each time.
+function shuffled(n) {
+  const order = Uint32Array.from({ length: n }, (_, i) => i);
+  let state = 1;
+  for (let i = n - 1; i > 0; i--) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0; // Numerical Recipes' generator
+    const j = Math.floor((state / 2 ** 32) * (i + 1));
+    [order[i], order[j]] = [order[j], order[i]];
+  }
+  return order;
 }
 
 function bounds(xs, ys) {
