@@ -110,7 +110,10 @@ class _Place:
         assert not leftovers(self.disk), leftovers(self.disk)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 0.8])
+_SHARES = [0.0, 0.4, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.1, 0.8))]
+
+
+@pytest.mark.parametrize("share", _SHARES)
 def test_a_full_disk(bench: tuple[Server, Path], case: Case, share: float) -> None:
     if not can_mount():
         pytest.skip("no small file system can be mounted here: see test_files_that_may_not_grow")
