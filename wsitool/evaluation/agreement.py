@@ -13,7 +13,8 @@ Labels = NDArray[np.integer]
 def cohen_kappa(a: Labels, b: Labels, classes: int) -> float | None:
     """Of two people's labels (N,) of the same things, below `classes`.
 
-    Cohen 1960, doi:10.1177/001316446002000104. None where chance alone would agree always, or there is nothing.
+    Cohen 1960, doi:10.1177/001316446002000104. None where chance alone would agree always, or
+    there is nothing.
     """
     if not len(a):
         return None
@@ -24,7 +25,8 @@ def cohen_kappa(a: Labels, b: Labels, classes: int) -> float | None:
 def fleiss_kappa(labels: Labels, classes: int) -> float | None:
     """Of R >= 2 people's labels (N, R) of the same things, below `classes`.
 
-    Fleiss 1971, doi:10.1037/h0031619. None as in `cohen_kappa`, from which it differs also for two: chance is one and the same for all people.
+    Fleiss 1971, doi:10.1037/h0031619. None as in `cohen_kappa`, from which it differs also for two
+    people: chance is one and the same for all.
     """
     things, people = labels.shape
     if not things or people < 2:
