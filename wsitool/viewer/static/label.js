@@ -75,7 +75,7 @@ function swatch(index) {
 
 function show({ patch, state: told }) {
   Object.assign(state, { patch, told, ready: false, retry: null });
-  parts.problem.textContent = "";
+  parts.problem.textContent = page.dataset.shown = "";
   const before = patch?.before;
   parts.note.value = before?.note ?? "";
   parts.answers.forEach((button, index) => button.classList.toggle("meant", before?.label === index));
@@ -89,7 +89,6 @@ function show({ patch, state: told }) {
   else if (patch.problem) damaged(patch.problem);
   else picture(patch);
   aside(told);
-  page.dataset.labels = told.labels;
   page.dataset.mine = told.mine;
 }
 
