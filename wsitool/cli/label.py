@@ -92,5 +92,12 @@ def command(
         if not files_only:
             from wsitool.labelling.serving import serve
 
-            access = {"host": host, "port": port, "token": token, "browser": browser}
-            serve(session, annotator=asked.annotator, say=click.echo, **access)
+            serve(
+                session,
+                annotator=asked.annotator,
+                host=host,
+                port=port,
+                token=token,
+                browser=browser,
+                say=click.echo,
+            )

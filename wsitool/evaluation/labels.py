@@ -248,8 +248,7 @@ def _patches_of(collection: Collection, rows: Mapping[Place, LabelRow]) -> dict[
     """For each patch of `collection` (its number) that one of `rows` is of, that row's place."""
     by_name: dict[str, dict[tuple[int, int], list[Place]]] = {}
     for place in rows:
-        # The whole name last, so that it is the first to be looked at.
-        for spelling in sorted(_spellings(place[0]), key=lambda one, whole=place[0]: one == whole):
+        for spelling in _spellings(place[0]):
             by_name.setdefault(spelling, {}).setdefault(place[2:], []).append(place)
     found: dict[int, Place] = {}
     if not by_name:
@@ -262,7 +261,28 @@ def _patches_of(collection: Collection, rows: Mapping[Place, LabelRow]) -> dict[
         corners = store.coords[inside].tolist()
         sources = store.sources
         names = [store.meta.name] * len(patches) if sources is None else sources[inside].tolist()
-        keys = {name: _spellings(name) & by_name.keys() for name in set(names)}
+        keys = {name: sorted(_spellings(name) & by_name.keys()) for name in set(names)}
+        for patch, name, (x, y) in zip(patches.tolist(), names, corners, strict=True):
+            fitting = [
+                place
+                for key in keys[name]
+                for place in by_name[key].get((x, y), ())
+                if not place[1] or _spellings(place[1]) & _spellings(store.meta.name)
+            ]
+            if fitting:
+                # As written first, as for whole files; then the one that says which slide.
+                exact = [place for place in fitting if place[0] == name] or fitting
+                found[patch] = next((place for place in exact if place[1]), exact[0])
+    return found
+    for number, store in enumerate(collection.stores):
+        patches = np.flatnonzero(collection.store_index == number)
+        if not len(patches):
+            continue
+        inside = collection.row[patches]
+        corners = store.coords[inside].tolist()
+        sources = store.sources
+        names = [store.meta.name] * len(patches) if sources is None else sources[inside].tolist()
+        keys = {name: sorted(_spellings(name) & by_name.keys()) for name in set(names)}
         for patch, name, (x, y) in zip(patches.tolist(), names, corners, strict=True):
             fitting = [
                 place

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from PIL import Image
 from starlette.applications import Starlette
@@ -79,16 +79,15 @@ class _Answers:
         label = sent.get("label")
         if label is not None and type(label) is not int:
             raise UsageError("A label is the number of a class: load the page again.")
-        kinds: tuple[Kind, Chosen] = (kind, chosen)
         self._session.answer(
             id=_text(sent, "id"),
             client=client,
             annotator=annotator,
             patch=self._number(sent.get("store"), sent.get("row")),
-            kind=kinds[0],
+            kind=cast(Kind, kind),
             label=label,
             note=_text(sent, "note", may_be_empty=True),
-            chosen=kinds[1],
+            chosen=cast(Chosen, chosen),
         )
         return self._told(client, annotator)
 

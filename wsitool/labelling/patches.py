@@ -56,7 +56,8 @@ class Patches:
         return first + row if 0 <= row < len(self.collection.stores[index]) else None
 
     def store(self, patch: int) -> Reader:
-        return self.collection.stores[self.collection.store_index[patch]]
+        store: Reader = self.collection.stores[self.collection.store_index[patch]]
+        return store
 
 
 def open_patches(stores: AnyPath | Iterable[AnyPath]) -> Patches:

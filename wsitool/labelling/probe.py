@@ -28,12 +28,15 @@ class Probe:
     bias: Floats
     classes: NDArray[np.int64]
 
+    def probabilities(self, features: Floats) -> NDArray[np.float64]:
+        """(N, K) of features (N, D): the product in float32, what is made of it in float64."""
+        return softmax((features @ self.weight.T + self.bias).astype(np.float64))
+
     def margins(self, features: Floats) -> Floats:
         """(N,) the lead of the most probable class over the next, of features (N, D): 0 is least sure."""
         margins = np.empty(len(features), np.float32)
         for first in range(0, len(features), _AT_ONCE):
-            logits = features[first : first + _AT_ONCE] @ self.weight.T + self.bias
-            top = np.partition(softmax(logits), -2, axis=1)
+            top = np.partition(self.probabilities(features[first : first + _AT_ONCE]), -2, axis=1)
             margins[first : first + _AT_ONCE] = top[:, -1] - top[:, -2]
         return margins
 
@@ -56,20 +59,19 @@ class Judgement:
 def fit_probe(features: Floats, labels: Labels) -> Probe | None:
     """The project's linear head on features (n, D) and labels (n,), each class of the same weight.
 
-    None where there is but one class.
+    Its calls are of classes that are equally frequent: how often each was labelled says what was asked for,
+    and nothing of how often it is met. None where there is but one class.
     """
     # It brings torch, which labelling without a probe does without.
-    from wsitool.classify.heads import linear_path
+    from wsitool.classify.heads import linear_path, prior_shift
 
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         return None
     [(_, layer)] = linear_path(features, numbers, len(classes), penalties=[_PENALTY], weighted=True)
-    return Probe(
-        weight=layer.weight.detach().numpy(),
-        bias=layer.bias.detach().numpy(),
-        classes=classes.astype(np.int64),
-    )
+    # The head gives each class its share of the labels back, which is taken again.
+    bias = layer.bias.detach() - prior_shift(numbers, len(classes))
+    return Probe(weight=layer.weight.detach().numpy(), bias=bias.numpy(), classes=classes.astype(np.int64))
 
 
 def cross_validated(
@@ -93,7 +95,7 @@ def cross_validated(
         inside, outside = folds != fold, folds == fold
         probe = fit_probe(features[inside], numbers[inside])
         assert probe is not None, "each fold trains on every class"
-        probabilities[outside] = softmax(features[outside] @ probe.weight.T + probe.bias)
+        probabilities[outside] = probe.probabilities(features[outside])
     p, truth, patients = probabilities[judged], numbers[judged], groups[judged]
     value = score(p, truth)["balanced_accuracy"]
     jackknife = Jackknife.of([p], truth, patients)

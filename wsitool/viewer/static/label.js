@@ -92,10 +92,12 @@ function show({ patch, state: told }) {
   page.dataset.mine = told.mine;
 }
 
-const place = (patch) => `${patch.image ?? patch.slide} at ${count(patch.x)}, ${count(patch.y)}${patch.chosen === "random" ? "" : " (least sure)"}`;
+// Of an image's path the last part alone: folders are often called as the classes are.
+const fileOf = (patch) => (patch.image ?? patch.slide).split(/[\\/]/).at(-1);
+const place = (patch) => `${fileOf(patch)} at ${count(patch.x)}, ${count(patch.y)}${patch.chosen === "random" ? "" : " (least sure)"}`;
 
 function picture(patch) {
-  const image = make("img", { alt: `the patch at ${patch.x}, ${patch.y} of ${patch.image ?? patch.slide}` });
+  const image = make("img", { alt: `the patch at ${patch.x}, ${patch.y} of ${fileOf(patch)}` });
   image.addEventListener("load", () => ready());
   image.addEventListener("error", async () => {
     // Why it cannot be seen is what the server answered.
@@ -197,7 +199,7 @@ function figures(told) {
   const gain = told.gain === null ? `An estimate of what the next ${told.more} answers bring needs ${told.least_points} points of the curve.`
     : `The next ${told.more} answers are expected to bring ${(100 * told.gain).toFixed(1)} points: an estimate, from the curve.`;
   return [head, make("div", { className: "figure" }, percent(value)), make("p", { className: "soft" },
-    `${range}; by cross-validation over ${count(patients)} patients, on ${count(patches)} patches ${chance}by a probe on frozen features.`),
+    `${range}; by cross-validation over ${count(patients)} patients, on ${count(patches)} patches ${chance}by a probe on frozen features with classes weighed alike.`),
   learningCurve(told.curve), make("p", { className: "soft" }, gain), ...sure];
 }
 

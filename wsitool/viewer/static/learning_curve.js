@@ -1,6 +1,6 @@
 // Balanced accuracy over the number of labels, with its interval, as SVG.
 const SPACE = "http://www.w3.org/2000/svg";
-const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [300, 150, 34, 20, 8];
+const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [300, 150, 42, 20, 8];
 
 function draw(tag, attributes, text = "") {
   const element = document.createElementNS(SPACE, tag);
