@@ -274,26 +274,6 @@ def _patches_of(collection: Collection, rows: Mapping[Place, LabelRow]) -> dict[
                 exact = [place for place in fitting if place[0] == name] or fitting
                 found[patch] = next((place for place in exact if place[1]), exact[0])
     return found
-    for number, store in enumerate(collection.stores):
-        patches = np.flatnonzero(collection.store_index == number)
-        if not len(patches):
-            continue
-        inside = collection.row[patches]
-        corners = store.coords[inside].tolist()
-        sources = store.sources
-        names = [store.meta.name] * len(patches) if sources is None else sources[inside].tolist()
-        keys = {name: sorted(_spellings(name) & by_name.keys()) for name in set(names)}
-        for patch, name, (x, y) in zip(patches.tolist(), names, corners, strict=True):
-            fitting = [
-                place
-                for key in keys[name]
-                for place in by_name[key].get((x, y), ())
-                if not place[1] or _spellings(place[1]) & _spellings(store.meta.name)
-            ]
-            if fitting:
-                # As written first, as for whole files.
-                found[patch] = max(fitting, key=lambda place, name=name: (place[0] == name, place[1] != ""))
-    return found
 
 
 def _lookup(rows: Mapping[str, LabelRow], name: str) -> LabelRow | None:
