@@ -70,7 +70,6 @@ def laboratory(
     database = Database(folder / "features.db")
     learning = features_of_patches(patches, database, options, SILENT)
     database.close()
-    assert learning is not None
     named = tuple(sorted(test_groups([test], patches.collection)))
     plan = Plan(classes=patches.collection.classes, seed=0, shared=0.0, test=named)
     return Laboratory(

@@ -103,7 +103,7 @@ def test_figures_come_once_there_are_enough_labels(session: Session) -> None:
             told = client.post("answer", **_answer(told["patch"]))
         assert session.due.is_set()
         session.refit()
-    told = client.post("next")["state"]
+    told = client.post("state")
     figures = told["figures"]
     assert figures["accuracy"]["value"] > 0.8 and len(figures["curve"]) == 4 and figures["gain"] is not None
     assert told["mine"] == 40 and sum(one["count"] for one in told["classes"]) == 40

@@ -91,6 +91,10 @@ class _Answers:
         )
         return self._told(client, annotator)
 
+    def state(self, sent: Asked) -> Asked:
+        """How far all are; it keeps no patch in anybody's hand."""
+        return told_of(self._session, self._who(sent)[1])
+
     def undo(self, sent: Asked) -> Asked:
         client, annotator = self._who(sent)
         asked = self._session.undo(_text(sent, "id"), client, annotator)
@@ -136,6 +140,7 @@ def make_app(session: Session, *, annotator: str | None = None) -> Starlette:
         "/api/label/next": answers.next,
         "/api/label/answer": answers.answer,
         "/api/label/undo": answers.undo,
+        "/api/label/state": answers.state,
     }
     routes = [
         *(Route(path, endpoint, methods=["GET"]) for path, endpoint in gets.items()),

@@ -25,8 +25,8 @@ __all__ = ["features_of_patches"]
 
 def features_of_patches(
     patches: Patches, database: Database, options: LabelOptions, reporter: Reporter
-) -> Learning | None:
-    """What the probe learns on, by `options`; None where they ask for nothing.
+) -> Learning:
+    """What the probe learns on, by the `encoder` or `features` of `options`.
 
     Patches that cannot be read have zeros, and are noted in the database.
     """
@@ -34,8 +34,7 @@ def features_of_patches(
     if options.features is not None:
         rows = FeatureFiles.at(options.features).rows(collection)
         return Learning(features=rows, name=hashlib.sha256(rows.tobytes()).hexdigest()[:16])
-    if options.encoder is None:
-        return None
+    assert options.encoder is not None, "one of the two is asked for"
     encoder = build_encoder(options, options.encoder, reporter=reporter)
     size = chosen_image_size(options.image_size, encoder, collection.patch_size)
     cache = Path(f"{database.path}.features")

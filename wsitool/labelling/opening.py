@@ -15,10 +15,9 @@ from wsitool.base.sentences import one_sentence
 from wsitool.errors import UsageError, WsitoolError
 from wsitool.labelling.database import Database
 from wsitool.labelling.exchange import suggestions_of
-from wsitool.labelling.features import features_of_patches
 from wsitool.labelling.options import LabelOptions
 from wsitool.labelling.patches import Patches, numbered, open_patches, test_groups
-from wsitool.labelling.session import Plan, Session
+from wsitool.labelling.session import Learning, Plan, Session
 
 __all__ = ["learning_meanwhile", "opened"]
 
@@ -56,7 +55,7 @@ def opened(
                 plan,
                 order=options.order,
                 every=options.every,
-                learning=features_of_patches(patches, database, options, reporter) if learning else None,
+                learning=_learning(patches, database, options, reporter) if learning else None,
                 suggestions=suggestions_of(patches, options.from_predictions, plan.classes)
                 if options.from_predictions
                 else None,
@@ -94,6 +93,17 @@ def learning_meanwhile(session: Session) -> Iterator[None]:
         ending.set()
         session.due.set()
         thread.join()
+
+
+def _learning(
+    patches: Patches, database: Database, options: LabelOptions, reporter: Reporter
+) -> Learning | None:
+    if options.encoder is None and options.features is None:
+        return None
+    # It brings torch, which takes longer than all the rest.
+    from wsitool.labelling.features import features_of_patches
+
+    return features_of_patches(patches, database, options, reporter)
 
 
 def _agreed(patches: Patches, database: Database, options: LabelOptions) -> tuple[Patches, Plan]:

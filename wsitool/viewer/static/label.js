@@ -8,7 +8,7 @@ const random = () => [...crypto.getRandomValues(new Uint8Array(12))].map((byte) 
 // Of this tab: what it has in hand is in no other's.
 const client = (sessionStorage.client ??= random());
 
-const state = { annotator: "", patch: null, told: null, ready: false, busy: false, retry: null };
+const state = { annotator: "", patch: null, told: null, ready: false, busy: false, retry: null, turn: 0 };
 let parts;
 
 async function start() {
@@ -148,6 +148,7 @@ async function undo() {
 
 async function ask(path, sent) {
   state.busy = true;
+  state.turn++;
   try {
     show(await send(path, { ...sent, client, annotator: state.annotator }));
   } catch (error) {
@@ -175,6 +176,7 @@ function action({ key, target }) {
 }
 
 function aside(told) {
+  state.told = told;
   crumbs.replaceChildren(`${state.annotator}: ${count(told.mine)} labels, ${count(told.labels)} of ${count(told.queue)} patches labelled by all`);
   const counts = told.classes.map((one, index) => make("div", { className: "count" }, swatch(index), make("span", {}, one.name), make("b", {}, count(one.count))));
   const rest = [[told.unsure, "unsure"], [told.skipped, "skipped"], [told.imported, "imported"]].filter(([n]) => n).map(([n, text]) => `${count(n)} ${text}`);
@@ -210,5 +212,18 @@ function agreement(told) {
   if (told.fleiss) lines.push(`all (Fleiss): ${kappa(told.fleiss.kappa)} (${count(told.fleiss.patches)} patches)`);
   return [make("h2", {}, "Agreement (Cohen's kappa)"), ...lines.map((line) => make("p", {}, line))];
 }
+
+// What was learned since the last answer, and what others did.
+async function refresh() {
+  if (!parts || state.busy || document.hidden) return;
+  const { turn } = state;
+  try {
+    const told = await send("/api/label/state", { client, annotator: state.annotator });
+    if (turn === state.turn) aside(told); // else an answer came meanwhile, and what it brought is newer
+  } catch {
+    // The next answer says so.
+  }
+}
+setInterval(refresh, 3000);
 
 start().catch((error) => page.replaceChildren(make("p", { className: "sheet problem", role: "alert" }, error.message)));
