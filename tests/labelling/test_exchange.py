@@ -12,6 +12,7 @@ import pytest
 from classify_stores import labelled_store
 from click.testing import CliRunner
 from labelling.conftest import Bench, give
+from patch_stores import small_store
 
 from wsitool.cli import main
 from wsitool.errors import UsageError
@@ -139,3 +140,21 @@ def test_predictions_are_shown_where_they_fit(bench: Bench, tmp_path: Path) -> N
     (tmp_path / "s0.csv").write_text("x,y,predicted,p_tumour\n0,zero,tumour,1\n")
     with pytest.raises(UsageError, match="no table of `wsitool predict`"):
         suggestions_of(bench.patches, tmp_path, ("tumour", "stroma"))
+
+
+def test_whatever_a_slide_is_called_its_labels_stay_where_they_are_asked_for(tmp_path: Path) -> None:
+    for number, name in enumerate(("../../evil", "/abs/evil", "=cmd")):
+        file = small_store(tmp_path / "stores" / f"{number}.zarr", (None, None)) / "zarr.json"
+        values = json.loads(file.read_text())
+        values["attributes"] |= {"name": name, "group": name}
+        file.write_text(json.dumps(values))
+    with opened(tmp_path / "stores", tmp_path / "db" / "a.db", LabelOptions(classes=("x", "y"))) as session:
+        while give(session) is not None:
+            pass
+        written = write_geojson_of(session, tmp_path / "out")
+        (tmp_path / "labels.csv").write_bytes(labels_csv(session))
+    assert len(written) == 3 and all(path.parent == tmp_path / "out" for path in written)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["db", "labels.csv", "out", "stores"]
+    collection = open_collection(tmp_path / "stores")
+    read = label_patches(collection, table=read_label_table(tmp_path / "labels.csv"))
+    assert len(read) == 6 and set(read.groups) == {"../../evil", "/abs/evil", "=cmd"}
