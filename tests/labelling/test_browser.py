@@ -78,10 +78,27 @@ def _features(bench: Bench, folder: Path) -> Path:
     return folder
 
 
+def _predictions(bench: Bench, folder: Path) -> Path:
+    """What `predict` writes, of a model that calls everything tumour."""
+    folder.mkdir()
+    stores = bench.patches.collection.stores
+    names = [store.meta.name for store in stores]
+    (folder / "summary.csv").write_text("\n".join(["slide,status,files", *(f"{n},done,{n}" for n in names)]))
+    for store in stores:
+        rows = [f"{x},{y},16,tumour,0.75,0.25" for x, y in store.coords.tolist()]
+        (folder / f"{store.meta.name}.csv").write_text(
+            "\n".join(["x,y,size,predicted,p_tumour,p_stroma", *rows])
+        )
+    return folder
+
+
 @pytest.fixture
 def server(bench: Bench, tmp_path: Path) -> Iterator[Server]:
     server = Server(bench.folder, tmp_path / "labels.db")
-    server.start("--features", str(_features(bench, tmp_path / "features")))
+    predictions = str(_predictions(bench, tmp_path / "predictions"))
+    server.start(
+        "--features", str(_features(bench, tmp_path / "features")), "--from-predictions", predictions
+    )
     yield server
     if server.process is not None and server.process.poll() is None:
         server.end("kill")
@@ -162,6 +179,16 @@ def _check(out: Path, tmp_path: Path, bench: Bench) -> None:
     words = ["classify", str(bench.folder), "--labels", str(exported), "--head", "linear", "--c", "0.1"]
     result = run(main, [*words, *_NETWORK, "--folds", "2", "--device", "cpu", "--out", str(tmp_path / "run")])
     assert result.exit_code == 0 and "judged on 45 patches" in result.output, result.output
+
+
+def test_enter_accepts_what_the_model_says(page: Any, server: Server) -> None:
+    for mine in ("1", "2"):
+        page.wait_for_selector(_SHOWN)
+        assert "The model calls it tumour (75 %)" in page.locator(".accept").text_content()
+        page.keyboard.press("Enter")
+        page.wait_for_selector(f"main[data-mine='{mine}']")
+    answers = Database(server.out).answers()
+    assert [(answer.label, answer.suggested) for answer in answers] == [(0, 0), (0, 0)]
 
 
 def test_it_fits_narrow_windows_and_the_dark(page: Any, tmp_path: Path) -> None:
