@@ -108,3 +108,44 @@ def test_classes_without_a_patch_are_said(tmp_path: Path) -> None:
         reporter=Listener(),  # type: ignore[arg-type]
     )
     assert said == ["No test patch is labelled b: the figures say nothing of that class."]
+
+
+def test_single_patches_by_place(collection: Collection, tmp_path: Path) -> None:
+    """The patch's row wins over its image's and slide's; of images of one name the slide decides."""
+    lines = [
+        "file,slide,x,y,label,group",
+        "p0,,,,b,",
+        "p0,,64,0,a_longer_name,x",  # the third patch of slide p0, whatever its image is called
+        "p1_plain_0.png,p1,0,0,b,",
+        "p1_plain_1,p2,32,0,b,",
+    ]
+    table = read_label_table(_table(tmp_path / "t.csv", "\n".join(lines[:-1])))
+    with pytest.raises(
+        LabelError, match=r"1 row\(s\) with x and y where no store has a patch.*p0 at \(64, 0"
+    ):
+        check_table(table, [collection])  # images have names of their own
+    lines[2] = "p0_dotted_0.png,,64,0,a_longer_name,x"
+    table = read_label_table(_table(tmp_path / "t.csv", "\n".join(lines[:-1])))
+    check_table(table, [collection])
+    found = label_patches(collection, table=table)
+    assert found.classes == ("a_longer_name", "b") and table.classes == set(found.classes)
+    assert found.labels.tolist() == [1, 1, 0, 1, 1, 1, 1]
+    assert found.groups.tolist() == ["p0", "p0", "x", "p0", "p0", "p0", "p1"]
+    assert found.collection.row.tolist() == [0, 1, 2, 3, 4, 5, 0]
+    table = read_label_table(_table(tmp_path / "t.csv", "\n".join(lines)))
+    with pytest.raises(LabelError, match=r"such as p1_plain_1 at \(32, 0\)"):
+        check_table(table, [collection])  # it is there, but in another slide
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("p0,a,1,", "whole level-0 pixels or both empty, got '1' and ''"),
+        ("p0,a,1.5,0", "whole level-0 pixels"),
+        ("p0,a,inf,0", "whole level-0 pixels"),
+        ("p0,a,32,0\np0,b,32,0", r"gives the patch of p0 at \(32, 0\) two different labels"),
+    ],
+)
+def test_bad_places_are_refused(tmp_path: Path, row: str, message: str) -> None:
+    with pytest.raises(LabelError, match=message):
+        read_label_table(_table(tmp_path / "t.csv", f"file,label,x,y\n{row}\n"))

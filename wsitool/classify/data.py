@@ -50,7 +50,7 @@ def open_train_test(
         )
     _say_left_out(training, train_stores, "training", reporter)
     # Declared by the stores or named in the table, as opposed to carried by a patch.
-    declared = train_stores.classes if table is None else {row.label for row in table.values()}
+    declared = train_stores.classes if table is None else table.classes
     _warn_of_absent(declared, training, "training", reporter)
     sides = training.groups.tolist()
     if test_stores is None:

@@ -12,7 +12,7 @@ from wsitool.classify.heads import PENALTIES, head_logits, linear_path
 from wsitool.errors import LabelError
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.metrics import score
-from wsitool.evaluation.splits import SplitBy, group_folds, patch_folds
+from wsitool.evaluation.splits import SplitBy, patch_folds, whole_folds
 
 __all__ = ["PenaltySearch", "search_penalty"]
 
@@ -90,12 +90,8 @@ def _folds(
             "--c VALUE."
         )
     if split == "group":
-        # From 5 folds downwards until each fold's training side has every class.
-        for folds in range(min(_FOLDS, len(np.unique(groups)), rarest), 1, -1):
-            fold_of = group_folds(labels, groups, folds=folds, seed=seed)
-            trained = [np.unique(labels[fold_of != fold]) for fold in range(folds)]
-            # A fold may be left without a group.
-            if len(np.unique(fold_of)) == folds and all(len(present) == classes for present in trained):
-                return fold_of, "group"
+        fold_of = whole_folds(labels, groups, classes=classes, most=_FOLDS, seed=seed)
+        if fold_of is not None:
+            return fold_of, "group"
     # The fallback leaks within groups and chooses too weak a penalty; the caller warns.
     return patch_folds(labels, folds=min(_FOLDS, rarest), seed=seed), "patch"

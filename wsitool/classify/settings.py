@@ -142,7 +142,11 @@ class ClassifyOptions(BackboneOptions):
     folds: int | None = hparam(
         None, "Instead of --test: cross-validate over this many folds of groups.", ge=2
     )
-    labels: str | None = hparam(None, "CSV with file (image or slide), label and optionally group.")
+    labels: str | None = hparam(
+        None,
+        "CSV with file (image or slide), label and optionally group; with x and y too it is of single "
+        "patches, as 'wsitool label --export' writes it.",
+    )
     encoder: str = hparam("imagenet", INIT)
     features: str | None = hparam(
         None,

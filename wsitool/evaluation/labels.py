@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from wsitool.base.groups import group_name
 from wsitool.base.progress import SILENT, Reporter
-from wsitool.base.tables import read_table
+from wsitool.base.tables import Row, decimal, read_table
 from wsitool.errors import LabelError
 from wsitool.store.collection import Collection
 
-__all__ = ["LabelRow", "LabelledPatches", "check_table", "label_patches", "read_label_table"]
+__all__ = ["LabelRow", "LabelTable", "LabelledPatches", "check_table", "label_patches", "read_label_table"]
 
 _NAMED_AT_MOST = 5
 
@@ -27,6 +27,26 @@ class LabelRow:
 
     label: str
     group: str | None
+
+
+# Image or slide, slide or "" where the table does not say, level-0 x and y.
+Place = tuple[str, str, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTable:
+    """The rows of a label table: of whole images or slides by name, of single patches by place.
+
+    A patch's own row wins over that of its image, and that over its slide's.
+    """
+
+    files: Mapping[str, LabelRow]
+    patches: Mapping[Place, LabelRow]
+
+    @property
+    def classes(self) -> set[str]:
+        """All that the rows name."""
+        return {row.label for row in (*self.files.values(), *self.patches.values())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,41 +93,65 @@ class LabelledPatches:
         return [f"{hashes[store]}:{row}:{self.classes[label]}" for store, row, label in places]
 
 
-def read_label_table(path: str | Path, *, reporter: Reporter = SILENT) -> dict[str, LabelRow]:
-    """Read a table with the columns file, label and optionally group: rows by file name.
+def read_label_table(path: str | Path, *, reporter: Reporter = SILENT) -> LabelTable:
+    """Read a table with the columns file, label and optionally group, x and y, slide.
 
-    LabelError if a column is missing, a row cannot be read, a label is empty, or one file has two labels.
+    A row with x and y is of the patch whose upper left corner lies there in its image or slide (level-0
+    pixels); slide tells images of one name apart. LabelError if a column is missing, a row cannot be read, a
+    label is empty, or one file or patch has two labels.
     """
     path = Path(path)
-    needs, knows = ("file", "label"), ("group",)
+    needs, knows = ("file", "label"), ("group", "x", "y", "slide")
     table = read_table(
         path, needs=needs, knows=knows, what="label table", error=LabelError, reporter=reporter
     )
-    rows: dict[str, LabelRow] = {}
+    files: dict[str, LabelRow] = {}
+    patches: dict[Place, LabelRow] = {}
     for line in table.rows:
         name = line["file"]
         # Any row that cannot be read stops all: a label that is silently lost changes the figures.
         problem = line.problem or ("" if name else "it names no file")
         if not problem and not line["label"]:
             problem = f"{name} has no label"
-        if problem:
+        corner = _corner(line)
+        if not problem and isinstance(corner, str):
+            problem = corner
+        if problem or isinstance(corner, str):
             raise LabelError(f"{path}, line {line.line}: {problem}.")
         row = LabelRow(label=line["label"], group=group_name(line["group"]) or None)
         # The same row twice is harmless.
-        if rows.setdefault(name, row) != row:
-            raise LabelError(f"{path}, line {line.line}, gives {name} two different labels or groups.")
-    if not rows:
-        raise LabelError(f"{path} names no file: it needs one row for each labelled image or slide.")
-    return rows
+        if corner is None:
+            same, what = files.setdefault(name, row) == row, name
+        else:
+            place = (name, line["slide"], *corner)
+            same, what = patches.setdefault(place, row) == row, f"the patch of {name} at {corner}"
+        if not same:
+            raise LabelError(f"{path}, line {line.line}, gives {what} two different labels or groups.")
+    if not files and not patches:
+        raise LabelError(f"{path} names no file: it needs one row for each labelled image, slide or patch.")
+    return LabelTable(files=files, patches=patches)
+
+
+def _corner(line: Row) -> tuple[int, int] | str | None:
+    """A patch's corner, None where the row is of a whole image or slide, or what is wrong with it."""
+    if not line["x"] and not line["y"]:
+        return None
+    try:
+        x, y = decimal(line["x"]), decimal(line["y"])
+    except ValueError:
+        x = y = 0.5
+    if x != int(x) or y != int(y):
+        return f"x and y must be whole level-0 pixels or both empty, got '{line['x']}' and '{line['y']}'"
+    return int(x), int(y)
 
 
 def label_patches(
     collection: Collection,
     *,
-    table: Mapping[str, LabelRow] | None = None,
+    table: LabelTable | None = None,
     classes: Sequence[str] | None = None,
 ) -> LabelledPatches:
-    """The labelled patches of `collection`, by its own labels or by `table` (file name -> row).
+    """The labelled patches of `collection`, by its own labels or by `table`.
 
     `classes` fixes the classes and their order (those of a trained classifier); by default they are the
     collection's, or the sorted ones of the table. Patches the table does not name are left out. LabelError if
@@ -147,43 +191,89 @@ def label_patches(
     )
 
 
-def check_table(table: Mapping[str, LabelRow], collections: Iterable[Collection]) -> None:
-    """LabelError naming the files of `table` that none of `collections` holds.
+def check_table(table: LabelTable, collections: Iterable[Collection]) -> None:
+    """LabelError naming the files or places of `table` that none of `collections` holds.
 
-    Names are compared with and without folder and suffix, in composed Unicode form.
+    Names are compared with and without folder and suffix, in composed Unicode form; places exactly.
     """
     # All spellings of all names, to look each row up in.
-    spellings: set[str] = set()
+    collections, spellings = list(collections), set[str]()
     for collection in collections:
         for name in {*collection.sources.tolist(), *(store.meta.name for store in collection.stores)}:
             spellings |= _spellings(name)
-    unknown = [name for name in table if not _spellings(name) & spellings]
+    names = dict.fromkeys([*table.files, *(place[0] for place in table.patches)])
+    unknown = [name for name in names if not _spellings(name) & spellings]
     if unknown:
         raise LabelError(
             f"The label table names {len(unknown)} file(s) that no store holds, such as "
             f"{', '.join(unknown[:_NAMED_AT_MOST])}: use the names of the images or slides they came from."
         )
+    if not table.patches:
+        return
+    matched: set[Place] = set()
+    for collection in collections:
+        matched |= set(_patches_of(collection, table.patches).values())
+    astray = [place for place in table.patches if place not in matched]
+    if astray:
+        shown = ", ".join(f"{name} at ({x}, {y})" for name, _, x, y in astray[:_NAMED_AT_MOST])
+        raise LabelError(
+            f"The label table has {len(astray)} row(s) with x and y where no store has a patch, such as "
+            f"{shown}: pass the stores that were labelled, or leave x and y out if they mean another thing."
+        )
 
 
 def _from_table(
-    collection: Collection,
-    images: NDArray[np.str_],
-    groups: NDArray[np.str_],
-    table: Mapping[str, LabelRow],
+    collection: Collection, images: NDArray[np.str_], groups: NDArray[np.str_], table: LabelTable
 ) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
-    """Class name ("" = none) and group of each patch; the image's row wins over that of its slide."""
+    """Class name ("" = none) and group of each patch; its own row wins, then its image's."""
     # A name that is spelled by two rows takes the later one; whole names come first in `_lookup`.
-    by_spelling = {spelling: row for name, row in table.items() for spelling in _spellings(name)}
+    by_spelling = {spelling: row for name, row in table.files.items() for spelling in _spellings(name)}
     slides = np.array([store.meta.name for store in collection.stores], dtype=np.str_)[collection.store_index]
     # (2, N) pairs of image and slide; looked up once each, not once a patch.
     pairs, index = np.unique(np.stack([images, slides]), axis=1, return_inverse=True)
     # Its shape differs between versions of numpy.
     index = index.reshape(-1)
     rows = [_lookup(by_spelling, str(image)) or _lookup(by_spelling, str(slide)) for image, slide in pairs.T]
-    names = np.array([row.label if row else "" for row in rows], dtype=np.str_)[index]
-    stated = np.array([(row.group or "") if row else "" for row in rows], dtype=np.str_)[index]
+    # Objects: a longer name of a single patch would be cut.
+    names = np.array([row.label if row else "" for row in rows], dtype=object)[index]
+    stated = np.array([(row.group or "") if row else "" for row in rows], dtype=object)[index]
+    for patch, place in _patches_of(collection, table.patches).items():
+        row = table.patches[place]
+        names[patch], stated[patch] = row.label, row.group or stated[patch]
     # A group in the table overrides the store's, an empty one does not.
-    return names, np.where(stated != "", stated, groups)
+    return names.astype(np.str_), np.where(stated != "", stated, groups).astype(np.str_)
+
+
+def _patches_of(collection: Collection, rows: Mapping[Place, LabelRow]) -> dict[int, Place]:
+    """For each patch of `collection` (its number) that one of `rows` is of, that row's place."""
+    by_name: dict[str, dict[tuple[int, int], list[Place]]] = {}
+    for place in rows:
+        for spelling in _spellings(place[0]):
+            by_name.setdefault(spelling, {}).setdefault(place[2:], []).append(place)
+    found: dict[int, Place] = {}
+    if not by_name:
+        return found
+    for number, store in enumerate(collection.stores):
+        patches = np.flatnonzero(collection.store_index == number)
+        if not len(patches):
+            continue
+        inside = collection.row[patches]
+        corners = store.coords[inside].tolist()
+        sources = store.sources
+        names = [store.meta.name] * len(patches) if sources is None else sources[inside].tolist()
+        keys = {name: sorted(_spellings(name) & by_name.keys()) for name in set(names)}
+        for patch, name, (x, y) in zip(patches.tolist(), names, corners, strict=True):
+            fitting = [
+                place
+                for key in keys[name]
+                for place in by_name[key].get((x, y), ())
+                if not place[1] or _spellings(place[1]) & _spellings(store.meta.name)
+            ]
+            if fitting:
+                # As written first, as for whole files; then the one that says which slide.
+                exact = [place for place in fitting if place[0] == name] or fitting
+                found[patch] = next((place for place in exact if place[1]), exact[0])
+    return found
 
 
 def _lookup(rows: Mapping[str, LabelRow], name: str) -> LabelRow | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wsitool.errors import LabelError, UsageError
 
-__all__ = ["Split", "SplitBy", "group_folds", "holdout", "patch_folds"]
+__all__ = ["Split", "SplitBy", "group_folds", "holdout", "patch_folds", "whole_folds"]
 
 SplitBy = Literal["group", "patch"]
 Indices = NDArray[np.int64]
@@ -98,6 +98,28 @@ def group_folds(
     for fold, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
         fold_of[held_out] = fold
     return fold_of
+
+
+def whole_folds(
+    labels: NDArray[np.integer],
+    groups: NDArray[np.integer],
+    *,
+    classes: int,
+    most: int = 5,
+    seed: int = 0,
+) -> NDArray[np.int64] | None:
+    """As `group_folds`, in as many folds up to `most` as leave every one of `classes` to train on in each.
+
+    None where not even two do: the groups, or the patches of the rarest class, are too few.
+    """
+    rarest = int(np.bincount(labels, minlength=classes).min())
+    for folds in range(min(most, len(np.unique(groups)), rarest), 1, -1):
+        fold_of = group_folds(labels, groups, folds=folds, seed=seed)
+        trained = [np.unique(labels[fold_of != fold]) for fold in range(folds)]
+        # A fold may be left without a group.
+        if len(np.unique(fold_of)) == folds and all(len(present) == classes for present in trained):
+            return fold_of
+    return None
 
 
 def patch_folds(labels: NDArray[np.integer], *, folds: int, seed: int = 0) -> NDArray[np.int64]:

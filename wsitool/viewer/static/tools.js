@@ -32,12 +32,18 @@ export async function columns(path) {
   return { ...about, columns: read };
 }
 
-export async function ask(path) {
+// What changes something: an object, as JSON.
+export async function send(path, object) {
+  const answer = await ask(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(object) });
+  return answer.json();
+}
+
+export async function ask(path, how = {}) {
   let answer;
   try {
-    answer = await fetch(path);
+    answer = await fetch(path, how);
   } catch {
-    throw new Error("The server is gone: start `wsitool view` again.");
+    throw new Error("The server is gone: start wsitool again with the same words.");
   }
   if (answer.ok) return answer;
   let problem = `${answer.status} ${answer.statusText}`;
