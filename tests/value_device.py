@@ -7,6 +7,7 @@ values and what is read from the device is read.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-__all__ = ["OnDevice", "on_cpu", "value_device"]
+__all__ = ["OnDevice", "ValueDevice", "on_cpu", "value_device"]
 
 
 class OnDevice(Tensor):
@@ -67,7 +68,7 @@ def _carry_out(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return return_and_correct_aliasing(func, args, kwargs, out) if given else out
 
 
-class _ValueDevice(Accelerator):
+class ValueDevice(Accelerator):
     """`Accelerator`, whose results have values."""
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -78,7 +79,13 @@ class _ValueDevice(Accelerator):
 def value_device() -> Iterator[Accelerator]:
     """Run the block with a `DEVICE` that has values; `pretrain` trains on it, and saves from it."""
     save = torch.save
-    with pytest.MonkeyPatch.context() as patch, accelerator(_ValueDevice()) as counted:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(),
+        accelerator(ValueDevice()) as counted,
+    ):
+        # Of torch's own meta device that is so; weights here are copied.
+        warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")
         patch.setattr(torch, "save", lambda state, *to: save(on_cpu(state), *to))
         patch.setattr("wsitool.training.assembly.training_device", lambda *_, **__: DEVICE)
         yield counted

@@ -207,6 +207,22 @@ def test_the_first_line_comes_before_torch(words: list[str], tmp_path: Path) -> 
     assert lines[-1] in ("1 True", "2 True"), (done.stdout, done.stderr)
 
 
+def test_the_first_line_of_pretrain_waits_for_torch_alone(tmp_path: Path) -> None:
+    """Its method's options are read from the plugin, which imports torch; networks come after the line."""
+    import subprocess
+    import sys
+
+    words = ["pretrain", ".", "--method", "simclr", "--out", "o"]
+    code = (
+        "import sys\nfrom wsitool.cli import console, main\n"
+        "heavy = {'torch', 'torch._dynamo', 'torchvision', 'sympy', 'timm', 'scipy', 'skimage'}\n"
+        "console._PlainReporter.say = lambda self, line: print(line, *sorted(heavy & set(sys.modules)))\n"
+        f"main({words!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[0] == "Starting PyTorch ... torch", (done.stdout, done.stderr)
+
+
 @pytest.mark.parametrize(("name", "option"), [("classify", "--cache"), ("tile", "--annotations")])
 def test_no_text_is_no_path(name: str, option: str, tmp_path: Path) -> None:
     told = CliRunner().invoke(main, [*_words(name, tmp_path / "o"), option, ""])

@@ -24,6 +24,7 @@ from wsitool.errors import CorruptStoreError, EncoderError
 from wsitool.loading import PatchLoader
 from wsitool.stain.target import check_stain
 from wsitool.store.collection import Collection
+from wsitool.store.options import Decode, decoder_mark
 
 __all__ = ["as_images", "encode", "encoder_digest", "encoding", "over_patches"]
 
@@ -57,13 +58,15 @@ def encode(
     batch_size: int = 64,
     device: str = "auto",
     precision: str = "32",
+    decode: Decode = "cpu",
     cache: Path | None = None,
     reporter: Reporter = SILENT,
 ) -> NDArray[np.float32]:
     """Features (N, D) of every patch of `collection`, in its order; EncoderError if one is not finite.
 
-    Computed in the bits of `precision` (see `effective_precision`), float32 whatever that is. With a folder
-    `cache` they are kept there under a name that encoder, patches, size and bits decide.
+    Computed in the bits of `precision` (see `effective_precision`), float32 whatever that is, of patches that
+    `decode` (see `effective_decode`) decodes. With a folder `cache` they are kept there under a name that
+    encoder, patches, size, bits and decoder decide.
     """
     check_stain(encoder.card.stain, collection.stain)
     hardware = choose_device(device)
@@ -71,7 +74,7 @@ def encode(
     if cache is not None:
         # Everything that decides a feature is in the name, so that a changed encoder or store cannot meet an
         # old file.
-        bits = "" if precision == "32" else f":{precision}"
+        bits = ("" if precision == "32" else f":{precision}") + decoder_mark(decode)
         key = f"{encoder_digest(encoder)}:{collection.fingerprint}:{image_size}{bits}"
         cache = cache / f"features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
         kept = _cached(cache, (len(collection), encoder.feature_dim))
@@ -80,7 +83,9 @@ def encode(
 
     step = encoding(encoder, image_size)
     with inference(hardware, precision):
-        features = over_patches(encoder, step, collection, batch_size, hardware, reporter, "features")
+        features = over_patches(
+            encoder, step, collection, batch_size, hardware, reporter, "features", decode=decode
+        )
     if cache is not None:
         buffer = io.BytesIO()
         np.save(buffer, features)
@@ -127,6 +132,8 @@ def over_patches(
     device: torch.device,
     reporter: Reporter,
     what: str,
+    *,
+    decode: Decode = "cpu",
 ) -> NDArray[np.float32]:
     """Rows (N, ...) float32 that `step` makes of all patches of `collection`, in its order.
 
@@ -138,7 +145,7 @@ def over_patches(
     seen = np.zeros(len(collection), np.bool_)
     batch_size = min(batch_size, max(1, len(collection)))  # a loader of larger batches wants two patches
     # Unshuffled: batches are rows that follow each other, which raw stores read in one go.
-    loader = PatchLoader(collection, batch_size=batch_size, shuffle=False, device=device)
+    loader = PatchLoader(collection, batch_size=batch_size, shuffle=False, device=device, decode=decode)
     with reporter.task(what, total=len(collection), unit="patches") as task:
         for features, index in fetched((step(batch.patches), batch.indices.numpy()) for batch in loader):
             _check_finite(features, index, collection)

@@ -57,6 +57,7 @@ class ClassificationTask:
             image_size=self.image_size,
             batch_size=self.settings.patches_per_step,
             device=self.settings.device,
+            decode=self.settings.decode,
             cache=self.cache,
             reporter=self.reporter,
         )
@@ -125,6 +126,7 @@ def cross_validate(task: ClassificationTask, folds: int, features: Features | No
                     held_out.collection,
                     batch_size=task.settings.patches_per_step,
                     device=task.settings.device,
+                    decode=task.settings.decode,
                     reporter=task.reporter,
                 )
             else:
@@ -151,6 +153,7 @@ def test_part(task: ClassificationTask, fitted: Fitted) -> list[Part]:
             test.collection,
             batch_size=task.settings.patches_per_step,
             device=task.settings.device,
+            decode=task.settings.decode,
             reporter=task.reporter,
         )
     else:

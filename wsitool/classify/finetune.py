@@ -110,6 +110,7 @@ def _loader(train: LabelledPatches, settings: Settings, device: torch.device, se
         world_size=ranks,
         seed=seed,
         device=device,
+        decode=settings.decode,
         drop_last=len(train) % size == 1,
         # One patch will do on a rank, as all normalise together: so that steps are those of one process.
         least=2 if ranks == 1 else 1,
@@ -254,7 +255,11 @@ def _validate(
     # (V, K) float64
     logits = torch.from_numpy(
         predict_logits(
-            classifier, validation.collection, batch_size=settings.patches_per_step, device=settings.device
+            classifier,
+            validation.collection,
+            batch_size=settings.patches_per_step,
+            device=settings.device,
+            decode=settings.decode,
         )
     )
     labels = torch.from_numpy(validation.labels)

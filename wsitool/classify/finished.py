@@ -23,6 +23,7 @@ _FREE = ("wsitool_version", "settings.device", "settings.devices", "encoder.init
 _BEFORE = {
     "settings.precision": "32",
     "settings.lora_rank": 8,
+    "settings.decode": "cpu",
     "settings.balance": "subset",
     "select": "random",
 }

@@ -94,6 +94,7 @@ def fit_classifier(
             image_size=image_size,
             batch_size=settings.patches_per_step,
             device=settings.device,
+            decode=settings.decode,
             reporter=reporter,
         )
     return _fit_frozen(subset, split, encoder, card, settings, features, seed)
@@ -147,7 +148,11 @@ def _fit_everything(
         history = finetune(classifier, train, validation, settings, seed=seed, reporter=reporter)
     # Once more, with the weights of the epoch that was kept.
     logits = predict_logits(
-        classifier, validation.collection, batch_size=settings.patches_per_step, device=settings.device
+        classifier,
+        validation.collection,
+        batch_size=settings.patches_per_step,
+        device=settings.device,
+        decode=settings.decode,
     )
     fitted = Fitted(
         classifier=classifier, split=split, validation_logits=logits, history=tuple(history), c=None

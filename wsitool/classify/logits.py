@@ -12,6 +12,7 @@ from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.model import Classifier
 from wsitool.stain.target import check_stain
 from wsitool.store.collection import Collection
+from wsitool.store.options import Decode
 from wsitool.training.ranks import in_shares
 
 __all__ = ["predict_logits"]
@@ -23,6 +24,7 @@ def predict_logits(
     *,
     batch_size: int = 64,
     device: str = "auto",
+    decode: Decode = "cpu",
     reporter: Reporter = SILENT,
 ) -> NDArray[np.float64]:
     """Logits (N, K) of every patch of `collection`, in its order.
@@ -40,7 +42,7 @@ def predict_logits(
         part = collection if len(rows) == len(collection) else collection.subset(rows)
         with inference(hardware):
             return over_patches(
-                classifier, classifier.logits, part, batch_size, hardware, reporter, "predict"
+                classifier, classifier.logits, part, batch_size, hardware, reporter, "predict", decode=decode
             ).astype(np.float64)
 
     return in_shares(len(collection), logits)

@@ -13,6 +13,7 @@ import numpy as np
 
 from wsitool import __version__
 from wsitool.backbones.build import build_encoder
+from wsitool.backbones.device import choose_device
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encoder_digest
 from wsitool.backbones.sizes import check_size
@@ -48,6 +49,7 @@ from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.metrics import score
 from wsitool.evaluation.subsets import asks
 from wsitool.evaluation.summary import evaluate
+from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.stain.slides import with_stain
 from wsitool.stain.target import choose_norm
 from wsitool.store.stain_table import StainNorm
@@ -104,6 +106,7 @@ def classify(
         # Nothing else to judge by, also where the head needs none to choose by.
         settings = replace(settings, validation=VALIDATION)
     check_choices(out, asked, settings)
+    settings = replace(settings, decode=effective_decode(settings.decode, choose_device(settings.device)))
     data = open_train_test(
         train, asked.test or None, labels=asked.labels, split=settings.split, reporter=reporter
     )
@@ -111,6 +114,7 @@ def classify(
     files = None if asked.features is None else FeatureFiles.at(asked.features)
     first = files.stand_in(data.train.collection) if files else _built(asked, reporter)
     data, norm = _normalized(data, first, asked, reporter)
+    _say_decoding(data, settings, reporter)
     seen = check_leaks(data, first, asked, reporter)
     task = ClassificationTask(
         data=data,
@@ -277,6 +281,12 @@ def _normalized(
         return replace(data, train=train), norm
     test = replace(data.test, collection=with_stain(data.test.collection, norm, reporter))
     return replace(data, train=train, test=test), norm
+
+
+def _say_decoding(data: TrainTest, settings: Settings, reporter: Reporter) -> None:
+    for patches in (data.train, data.test):
+        if patches is not None:
+            say_decoding(settings.decode, patches.collection, reporter)
 
 
 def _kept(out: Path, record: dict[str, Any], reporter: Reporter) -> ClassifyResult | None:

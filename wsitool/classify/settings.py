@@ -16,6 +16,7 @@ from wsitool.errors import UsageError
 from wsitool.evaluation.splits import SplitBy
 from wsitool.evaluation.subsets import Amount, Balance, PerClass, Select
 from wsitool.stain.options import StainChoice, StainOptions
+from wsitool.store.options import Decode, DecodeOptions
 
 __all__ = ["FEW_STEPS", "VALIDATION", "ClassifyOptions", "Penalty", "Settings"]
 
@@ -73,6 +74,7 @@ class Settings(Params):
     neighbours: int = hparam(20, "Of --head knn.", ge=1)
     device: str = hparam("auto", "auto, cpu, cuda, cuda:1, ...")
     devices: int = hparam(1, "Devices that fine-tune together; a batch is divided among them.", ge=1)
+    decode: Decode = same_as(DecodeOptions, "decode")
     precision: str = hparam("32", "Bits of fine-tuning's products; verdicts are of 32.", choices=PRECISIONS)
 
     def __post_init__(self) -> None:

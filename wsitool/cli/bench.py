@@ -9,7 +9,9 @@ import click
 
 from wsitool.cli.command import Command
 from wsitool.cli.console import torch_reporter
+from wsitool.cli.declared import declared
 from wsitool.cli.options import image_size_option, json_option
+from wsitool.store.options import Decode, DecodeOptions
 
 __all__ = ["command"]
 
@@ -40,6 +42,7 @@ __all__ = ["command"]
     type=click.Choice(["auto", "32", "bf16", "16"]),
     help="Bits, as in pretrain.",
 )
+@declared(DecodeOptions)
 @click.option("--seconds", default=3.0, show_default=True, help="Time for each stage.")
 @json_option
 def command(
@@ -51,6 +54,7 @@ def command(
     threads: int,
     device: str | None,
     precision: str,
+    decode: Decode,
     seconds: float,
     as_json: bool,
 ) -> None:
@@ -67,6 +71,7 @@ def command(
         threads=threads,
         device=device,
         precision=precision,
+        decode=decode,
         seconds=seconds,
         reporter=reporter,
     )

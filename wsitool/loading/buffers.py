@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from queue import SimpleQueue
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["PinnedRing", "SharedBuffers"]
+__all__ = ["PinnedRing", "SharedBuffers", "ring_for"]
 
 
 class SharedBuffers:
@@ -59,5 +60,22 @@ class PinnedRing:
         """A free buffer; waits where there is none, which bounds how far the threads read ahead."""
         return self._free.get()
 
+    def upload(self, make: Callable[[], Tensor]) -> tuple[Tensor, torch.cuda.Event]:
+        """What `make` copies to the device on the side stream, and the event of its end.
+
+        It is the calling thread that waits for the copies, so that what they came from may be used again.
+        """
+        with torch.cuda.stream(self.stream):
+            made = make()
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's, unannotated
+            copied.record(self.stream)
+        copied.synchronize()
+        return made, copied
+
     def release(self, buffer: Tensor) -> None:
         self._free.put(buffer)
+
+
+def ring_for(shape: tuple[int, ...], number: int, device: torch.device) -> PinnedRing | None:
+    """Buffers to upload from; None for a device that shares the host's memory or copies without them."""
+    return PinnedRing(shape, number, device) if device.type == "cuda" else None

@@ -17,11 +17,14 @@ from torch import Tensor
 
 from wsitool.errors import CorruptStoreError, UsageError
 from wsitool.loading.adjacent import Adjacent
-from wsitool.loading.buffers import PinnedRing, SharedBuffers
+from wsitool.loading.buffers import PinnedRing, SharedBuffers, ring_for
+from wsitool.loading.device_decode import DeviceDecoder, Streams, UndecodedError
 from wsitool.loading.order import BatchPlan, Order, Sampling
 from wsitool.loading.stain import normalizer_of
 from wsitool.loading.stats import BadPatch, LoaderStats
+from wsitool.store import jpeg
 from wsitool.store.collection import Collection
+from wsitool.store.options import Decode
 from wsitool.store.reader import Tally
 
 __all__ = ["Batch", "PatchLoader"]
@@ -75,7 +78,8 @@ class PatchLoader:
     several ranks, another of the batch comes twice instead) and noted in `stats.bad`; more than
     `max_bad_share` of the collection is a CorruptStoreError, as is a store that was deleted or replaced.
     With `pairs` each patch comes with one that lies beside it, see `Adjacent`; `least` is `BatchPlan`'s.
-    Where the collection has a `stain`, patches are brought to it on the device.
+    Where the collection has a `stain`, patches are brought to it on the device. `decode` is an
+    `effective_decode`: with "gpu" the device gets JPEG streams as they are stored, and decodes them.
     Works wherever an iterable with a length does.
     """
 
@@ -91,6 +95,7 @@ class PatchLoader:
         max_bad_share: float = 0.01,
         pairs: Adjacent | None = None,
         least: int = 2,
+        decode: Decode = "cpu",
         **sampling: Any,
     ) -> None:
         if not 0 <= rank < world_size:
@@ -117,7 +122,8 @@ class PatchLoader:
         most = self.plan.largest_batch * (1 if pairs is None else 2)
         shape = (most, collection.patch_size, collection.patch_size, 3)
         self._buffers = SharedBuffers(shape)
-        self._ring = PinnedRing(shape, threads + 1, self._device) if self._device.type == "cuda" else None
+        self._decoder = DeviceDecoder(self._device) if decode == "gpu" else None
+        self._ring = ring_for(shape, threads + 1, self._device)
 
     @property
     def batch_size(self) -> int:
@@ -241,21 +247,29 @@ class PatchLoader:
         """Read into page-locked memory and copy it on the side stream, ahead of the step."""
         pinned = ring.take()
         try:
+            streams = None if self._decoder is None else Streams(len(indices))
+            good = self._fill(indices, pinned.numpy(), streams)
+            patches, copied = ring.upload(lambda: self._on_device(pinned[: len(good)], streams))
+        except UndecodedError:
+            # Read again, this time for the CPU, which says which of the streams is damaged.
             good = self._fill(indices, pinned.numpy())
-            with torch.cuda.stream(ring.stream):
-                patches = pinned[: len(good)].to(self._device, non_blocking=True)
-                copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's, unannotated
-                copied.record(ring.stream)
-            copied.synchronize()  # this thread waits, not the trainer
+            patches, copied = ring.upload(lambda: self._on_device(pinned[: len(good)], None))
         finally:
             # Only after the copy: an earlier release would let the next batch overwrite it under way.
             ring.release(pinned)
         return _Read(patches, good, copied)
 
-    def _fill(self, indices: NDArray[np.int64], buffer: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def _on_device(self, pinned: Tensor, streams: Streams | None) -> Tensor:
+        if self._decoder is None or streams is None:
+            return pinned.to(self._device, non_blocking=True)
+        return self._decoder.batch(pinned, streams.lengths)
+
+    def _fill(
+        self, indices: NDArray[np.int64], buffer: NDArray[np.uint8], streams: Streams | None = None
+    ) -> NDArray[np.int64]:
         """Read into the first rows of `buffer`; returns the indices of the good ones, moved together."""
-        tally = Tally()
-        self.collection.read_into(indices, buffer[: len(indices)], tally=tally)
+        tally, place = Tally(), streams or jpeg.problem_of_decoding
+        self.collection.read_into(indices, buffer[: len(indices)], tally=tally, place=place)
         self.stats.add(tally)
         if not tally.bad:
             return indices
@@ -273,6 +287,8 @@ class PatchLoader:
         good = np.concatenate([good + block * number for block in range(blocks)])
         # Gathered first on the right (fancy indexing copies), so overlapping rows are safe.
         buffer[: len(good)] = buffer[good]
+        if streams is not None:
+            streams.lengths = streams.lengths[good]
         kept: NDArray[np.int64] = indices[good]
         return kept
 

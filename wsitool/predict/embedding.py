@@ -32,6 +32,7 @@ from wsitool.base.paths import AnyPath, shown
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.sentences import one_sentence, system_error
 from wsitool.errors import StoreError, UsageError
+from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.predict.options import EmbedOptions
 from wsitool.report.scatter import save_scatter
 from wsitool.stain.slides import with_stain
@@ -39,6 +40,7 @@ from wsitool.stain.target import choose_norm
 from wsitool.store.attributes import coords_attributes, plain_text
 from wsitool.store.collection import Collection, renumbered, stores_at
 from wsitool.store.opening import open_store
+from wsitool.store.options import Decode, decoder_mark
 from wsitool.store.reader import Reader
 from wsitool.store.schema import PatchStore
 
@@ -116,6 +118,8 @@ def _run(encoder: Encoder, collection: Collection, settings: EmbedOptions, repor
     size = settings.image_size or encoder.card.image_size or collection.patch_size
     device = choose_device(settings.device)
     precision = effective_precision(settings.precision, device.type)
+    decode = effective_decode(settings.decode, device)
+    say_decoding(decode, collection, reporter)
     patch_size = collection.patch_size
     room = encoding_batch(encoder, image_size=size, patch_size=patch_size, device=device, precision=precision)
     return _Run(
@@ -125,6 +129,7 @@ def _run(encoder: Encoder, collection: Collection, settings: EmbedOptions, repor
         room=room,
         device=settings.device,
         precision=precision,
+        decode=decode,
         classes=collection.classes,
         overwrite=settings.overwrite,
         stains=_stains(collection),
@@ -178,6 +183,7 @@ class _Run:
     room: InferenceBatch
     device: str
     precision: str
+    decode: Decode
     classes: tuple[str, ...]
     overwrite: bool
     stains: Mapping[str, str]  # by content hash, how the store is normalised
@@ -207,6 +213,7 @@ class _Run:
                     batch_size=self.batch_size,
                     device=self.device,
                     precision=self.precision,
+                    decode=self.decode,
                     reporter=reporter,
                 )
         made_from = self._made_from(store)
@@ -218,7 +225,7 @@ class _Run:
         return encoder_digest(self.encoder)
 
     def _made_from(self, store: PatchStore) -> str:
-        bits = "" if self.precision == "32" else f":{self.precision}"
+        bits = ("" if self.precision == "32" else f":{self.precision}") + decoder_mark(self.decode)
         identity = f"{self._encoder_digest}:{self.image_size}:{store.content_hash}:{self.classes}{bits}"
         identity += self.stains.get(store.content_hash, "")
         return hashlib.sha256(identity.encode()).hexdigest()[:16]

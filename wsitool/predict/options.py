@@ -14,6 +14,7 @@ from wsitool.slides.slide import Icc
 from wsitool.slides.spec import ReadOptions, TileSpec
 from wsitool.slides.tissue_registry import DEFAULT_TISSUE
 from wsitool.stain.options import StainChoice, StainOptions
+from wsitool.store.options import Decode, DecodeOptions
 
 __all__ = ["EmbedOptions", "PredictOptions"]
 
@@ -59,6 +60,7 @@ class PredictOptions(Params):
         choices=("auto", "32", "bf16", "16"),
     )
     threads: int = hparam(2, "Threads that decode ahead.", ge=1)
+    decode: Decode = same_as(DecodeOptions, "decode")
     stain_norm: StainChoice | None = same_as(
         StainOptions,
         "stain_norm",
@@ -83,6 +85,7 @@ class EmbedOptions(BackboneOptions):
     batch_size: BatchSize = same_as(PredictOptions, "batch_size")
     device: str = same_as(PredictOptions, "device")
     precision: str = same_as(PredictOptions, "precision")
+    decode: Decode = same_as(DecodeOptions, "decode")
     stain_norm: StainChoice | None = same_as(StainOptions, "stain_norm")
     stain_target: str | None = same_as(StainOptions, "stain_target")
     overwrite: bool = hparam(False, "Replace files in OUT.")

@@ -31,6 +31,7 @@ from wsitool.classify.model import CLASSIFIER_FILE, Classifier, ClassifierCard, 
 from wsitool.errors import EncoderError, SlideError, UsageError
 from wsitool.evaluation.calibration import softmax
 from wsitool.loading import PatchLoader
+from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.loading.stain import StainNormalizer
 from wsitool.predict.options import PredictOptions
 from wsitool.predict.outcomes import SUMMARY, Item, Outcomes, digest_of, name_of
@@ -95,7 +96,11 @@ def predict(
     READERS.check(options.reader)
     check_tissue(tile_spec(classifier.card, options).tissue)
     device = choose_device(options.device)
-    options = replace(options, precision=effective_precision(options.precision, device.type))
+    options = replace(
+        options,
+        precision=effective_precision(options.precision, device.type),
+        decode=effective_decode(options.decode, device),
+    )
     place(classifier, device)
     items = _find(inputs, reporter)
     options = replace(options, batch_size=_room(classifier, options).chosen(options.batch_size, reporter))
@@ -180,6 +185,8 @@ def _digest(run: str | Path, options: PredictOptions, doubts: tuple[str, ...]) -
     settings.pop("stain_norm")  # of which there is one only: the classifier's
     if options.precision == "32":
         settings.pop("precision")
+    if options.decode == "cpu":
+        settings.pop("decode")
     # The version as well, since reading and tiling may change with it.
     return digest_of([__version__, weights, json.dumps(settings, sort_keys=True), *doubts])
 
@@ -265,7 +272,9 @@ def _predict_store(
             shuffle=False,
             threads=options.threads,
             device=device,
+            decode=options.decode,
         )
+        say_decoding(options.decode, collection, reporter)
         began, rows, logits = time.perf_counter(), [], []
         with (
             reporter.task(meta.name, total=len(store), unit="patches") as task,

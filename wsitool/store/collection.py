@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from wsitool.base.paths import AnyPath, as_list
 from wsitool.errors import StoreError
+from wsitool.store import jpeg
 from wsitool.store.opening import find_stores, open_store
-from wsitool.store.reader import Reader, Tally
+from wsitool.store.reader import Place, Reader, Tally
 from wsitool.store.schema import UNLABELLED, StoreMeta
 from wsitool.store.stain_table import StainTable
 
@@ -136,8 +137,9 @@ class Collection:
         out: NDArray[np.uint8],
         *,
         tally: Tally | None = None,
+        place: Place = jpeg.problem_of_decoding,
     ) -> None:
-        """Read into `out`, C-contiguous (B, P, P, 3) uint8; bad patches as in `Reader.read_into`.
+        """Read into `out`, C-contiguous (B, P, P, 3) uint8; bad patches and `place` as in `Reader.read_into`.
 
         Store by store, whatever the order asked for, so that each store's files are leased once a call.
         """
@@ -149,7 +151,8 @@ class Collection:
         edges = np.flatnonzero(np.diff(numbers[order])) + 1
         for targets in np.split(order, edges):
             if len(targets):
-                self.stores[numbers[targets[0]]].read_into(rows[targets], out, rows=targets, tally=tally)
+                store = self.stores[numbers[targets[0]]]
+                store.read_into(rows[targets], out, rows=targets, tally=tally, place=place)
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Collection:
         """Only the patches at `indices`, in that order; stores, classes and groups stay as they are.

@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-__all__ = ["decode", "decode_into", "encode", "size_of"]
+__all__ = ["decode", "decode_into", "encode", "problem_of_decoding", "size_of"]
 
 
 def encode(patch: NDArray[np.uint8], quality: int) -> bytes:
@@ -37,6 +37,15 @@ def decode_into(data: bytes, out: NDArray[np.uint8]) -> None:
         raise ValueError(
             f"JPEG of {image.shape[1]} x {image.shape[0]} pixels, not {out.shape[1]} x {out.shape[0]}"
         )
+
+
+def problem_of_decoding(data: bytes, out: NDArray[np.uint8], row: int) -> str:
+    """Decode as `decode_into`, or say why not; "" is success. `row` is for others in its place."""
+    try:
+        decode_into(data, out)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def size_of(data: bytes) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,10 @@ from wsitool.store.files import KnownFile, open_files
 from wsitool.store.hashing import ContentHash, covers_attributes, patch_digest
 from wsitool.store.schema import Candidates, Failure, StoreMeta
 
-__all__ = ["Layout", "Reader", "Segments", "Tally", "content_hash"]
+__all__ = ["Layout", "Place", "Reader", "Segments", "Tally", "content_hash"]
+
+Place = Callable[[bytes, NDArray[np.uint8], int], str]
+"""(JPEG stream, its patch of the output, the row of that) -> "", or why the patch is bad."""
 
 
 @dataclass(frozen=True)
@@ -165,19 +168,22 @@ class Reader:
         *,
         rows: NDArray[np.int64] | None = None,
         tally: Tally | None = None,
+        place: Place = jpeg.problem_of_decoding,
     ) -> None:
         """Read patches into `out[rows]` (all of `out` by default), C-contiguous (B, P, P, 3) uint8.
 
         With a `tally`, a patch that cannot be read or decoded is noted there as (row of `out`, reason)
-        and its pixels are undefined; without one it raises CorruptStoreError.
+        and its pixels are undefined; without one it raises CorruptStoreError. `place` gets the JPEG streams.
         """
         rows_asked = self._checked(indices)
         if not len(rows_asked):
             return
         targets = np.arange(len(rows_asked)) if rows is None else rows
-        read = self._read_raw if self._meta.codec == "raw" else self._read_jpeg
         try:
-            read(rows_asked, out, targets, tally)
+            if self._meta.codec == "raw":
+                self._read_raw(rows_asked, out, targets, tally)
+            else:
+                self._read_jpeg(rows_asked, out, targets, tally, place)
         except OSError as error:
             raise damaged(self._path, f"its patches cannot be read ({error.strerror})") from error
 
@@ -302,6 +308,7 @@ class Reader:
         out: NDArray[np.uint8],
         targets: NDArray[np.int64],
         tally: Tally | None,
+        place: Place,
     ) -> None:
         began = time.perf_counter()
         # All encoded bytes of the request at once, so that reading and decoding can be told apart: a tenth of
@@ -309,7 +316,7 @@ class Reader:
         fetched = list(self._fetch(rows_asked))
         read = time.perf_counter()
         for row, data in fetched:
-            reason = data if isinstance(data, str) else _decode(data, out[targets[row]])
+            reason = data if isinstance(data, str) else place(data, out[targets[row]], int(targets[row]))
             if reason and tally is None:
                 raise self._corrupt(int(rows_asked[row]), reason)
             if reason and tally is not None:
@@ -349,15 +356,6 @@ def _read_fully(descriptor: int, out: memoryview, start: int) -> int:
             break
         got += more
     return got
-
-
-def _decode(data: bytes, out: NDArray[np.uint8]) -> str:
-    """Decode, or say why not; "" is success."""
-    try:
-        jpeg.decode_into(data, out)
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 def _runs_by_file(

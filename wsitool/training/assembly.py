@@ -24,6 +24,7 @@ from wsitool.base.machine import explain_memory
 from wsitool.base.parameters import Params
 from wsitool.base.progress import Reporter
 from wsitool.loading import PatchLoader
+from wsitool.loading.device_decode import say_decoding
 from wsitool.methods.meta import check_needs, describer, find_pairs
 from wsitool.methods.registry import load_method
 from wsitool.store.collection import Collection, open_collection
@@ -196,6 +197,7 @@ class Run:
             self.reporter.say(changes_words(self.changes))
         if device.type == "cuda" and config.precision == "32":
             self.reporter.say(TF32)
+        say_decoding(config.decode, self.collection, self.reporter)
         said_first = resolution_warnings(self.encoder.card, self.collection)
         for warning in said_first + mixed_resolutions(self.collection):
             self.reporter.warn(warning)
@@ -281,6 +283,7 @@ class Run:
             # Ranks gather from each other and so must hold equal shares of every batch.
             drop_last=not held_out or self.member.world_size > 1,
             device=device,
+            decode=self.config.decode,
             pairs=find_pairs(type(self.method), collection) if held_out else self.pairs,
         )
 

@@ -24,9 +24,11 @@ from wsitool.backbones.precision import effective_precision, tuned
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import UsageError
 from wsitool.loading import PatchLoader
+from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.methods.meta import check_needs, describer, find_pairs, first_batch
 from wsitool.methods.registry import blame_plugin, load_method
 from wsitool.store.collection import Collection
+from wsitool.store.options import Decode
 from wsitool.store.reader import Tally
 from wsitool.training.config import PretrainConfig
 from wsitool.training.engine import run_steps
@@ -108,16 +110,15 @@ def bench(
     threads: int = 2,
     device: str | None = None,
     precision: str = "auto",
+    decode: Decode = "auto",
     seconds: float = 3.0,
     reporter: Reporter = SILENT,
 ) -> BenchResult:
     """Measure each stage for about `seconds` seconds; nothing is written.
 
-    The first pass may read the disk and later ones the page cache: the figures are of data that was read
-    before. UsageError if the collection has less than one batch.
+    The figures are of data that was read before. UsageError if the collection has less than one batch.
     """
-    if len(collection) < batch_size:
-        raise UsageError(f"Measuring needs a batch of {batch_size} patches, and there are {len(collection)}.")
+    _check_amount(collection, batch_size)
     hardware = choose_device(device or "auto")
     config = PretrainConfig(
         method=method,
@@ -127,9 +128,11 @@ def bench(
         image_size=image_size,
         threads=threads,
         precision=effective_precision(precision, hardware.type),
+        decode=effective_decode(decode, hardware),
     )
+    say_decoding(config.decode, collection, reporter)
     with reporter.task("measuring", total=5, unit="stage") as task, tuned(hardware):
-        read, decode = _reading(collection, batch_size, seconds)
+        read, decoded = _reading(collection, batch_size, seconds)
         task.advance(note="read, decode")
         load = _loading(collection, config, hardware, seconds)
         upload = _uploading(collection, batch_size, hardware, seconds)
@@ -148,7 +151,7 @@ def bench(
         threads=threads,
         batch_size=batch_size,
         read=read,
-        decode=decode,
+        decode=decoded,
         load=load,
         upload=upload,
         augment=augment,
@@ -157,6 +160,11 @@ def bench(
         kernels=kernels,
         waits=waits,
     )
+
+
+def _check_amount(collection: Collection, batch_size: int) -> None:
+    if len(collection) < batch_size:
+        raise UsageError(f"Measuring needs a batch of {batch_size} patches, and there are {len(collection)}.")
 
 
 def _reading(collection: Collection, batch_size: int, seconds: float) -> tuple[float, float | None]:
@@ -205,6 +213,7 @@ def _endless(collection: Collection, config: PretrainConfig, device: torch.devic
         threads=config.threads,
         drop_last=True,
         device=device,
+        decode=config.decode,
         pairs=find_pairs(kind, collection),
     )
     # Whoever reads it stops by the clock.

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 from wsitool.backbones.precision import effective_precision
 from wsitool.errors import TrainingError, UsageError
+from wsitool.loading.device_decode import effective_decode
 from wsitool.store.collection import Collection
+from wsitool.store.options import Decode
 from wsitool.training.checkpoint import State, load_checkpoint
 from wsitool.training.config import PretrainConfig
 from wsitool.training.hardware import device_type
@@ -21,6 +23,7 @@ __all__ = [
     "Resume",
     "check_amount",
     "check_same",
+    "chosen_decode",
     "chosen_precision",
     "previous_state",
 ]
@@ -92,6 +95,7 @@ def check_same(state: State, config: PretrainConfig, data: str) -> Changes:
     """
     # As JSON has them: tuples as lists and keys as text, which is how the checkpoint's side was written.
     now, before = (json.loads(json.dumps(each)) for each in (config.to_dict(), state["config"]))
+    before.setdefault("decode", "cpu")  # as all did before there was a choice
     if isinstance(before.get("params"), dict):
         # A parameter that a method has since got was not to be chosen.
         now["params"] = {name: now["params"].get(name) for name in before["params"]}
@@ -153,3 +157,8 @@ def chosen_precision(config: PretrainConfig) -> str:
     UsageError for float16 on a CPU, and where there is no such accelerator.
     """
     return effective_precision(config.precision, device_type(config.accelerator))
+
+
+def chosen_decode(config: PretrainConfig) -> Decode:
+    """Where patches are decoded here; UsageError where a GPU is asked to and cannot."""
+    return effective_decode(config.decode, device_type(config.accelerator))

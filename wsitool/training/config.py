@@ -11,6 +11,7 @@ from wsitool.base.parameters import hparam, internal, same_as
 from wsitool.base.recipe import OPTIMIZERS, SCHEDULES, Recipe
 from wsitool.errors import UsageError
 from wsitool.stain.options import StainChoice, StainOptions
+from wsitool.store.options import Decode, DecodeOptions
 
 __all__ = ["ACCELERATORS", "LARGEST_LR", "LOGGERS", "OPTIMIZERS", "PRECISIONS", "RECIPE", "PretrainConfig"]
 
@@ -88,6 +89,7 @@ class PretrainConfig(BackboneOptions):
         "Only what can be repeated to the bit, on GPUs too; slower, and an error where there is no way.",
     )
     threads: int = hparam(2, "Reader threads.", ge=1)
+    decode: Decode = same_as(DecodeOptions, "decode")
     save_every: int | None = hparam(
         None,
         "Steps between checkpoints; without it at ends of epochs a minute apart, and every 10 minutes.",

@@ -17,6 +17,7 @@ from wsitool.store.collection import Collection
 from wsitool.training.assembly import Run
 from wsitool.training.checks import (
     Resume,
+    chosen_decode,
     chosen_precision,
     previous_state,
 )
@@ -59,7 +60,7 @@ def pretrain(
         config = PretrainConfig(method=method, params=dict(params or {}), init=str(init), **options)
     except TypeError as error:
         raise UsageError(f"pretrain has no such option ({error}).") from None
-    config = dataclasses.replace(config, precision=chosen_precision(config))
+    config = dataclasses.replace(config, precision=chosen_precision(config), decode=chosen_decode(config))
     member = find_member(config.devices, config.num_nodes)
     # One voice: the whole command is run once for each further device.
     if not is_first_process():

@@ -91,6 +91,7 @@ def try_steps(run: Untrained, size: int) -> None:
             threads=1,
             drop_last=True,
             device=device,
+            decode=config.decode,
             pairs=find_pairs(type(method), collection),
         )
         stream = BatchStream(loader, total=_STEPS, describe=describer(type(method), collection))

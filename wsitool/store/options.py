@@ -1,0 +1,28 @@
+"""The option where patches of stores are decoded, declared once for all commands that read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from wsitool.base.parameters import Params, hparam
+
+__all__ = ["Decode", "DecodeOptions", "decoder_mark"]
+
+Decode = Literal["auto", "cpu", "gpu"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions(Params):
+    """Which processor decodes the patches of stores."""
+
+    decode: Decode = hparam(
+        "auto",
+        "Where JPEG patches of stores are decoded: cpu, or gpu (CUDA, which rounds and spreads colours in "
+        "its own way); auto is cpu, as no GPU has been measured yet.",
+    )
+
+
+def decoder_mark(decode: Decode) -> str:
+    """What the identity of results has of an `effective_decode`: nothing for the CPU, as before a choice."""
+    return ":gpu-decode" if decode == "gpu" else ""
