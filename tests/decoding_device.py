@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any
@@ -24,6 +25,7 @@ class DecodingDevice:
     def __init__(self, *, strict: bool) -> None:
         self.counted: Accelerator = ValueDevice()
         self.streams = 0
+        self.lock = threading.Lock()
         self._strict = strict
 
     def decode_jpeg(self, streams: list[Tensor], *, mode: Any, device: torch.device) -> list[Tensor]:
@@ -56,7 +58,7 @@ class _Ring:
         return self._free.get()
 
     def upload(self, make: Callable[[], Tensor]) -> tuple[Tensor, None]:
-        with self._owner.counted:  # modes are of one thread
+        with self._owner.lock, self._owner.counted:  # a mode is of one thread at a time
             made = make()
         assert isinstance(made, OnDevice)
         made.content = made.content.clone()  # what a copy to a device would have made
@@ -68,7 +70,7 @@ class _Ring:
 
 @contextlib.contextmanager
 def decoding_device(*, strict: bool = False) -> Iterator[DecodingDevice]:
-    """Run the block with a `DEVICE` that has values and decodes JPEG for loaders, for one reader thread.
+    """Run the block with a `DEVICE` that has values and decodes JPEG for loaders.
 
     A `strict` one refuses what the CPU's decoder would.
     """
