@@ -18,6 +18,7 @@ from wsitool.curate.import_options import ImportOptions
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.predict.options import EmbedOptions, PredictOptions
 from wsitool.slides.spec import QualityThresholds, TileSpec
+from wsitool.store.options import DecodeOptions
 from wsitool.tiling.options import TileOptions
 from wsitool.training.config import PretrainConfig
 
@@ -32,6 +33,7 @@ _DECLARED: list[tuple[str, type[Params]]] = [
     ("import", ImportOptions),
     ("embed", EmbedOptions),
     ("predict", PredictOptions),
+    ("bench", DecodeOptions),
 ]
 _LARGE = ("tile", "audit", "import", "pretrain", "classify", "predict", "embed", "experiment")
 _ENOUGH: dict[str, list[str]] = {
