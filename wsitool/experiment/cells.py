@@ -245,7 +245,7 @@ def _settings_key(plan: ExperimentPlan) -> str:
     """The settings as they were written when there were fewer, so that cells of then stay valid."""
     settings = plan.settings("auto")
     text = repr(replace(settings, validation=settings.held_out)).replace(", precision='32'", "")
-    text = text.replace(" devices=1,", "").replace(", devices=1", "")
+    text = text.replace(" devices=1,", "").replace(", devices=1", "").replace(", decode='auto'", "")
     text = text.replace(" min_steps=None,", "")
     if not HEADS[settings.head].adapt:
         text = re.sub(r" lora_rank=\d+,", "", text)

@@ -18,7 +18,7 @@ class DecodeOptions(Params):
 
     decode: Decode = hparam(
         "auto",
-        "Where JPEG patches of stores are decoded: cpu, or gpu (CUDA, which rounds and spreads colours in "
+        "Where JPEG patches of stores are decoded: cpu, or gpu (CUDA, which may round and spread colours in "
         "its own way); auto is cpu, as no GPU has been measured yet.",
     )
 
