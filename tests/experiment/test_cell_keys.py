@@ -1,4 +1,4 @@
-"""What a cell's key says of the settings, to the letter: a finished cell of an earlier build must stay valid."""
+"""What a cell's key says of the settings, to the letter: finished cells of earlier builds must stay valid."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def effective_decode(decode: Decode, device: str | torch.device) -> Decode:
     sample = jpeg.encode(np.zeros((16, 16, 3), np.uint8), quality=90)
     try:
         DeviceDecoder(hardware).decode([torch.frombuffer(bytearray(sample), dtype=torch.uint8)])
-    except UndecodedError as error:
+    except (UndecodedError, ImportError) as error:
         raise UsageError(
             f"--decode gpu needs a torchvision that decodes JPEG on CUDA devices ({error}): install another, "
             "or leave --decode out."

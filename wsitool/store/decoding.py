@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from wsitool.base.paths import shown
 from wsitool.errors import CorruptStoreError
@@ -25,7 +26,17 @@ def is_plain(data: bytes, side: int) -> bool:
     False for what has not `side` x `side` px, colours that may be RGB or CMYK, more than one scan, tables
     that are not in it, or no end. What is compressed is not looked at.
     """
-    if data[:2] != bytes((0xFF, _SOI)) or data[-2:] != bytes((0xFF, _EOI)):
+    at = data.find(bytes((0xFF, _SOS)))
+    if at < 0 or data[-2:] != bytes((0xFF, _EOI)):
+        return False
+    return _is_plain_head(data[: at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")], side)
+
+
+# Streams of one writer have one head: parsed for each it would cost a tenth of decoding them.
+@lru_cache(maxsize=64)
+def _is_plain_head(data: bytes, side: int) -> bool:
+    """Of what goes before the compressed data, with the segment that says how that is to be read."""
+    if data[:2] != bytes((0xFF, _SOI)):
         return False
     tables: set[tuple[int, int]] = set()
     frame, adobe, jfif, at = b"", None, False, 2
