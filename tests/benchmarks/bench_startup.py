@@ -98,6 +98,7 @@ def measure(commands: Mapping[str, Sequence[str]], *, rounds: int) -> dict[str, 
 
 
 @pytest.mark.benchmark
+@pytest.mark.slow
 def test_smoke() -> None:
     with prepared() as commands:
         measured = measure({"embed": commands["embed"]}, rounds=1)
