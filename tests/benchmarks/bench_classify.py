@@ -150,6 +150,7 @@ def test_probe_runs() -> None:
     assert min(run_probe(count=200, width=16, rounds=1).values()) > 0
 
 
+@pytest.mark.slow
 def test_memory_is_measured(tmp_path: Path) -> None:
     peak, patches = predict_memory(tmp_path, tiles=8)
     assert peak > 100 and patches == 16

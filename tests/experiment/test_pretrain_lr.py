@@ -91,6 +91,7 @@ def test_lr_of_lowest_validation_loss_is_taken_and_told(
     assert result.results.arms["rotation", 1.0].mean["accuracy"] == 1.0
 
 
+@pytest.mark.slow
 def test_fine_tuning_takes_the_lowest_validation_loss_and_the_auxiliary_stage_has_the_same_lr(
     data: Path, tmp_path: Path, planted: list[tuple[str, float]]
 ) -> None:
