@@ -46,7 +46,7 @@ def test_images_are_inlined_and_nothing_is_fetched(tmp_path: Path) -> None:
 
 
 def test_what_is_no_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="PNG, JPEG or GIF"):
+    with pytest.raises(ValueError, match="PNG, JPEG, GIF or WebP"):
         Page("t").image(b"hello")
 
 

@@ -49,6 +49,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "classify": ("wsitool.cli.classify", "Train and judge a classifier from few labels."),
         "predict": ("wsitool.cli.predict", "Judge every patch of slides or stores by a classifier."),
         "experiment": ("wsitool.cli.experiment", "Compare ways of training at several label fractions."),
+        "report": ("wsitool.cli.report", "Write the page of a folder that wsitool wrote, DIR/report.html."),
         "view": ("wsitool.cli.view", "Look at slides, predictions and mistakes in the browser."),
         "label": ("wsitool.cli.label", "Label patches in the browser, and watch a classifier learn from it."),
         "demo": ("wsitool.cli.demo", "Run everything on synthetic slides drawn on the spot."),

@@ -13,6 +13,7 @@ from wsitool.cli.command import Command
 from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import declared, take
 from wsitool.cli.options import json_option, out_option
+from wsitool.cli.pages import leaves_page
 
 if TYPE_CHECKING:
     from wsitool.classify.run import ClassifyResult
@@ -36,6 +37,7 @@ _PATHS = click.Path(path_type=Path)
 @out_option
 @declared(ClassifyOptions, Settings)
 @json_option
+@leaves_page
 def command(
     train: tuple[Path, ...],
     out: Path,

@@ -10,10 +10,11 @@ import click
 from wsitool.cli.config_file import add_config_options, print_config
 from wsitool.cli.ending import in_one_sentence
 
-__all__ = ["SOME_FAILED", "Command", "CommandGroup", "wants_traceback"]
+__all__ = ["SOME_FAILED", "Command", "CommandGroup", "command_words", "wants_traceback"]
 
 SOME_FAILED = 1
 _DEBUG = "wsitool.debug"
+_WORDS = "wsitool.words"
 _MOST = 2**31 - 1  # of seeds, sizes and counts; torch, numpy and h5py each fail in another way beyond it
 
 
@@ -39,6 +40,7 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's, but no number may be NaN, infinite, or a whole one beyond what libraries take."""
+        ctx.meta[_WORDS] = ("wsitool", str(self.name), *args)  # click empties the list
         rest = super().parse_args(ctx, args)
         for parameter in self.get_params(ctx):
             value = ctx.params.get(parameter.name or "")
@@ -67,6 +69,11 @@ def _check_number(ctx: click.Context, parameter: click.Parameter, value: Any) ->
         raise click.BadParameter(f"expected a finite number, got {value}.", ctx, parameter)
     if isinstance(value, int) and abs(value) > _MOST:
         raise click.BadParameter(f"expected a whole number up to {_MOST:,}, got {value}.", ctx, parameter)
+
+
+def command_words(ctx: click.Context) -> tuple[str, ...]:
+    """The command line that is being run, as words."""
+    return tuple(map(str, ctx.meta.get(_WORDS, ())))
 
 
 def wants_traceback(ctx: click.Context) -> bool:

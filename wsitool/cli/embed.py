@@ -14,6 +14,7 @@ from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import declared, take
 from wsitool.cli.options import json_option, out_option
+from wsitool.cli.pages import leaves_page
 from wsitool.predict.options import EmbedOptions
 
 __all__ = ["command"]
@@ -33,6 +34,7 @@ __all__ = ["command"]
 @out_option
 @declared(EmbedOptions)
 @json_option
+@leaves_page
 def command(stores: tuple[str, ...], encoder: str, out: Path, as_json: bool, **options: Any) -> None:
     settings = take(EmbedOptions, options).to_dict()
 

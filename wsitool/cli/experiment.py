@@ -13,6 +13,7 @@ import click
 from wsitool.cli.command import Command
 from wsitool.cli.declared import COMMA_LIST, declared
 from wsitool.cli.options import json_option, out_option
+from wsitool.cli.pages import report_option
 from wsitool.experiment.plan import ExperimentPlan, read_plan
 
 if TYPE_CHECKING:
@@ -40,12 +41,14 @@ _PATH = click.Path()
 @click.option("--devices", default="auto", show_default=True, type=COMMA_LIST, help="Such as cuda:0,cuda:1.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done and about how long it takes.")
 @json_option
+@report_option
 def command(
     out: Path,
     plan_file: str | None,
     devices: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
+    report: bool,
     **options: Any,
 ) -> None:
     """Compare ways of training at several label fractions.
@@ -69,7 +72,7 @@ def command(
             click.echo(line)
         return
     words = shlex.join(["wsitool", *sys.argv[1:]])
-    result = experiment(plan, out, devices=devices, command=words, reporter=reporter)
+    result = experiment(plan, out, devices=devices, command=words, page=report, reporter=reporter)
     if as_json:
         click.echo(json.dumps(json.loads((out / "results.json").read_text()), indent=2))
         return
@@ -79,7 +82,7 @@ def command(
     click.echo(to_markdown(result.results))
     for line in verdicts(result.results)[bool(said_first(result.results)) :]:  # the table begins with it
         click.echo(line)
-    click.echo(f"{result.cells} cells, {result.reused} of them finished before; report: {result.report}")
+    click.echo(f"{result.cells} cells, {result.reused} of them finished before: {result.report or out}")
 
 
 def _foreseen(plan: ExperimentPlan, estimated: Estimate, devices: int) -> list[str]:

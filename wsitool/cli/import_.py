@@ -14,6 +14,7 @@ import click
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.declared import declared, take
 from wsitool.cli.options import json_option, out_option
+from wsitool.cli.pages import leaves_page
 from wsitool.curate.import_options import ImportOptions
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = ["command"]
 @out_option
 @declared(ImportOptions)
 @json_option
+@leaves_page
 def command(folder: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Bring ready-made patch images into patch stores.
 

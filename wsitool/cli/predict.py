@@ -13,6 +13,7 @@ from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import declared, take
 from wsitool.cli.options import json_option, out_option
+from wsitool.cli.pages import leaves_page
 from wsitool.predict.options import PredictOptions
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _KNOWS = "Whatever a slide shows is called one of "
 @out_option
 @declared(PredictOptions)
 @json_option
+@leaves_page
 def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Judge every patch of slides or stores by a classifier.
 

@@ -15,6 +15,7 @@ from wsitool.cli.command import Command
 from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import DeclaredOption, declared
 from wsitool.cli.options import json_option, out_option
+from wsitool.cli.pages import leaves_page
 from wsitool.errors import PluginError, WsitoolError
 from wsitool.training.config import PretrainConfig
 from wsitool.training.words import rates_words
@@ -137,6 +138,7 @@ def _peek(args: Sequence[str], option: str) -> str | None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace a run in OUT.")
 @json_option
+@leaves_page
 def command(stores: tuple[str, ...], out: Path, as_json: bool, resume: str | None, **options: Any) -> None:
     method_options = {name.removeprefix(METHOD_PREFIX) for name in options if name.startswith(METHOD_PREFIX)}
     params = {name: options.pop(METHOD_PREFIX + name) for name in method_options}

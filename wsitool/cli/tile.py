@@ -14,6 +14,7 @@ from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
 from wsitool.cli.declared import declared, take
 from wsitool.cli.options import json_option, out_option
+from wsitool.cli.pages import leaves_page
 from wsitool.slides.spec import QualityThresholds, TileSpec
 from wsitool.tiling.options import TileOptions
 
@@ -35,6 +36,7 @@ wsitool tile slides/ --out stores --annotations outlines/ --label-map classes.js
 @out_option
 @declared(TileSpec, QualityThresholds, TileOptions)
 @json_option
+@leaves_page
 def command(slides: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
     """See the help; SLIDES are files, folders, or a CSV with path and optional mpp, group, label columns."""
     limits = take(QualityThresholds, options).limits

@@ -1,18 +1,21 @@
-"""What a path is: a slide, a patch store, a collection of stores, a run, or encoder weights."""
+"""What a path is: a slide, a patch store, what a command wrote into a folder, or encoder weights."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from wsitool.base.json_files import parse_json, read_json
 from wsitool.base.lock import is_locked
+from wsitool.base.tables import read_table
+from wsitool.curate.folders import FolderKind, kind_of_folder
 from wsitool.errors import EncoderError, UsageError
 from wsitool.slides.readers import open_slide
 from wsitool.slides.readers.byte_source import is_url
@@ -20,7 +23,7 @@ from wsitool.slides.readers.folders import entry_file, image_attributes, zarr_me
 from wsitool.slides.readers.icc import profile_name
 from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE
 from wsitool.store.collection import open_collection
-from wsitool.store.opening import find_stores, open_store
+from wsitool.store.opening import SUFFIXES, find_stores, open_store
 from wsitool.store.schema import PatchStore
 
 __all__ = ["Description", "describe"]
@@ -38,7 +41,7 @@ class Description:
 def describe(path: str | Path) -> Description:
     """Say what `path`, or a slide's URL, is; UsageError if nothing is there, else what its reader raises.
 
-    Decided by content where a folder has a run.json, else by suffix; nothing is changed. A damaged store,
+    Folders are told apart by `kind_of_folder`, files by their suffix; nothing is changed. A damaged store,
     slide or weights file raises its reader's error.
     """
     if is_url(path):
@@ -52,17 +55,20 @@ def describe(path: str | Path) -> Description:
 
 def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
     # In this order: a run folder may hold stores, a store may be a folder.
-    if (path / "run.json").is_file():
-        return "run", _run
+    kind = kind_of_folder(path) if path.suffix not in SUFFIXES else None
+    if kind in _OF_FOLDERS:
+        return _OF_FOLDERS[kind]
     metadata = zarr_metadata(path)
     if (metadata and image_attributes(metadata.read_bytes())) or (not metadata and entry_file(path)):
         return "slide", _slide
-    if path.suffix in (".h5", ".hdf5", ".zarr"):
+    if path.suffix in (*SUFFIXES, ".hdf5"):
         return "store", _store
     if path.is_dir():
         if find_stores(path):
             return "collection", _collection
-        raise UsageError(f"'{path}' is a folder without patch stores (.h5, .zarr) or a run.json.")
+        raise UsageError(
+            f"'{path}' is a folder without patch stores (.h5, .zarr) or anything else of wsitool."
+        )
     if path.suffix == ".safetensors":
         return "weights", _weights
     return "slide", _slide
@@ -133,6 +139,54 @@ def _run(path: Path) -> dict[str, Any]:
         advice = "run the same command again with --resume auto"
         return {**record, "status": "interrupted", "to go on": advice}
     return record
+
+
+def _predictions(path: Path) -> dict[str, Any]:
+    rows = read_table(path / "summary.csv", needs=("slide", "status", "verdict"), knows=("patches",)).rows
+    done = [row for row in rows if row["status"] == "done"]
+    return {
+        "slides": len(done),
+        "failed": len(rows) - len(done),
+        "patches": sum(int(row["patches"]) for row in done if row["patches"].isdigit()),
+        "verdicts": dict(Counter(row["verdict"] for row in done)),
+    }
+
+
+def _features(path: Path) -> dict[str, Any]:
+    files = find_stores(path)
+    shapes, attributes = [], {}
+    for one in files:
+        try:
+            with h5py.File(one, "r") as file:
+                shapes.append(file["features"].shape)
+                attributes = dict(file["features"].attrs)
+        except (OSError, KeyError, RuntimeError) as error:
+            raise UsageError(
+                f"'{one}' is no file of features ({error}): write it again with embed."
+            ) from None
+    return {
+        "files": len(files),
+        "patches": sum(int(shape[0]) for shape in shapes),
+        "features": int(shapes[0][1]),
+        "encoder": str(attributes.get("encoder", "")),
+        "lineage": str(attributes.get("lineage", "")),
+    }
+
+
+def _experiment(path: Path) -> dict[str, Any]:
+    try:
+        plan = read_json(path / "plan.json")
+    except ValueError as error:
+        raise UsageError(f"'{path / 'plan.json'}' is not an experiment's ({error}).") from None
+    return {"finished": (path / "results.json").is_file(), "plan": plan}
+
+
+_OF_FOLDERS: Mapping[FolderKind | None, tuple[str, Callable[[Path], dict[str, Any]]]] = {
+    **dict.fromkeys(("run", "pretrain", "classify"), ("run", _run)),
+    "predict": ("predictions", _predictions),
+    "embed": ("features", _features),
+    "experiment": ("experiment", _experiment),
+}
 
 
 def _weights(path: Path) -> dict[str, Any]:

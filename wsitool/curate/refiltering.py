@@ -188,7 +188,7 @@ def _check_same(store: Reader, target: Path, limits: tuple[Limit, ...], result: 
 def _followed(path: Path, target: Path, source: str | Path, result: RefilterResult) -> RefilterResult:
     """Bring slides.csv, images.csv and the preview beside `target` up to date, where they show that store."""
     with open_store(target) as store:
-        meta, candidates = store.meta, store.candidates
+        meta, candidates, labels = store.meta, store.candidates, store.labels
         changed: dict[str, object] = {
             "kept": len(store),
             "unreadable": len(store.failures),
@@ -214,7 +214,7 @@ def _followed(path: Path, target: Path, source: str | Path, result: RefilterResu
     if not preview.is_file():
         return replace(result, listed=listed)
     of_slide = meta.params.get("command") != "import"
-    redrawn = of_slide and redraw_preview(preview, source, meta, candidates, spec_of(meta))
+    redrawn = of_slide and redraw_preview(preview, source, meta, candidates, spec_of(meta), labels)
     return replace(result, listed=listed, preview=str(preview), redrawn=redrawn)
 
 

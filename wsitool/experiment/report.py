@@ -23,10 +23,12 @@ from wsitool.report.reliability import draw_reliability
 __all__ = ["write_report"]
 
 
-def write_report(results: Results, out: Path, *, command: str = "", notes: Sequence[str] = ()) -> Path:
+def write_report(
+    results: Results, out: Path, *, command: str = "", notes: Sequence[str] = (), page: bool = True
+) -> Path | None:
     """Write everything into `out` and return the page; `notes` are findings such as near-duplicates.
 
-    table2.md, .csv and .tex, results.json, figures/*.png and report.html, each complete or as it was.
+    Without `page` there is none. table2.md, .csv and .tex, results.json, figures/*.png and report.html, each complete or as it was.
     """
     for name, text in (
         ("table2.md", table.to_markdown(results)),
@@ -44,7 +46,7 @@ def write_report(results: Results, out: Path, *, command: str = "", notes: Seque
     # What is said goes into the JSON as well: programs that read it must meet the caveats, too.
     write_json(out / "results.json", {**as_json(results), **said})
     _draw(results, out / "figures")
-    return _page(results, out, said, command).write(out / "report.html")
+    return _page(results, out, said, command).write(out / "report.html") if page else None
 
 
 def _draw(results: Results, folder: Path) -> None:

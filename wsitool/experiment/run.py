@@ -40,11 +40,14 @@ __all__ = ["ExperimentResult", "experiment"]
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentResult:
-    """A finished grid: where it is, its figures, and how many of its cells were there already."""
+    """A finished grid: where it is, its figures, its page (None if none was asked for).
+
+    `reused` is how many of its cells were there already.
+    """
 
     out: Path
     results: Results
-    report: Path
+    report: Path | None
     cells: int
     reused: int
 
@@ -55,6 +58,7 @@ def experiment(
     *,
     devices: Sequence[str] = ("auto",),
     command: str = "",
+    page: bool = True,
     reporter: Reporter = SILENT,
 ) -> ExperimentResult:
     """Run every cell of `plan` that is not finished, then write the report into `out`.
@@ -81,7 +85,8 @@ def experiment(
         if any(cell.asks for cell in cells):
             _write_manifest(plan, splits, out, cells)
         results = summarise(plan, splits, cells, color_cells(plan, out, reporter))
-        report = write_report(results, out, command=command, notes=notes + _warnings(cells.values()))
+        notes += _warnings(cells.values())
+        report = write_report(results, out, command=command, notes=notes, page=page)
     reused = sum(result.reused for result in cells.values())
     return ExperimentResult(out=out, results=results, report=report, cells=len(cells), reused=reused)
 

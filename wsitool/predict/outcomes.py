@@ -88,7 +88,7 @@ class Outcomes:
             # `made_from` keeps slides of one name apart, and gives each the same name in every run.
             files = self._names.give(part.name, made_from)
             rows.append(part.summary(verdict, files=files, made_from=made_from))
-            write_prediction(self._out, part, rows[-1])
+            write_prediction(self._out, part, rows[-1], least_lead=self._rule.lead)
         self._rows[self._place[item]] = rows
         self._write()
 

@@ -18,7 +18,8 @@ from wsitool.base.tables import table_bytes
 from wsitool.predict.slide_summary import SlideSummary
 from wsitool.predict.verdict import Verdict, as_probability, as_share
 from wsitool.report.geojson import write_geojson
-from wsitool.report.heatmap import DRAWN_SIDE, draw_heatmap, heat
+from wsitool.report.heatmap import DRAWN_SIDE, draw_called, draw_heatmap, heat
+from wsitool.slides.tissue import TissueMask
 from wsitool.store.schema import PatchStore
 
 __all__ = ["Picture", "Prediction", "by_image", "file_names_of", "mosaic", "write_prediction"]
@@ -52,8 +53,8 @@ class Picture:
 class Prediction:
     """Calibrated probabilities (N, K) of the patches of one slide at level-0 corners `coords` (N, 2).
 
-    `size_level0` is a patch's side, `unreadable` how many could not be read, `seconds` what the slide took.
-    Rows are in (y, x) order.
+    `size_level0` is a patch's side, `unreadable` how many could not be read, `seconds` what the slide took,
+    `tissue` where patches were looked for, None of a store, which does not say. Rows are in (y, x) order.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Prediction:
     picture: Picture
     unreadable: int
     seconds: float
+    tissue: TissueMask | None = None
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -97,20 +99,21 @@ class Prediction:
 
 
 def file_names_of(files: str, classes: Sequence[str]) -> list[str]:
-    """The files of a slide: <files>.csv, <files>.geojson and one <files>-<class>.png for each class."""
+    """The files of a slide: <files>.csv, .geojson, -called.jpg and one <files>-<class>.jpg for each class."""
     # Two classes may become the same letters; `file_names` then tells them apart.
-    parts = file_names([_plain(name) for name in classes], classes)
-    return [f"{files}.csv", f"{files}.geojson", *(f"{safe_name(f'{files}-{part}')}.png" for part in parts)]
+    parts = file_names(["called", *map(_plain, classes)], ["", *classes])
+    return [f"{files}.csv", f"{files}.geojson", *(f"{safe_name(f'{files}-{part}')}.jpg" for part in parts)]
 
 
-def write_prediction(out: Path, prediction: Prediction, told: SlideSummary) -> None:
+def write_prediction(out: Path, prediction: Prediction, told: SlideSummary, *, least_lead: float) -> None:
     """Write the files of `file_names_of` into `out`; GeoJSON and pictures carry the verdict of `told`.
 
-    Each file is complete or as it was before. Memory: the pictures are shrunk first, tables and GeoJSON go
-    out in parts.
+    A patch whose most probable class leads by less than `least_lead` is uncertain. Each file is complete or
+    as it was before. Memory: the pictures are shrunk first, tables and GeoJSON go out in parts.
     """
     table, objects, *pictures = (out / name for name in file_names_of(told.files, prediction.classes))
     replace_file_in_parts(table, _table(prediction))
+    mask = prediction.tissue
     write_geojson(
         objects,
         slide=shown(prediction.name),
@@ -118,12 +121,21 @@ def write_prediction(out: Path, prediction: Prediction, told: SlideSummary) -> N
         size_level0=prediction.size_level0,
         probabilities=prediction.probabilities,
         classes=prediction.classes,
+        least_lead=least_lead,
+        tissue=None if mask is None else (mask.mask, mask.downsample),
         about=told.to_dict(),
     )
+    _draw(prediction, told, pictures)
+
+
+def _draw(prediction: Prediction, told: SlideSummary, pictures: Sequence[Path]) -> None:
+    """The map of the called class into the first of `pictures`, one of each class into the others."""
     # Shrunk once for all classes.
     drawn_on = prediction.picture.at_most(DRAWN_SIDE)
     pixels, downsample = drawn_on.pixels, drawn_on.downsample
-    for index, (name, picture) in enumerate(zip(prediction.classes, pictures, strict=True)):
+    verdict = f"{shown(prediction.name)}: {told.verdict.verdict}"
+    highest, called = np.full(pixels.shape[:2], -1.0), np.full(pixels.shape[:2], -1, np.int16)
+    for index, (name, picture) in enumerate(zip(prediction.classes, pictures[1:], strict=True)):
         drawn = heat(
             pixels.shape[:2],
             downsample,
@@ -132,11 +144,14 @@ def write_prediction(out: Path, prediction: Prediction, told: SlideSummary) -> N
             prediction.probabilities[:, index],
         )
         title = (
-            f"{shown(prediction.name)}: {told.verdict.verdict}\n"
-            f"mean probability of {name} {as_probability(prediction.mean[index])}, patches called so "
+            f"{verdict}\nmean probability of {name} {as_probability(prediction.mean[index])}, patches called so "
             f"{as_share(round(prediction.shares[name] * len(prediction.coords)), len(prediction.coords))}"
         )
         draw_heatmap(picture, pixels, drawn, title=title)
+        # NaN, where there is no patch, is higher than nothing.
+        higher = drawn > highest
+        highest[higher], called[higher] = drawn[higher], index
+    draw_called(pictures[0], pixels, called, prediction.classes, title=f"{verdict}\nmost probable class")
 
 
 def _table(prediction: Prediction) -> Iterator[bytes]:

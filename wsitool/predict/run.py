@@ -84,7 +84,7 @@ def predict(
 ) -> PredictResult:
     """Judge every tissue patch of slides (files, folders, CSV) or stores with the classifier in `run`.
 
-    Writes `out`/<slide>.csv, <slide>.geojson (QuPath), <slide>-<class>.png and summary.csv, which grows as
+    Writes `out`/<slide>.csv, <slide>.geojson (QuPath), <slide>-<class>.jpg and summary.csv, which grows as
     slides finish. Stores of `import` give these for each of their images. A slide that fails does not stop
     the others; what an earlier run into `out` made of the same slide with the same classifier and options is
     kept. EncoderError or UsageError if nothing can start; the error of a disk that is full ends the run.
@@ -346,6 +346,7 @@ def _predict_slide(
             unreadable=len(stream.failures),
             picture=Picture(pixels=stream.source.mask.thumbnail, downsample=stream.source.mask.downsample),
             seconds=time.perf_counter() - began,
+            tissue=stream.source.mask,
         )
 
 

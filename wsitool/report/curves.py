@@ -13,7 +13,7 @@ from wsitool.report.figure import new_figure, save_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Curve", "Panel", "save_curves"]
+__all__ = ["Curve", "Panel", "moving_average", "save_curves"]
 
 # Panels.
 _PER_ROW = 3
@@ -64,7 +64,7 @@ def _draw(axis: Axes, panel: Panel) -> None:
         # Behind the average, pale: the noise itself is of interest.
         if curve.smooth and len(curve.y) > 20:
             axis.plot(curve.x, curve.y, color=color, alpha=0.25, linewidth=0.8)
-            axis.plot(curve.x, _moving_average(curve.y), color=color, label=curve.label)
+            axis.plot(curve.x, moving_average(curve.y), color=color, label=curve.label)
         else:
             # Few points are marked, since a single one makes no line.
             marker = "o" if len(curve.y) < 20 else None
@@ -79,7 +79,7 @@ def _draw(axis: Axes, panel: Panel) -> None:
         axis.legend(fontsize=8)
 
 
-def _moving_average(values: Sequence[float]) -> list[float]:
+def moving_average(values: Sequence[float]) -> list[float]:
     """Exponential, with the start's bias removed; about a twentieth of the curve wide."""
     # Bias as in Adam: the average starts at zero and is divided by the weight it has so far.
     keep = 1 - 1 / max(2.0, len(values) / 20)

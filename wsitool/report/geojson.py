@@ -1,4 +1,10 @@
-"""Patches as GeoJSON that QuPath opens: one tile object each, with class and measurements."""
+"""Patches and outlines as GeoJSON that QuPath opens, and reads back as the same objects.
+
+Patches are QuPath's object type "tile"; each has an id, a class and measurements in one shape, whoever writes
+them. What is no class of the user's is a subclass of "wsitool", by which it can be shown, hidden and
+selected as a layer: "wsitool: tissue", "wsitool: rejected: pen". The tiles of a class that hardly leads are
+its subclass "uncertain".
+"""
 
 from __future__ import annotations
 
@@ -9,12 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from wsitool.base.files import replace_file_in_parts
-from wsitool.report.colors import Rgb, class_color
+from wsitool.report.colors import GREY, Rgb, class_color
+from wsitool.slides.contours import outlines_of
 
-__all__ = ["class_colors", "collection_of", "tile_feature", "write_geojson"]
+__all__ = [
+    "Tiles",
+    "class_colors",
+    "collection_of",
+    "rejected_features",
+    "tissue_features",
+    "write_geojson",
+]
+
+Mask = NDArray[np.bool_]
+
+OWN = "wsitool"
+_TISSUE: Rgb = (0, 158, 115)
+_DIGITS = 6
 
 
 def class_colors(classes: Sequence[str]) -> dict[str, Rgb]:
@@ -30,18 +51,26 @@ def write_geojson(
     size_level0: float,
     probabilities: NDArray[np.float64],
     classes: Sequence[str],
+    least_lead: float = 0.0,
+    tissue: tuple[Mask, tuple[float, float]] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a FeatureCollection of squares in level-0 pixels (QuPath's frame).
 
     `coords` (N, 2) are corners, `probabilities` (N, K). Each feature is QuPath's object type "tile", of its
-    most probable class, with every class's probability as a measurement. Ids depend on slide and place
-    only, so that a second export updates the first. `about`, what is known of the whole slide, becomes the
-    member "wsitool" of the collection. Features are written as they are made: memory does not
-    grow with their number.
+    most probable class, with every class's probability as a measurement; of the class's subclass "uncertain"
+    where that leads the next by less than `least_lead`. Before them comes the outline of `tissue`, a mask
+    (h, w) and its downsample (fx, fy). Ids depend on slide and place only, so that a second export updates
+    the first. `about`, what is known of the whole slide, becomes the member "wsitool" of the collection.
+    Features are written as they are made: memory does not grow with their number.
     """
-    features = _features(slide, coords, round(size_level0), probabilities, classes)
-    replace_file_in_parts(Path(path), collection_of(features, about))
+
+    def features() -> Iterator[dict[str, Any]]:
+        if tissue is not None:
+            yield from tissue_features(slide, *tissue)
+        yield from _predicted(Tiles(slide, round(size_level0)), coords, probabilities, classes, least_lead)
+
+    replace_file_in_parts(Path(path), collection_of(features(), about))
 
 
 def collection_of(
@@ -59,42 +88,86 @@ def collection_of(
     yield b"]}\n"
 
 
-def _features(
-    slide: str,
+class Tiles:
+    """Makes the squares of one slide, of `side` level-0 pixels."""
+
+    def __init__(self, slide: str, side: float) -> None:
+        self._slide, self._side = slide, side
+
+    def feature(
+        self, x: int, y: int, measured: Mapping[str, float], names: Sequence[str] = (), color: Rgb = GREY
+    ) -> dict[str, Any]:
+        """A square from its upper left corner, of the class `names`, the widest first; none for no class."""
+        side = self._side
+        properties: dict[str, Any] = {
+            "objectType": "tile",
+            # a list of name and value: QuPath before 0.4 reads only this, later ones read it too
+            "measurements": [{"name": key, "value": round(float(v), _DIGITS)} for key, v in measured.items()],
+        }
+        # Closed, as GeoJSON wants rings; y grows downwards, as in the slide.
+        ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+        geometry = {"type": "Polygon", "coordinates": [ring]}
+        return _feature(f"{self._slide}:{x}:{y}:{side}", geometry, properties, names, color)
+
+
+def rejected_features(
+    tiles: Tiles,
     coords: NDArray[np.int64],
-    side: int,
+    reason: NDArray[np.integer],
+    reasons: Sequence[str],
+    scores: Mapping[str, NDArray[np.floating]],
+) -> Iterator[dict[str, Any]]:
+    """A tile "wsitool: rejected: <reason>" for each of the positions (M,) whose `reason` is not 0."""
+    for row in np.flatnonzero(reason).tolist():
+        x, y = coords[row].tolist()
+        measured = {name: values[row] for name, values in scores.items() if np.isfinite(values[row])}
+        yield tiles.feature(x, y, measured, (OWN, "rejected", reasons[reason[row]]))
+
+
+def tissue_features(slide: str, mask: Mask, downsample: tuple[float, float]) -> Iterator[dict[str, Any]]:
+    """An annotation "wsitool: tissue" for each area of `mask` (h, w), which --tissue mask:FILE takes back."""
+    for number, area in enumerate(outlines_of(mask, downsample)):
+        properties: dict[str, Any] = {"objectType": "annotation", "name": f"tissue {number + 1}"}
+        rings = [shapely.get_coordinates(ring).tolist() for ring in (area.exterior, *area.interiors)]
+        geometry = {"type": "Polygon", "coordinates": rings}
+        yield _feature(f"{slide}:tissue:{number}", geometry, properties, (OWN, "tissue"), _TISSUE)
+
+
+def _feature(
+    key: str, geometry: dict[str, Any], properties: dict[str, Any], names: Sequence[str], color: Rgb
+) -> dict[str, Any]:
+    # From the content, not random: QuPath replaces objects whose id it has.
+    unique = str(uuid.uuid5(uuid.NAMESPACE_OID, key))
+    if names:
+        classification: dict[str, Any] = {"name": ": ".join(names), "color": list(color)}
+        # As QuPath writes classes with subclasses.
+        classification |= {"names": list(names)} if len(names) > 1 else {}
+        properties["classification"] = classification
+    return {"type": "Feature", "id": unique, "geometry": geometry, "properties": properties}
+
+
+def _predicted(
+    tiles: Tiles,
+    coords: NDArray[np.int64],
     probabilities: NDArray[np.float64],
     classes: Sequence[str],
+    least_lead: float,
 ) -> Iterator[dict[str, Any]]:
     colors = class_colors(classes)
-    predicted = probabilities.argmax(axis=1)
-    for index, corner in enumerate(coords):
-        x, y = map(int, corner)
-        measured = {
-            f"p {name}": round(float(p), 6) for name, p in zip(classes, probabilities[index], strict=True)
-        }
-        # From the content, not random: QuPath replaces objects whose id it has.
-        unique = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{slide}:{x}:{y}:{side}"))
-        yield tile_feature(x, y, side, measured, classes[predicted[index]], colors) | {"id": unique}
+    # Numbers as Python's one at a time: a gigapixel has a hundred thousand patches.
+    for corner, p in zip(coords, probabilities, strict=True):
+        x, y = corner.tolist()
+        name = classes[int(p.argmax())]
+        first, second = (p.max(), np.partition(p, -2)[-2]) if len(p) > 1 else (1.0, 0.0)
+        names, color = (name,), colors[name]
+        if first - second < least_lead:
+            # Paler, and still of its class.
+            names, color = (name, "uncertain"), _paler(color)  # type: ignore[assignment]
+        yield tiles.feature(
+            x, y, {f"p {one}": value for one, value in zip(classes, p, strict=True)}, names, color
+        )
 
 
-def tile_feature(
-    x: int,
-    y: int,
-    side: float,
-    measured: Mapping[str, float],
-    name: str | None,
-    colors: Mapping[str, tuple[int, int, int]],
-) -> dict[str, Any]:
-    """A square of `side` level-0 pixels from its upper left corner, of class `name` (None for no class)."""
-    properties: dict[str, Any] = {
-        "objectType": "tile",
-        # a list of name and value: QuPath before 0.4 reads only this, later ones read it too
-        "measurements": [{"name": key, "value": value} for key, value in measured.items()],
-    }
-    if name is not None:
-        properties["classification"] = {"name": name, "color": list(colors[name])}
-    # Closed, as GeoJSON wants rings; y grows downwards, as in the slide.
-    ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
-    geometry = {"type": "Polygon", "coordinates": [ring]}
-    return {"type": "Feature", "geometry": geometry, "properties": properties}
+def _paler(color: Rgb) -> Rgb:
+    red, green, blue = ((one + 2 * 200) // 3 for one in color)
+    return red, green, blue

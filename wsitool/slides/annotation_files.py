@@ -192,9 +192,11 @@ def _from_geojson(path: Path, document: Any, runs: Sequence[Ring]) -> Annotation
         )
     outlines = Outlines()
     for feature in features:
-        names = _geojson_names(feature.get("properties") or {})
+        properties = feature.get("properties") or {}
+        names = _geojson_names(properties)
         # Parts of one feature may overlap; together they are one area.
-        outlines.add(names, _geojson_areas(feature.get("geometry"), names[0], outlines, runs))
+        areas = _geojson_areas(feature.get("geometry"), names[0], outlines, runs)
+        outlines.add(names, areas, tile=properties.get("objectType") == "tile")
     return _read("GeoJSON", outlines)
 
 

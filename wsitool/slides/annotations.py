@@ -22,6 +22,7 @@ from wsitool.slides.painting import cover_of_centers, cover_of_patches
 from wsitool.slides.spec import LabelRule
 from wsitool.store.schema import UNLABELLED
 
+_OWN_LAYER = "wsitool: "
 # A share just reached, but for the rounding of its parts.
 _ROUNDING = 1e-9
 
@@ -59,9 +60,13 @@ class LabelMap:
 
 
 def map_of_names(annotations: Iterable[Annotations]) -> LabelMap:
-    """The label map used where none is given: every region's first name is its class."""
+    """The label map used where none is given: every region's first name is its class.
+
+    But for the layers that `export` and `predict` add for QuPath, which are subclasses of "wsitool".
+    """
     # Sorted names: without a map the classes and their numbers do not depend on the order of files.
     names = {region.names[0] for annotation in annotations for region in annotation.regions}
+    names = {name for name in names if not name.startswith(_OWN_LAYER)}
     return LabelMap(entries=tuple((name, name) for name in sorted(names)))
 
 

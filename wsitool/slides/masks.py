@@ -107,7 +107,9 @@ def read_mask(path: Path, slide: SlideInfo, shape: tuple[int, int], downsample: 
             regions = read_annotations(path).on(slide).regions
         except LabelError as error:
             raise SlideError(f"The mask of '{slide.name}' cannot be used: {error}") from error
-        return painted(regions, shape, downsample)
+        # An export holds tiles beside the outlines; of tiles alone they are what is meant.
+        drawn = tuple(region for region in regions if not region.tile)
+        return painted(drawn or regions, shape, downsample)
     with open_slide(path) as opened:
         info = opened.info
         ratio = info.width * slide.height / (info.height * slide.width)

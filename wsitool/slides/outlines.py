@@ -23,10 +23,14 @@ _CROSSINGS_AT_ONCE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """One outlined area (Polygon or MultiPolygon, with holes) and the names it goes by, best first."""
+    """One outlined area (Polygon or MultiPolygon, with holes) and the names it goes by, best first.
+
+    `tile` is one of QuPath's tiles, which a program laid there.
+    """
 
     names: tuple[str, ...]
     area: shapely.Geometry
+    tile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +61,11 @@ class Outlines:
         """Leave out something called `name`, as it is `reason`: "a point"."""
         self._dropped[name, reason] += 1
 
-    def add(self, names: tuple[str, ...], areas: Sequence[shapely.Geometry]) -> None:
+    def add(self, names: tuple[str, ...], areas: Sequence[shapely.Geometry], *, tile: bool = False) -> None:
         """Add one region of valid `areas`, which may overlap; none of none."""
         if areas:
             area = areas[0] if len(areas) == 1 else shapely.union_all(areas)
-            self.regions.append(Region(names=names, area=area))
+            self.regions.append(Region(names=names, area=area, tile=tile))
 
     def area(self, ring: Ring, name: str, *, holes: Sequence[Ring] = ()) -> shapely.Geometry | None:
         """The valid area in a ring (n, 2) without its holes; None, and dropped, where there is none.

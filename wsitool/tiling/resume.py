@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsitool.base.progress import Reporter
 from wsitool.errors import CorruptStoreError, PluginError, SlideError, StoreError, UsageError
 from wsitool.report.preview import preview_jpeg
@@ -37,7 +40,7 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
         with open_store(task.store) as store:
             meta, counts, content_hash = store.meta, store.counts, store.content_hash
             failures, candidates = len(store.failures), store.candidates
-            labels = count_labels(store.labels, meta.classes)
+            labels = store.labels
     except CorruptStoreError as error:
         reporter.warn(f"{task.slide.name} is tiled again: {error}")
         return None
@@ -50,7 +53,7 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
             f"'{task.store}' exists and {differs}: pass --overwrite to replace it, or choose another --out."
         )
     if not task.preview.exists() and not redraw_preview(
-        task.preview, task.slide.path, meta, candidates, task.spec
+        task.preview, task.slide.path, meta, candidates, task.spec, labels
     ):
         reporter.warn(f"The preview of {task.slide.name} is missing and could not be drawn again.")
     return SlideResult(
@@ -60,7 +63,7 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
         label=task.slide.label or "",
         store=str(task.store),
         unreadable=failures,
-        labels=labels,
+        labels=count_labels(labels, meta.classes),
         bytes=store_bytes(task.store),
         content_hash=content_hash,
         **of_store(meta, counts),
@@ -78,7 +81,12 @@ def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
 
 
 def redraw_preview(
-    preview: Path, source: str | Path, meta: StoreMeta, candidates: Candidates, spec: TileSpec
+    preview: Path,
+    source: str | Path,
+    meta: StoreMeta,
+    candidates: Candidates,
+    spec: TileSpec,
+    labels: NDArray[np.int16] | None,
 ) -> bool:
     """Draw a store's preview from its slide at `source`; False where that is gone or another file."""
     try:
@@ -87,7 +95,8 @@ def redraw_preview(
             if slide.info.fingerprint != meta.fingerprint:
                 return False
             size = plan_grid(slide.info, spec).patch_size_level0
-            preview_jpeg(preview, find_tissue(slide, spec.tissue), candidates, size)
+            mask = find_tissue(slide, spec.tissue)
+            preview_jpeg(preview, mask, candidates, size, labels=labels, classes=meta.classes)
     # The reader or detector may be installed no more.
     except (SlideError, StoreError, UsageError, PluginError):
         return False

@@ -290,7 +290,14 @@ class _Cutting:
         )
 
     def _preview(self, candidates: Candidates) -> None:
-        preview_jpeg(self._task.preview, self._source.mask, candidates, self._grid.patch_size_level0)
+        preview_jpeg(
+            self._task.preview,
+            self._source.mask,
+            candidates,
+            self._grid.patch_size_level0,
+            labels=None if self._labels is None else self._labels[candidates.reason == 0],
+            classes=self._task.classes,
+        )
 
     def _result(self, candidates: Candidates, resampling: str, seconds: float) -> SlideResult:
         info = self._info

@@ -8,13 +8,18 @@ from pathlib import Path
 from wsitool.report.curves import Curve, Panel, save_curves
 from wsitool.training.metrics_file import Row
 
-__all__ = ["draw_curves"]
+__all__ = ["curve_panels", "draw_curves"]
 
 _PANELS = 10
 
 
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
     """Loss, the method's own metrics, and the learning rate over the steps."""
+    save_curves(path, curve_panels(rows))
+
+
+def curve_panels(rows: Sequence[Row]) -> list[Panel]:
+    """What `draw_curves` draws."""
     names = dict.fromkeys(name for row in rows for name in row if name not in _COMMON)
     # A metric that never changes says nothing as a curve.
     varying = [name for name in names if len({row[name] for row in rows if name in row}) > 1]
@@ -22,8 +27,7 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     chance = rows[-1].get("chance_loss") if rows else None
     panels = [Panel(title="loss", curves=[curve for curve in losses if curve.y], chance=chance)]
     panels += [Panel(title=name.replace("_", " "), curves=[_curve(rows, name)]) for name in varying[:_PANELS]]
-    panels.append(Panel(title="learning rate", curves=[_curve(rows, "lr")]))
-    save_curves(path, panels)
+    return [*panels, Panel(title="learning rate", curves=[_curve(rows, "lr")])]
 
 
 _COMMON = ("step", "epoch", "loss", "val_loss", "chance_loss", "lr", "images_per_s", "wait_share")

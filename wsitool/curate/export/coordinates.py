@@ -13,13 +13,18 @@ import numpy as np
 from wsitool.base.files import replace_file, replace_file_in_parts
 from wsitool.curate.export.parts import ExportOutcome, ExportPart, ExportPlan, ExportSource, part_per_store
 from wsitool.errors import StoreError
-from wsitool.report.geojson import class_colors, collection_of, tile_feature
+from wsitool.report.colors import Rgb
+from wsitool.report.geojson import Tiles, class_colors, collection_of, rejected_features, tissue_features
+from wsitool.slides.tissue import TissueMask
 from wsitool.store.attributes import coords_attributes, magnifications, plain_text
 from wsitool.store.opening import open_store
 from wsitool.store.reader import Reader
 from wsitool.store.schema import UNLABELLED
+from wsitool.tiling.reopening import tissue_of_store
 
 __all__ = ["plan_clam", "plan_geojson", "plan_trident"]
+
+_LAYERS = 2  # of the GeoJSON: an export of an earlier version is written again
 
 
 def plan_clam(sources: Sequence[ExportSource], *, classes: Sequence[str], shard_size: int) -> ExportPlan:
@@ -96,16 +101,22 @@ def _h5_part(source: ExportSource, name: str, attributes: Mapping[str, Any]) -> 
 
 
 def _geojson_file(source: ExportSource, classes: Sequence[str]) -> ExportPart:
-    """`<slide>.geojson` for QuPath: a square per patch, with its class and scores as measurements.
+    """`<slide>.geojson` for QuPath: tissue outline, a square per patch and one per rejected position.
 
-    `classes` are those of all stores exported: each has one colour in all files.
+    `classes` are those of all stores exported: each has one colour in all files. The outline is found again
+    in the slide; where that is away the member "wsitool" of the file says so.
     """
     colors = class_colors(classes)
     name = f"{_of_slide(source).slide}.geojson"
 
     def write(out: Path) -> ExportOutcome:
         with open_store(source.path) as store:
-            replace_file_in_parts(out / name, collection_of(_features(store, colors)))
+            mask = tissue_of_store(store.meta)
+            about = {
+                "slide": store.meta.name,
+                "tissue": "left out: the slide is away" if mask is None else "outlined",
+            }
+            replace_file_in_parts(out / name, collection_of(_features(store, colors, mask), about))
         return ExportOutcome(patches=source.patches)
 
     return ExportPart(
@@ -114,6 +125,7 @@ def _geojson_file(source: ExportSource, classes: Sequence[str]) -> ExportPart:
             "file": name,
             "store": source.identity,
             "colors": {label: colors[label] for label in source.meta.classes},
+            "layers": _LAYERS,
         },
         files=lambda: [name],
         write=write,
@@ -121,16 +133,23 @@ def _geojson_file(source: ExportSource, classes: Sequence[str]) -> ExportPart:
     )
 
 
-def _features(store: Reader, colors: Mapping[str, tuple[int, int, int]]) -> Iterator[dict[str, Any]]:
-    candidates = store.candidates
+def _features(store: Reader, colors: Mapping[str, Rgb], mask: TissueMask | None) -> Iterator[dict[str, Any]]:
+    meta, candidates = store.meta, store.candidates
+    if mask is not None:
+        yield from tissue_features(meta.name, mask.mask, mask.downsample)
+    tiles = Tiles(meta.name, meta.patch_size_level0)
     kept = candidates.reason == 0
     scores = {"tissue": store.tissue}
     scores |= {name: values[kept] for name, values in candidates.scores.items() if kept.sum() == len(store)}
     labels = np.full(len(store), UNLABELLED) if store.labels is None else store.labels
     for row, ((x, y), label) in enumerate(zip(store.coords.tolist(), labels.tolist(), strict=True)):
-        name = None if label == UNLABELLED else store.meta.classes[label]
-        measured = {n: float(v[row]) for n, v in scores.items() if np.isfinite(v[row])}
-        yield tile_feature(x, y, store.meta.patch_size_level0, measured, name, colors)
+        measured = {n: v[row] for n, v in scores.items() if np.isfinite(v[row])}
+        if label == UNLABELLED:
+            yield tiles.feature(x, y, measured)
+        else:
+            yield tiles.feature(x, y, measured, (meta.classes[label],), colors[meta.classes[label]])
+    all_scores = {"tissue": candidates.tissue, **candidates.scores}
+    yield from rejected_features(tiles, candidates.coords, candidates.reason, candidates.reasons, all_scores)
 
 
 def _of_slide(source: ExportSource) -> ExportSource:

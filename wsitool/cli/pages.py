@@ -1,0 +1,71 @@
+"""The page that a command leaves in the folder it wrote, and the option to do without."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from wsitool.cli.command import SOME_FAILED, command_words
+
+__all__ = ["leaves_page", "report_option"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+report_option = click.option(
+    "--report/--no-report",
+    default=True,
+    help="Write OUT/report.html at the end: what there is to see, in one file.  [default: report]",
+)
+
+
+def leaves_page(command: F) -> F:
+    """Give a command that writes into --out the option --report, and have it leave its page there.
+
+    Also where some of many slides failed, as the page says which; not where it ends by an error. That the
+    page cannot be made is a warning: what the command was asked for is there.
+    """
+
+    @report_option
+    @functools.wraps(command)
+    def with_page(*args: Any, report: bool, out: Path, **options: Any) -> Any:
+        try:
+            result = command(*args, out=out, **options)
+        except SystemExit as end:
+            if end.code == SOME_FAILED and report:
+                _leave(out, options)
+            raise
+        if report:
+            _leave(out, options)
+        return result
+
+    return with_page  # type: ignore[return-value]
+
+
+def _writes(options: dict[str, Any]) -> bool:
+    """Whether this process is the one that writes, of those that train together."""
+    if all(options.get(name, 1) in (1, None) for name in ("devices", "num_nodes")):
+        return True
+    from wsitool.training.launch import is_first_process
+
+    return is_first_process()
+
+
+def _leave(out: Path, options: dict[str, Any]) -> None:
+    if options.get("dry_run") or not _writes(options):
+        return
+    from wsitool.base.interrupt import raise_if_stopping
+    from wsitool.base.sentences import one_sentence, printable
+
+    words = command_words(click.get_current_context())
+    try:
+        from wsitool.pages.write import write_page
+
+        write_page(out, command=words)
+    except Exception as error:  # noqa: BLE001 - the folder is what was asked for, its page an extra
+        raise_if_stopping()
+        reason = printable(one_sentence(error)).rstrip(".")
+        click.echo(f"Warning: The page {out / 'report.html'} could not be made: {reason}.", err=True)

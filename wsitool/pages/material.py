@@ -1,0 +1,148 @@
+"""Small pictures of patches, read again from stores and slides; how many are read is bounded by the caller."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from wsitool.base.file_names import lone_file_name
+from wsitool.curate.folders import kind_of_folder
+from wsitool.errors import WsitoolError
+from wsitool.slides.readers import open_slide
+from wsitool.slides.readers.byte_source import is_url
+from wsitool.slides.slide import Slide
+from wsitool.slides.slide_list import find_slides, slide_name
+from wsitool.store.opening import SUFFIXES, find_stores, open_store
+from wsitool.store.reader import Reader
+
+__all__ = ["Inputs", "evenly", "read_square", "small_jpeg", "smaller"]
+
+_SIDE = 120  # pixels of a patch on a page
+_QUALITY = 82
+
+
+def small_jpeg(pixels: NDArray[np.uint8], *, side: int = _SIDE) -> bytes:
+    """A patch or picture (H, W, 3) uint8 as JPEG of at most `side` pixels."""
+    picture = Image.fromarray(pixels)
+    # The mean over the cells: nuclei do not fall between the samples.
+    picture.thumbnail((side, side), Image.Resampling.BOX)
+    return _jpeg(picture)
+
+
+def smaller(path: Path, *, side: int) -> bytes | None:
+    """A picture's file as JPEG of at most `side` pixels; None where it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            # JPEG is decoded at an eighth to a half where that is enough.
+            picture.draft("RGB", (side, side))
+            small = picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    small.thumbnail((side, side), Image.Resampling.BILINEAR)
+    return _jpeg(small)
+
+
+def read_square(
+    slide: Slide, x0: int, y0: int, size_level0: float, *, side: int = _SIDE
+) -> NDArray[np.uint8]:
+    """The square of `size_level0` at level-0 (x0, y0), from the coarsest level that has `side` pixels of it.
+
+    Raises RegionReadError.
+    """
+    wanted = max(1.0, size_level0 / side)
+    levels = [i for i, level in enumerate(slide.info.levels) if level.downsample <= wanted * 1.01]
+    level = max(levels, key=lambda i: slide.info.levels[i].downsample, default=0)
+    pixels = max(1, round(size_level0 / slide.info.levels[level].downsample))
+    return slide.read_region(x0, y0, level, pixels, pixels)
+
+
+def evenly(number: int, most: int) -> NDArray[np.int64]:
+    """At most `most` of the numbers 0 ... `number` - 1, evenly spread, sorted."""
+    count = min(number, most)
+    return (np.arange(count) * number // max(count, 1)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The stores and slides that the words of some commands name, where they are there."""
+
+    commands: Sequence[Sequence[str]]
+
+    @cached_property
+    def _stores(self) -> dict[str, list[Path]]:
+        stores: dict[str, list[Path]] = {}
+        for path in self._paths():
+            for store in find_stores(path):
+                stores.setdefault(store.stem, []).append(store)
+        return stores
+
+    @cached_property
+    def _slides(self) -> dict[str, str]:
+        slides: dict[str, str] = {}
+        for path in self._paths():
+            # Pictures of an output would pass for slides.
+            if path.suffix in SUFFIXES or path.suffix == ".safetensors" or kind_of_folder(path) is not None:
+                continue
+            with suppress(WsitoolError, OSError, ValueError):
+                slides |= {slide.name: slide.path for slide in find_slides(path) if not is_url(slide.path)}
+        return slides
+
+    def _paths(self) -> Iterator[Path]:
+        # Options' values, too: --test names stores as well.
+        for word in dict.fromkeys(word for words in self.commands for word in words[2:]):
+            with suppress(OSError, ValueError):
+                if (path := Path(word)).exists():
+                    yield path
+
+    def store(self, name: str, content_hash: str | None = None) -> Reader | None:
+        """The store of a slide called `name`, of that content where it is given."""
+        for path in self._stores.get(lone_file_name(name), []):
+            with suppress(WsitoolError, OSError):
+                store = open_store(path)
+                if store.meta.name == name and content_hash in (None, store.content_hash):
+                    return store
+                store.close()
+        return None
+
+    def slide(self, name: str) -> Slide | None:
+        """The slide called `name`, open."""
+        path = self._slides.get(name)
+        if path is None or slide_name(path) != name:
+            return None
+        with suppress(WsitoolError, OSError):
+            return open_slide(path)
+        return None
+
+    def squares(
+        self, name: str, corners: Sequence[tuple[int, int]], size_level0: float
+    ) -> list[NDArray[np.uint8]] | None:
+        """Patches of a slide at level-0 `corners`, from its store or itself; None where neither is there."""
+        with ExitStack() as stack:
+            store = self.store(name)
+            if store is not None:
+                stack.enter_context(store)
+                with suppress(WsitoolError, IndexError):
+                    coords = store.coords
+                    rows = [np.flatnonzero((coords == corner).all(axis=1))[0] for corner in corners]
+                    return list(store.read(np.array(rows, np.int64)))
+            slide = self.slide(name)
+            if slide is None:
+                return None
+            stack.enter_context(slide)
+            with suppress(WsitoolError):
+                return [read_square(slide, x, y, size_level0) for x, y in corners]
+        return None
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=_QUALITY)
+    return buffer.getvalue()
