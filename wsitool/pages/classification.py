@@ -93,10 +93,10 @@ def _figures(page: Page, metrics: dict[str, Any], figures: dict[str, Any]) -> No
     )
     beside = metrics.get("baselines") or {}
     if beside:
-        majority = beside.get("majority") or {}
+        majority, sentence = beside.get("majority") or {}, as_text(beside.get("sentence"))
+        said = "" if sentence in (metrics.get("said_first") or ()) else f" {sentence}"
         page.text(
-            f"Always '{majority.get('class')}' would have an accuracy of {majority.get('accuracy', 0):.3f}. "
-            f"{as_text(beside.get('sentence'))}"
+            f"Always '{majority.get('class')}' would have an accuracy of {majority.get('accuracy', 0):.3f}.{said}"
         )
 
 

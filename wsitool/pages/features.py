@@ -6,7 +6,7 @@ from pathlib import Path
 
 import h5py
 
-from wsitool.pages.material import evenly
+from wsitool.pages.material import some
 from wsitool.pages.registry import Folder
 from wsitool.report.page import Page
 from wsitool.store.opening import find_stores
@@ -20,7 +20,7 @@ _MAP = "map.png"
 def sections(page: Page, folder: Folder) -> None:
     """From map.png and the headers of at most fifty files."""
     files = find_stores(folder.path)
-    opened = [files[index] for index in evenly(len(files), _OPENED)]
+    opened = [files[index] for index in some(len(files), _OPENED)]
     rows, about = [], dict[str, str]()
     for path in opened:
         row, facts = _of(path)

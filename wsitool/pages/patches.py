@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from wsitool.base.paths import located
 from wsitool.base.tables import Row, read_table
 from wsitool.curate.import_summary import IMAGES_CSV
 from wsitool.errors import WsitoolError
-from wsitool.pages.material import evenly, read_square, small_jpeg, smaller
+from wsitool.pages.material import some, read_square, small_jpeg, smaller
 from wsitool.pages.registry import Folder
 from wsitool.report.page import Card, Page
 from wsitool.report.preview import draw_preview
 from wsitool.slides.readers import open_slide
 from wsitool.slides.slide import Slide
-from wsitool.slides.tissue import tissue_mask_of_image
+from wsitool.slides.tissue import area_mean, tissue_mask_of_image
 from wsitool.store.opening import find_stores, open_store
 from wsitool.store.reader import Reader
 from wsitool.store.schema import Candidates, StoreMeta
@@ -31,16 +32,18 @@ from wsitool.tiling.results import SLIDES_CSV
 
 __all__ = ["imported", "tiled"]
 
-_OPENED = 4  # stores, and so slides
-_OF_A_REASON = 8  # patches
-_PREVIEWS, _PREVIEW_SIDE = 12, 460
+_OPENED = 3  # stores, and so slides
+_OF_A_REASON = 6  # patches
+_PREVIEWS, _PREVIEW_SIDE = 12, 460  # of slides, pixels
+_IMAGES, _LARGEST_IMAGE = 6, 30_000_000  # images, pixels
 _LISTED, _FAILURES = 200, 50
+_COLUMNS = ("status", "reason", "store", "group", "label", "mpp", "mpp_effective", "candidates", "kept", "counts")
 
 
 def tiled(page: Page, folder: Folder) -> None:
-    """Sections of a folder of `tile`: slides.csv is read, and at most four stores with their slides."""
+    """Sections of a folder of `tile`: slides.csv is read, and at most three stores with their slides."""
     table = folder.path / SLIDES_CSV
-    rows = _rows(table, ("name",), ("status", "reason", "store", "mpp", "mpp_effective", "kept", "counts"))
+    rows = _rows(table, ("name",), _COLUMNS)
     stored = [row for row in rows if row["status"] != "failed"]
     failed = [(row["name"], row["reason"] or row.problem) for row in rows if row["status"] == "failed"]
     stores = find_stores(folder.path)
@@ -48,23 +51,27 @@ def tiled(page: Page, folder: Folder) -> None:
     said = f"{len(stores):,} stores of {len(rows):,} slides, {kept:,} patches." if rows else ""
     page.text(said or f"{len(stores):,} stores, and no {SLIDES_CSV} that would tell of each slide.")
     _failures(page, failed)
-    _previews(page, folder.path, [row["name"] for row in stored] or [store.stem for store in stores])
-    metas = _sheets(page, [stores[index] for index in evenly(len(stores), _OPENED)])
-    _reasons(page, Counter({name: n for row in stored for name, n in _counts(row["counts"]).items() if n}))
+    counted = {row["name"]: f"{row['name']}: {row['kept']} of {row['candidates']} kept" for row in stored}
+    _previews(page, folder.path, counted or {store.stem: store.stem for store in stores})
+    metas = _sheets(page, [stores[index] for index in some(len(stores), _OPENED)])
+    reasons: Counter[str] = Counter()
+    for row in stored:
+        reasons.update(_counts(row["counts"]))
+    _reasons(page, reasons)
     _resolutions(page, Counter((row["mpp"], row["mpp_effective"]) for row in stored))
     _slides(page, stored)
     _settings(page, metas)
 
 
 def imported(page: Page, folder: Folder) -> None:
-    """Sections of a folder of `import`: images.csv is read, at most four stores and some of their images."""
+    """Sections of a folder of `import`: images.csv is read, at most three stores and some of their images."""
     names = ("file", "label", "group", "store", "width", "height", "candidates", "kept", "error")
     rows = _rows(folder.path / IMAGES_CSV, names, ())
     stores = find_stores(folder.path)
     kept = sum(_count(row["kept"]) for row in rows if row["store"])
     page.text(f"{kept:,} patches of {len(rows):,} images in {len(stores):,} stores.")
     _failures(page, [(row["file"], row["error"]) for row in rows if row["error"]])
-    chosen = [stores[index] for index in evenly(len(stores), _OPENED)]
+    chosen = [stores[index] for index in some(len(stores), _OPENED)]
     _image_previews(page, chosen)
     metas = _sheets(page, chosen)
     offered = sum(_count(row["candidates"]) for row in rows)
@@ -106,9 +113,10 @@ def _failures(page: Page, failed: Sequence[tuple[str, str]]) -> None:
         page.table(("name", "why"), failed[:_FAILURES], _rest(len(failed), "failures", most=_FAILURES))
 
 
-def _previews(page: Page, folder: Path, names: Sequence[str]) -> None:
-    """The previews that `tile` drew, smaller."""
-    chosen = [names[index] for index in evenly(len(names), _PREVIEWS)]
+def _previews(page: Page, folder: Path, captions: Mapping[str, str]) -> None:
+    """The previews that `tile` drew, smaller; `captions` by the slide's name."""
+    names = list(captions)
+    chosen = [names[index] for index in some(len(names), _PREVIEWS)]
     drawn = [(name, smaller(_preview_of(folder, name), side=_PREVIEW_SIDE)) for name in chosen]
     pictures = [(name, data) for name, data in drawn if data is not None]
     if pictures:
@@ -118,7 +126,7 @@ def _previews(page: Page, folder: Path, names: Sequence[str]) -> None:
             "framed, rejected ones shaded in the color of their reason; the line is the edge of the tissue.",
         )
         for name, data in pictures:
-            page.image(data, name)
+            page.image(data, captions[name], small=True)
 
 
 def _preview_of(folder: Path, name: str) -> Path:
@@ -148,14 +156,13 @@ def _sheets(page: Page, paths: Sequence[Path]) -> list[StoreMeta]:
 
 
 def _kept(store: Reader, cards: list[Card], most: int) -> None:
-    rows = evenly(len(store), most)
-    sources = None if store.sources is None else store.sources
+    rows = some(len(store), most)
+    # Each is read from the file whenever it is asked for.
+    coords, labels, sources = store.coords, store.labels, store.sources
     for row, patch in zip(rows.tolist(), store.read(rows), strict=True):
         name = store.meta.name if sources is None else str(sources[row])
-        x, y = store.coords[row].tolist()
-        label = (
-            [] if store.labels is None or store.labels[row] < 0 else [store.meta.classes[store.labels[row]]]
-        )
+        label = [] if labels is None or labels[row] < 0 else [store.meta.classes[labels[row]]]
+        x, y = coords[row].tolist()
         cards.append(Card(image=small_jpeg(patch), lines=(name, f"{x}, {y}", *label)))
 
 
@@ -164,12 +171,12 @@ def _rejected(store: Reader, shown: dict[str, list[Card]], most: int) -> bool:
     candidates, size = store.candidates, store.meta.patch_size_level0
     if not (candidates.reason > 0).any():
         return True
-    with _pixels_of(store) as read:
+    with _pixels_of(store, candidates) as read:
         if read is None:
             return False
         for number, reason in enumerate(candidates.reasons[1:], start=1):
             rows = np.flatnonzero(candidates.reason == number)
-            for row in rows[evenly(len(rows), most)].tolist():
+            for row in rows[some(len(rows), most)].tolist():
                 x, y = candidates.coords[row].tolist()
                 with suppress(WsitoolError, IndexError, OSError):
                     name, slide = read(row)
@@ -184,7 +191,7 @@ def _scores(candidates: Candidates, row: int) -> list[str]:
 
 
 @contextmanager
-def _pixels_of(store: Reader) -> Iterator[Any]:
+def _pixels_of(store: Reader, candidates: Candidates) -> Iterator[Any]:
     """What gives (name, open slide) of a candidate's row; None where a slide is not there."""
     images = store.meta.params.get("images")
     if not isinstance(images, list):
@@ -195,7 +202,7 @@ def _pixels_of(store: Reader) -> Iterator[Any]:
             if slide is not None:
                 slide.close()
         return
-    numbers, opened = store.candidates.scores.get("image"), {}
+    numbers, opened = candidates.scores.get("image"), {}
 
     def image(row: int) -> tuple[str, Slide]:
         name = str(images[int(numbers[row])])  # type: ignore[index]
@@ -215,14 +222,14 @@ def _image_previews(page: Page, paths: Sequence[Path]) -> None:
     drawn: list[tuple[str, bytes]] = []
     for path in paths:
         with suppress(WsitoolError, OSError), open_store(path) as store:
-            drawn += _of_images(store, -(-_PREVIEWS // len(paths)))
+            drawn += _of_images(store, -(-_IMAGES // len(paths)))
     if drawn:
         page.section(
             "Where the patches are",
             "Some images that are larger than a patch. Patches that were kept are framed, rejected ones shaded.",
         )
         for name, data in drawn:
-            page.image(data, name)
+            page.image(data, name, small=True)
 
 
 def _of_images(store: Reader, most: int) -> Iterator[tuple[str, bytes]]:
@@ -230,12 +237,17 @@ def _of_images(store: Reader, most: int) -> Iterator[tuple[str, bytes]]:
     numbers, images = candidates.scores.get("image"), meta.params.get("images")
     if numbers is None or not isinstance(images, list):
         return
+    all_labels, sources = store.labels, store.sources
     several = np.flatnonzero(np.bincount(numbers.astype(np.int64)) > 1)
-    for number in several[evenly(len(several), most)].tolist():
+    for number in several[some(len(several), most)].tolist():
         with suppress(WsitoolError, OSError, IndexError):
             name = str(images[number])
             with open_slide(located(Path(meta.source), name), reader="image") as image:
+                if image.info.width * image.info.height > _LARGEST_IMAGE:
+                    continue
                 pixels = image.read_region(0, 0, 0, image.info.width, image.info.height)
+            step = max(1, max(pixels.shape) // _PREVIEW_SIDE)
+            mask = replace(tissue_mask_of_image(area_mean(pixels, step)), downsample=(step, step))
             mine = numbers == number
             part = Candidates(
                 coords=candidates.coords[mine],
@@ -243,21 +255,16 @@ def _of_images(store: Reader, most: int) -> Iterator[tuple[str, bytes]]:
                 reason=candidates.reason[mine],
                 reasons=candidates.reasons,
             )
-            labels = _labels_of(store, name)
+            labels = None if all_labels is None or sources is None else all_labels[sources == name]
             picture = draw_preview(
-                tissue_mask_of_image(pixels),
+                mask,
                 part,
                 meta.patch_size_level0,
                 labels=labels,
                 classes=meta.classes,
+                longest_side=(_PREVIEW_SIDE, _PREVIEW_SIDE),
             )
-            yield name, small_jpeg(np.asarray(picture), side=_PREVIEW_SIDE)
-
-
-def _labels_of(store: Reader, image: str) -> NDArray[np.int16] | None:
-    if store.labels is None or store.sources is None:
-        return None
-    return store.labels[store.sources == image]
+            yield name, small_jpeg(np.asarray(picture), side=2 * _PREVIEW_SIDE)
 
 
 def _reasons(page: Page, counts: Counter[str]) -> None:
@@ -266,7 +273,7 @@ def _reasons(page: Page, counts: Counter[str]) -> None:
         page.section("What became of all positions")
         page.table(
             ("reason", "positions", "share"),
-            [(name, f"{number:,}", f"{number / total:.1%}") for name, number in counts.most_common()],
+            [(name, f"{number:,}", f"{number / total:.1%}") for name, number in counts.most_common() if number],
         )
 
 

@@ -86,7 +86,9 @@ def _slide(page: Page, folder: Path, row: Row, classes: Sequence[str], inputs: I
     if squares is None:
         page.text("The patches that decided are not shown: neither the slide nor its store is where it was.")
         return
-    page.text(f"The patches most probably {row['most_probable']}, and those most probably something else:")
+    against = any(called != row["most_probable"] for *_, called, _ in patches)
+    rest = ", and what is most probably something else" if against else ""
+    page.text(f"The patches most probably {row['most_probable']}{rest}:")
     page.cards(
         [
             Card(image=small_jpeg(pixels), lines=(f"{called} {p:.2f}", f"{x}, {y}"))
@@ -121,7 +123,8 @@ def _deciding(path: Path, leading: str, classes: Sequence[str]) -> list[tuple[in
     except (OSError, ValueError, IndexError, StopIteration, csv.Error):
         return []
     table.sort(key=lambda one: -one[3][wanted])
-    against = [one for one in table[:-3:-1] if max(one[3]) > one[3][wanted]] if len(table) > _DECIDING else []
+    against = [one for one in table[:-3:-1] if max(one[3]) > one[3][wanted]]
+    against = against if len(table) > _DECIDING else []
     chosen = [(one, wanted) for one in table[: _DECIDING - len(against)]]
     chosen += [(one, one[3].index(max(one[3]))) for one in against]
     return [(int(x), int(y), float(size), classes[c], p[c]) for (x, y, size, p), c in chosen]

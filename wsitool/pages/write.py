@@ -50,7 +50,7 @@ def write_page(folder: str | Path, *, command: Sequence[str] = ()) -> Path:
         # The latest is last, however often it was run.
         commands = [*(other for other in commands if other != words), words][-_MOST_COMMANDS:]
     entry = PAGES[kind]
-    page = Page(entry.title, f"{shown(folder.resolve().name)}", room=_ROOM, commands=commands)
+    page = Page(f"{entry.title}: {shown(folder.resolve().name)}", room=_ROOM, commands=commands)
     entry.draw(page, Folder(path=folder, commands=tuple(map(tuple, commands))))
     page.section("To repeat it")
     if commands:

@@ -45,6 +45,7 @@ class _Block:
     kind: str
     text: str = ""
     uri: str = ""
+    small: bool = False
     svg: Markup | None = None
     cards: tuple[tuple[str, tuple[str, ...]], ...] = ()
     paragraphs: tuple[str, ...] = ()
@@ -96,14 +97,14 @@ class Page:
         """Add a boxed remark that the reader should not miss."""
         return self._add(_Block(kind="note", paragraphs=_paragraphs(text)))
 
-    def image(self, image: str | Path | bytes, caption: str = "") -> Self:
+    def image(self, image: str | Path | bytes, caption: str = "", *, small: bool = False) -> Self:
         """Add a PNG, JPEG, GIF or WebP (a file, or its bytes); ValueError for anything else.
 
-        Images that follow one another share a row where the window is wide enough.
+        Images that follow one another share a row where the window is wide enough; more of them if `small`.
         """
         data = image if isinstance(image, bytes) else Path(image).read_bytes()
         return (
-            self._add(_Block(kind="image", uri=_data_uri(data), text=caption)) if self._fits(data) else self
+            self._add(_Block(kind="image", uri=_data_uri(data), text=caption, small=small)) if self._fits(data) else self
         )
 
     def chart(self, chart: Chart, caption: str = "") -> Self:

@@ -65,14 +65,15 @@ def draw_preview(
     *,
     labels: Labels = None,
     classes: Sequence[str] = (),
+    longest_side: tuple[int, int] = _LONGEST_SIDE,
 ) -> Image.Image:
     """Draw the thumbnail, what was rejected, the edge of the tissue, what was kept, and a legend with counts.
 
     `size_level0` is a patch's side, or (width, height), in level-0 pixels; `labels` are those of the kept
-    candidates in their order, -1 for none. The longer side is 1,000 to 1,800 px.
+    candidates in their order, -1 for none. The longer side is made at least and at most as long as `longest_side` says, in px.
     """
     height, width = mask.thumbnail.shape[:2]
-    small, large = _LONGEST_SIDE
+    small, large = longest_side
     zoom = min(max(1.0, small / max(height, width)), large / max(height, width))
     size = (max(1, round(width * zoom)), max(1, round(height * zoom)))
     thumbnail = Image.fromarray(mask.thumbnail).resize(size, Image.Resampling.LANCZOS)
