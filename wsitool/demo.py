@@ -118,7 +118,7 @@ def write_demo_page(out: Path, steps: Sequence[DemoStep]) -> Path:
 def _show_slides(page: Page, out: Path) -> None:
     page.section(
         "Slides and patches",
-        "Green squares were kept as patches, the others rejected: too little tissue. Kidney has tubules "
+        "Framed squares were kept as patches, shaded ones rejected: too little tissue. Kidney has tubules "
         "and a few glomeruli and carries no labels. Breast has three classes that differ in the size and "
         "density of nuclei and in the structure of the glands.",
     )

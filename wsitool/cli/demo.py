@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -93,6 +94,17 @@ def command(ctx: click.Context, out: Path) -> None:
     page = write_demo_page(out, steps)
     click.echo(f"\n{demo_summary(out)}")
     click.echo(f"Done in {time.monotonic() - started:.0f} s. Open {page} in a browser.")
+    for line in _what_next(out):
+        click.echo(line)
+
+
+def _what_next(out: Path) -> list[str]:
+    """Where there is more to see: the pages of the steps, and the viewer or what it needs."""
+    pages = ", ".join(str(path.relative_to(out)) for path in sorted(out.glob("*/report.html")))
+    lines = [f"Each step left a page of its own in {out}: {pages}."] if pages else []
+    if all(find_spec(name) for name in ("starlette", "uvicorn")):
+        return [*lines, f"To look at slides, maps and mistakes: {shlex.join(('wsitool', 'view', str(out)))}"]
+    return [*lines, "To look at slides, maps and mistakes with 'wsitool view': pip install 'wsitool[view]'"]
 
 
 def _run(ctx: click.Context, argv: tuple[str, ...]) -> None:

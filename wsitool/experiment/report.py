@@ -28,7 +28,8 @@ def write_report(
 ) -> Path | None:
     """Write everything into `out` and return the page; `notes` are findings such as near-duplicates.
 
-    Without `page` there is none. table2.md, .csv and .tex, results.json, figures/*.png and report.html, each complete or as it was.
+    Without `page` there is none.
+    table2.md, .csv and .tex, results.json, figures/*.png and report.html, each complete or as it was.
     """
     for name, text in (
         ("table2.md", table.to_markdown(results)),

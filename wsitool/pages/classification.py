@@ -96,7 +96,8 @@ def _figures(page: Page, metrics: dict[str, Any], figures: dict[str, Any]) -> No
         majority, sentence = beside.get("majority") or {}, as_text(beside.get("sentence"))
         said = "" if sentence in (metrics.get("said_first") or ()) else f" {sentence}"
         page.text(
-            f"Always '{majority.get('class')}' would have an accuracy of {majority.get('accuracy', 0):.3f}.{said}"
+            f"Always '{majority.get('class')}' would have an accuracy of "
+            f"{majority.get('accuracy', 0):.3f}.{said}"
         )
 
 
@@ -143,17 +144,10 @@ def _curves(page: Page, path: Path) -> None:
 
 
 def _mistakes(page: Page, folder: Folder, judged: Sequence[_Judged], classes: Sequence[str]) -> None:
-    """Most confidently wrong, least sure, and of each class; patches where their stores can be found."""
-    wrong = sorted((one for one in judged if one.label != one.predicted), key=lambda one: -one.sure)
-    page.section("Mistakes", f"{len(wrong):,} of {len(judged):,} judged patches were called another class.")
-    kinds = {
-        "Most confidently wrong": wrong[:_SHOWN],
-        "Least sure": sorted(judged, key=lambda one: one.sure)[:_SHOWN],
-        **{
-            f"Of {name}, called something else": [o for o in wrong if o.label == name][:_OF_A_CLASS]
-            for name in classes
-        },
-    }
+    """Patches of `_mistakes_of`, with their pictures where their stores can be found."""
+    wrong = sum(one.label != one.predicted for one in judged)
+    page.section("Mistakes", f"{wrong:,} of {len(judged):,} judged patches were called another class.")
+    kinds = _mistakes_of(judged, classes)
     pictures, known = _Patches(folder), 0
     for heading, patches in kinds.items():
         if not patches:
@@ -172,6 +166,17 @@ def _mistakes(page: Page, folder: Folder, judged: Sequence[_Judged], classes: Se
     pictures.close()
     if wrong and not known:
         page.text("Their pictures are not shown: the stores are not where this page was made.")
+
+
+def _mistakes_of(judged: Sequence[_Judged], classes: Sequence[str]) -> dict[str, list[_Judged]]:
+    """Most confidently wrong, least sure, and wrong of each class, the surest first."""
+    wrong = sorted((one for one in judged if one.label != one.predicted), key=lambda one: -one.sure)
+    of_classes = {
+        f"Of {name}, called something else": [one for one in wrong if one.label == name][:_OF_A_CLASS]
+        for name in classes
+    }
+    least = sorted(judged, key=lambda one: one.sure)[:_SHOWN]
+    return {"Most confidently wrong": wrong[:_SHOWN], "Least sure": least, **of_classes}
 
 
 def _lines(one: _Judged) -> tuple[str, ...]:

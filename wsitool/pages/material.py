@@ -1,4 +1,4 @@
-"""Small pictures of patches, read again from stores and slides; how many are read is bounded by the caller."""
+"""Small pictures of patches, read again from stores and slides; the caller bounds how many."""
 
 from __future__ import annotations
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wsitool.base.json_files import parse_json
 from wsitool.base.paths import located
 from wsitool.base.tables import Row, read_table
 from wsitool.curate.import_summary import IMAGES_CSV
 from wsitool.errors import WsitoolError
-from wsitool.pages.material import some, read_square, small_jpeg, smaller
+from wsitool.pages.material import read_square, small_jpeg, smaller, some
 from wsitool.pages.registry import Folder
 from wsitool.report.page import Card, Page
 from wsitool.report.preview import draw_preview
@@ -37,7 +36,7 @@ _OF_A_REASON = 6  # patches
 _PREVIEWS, _PREVIEW_SIDE = 12, 460  # of slides, pixels
 _IMAGES, _LARGEST_IMAGE = 6, 30_000_000  # images, pixels
 _LISTED, _FAILURES = 200, 50
-_COLUMNS = ("status", "reason", "store", "group", "label", "mpp", "mpp_effective", "candidates", "kept", "counts")
+_COLUMNS = ("status", "reason", "group", "label", "mpp", "mpp_effective", "kept", "candidates", "counts")
 
 
 def tiled(page: Page, folder: Folder) -> None:
@@ -122,8 +121,8 @@ def _previews(page: Page, folder: Path, captions: Mapping[str, str]) -> None:
     if pictures:
         page.section(
             "Where the patches are",
-            f"{len(pictures)} of {len(names):,} slides; larger in the folder previews. Patches that were kept are "
-            "framed, rejected ones shaded in the color of their reason; the line is the edge of the tissue.",
+            f"{len(pictures)} of {len(names):,} slides; larger in the folder previews. Patches that were "
+            "kept are framed, rejected ones shaded in the color of their reason; a line is round the tissue.",
         )
         for name, data in pictures:
             page.image(data, captions[name], small=True)
@@ -226,7 +225,8 @@ def _image_previews(page: Page, paths: Sequence[Path]) -> None:
     if drawn:
         page.section(
             "Where the patches are",
-            "Some images that are larger than a patch. Patches that were kept are framed, rejected ones shaded.",
+            "Some images that are larger than a patch. Patches that were kept are framed, rejected ones are "
+            "shaded.",
         )
         for name, data in drawn:
             page.image(data, name, small=True)
@@ -271,9 +271,10 @@ def _reasons(page: Page, counts: Counter[str]) -> None:
     total = sum(counts.values())
     if total:
         page.section("What became of all positions")
+        occurring = [(name, number) for name, number in counts.most_common() if number]
         page.table(
             ("reason", "positions", "share"),
-            [(name, f"{number:,}", f"{number / total:.1%}") for name, number in counts.most_common() if number],
+            [(name, f"{number:,}", f"{number / total:.1%}") for name, number in occurring],
         )
 
 

@@ -18,7 +18,7 @@ _SHOWN_APART = frozenset(
     {"card", "stores", "groups", "warnings", "history", "snapshots", "skipped", "result", "lineage"}
 )
 _COLLAPSE = {
-    "feature_std": "Spread of the features: near 1 where they point everywhere, below 0.01 they have collapsed.",
+    "feature_std": "Spread of the features: near 1 if they point everywhere, below 0.01 they collapsed.",
     "rank_me": "Effective rank of the features (RankMe): how many directions they use.",
 }
 
@@ -28,8 +28,9 @@ def sections(page: Page, folder: Folder) -> None:
     run = read_object(folder.path / "run.json")
     rows, problem = read_metrics(folder.path / "metrics.csv")
     page.text(
-        f"{run.get('method', 'A method')} on {_number(run.get('patches'))} patches, {_number(run.get('steps'))} steps: "
-        f"{run.get('status', 'of unknown state')}. Lineage: {run.get('lineage', 'not known')}."
+        f"{run.get('method', 'A method')} on {_number(run.get('patches'))} patches, "
+        f"{_number(run.get('steps'))} steps: {run.get('status', 'of unknown state')}. "
+        f"Lineage: {run.get('lineage', 'not known')}."
     )
     said = [*map(str, run.get("warnings") or ()), *([problem] if problem else [])]
     if said:

@@ -41,7 +41,8 @@ def write_page(folder: str | Path, *, command: Sequence[str] = ()) -> Path:
         return path
     if kind is None or kind not in PAGES:
         raise UsageError(
-            f"'{folder}' is no folder that tile, import, pretrain, embed, classify, predict or experiment wrote."
+            f"'{folder}' is no folder that tile, import, pretrain, embed, classify, predict or experiment "
+            "wrote: name one of theirs."
         )
     check_writable(folder)
     commands = [_short(words) for words in read_commands(path)]

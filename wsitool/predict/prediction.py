@@ -144,8 +144,8 @@ def _draw(prediction: Prediction, told: SlideSummary, pictures: Sequence[Path]) 
             prediction.probabilities[:, index],
         )
         title = (
-            f"{verdict}\nmean probability of {name} {as_probability(prediction.mean[index])}, patches called so "
-            f"{as_share(round(prediction.shares[name] * len(prediction.coords)), len(prediction.coords))}"
+            f"{verdict}\nmean probability of {name} {as_probability(prediction.mean[index])}, patches called "
+            f"so {as_share(round(prediction.shares[name] * len(prediction.coords)), len(prediction.coords))}"
         )
         draw_heatmap(picture, pixels, drawn, title=title)
         # NaN, where there is no patch, is higher than nothing.

@@ -1,4 +1,4 @@
-"""Charts as SVG inside a page: curves, a confusion matrix. No library draws them, so they cost a page nothing.
+"""Charts as SVG inside a page: curves, a confusion matrix. No library draws them, so they cost nothing.
 
 Colours are the page's own (`page.html.jinja`), so that they suit a light and a dark ground.
 """
@@ -75,7 +75,8 @@ def reliability_chart(confidence: Sequence[float], right: Sequence[float], count
         radius = 2 + 9 * math.sqrt(number / total)
         told = f"{number:,} patches: {y:.0%} right at {x:.2f}"
         parts.append(
-            f'<circle class="c3" fill-opacity=".6" cx="{axes.x(x):.1f}" cy="{axes.y(y):.1f}" r="{radius:.1f}">'
+            f'<circle class="c3" fill-opacity=".6" cx="{axes.x(x):.1f}" cy="{axes.y(y):.1f}" '
+            f'r="{radius:.1f}">'
             f"<title>{escape(told)}</title></circle>"
         )
     return _chart(parts, _WIDTH, _HEIGHT, title)
@@ -98,8 +99,8 @@ def confusion_chart(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> 
             x, y = left + _CELL * column, 52 + _CELL * row
             color = "c0" if row == column else "c1"
             parts.append(
-                f'<rect class="{color}" x="{x + 1}" y="{y + 1}" width="{_CELL - 2}" height="{_CELL - 2}" rx="5" '
-                f'fill-opacity="{0.06 + 0.5 * share:.2f}" stroke-opacity=".3"/>'
+                f'<rect class="{color}" x="{x + 1}" y="{y + 1}" width="{_CELL - 2}" height="{_CELL - 2}" '
+                f'rx="5" fill-opacity="{0.06 + 0.5 * share:.2f}" stroke-opacity=".3"/>'
             )
             middle = x + _CELL / 2
             parts.append(_text(middle, y + _CELL / 2 - 1, f"{number:,}", "title in-cell", anchor="middle"))
@@ -144,8 +145,8 @@ class _Axes:
             y = self.y(value)
             parts.append(f'<path class="axis" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
             parts.append(_text(_LEFT - 6, y + 4, f"{value:.3g}", anchor="end"))
-        for tick in _ticks(self.x0, self.x1):
-            parts.append(_text(self.x(tick), bottom + 14, f"{tick:,.10g}", anchor="middle"))
+        ticks = _ticks(self.x0, self.x1)
+        parts += [_text(self.x(tick), bottom + 14, f"{tick:,.10g}", anchor="middle") for tick in ticks]
         parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, x_label, anchor="middle"))
         return parts
 
@@ -176,7 +177,6 @@ def _short(name: str) -> str:
 
 
 def _chart(parts: Sequence[str], width: float, height: float, title: str) -> Chart:
-    return Chart(
-        svg=f'<svg class="chart" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}">'
-        f"{''.join(parts)}</svg>"
-    )
+    box = f"0 0 {width:.0f} {height:.0f}"
+    head = f'<svg class="chart" viewBox="{box}" role="img" aria-label="{escape(title)}">'
+    return Chart(svg=f"{head}{''.join(parts)}</svg>")

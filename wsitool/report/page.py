@@ -103,14 +103,14 @@ class Page:
         Images that follow one another share a row where the window is wide enough; more of them if `small`.
         """
         data = image if isinstance(image, bytes) else Path(image).read_bytes()
-        return (
-            self._add(_Block(kind="image", uri=_data_uri(data), text=caption, small=small)) if self._fits(data) else self
-        )
+        if not self._fits(data):
+            return self
+        return self._add(_Block(kind="image", uri=_data_uri(data), text=caption, small=small))
 
     def chart(self, chart: Chart, caption: str = "") -> Self:
         """Add a drawn chart, which shares a row with its neighbours as images do."""
         # Its texts were escaped where it was drawn.
-        return self._add(_Block(kind="image", svg=Markup(chart.svg), text=caption))  # noqa: S704
+        return self._add(_Block(kind="image", svg=Markup(chart.svg), text=caption))
 
     def cards(self, cards: Sequence[Card]) -> Self:
         """Add small pictures side by side, each over its lines of text."""

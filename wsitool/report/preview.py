@@ -1,4 +1,4 @@
-"""A picture of what tiling decided: over the slide's thumbnail kept patches are framed and rejected ones shaded.
+"""A picture of what tiling decided: over the thumbnail kept patches are framed and rejected ones shaded.
 
 The line is the edge of the tissue. Labelled patches have frames in the color of their class.
 """
@@ -70,7 +70,8 @@ def draw_preview(
     """Draw the thumbnail, what was rejected, the edge of the tissue, what was kept, and a legend with counts.
 
     `size_level0` is a patch's side, or (width, height), in level-0 pixels; `labels` are those of the kept
-    candidates in their order, -1 for none. The longer side is made at least and at most as long as `longest_side` says, in px.
+    candidates in their order, -1 for none. The longer side is made at least and at most as long as
+    `longest_side` says, in px.
     """
     height, width = mask.thumbnail.shape[:2]
     small, large = longest_side
@@ -111,7 +112,7 @@ def _shaded(
     candidates: Candidates,
     colors: Sequence[Rgb],
 ) -> NDArray[np.uint8]:
-    """The thumbnail (h, w, 3) with the color of their reason over rejected cells, but for what a kept one has."""
+    """The thumbnail (h, w, 3) with the color of their reason over rejected cells where no kept one is."""
     reason = np.zeros(thumbnail.shape[:2], np.uint8)
     first = np.floor(corners).astype(np.int64)
     last = np.maximum(np.floor(corners + cell).astype(np.int64), first + 1)
