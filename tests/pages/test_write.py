@@ -193,8 +193,9 @@ def _pretrained(folder: Path, warning: str) -> Path:
         "card": {"lineage": [{"kind": "pretrain", "name": "kidney", "method": "simclr"}]},
     }
     (folder / "run.json").write_text(json.dumps(run))
-    rows = "step,epoch,loss,lr,chance_loss,feature_std\n1,1,4.2,0.1,4.1,\n2,1,4.0,0.05,4.1,0.5\n3,2,3.9,0.0,4.1,0.4\n"
-    (folder / "metrics.csv").write_text(rows)
+    head = "step,epoch,loss,lr,chance_loss,feature_std"
+    rows = (head, "1,1,4.2,.1,4.1,", "2,1,4.0,.05,4.1,.5", "3,2,3.9,0,4.1,.4")
+    (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
     return folder
 
 
