@@ -168,7 +168,9 @@ def test_every_file_lies_under_out(
     if command in suffix:
         assert sum(path.suffix == f".{suffix[command]}" for path in written) == usable >= 10
     if command == "predict":
-        assert sum(path.suffix == ".png" for path in written) == 3 * 4
+        assert sum(path.suffix == ".jpg" for path in written) == 3 * (4 + 1)
+    if not command.startswith(("export", "refilter")):
+        assert out / "report.html" in written
     if command == "import":
         assert sum(path.suffix == ".h5" for path in written) >= 10
 

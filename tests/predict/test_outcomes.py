@@ -67,7 +67,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(autouse=True)
 def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heatmaps take a second each: here they are their titles."""
+    """Heatmaps are their titles here."""
 
     def draw(path: Path, *_: Any, title: str) -> None:
         replace_file(path, title.encode())
@@ -127,7 +127,7 @@ def test_verdict_stands_in_every_output(run: Path, slides: list[Path], tmp_path:
     assert line.startswith(f"a: uncertain (mean probability of {CLASSES[best]} 0.")
     assert f"{len(p)} patches called benign" in line and "1 of 1 done" in count
     assert rule.endswith("Whatever a slide shows is called one of benign and dcis.")
-    picture = (tmp_path / "o" / "a-dcis.png").read_text()
+    picture = (tmp_path / "o" / "a-dcis.jpg").read_text()
     assert picture.startswith("a: uncertain\nmean probability of dcis 0.") and "patches called so" in picture
     about = geojson.loads((tmp_path / "o" / "a.geojson").read_text())["wsitool"]
     again = CliRunner().invoke(main, [*words, "--least-lead", "0.9", "--json"])
@@ -217,8 +217,8 @@ def test_only_what_is_the_same_is_kept(run: Path, judge: Run, slides: list[Path]
     judge(slides[:2])
     assert judge(slides).kept == 2 and judge(slides, batch_size=3).kept == 3
     assert judge(slides, stride=32).kept == 0
-    (tmp_path / "o" / "b-dcis.png").unlink()
-    assert judge(slides, stride=32).kept == 2 and (tmp_path / "o" / "b-dcis.png").exists()
+    (tmp_path / "o" / "b-dcis.jpg").unlink()
+    assert judge(slides, stride=32).kept == 2 and (tmp_path / "o" / "b-dcis.jpg").exists()
     moved = Path(shutil.copytree(slides[0].parent, tmp_path / "slides"))
     changed = [moved / path.name for path in slides]
     assert judge(changed, "p").kept == 0
