@@ -119,7 +119,7 @@ def test_bad_images_stop_nobody_and_are_listed(tmp_path: Path) -> None:
     assert "lower --min-tissue" in rows["blank.png"]["error"]
     assert "broken.png" in rows["broken.png"]["error"]
     assert rows["good.png"]["kept"] == "4" and rows["good.png"]["error"] == ""
-    assert sorted(path.name for path in out.iterdir()) == ["good.h5", "images.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["good.h5", "images.csv", "report.html"]
 
 
 def test_existing_stores_are_kept_unless_overwritten(tmp_path: Path) -> None:

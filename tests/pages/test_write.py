@@ -160,7 +160,11 @@ def test_import_shows_images_and_what_was_left_out(tmp_path: Path) -> None:
 def test_commands_are_kept_once_each_latest_last_and_never_as_markup(tiled: Path) -> None:
     first, second = ["wsitool", "tile", EVIL, '"quoted\'"'], ["wsitool", "tile", "b"]
     for command in (first, second, first):
-        write_page(tiled, command=command)
+        page = write_page(tiled, command=command)
+    written = page.stat().st_mtime_ns, page.stat().st_ino
+    # The same again: nothing is written.
+    assert write_page(tiled, command=first) == page
+    assert (page.stat().st_mtime_ns, page.stat().st_ino) == written
     assert read_commands(tiled / "report.html") == [second, first]
     text = _check(tiled / "report.html")
     assert "&lt;script&gt;alert(1)" in text

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsitool.base.files import check_writable
+from wsitool.base.files import check_writable, replace_file
 from wsitool.base.paths import shown
 from wsitool.curate.folders import kind_of_folder
 from wsitool.errors import UsageError
@@ -59,7 +59,11 @@ def write_page(folder: str | Path, *, command: Sequence[str] = ()) -> Path:
             page.code(shlex.join(words))
     else:
         page.text("The command line was not kept, as this page was made afterwards.")
-    return page.write(path)
+    text = page.html().encode()
+    # A command that finds its work done leaves all files as they are.
+    if not path.is_file() or path.read_bytes() != text:
+        replace_file(path, text)
+    return path
 
 
 def _short(words: Sequence[str]) -> list[str]:
