@@ -15,7 +15,14 @@ from wsitool.errors import WsitoolError
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["errors_in_one_sentence", "in_one_sentence", "quiet_start", "take_any_text", "whole_process"]
+__all__ = [
+    "errors_in_one_sentence",
+    "in_one_sentence",
+    "is_of_stdout",
+    "quiet_start",
+    "take_any_text",
+    "whole_process",
+]
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
 _depth = 0
@@ -121,7 +128,7 @@ def errors_in_one_sentence(*, debug: Callable[[], bool]) -> Iterator[None]:
             raise
         _let_go(error)
         _flush(sys.stdout)
-        _say(_about_stdout(error) if _is_of_stdout(error) else f"Error: {printable(one_sentence(error))}")
+        _say(_about_stdout(error) if is_of_stdout(error) else f"Error: {printable(one_sentence(error))}")
         sys.exit(error.exit_code if isinstance(error, WsitoolError) else 1)
 
 
@@ -149,7 +156,8 @@ def _about_stdout(error: Exception) -> str:
     return f"Error: Standard output could not be written ({reason}): give it another place."
 
 
-def _is_of_stdout(error: Exception) -> bool:
+def is_of_stdout(error: BaseException) -> bool:
+    """Whether it was raised by writing a command's words, and not a file."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

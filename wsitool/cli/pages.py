@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from wsitool.cli.command import SOME_FAILED, command_words
+from wsitool.cli.ending import is_of_stdout
 
 __all__ = ["leaves_page", "report_option"]
 
@@ -34,8 +35,9 @@ def leaves_page(command: F) -> F:
     def with_page(*args: Any, report: bool, out: Path, **options: Any) -> Any:
         try:
             result = command(*args, out=out, **options)
-        except SystemExit as end:
-            if end.code == SOME_FAILED and report:
+        except (SystemExit, OSError) as end:
+            # Where only the closing words could not be written, all is done but for the page.
+            if report and (_some_failed(end) or is_of_stdout(end)):
                 _leave(out, options)
             raise
         if report:
@@ -43,6 +45,10 @@ def leaves_page(command: F) -> F:
         return result
 
     return with_page  # type: ignore[return-value]
+
+
+def _some_failed(end: BaseException) -> bool:
+    return isinstance(end, SystemExit) and end.code == SOME_FAILED
 
 
 def _writes(options: dict[str, Any]) -> bool:
