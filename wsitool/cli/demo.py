@@ -12,7 +12,7 @@ import click
 from wsitool.cli.command import Command
 from wsitool.errors import UsageError, WsitoolError
 
-__all__ = ["command", "demo_commands"]
+__all__ = ["command", "demo_commands", "what_next"]
 
 _TILE = "--patch-size 128 --mpp 1"
 _PRETRAIN = "--method simclr --image-size 64 --batch-size 32 --epochs 3"
@@ -94,11 +94,11 @@ def command(ctx: click.Context, out: Path) -> None:
     page = write_demo_page(out, steps)
     click.echo(f"\n{demo_summary(out)}")
     click.echo(f"Done in {time.monotonic() - started:.0f} s. Open {page} in a browser.")
-    for line in _what_next(out):
+    for line in what_next(out):
         click.echo(line)
 
 
-def _what_next(out: Path) -> list[str]:
+def what_next(out: Path) -> list[str]:
     """Where there is more to see: the pages of the steps, and the viewer or what it needs."""
     pages = ", ".join(str(path.relative_to(out)) for path in sorted(out.glob("*/report.html")))
     lines = [f"Each step left a page of its own in {out}: {pages}."] if pages else []
