@@ -123,7 +123,9 @@ def test_only_an_adjusted_p_value_says_that_an_arm_helps(data: Path) -> None:
     assert "helps at 25 %" in said(0.045)
 
 
-def test_too_few_patients_are_said_in_every_output(data: Path, tmp_path: Path) -> None:
+def test_too_few_patients_are_said_in_every_output(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = tuple(str(data / "train" / f"p{number}.h5") for number in range(3))
     results = _results(data, supervised=2.0, pretrained=2.0, train=train)
     page = write_report(results, tmp_path).read_text()
@@ -133,6 +135,11 @@ def test_too_few_patients_are_said_in_every_output(data: Path, tmp_path: Path) -
     assert f'"{reason}"' in (tmp_path / "table2.csv").read_text()
     for name in ("table2.md", "table2.tex"):
         assert "[too few patients]" in (tmp_path / name).read_text()
+    monkeypatch.setattr("wsitool.experiment.report._draw", lambda *_: None)
+    write_report(results, tmp_path / "other", page=False)
+    assert (tmp_path / "other" / "results.json").is_file() and not (
+        tmp_path / "other" / "report.html"
+    ).exists()
     told = json.loads((tmp_path / "results.json").read_text())
     assert told["no_mark"].endswith(reason) and told["reach"] == {}
     for row in told["rows"]:

@@ -25,10 +25,10 @@ __all__ = ["write_report"]
 
 def write_report(
     results: Results, out: Path, *, command: str = "", notes: Sequence[str] = (), page: bool = True
-) -> Path | None:
-    """Write everything into `out` and return the page; `notes` are findings such as near-duplicates.
+) -> Path:
+    """Write everything into `out` and return the page's path; `notes` are findings such as near-duplicates.
 
-    Without `page` there is none.
+    Without `page` none is written.
     table2.md, .csv and .tex, results.json, figures/*.png and report.html, each complete or as it was.
     """
     for name, text in (
@@ -47,7 +47,8 @@ def write_report(
     # What is said goes into the JSON as well: programs that read it must meet the caveats, too.
     write_json(out / "results.json", {**as_json(results), **said})
     _draw(results, out / "figures")
-    return _page(results, out, said, command).write(out / "report.html") if page else None
+    path = out / "report.html"
+    return _page(results, out, said, command).write(path) if page else path
 
 
 def _draw(results: Results, folder: Path) -> None:

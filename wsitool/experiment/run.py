@@ -88,7 +88,9 @@ def experiment(
         notes += _warnings(cells.values())
         report = write_report(results, out, command=command, notes=notes, page=page)
     reused = sum(result.reused for result in cells.values())
-    return ExperimentResult(out=out, results=results, report=report, cells=len(cells), reused=reused)
+    return ExperimentResult(
+        out=out, results=results, report=report if page else None, cells=len(cells), reused=reused
+    )
 
 
 def _near_duplicates(splits: Sequence[EvaluationSplit], folder: Path, reporter: Reporter) -> list[str]:

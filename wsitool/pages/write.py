@@ -68,7 +68,8 @@ def write_page(folder: str | Path, *, command: Sequence[str] = ()) -> Path:
 
 def _short(words: Sequence[str]) -> list[str]:
     """The words of a command; of a thousand slides some, and how many more there were."""
-    kept, room = [], _MOST_LETTERS
+    kept: list[str] = []
+    room = _MOST_LETTERS
     for number, word in enumerate(words):
         room -= len(word) + 3
         if room < 0:

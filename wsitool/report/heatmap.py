@@ -73,7 +73,7 @@ def heat_colors() -> NDArray[np.uint8]:
         axis=1,
     ).clip(0, 1)
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.rint(255 * encoded).astype(np.uint8)
+    return np.asarray(np.rint(255 * encoded), np.uint8)
 
 
 def draw_heatmap(

@@ -43,7 +43,7 @@ def _bends(ring: Ring) -> Ring:
     """A closed ring (n, 2) without the points on straight lines, but for its ends."""
     steps = np.diff(ring, axis=0)
     bends = (steps[1:] != steps[:-1]).any(axis=1)
-    return ring[np.concatenate([[True], bends, [True]])]
+    return np.asarray(ring[np.concatenate([[True], bends, [True]])])
 
 
 def _turns_right(ring: Ring) -> bool:
