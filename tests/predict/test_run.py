@@ -176,6 +176,9 @@ def test_images_of_an_imported_store_are_judged_each_on_its_own(run: Path, tmp_p
     words = ["predict", str(run), str(tmp_path / "s"), "--out", str(tmp_path / "o")]
     told = CliRunner().invoke(main, words)
     assert told.exit_code == 0 and "labelled p1, p2 and the classifier knows benign, dcis" in told.stderr
+    page = (tmp_path / "o" / "report.html").read_text()
+    # Two maps and the patches of each image, from the one store.
+    assert page.count("data:image/jpeg") == 2 * 2 + 6 + 4 and "neither the slide" not in page
     found = predict(run, [tmp_path / "s"], tmp_path / "o")
     assert [(part.name, part.patches) for part in found.slides] == [("p1_a", 6), ("p2_a", 4)]
     assert found.kept == 2  # the same as before

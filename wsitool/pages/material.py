@@ -16,6 +16,7 @@ from PIL import Image
 from wsitool.base.file_names import lone_file_name
 from wsitool.curate.folders import kind_of_folder
 from wsitool.errors import WsitoolError
+from wsitool.predict.prediction import image_name
 from wsitool.slides.readers import open_slide
 from wsitool.slides.readers.byte_source import is_url
 from wsitool.slides.slide import Slide
@@ -123,17 +124,18 @@ class Inputs:
         return None
 
     def squares(
-        self, name: str, corners: Sequence[tuple[int, int]], size_level0: float
+        self, name: str, group: str, corners: Sequence[tuple[int, int]], size_level0: float
     ) -> list[NDArray[np.uint8]] | None:
-        """Patches of a slide at level-0 `corners`, from its store or itself; None where neither is there."""
+        """Patches of a slide at level-0 `corners`, from its store or itself; None where neither is there.
+
+        `name` may be that of an image in the store of its `group`, too.
+        """
         with ExitStack() as stack:
-            store = self.store(name)
+            store = self.store(name) or self.store(group)
             if store is not None:
                 stack.enter_context(store)
                 with suppress(WsitoolError, IndexError):
-                    coords = store.coords
-                    rows = [np.flatnonzero((coords == corner).all(axis=1))[0] for corner in corners]
-                    return list(store.read(np.array(rows, np.int64)))
+                    return list(store.read(_rows_at(store, name, corners)))
             slide = self.slide(name)
             if slide is None:
                 return None
@@ -141,6 +143,18 @@ class Inputs:
             with suppress(WsitoolError):
                 return [read_square(slide, x, y, size_level0) for x, y in corners]
         return None
+
+
+def _rows_at(store: Reader, name: str, corners: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """The rows at `corners`, of the image called `name` where it is a store of images; IndexError if none."""
+    coords, mine = store.coords, np.ones(len(store), bool)
+    if store.sources is not None:
+        sources = store.sources
+        mine = np.isin(sources, [one for one in np.unique(sources) if image_name(str(one)) == name])
+    elif store.meta.name != name:
+        raise IndexError(name)
+    rows = [np.flatnonzero(mine & (coords == corner).all(axis=1))[0] for corner in corners]
+    return np.array(rows, np.int64)
 
 
 def _jpeg(picture: Image.Image) -> bytes:

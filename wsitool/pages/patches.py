@@ -101,7 +101,7 @@ def imported(page: Page, folder: Folder) -> None:
 
 def _rows(path: Path, needs: Sequence[str], knows: Sequence[str]) -> tuple[Row, ...]:
     try:
-        return read_table(path, needs=needs, knows=knows).rows if path.is_file() else ()
+        return read_table(path, needs=needs, knows=knows, exact=True).rows if path.is_file() else ()
     except WsitoolError:
         return ()
 

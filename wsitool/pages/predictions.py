@@ -22,13 +22,23 @@ _DECIDING = 6  # patches of each
 _LISTED, _FAILURES = 200, 50
 _SIDE = 620
 _LARGEST_TABLE = 30_000_000  # bytes; a slide of a hundred thousand patches has a tenth
-_NEEDS = ("slide", "status", "patches", "verdict", "reason", "most_probable", "mean_probability", "files")
+_NEEDS = (
+    "slide",
+    "status",
+    "group",
+    "patches",
+    "verdict",
+    "reason",
+    "most_probable",
+    "mean_probability",
+    "files",
+)
 
 
 def sections(page: Page, folder: Folder) -> None:
     """From summary.csv, and of at most twelve slides their table, heatmap and six patches."""
     try:
-        table = read_table(folder.path / "summary.csv", needs=_NEEDS)
+        table = read_table(folder.path / "summary.csv", needs=_NEEDS, exact=True)
     except WsitoolError as error:
         page.note(str(error))
         return
@@ -82,7 +92,7 @@ def _slide(page: Page, folder: Path, row: Row, classes: Sequence[str], inputs: I
     if not patches:
         return
     corners = [(x, y) for x, y, _, _, _ in patches]
-    squares = inputs.squares(row["slide"], corners, patches[0][2])
+    squares = inputs.squares(row["slide"], row["group"], corners, patches[0][2])
     if squares is None:
         page.text("The patches that decided are not shown: neither the slide nor its store is where it was.")
         return

@@ -22,7 +22,7 @@ from wsitool.report.heatmap import DRAWN_SIDE, draw_called, draw_heatmap, heat
 from wsitool.slides.tissue import TissueMask
 from wsitool.store.schema import PatchStore
 
-__all__ = ["Picture", "Prediction", "by_image", "file_names_of", "mosaic", "write_prediction"]
+__all__ = ["Picture", "Prediction", "by_image", "file_names_of", "image_name", "mosaic", "write_prediction"]
 
 _MOSAIC_SIDE = 2000  # pixels of the longer side of a picture put together from patches
 _BATCH = 256
@@ -184,7 +184,7 @@ def by_image(prediction: Prediction, store: PatchStore, rows: NDArray[np.int64])
         mine = np.flatnonzero(sources == source)
         part = replace(
             prediction,
-            name=_plain(re.sub(r"\.[^./]*$", "", str(source))),
+            name=image_name(str(source)),
             coords=prediction.coords[mine],
             probabilities=prediction.probabilities[mine],
             # Only with patches of its own image, whose coordinates begin at its own corner.
@@ -195,6 +195,11 @@ def by_image(prediction: Prediction, store: PatchStore, rows: NDArray[np.int64])
         )
         parts.append(part)
     return parts
+
+
+def image_name(source: str) -> str:
+    """What the image of a store's source is called in predictions."""
+    return _plain(re.sub(r"\.[^./]*$", "", source))
 
 
 def mosaic(store: PatchStore, rows: NDArray[np.int64]) -> Picture:
