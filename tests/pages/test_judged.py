@@ -142,6 +142,8 @@ def test_predict_shows_slides_by_verdict_with_heatmaps_and_the_patches_that_deci
     # Two maps and six patches of each; the slide that is gone has maps only.
     assert text.count("data:image/jpeg") == 3 * 2 + 2 * 6
     assert "neither the slide nor its store is where it was" in text
+    # No probability of a network is 0 or 1.
+    assert "a &gt; 0.99" in text and "a 1.00" not in text
     assert "All slides" in text and "few patches &lt;s&gt;" in text
 
 

@@ -14,6 +14,7 @@ from wsitool.evaluation.metrics import METRICS
 from wsitool.pages.facts import add_settings, as_text, read_object
 from wsitool.pages.material import Inputs, small_jpeg
 from wsitool.pages.registry import Folder
+from wsitool.predict.verdict import as_probability
 from wsitool.report.charts import confusion_chart, curves_chart, reliability_chart
 from wsitool.report.curves import Curve, Panel
 from wsitool.report.page import Card, Page
@@ -161,7 +162,7 @@ def _mistakes(page: Page, folder: Folder, judged: Sequence[_Judged], classes: Se
         if rest:
             page.table(
                 ("slide", "row", "is", "called", "probability"),
-                [(one.slide, one.row, one.label, one.predicted, f"{one.sure:.2f}") for one in rest],
+                [(one.slide, one.row, one.label, one.predicted, as_probability(one.sure)) for one in rest],
             )
     pictures.close()
     if wrong and not known:
@@ -180,7 +181,11 @@ def _mistakes_of(judged: Sequence[_Judged], classes: Sequence[str]) -> dict[str,
 
 
 def _lines(one: _Judged) -> tuple[str, ...]:
-    return (f"is {one.label}", f"called {one.predicted}, {one.sure:.2f}", f"{one.slide} #{one.row}")
+    return (
+        f"is {one.label}",
+        f"called {one.predicted}, {as_probability(one.sure)}",
+        f"{one.slide} #{one.row}",
+    )
 
 
 class _Patches:

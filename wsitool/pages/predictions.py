@@ -13,6 +13,7 @@ from wsitool.pages.facts import add_settings, read_object
 from wsitool.pages.material import Inputs, small_jpeg, smaller
 from wsitool.pages.registry import Folder
 from wsitool.predict.prediction import file_names_of
+from wsitool.predict.verdict import as_probability
 from wsitool.report.page import Card, Page
 
 __all__ = ["sections"]
@@ -78,7 +79,7 @@ def _chosen(rows: Sequence[Row], verdicts: Sequence[str]) -> list[Row]:
 
 
 def _slide(page: Page, folder: Path, row: Row, classes: Sequence[str], inputs: Inputs) -> None:
-    means = ", ".join(f"{name} {_float(row[f'mean_p_{name}'.lower()]):.2f}" for name in classes)
+    means = ", ".join(f"{name} {as_probability(_float(row[f'mean_p_{name}'.lower()]))}" for name in classes)
     page.section(f"{row['slide']}: {row['verdict']}")
     page.text(
         f"{row['patches']} patches; mean probability {means}."
@@ -101,7 +102,7 @@ def _slide(page: Page, folder: Path, row: Row, classes: Sequence[str], inputs: I
     page.text(f"The patches most probably {row['most_probable']}{rest}:")
     page.cards(
         [
-            Card(image=small_jpeg(pixels), lines=(f"{called} {p:.2f}", f"{x}, {y}"))
+            Card(image=small_jpeg(pixels), lines=(f"{called} {as_probability(p)}", f"{x}, {y}"))
             for pixels, (x, y, _, called, p) in zip(squares, patches, strict=True)
         ]
     )
