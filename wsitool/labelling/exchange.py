@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from wsitool.labelling.patches import Patches, columns_of
 from wsitool.labelling.session import Session
 from wsitool.labelling.votes import IMPORT
 from wsitool.predict.outcomes import SUMMARY
-from wsitool.report.geojson import class_colors, collection_of, tile_feature
+from wsitool.report.geojson import Tiles, class_colors, collection_of
 from wsitool.slides.annotations import find_annotations, label_patches, map_of_names, read_annotations
 
 __all__ = ["geojson_download", "import_outlines", "labels_csv", "suggestions_of", "write_geojson_of"]
@@ -97,8 +96,8 @@ def import_outlines(session: Session, location: str | Path) -> int:
         annotations = read_annotations(path)
         if annotations.unit != "px":
             raise UsageError(f"'{path}' is not in pixels of the slide: convert it to GeoJSON.")
-        strange |= {region.names[0] for region in annotations.regions} - {*classes}
         label_map = map_of_names([annotations])
+        strange |= {*label_map.classes} - {*classes}
         meta = store.meta
         labels = label_patches(
             annotations.regions, label_map, classes, store.coords, meta.patch_size_level0, rule="centre"
@@ -189,9 +188,7 @@ def _features(session: Session, labels: Mapping[int, int]) -> Iterator[dict[str,
     patches, classes = session.patches, session.plan.classes
     colors = class_colors(classes)
     store = patches.store(next(iter(labels)))
-    side, coords = round(store.meta.patch_size_level0), store.coords
+    tiles, coords = Tiles(store.meta.name, round(store.meta.patch_size_level0)), store.coords
     for patch, label in labels.items():
         x, y = coords[patches.collection.row[patch]].tolist()
-        # As those of `predict`: a second export updates the first.
-        unique = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{store.meta.name}:{x}:{y}:{side}"))
-        yield tile_feature(x, y, side, {}, classes[label], colors) | {"id": unique}
+        yield tiles.feature(x, y, {}, (classes[label],), colors[classes[label]])

@@ -107,7 +107,8 @@ class Tiles:
         # Closed, as GeoJSON wants rings; y grows downwards, as in the slide.
         ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
         geometry = {"type": "Polygon", "coordinates": [ring]}
-        return _feature(f"{self._slide}:{x}:{y}:{side}", geometry, properties, names, color)
+        # Of whole pixels: the same place has one id, whoever writes it.
+        return _feature(f"{self._slide}:{x}:{y}:{round(side)}", geometry, properties, names, color)
 
 
 def rejected_features(
