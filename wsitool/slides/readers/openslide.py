@@ -20,6 +20,7 @@ from wsitool.errors import RefusedSlideError, RegionReadError, SlideError, Unsup
 from wsitool.slides.readers.byte_source import ByteSource, is_url, stem
 from wsitool.slides.readers.dicom_frames import FrameLevel, frame_levels
 from wsitool.slides.readers.directories import read_directories
+from wsitool.slides.readers.folders import MIRAX_DATA
 from wsitool.slides.readers.layout import pixel_layout
 from wsitool.slides.readers.resolution import resolve_mpp, square_mpp
 from wsitool.slides.readers.source import file_state, fingerprint
@@ -43,7 +44,7 @@ _OPACITY = np.array([0, 0, 0, 255], np.uint8).view(np.uint32)[0]
 _NO_INTERPOLATION = 0.0019
 _REACH, _MOST_PIXELS_FOR_EXACT = 1024, 2**21  # an exact read costs at most eight plain ones
 _COMPANIONS = {
-    ".mrxs": (".dat", ".ini"),
+    ".mrxs": MIRAX_DATA,
     ".dcm": (".dcm",),
     ".vms": (".jpg", ".opt"),
     ".vmu": (".ngr", ".opt"),
