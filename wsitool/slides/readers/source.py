@@ -24,7 +24,7 @@ from wsitool.slides.readers.folders import (
     zarr_metadata,
 )
 from wsitool.slides.readers.remote import RemoteBytes
-from wsitool.slides.readers.zipped import ZIP_MAGIC, zipped_slide
+from wsitool.slides.readers.zipped import ZIP_MAGICS, zipped_slide
 
 __all__ = ["file_state", "fingerprint", "open_bytes"]
 
@@ -62,7 +62,7 @@ def open_bytes(path: str | Path) -> ByteSource:
             kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
             raise UnsupportedSlideError(f"'{path}' is {kind}, not a slide: name a file.")
         local = _PartBytes(path) if pixel_folder(path) else _LocalBytes(path)
-        return zipped_slide(local) if local.read(0, len(ZIP_MAGIC)) == ZIP_MAGIC else local
+        return zipped_slide(local) if local.read(0, 4) in ZIP_MAGICS else local
     except FileNotFoundError as error:
         raise UnsupportedSlideError(f"There is no file '{path}': check the spelling.") from error
     except (OSError, ValueError) as error:
