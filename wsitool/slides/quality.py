@@ -54,7 +54,7 @@ def score_candidates(
 
 def _with_edges(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Ink and, of strokes, the pixels around, which are half ink; single pixels may be of the stain."""
-    return ink | binary_dilation(binary_opening(ink, np.ones((3, 3), bool)))
+    return np.asarray(ink | binary_dilation(binary_opening(ink, np.ones((3, 3), bool))))
 
 
 def ink_masks(mask: TissueMask) -> dict[str, NDArray[np.bool_]]:

@@ -34,7 +34,7 @@ T = TypeVar("T")
 # Shares above which it is more likely that glass or stain has been mistaken.
 _MOST_TISSUE, _MOST_COLORLESS, _MOST_PENS = 0.95, 0.02, 0.5
 # Of fat 45 to 57 % is, of the other stains and slides tried 83 % or more.
-_LEAST_STAINED, _BY_STAIN = 0.7, ("chroma", "density", "otsu")
+_LEAST_STAINED = 0.7
 _PROBED_PATCHES = 16  # patches whose tiles may decide whether the decoder shrinks
 
 
@@ -84,7 +84,8 @@ class PatchSource:
                 f"{self.mask.colorless:.0%} of it is dark without color and counts as glass: for a silver "
                 "stain or a gray scan pass --tissue density"
             )
-        if self.spec.tissue in _BY_STAIN and (stained := stained_within(self.mask.mask)) < _LEAST_STAINED:
+        by_file = ":" in self.spec.tissue
+        if not by_file and (stained := stained_within(self.mask.mask)) < _LEAST_STAINED:
             doubts.append(
                 f"only {stained:.0%} of what lies within the outlines of its tissue is stained: if the rest "
                 "is fat and not glass, pass --tissue filled"
