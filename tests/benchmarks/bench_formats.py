@@ -1,8 +1,10 @@
-"""Cutting DICOM and OME-Zarr slides into raw HDF5, one thread: wsitool against the libraries' own loops.
+"""Cutting DICOM, OME-Zarr and MRXS slides into raw HDF5, one thread: wsitool against the libraries' loops.
 
-WSITOOL_TEST_DATA=... python tests/benchmarks/bench_formats.py [--tiles 48]
+WSITOOL_TEST_DATA=... python tests/benchmarks/bench_formats.py [--columns 192] [--rows 16]
 
-The slides are made on the spot of the tiles of a real DICOM series. MRXS is left out: no file is at hand.
+The slides are made on the spot of the tiles of a real DICOM series; by default they are 49,152 px wide, as
+sections are at 20x. OpenSlide's own cache of 32 MiB then does not hold a row of tiles, and its loop decodes
+most tiles twice.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -21,58 +24,92 @@ import numpy as np
 import openslide
 import pydicom
 import zarr
+from mirax import Images, write_mirax
 from pydicom.encaps import encapsulate, generate_frames
 from side_by_side import Claim, CpuClock, measure, peer_version, print_table
 
 from wsitool.slides.spec import TileSpec
 from wsitool.tiling.run import tile_slide
 
-__all__ = ["candidates", "write_slides"]
+__all__ = ["Slides", "candidates", "write_slides"]
 
 _PATCH, _TILE = 224, 256
 _CLAIMS = [
     Claim(ours="wsitool DICOM", peer="openslide loop DICOM", factor=4),
     Claim(ours="wsitool OME-Zarr", peer="zarr loop OME-Zarr", factor=4),
+    Claim(ours="wsitool MRXS", peer="openslide loop MRXS", factor=1.2),
 ]
 
 
-def write_slides(series: Path, folder: Path, *, tiles: int) -> tuple[Path, Path]:
-    """A DICOM file and an OME-Zarr image, `tiles` x `tiles` whole tiles of the finest level of `series`."""
+@dataclass(frozen=True, kw_only=True)
+class Slides:
+    """The same tiles in three formats."""
+
+    dicom: Path
+    ngff: Path
+    mirax: Path
+
+
+def write_slides(series: Path, folder: Path, *, columns: int, rows: int) -> Slides:
+    """Slides of `columns` x `rows` whole tiles of the finest level of `series`, multiples of 8."""
     dataset = pydicom.dcmread(series / "0.dcm")
-    columns = -(-dataset.TotalPixelMatrixColumns // _TILE)
+    across = -(-dataset.TotalPixelMatrixColumns // _TILE)
     stored = list(generate_frames(dataset.PixelData, number_of_frames=dataset.NumberOfFrames))
-    whole = [stored[i] for i in range(len(stored) - columns) if i % columns < columns - 1]
-    group = zarr.open_group(str(folder / "s.zarr"), mode="w")
-    (folder / "d").mkdir()
-    # A level 1/8 as large, from which tissue is found: its pixels are of no account.
-    for level, count in enumerate((tiles, tiles // 8)):
-        frames = [whole[i % len(whole)] for i in range(count * count)]
-        dataset.TotalPixelMatrixColumns = dataset.TotalPixelMatrixRows = count * _TILE
-        dataset.NumberOfFrames = len(frames)
-        dataset.PixelData = encapsulate(frames)
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{level}"
-        dataset.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "RESAMPLED"] if level else dataset.ImageType
-        dataset.save_as(folder / "d" / f"{level}.dcm")
-        shape = (3, count * _TILE, count * _TILE)
-        array = group.create_array(str(level), shape=shape, chunks=(3, _TILE, _TILE), dtype=np.uint8)
-        for number, frame in enumerate(frames):
-            y, x = number // count * _TILE, number % count * _TILE
-            array[:, y : y + _TILE, x : x + _TILE] = np.moveaxis(imagecodecs.jpeg8_decode(frame), 2, 0)
+    whole = [stored[i] for i in range(len(stored) - across) if i % across < across - 1]
+    # Coarser levels serve to find tissue only: what their pixels show is of no account.
+    levels = [
+        {
+            (x, y): whole[(y * (columns >> k) + x) % len(whole)]
+            for y in range(rows >> k)
+            for x in range(columns >> k)
+        }
+        for k in range(4)
+    ]
+    dicom, ngff = folder / "d" / "0.dcm", folder / "s.zarr"
+    _write_dicom(dataset, [levels[0], levels[3]], dicom.parent)
+    _write_ngff([levels[0], levels[3]], ngff)
+    mirax = write_mirax(folder / "m.mrxs", levels, side=_TILE, grid=(columns, rows), mpp=0.5)
+    return Slides(dicom=dicom, ngff=ngff, mirax=mirax)
+
+
+def _write_dicom(dataset: pydicom.Dataset, levels: list[Images], folder: Path) -> None:
+    folder.mkdir()
+    for number, images in enumerate(levels):
+        columns, rows = (side + 1 for side in max(images))
+        dataset.TotalPixelMatrixColumns, dataset.TotalPixelMatrixRows = columns * _TILE, rows * _TILE
+        dataset.NumberOfFrames = len(images)
+        dataset.PixelData = encapsulate([images[x, y] for y in range(rows) for x in range(columns)])
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+        if number:
+            dataset.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "RESAMPLED"]
+        dataset.save_as(folder / f"{number}.dcm")
+
+
+def _write_ngff(levels: list[Images], folder: Path) -> None:
+    group = zarr.open_group(str(folder), mode="w")
+    for number, images in enumerate(levels):
+        columns, rows = (side + 1 for side in max(images))
+        shape, chunks = (3, rows * _TILE, columns * _TILE), (3, _TILE, _TILE)
+        array = group.create_array(str(number), shape=shape, chunks=chunks, dtype=np.uint8)
+        for (column, row), jpeg in images.items():
+            y, x = row * _TILE, column * _TILE
+            array[:, y : y + _TILE, x : x + _TILE] = np.moveaxis(imagecodecs.jpeg8_decode(jpeg), 2, 0)
     axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
     scales = [{"type": "scale", "scale": [1.0, 0.5 * step, 0.5 * step]} for step in (1, 8)]
     datasets = [{"path": str(i), "coordinateTransformations": [scale]} for i, scale in enumerate(scales)]
     multiscale = {"axes": [{"name": "c", "type": "channel"}, *axes], "datasets": datasets}
     group.attrs.put({"ome": {"version": "0.5", "multiscales": [multiscale]}})
-    return folder / "d" / "0.dcm", folder / "s.zarr"
 
 
-def candidates(dicom: Path, ngff: Path, folder: Path) -> dict[str, Callable[[], int]]:
+def candidates(slides: Slides, folder: Path) -> dict[str, Callable[[], int]]:
     """Every contender by name; each returns the number of patches it wrote."""
     return {
-        "openslide loop DICOM": lambda: _openslide_loop(dicom, folder),
-        "wsitool DICOM": lambda: _wsitool(dicom, folder),
-        "zarr loop OME-Zarr": lambda: _zarr_loop(ngff, folder),
-        "wsitool OME-Zarr": lambda: _wsitool(ngff, folder),
+        "openslide loop DICOM": lambda: _openslide_loop(slides.dicom, folder),
+        "wsitool DICOM": lambda: _wsitool(slides.dicom, folder),
+        "zarr loop OME-Zarr": lambda: _zarr_loop(slides.ngff, folder),
+        "wsitool OME-Zarr": lambda: _wsitool(slides.ngff, folder),
+        "openslide loop MRXS": lambda: _openslide_loop(slides.mirax, folder),
+        "wsitool MRXS": lambda: _wsitool(slides.mirax, folder),
     }
 
 
@@ -102,28 +139,30 @@ def _openslide_loop(slide: Path, folder: Path) -> int:
 
 def _zarr_loop(slide: Path, folder: Path) -> int:
     array = zarr.open_array(str(slide / "0"), mode="r")
-    columns = array.shape[2] // _PATCH
-    with _patches(folder, columns * columns) as data:
-        for i in range(columns * columns):
+    rows, columns = (side // _PATCH for side in array.shape[1:])
+    with _patches(folder, rows * columns) as data:
+        for i in range(rows * columns):
             x, y = i % columns * _PATCH, i // columns * _PATCH
             data[i] = np.moveaxis(np.asarray(array[:, y : y + _PATCH, x : x + _PATCH]), 0, 2)
-    return columns * columns
+    return rows * columns
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tiles", type=int, default=48, help="side of the slides in tiles of 256 px")
+    parser.add_argument("--columns", type=int, default=192, help="width of the slides in tiles of 256 px")
+    parser.add_argument("--rows", type=int, default=16, help="their height in tiles")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     root = Path(os.environ.get("WSITOOL_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        slides = write_slides(root / "cases" / "slides" / "dicom_series", folder, tiles=arguments.tiles)
+        series = root / "cases" / "slides" / "dicom_series"
+        slides = write_slides(series, folder, columns=arguments.columns, rows=arguments.rows)
         out = folder / "out"
         cpu = CpuClock()
-        contenders = {name: cpu.clocked(name, run) for name, run in candidates(*slides, folder).items()}
+        contenders = {name: cpu.clocked(name, run) for name, run in candidates(slides, folder).items()}
         rates = measure(
             contenders,
             rounds=arguments.rounds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import bench_tissue
@@ -13,7 +14,6 @@ from wsitool.slides.readers import open_slide
 from wsitool.slides.spec import QualityThresholds, TileSpec
 from wsitool.tiling.source import PatchSource, patch_source
 
-# Fat is stained in its walls only; `--tissue filled` is for it.
 _QUICK = (
     "H&E, pale",
     "Sirius red",
@@ -23,9 +23,10 @@ _QUICK = (
     "brown glass",
     "warm gradient",
     "blank glass",
+    "fat",
 )
 _QUICK += ("black surround", "glue", "pens of 50 um", "pens of 250 um, red and purple")
-_ROWS = [row if row in _QUICK else pytest.param(row, marks=pytest.mark.slow) for row in ROWS if row != "fat"]
+_ROWS = [row if row in _QUICK else pytest.param(row, marks=pytest.mark.slow) for row in ROWS]
 
 
 @pytest.mark.benchmark
@@ -37,11 +38,13 @@ def test_every_stain_is_tissue_and_no_artefact_is(row: str, monkeypatch: pytest.
 
 
 @pytest.mark.benchmark
-def test_the_table_names_every_rule_and_marks_what_is_missed() -> None:
+def test_the_table_names_every_rule_and_marks_what_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     printed = bench_tissue.table(["fat", "H&E, pale"]).splitlines()
     assert all(name in printed[0] for name in RULES)
-    assert printed[1].endswith("  *") and not printed[2].endswith("*")
-    assert bench_tissue.measure("fat")["filled"][0] >= 0.95
+    assert printed[1].startswith("fat (--tissue filled)")
+    assert not any(line.endswith("*") for line in printed)
+    monkeypatch.setattr(bench_tissue, "OPTIONS", {})
+    assert bench_tissue.table(["fat"]).endswith("  *")
 
 
 def _source(folder: Path, name: str, **options: object) -> tuple[PatchSource, float, float]:
@@ -69,15 +72,21 @@ def _source(folder: Path, name: str, **options: object) -> tuple[PatchSource, fl
     ],
 )
 def test_stains_that_were_missed_are_found(real_data: Path, name: str, tissue: str) -> None:
-    _, recall, false = _source(real_data / "cases" / "stains", name, tissue=tissue)
+    source, recall, false = _source(real_data / "cases" / "stains", name, tissue=tissue)
     assert recall >= 0.95 and false <= 0.03
+    assert source.doubts == []
+
+
+def test_fat_is_told_and_the_option_for_it_named(real_data: Path) -> None:
+    source, recall, _ = _source(real_data / "cases" / "stains", "05_fatty_breast")
+    (doubt,) = source.doubts
+    assert recall < 0.5 and re.match(r"only 4\d% of what lies .* pass --tissue filled$", doubt)
 
 
 def test_pens_are_left_out_on_tissue_and_on_glass(real_data: Path) -> None:
-    """Of the true patches those with more ink than --max-pen go, too; with all of it allowed none does."""
-    source, _, false = _source(real_data / "cases" / "stains", "16_pens")
-    assert false <= 0.03 and source.candidates.scores["pen"].max() > 0.3
-    rejected = source.candidates.reason[source.candidates.tissue >= 0.5] != 0
-    inked = source.candidates.scores["pen"][source.candidates.tissue >= 0.5] > 0.1
-    black = source.candidates.scores["near_black"][source.candidates.tissue >= 0.5] > 0
-    assert (rejected == (inked | (rejected & black))).all()
+    source, recall, _ = _source(real_data / "cases" / "stains", "16_pens")
+    assert recall >= 0.95 and source.candidates.scores["pen"].max() > 0.9
+    truth = np.load(real_data / "cases" / "stains" / "16_pens_truth.npz")["mask"]
+    share = np.array([truth[y : y + 16, x : x + 16].mean() for x, y in source.candidates.coords.tolist()])
+    # Those that are ink or glass: a patch at the border of the tissue is no false one.
+    assert (share[source.kept] < 0.1).sum() <= 0.03 * (share >= 0.5).sum()

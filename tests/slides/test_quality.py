@@ -55,7 +55,8 @@ def test_paint_is_found_where_it_is(tmp_path: Path, score: str, color: tuple[int
     if score != "near_white":
         assert after[score][4] <= 0.55
         assert before[score].max() < 0.02
-        np.testing.assert_allclose(np.delete(after[score], 4), np.delete(before[score], 4), atol=0.02)
+        # Of 32 pixels one around a stroke counts for ink, too.
+        np.testing.assert_allclose(np.delete(after[score], 4), np.delete(before[score], 4), atol=0.04)
 
 
 def test_a_fold_is_tissue_stained_twice(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / "slides" / f"s{number}.svs"
         path.parent.mkdir(exist_ok=True)
         synthetic_slide(
-            path, organ="breast", kind="dcis", size=(260, 230), mpp=0.5, compression="none", seed=number
+            path, organ="breast", kind="dcis", size=(164, 132), mpp=0.5, compression="none", seed=number
         )
         tile_slide(path, folder / "stores", TileSpec(patch_size=32, mpp=0.5, codec="raw"))
         labels.append(f"s{number},{('benign', 'dcis')[number % 2]},p{number}")

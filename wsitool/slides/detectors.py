@@ -10,7 +10,7 @@ from skimage.filters import gaussian, threshold_otsu
 
 from wsitool.slides.tissue import detect_tissue, optical_density, white_balance, without_small
 
-__all__ = ["all_tissue", "chroma_tissue", "density_tissue", "filled_tissue", "otsu_tissue"]
+__all__ = ["all_tissue", "chroma_tissue", "density_tissue", "filled_tissue", "otsu_tissue", "stained_within"]
 
 Rgb = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -18,6 +18,7 @@ _DENSITY_GUARD = (0.05, 0.2)
 # Less color than this, of what is dark: then there is no colored tissue. Levels of gray in 5 x 5 pixels.
 _COLORLESS, _MOTTLED = 0.05, 5.0
 _GAP_UM, _GAP_PX = 150.0, 19
+_SQUARE_PX, _LEAST_OUTLINED = 4, 0.01
 _SPECK_UM = 50.0
 _SPECK_PX = 39  # the same at 8 um/px
 
@@ -47,6 +48,19 @@ def filled_tissue(thumbnail: Rgb, *, mpp: float | None, unread: Mask) -> Mask:
     grown = np.pad(mask, reach)
     closed = minimum_filter(maximum_filter(grown, 2 * reach + 1), 2 * reach + 1)
     return np.asarray(binary_fill_holes(closed))[reach:-reach, reach:-reach] & ~unread
+
+
+def stained_within(mask: Mask) -> float:
+    """Share of what lies within the outlines of (h, w) that is in the mask: of fat about half, else most.
+
+    Outlines are those of squares of 4 px that have any, without holes; 1 where these are under 1 % of all.
+    """
+    height, width = (side // _SQUARE_PX * _SQUARE_PX for side in mask.shape)
+    squares = mask[:height, :width].reshape(height // _SQUARE_PX, _SQUARE_PX, width // _SQUARE_PX, _SQUARE_PX)
+    inside = binary_fill_holes(squares.any(axis=(1, 3)))
+    if inside.sum() < max(1.0, _LEAST_OUTLINED * inside.size):
+        return 1.0
+    return float(squares.mean(axis=(1, 3))[inside].mean())
 
 
 def _is_mottled(thumbnail: Rgb, dark: Mask) -> bool:

@@ -54,13 +54,19 @@ def cover_of_patches(
     pieces, layer = _pieces(areas, layers)
     boxes = shapely.box(*coords.T, *(coords + size).T)
     shapely.prepare(pieces)
-    rows, columns = shapely.STRtree(pieces).query(boxes)
-    # Properly: a box that touches the outline from inside is measured, and has its full share.
-    inside = shapely.contains_properly(pieces[columns], boxes[rows])
-    full = _highest(rows[inside], layer[columns[inside]], len(coords))
-    # What is below a layer that covers all of a patch is not seen there.
-    seen = ~inside & (layer[columns] > full[rows]) & shapely.intersects(pieces[columns], boxes[rows])
-    rows, columns = rows[seen], columns[seen]
+    full = np.full(len(coords), -1)
+    seen: list[tuple[Ints, Ints]] = []
+    # From the top: what is below a layer that covers all of a patch is not seen there, nor looked for.
+    for one in np.unique(layer)[::-1]:
+        own, open_ = np.flatnonzero(layer == one), np.flatnonzero(full < 0)
+        rows, columns = shapely.STRtree(pieces[own]).query(boxes[open_])
+        rows, columns = open_[rows], own[columns]
+        full[_within(rows, columns, boxes, pieces)] = one
+        left = full[rows] < 0
+        rows, columns = rows[left], columns[left]
+        meets = shapely.intersects(pieces[columns], boxes[rows])
+        seen.append((rows[meets], columns[meets]))
+    rows, columns = (np.concatenate(parts) for parts in zip(*seen, strict=True))
     row, level, clipped = _united(rows, layer[columns], _clipped(pieces[columns], boxes[rows]))
     visible = _from_the_top(row, level, clipped, len(coords))
     partly = np.flatnonzero(full >= 0)
@@ -70,6 +76,29 @@ def cover_of_patches(
         layer=np.concatenate([level, full[partly]]),
         share=np.concatenate([visible, size**2 - covered[partly]]) / size**2,
     )
+
+
+def _within(rows: Ints, columns: Ints, boxes: Geometries, pieces: Geometries) -> Ints:
+    """Those of the rising `rows` (P,) whose box lies properly within a piece that it is paired with.
+
+    Each is asked until one does, so that boxes below hundreds of pieces cost few questions. A box that
+    touches the outline from inside is measured instead, and has its full share.
+    """
+    row, start = np.unique(rows, return_index=True)
+    stop = np.append(start[1:], len(rows))
+    found, step = [row[:0]], 1
+    while len(row):
+        count = np.minimum(step, stop - start)
+        owner = np.repeat(np.arange(len(row)), count)
+        pair = np.arange(len(owner)) + np.repeat(start - (np.cumsum(count) - count), count)
+        inside = shapely.contains_properly(pieces[columns[pair]], boxes[rows[pair]])
+        done = np.zeros(len(row), bool)
+        done[owner[inside]] = True
+        found.append(row[done])
+        start, step = start + count, step * 2
+        more = ~done & (start < stop)
+        row, start, stop = row[more], start[more], stop[more]
+    return np.concatenate(found)
 
 
 def _clipped(areas: Geometries, boxes: Geometries) -> Geometries:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_opening, uniform_filter
+from scipy.ndimage import binary_dilation, binary_opening, uniform_filter
 
 from wsitool.slides.tissue import TissueMask, channel_range, optical_density, white_balance
 
@@ -37,12 +37,24 @@ def score_candidates(
 ) -> dict[str, NDArray[np.float32]]:
     """Score the patches at level-0 `coords` (M, 2) on the mask's thumbnail: name -> (M,) float32.
 
-    The scores are `pen`, `fold`, `near_white` and `near_black`, see `ink_masks`.
+    The scores are `pen`, `fold`, `near_white` and `near_black`, see `ink_masks`: shares of the patch, but
+    `pen` of what the mask has of it, so that a patch of tissue and a stroke counts by what is left of tissue.
     """
-    # A mask of ink in place of the one of tissue: the same exact shares of areas.
-    return {
-        name: replace(mask, mask=ink).fraction(coords, size_level0) for name, ink in ink_masks(mask).items()
-    }
+
+    def shares(pixels: NDArray[np.bool_]) -> NDArray[np.float32]:
+        # In place of the mask of tissue: the same exact shares of areas.
+        return replace(mask, mask=pixels).fraction(coords, size_level0)
+
+    masks = ink_masks(mask)
+    scores = {name: shares(pixels) for name, pixels in masks.items()}
+    ink, tissue = shares(_with_edges(masks["pen"]) & mask.mask), shares(mask.mask)
+    scores["pen"] = np.divide(ink, tissue, out=np.zeros_like(ink), where=tissue > 0)
+    return scores
+
+
+def _with_edges(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Ink and, of strokes, the pixels around, which are half ink; single pixels may be of the stain."""
+    return np.asarray(ink | binary_dilation(binary_opening(ink, np.ones((3, 3), bool))))
 
 
 def ink_masks(mask: TissueMask) -> dict[str, NDArray[np.bool_]]:

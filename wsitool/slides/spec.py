@@ -226,7 +226,9 @@ class QualityThresholds(Params):
     min_sharpness: float | None = hparam(
         None, "Least variance of the Laplacian at 2 um/px; depends on the scanner.", ge=0
     )
-    max_pen: float | None = hparam(0.1, "Largest share of pen ink; 1 switches it off, as below.", ge=0, le=1)
+    max_pen: float | None = hparam(
+        0.5, "Largest share of a patch's tissue that is pen ink; 1 switches it off, as below.", ge=0, le=1
+    )
     max_fold: float | None = hparam(0.5, "Largest share of dark tissue folds.", ge=0, le=1)
     max_white: float | None = hparam(0.95, "Largest share of nearly white pixels.", ge=0, le=1)
     max_black: float | None = hparam(0.3, "Largest share of nearly black pixels.", ge=0, le=1)

@@ -187,9 +187,15 @@ def area_mean(block: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
         return block
     if (padded_h, padded_w) != (height, width):
         block = np.pad(block, ((0, padded_h - height), (0, padded_w - width), (0, 0)))
-    # Rows first, over contiguous memory: ten times faster than summing over both axes at once.
-    tall = block.reshape(padded_h // step, step, padded_w * 3).sum(axis=1, dtype=np.uint32)
-    sums = tall.reshape(padded_h // step, padded_w // step, step, 3).sum(axis=2)
+    # Rows first, over contiguous memory, and one by one: many times faster than summing over short axes.
+    bands = block.reshape(padded_h // step, step, padded_w * 3)
+    tall = bands[:, 0].astype(np.uint32)
+    for row in range(1, step):
+        tall += bands[:, row]
+    cells = tall.reshape(padded_h // step, padded_w // step, step, 3)
+    sums = cells[:, :, 0].copy()
+    for column in range(1, step):
+        sums += cells[:, :, column]
     rows = np.minimum(step, height - np.arange(0, height, step))
     columns = np.minimum(step, width - np.arange(0, width, step))
     counts = np.outer(rows, columns)[..., None]

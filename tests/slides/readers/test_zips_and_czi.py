@@ -48,6 +48,11 @@ def test_zips_of_which_no_part_can_be_read_say_what_to_do(tmp_path: Path) -> Non
         open_slide(_zipped(tmp_path / "p.zip", slide, packed=True))
     with pytest.raises(UnsupportedSlideError, match=r"is a zip of 2 files .*: unpack it and name the slide"):
         open_slide(_zipped(tmp_path / "2.zip", slide, other))
+    with pytest.raises(UnsupportedSlideError, match=r"'folder/2.zip' is a zip within 'z.zip': unpack it"):
+        open_slide(_zipped(tmp_path / "z.zip", tmp_path / "2.zip"))
+    zipfile.ZipFile(tmp_path / "0.zip", "w").close()
+    with pytest.raises(UnsupportedSlideError, match=r"'0.zip' is a zip of 0 files .* unpack it"):
+        open_slide(tmp_path / "0.zip")
     broken = _zipped(tmp_path / "b.zip", slide)
     broken.write_bytes(broken.read_bytes()[:-60])
     with pytest.raises(UnsupportedSlideError, match="is a damaged zip"):

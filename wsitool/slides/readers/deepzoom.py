@@ -24,8 +24,8 @@ from wsitool.slides.readers.codecs import DECODE_ERRORS, to_rgb
 from wsitool.slides.readers.folders import pixel_folder
 from wsitool.slides.readers.resolution import number, resolve_mpp, square_mpp
 from wsitool.slides.readers.source import fingerprint
-from wsitool.slides.readers.tiles import TiledSlide
-from wsitool.slides.slide import NOT_SQUARE, Level, SlideInfo
+from wsitool.slides.readers.tiles import TiledSlide, stated_levels
+from wsitool.slides.slide import NOT_SQUARE, SlideInfo
 
 __all__ = ["open_deepzoom"]
 
@@ -114,14 +114,7 @@ def open_deepzoom(source: ByteSource, *, default_mpp: float | None = None) -> Ti
         name=stem(source.name),
         reader="deepzoom",
         format=f"Deep Zoom, {kind} tiles {tile}x{tile}",
-        levels=tuple(
-            Level(
-                width=level.width,
-                height=level.height,
-                downsample=(width / level.width + height / level.height) / 2,
-            )
-            for level in levels
-        ),
+        levels=stated_levels(levels),
         mpp=mpp,
         mpp_source=mpp_source,
         objective_power=None,

@@ -111,11 +111,14 @@ class FrameLevel:
     def _stored(self, column: int, row: int) -> bytes:
         """The bytes of one frame, of all its fragments."""
         number = row * self._frames.layout.columns + column
-        start, end = (int(place) for place in self._frames.starts[number : number + 2])
+        start, end = self._frames.starts[number : number + 2].tolist()
         data = self._source.read(start, end - start)
         if len(data) < end - start:
             raise ValueError("the file ends before it does")
-        return b"".join(_fragments(data)) if self._frames.is_packed else data
+        if not self._frames.is_packed:
+            return data
+        fragments = list(_fragments(data))
+        return fragments[0] if len(fragments) == 1 else b"".join(fragments)
 
     def _failure(self, column: int, row: int, error: Exception) -> RegionReadError:
         reason = str(error) or type(error).__name__

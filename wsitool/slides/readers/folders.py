@@ -11,11 +11,13 @@ from typing import Any
 from wsitool.base.json_files import parse_json
 
 __all__ = [
+    "MIRAX_DATA",
     "SEVERAL_IMAGES",
     "ZARR_METADATA",
     "entry_file",
     "folder_digest",
     "image_attributes",
+    "mirax_data",
     "mirax_file",
     "pixel_folder",
     "series_files",
@@ -26,6 +28,8 @@ ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup")
 """Files of a zarr group, of which the first that is there says what it is: format 3, then 2."""
 SEVERAL_IMAGES = "bioformats2raw.layout"
 """The attribute of a group whose images are its members 0, 1, ...: slide, label, macro."""
+MIRAX_DATA = (".dat", ".ini")
+"""What the files end in that hold a MIRAX slide."""
 _IMAGES = ("multiscales", SEVERAL_IMAGES, "plate")
 _SAMPLES, _SAMPLE_BYTES = 18, 65_536
 
@@ -77,12 +81,19 @@ def pixel_folder(path: Path) -> Path | None:
     return path.with_name(f"{path.stem}_files") if path.suffix.lower() == ".dzi" else None
 
 
-def folder_digest(folder: Path) -> bytes:
+def mirax_data(path: Path) -> Path | None:
+    """The folder with the data of a MIRAX slide, whose own file is a picture of the label, or empty."""
+    return path.with_suffix("") if path.suffix.lower() == ".mrxs" else None
+
+
+def folder_digest(folder: Path, suffixes: tuple[str, ...] = ("",)) -> bytes:
     """Identify what a folder holds: SHA-256 over names and sizes of all its files, and samples of some.
+
+    Only files that end in one of the `suffixes` count.
 
     18 evenly spread files are read, the first and the last among them, 64 KiB of each. Raises OSError.
     """
-    files = sorted(_sizes(folder))
+    files = sorted(entry for entry in _sizes(folder) if entry[0].lower().endswith(suffixes))
     digest = hashlib.sha256("\n".join(f"{name} {size}" for name, size in files).encode(errors="replace"))
     sampled = range(0, len(files), max(1, (len(files) - 1) // (_SAMPLES - 1)))
     for index in dict.fromkeys((*sampled, len(files) - 1)) if files else ():

@@ -23,9 +23,9 @@ from wsitool.slides.readers.codecs import DECODE_ERRORS
 from wsitool.slides.readers.folders import SEVERAL_IMAGES, ZARR_METADATA, image_attributes
 from wsitool.slides.readers.resolution import length_um, resolve_mpp, square_mpp
 from wsitool.slides.readers.source import fingerprint
-from wsitool.slides.readers.tiles import TiledSlide
+from wsitool.slides.readers.tiles import TiledSlide, stated_levels
 from wsitool.slides.readers.zarr_chunks import LocalChunks, local_chunks
-from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE, Level, SlideInfo
+from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE, SlideInfo
 
 __all__ = ["open_ome_zarr"]
 
@@ -138,14 +138,7 @@ def open_ome_zarr(
         name=stem(source.name),
         reader="ome-zarr",
         format=f"OME-Zarr {version}, chunks {base.tile_width}x{base.tile_height}",
-        levels=tuple(
-            Level(
-                width=level.width,
-                height=level.height,
-                downsample=(base.width / level.width + base.height / level.height) / 2,
-            )
-            for level in levels
-        ),
+        levels=stated_levels(levels),
         mpp=mpp,
         mpp_source=mpp_source,
         objective_power=None,

@@ -20,6 +20,7 @@ from wsitool.errors import RefusedSlideError, RegionReadError, SlideError, Unsup
 from wsitool.slides.readers.byte_source import ByteSource, is_url, stem
 from wsitool.slides.readers.dicom_frames import FrameLevel, frame_levels
 from wsitool.slides.readers.directories import read_directories
+from wsitool.slides.readers.folders import MIRAX_DATA
 from wsitool.slides.readers.layout import pixel_layout
 from wsitool.slides.readers.resolution import resolve_mpp, square_mpp
 from wsitool.slides.readers.source import file_state, fingerprint
@@ -39,10 +40,11 @@ __all__ = [
 RgbArray = NDArray[np.uint8]
 _TILE = 512
 _LARGEST_NATIVE_TILE = 1024
+_OPACITY = np.array([0, 0, 0, 255], np.uint8).view(np.uint32)[0]
 _NO_INTERPOLATION = 0.0019
 _REACH, _MOST_PIXELS_FOR_EXACT = 1024, 2**21  # an exact read costs at most eight plain ones
 _COMPANIONS = {
-    ".mrxs": (".dat", ".ini"),
+    ".mrxs": MIRAX_DATA,
     ".dcm": (".dcm",),
     ".vms": (".jpg", ".opt"),
     ".vmu": (".ngr", ".opt"),
@@ -158,9 +160,18 @@ class _OpenSlideLevel:
         except _OWN_ERRORS as error:
             where = f"{size[0]}x{size[1]} pixels at ({x0}, {y0}) of level {self._index}"
             raise RegionReadError(f"{where} cannot be read: {error}") from error
-        rgb = np.array(rgba[..., :3])
+        return _on_white(rgba)
+
+
+def _on_white(rgba: NDArray[np.uint8]) -> RgbArray:
+    """The colors (h, w, 3) of contiguous (h, w, 4) pixels; those without any opacity are white."""
+    rgb = np.empty((*rgba.shape[:2], 3), np.uint8)
+    # Color by color, and opacity by whole pixels: at a fifth of the cost of one strided copy and comparison.
+    for color in range(3):
+        rgb[..., color] = rgba[..., color]
+    if np.bitwise_and.reduce(rgba.view(np.uint32), axis=None) & _OPACITY != _OPACITY:
         rgb[rgba[..., 3] == 0] = 255
-        return rgb
+    return rgb
 
 
 def _exact_start(start: int, scale: float) -> int:
@@ -170,6 +181,8 @@ def _exact_start(start: int, scale: float) -> int:
     that a level of downsample 2.0025 comes out blurred by up to a quarter of a pixel. Cairo's interpolation
     has 7 bits an axis, so below 1/512 of a pixel there is none.
     """
+    if scale == int(scale):
+        return start
     places = np.arange(start, max(-1, start - _REACH), -1)
     off = np.abs(np.rint(places * scale) / scale - places)
     fitting = np.flatnonzero(off < _NO_INTERPOLATION)

@@ -13,16 +13,18 @@ from typing import BinaryIO, cast
 from wsitool.errors import SlideError, UnsupportedSlideError
 from wsitool.slides.readers.byte_source import ByteSource, SourceStream, file_name, is_url
 from wsitool.slides.readers.folders import (
+    MIRAX_DATA,
     ZARR_METADATA,
     entry_file,
     folder_digest,
+    mirax_data,
     mirax_file,
     pixel_folder,
     series_files,
     zarr_metadata,
 )
 from wsitool.slides.readers.remote import RemoteBytes
-from wsitool.slides.readers.zipped import ZIP_MAGIC, zipped_slide
+from wsitool.slides.readers.zipped import ZIP_MAGICS, zipped_slide
 
 __all__ = ["file_state", "fingerprint", "open_bytes"]
 
@@ -60,7 +62,7 @@ def open_bytes(path: str | Path) -> ByteSource:
             kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
             raise UnsupportedSlideError(f"'{path}' is {kind}, not a slide: name a file.")
         local = _PartBytes(path) if pixel_folder(path) else _LocalBytes(path)
-        return zipped_slide(local) if local.read(0, len(ZIP_MAGIC)) == ZIP_MAGIC else local
+        return zipped_slide(local) if local.read(0, 4) in ZIP_MAGICS else local
     except FileNotFoundError as error:
         raise UnsupportedSlideError(f"There is no file '{path}': check the spelling.") from error
     except (OSError, ValueError) as error:
@@ -90,8 +92,8 @@ def fingerprint(path: str | Path | ByteSource) -> str:
 
     Files up to about 1 MiB are hashed whole; of larger ones, 18 evenly spread blocks of 64 KiB, the first and
     the last among them, so that a slide of gigabytes costs milliseconds. A DICOM folder counts by all its
-    files, tiles in a folder by their names, sizes and samples; a zarr group behind a URL by its metadata and
-    place.
+    files, tiles in a folder and the data of MIRAX by their names, sizes and samples; a zarr group behind a
+    URL by its metadata and place.
     """
     if isinstance(path, str | Path):
         if not is_url(path) and not zarr_metadata(Path(path)) and (files := series_files(Path(path))):
@@ -116,6 +118,8 @@ def fingerprint(path: str | Path | ByteSource) -> str:
             digest.update(source.path.encode())
         elif (folder := pixel_folder(Path(source.path))) and folder.is_dir():
             digest.update(folder_digest(folder))
+        elif (folder := mirax_data(Path(source.path))) and folder.is_dir():
+            digest.update(folder_digest(folder, MIRAX_DATA))
     except OSError as error:
         raise SlideError(f"'{source.name}' cannot be read: {error}.") from error
     return digest.hexdigest()[:16]

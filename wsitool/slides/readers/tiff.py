@@ -31,8 +31,8 @@ from wsitool.slides.readers.resolution import resolve_mpp, square_mpp
 from wsitool.slides.readers.source import fingerprint
 from wsitool.slides.readers.tiff_facts import TiffFacts, tiff_facts
 from wsitool.slides.readers.tiff_pages import level_pages
-from wsitool.slides.readers.tiles import TiledSlide
-from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE, Level, SlideInfo
+from wsitool.slides.readers.tiles import TiledSlide, stated_levels
+from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE, SlideInfo
 
 __all__ = ["PlanesLevel", "TiffLevel", "open_tiff"]
 
@@ -303,14 +303,7 @@ def _slide_info(
         name=stem(source.name),
         reader=reader,
         format=f"{metadata.format}, {compression} {shape} {base.tile_width}x{base.tile_height}",
-        levels=tuple(
-            Level(
-                width=level.width,
-                height=level.height,
-                downsample=(base.width / level.width + base.height / level.height) / 2,
-            )
-            for level in levels
-        ),
+        levels=stated_levels(levels),
         mpp=mpp,
         mpp_source=mpp_source,
         objective_power=metadata.objective_power,

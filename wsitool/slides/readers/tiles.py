@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Protocol, Self
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from wsitool.errors import SlideError
 from wsitool.slides.readers.byte_source import ByteSource
 from wsitool.slides.readers.source import fingerprint
-from wsitool.slides.slide import SlideInfo
+from wsitool.slides.slide import Level, SlideInfo
 
-__all__ = ["TileLevel", "TiledSlide"]
+__all__ = ["TileLevel", "TiledSlide", "stated_levels"]
 
 RgbArray = NDArray[np.uint8]
 _CACHE_BYTES = 64 * 2**20
@@ -61,6 +61,19 @@ class TileLevel(Protocol):
     def jpeg(self, column: int, row: int) -> bytes:
         """The tile as one complete JPEG stream, its pixels never decoded."""
         ...
+
+
+def stated_levels(levels: Sequence[TileLevel]) -> tuple[Level, ...]:
+    """Sizes of `levels`, level 0 first, and their downsamples: as OpenSlide, the mean of both axes."""
+    base = levels[0]
+    return tuple(
+        Level(
+            width=level.width,
+            height=level.height,
+            downsample=(base.width / level.width + base.height / level.height) / 2,
+        )
+        for level in levels
+    )
 
 
 class TiledSlide:

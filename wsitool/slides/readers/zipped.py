@@ -11,9 +11,11 @@ from typing import BinaryIO, cast
 from wsitool.errors import UnsupportedSlideError
 from wsitool.slides.readers.byte_source import ByteSource, SourceStream
 
-__all__ = ["ZIP_MAGIC", "zipped_slide"]
+__all__ = ["ZIP_MAGICS", "zipped_slide"]
 
-ZIP_MAGIC = b"PK\3\4"
+_FILE_MAGIC, _EMPTY_MAGIC = b"PK\3\4", b"PK\5\6"
+ZIP_MAGICS = (_FILE_MAGIC, _EMPTY_MAGIC)
+"""What a zip begins with, of which four bytes tell."""
 _HEADER = struct.Struct("<4s22xHH")  # of a file in it: magic, length of its name and of extra fields
 _STREAM_BYTES = 65_536
 _NO_SLIDES = ("__MACOSX/", ".DS_Store")
@@ -57,8 +59,12 @@ def _place(archive: ByteSource) -> tuple[int, int]:
         )
     magic, name_bytes, extra_bytes = _HEADER.unpack(archive.read(member.header_offset, _HEADER.size))
     start = member.header_offset + _HEADER.size + name_bytes + extra_bytes
-    if magic != ZIP_MAGIC or start + member.file_size > archive.size:
+    if magic != _FILE_MAGIC or start + member.file_size > archive.size:
         raise zipfile.BadZipFile("it is cut off")
+    if archive.read(start, len(_FILE_MAGIC)) in ZIP_MAGICS:
+        raise UnsupportedSlideError(
+            f"'{member.filename}' is a zip within '{archive.name}': unpack it and name what is in it."
+        )
     return start, member.file_size
 
 
