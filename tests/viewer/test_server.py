@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import shapely
 from click.testing import CliRunner
 from PIL import Image
 from sklearn.metrics.pairwise import cosine_similarity
@@ -19,7 +20,11 @@ from starlette.requests import Request
 from viewer.conftest import TOKEN, Lab, Server
 
 from wsitool.cli import main
+from wsitool.errors import WsitoolError
+from wsitool.slides.masks import find_tissue
+from wsitool.slides.readers import open_slide
 from wsitool.slides.spec import TileSpec
+from wsitool.slides.tissue_registry import DEFAULT_TISSUE
 from wsitool.store.opening import open_store
 from wsitool.tiling.run import tile_slides
 from wsitool.viewer.app import make_app
@@ -76,6 +81,35 @@ def test_cells_are_the_stores_candidates(server: Server, lab: Lab) -> None:
         (lab.folder / "patch.png").write_bytes(body)
         with Image.open(lab.folder / "patch.png") as picture:
             assert np.array_equal(np.asarray(picture), store.read([3])[0])
+
+
+def test_the_outline_of_the_tissue_is_that_of_tiling(server: Server, lab: Lab) -> None:
+    slide = _slide(server, "one")
+    _, columns = _columns(server.get(f"/api/slides/{slide['id']}/tissue")[2])
+    ends = np.cumsum(columns["length"])
+    rings = [
+        np.stack([columns["x"], columns["y"]], 1)[end - n : end]
+        for end, n in zip(ends, columns["length"], strict=True)
+    ]
+    with open_slide(lab.slides / "one.svs") as opened:
+        tissue = find_tissue(opened, DEFAULT_TISSUE)
+    # Even-odd: the area within the rings is that of the mask.
+    area = shapely.build_area(shapely.GeometryCollection([shapely.LinearRing(ring) for ring in rings])).area
+    assert len(rings) > 0 and area == pytest.approx(tissue.mask.sum() * np.prod(tissue.downsample), rel=0.02)
+
+
+def test_tissue_found_by_a_file_elsewhere_is_not_read(lab: Lab, tmp_path: Path) -> None:
+    mask = tmp_path / "mask.png"
+    Image.new("L", (256, 192), 255).save(mask)
+    folder = tmp_path / "here"
+    spec = TileSpec(patch_size=64, level=0, tissue=f"mask:{mask}")
+    tile_slides(lab.slides / "one.svs", folder, spec, workers=1)
+    library = Library([folder, lab.slides])
+    [slide] = [one for one in library.slides.values() if one.store and one.name == "one"]
+    with pytest.raises(WsitoolError, match="outside the folders given"):
+        _answer(library, "/api/slides/{slide:str}/tissue", slide=slide.id)
+    both = Library([tmp_path, lab.slides])
+    assert _answer(both, "/api/slides/{slide:str}/tissue", slide=slide.id)
 
 
 def test_predictions_have_their_classes_even_with_commas(server: Server) -> None:

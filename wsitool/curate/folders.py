@@ -13,7 +13,7 @@ from wsitool.curate.import_summary import IMAGES_CSV
 from wsitool.store.opening import find_stores
 from wsitool.tiling.results import SLIDES_CSV
 
-__all__ = ["FolderKind", "kind_of_folder"]
+__all__ = ["FolderKind", "holds_features", "kind_of_folder"]
 
 FolderKind = Literal["pretrain", "classify", "run", "experiment", "predict", "embed", "import", "tile"]
 
@@ -34,7 +34,7 @@ def kind_of_folder(path: Path) -> FolderKind | None:
     if _has_columns(path / _SUMMARY, _SUMMARY_COLUMNS):
         return "predict"
     stores = find_stores(path) if path.is_dir() else []
-    if stores and _holds_features(stores[0]):
+    if stores and holds_features(stores[0]):
         return "embed"
     if (path / IMAGES_CSV).is_file():
         return "import"
@@ -58,7 +58,7 @@ def _has_columns(path: Path, columns: set[str]) -> bool:
         return False
 
 
-def _holds_features(path: Path) -> bool:
+def holds_features(path: Path) -> bool:
     """Whether a file is one of `embed`, whose names are those of the stores."""
     try:
         with h5py.File(path, "r") as file:

@@ -22,12 +22,14 @@ from wsitool.base.sentences import one_sentence
 from wsitool.errors import WsitoolError
 from wsitool.methods.registry import installed_methods
 from wsitool.predict.prediction import mosaic
+from wsitool.slides.masks import file_of, find_tissue
 from wsitool.slides.readers import TiledSlide, open_slide
+from wsitool.slides.tissue_registry import DEFAULT_TISSUE
 from wsitool.store import jpeg
 from wsitool.store.opening import open_store
 from wsitool.store.reader import Reader
 from wsitool.tiling.reopening import reopen
-from wsitool.viewer.cells import prediction_cells, store_cells
+from wsitool.viewer.cells import prediction_cells, store_cells, tissue_rings
 from wsitool.viewer.feature_map import feature_map
 from wsitool.viewer.library import Library, SlideEntry
 from wsitool.viewer.mistakes import mistakes
@@ -91,6 +93,16 @@ class _Answers:
     def cells(self, request: Request) -> Response:
         with self._store(self._slide(request)) as store:
             return Response(store_cells(store), media_type=_BYTES, headers=_KEEP)
+
+    def tissue(self, request: Request) -> Response:
+        """The outline of what was taken for tissue, found again as it was when the slide was cut."""
+        slide = self._slide(request)
+        with self._store(slide) as store, self._pyramid(slide) as pyramid:
+            name = str(store.meta.params.get("tissue") or DEFAULT_TISSUE)
+            file = file_of(name, store.meta.source, store.meta.name)
+            if file is not None and not self._library.holds(file):
+                raise WsitoolError(f"Tissue was found by '{file}', which is outside the folders given.")
+            return Response(tissue_rings(find_tissue(pyramid.slide, name)), media_type=_BYTES, headers=_KEEP)
 
     def mosaic(self, request: Request) -> Response:
         """The patches in the place of a slide that is away."""
@@ -208,6 +220,7 @@ def make_app(library: Library) -> Starlette:
         slide: answers.slide,
         slide + "/tiles/{level:int}/{column:int}/{row:int}": answers.tile,
         slide + "/cells": answers.cells,
+        slide + "/tissue": answers.tissue,
         slide + "/mosaic": answers.mosaic,
         slide + "/patches/{row:int}": answers.patch,
         slide + "/patches/{row:int}/neighbours/{features:str}": answers.neighbours,

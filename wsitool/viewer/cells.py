@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from wsitool.errors import WsitoolError
+from wsitool.slides.contours import outlines_of
+from wsitool.slides.tissue import TissueMask
 from wsitool.store.reader import Reader
 
-__all__ = ["packed", "prediction_cells", "store_cells"]
+__all__ = ["packed", "prediction_cells", "store_cells", "tissue_rings"]
 
 
 def packed(about: dict[str, Any], columns: dict[str, NDArray[Any]]) -> bytes:
@@ -60,6 +63,19 @@ def store_cells(store: Reader) -> bytes:
         **{f"score:{name}": values for name, values in candidates.scores.items()},
     }
     return packed(about, columns)
+
+
+def tissue_rings(tissue: TissueMask) -> bytes:
+    """The edges of the tissue, holes' too: x and y of their points, and how many points each ring has."""
+    areas = outlines_of(tissue.mask, tissue.downsample)
+    rings = [shapely.get_coordinates(ring) for area in areas for ring in (area.exterior, *area.interiors)]
+    points = np.concatenate([np.zeros((0, 2)), *rings]).astype(np.float32)
+    columns: dict[str, NDArray[Any]] = {
+        "x": points[:, 0],
+        "y": points[:, 1],
+        "length": np.array([len(ring) for ring in rings], np.int32),
+    }
+    return packed({}, columns)
 
 
 def prediction_cells(table: Path) -> bytes:

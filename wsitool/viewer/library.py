@@ -22,6 +22,7 @@ from wsitool.base.json_files import parse_json
 from wsitool.base.paths import located
 from wsitool.base.sentences import one_sentence
 from wsitool.base.tables import Row, read_table
+from wsitool.curate.folders import holds_features
 from wsitool.errors import UsageError, WsitoolError
 from wsitool.predict.outcomes import SUMMARY
 from wsitool.store.opening import find_stores, open_store
@@ -105,11 +106,14 @@ class Library:
         if not slide.source:
             return None
         path = Path(slide.source)
-        if os.path.exists(path):  # noqa: PTH110 - Path's raises for long names
-            real = path.resolve()
-            if any(real.is_relative_to(root) for root in self._roots):
-                return path
+        if os.path.exists(path) and self.holds(path):  # noqa: PTH110 - Path's raises for long names
+            return path
         return max(self._files.get(path.name, ()), key=partial(_common_ending, path), default=None)
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file lies in the folders that were given."""
+        real = path.resolve()
+        return any(real.is_relative_to(root) for root in self._roots)
 
     @cached_property
     def features_by_store(self) -> dict[tuple[str, str], dict[str, Path]]:
@@ -161,7 +165,7 @@ class Library:
 
     def _add(self, folder: Path) -> None:
         stores = find_stores(folder)
-        if stores and _holds_features(stores[0]):
+        if stores and holds_features(stores[0]):
             self._guarded(folder, "features", lambda group: None)
         elif stores or (folder / SLIDES_CSV).is_file():
             self._guarded(folder, "collection", self._add_slides)
@@ -224,15 +228,6 @@ def _positions(table: Path) -> set[tuple[int, int]]:
         )
         return {(x, y) for x, y in places.tolist()}
     return set()
-
-
-def _holds_features(path: Path) -> bool:
-    """Whether a file is one of `embed`, whose names are those of the stores."""
-    try:
-        with h5py.File(path, "r") as file:
-            return "made_from" in file["features"].attrs
-    except (OSError, KeyError, RuntimeError):
-        return False
 
 
 def _named_alike(stores: dict[Path, Path], wanted: Path | None) -> Path | None:

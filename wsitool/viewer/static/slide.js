@@ -2,6 +2,7 @@
 import { DeepZoom } from "./deepzoom.js";
 import { PALETTE, ask, columns, count, json, make, opening, patchCards, percent, probabilityColor, reasonColors } from "./tools.js";
 
+const KEPT_EDGE = "#7fe0bd"; // of the tissue
 const SMALLEST_FRAME = 5; // screen pixels: below, cells are drawn as areas
 const PATCHES_FROM = 24; // screen pixels of a patch from which its own picture is fetched, where the slide is away
 
@@ -45,7 +46,7 @@ class SlidePage {
     const { width, height } = slide;
     const reach = cells ? [Math.max(...cells.columns.x, 0) + cells.size, Math.max(...cells.columns.y, 0) + cells.size] : [1, 1];
     this.size = [slide.levels[0]?.width || width || reach[0], slide.levels[0]?.height || height || reach[1]];
-    this.show = { reasons: new Set(), labels: false, prediction: "", classIndex: 0, uncertain: false, opacity: 0.55 };
+    this.show = { reasons: new Set(), labels: false, tissue: false, prediction: "", classIndex: 0, uncertain: false, opacity: 0.55 };
     this.colors = cells ? reasonColors(cells.reasons) : [];
     this.canvas = make("canvas", { role: "img", "aria-label": `Slide ${slide.name}` });
     this.scaleBar = make("div", { className: "scale" });
@@ -124,7 +125,7 @@ class SlidePage {
       ArrowLeft: () => this.zoom.pan(step, 0), ArrowRight: () => this.zoom.pan(-step, 0),
       ArrowUp: () => this.zoom.pan(0, step), ArrowDown: () => this.zoom.pan(0, -step),
       "+": () => this.zoom.zoom(1.5), "=": () => this.zoom.zoom(1.5), "-": () => this.zoom.zoom(1 / 1.5), 0: () => this.zoom.fit(),
-      k: () => this.toggleReason(0), r: () => this.toggleRejected(), l: () => this.toggle("labels"), u: () => this.toggle("uncertain"),
+      k: () => this.toggleReason(0), r: () => this.toggleRejected(), l: () => this.toggle("labels"), t: () => this.toggleTissue(), u: () => this.toggle("uncertain"),
       p: () => this.nextPrediction(), n: () => this.nextPatch(1), b: () => this.nextPatch(-1), Escape: () => this.choose(-1),
     };
     if (event.ctrlKey || event.metaKey || event.altKey || !actions[event.key]) return;
@@ -135,6 +136,18 @@ class SlidePage {
   toggle(name) {
     this.show[name] = !this.show[name];
     this.drawPanel();
+    this.zoom.redraw();
+  }
+
+  async toggleTissue() {
+    this.toggle("tissue");
+    if (!this.show.tissue || this.tissue || !this.cells) return;
+    try {
+      this.tissue = await columns(`/api/slides/${this.id}/tissue`);
+    } catch (error) {
+      this.problems.add(error.message);
+      this.told.textContent = [...this.problems].join(" ");
+    }
     this.zoom.redraw();
   }
 
@@ -214,7 +227,8 @@ class SlidePage {
     const { reason } = this.cells.columns;
     const counts = new Array(this.cells.reasons.length).fill(0);
     for (const value of reason) counts[value]++;
-    return make("div", {}, make("h2", {}, "Tiling"), ...this.cells.reasons.map((name, index) => (!counts[index] ? null
+    return make("div", {}, make("h2", {}, "Tiling"), this.slide.levels.length ? this.box("outline of the tissue", KEPT_EDGE, this.show.tissue, () => this.toggleTissue()) : null,
+      ...this.cells.reasons.map((name, index) => (!counts[index] ? null
       : this.box(name, this.colors[index], this.show.reasons.has(index), () => this.toggleReason(index), count(counts[index])))));
   }
 
@@ -246,7 +260,7 @@ class SlidePage {
   }
 
   help() {
-    const keys = [["arrows + - 0", "move, zoom, whole"], ["k r l", "kept, rejected, labels"], ["p u", "prediction, uncertainty"], ["n b", "next patch, back"]];
+    const keys = [["arrows + - 0", "move, zoom, whole"], ["k r l t", "kept, rejected, labels, tissue"], ["p u", "prediction, uncertainty"], ["n b", "next patch, back"]];
     return make("div", { className: "soft" }, make("h2", {}, "Keys"), ...keys.map(([key, what]) => make("div", {}, make("kbd", {}, key), ` ${what}`)));
   }
 
@@ -326,6 +340,7 @@ class SlidePage {
     if (this.mosaic) context.drawImage(this.mosaic, -view.x * view.scale, -view.y * view.scale, this.size[0] * view.scale, this.size[1] * view.scale);
     if (!this.slide.levels.length && this.cells) this.drawPatches(context, view);
     if (this.prediction) this.drawPrediction(context, view);
+    if (this.show.tissue && this.tissue) this.drawTissue(context, view);
     if (this.cells) this.drawCells(context, view);
   }
 
@@ -354,6 +369,23 @@ class SlidePage {
       const picture = this.pictures.get(row[i]);
       if (picture.complete && picture.naturalWidth) context.drawImage(picture, left, upper, side, side);
     });
+  }
+
+  drawTissue(context, view) {
+    const { x, y, length } = this.tissue.columns;
+    context.beginPath();
+    let at = 0;
+    for (const n of length) {
+      for (let i = at; i < at + n; i++) context.lineTo((x[i] - view.x) * view.scale, (y[i] - view.y) * view.scale);
+      at += n;
+      if (at < x.length) context.moveTo((x[at] - view.x) * view.scale, (y[at] - view.y) * view.scale);
+    }
+    // Dark beneath light: seen on tissue and on glass.
+    for (const [width, color] of [[4, "#23202a"], [2, KEPT_EDGE]]) {
+      context.lineWidth = width;
+      context.strokeStyle = color;
+      context.stroke();
+    }
   }
 
   drawPrediction(context, view) {
