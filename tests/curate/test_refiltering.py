@@ -6,6 +6,7 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -66,6 +67,22 @@ def test_bringing_back_needs_the_slide(slide: Path, tmp_path: Path) -> None:
         "s.h5",
     ]
     assert not list((tmp_path / "a").glob(".refilter*"))
+
+
+def test_a_store_of_before_ink_was_a_share_of_the_tissue(slide: Path, tmp_path: Path) -> None:
+    limits = (Limit(score="pen", reason="pen", at_most=0.1),)
+    first = tile_slide(slide, tmp_path, replace(SPEC, limits=limits))
+    with h5py.File(first.store, "a") as file:
+        del file["candidates/ink"]
+    before = Path(first.store).read_bytes()
+    # Not judged by the old score: another share was meant by it.
+    with pytest.raises(StoreError, match="holds no score 'ink'.*tile the slide again"):
+        refilter(first.store, {"max_pen": 0.3})
+    assert Path(first.store).read_bytes() == before
+    done = refilter(first.store, {"min_tissue": 0.8})
+    assert 0 < done.after < first.kept
+    with open_store(first.store) as store:
+        assert store.meta.params["limits"][0]["score"] == "pen"
 
 
 def test_a_limit_on_another_score(slide: Path, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_first_reason_in_the_order_of_the_limits() -> None:
     scores = {
         "near_black": np.array([1, 0], np.float32),
         "near_white": zeros,
-        "pen": ones,
+        "ink": ones,
         "fold": zeros,
         "sharpness": np.array([9, np.nan], np.float32),
     }

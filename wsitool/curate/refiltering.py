@@ -44,7 +44,7 @@ _PATIENCE_SECONDS = 120.0
 _LIMITS = {
     "min_tissue": ("tissue", "low tissue", True),
     "min_sharpness": ("sharpness", "blurred", True),
-    "max_pen": ("pen", "pen", False),
+    "max_pen": ("ink", "pen", False),
     "max_fold": ("fold", "fold", False),
     "max_white": ("near_white", "near white", False),
     "max_black": ("near_black", "near black", False),

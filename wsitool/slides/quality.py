@@ -37,8 +37,9 @@ def score_candidates(
 ) -> dict[str, NDArray[np.float32]]:
     """Score the patches at level-0 `coords` (M, 2) on the mask's thumbnail: name -> (M,) float32.
 
-    The scores are `pen`, `fold`, `near_white` and `near_black`, see `ink_masks`: shares of the patch, but
-    `pen` of what the mask has of it, so that a patch of tissue and a stroke counts by what is left of tissue.
+    The scores are `pen`, `fold`, `near_white` and `near_black`, see `ink_masks`: shares of the patch; and
+    `ink`, the share of pen in what the mask has of it, so that a patch of tissue and a stroke counts by what
+    is left of tissue. (`pen` itself has no limit by default: classifiers and stores of earlier builds have.)
     """
 
     def shares(pixels: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -48,7 +49,7 @@ def score_candidates(
     masks = ink_masks(mask)
     scores = {name: shares(pixels) for name, pixels in masks.items()}
     ink, tissue = shares(_with_edges(masks["pen"]) & mask.mask), shares(mask.mask)
-    scores["pen"] = np.divide(ink, tissue, out=np.zeros_like(ink), where=tissue > 0)
+    scores["ink"] = np.divide(ink, tissue, out=np.zeros_like(ink), where=tissue > 0)
     return scores
 
 

@@ -36,7 +36,7 @@ __all__ = [
 
 KEPT = "kept"
 # Scores a limit may be on, beside that of tissue.
-_SCORES = ("near_black", "near_white", "pen", "fold", "sharpness")
+_SCORES = ("near_black", "near_white", "ink", "pen", "fold", "sharpness")
 Resample = Literal["auto", "exact", "fast"]
 LabelRule = Literal["area", "centre"]
 DEFAULT_MPP = 0.5
@@ -240,7 +240,7 @@ class QualityThresholds(Params):
         limits = (
             Limit(score="near_black", reason="near black", at_most=self.max_black),
             Limit(score="near_white", reason="near white", at_most=self.max_white),
-            Limit(score="pen", reason="pen", at_most=self.max_pen),
+            Limit(score="ink", reason="pen", at_most=self.max_pen),
             Limit(score="fold", reason="fold", at_most=self.max_fold),
             Limit(score="sharpness", reason="blurred", at_least=self.min_sharpness),
         )
