@@ -76,7 +76,7 @@ def test_a_store_of_before_ink_was_a_share_of_the_tissue(slide: Path, tmp_path: 
         del file["candidates/ink"]
     before = Path(first.store).read_bytes()
     # Not judged by the old score: another share was meant by it.
-    with pytest.raises(StoreError, match="holds no score 'ink'.*tile the slide again"):
+    with pytest.raises(StoreError, match=r"holds no score 'ink'.*tile the slide again"):
         refilter(first.store, {"max_pen": 0.3})
     assert Path(first.store).read_bytes() == before
     done = refilter(first.store, {"min_tissue": 0.8})
