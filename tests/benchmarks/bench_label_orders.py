@@ -25,7 +25,7 @@ from wsitool.evaluation.metrics import score
 from wsitool.labelling.database import Database
 from wsitool.labelling.features import features_of_patches
 from wsitool.labelling.options import LabelOptions, Order
-from wsitool.labelling.patches import Patches, numbered, open_patches, patients_of_test
+from wsitool.labelling.patches import Patches, groups_of_test, numbered, open_patches
 from wsitool.labelling.probe import Judgement, fit_probe
 from wsitool.labelling.session import Learning, Plan, Session
 
@@ -70,7 +70,7 @@ def laboratory(
     database = Database(folder / "features.db")
     learning = features_of_patches(patches, database, options, SILENT)
     database.close()
-    named = tuple(sorted(patients_of_test([test], patches.collection)))
+    named = tuple(sorted(groups_of_test([test], patches.collection)))
     plan = Plan(classes=patches.collection.classes, seed=0, shared=0.0, test=named)
     return Laboratory(
         patches=patches, truth=patches.collection.labels.astype(np.int64), learning=learning, plan=plan

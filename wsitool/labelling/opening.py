@@ -16,7 +16,7 @@ from wsitool.errors import UsageError, WsitoolError
 from wsitool.labelling.database import Database
 from wsitool.labelling.exchange import suggestions_of
 from wsitool.labelling.options import LabelOptions
-from wsitool.labelling.patches import Patches, numbered, open_patches, test_groups
+from wsitool.labelling.patches import Patches, groups_of_test, numbered, open_patches
 from wsitool.labelling.session import Learning, Plan, Session
 
 __all__ = ["learning_meanwhile", "opened"]
@@ -110,7 +110,7 @@ def _agreed(patches: Patches, database: Database, options: LabelOptions) -> tupl
     """Patches with the database's numbers, and its plan; a new database is begun with that of `options`."""
     about = database.about
     patches, records = numbered(patches, database.stores)
-    test = sorted(test_groups(options.test, patches.collection))
+    test = sorted(groups_of_test(options.test, patches.collection))
     asked = {
         "classes": list(options.classes) or None,
         "seed": options.seed,

@@ -20,7 +20,7 @@ from wsitool.store.collection import Collection, stores_at
 from wsitool.store.opening import find_stores, open_store
 from wsitool.store.reader import Reader, Tally
 
-__all__ = ["Patches", "columns_of", "numbered", "open_patches", "test_groups", "unreadable"]
+__all__ = ["Patches", "columns_of", "groups_of_test", "numbered", "open_patches", "unreadable"]
 
 _AT_ONCE = 256
 _KEPT = 8  # stores whose columns are kept
@@ -140,7 +140,7 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED_AT_MOST]) + more
 
 
-def test_groups(test: Sequence[str], collection: Collection) -> set[str]:
+def groups_of_test(test: Sequence[str], collection: Collection) -> set[str]:
     """The patients that `test` names: of stores, folders of stores, or a CSV with group or file."""
     groups: set[str] = set()
     for path in test:
