@@ -16,7 +16,7 @@ from wsitool.backbones.build import build_backbone
 from wsitool.backbones.card import METADATA_KEY, EncoderCard, read_card
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.files import save_encoder, to_safetensors
-from wsitool.backbones.finite import first_not_finite, largest_gradient
+from wsitool.backbones.finite import first_not_finite, gradient_norm
 from wsitool.errors import EncoderError
 
 NAN, INF = float("nan"), float("inf")
@@ -38,13 +38,16 @@ def test_the_first_bad_tensor_is_named(value: float, dtype: torch.dtype) -> None
     assert first_not_finite({}) is None
 
 
-def test_the_largest_gradient_keeps_what_is_not_a_number() -> None:
+@pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
+def test_the_norm_of_gradients_keeps_what_is_no_number(value: float) -> None:
     layer = nn.Linear(2, 2)
-    assert float(largest_gradient(layer.parameters())) == 0
-    layer.weight.grad = torch.tensor([[1.0, -3e38], [0.0, 2.0]])
-    assert float(largest_gradient(layer.parameters())) == pytest.approx(3e38)  # a sum of squares overflows
-    layer.bias.grad = torch.tensor([NAN, 1.0])
-    assert not largest_gradient(layer.parameters()).isfinite()
+    assert float(gradient_norm(layer.parameters())) == 0
+    layer.weight.grad = torch.tensor([[1.0, -2.0], [0.0, 2.0]])
+    assert float(gradient_norm(layer.parameters())) == pytest.approx(3.0)
+    layer.weight.grad = torch.tensor([[1e18, 0.0], [0.0, 0.0]])  # large, and no reason to stop
+    assert float(gradient_norm(layer.parameters())) == pytest.approx(1e18)
+    layer.bias.grad = torch.tensor([value, 1.0])
+    assert not gradient_norm(layer.parameters()).isfinite()
 
 
 def test_a_nan_encoder_is_not_written_and_not_used(encoder: Encoder, tmp_path: Path) -> None:

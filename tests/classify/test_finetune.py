@@ -77,7 +77,7 @@ def test_what_was_not_looked_at_is_looked_at_in_the_end(patches: LabelledPatches
         tuning._pending.append((count, torch.tensor(loss), torch.tensor(1.0)))
     assert tuning.end_epoch() == 1.75
     tuning._pending.append((9, torch.tensor(1.0), torch.tensor(float("inf"))))
-    with pytest.raises(TrainingError, match="The largest gradient became inf: use a lower --lr"):
+    with pytest.raises(TrainingError, match="The gradient norm became inf: use a lower --lr"):
         tuning.end_epoch()
 
 

@@ -197,7 +197,7 @@ def test_fine_tuning_stops_at_a_gradient_that_is_no_number(
 
     with monkeypatch.context() as patch:
         patch.setattr("wsitool.classify.finetune.nn.functional.cross_entropy", loss)
-        with pytest.raises(TrainingError, match="The largest gradient became nan: use a lower --lr"):
+        with pytest.raises(TrainingError, match="The gradient norm became nan: use a lower --lr"):
             finetune(classifier, patches, patches, settings, seed=0)
     predict_logits(classifier, patches.collection)  # the step was not taken
     huge = Settings(epochs=1, batch_size=27, lr=1e30, augment=False, device="cpu")

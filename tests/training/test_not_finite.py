@@ -66,14 +66,14 @@ def test_a_gradient_that_is_not_a_number_stops_the_run(
     _break(monkeypatch, "gradient", at=5)
     monkeypatch.setattr("wsitool.training.monitor._FLUSH_SECONDS", 3600.0)  # looks are far between
     stopped = 5  # batches 4 and 5 are one step of two batches
-    with pytest.raises(TrainingError, match=f"The largest gradient became nan at batch {stopped} "):
+    with pytest.raises(TrainingError, match=f"The gradient norm became nan at batch {stopped} "):
         pretrain(stores, out=tmp_path / "r", accumulate=accumulate, **QUICK)
     out = tmp_path / "r"
     state = load_checkpoint(out / "last.ckpt")  # refuses what is not finite
     assert state["batches"] == (5 if accumulate == 1 else 4)
     report = json.loads((out / "broken-batch.json").read_text())
     assert report["batch"] == stopped and len(report["indices"]) == 4
-    assert report["largest gradient"] == "nan" and float(report["loss"]) > 0
+    assert report["gradient norm"] == "nan" and float(report["loss"]) > 0
     assert json.loads((out / "run.json").read_text())["status"] == "stopped"
     assert not (out / "encoder.safetensors").exists()
 

