@@ -10,7 +10,7 @@ from pathlib import Path
 from wsitool.base.progress import Reporter
 from wsitool.errors import UsageError
 from wsitool.slides.reader_registry import READERS
-from wsitool.slides.readers.folders import image_attributes, zarr_metadata
+from wsitool.slides.readers.folders import image_attributes, is_dicom, zarr_metadata
 
 __all__ = ["SLIDE_SUFFIXES", "slides_in"]
 
@@ -38,7 +38,11 @@ def slides_in(folder: Path, reporter: Reporter) -> list[Path]:
         suffixes = suffixes.union(suffix for reader in readers for suffix in reader.suffixes)
         for problem in problems:
             reporter.warn(str(problem))
-    named = [path for path in files if path.suffix.lower() in suffixes and not path.name.startswith("._")]
+    named = [
+        path
+        for path in files
+        if not path.name.startswith("._") and (path.suffix.lower() in suffixes or is_dicom(path))
+    ]
     companions = _companions(named)
     slides += [path for path in named if path not in companions]
     for path in sorted({*files} - {*slides}):

@@ -15,8 +15,8 @@ from wsitool.base.paths import AnyPath, as_list, located, path_of
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import Row, decimal, read_table
 from wsitool.errors import UsageError
-from wsitool.slides.readers.byte_source import file_name, is_url
-from wsitool.slides.readers.folders import mirax_file, series_files, zarr_metadata
+from wsitool.slides.readers.byte_source import file_name, is_url, stem
+from wsitool.slides.readers.folders import is_dicom, mirax_file, series_files, zarr_metadata
 from wsitool.slides.slide_folder import slides_in
 
 __all__ = ["SlideInput", "find_slides", "slide_name"]
@@ -48,9 +48,7 @@ class SlideInput:
 
 def slide_name(path: str | Path) -> str:
     """The file name without its last suffix."""
-    name = file_name(path)
-    # A leading dot is no suffix.
-    return name.rsplit(".", 1)[0] if "." in name[1:] else name
+    return stem(file_name(path))
 
 
 def find_slides(
@@ -121,7 +119,7 @@ def _series(slides: list[SlideInput]) -> list[SlideInput]:
 
 
 def _is_dicom(slide: SlideInput) -> bool:
-    return slide.path.lower().endswith(".dcm") and not is_url(slide.path)
+    return not is_url(slide.path) and is_dicom(Path(slide.path))
 
 
 def _in_table(table: Path, reporter: Reporter) -> list[SlideInput]:

@@ -17,6 +17,7 @@ from tiff_edits import set_tag
 from wsitool.errors import MissingMppError, RefusedSlideError, UnsupportedSlideError
 from wsitool.slides.grid import plan_read
 from wsitool.slides.readers import fingerprint, open_slide
+from wsitool.slides.readers.byte_source import stem
 from wsitool.slides.readers.resolution import length_um, number, square_mpp
 from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE
 from wsitool.slides.slide_list import find_slides
@@ -110,6 +111,24 @@ def test_a_dicom_series_is_one_slide(cases: Path, tmp_path: Path) -> None:
     assert [slide.name for slide in find_slides(tmp_path)] == ["a0", "b"]
     with pytest.raises(UnsupportedSlideError, match="holds 2 DICOM series"):
         open_slide(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["1.2.840.{}", "IM{:04}"])
+def test_dicom_files_are_known_without_a_suffix(cases: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "series"
+    folder.mkdir()
+    for place, file in enumerate(sorted((cases / "dicom_series").iterdir())):
+        shutil.copy(file, folder / name.format(place))
+    files = sorted(folder.iterdir())
+    (tmp_path / "README").write_text("no slide")
+    for named in ([tmp_path], [folder], files, [files[1]]):
+        (slide,) = find_slides(named)
+        assert (slide.path, slide.name) == (str(folder), "series")
+    with open_slide(folder) as slide, open_slide(cases / "dicom_series") as known:
+        assert slide.info.levels == known.info.levels and slide.info.reader == known.info.reader
+        assert np.array_equal(slide.read_region(9, 9, 0, 300, 200), known.read_region(9, 9, 0, 300, 200))
+    # A number is no suffix, or all files of a folder would have one name.
+    assert stem("1.2.840.3") == "1.2.840.3" and stem("a.b.svs") == "a.b" and stem(".svs") == ".svs"
 
 
 def _ome(path: Path, *pictures: NDArray[Any], **options: Any) -> Path:

@@ -53,7 +53,9 @@ def file_name(path: str | Path) -> str:
 
 def stem(name: str) -> str:
     """A file's name without its last suffix: what the slide is called."""
-    return name.rsplit(".", 1)[0] if "." in name else name
+    # A leading dot is no suffix, and neither is a number: names of DICOM files are UIDs.
+    before, _, suffix = name.rpartition(".")
+    return before if before and not suffix.isdecimal() else name
 
 
 class SourceStream(io.RawIOBase):

@@ -17,6 +17,7 @@ __all__ = [
     "entry_file",
     "folder_digest",
     "image_attributes",
+    "is_dicom",
     "mirax_data",
     "mirax_file",
     "pixel_folder",
@@ -34,11 +35,25 @@ _IMAGES = ("multiscales", SEVERAL_IMAGES, "plate")
 _SAMPLES, _SAMPLE_BYTES = 18, 65_536
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file is of DICOM: by its suffix, or by its content where the name has none, or a UID's."""
+    suffix = path.suffix.lower()
+    if suffix == ".dcm" or (suffix and not suffix[1:].isdecimal()):
+        return suffix == ".dcm"
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
 def series_files(folder: Path) -> list[Path]:
     """The files of a DICOM series that is a folder, sorted; [] for a folder without any, or for no folder."""
     if not _is_folder(folder):
         return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".dcm" and path.is_file())
+    return sorted(path for path in folder.iterdir() if is_dicom(path) and path.is_file())
 
 
 def zarr_metadata(folder: Path) -> Path | None:

@@ -20,7 +20,7 @@ from wsitool.errors import RefusedSlideError, RegionReadError, SlideError, Unsup
 from wsitool.slides.readers.byte_source import ByteSource, is_url, stem
 from wsitool.slides.readers.dicom_frames import FrameLevel, frame_levels
 from wsitool.slides.readers.directories import read_directories
-from wsitool.slides.readers.folders import MIRAX_DATA
+from wsitool.slides.readers.folders import MIRAX_DATA, is_dicom, series_files
 from wsitool.slides.readers.layout import pixel_layout
 from wsitool.slides.readers.resolution import resolve_mpp, square_mpp
 from wsitool.slides.readers.source import file_state, fingerprint
@@ -45,7 +45,6 @@ _NO_INTERPOLATION = 0.0019
 _REACH, _MOST_PIXELS_FOR_EXACT = 1024, 2**21  # an exact read costs at most eight plain ones
 _COMPANIONS = {
     ".mrxs": MIRAX_DATA,
-    ".dcm": (".dcm",),
     ".vms": (".jpg", ".opt"),
     ".vmu": (".ngr", ".opt"),
 }
@@ -307,6 +306,8 @@ def stated_mpp(path: str) -> float | None:
 
 def _companions(path: Path) -> dict[str, tuple[int, ...]]:
     """State of the files a slide of several files has beside the one that names it."""
+    if is_dicom(path):
+        return {file.name: file_state(file.stat()) for file in series_files(path.parent)}
     suffix = path.suffix.lower()
     folder = path.with_suffix("") if suffix == ".mrxs" else path.parent
     kinds = _COMPANIONS.get(suffix)
