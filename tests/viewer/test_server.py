@@ -16,6 +16,7 @@ import shapely
 from click.testing import CliRunner
 from PIL import Image
 from sklearn.metrics.pairwise import cosine_similarity
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from viewer.conftest import TOKEN, Lab, Server
 
@@ -81,6 +82,30 @@ def test_cells_are_the_stores_candidates(server: Server, lab: Lab) -> None:
         (lab.folder / "patch.png").write_bytes(body)
         with Image.open(lab.folder / "patch.png") as picture:
             assert np.array_equal(np.asarray(picture), store.read([3])[0])
+
+
+def test_thumbnails_are_what_tiling_left(server: Server, lab: Lab, tmp_path: Path) -> None:
+    slide = _slide(server, "one")
+    status, headers, body = server.get(f"/api/slides/{slide['id']}/thumbnail")
+    assert (status, headers["content-type"]) == (200, "image/jpeg") and slide["has_preview"]
+    with Image.open(io.BytesIO(body)) as small, Image.open(lab.stores / "previews" / "one.jpg") as whole:
+        assert max(small.size) == 144 and small.width / small.height == pytest.approx(
+            whole.width / whole.height, rel=0.02
+        )
+    broken = _slide(server, "broken")
+    assert not broken["has_preview"] and server.get(f"/api/slides/{broken['id']}/thumbnail")[0] == 404
+    # A link to elsewhere, and what is no picture.
+    shutil.copytree(lab.stores, tmp_path / "patches")
+    preview = tmp_path / "patches" / "previews" / "one.jpg"
+    preview.write_bytes(b"no picture")
+    library = Library([tmp_path / "patches"])
+    [one] = [slide for slide in library.slides.values() if slide.name == "one"]
+    with pytest.raises(HTTPException, match=r"one\.jpg' cannot be read"):
+        _answer(library, "/api/slides/{slide:str}/thumbnail", slide=one.id)
+    preview.unlink()
+    preview.symlink_to(lab.stores / "previews" / "one.jpg")
+    with pytest.raises(HTTPException, match="no picture"):
+        _answer(library, "/api/slides/{slide:str}/thumbnail", slide=one.id)
 
 
 def test_the_outline_of_the_tissue_is_that_of_tiling(server: Server, lab: Lab) -> None:

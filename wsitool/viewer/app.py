@@ -41,6 +41,7 @@ __all__ = ["make_app"]
 
 _STATIC = Path(__file__).parent / "static"
 _OPEN_SLIDES, _OPEN_STORES = 24, 64
+_THUMBNAIL = 144  # pixels, for the list, which shows them at half of it
 _KEEP = {
     "cache-control": "private, max-age=3600"
 }  # what an id stands for does not change while the server runs
@@ -89,6 +90,23 @@ class _Answers:
         with self._pyramid(self._slide(request)) as pyramid:
             data = pyramid.tile(place["level"], place["column"], place["row"])
         return Response(data, media_type="image/jpeg", headers=_KEEP)
+
+    def thumbnail(self, request: Request) -> Response:
+        """The picture that `tile` left of a slide, small."""
+        slide = self._slide(request)
+        path = slide.preview
+        # A link may lead elsewhere.
+        if path is None or not self._library.holds(path):
+            raise HTTPException(404, f"There is no picture of '{slide.name}'.")
+        buffer = io.BytesIO()
+        try:
+            with Image.open(path, formats=["JPEG"]) as picture:
+                picture.draft("RGB", (2 * _THUMBNAIL, 2 * _THUMBNAIL))  # decodes only what is needed
+                picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+                picture.convert("RGB").save(buffer, format="JPEG", quality=85)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise HTTPException(404, f"The picture '{path.name}' cannot be read ({error}).") from None
+        return Response(buffer.getvalue(), media_type="image/jpeg", headers=_KEEP)
 
     def cells(self, request: Request) -> Response:
         with self._store(self._slide(request)) as store:
@@ -219,6 +237,7 @@ def make_app(library: Library) -> Starlette:
         "/api/library": answers.library,
         slide: answers.slide,
         slide + "/tiles/{level:int}/{column:int}/{row:int}": answers.tile,
+        slide + "/thumbnail": answers.thumbnail,
         slide + "/cells": answers.cells,
         slide + "/tissue": answers.tissue,
         slide + "/mosaic": answers.mosaic,

@@ -59,10 +59,20 @@ class SlideEntry:
     counts: dict[str, int]
     labels: dict[str, int]
 
+    @property
+    def preview(self) -> Path | None:
+        """The picture that `tile` left of it, where there is one."""
+        if self.store is None:
+            return None
+        name = self.store.name.removesuffix(self.store.suffix)
+        path = self.store.parent / "previews" / f"{name}.jpg"
+        return path if path.is_file() else None
+
     def to_dict(self) -> dict[str, Any]:
         """For the page: no path but the slide's own, as text."""
         return {name: value for name, value in vars(self).items() if name != "store"} | {
-            "has_store": self.store is not None
+            "has_store": self.store is not None,
+            "has_preview": self.preview is not None,
         }
 
 

@@ -3,6 +3,7 @@ import { count, json, make } from "./tools.js";
 
 const AT_ONCE = 200; // rows; more are drawn when they are asked for
 const COLUMNS = [
+  ["", (s) => s.has_preview, false],
   ["slide", (s) => s.name, false],
   ["patient", (s) => s.group, false],
   ["patches", (s) => s.patches, true],
@@ -48,12 +49,12 @@ export async function showLibrary(page, { say }) {
 }
 
 function section(group, slides) {
-  const state = { text: "", by: 0, down: false, shown: AT_ONCE };
+  const state = { text: "", by: 1, down: false, shown: AT_ONCE };
   const body = make("tbody");
   const told = make("span");
   const more = make("button", { onclick: () => { state.shown *= 5; draw(); } }, "Show more");
   const heads = COLUMNS.map(([name, , number], index) =>
-    make("th", { className: number ? "number" : "" }, make("button", { onclick: () => sort(index) }, name)));
+    make("th", { className: number ? "number" : "" }, name && make("button", { onclick: () => sort(index) }, name)));
 
   function sort(index) {
     state.down = state.by === index ? !state.down : COLUMNS[index][2];
@@ -89,7 +90,8 @@ function row(slide) {
   const name = opens ? make("a", { href: `#/slide/${slide.id}` }, slide.name) : slide.name;
   const rejected = Object.entries(slide.counts).filter(([reason, n]) => reason !== "kept" && n);
   const number = (text, title = "") => make("td", { className: "number", title }, text);
-  return make("tr", {}, make("td", {}, name), make("td", {}, slide.group), number(count(slide.patches)),
+  const picture = slide.has_preview ? make("img", { src: `/api/slides/${slide.id}/thumbnail`, loading: "lazy", alt: "" }) : "";
+  return make("tr", {}, make("td", { className: "thumbnail" }, picture), make("td", {}, name), make("td", {}, slide.group), number(count(slide.patches)),
     number(count(total(slide.counts) - (slide.counts.kept ?? 0)), rejected.map(([reason, n]) => `${reason} ${count(n)}`).join(", ")),
     number(slide.mpp ? slide.mpp.toPrecision(3) : "-"), number(slide.width ? `${count(slide.width)} x ${count(slide.height)}` : "-"),
     make("td", {}, labelled(slide)), make("td", { className: slide.status === "failed" ? "problem" : "soft" }, slide.problem || slide.status));
