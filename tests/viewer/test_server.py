@@ -28,6 +28,7 @@ from wsitool.slides.spec import TileSpec
 from wsitool.slides.tissue_registry import DEFAULT_TISSUE
 from wsitool.store.opening import open_store
 from wsitool.tiling.run import tile_slides
+from wsitool.viewer import serving
 from wsitool.viewer.app import make_app
 from wsitool.viewer.feature_map import feature_map
 from wsitool.viewer.library import Library
@@ -337,6 +338,13 @@ def _answer(library: Library, route: str, **place: Any) -> bytes:
 def test_wrong_usage_is_one_sentence(arguments: list[str], sentence: str) -> None:
     result = CliRunner().invoke(main, ["view", "--no-browser", *arguments])
     assert result.exit_code == 2 and sentence in result.output
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    with serving._listening("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
