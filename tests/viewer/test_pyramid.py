@@ -74,6 +74,7 @@ def test_tiles_that_are_not_there(tmp_path: Path, place: tuple[int, int, int]) -
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     path = write_pyramid(tmp_path / "a.svs", np.full((512, 512, 3), 200, np.uint8), levels=(1,))
     cost = bench_viewer.measure(path, most=4)
+    assert bench_viewer.http_rate(path, most=4) > 0
     assert set(cost) == {"wsitool", "openslide"} and all(seconds >= 0 for seconds in cost.values())
 
 
