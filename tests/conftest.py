@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,3 +24,16 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real test data not found at {folder}: set WSITOOL_TEST_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, headless; the test is skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no browser is installed: apt-get install chromium")
+    with playwright.sync_playwright() as api:
+        running = api.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield running
+        running.close()

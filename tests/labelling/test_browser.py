@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,21 +19,9 @@ from wsitool.cli import main
 from wsitool.evaluation.labels import read_label_table
 from wsitool.labelling.database import Database
 
-playwright = pytest.importorskip("playwright.sync_api")
 TOKEN = "0123456789abcdef"
 _SHOWN = "main[data-shown]:not([data-shown=''])"  # only what was seen can be answered
 _NETWORK = ["--encoder", "random", "--backbone", "timm:test_resnet"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no browser is installed: apt-get install chromium")
-    with playwright.sync_playwright() as api:
-        running = api.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 class Server:

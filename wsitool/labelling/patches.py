@@ -14,9 +14,9 @@ from wsitool.base.groups import group_name
 from wsitool.base.paths import AnyPath, shown
 from wsitool.base.sentences import one_sentence
 from wsitool.base.tables import read_table
-from wsitool.errors import CorruptStoreError, LabelError, StoreError, UsageError
+from wsitool.errors import CorruptStoreError, LabelError, UsageError
 from wsitool.labelling.database import StoreRecord
-from wsitool.store.collection import Collection, stores_at
+from wsitool.store.collection import Collection, open_readable
 from wsitool.store.opening import find_stores, open_store
 from wsitool.store.reader import Reader, Tally
 
@@ -62,22 +62,13 @@ class Patches:
 
 def open_patches(stores: AnyPath | Iterable[AnyPath]) -> Patches:
     """Open `stores`; StoreError where none can be opened. Their ids are their places, see `numbered`."""
-    opened: list[Reader] = []
-    errors: dict[str, StoreError] = {}
-    for path in stores_at(stores):
-        try:
-            opened.append(open_store(path))
-        except StoreError as error:
-            errors[shown(path.name)] = error
-    if not opened:
-        raise next(iter(errors.values()))
-    collection = Collection.of(opened)
+    collection, problems = open_readable(stores)
     names = np.array([group_name(group) for group in collection.groups], np.str_)
     return Patches(
         collection=collection,
-        ids=tuple(range(len(opened))),
+        ids=tuple(range(len(collection.stores))),
         groups=names[collection.group_index],
-        problems=tuple((name, one_sentence(error)) for name, error in errors.items()),
+        problems=tuple(problems),
     )
 
 

@@ -38,10 +38,8 @@ from wsitool.report.scatter import save_scatter
 from wsitool.stain.slides import with_stain
 from wsitool.stain.target import choose_norm
 from wsitool.store.attributes import coords_attributes, plain_text
-from wsitool.store.collection import Collection, renumbered, stores_at
-from wsitool.store.opening import open_store
+from wsitool.store.collection import Collection, open_readable, renumbered
 from wsitool.store.options import Decode, decoder_mark
-from wsitool.store.reader import Reader
 from wsitool.store.schema import PatchStore
 
 __all__ = ["EmbedResult", "embed", "project"]
@@ -82,7 +80,7 @@ def embed(
     store that cannot be opened or fails does not stop the others.
     """
     settings = EmbedOptions.from_dict(options, what="embed")
-    collection, unopened = _opened(stores)
+    collection, unopened = open_readable(stores)
     _check(collection, settings)
     folder = Path(out)
     names = [store.meta.name for store in collection.stores]
@@ -134,20 +132,6 @@ def _run(encoder: Encoder, collection: Collection, settings: EmbedOptions, repor
         overwrite=settings.overwrite,
         stains=_stains(collection),
     )
-
-
-def _opened(stores: AnyPath | Iterable[AnyPath]) -> tuple[Collection, list[tuple[str, str]]]:
-    """The stores that can be opened, and (store, reason) of the others; StoreError where none can."""
-    opened: list[Reader] = []
-    errors: dict[str, StoreError] = {}
-    for path in stores_at(stores):
-        try:
-            opened.append(open_store(path))
-        except StoreError as error:
-            errors[shown(path.name)] = error
-    if not opened:
-        raise next(iter(errors.values()))
-    return Collection.of(opened), [(name, one_sentence(error)) for name, error in errors.items()]
 
 
 def _embed_each(

@@ -11,7 +11,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.base.paths import AnyPath, as_list
+from wsitool.base.paths import AnyPath, as_list, shown
+from wsitool.base.sentences import one_sentence
 from wsitool.errors import StoreError
 from wsitool.store import jpeg
 from wsitool.store.opening import find_stores, open_store
@@ -19,7 +20,7 @@ from wsitool.store.reader import Place, Reader, Tally
 from wsitool.store.schema import UNLABELLED, StoreMeta
 from wsitool.store.stain_table import StainTable
 
-__all__ = ["Collection", "open_collection", "renumbered", "stores_at", "union_of_classes"]
+__all__ = ["Collection", "open_collection", "open_readable", "renumbered", "stores_at", "union_of_classes"]
 
 
 class Collection:
@@ -228,6 +229,20 @@ def open_collection(paths: AnyPath | Iterable[AnyPath]) -> Collection:
     Raises StoreError if a path holds no store, or if the stores' patch sizes differ.
     """
     return Collection.of([open_store(path) for path in stores_at(paths)])
+
+
+def open_readable(stores: AnyPath | Iterable[AnyPath]) -> tuple[Collection, list[tuple[str, str]]]:
+    """The stores that can be opened, and (store, reason) of the others; StoreError where none can."""
+    opened: list[Reader] = []
+    errors: dict[str, StoreError] = {}
+    for path in stores_at(stores):
+        try:
+            opened.append(open_store(path))
+        except StoreError as error:
+            errors[shown(path.name)] = error
+    if not opened:
+        raise next(iter(errors.values()))
+    return Collection.of(opened), [(name, one_sentence(error)) for name, error in errors.items()]
 
 
 def stores_at(paths: AnyPath | Iterable[AnyPath]) -> list[Path]:
