@@ -355,6 +355,11 @@ def _cut_again(
             f"The labels of {store.path} came from annotations: tile the slide again with --annotations and "
             "the new limits."
         )
+    if params.get("coords"):
+        raise StoreError(
+            f"The positions of {store.path} came from a file: tile the slide again with --coords, and filter "
+            "that."
+        )
     spec = replace(spec_of(store.meta), min_tissue=limits[0].at_least or 0.0, limits=limits[1:])
     try:
         group, reader = typed(str, params.get("group"), "group"), typed(str, params.get("reader"), "reader")

@@ -14,7 +14,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from wsitool.base.paths import AnyPath, as_list, path_of
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import NotAStoreError, StoreError, UsageError, WsitoolError
-from wsitool.slides.grid import TileGrid, plan_grid
+from wsitool.slides.grid import TileGrid, listed_grid, plan_grid
 from wsitool.slides.readers import TiledSlide
 from wsitool.slides.readers.folders import entry_file
 from wsitool.slides.spec import TileSpec
@@ -233,7 +233,9 @@ def _same(store: Reader, location: Path, reader: str, samples: int, seed: int) -
         if slide.info.fingerprint != store.meta.fingerprint:
             return f"'{path}' is another file (or a changed one) than the store was cut from"
         spec = spec_of(store.meta)
-        grid = plan_grid(slide.info, spec)
+        # Positions that were chosen elsewhere are known from the store alone.
+        listed = "coords" in store.meta.params
+        grid = listed_grid(slide.info, spec, store.coords) if listed else plan_grid(slide.info, spec)
         # Grid index by level-0 corner: one dictionary for all samples.
         index_of = {corner: index for index, corner in enumerate(map(tuple, grid.coords.tolist()))}
         # Sorted after drawing, so that the slide is read from top to bottom.

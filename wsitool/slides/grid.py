@@ -22,12 +22,17 @@ from wsitool.slides.slide import NOT_SQUARE, SlideInfo
 from wsitool.slides.spec import DEFAULT_MPP, TileSpec
 
 __all__ = [
+    "ListedGrid",
+    "Positions",
     "ReadPlan",
     "TileGrid",
+    "listed_grid",
     "plan_grid",
     "plan_read",
 ]
 
+Positions = NDArray[np.int64] | NDArray[np.float64]
+"""(N, 2) x, y in canvas pixels; fractions only where patches are resampled and lie on no common grid."""
 # What JPEG decoders shrink by.
 _SNAP_FACTORS = (2, 4, 8)
 
@@ -102,6 +107,8 @@ def plan_read(info: SlideInfo, spec: TileSpec) -> ReadPlan:
 
 def _wanted_downsample(info: SlideInfo, spec: TileSpec) -> tuple[float, float | None]:
     """Level-0 pixels per patch pixel, and the mpp this means."""
+    if spec.downsample is not None:
+        return spec.downsample, info.mpp * spec.downsample if info.mpp else None
     if spec.magnification is not None:
         if info.objective_power:
             downsample = info.objective_power / spec.magnification
@@ -170,8 +177,12 @@ class TileGrid(Sequence[tuple[int, int]]):
         """The stride in level-0 pixels, mean of both axes."""
         return self.stride * sum(self.plan.downsample) / 2
 
+    def fills(self, side: int) -> bool:
+        """Whether patches are whole squares of that side (px) of the level."""
+        return side == self.patch_size and self.stride % side == 0
+
     @cached_property
-    def positions(self) -> NDArray[np.int64]:
+    def positions(self) -> Positions:
         """(M, 2) x, y in canvas pixels."""
         rows, columns = self.shape
         # Row by row, hence in (y, x) order without sorting.
@@ -193,6 +204,76 @@ class TileGrid(Sequence[tuple[int, int]]):
         # `range` gives negatives and IndexError as a list does.
         x, y = self.coords[range(len(self))[index]]
         return int(x), int(y)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ListedGrid(TileGrid):
+    """Positions that were chosen elsewhere: level-0 corners `listed` (N, 2), in (y, x) order.
+
+    Where a level is read as it is, a patch begins at its pixel nearest to the corner; where pixels are
+    resampled, exactly there. `stride` is the usual step within a row. `outside` counts positions that were
+    left out, as their patches reach over the slide's edge.
+    """
+
+    listed: NDArray[np.int64]
+    outside: int = 0
+
+    def fills(self, side: int) -> bool:
+        """As of a grid."""
+        return side == self.patch_size and not (self.positions % side).any()
+
+    @cached_property
+    def positions(self) -> Positions:
+        """(M, 2) x, y in canvas pixels."""
+        return _canvas_positions(self.plan, self.listed)
+
+    @cached_property
+    def coords(self) -> NDArray[np.int64]:
+        """(M, 2) x, y of the corners in level-0 pixels, as they were given."""
+        return self.listed
+
+    def __len__(self) -> int:
+        return len(self.listed)
+
+
+def _canvas_positions(plan: ReadPlan, corners: NDArray[np.int64]) -> Positions:
+    exact: NDArray[np.float64] = corners / np.array(plan.downsample)
+    whole = np.rint(exact).astype(np.int64)
+    # 1e-6 as of the canvas.
+    return whole if plan.factor == (1.0, 1.0) or (np.abs(exact - whole) < 1e-6).all() else exact
+
+
+def listed_grid(info: SlideInfo, spec: TileSpec, corners: NDArray[np.int64]) -> ListedGrid:
+    """The patches of a slide at level-0 `corners` (N, 2), in (y, x) order; SlideError if none lies inside."""
+    plan = plan_read(info, spec)
+    positions = _canvas_positions(plan, corners)
+    inside = ((positions >= 0) & (positions + spec.patch_size <= np.array(plan.canvas) + 1e-6)).all(axis=1)
+    kept = corners[inside]
+    if not len(kept):
+        raise SlideError(
+            f"None of the {len(corners)} positions lies inside '{info.name}', which is {info.width}x"
+            f"{info.height} px, with patches of {spec.patch_size} px: they are of another slide or level."
+        )
+    check_limit(f"Positions of '{info.name}'", len(kept), MAX_CANDIDATES)
+    return ListedGrid(
+        plan=plan,
+        patch_size=spec.patch_size,
+        stride=_usual_step(plan, spec, kept),
+        listed=kept,
+        outside=len(corners) - len(kept),
+    )
+
+
+def _usual_step(plan: ReadPlan, spec: TileSpec, corners: NDArray[np.int64]) -> int:
+    """The most frequent step within a row in patch pixels, and so small that all patches have room."""
+    steps = np.diff(corners, axis=0)
+    steps = steps[(steps[:, 1] == 0) & (steps[:, 0] > 0), 0]
+    step = float(spec.patch_size)
+    if len(steps):
+        values, counts = np.unique(steps, return_counts=True)
+        step = round(float(values[counts.argmax()]) / plan.downsample[0])
+    width, height = plan.canvas
+    return max(1, int(min(step, math.sqrt(width * height / len(corners)))))
 
 
 def plan_grid(info: SlideInfo, spec: TileSpec) -> TileGrid:

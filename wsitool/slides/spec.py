@@ -5,6 +5,7 @@ Resolutions are um per pixel, sizes pixels of the patch, limits shares of the pa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
@@ -40,9 +41,10 @@ _SCORES = ("near_black", "near_white", "ink", "pen", "fold", "sharpness")
 Resample = Literal["auto", "exact", "fast"]
 LabelRule = Literal["area", "centre"]
 DEFAULT_MPP = 0.5
-ADDED_OPTIONS = ("tissue",)
+ADDED_OPTIONS = ("tissue", "downsample")
 """Options of `TileSpec` younger than stores that are in use: stated only where they are not the default, so
 that such a store is what the same command would write today."""
+_RESOLUTIONS = ("mpp", "magnification", "level", "downsample")
 ADDED_READING = ("channels", "icc")
 """Those of `ReadOptions`."""
 
@@ -137,13 +139,16 @@ class TileSpec(Params):
         f"What finds tissue: {', '.join(TISSUE)}, mask:PATH, onnx:FILE, or one of 'wsitool plugin list'.",
     )
     limits: tuple[Limit, ...] = internal(())
+    downsample: float | None = internal(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Three ways to say one thing.
-        asked = [name for name in ("mpp", "magnification", "level") if getattr(self, name) is not None]
+        # Several ways to say one thing.
+        asked = [name for name in _RESOLUTIONS if getattr(self, name) is not None]
         if len(asked) > 1:
             raise UsageError(f"Give one of mpp, magnification and level, not {' and '.join(asked)}.")
+        if self.downsample is not None and not 0 < self.downsample < math.inf:
+            raise UsageError(f"downsample must be above 0 and finite, got {self.downsample}.")
 
     @property
     def step(self) -> int:
@@ -162,7 +167,7 @@ class TileSpec(Params):
         """
         # As it will be compared with another run's: defaults written out.
         params = asdict(self) | {"stride": self.step}
-        if self.mpp is None and self.magnification is None and self.level is None:
+        if all(getattr(self, name) is None for name in _RESOLUTIONS):
             params["mpp"] = DEFAULT_MPP
         for name in ADDED_OPTIONS:
             if params[name] == getattr(TileSpec, name):
@@ -207,8 +212,11 @@ class CandidateRule:
         """The rule that all stores with these `params` were tiled by; None where they differ or have none."""
         rules = set()
         for values in params:
+            # Of positions chosen elsewhere all were taken, which is no rule for a whole slide.
+            if "coords" in values:
+                return None
             try:
-                added_names = (*ADDED_OPTIONS, *ADDED_READING)
+                added_names = ("tissue", *ADDED_READING)
                 added = {name: values[name] for name in added_names if name in values}
                 rules.add(typed(cls, {name: values[name] for name in ("min_tissue", "limits")} | added))
             except (KeyError, ValueError):

@@ -208,8 +208,10 @@ class _Cutter(Generic[T]):
 
     def _rows(self) -> Iterator[_Row]:
         """The rows of patches from the top; made one by one, as a slide may have millions of patches."""
-        # Corners are sorted by y: a new row begins wherever y changes.
-        edges = (np.flatnonzero(np.diff(self._corners[:, 1])) + 1).tolist()
+        # Corners are sorted by y: a new row begins wherever y changes, or x falls, as two positions may share
+        # a row of a coarse level only.
+        right, down = np.diff(self._corners, axis=0).T
+        edges = (np.flatnonzero((down != 0) | (right < 0)) + 1).tolist()
         (width, height), first_block = self._size, 0
         for start, stop in pairwise([0, *edges, len(self._corners)]):
             xs, y = self._corners[start:stop, 0], int(self._corners[start, 1])

@@ -36,8 +36,9 @@ def run_guarded(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
 
 def run_locked(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
     """`run_task` under the store's lock, unless an earlier run finished the same; raises what it raises."""
+    task, positions = task.placed()
     if task.dry_run:
-        return run_task(task, reporter)
+        return run_task(task, reporter, positions)
     task.out_dir.mkdir(parents=True, exist_ok=True)
     # The lock is of the store's name, so that two runs into one folder divide the slides.
     with locked(task.store, what=f"'{task.store}'", wait_seconds=_PATIENCE_SECONDS):
@@ -45,7 +46,9 @@ def run_locked(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
         remove_abandoned(task.out_dir)
         earlier = finished(task, reporter)
         # What is in the way now, if anything, is damaged or meant to be replaced.
-        return earlier if earlier is not None else run_task(replace(task, overwrite=True), reporter)
+        return (
+            earlier if earlier is not None else run_task(replace(task, overwrite=True), reporter, positions)
+        )
 
 
 def failed_result(task: SlideTask, reason: str) -> SlideResult:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import RegionReadError
-from wsitool.slides.grid import ReadPlan
+from wsitool.slides.grid import Positions, ReadPlan
 from wsitool.slides.readers.tiles import TileLevel
 from wsitool.slides.spec import Resample
 from wsitool.tiling.resample import area_resample, block_mean, psnr
@@ -24,11 +24,15 @@ class LevelView:
     """Tiles of one level as the cutter needs them: as they are, or averaged by a whole factor.
 
     Where the factor is not whole (or does not divide the tiles) patches are cut from level pixels and
-    `finish` brings each to its size. With `fast` the decoder shrinks, otherwise whole blocks are averaged.
+    `finish` brings each to its size, and so where positions are not all `whole` canvas pixels. With `fast`
+    the decoder shrinks, otherwise whole blocks are averaged.
     """
 
-    def __init__(self, tiles: TileLevel, plan: ReadPlan, patch_size: int, *, fast: bool) -> None:
-        factor = plan.whole_factor
+    def __init__(
+        self, tiles: TileLevel, plan: ReadPlan, patch_size: int, *, fast: bool, whole: bool = True
+    ) -> None:
+        # Patches that begin inside a block cannot be cut from blocks.
+        factor = plan.whole_factor if whole else None
         # Only where tiles divide: then each tile is shrunk alone, and no block spans two.
         divides = factor is not None and not (tiles.tile_width % factor or tiles.tile_height % factor)
         self._tiles, self._patch_size = tiles, patch_size
@@ -57,10 +61,10 @@ class LevelView:
         width, height = (int(np.ceil(self._patch_size * factor)) + 1 for factor in self._rest)
         return min(width, self._size[0]), min(height, self._size[1])
 
-    def corners(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    def corners(self, positions: Positions) -> NDArray[np.int64]:
         """Grid positions (N, 2) to the corners of their rectangles in tile pixels, all inside the level."""
         if not self.resamples:
-            return positions
+            return np.asarray(positions, np.int64)
         # 1e-9: a product of floats that should be whole must not fall to the pixel before.
         corners = np.floor(positions * np.array(self._rest) + 1e-9).astype(np.int64)
         # At the right and lower edge the rectangle moves inward instead of reaching out.
@@ -81,7 +85,7 @@ class LevelView:
         """Say which tiles will be fetched next."""
         self._tiles.prefetch([(column, row) for column in columns])
 
-    def finish(self, cut: RgbArray, positions: NDArray[np.int64], corners: NDArray[np.int64]) -> RgbArray:
+    def finish(self, cut: RgbArray, positions: Positions, corners: NDArray[np.int64]) -> RgbArray:
         """Resample rectangles (B, h, w, 3) at `corners` to the patches (B, P, P, 3) at `positions`."""
         # Where in its rectangle each patch begins, in fractions of a pixel.
         starts = positions * np.array(self._rest) - corners

@@ -22,6 +22,11 @@ class TileOptions(Params):
     default_mpp: float | None = same_as(ReadOptions, "default_mpp")
     channels: tuple[int, ...] = same_as(ReadOptions, "channels")
     icc: Icc = same_as(ReadOptions, "icc")
+    coords: str | None = hparam(
+        None,
+        "Positions to cut instead of a grid: file of CLAM, TRIDENT or hs2p, folder with one per slide, or "
+        "table with x, y and slide.",
+    )
     group_regex: str | None = hparam(
         None, "Takes the patient from the slide's name: first group, or whole match."
     )

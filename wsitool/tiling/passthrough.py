@@ -37,7 +37,7 @@ def check_passthrough(name: str, tiles: TileLevel, grid: TileGrid) -> None:
         )
     # A stride of whole tiles, else patches would begin inside of one.
     size = (tiles.tile_width, tiles.tile_height)
-    if size != (grid.patch_size, grid.patch_size) or grid.stride % grid.patch_size:
+    if not all(map(grid.fills, size)):
         hint = (
             f"--patch-size {size[0]} (without --stride)"
             if size[0] == size[1]

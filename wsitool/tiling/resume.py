@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from wsitool.base.progress import Reporter
 from wsitool.errors import CorruptStoreError, PluginError, SlideError, StoreError, UsageError
 from wsitool.report.preview import preview_jpeg
-from wsitool.slides.grid import plan_grid
 from wsitool.slides.masks import find_tissue
 from wsitool.slides.readers import fingerprint
 from wsitool.slides.spec import ADDED_OPTIONS, ADDED_READING, ReadOptions, TileSpec
@@ -74,6 +73,7 @@ def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """Which of the parameters `asked` for a store was made with others, in words; "" if with none."""
     defaults = {name: getattr(TileSpec, name) for name in ADDED_OPTIONS}
     defaults |= {name: as_stored(getattr(ReadOptions, name)) for name in ADDED_READING}
+    defaults["coords"] = ""
     actual, expected = defaults | dict(stored), defaults | as_stored(asked)
     names = [name for name in expected if actual.get(name) != expected[name]]
     parts = [f"{name} {actual.get(name)!r} instead of {expected[name]!r}" for name in names]
@@ -94,9 +94,10 @@ def redraw_preview(
             # Its preview would show another slide's grid.
             if slide.info.fingerprint != meta.fingerprint:
                 return False
-            size = plan_grid(slide.info, spec).patch_size_level0
             mask = find_tissue(slide, spec.tissue)
-            preview_jpeg(preview, mask, candidates, size, labels=labels, classes=meta.classes)
+            preview_jpeg(
+                preview, mask, candidates, meta.patch_size_level0, labels=labels, classes=meta.classes
+            )
     # The reader or detector may be installed no more.
     except (SlideError, StoreError, UsageError, PluginError):
         return False

@@ -18,6 +18,7 @@ from wsitool.base.paths import AnyPath, as_list
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.sentences import one_sentence
 from wsitool.errors import StoreError, UsageError
+from wsitool.slides.coordinates import check_coordinates
 from wsitool.slides.masks import check_tissue
 from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers.channels import check_channels
@@ -33,7 +34,7 @@ from wsitool.tiling.slide_task import SlideTask, available_threads
 
 __all__ = ["tile_slide", "tile_slides"]
 
-_OF_ONE_SLIDE = ("format", "reader", "default_mpp", "channels", "icc", "overwrite", "max_failures")
+_OF_ONE_SLIDE = ("format", "reader", "default_mpp", "channels", "icc", "overwrite", "max_failures", "coords")
 # At the end there is time: many jobs of an array may queue for the table.
 _CSV_PATIENCE_SECONDS = 120.0
 _CSV_PATIENCE_BETWEEN_SLIDES = 5.0
@@ -52,7 +53,7 @@ def tile_slide(
     """Cut one slide into `out_dir`/<slide>.h5 or .zarr and draw its preview.
 
     `options` are those of `TileOptions` that concern one slide: format, reader, default_mpp, channels, icc,
-    overwrite and max_failures. `threads` decode, by default one per processor.
+    overwrite, max_failures and coords. `threads` decode, by default one per processor.
     A store that is complete and was made in the same way is left alone. Raises SlideError (or a kind of it)
     where the slide cannot be tiled and StoreError where a store made otherwise is in the way and `overwrite`
     is false, or another process writes it; nothing half-written is left. Does not touch slides.csv.
@@ -60,6 +61,8 @@ def tile_slide(
     if several := sorted(set(options) - set(_OF_ONE_SLIDE)):
         raise UsageError(f"tile_slide has no {', '.join(several)}: it takes {', '.join(_OF_ONE_SLIDE)}.")
     settings = TileOptions(**options)
+    if settings.coords is not None:
+        check_coordinates(settings.coords, spec or TileSpec(), 1)
     task = SlideTask(
         slide=SlideInput(path=str(path), group=group),
         out_dir=Path(out_dir),
@@ -84,13 +87,16 @@ def tile_slides(
     per processor), a single one in this process; with `dask` all on that cluster. `shard` "i/N" takes the
     i-th of N parts of the list. A slide whose store is complete and was made in the same way is skipped; one
     that fails is reported in its result and in slides.csv, the others are complete. `dry_run` writes nothing,
-    and decodes nothing at full resolution. Raises UsageError for inputs that cannot work together.
+    and decodes nothing at full resolution. `coords` names positions to cut instead of a grid: all of them, at
+    the size and resolution the file states. Raises UsageError for inputs that cannot work together.
     """
     settings = TileOptions.from_dict(options, what="tile_slides")
     READERS.check(settings.reader)
     check_tissue((spec or TileSpec()).tissue)
     check_channels(settings.channels)
     inputs = _inputs(slides, settings, reporter)
+    if settings.coords is not None:
+        check_coordinates(settings.coords, spec or TileSpec(), len(inputs))
     labels = _labels(inputs, settings, reporter)
     part = _shard(inputs, settings.shard)
     if not settings.dry_run:

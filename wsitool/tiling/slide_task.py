@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +18,8 @@ from wsitool.base.file_names import lone_file_name
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import RegionReadError, SlideError, UsageError
 from wsitool.report.preview import preview_jpeg
+from wsitool.slides.coordinates import PatchCoordinates, find_coordinates, read_coordinates
+from wsitool.slides.grid import ListedGrid
 from wsitool.slides.masks import file_of
 from wsitool.slides.readers import TiledSlide, open_slide
 from wsitool.slides.readers.icc import profile_name
@@ -41,7 +43,8 @@ __all__ = ["SlideTask", "available_threads", "run_task", "store_bytes"]
 class SlideTask:
     """All that is needed to tile one slide, in this process or another one.
 
-    Serialisable: `to_json` and back gives an equal task. `threads` decode within this task.
+    Serialisable: `to_json` and back gives an equal task. `threads` decode within this task. `coords` is where
+    positions to cut are looked for; `placed` reads them.
     """
 
     slide: SlideInput
@@ -58,6 +61,8 @@ class SlideTask:
     max_failures: int | None = None
     dry_run: bool = False
     outlines: SlideAnnotation | None = None
+    coords: str | None = None
+    coords_digest: str = ""
 
     @property
     def store(self) -> Path:
@@ -94,6 +99,8 @@ class SlideTask:
             "label": self.slide.label,
             "classes": list(self.classes),
             **self._mask_params(),
+            # By content: the positions may lie in another file or folder tomorrow.
+            **({"coords": self.coords_digest} if self.coords_digest else {}),
             # Present as None, so that a store made with outlines differs from one without.
             **({"annotations": None} if self.outlines is None else self.outlines.params()),
         }
@@ -102,6 +109,13 @@ class SlideTask:
         # The content as well as the path: an edited mask gives other patches.
         path = file_of(self.spec.tissue, self.slide.path, self.slide.name)
         return {} if path is None else {"tissue_file": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
+
+    def placed(self) -> tuple[Self, PatchCoordinates | None]:
+        """The task with the spec that its positions ask for, and these; itself and None where it has none."""
+        if self.coords is None:
+            return self, None
+        found = read_coordinates(find_coordinates(self.coords, self.slide.name), self.slide.name)
+        return replace(self, spec=found.spec(self.spec), coords_digest=found.digest), found
 
     def to_json(self) -> str:
         """The task as text, for another process."""
@@ -130,8 +144,10 @@ def available_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_task(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
-    """Tile one slide into its store and preview.
+def run_task(
+    task: SlideTask, reporter: Reporter = SILENT, positions: PatchCoordinates | None = None
+) -> SlideResult:
+    """Tile one slide into its store and preview, at `positions` where they are given.
 
     Raises SlideError (or a kind of it) where the slide cannot be tiled, StoreError where the store exists and
     `overwrite` is false; then there is no new store.
@@ -149,18 +165,21 @@ def run_task(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
             reporter.warn(f"{slide.info.name} leaves {blank} of its own tiles out: they count as blank.")
         if task.icc != "keep":
             reporter.say(f"{slide.info.name}: {slide.info.properties[ICC_STATE]}.")
-        cutting = _Cutting(task, slide, reporter)
+        cutting = _Cutting(task, slide, reporter, positions)
         return cutting.run(began)
 
 
 class _Cutting:
     """One slide being tiled."""
 
-    def __init__(self, task: SlideTask, slide: TiledSlide, reporter: Reporter) -> None:
-        self._task, self._slide, self._reporter = task, slide, reporter
+    def __init__(
+        self, task: SlideTask, slide: TiledSlide, reporter: Reporter, positions: PatchCoordinates | None
+    ) -> None:
+        self._task, self._slide, self._reporter, self._positions = task, slide, reporter, positions
         self._spec, self._info = task.spec, slide.info
         # Finds tissue and scores candidates: seconds, before anything is written.
-        self._source = patch_source(slide, task.spec, threads=task.threads)
+        corners = None if positions is None else positions.coords
+        self._source = patch_source(slide, task.spec, threads=task.threads, corners=corners)
         for doubt in self._source.doubts:
             reporter.warn(f"{self._info.name}: {doubt}.")
         self._grid = self._source.grid
@@ -272,7 +291,7 @@ class _Cutting:
             level0_height=info.height,
             patch_size=spec.patch_size,
             patch_size_level0=self._grid.patch_size_level0,
-            stride=spec.step,
+            stride=self._grid.stride,
             stride_level0=self._grid.stride_level0,
             level=plan.level,
             mpp_level0=info.mpp,
@@ -299,9 +318,20 @@ class _Cutting:
             classes=self._task.classes,
         )
 
+    def _note_of_positions(self) -> str:
+        """What became of positions that were given and not cut; "" where all were."""
+        if self._positions is None or not isinstance(self._grid, ListedGrid):
+            return ""
+        left_out = [
+            (self._grid.outside, "as their patches reach over the slide's edge"),
+            (self._positions.repeated, "as they are there twice"),
+        ]
+        parts = [f"{number:,} {why}" for number, why in left_out if number]
+        return f"positions of '{self._positions.path.name}' left out: {', '.join(parts)}" if parts else ""
+
     def _result(self, candidates: Candidates, resampling: str, seconds: float) -> SlideResult:
         info = self._info
-        notes = [self._note] if self._note else []
+        notes = [note for note in (self._note, self._note_of_positions()) if note]
         if self._failures:
             first = self._failures[0]
             notes.append(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wsitool.errors import NoTissueError
 from wsitool.slides.detectors import stained_within
-from wsitool.slides.grid import TileGrid, plan_grid
+from wsitool.slides.grid import TileGrid, listed_grid, plan_grid
 from wsitool.slides.masks import find_tissue
 from wsitool.slides.readers import TiledSlide
 from wsitool.slides.spec import TileSpec
@@ -125,7 +125,7 @@ class PatchSource:
         Payloads are JPEG streams, not pixels. Not one tile is decoded.
         """
         # Whole tiles: `check_passthrough` has seen to sizes and strides.
-        places = self.grid.positions[self.kept] // self.spec.patch_size
+        places = np.asarray(self.grid.positions[self.kept] // self.spec.patch_size, np.int64)
         return pass_tiles(self.slide.tiles(self.grid.plan.level), places, pool=pool)
 
     @cached_property
@@ -134,12 +134,14 @@ class PatchSource:
         plan, size = self.grid.plan, self.spec.patch_size
         tiles = self.slide.tiles(plan.level)
         # First as if the decoder shrinks: whether it can is known then.
-        view = LevelView(tiles, plan, size, fast=True)
+        whole = self.grid.positions.dtype == np.int64
+        view = LevelView(tiles, plan, size, fast=True, whole=whole)
         decibels: float | None = None
         if view.fast:
             positions = self.grid.positions[self.kept]
             # Every n-th, so that probes lie all over the tissue.
-            some = positions[:: max(1, len(positions) // _PROBED_PATCHES)]
+            # A view that shrinks has whole positions.
+            some = view.corners(positions[:: max(1, len(positions) // _PROBED_PATCHES)])
             needed = tiles_touched(some, (size, size), (view.tile_width, view.tile_height))
             fast, decibels = choose_shrink(tiles, plan, self.spec.resample, needed)
             view = LevelView(tiles, plan, size, fast=fast)
@@ -154,13 +156,16 @@ class PatchSource:
         return view, f"decoder's 1/{factor}{proof}"
 
 
-def patch_source(slide: TiledSlide, spec: TileSpec, *, threads: int = 1) -> PatchSource:
+def patch_source(
+    slide: TiledSlide, spec: TileSpec, *, threads: int = 1, corners: NDArray[np.int64] | None = None
+) -> PatchSource:
     """Plan the grid of an open slide, find its tissue, and decide on every grid position.
 
+    `corners` (N, 2), level-0 x, y in (y, x) order, are positions to take instead of a grid.
     Raises SlideError (or a kind of it) where there is nothing to read at that resolution; a source of which
     nothing is kept is no error yet.
     """
-    grid = plan_grid(slide.info, spec)
+    grid = plan_grid(slide.info, spec) if corners is None else listed_grid(slide.info, spec, corners)
     if spec.codec == "native":
         check_passthrough(slide.info.name, slide.tiles(grid.plan.level), grid)
     mask = find_tissue(slide, spec.tissue)
