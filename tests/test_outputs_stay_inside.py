@@ -31,6 +31,7 @@ COMMANDS = {
     "embed": "embed {named} --encoder {encoder} --device cpu",
     "predict": "predict {classifier} {few} --device cpu",
     "predict images": "predict {classifier} {images} --device cpu",
+    "split": "split {labelled} --test 50",
     "refilter": "refilter {store} --min-tissue 0.6",
     "import": "import {pictures} --labels {labels} --min-tissue 0",
     "tile": "tile {slides} --patch-size 16 --level 0 --min-tissue 0",

@@ -70,7 +70,7 @@ def test_options_of_an_experiment_leave_the_plan_as_it_is() -> None:
         assert all(context.params[name] in (None, ()) for name in ExperimentPlan.names())
 
 
-@pytest.mark.parametrize(("typed", "share"), [("1", 0.01), ("100", 1.0), ("2.5", 0.025)])
+@pytest.mark.parametrize(("typed", "share"), [("1%", 0.01), ("100", 1.0), ("2.5", 0.025), ("0.3%", 0.003)])
 def test_fractions_are_percentages_for_people_and_shares_in_files(
     typed: str, share: float, tmp_path: Path
 ) -> None:

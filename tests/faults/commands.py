@@ -73,6 +73,7 @@ COMMANDS: tuple[Case, ...] = (
         words="import {m}/images --out {out} --patch-size 16 --group-regex [a-z]+[0-9] --codec raw "
         "--format zarr",
     ),
+    Case(name="split", words="split {m}/stores --out {out} --test 50"),
     Case(name="refilter", words="refilter {out}/p0.h5 --min-tissue 0.7", prepare=_copies("p0", "p1")),
     Case(name="refilter-zarr", words="refilter {out}/p0.zarr --min-tissue 0.7", prepare=_zarr),
     Case(

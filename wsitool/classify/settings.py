@@ -156,7 +156,11 @@ class ClassifyOptions(BackboneOptions):
         "by slide name and coordinates; for --head linear and knn.",
     )
     fraction: float = hparam(
-        1.0, "Share of the labels to use, of each class alike (see --balance).", gt=0, le=1
+        1.0,
+        "Per cent of the labels to use, of each class alike (see --balance).",
+        gt=0,
+        le=1,
+        percent=True,
     )
     labels_per_class: int | None = hparam(None, "Instead of a share, so many labels of each class.", ge=1)
     select: Select = hparam(

@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "info": ("wsitool.cli.info", "Show what a slide, store, collection or run is."),
         "verify": ("wsitool.cli.verify", "Re-read stores: counts, hashes, every patch."),
         "refilter": ("wsitool.cli.refilter", "Decide again which patches stay, by stored scores."),
+        "split": ("wsitool.cli.split", "Part labelled stores into training and test patients."),
         "annotations": ("wsitool.cli.annotations", "Count and measure the outlines of annotation files."),
         "audit": ("wsitool.cli.audit", "Look slides over before tiling them."),
         "export": ("wsitool.cli.export", "Write stores as other programs read them."),
@@ -105,6 +106,6 @@ class _LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Start with 'wsitool demo', or 'wsitool tile SLIDES --out DIR'.",
 )
-@click.version_option(package_name="wsitool", prog_name="wsitool")
+@click.version_option(None, "-V", "--version", package_name="wsitool", prog_name="wsitool")
 def main(**_: Any) -> None:
     """Whole-slide images to patch stores, self-supervised encoders and few-label classifiers."""

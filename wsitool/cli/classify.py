@@ -28,7 +28,7 @@ _PATHS = click.Path(path_type=Path)
     cls=Command,
     examples="""
     wsitool classify breast --test breast-test --encoder pretrained --out run
-    wsitool classify breast --fraction 0.25 --encoder imagenet --backbone resnet50 --out run
+    wsitool classify breast --fraction 25 --encoder imagenet --backbone resnet50 --out run
     wsitool classify breast --head linear --folds 5 --encoder weights.safetensors --out run
     wsitool classify stores --labels labels.csv --test more-stores --encoder random --out run
     """,

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsitool.cli.config_file import add_config_options, print_config
 from wsitool.cli.ending import in_one_sentence
 
-__all__ = ["SOME_FAILED", "Command", "CommandGroup", "command_words", "wants_traceback"]
+if TYPE_CHECKING:
+    from wsitool.cli.log_file import LogFile
+
+__all__ = [
+    "SOME_FAILED",
+    "Command",
+    "CommandGroup",
+    "command_words",
+    "is_quiet",
+    "log_of_command",
+    "wants_traceback",
+]
 
 SOME_FAILED = 1
 _DEBUG = "wsitool.debug"
+_QUIET = "wsitool.quiet"
+_LOG = "wsitool.log"
 _WORDS = "wsitool.words"
 _MOST = 2**31 - 1  # of seeds, sizes and counts; torch, numpy and h5py each fail in another way beyond it
 
@@ -27,15 +44,30 @@ class Command(click.Command):
     def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.examples = [line.strip() for line in examples.strip().splitlines()]
-        self.params.append(
+        self.params += [
+            click.Option(
+                ["-q", "--quiet"],
+                is_flag=True,
+                expose_value=False,
+                callback=_remember_quiet,
+                help="Show no progress: only warnings, errors and the result.",
+            ),
+            click.Option(
+                ["--log"],
+                type=click.Path(path_type=Path, dir_okay=False),
+                expose_value=False,
+                callback=_remember_log,
+                metavar="FILE",
+                help="Also add what is said to this file, with the time.",
+            ),
             click.Option(
                 ["--debug"],
                 is_flag=True,
                 expose_value=False,
                 callback=_remember_debug,
                 help="Show the traceback of an error.",
-            )
-        )
+            ),
+        ]
         add_config_options(self)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -49,7 +81,7 @@ class Command(click.Command):
         return rest
 
     def invoke(self, ctx: click.Context) -> Any:
-        with in_one_sentence(debug=lambda: wants_traceback(ctx)):
+        with in_one_sentence(debug=lambda: wants_traceback(ctx)), _logged(ctx):
             return None if print_config(ctx) else super().invoke(ctx)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -79,6 +111,61 @@ def command_words(ctx: click.Context) -> tuple[str, ...]:
 def wants_traceback(ctx: click.Context) -> bool:
     """Whether the command was given --debug."""
     return bool(ctx.meta.get(_DEBUG))
+
+
+def is_quiet() -> bool:
+    """Whether the command that is running was given --quiet."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and bool(ctx.meta.get(_QUIET))
+
+
+def log_of_command() -> LogFile | None:
+    """The --log of the command that is running."""
+    ctx = click.get_current_context(silent=True)
+    return None if ctx is None else ctx.meta.get(_LOG)
+
+
+@contextmanager
+def _logged(ctx: click.Context) -> Iterator[None]:
+    """Begin and end of the command in its log."""
+    log: LogFile | None = ctx.meta.get(_LOG)
+    if log is None or isinstance(ctx.command, click.Group):  # a group's command writes its own
+        yield
+        return
+    log.write("begins", shlex.join(command_words(ctx)))
+    try:
+        yield
+    except SystemExit as end:
+        log.write("ends", f"exit code {end.code}")
+        raise
+    except KeyboardInterrupt as stop:
+        log.write("ends", str(stop) or "interrupted")
+        raise
+    except Exception as error:
+        from wsitool.base.sentences import one_sentence
+
+        log.write("error", one_sentence(error))
+        raise
+    log.write("ends", "done")
+
+
+def _remember_quiet(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta[_QUIET] = value or ctx.meta.get(_QUIET, False)
+
+
+def _remember_log(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    from wsitool.cli.log_file import LogFile
+
+    try:
+        ctx.meta[_LOG] = LogFile(path)
+    except OSError as error:
+        raise click.BadParameter(
+            f"'{path}' cannot be written ({error.strerror}): name a file in a folder that is there.",
+            ctx,
+            parameter,
+        ) from None
 
 
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:

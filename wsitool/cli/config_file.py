@@ -13,7 +13,7 @@ from wsitool.base.json_files import read_text
 
 __all__ = ["add_config_options", "print_config"]
 
-_OWN = ("config", "print_config", "debug", "help")
+_OWN = ("config", "print_config", "debug", "help", "quiet", "log")
 _FEWEST = 10  # a command with fewer options needs no file
 
 

@@ -8,21 +8,40 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TimeRemainingColumn,
+)
+from rich.progress import Task as RichTask
+from rich.table import Column
+from rich.text import Text
 
 from wsitool.base.interrupt import Interrupted, raise_if_stopping
 from wsitool.base.progress import Reporter, Task
 from wsitool.base.sentences import printable
+from wsitool.cli.command import is_quiet, log_of_command
+from wsitool.cli.log_file import Logged
 
 __all__ = ["console_reporter", "torch_reporter"]
 
 _PLAIN_EVERY_SECONDS = 5.0
+_COUNT_AND_TIME = 30  # columns of "100000/100000", "0:00:00" and the gaps
 
 
 def console_reporter(*, quiet: bool = False) -> Reporter:
-    """Choose bars or plain lines by whether stderr is a terminal; results belong to stdout, progress here."""
+    """Choose bars or plain lines by whether stderr is a terminal; results belong to stdout, progress here.
+
+    The running command's --quiet and --log are heeded.
+    """
+    quiet = quiet or is_quiet()
     console = Console(stderr=True, highlight=False)
-    return _RichReporter(console) if console.is_terminal and not quiet else _PlainReporter(quiet=quiet)
+    shown = _RichReporter(console) if console.is_terminal and not quiet else _PlainReporter(quiet=quiet)
+    log = log_of_command()
+    return shown if log is None else Logged(shown, log)
 
 
 def torch_reporter(*, quiet: bool = False) -> Reporter:
@@ -56,6 +75,33 @@ def _how_far(done: float, total: float, unit: str) -> str:
     return f"{done:,.10g} of {total:,.10g} {unit} done; run the same command again"
 
 
+class _Cropped(ProgressColumn):
+    """A text of a task, at most `width` letters of it."""
+
+    def __init__(self, text: Callable[[RichTask], str], width: int) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._text, self._width = text, width
+
+    def render(self, task: RichTask) -> Text:
+        shown = Text(self._text(task))
+        shown.truncate(self._width, overflow="ellipsis")
+        return shown
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """What a bar shows on a terminal so wide: words and bar give way, count and time left never do."""
+    bar = 20 if width >= 80 else 0
+    description = width // 4
+    note = max(0, width - description - bar - _COUNT_AND_TIME)
+    return [
+        _Cropped(lambda task: task.description, description),
+        *([BarColumn(bar_width=bar)] if bar else []),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        *([_Cropped(lambda task: task.fields["note"], note)] if note else []),
+    ]
+
+
 class _RichTask:
     def __init__(self, progress: Progress, task: TaskID, total: float, unit: str) -> None:
         self._progress, self._task, self._total, self._unit = progress, task, total, unit
@@ -80,11 +126,7 @@ class _RichReporter:
         # rich allows one live display at a time: a task inside a task becomes a second bar of the first.
         outer = self._progress
         progress = outer or Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            *_columns(self._console.width),
             console=self._console,
         )
         if outer is None:

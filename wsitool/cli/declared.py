@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ import click
 
 from wsitool.base.parameters import HParam, Params, as_shares
 
-__all__ = ["COMMA_LIST", "DeclaredOption", "declared", "given", "take"]
+__all__ = ["COMMA_LIST", "PERCENT", "DeclaredOption", "declared", "given", "take"]
 
 P = TypeVar("P", bound=Params)
 
@@ -67,11 +68,44 @@ class Percentages(CommaList):
         self.name = "PERCENT[,...]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        numbers = super().convert(value, param, ctx)
-        return tuple(number / 100 for number in numbers) if isinstance(value, str) else as_shares(numbers)
+        if not isinstance(value, str):
+            return as_shares(super().convert(value, param, ctx))
+        numbers = super().convert(value.replace("%", ""), param, ctx)
+        if max(numbers) <= 1 and "%" not in value:
+            self.fail(f"{value} may mean shares or percentages: write {value}% for the latter", param, ctx)
+        return tuple(number / 100 for number in numbers)
+
+
+class Percentage(click.ParamType):  # type: ignore[type-arg]
+    """A share in (0, 1]: typed as a percentage, 25 or 25%, or as it is from a file.
+
+    What may be meant as a share, 0.25 or 1, is asked back.
+    """
+
+    name = "PERCENT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if not isinstance(value, str):
+            return as_shares([value])[0]
+        text = value.strip()
+        try:
+            number = float(text.removesuffix("%"))
+        except ValueError:
+            number = math.nan
+        if not 0 < number <= 100:
+            self.fail(f"expected a percentage above 0 and up to 100, such as 25, got {value!r}", param, ctx)
+        if number <= 1 and not text.endswith("%"):
+            self.fail(
+                f"{text} may mean {100 * number:g} or {number:g} per cent: write {100 * number:g} or "
+                f"{number:g}%",
+                param,
+                ctx,
+            )
+        return number / 100
 
 
 COMMA_LIST = CommaList(click.STRING)
+PERCENT = Percentage()
 
 
 class DeclaredOption(click.Option):
@@ -99,7 +133,8 @@ class DeclaredOption(click.Option):
 def help_text(spec: HParam) -> str:
     """Help, unit, bounds and default of a field on one line."""
     notes = [f"[{spec.unit}]"] if spec.unit else []
-    if spec.bounds_text() and spec.choices is None:
+    # Of percentages bounds are plain, and theirs are those of shares.
+    if spec.bounds_text() and spec.choices is None and not spec.percent:
         notes.append(f"[{spec.bounds_text()}]")
     if not any(spec.default is nothing for nothing in (None, False, dataclasses.MISSING, ())):
         notes.append(f"[default: {_shown(spec)}]")
@@ -110,7 +145,8 @@ def _shown(spec: HParam) -> str:
     if spec.type is bool:
         return spec.option[2:] if spec.default else f"no-{spec.option[2:]}"
     if spec.percent:
-        return ",".join(f"{100 * value:g}" for value in spec.default)
+        shares = spec.default if spec.many else (spec.default,)
+        return ",".join(f"{100 * value:g}" for value in shares)
     if spec.many:
         return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in spec.default)
     return f"{spec.default:g}" if isinstance(spec.default, float) else str(spec.default)
@@ -118,7 +154,7 @@ def _shown(spec: HParam) -> str:
 
 def _click_type(spec: HParam) -> Any:
     if spec.percent:
-        return Percentages()
+        return Percentages() if spec.many else PERCENT
     if spec.words:
         one: Any = NumberOrWord(spec.type, spec.words)
     elif spec.choices is not None:

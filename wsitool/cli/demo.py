@@ -16,7 +16,7 @@ __all__ = ["command", "demo_commands", "what_next"]
 
 _TILE = "--patch-size 128 --mpp 1"
 _PRETRAIN = "--method simclr --image-size 64 --batch-size 32 --epochs 3"
-_CLASSIFY = "--fraction 0.5 --epochs 6 --batch-size 16 --lr 3e-4 --image-size 64"
+_CLASSIFY = "--fraction 50 --epochs 6 --batch-size 16 --lr 3e-4 --image-size 64"
 _STEPS = (
     (
         "Cut the unlabelled kidney slides into patches of 128 px at 1 um/px, overlapping by half.",

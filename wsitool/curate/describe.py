@@ -16,6 +16,7 @@ from wsitool.base.json_files import parse_json, read_json
 from wsitool.base.lock import is_locked
 from wsitool.base.tables import read_table
 from wsitool.curate.folders import FolderKind, kind_of_folder
+from wsitool.curate.splitting import SIDES, SPLIT_JSON
 from wsitool.errors import EncoderError, UsageError
 from wsitool.slides.readers import open_slide
 from wsitool.slides.readers.byte_source import is_url
@@ -58,6 +59,8 @@ def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
     kind = kind_of_folder(path) if path.suffix not in SUFFIXES else None
     if kind in _OF_FOLDERS:
         return _OF_FOLDERS[kind]
+    if (path / SPLIT_JSON).is_file():
+        return "split", _split
     metadata = zarr_metadata(path)
     if (metadata and image_attributes(metadata.read_bytes())) or (not metadata and entry_file(path)):
         return "slide", _slide
@@ -125,6 +128,10 @@ def _collection(path: Path) -> dict[str, Any]:
         "labels": {name: int(np.sum(labels == index)) for index, name in enumerate(collection.classes)},
         "fingerprint": collection.fingerprint,
     }
+
+
+def _split(path: Path) -> dict[str, Any]:
+    return {side: _collection(path / side) for side in SIDES}
 
 
 def _run(path: Path) -> dict[str, Any]:
