@@ -33,7 +33,7 @@ _PATHS = click.Path(path_type=Path)
     wsitool classify stores --labels labels.csv --test more-stores --encoder random --out run
     """,
 )
-@click.argument("train", type=_PATHS, nargs=-1, required=True)
+@click.argument("train", type=click.Path(exists=True), nargs=-1, required=True)
 @out_option
 @declared(ClassifyOptions, Settings)
 @json_option

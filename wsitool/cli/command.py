@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,17 @@ _DEBUG = "wsitool.debug"
 _QUIET = "wsitool.quiet"
 _LOG = "wsitool.log"
 _WORDS = "wsitool.words"
+# Where training starts is --init, what is used as it is is --encoder; and so on.
+_ALIKE = (
+    ("--encoder", "--init", "--backbone", "--model"),
+    ("--device", "--devices", "--accelerator", "--gpus"),
+    ("--fraction", "--fractions", "--labels"),
+    ("--mpp", "--magnification", "--level", "--resolution", "--default-mpp"),
+    ("--out", "--output", "--out-dir", "--save-dir"),
+    ("--threads", "--workers", "--num-workers"),
+    ("--test", "--test-share", "--folds"),
+    ("--patch-size", "--size", "--image-size", "--tile-size"),
+)
 _MOST = 2**31 - 1  # of seeds, sizes and counts; torch, numpy and h5py each fail in another way beyond it
 
 
@@ -73,7 +84,11 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's, but no number may be NaN, infinite, or a whole one beyond what libraries take."""
         ctx.meta[_WORDS] = ("wsitool", str(self.name), *args)  # click empties the list
-        rest = super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            error.possibilities = _others_for(self.get_params(ctx), error) or error.possibilities
+            raise
         for parameter in self.get_params(ctx):
             value = ctx.params.get(parameter.name or "")
             for number in value if isinstance(value, tuple) else (value,):
@@ -94,6 +109,13 @@ class Command(click.Command):
 
 class CommandGroup(Command, click.Group):
     """A command that only holds further ones; they share the manners of `Command`."""
+
+
+def _others_for(parameters: Iterable[click.Parameter], error: click.NoSuchOption) -> list[str]:
+    """What a command calls that which others, or other programs, call by the name it does not know."""
+    known = {name for parameter in parameters for name in parameter.opts}
+    words = next((words for words in _ALIKE if error.option_name in words), ())
+    return [name for name in words if name in known]
 
 
 def _check_number(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:

@@ -24,7 +24,7 @@ __all__ = ["command"]
     wsitool export patches/slide.h5 --to geojson --out qupath
     """,
 )
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--to",
     required=True,

@@ -33,7 +33,7 @@ _KNOWS = "Whatever a slide shows is called one of "
     wsitool predict run patches/slide.h5 --out predictions --json
     """,
 )
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
 @click.argument("inputs", type=click.Path(path_type=Path), nargs=-1, required=True)
 @out_option
 @declared(PredictOptions)

@@ -33,7 +33,7 @@ __all__ = ["command"]
     wsitool refilter patches/slide.h5 --min-tissue 0.3 --slide slide.svs
     """,
 )
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
 @declared(TileSpec, unset=True, only=("min_tissue",))
 @declared(QualityThresholds, unset=True)
 @click.option(

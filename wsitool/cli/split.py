@@ -28,7 +28,7 @@ __all__ = ["command"]
     wsitool classify breast-split/train --test breast-split/test --encoder run --out classifier
     """,
 )
-@click.argument("stores", nargs=-1, required=True)
+@click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
 @out_option
 @click.option(
     "--test",

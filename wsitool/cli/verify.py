@@ -26,7 +26,7 @@ __all__ = ["command"]
     wsitool verify patches --slide slides/ --reader openslide
     """,
 )
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option("--slide", type=click.Path(path_type=Path), help="Slide, or folder of slides, to compare with.")
 @click.option("--reader", default="", help="What reads the slide; without it the store's reader.")
 @click.option(

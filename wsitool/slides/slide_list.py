@@ -59,10 +59,13 @@ def find_slides(
     `group_regex` takes the group of a slide that has none from its name: its first group if it has one, else
     the whole match. A named file that does not exist is kept, and so are a row of a table that cannot be used
     and a slide whose store would have the name of an earlier one's: they fail on their own, beside the
-    others. Raises UsageError for an empty folder or an unreadable table.
+    others. Raises UsageError for an empty folder, an unreadable table, and where nothing named is there.
     """
     slides: list[SlideInput] = []
-    for item in as_list(inputs):
+    items = as_list(inputs)
+    if items and not any(is_url(item) or os.path.lexists(item) for item in items):
+        raise UsageError(f"There is no file or folder '{items[0]}': check the spelling.")
+    for item in items:
         # A URL is not looked at here: opening it says whether it is there.
         if is_url(item):
             slides.append(SlideInput(path=str(item)))
