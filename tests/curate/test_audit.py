@@ -73,6 +73,14 @@ def test_damage_duplicates_and_contradictions_are_named(tmp_path: Path) -> None:
     assert found["holed"].fingerprint != found["good"].fingerprint
 
 
+def test_the_table_fits_100_columns(tmp_path: Path) -> None:
+    name = "TCGA-CR-7395-01A-01-TS1.8be43ad1-6d05-4a48-9d9b-2b9f9a3a3c5f-and-more-of-it"
+    synthetic_slide(tmp_path / f"{name}.svs", size=(4200, 1000), glass=0.1, levels=(1, 2, 4, 8))
+    told = CliRunner().invoke(main, ["audit", str(tmp_path)]).output.splitlines()
+    assert max(map(len, told[:3])) <= 100
+    assert told[2].startswith("TCGA-CR") and "..." in told[2] and "of-it  4200x1000" in told[2]
+
+
 def test_command_line(tmp_path: Path) -> None:
     path = synthetic_slide(tmp_path / "s.svs", size=(1200, 1000), glass=0.1)
     run = CliRunner().invoke(main, ["audit", str(path)])

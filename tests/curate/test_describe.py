@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from classify_stores import labelled_store
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from wsitool.base.lock import locked
 from wsitool.cli import main
 from wsitool.curate.describe import describe
+from wsitool.curate.export.run import export_stores
+from wsitool.curate.splitting import split_stores
 from wsitool.errors import EncoderError, UsageError
 from wsitool.slides.spec import TileSpec
 from wsitool.testing import synthetic_slide
@@ -40,6 +43,22 @@ def test_store_and_collection_agree(folder: Path) -> None:
     assert (store.kind, collection.kind) == ("store", "collection")
     assert store.facts["patches"] == collection.facts["patches"] > 4
     assert store.facts["patch_size"] == collection.facts["patch size"] == 128
+
+
+def test_files_of_other_programs(folder: Path, tmp_path: Path) -> None:
+    export_stores([folder / "stores" / "s.h5"], tmp_path, to="clam")
+    found = describe(next(tmp_path.rglob("*.h5")))
+    assert "positions of patches as CLAM writes them" in found.kind and "--coords" in found.kind
+    assert found.facts["coords"] == [describe(folder / "stores" / "s.h5").facts["patches"], 2]
+    assert (found.facts["coords.patch_size"], found.facts["coords.patch_level"]) == (128, 0)
+
+
+def test_a_split(tmp_path: Path) -> None:
+    for number in range(4):
+        labelled_store(tmp_path / "all" / f"s{number}.h5", seed=number)
+    split_stores(tmp_path / "all", tmp_path / "out", test=0.5)
+    found = describe(tmp_path / "out")
+    assert found.kind == "split" and found.facts["train"]["patches"] == found.facts["test"]["patches"] == 48
 
 
 def test_run_and_weights(tmp_path: Path) -> None:

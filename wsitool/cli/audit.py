@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _HEAD = ("slide", "size", "levels", "mpp", "reader", "reads", "patches", "store", "time")
+_WIDEST, _SHORTEST_NAME = 100, 16
 
 
 @click.command(
@@ -59,6 +60,9 @@ def command(slides: tuple[str, ...], as_json: bool, **options: Any) -> None:
 def _table(audits: list[SlideAudit]) -> list[str]:
     rows = [_HEAD, *(_row(audit) for audit in audits)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+    # Of long names the middle gives way, so that a row fits; what follows the table has them in full.
+    widths[0] = min(widths[0], max(_SHORTEST_NAME, _WIDEST - sum(widths[1:]) - 2 * len(widths[1:])))
+    rows = [(_cropped(row[0], widths[0]), *row[1:]) for row in rows]
     lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "-" * (sum(widths) + 2 * len(widths) - 2))
     for audit in audits:
@@ -73,6 +77,11 @@ def _table(audits: list[SlideAudit]) -> list[str]:
     return lines
 
 
+def _cropped(name: str, width: int) -> str:
+    half = (width - 3) // 2
+    return name if len(name) <= width else f"{name[: width - 3 - half]}...{name[len(name) - half :]}"
+
+
 def _row(audit: SlideAudit) -> tuple[str, ...]:
     if not audit.reader:
         return (audit.name, *("-" for _ in _HEAD[1:]))
@@ -84,7 +93,7 @@ def _row(audit: SlideAudit) -> tuple[str, ...]:
     return (
         audit.name,
         f"{audit.width}x{audit.height}",
-        " ".join(f"{step:.4g}" for step in audit.downsamples),
+        " ".join(f"{step:.3g}" for step in audit.downsamples),
         mpp + power,
         audit.reader,
         reads,

@@ -17,13 +17,14 @@ from wsitool.base.lock import is_locked
 from wsitool.base.tables import read_table
 from wsitool.curate.folders import FolderKind, kind_of_folder
 from wsitool.curate.splitting import SIDES, SPLIT_JSON
-from wsitool.errors import EncoderError, UsageError
+from wsitool.errors import EncoderError, NotAStoreError, UsageError
 from wsitool.slides.readers import open_slide
 from wsitool.slides.readers.byte_source import is_url
 from wsitool.slides.readers.folders import entry_file, image_attributes, zarr_metadata
 from wsitool.slides.readers.icc import profile_name
 from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE
 from wsitool.store.collection import open_collection
+from wsitool.store.foreign import hdf5_in_words
 from wsitool.store.opening import SUFFIXES, find_stores, open_store
 from wsitool.store.schema import PatchStore
 
@@ -51,7 +52,12 @@ def describe(path: str | Path) -> Description:
     if not path.exists():
         raise UsageError(f"There is no file or folder '{path}': check the spelling.")
     kind, read_facts = _reader(path)
-    return Description(kind=kind, path=str(path), facts=read_facts(path))
+    try:
+        return Description(kind=kind, path=str(path), facts=read_facts(path))
+    except NotAStoreError:
+        if not path.is_file():
+            raise
+        return _foreign(path)
 
 
 def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
@@ -107,6 +113,18 @@ def _store(path: Path) -> dict[str, Any]:
             "failures": len(store.failures),
             "content hash": store.content_hash,
         }
+
+
+def _foreign(path: Path) -> Description:
+    """Another program's HDF5 file, or features of ours: its datasets and what it says of positions."""
+    with h5py.File(path, "r") as file:
+        kind = hdf5_in_words(file)
+        datasets = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
+        facts: dict[str, Any] = {name: list(map(int, item.shape)) for name, item in datasets.items()}
+        for name, item in datasets.items():
+            attributes = {key: np.asarray(value).tolist() for key, value in item.attrs.items()}
+            facts |= {f"{name}.{key}": value for key, value in attributes.items()}
+    return Description(kind=kind, path=str(path), facts=facts)
 
 
 def _label_counts(store: PatchStore) -> dict[str, int]:
@@ -185,7 +203,9 @@ def _experiment(path: Path) -> dict[str, Any]:
         plan = read_json(path / "plan.json")
     except ValueError as error:
         raise UsageError(f"'{path / 'plan.json'}' is not an experiment's ({error}).") from None
-    return {"finished": (path / "results.json").is_file(), "plan": plan}
+    finished = (path / "results.json").is_file()
+    on = {} if finished else {"to go on": "run the same command again"}
+    return {"finished": finished, "cells": len(list(path.glob("cells/*.npz"))), **on, "plan": plan}
 
 
 _OF_FOLDERS: Mapping[FolderKind | None, tuple[str, Callable[[Path], dict[str, Any]]]] = {
