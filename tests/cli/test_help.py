@@ -36,3 +36,18 @@ def test_version() -> None:
     result = CliRunner().invoke(main, ["--version"])
     assert result.exit_code == 0
     assert result.output.startswith("wsitool, version ")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("pretrain", "x", "--encoder", "y"), "--init"),
+        (("classify", "x", "--init", "y"), "--encoder"),
+        (("embed", "x", "--devices", "2"), "--device"),
+        (("tile", "x", "--num-workers", "2"), "--workers"),
+        (("tile", "x", "--output", "y"), "--out"),
+    ],
+)
+def test_an_option_that_has_another_name_here(words: tuple[str, ...], meant: str) -> None:
+    told = CliRunner().invoke(main, words)
+    assert told.exit_code == 2 and f"'{meant}'" in told.output.split("Did you mean")[1]

@@ -87,8 +87,10 @@ class Command(click.Command):
         try:
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            error.possibilities = _others_for(self.get_params(ctx), error) or error.possibilities
-            raise
+            others = _others_for(self.get_params(ctx), error.option_name)
+            if not others:
+                raise
+            raise click.NoSuchOption(error.option_name, possibilities=others, ctx=error.ctx) from None
         for parameter in self.get_params(ctx):
             value = ctx.params.get(parameter.name or "")
             for number in value if isinstance(value, tuple) else (value,):
@@ -111,10 +113,10 @@ class CommandGroup(Command, click.Group):
     """A command that only holds further ones; they share the manners of `Command`."""
 
 
-def _others_for(parameters: Iterable[click.Parameter], error: click.NoSuchOption) -> list[str]:
+def _others_for(parameters: Iterable[click.Parameter], asked: str) -> list[str]:
     """What a command calls that which others, or other programs, call by the name it does not know."""
     known = {name for parameter in parameters for name in parameter.opts}
-    words = next((words for words in _ALIKE if error.option_name in words), ())
+    words = next((words for words in _ALIKE if asked in words), ())
     return [name for name in words if name in known]
 
 

@@ -31,6 +31,7 @@ _FOLDERS = ("", "patches", "tiles")
 _META = (".npz", ".meta.json")
 _FAR = 2**31  # no slide is wider, and float32 and int32 files end there
 _TABLES = (".csv", ".tsv")
+_SIZES = ("patch_size", "patch_size_level0")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -181,27 +182,42 @@ def _from_hs2p(path: Path) -> PatchCoordinates:
 
 
 def _from_table(path: Path, slide: str) -> PatchCoordinates:
-    corners = _table(path, path.stat().st_mtime_ns)
+    """Rows with x and y; where it has them the columns slide, and patch_size with patch_size_level0."""
+    rows = _table(path, path.stat().st_mtime_ns)
     # Without a column "slide" the table is of one.
-    own = corners.get(slide, corners.get(None))
+    own = rows.get(slide, rows.get(None))
     if own is None:
         raise ValueError(f"it has no row of the slide '{slide}'")
-    return PatchCoordinates.of(path, own)
+    coords, sizes = own
+    if len(sizes) > 1:
+        raise ValueError(f"its patches of '{slide}' are of {len(sizes)} sizes: make a table for each")
+    (stated,) = sizes
+    if stated is None:
+        return PatchCoordinates.of(path, coords)
+    size = _whole({"patch_size": stated[0]}, "patch_size", 1)
+    return PatchCoordinates.of(path, coords, patch_size=size, downsample=stated[1] / size)
+
+
+_OfSlide = tuple[NDArray[np.float64], set[tuple[float, float] | None]]
 
 
 @lru_cache(maxsize=1)  # of many slides: each process reads it once
-def _table(path: Path, changed: int) -> dict[str | None, NDArray[np.int64]]:
-    table = read_table(path, needs=("x", "y"), knows=("slide",), what="table of positions")
-    rows: dict[str | None, list[tuple[float, float]]] = {}
+def _table(path: Path, changed: int) -> dict[str | None, _OfSlide]:
+    table = read_table(path, needs=("x", "y"), knows=("slide", *_SIZES), what="table of positions")
+    sized = all(name in table.headers for name in _SIZES)
+    places: dict[str | None, list[tuple[float, float]]] = {}
+    sizes: dict[str | None, set[tuple[float, float] | None]] = {}
     for row in table.rows:
+        name = row["slide"] if "slide" in table.headers else None
         try:
             if row.problem:
                 raise ValueError(row.problem)
-            place = (decimal(row["x"]), decimal(row["y"]))
+            places.setdefault(name, []).append((decimal(row["x"]), decimal(row["y"])))
+            side = (decimal(row[_SIZES[0]]), decimal(row[_SIZES[1]])) if sized else None
         except ValueError as error:
             raise ValueError(f"line {row.line}: {error}") from None
-        rows.setdefault(row["slide"] if "slide" in table.headers else None, []).append(place)
-    return {name: np.array(places) for name, places in rows.items()}
+        sizes.setdefault(name, set()).add(side)
+    return {name: (np.array(own), sizes[name]) for name, own in places.items()}
 
 
 def _whole(stated: Mapping[str, Any], name: str, least: int) -> int:

@@ -19,6 +19,7 @@ from torchvision.datasets import ImageFolder
 
 from wsitool.base.interrupt import Interrupted, stoppable
 from wsitool.base.lock import locked
+from wsitool.base.tables import read_table
 from wsitool.cli import main
 from wsitool.curate.export.formats import EXPORTS
 from wsitool.curate.export.run import export_stores
@@ -53,6 +54,19 @@ def test_imagefolder_is_read_by_torchvision(stores: Path, tmp_path: Path) -> Non
         x, y = store.coords[7].tolist()
         path = tmp_path / "images" / "dcis" / f"s_dcis_000007_x{x}_y{y}.jpg"
         assert path.read_bytes() == store.encoded([7])[0]
+
+
+def test_a_table_of_positions_is_cut_again(stores: Path, tmp_path: Path) -> None:
+    done = export_stores(stores, tmp_path / "table", "csv")
+    table = read_table(tmp_path / "table" / "coords.csv", needs=("slide", "x", "y", "label"))
+    assert len(table.rows) == done.patches and {row["label"] for row in table.rows} == {"benign", "dcis"}
+    with open_store(stores / "s.dcis.h5") as store:
+        source, own = store.meta.source, [row for row in table.rows if row["slide"] == "s.dcis"]
+        assert [[int(row["x"]), int(row["y"])] for row in own] == store.coords.tolist()
+        tile_slides([source], tmp_path / "again", coords=str(table.path))
+        with open_store(tmp_path / "again" / "s.dcis.h5") as again:
+            everything = range(len(store))
+            assert again.encoded(everything) == store.encoded(everything)
 
 
 def test_webdataset_shards(stores: Path, tmp_path: Path) -> None:
@@ -192,7 +206,7 @@ def test_a_signal_leaves_no_half_of_a_file(
     monkeypatch.setattr(Reader, "coords", property(stopping))
     with pytest.raises(Interrupted) as stop, stoppable():
         export_stores(stores, out, to, shard_size=60)
-    assert re.fullmatch(r"\d of \d (stores|shards) exported; run again to go on", stop.value.progress)
+    assert re.fullmatch(r"\d of \d (stores|shards|tables) exported; run again to go on", stop.value.progress)
     assert not [path for path in out.rglob(".*") if path.is_file()]
     monkeypatch.undo()
     export_stores(stores, out, to, shard_size=60)

@@ -62,6 +62,11 @@ EXPORTS: Registry[Export] = Registry(
             about="positions in TRIDENT's convention",
         ),
         Export(
+            name="csv",
+            plan="wsitool.curate.export.coordinates:plan_coords",
+            about="one table of all positions with size, resolution, label and group",
+        ),
+        Export(
             name="geojson",
             plan="wsitool.curate.export.coordinates:plan_geojson",
             about="a square per patch with its class and scores, for QuPath",
