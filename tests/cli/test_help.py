@@ -50,4 +50,4 @@ def test_version() -> None:
 )
 def test_an_option_that_has_another_name_here(words: tuple[str, ...], meant: str) -> None:
     told = CliRunner().invoke(main, words)
-    assert told.exit_code == 2 and f"'{meant}'" in told.output.split("Did you mean")[1]
+    assert told.exit_code == 2 and f"'{meant}'" in told.output.split("here it is")[1]

@@ -90,7 +90,8 @@ class Command(click.Command):
             others = _others_for(self.get_params(ctx), error.option_name)
             if not others:
                 raise
-            raise click.NoSuchOption(error.option_name, possibilities=others, ctx=error.ctx) from None
+            names = " or ".join(f"'{name}'" for name in others)
+            raise click.UsageError(f"No such option '{error.option_name}': here it is {names}.", ctx) from None
         for parameter in self.get_params(ctx):
             value = ctx.params.get(parameter.name or "")
             for number in value if isinstance(value, tuple) else (value,):
