@@ -91,7 +91,8 @@ class Command(click.Command):
             if not others:
                 raise
             names = " or ".join(f"'{name}'" for name in others)
-            raise click.UsageError(f"No such option '{error.option_name}': here it is {names}.", ctx) from None
+            told = f"No such option '{error.option_name}': here it is {names}."
+            raise click.UsageError(told, ctx) from None
         for parameter in self.get_params(ctx):
             value = ctx.params.get(parameter.name or "")
             for number in value if isinstance(value, tuple) else (value,):
