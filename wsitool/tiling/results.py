@@ -134,19 +134,37 @@ def merge_slides_csv(folder: Path, results: Sequence[SlideResult], reporter: Rep
         # Never overwritten: it may hold columns that a person typed.
         reporter.warn(f"{str(error).rstrip('.')}; it is kept as {_set_aside(path)} and a new one begun.")
         listed = _Listed()
-    for result in results:
+    _write(path, _merged(listed, results))
+
+
+def _merged(listed: _Listed, results: Sequence[SlideResult]) -> _Listed:
+    """The table with the rows of `results`, in time linear in both."""
+    # Every row by its name and its path, as Excel makes 1 of the name 001; the path it leaves alone.
+    rows: dict[int, dict[str, str]] = dict(enumerate(listed.rows))
+    places: dict[tuple[str, str], set[int]] = {}
+    for index, row in rows.items():
+        for key in _keys_of(row):
+            places.setdefault(key, set()).add(index)
+    for number, result in enumerate(results, len(rows)):
         row = result.to_row()
-        # By name or path; more than one where Excel changed a name.
-        places = [index for index, old in enumerate(listed.rows) if _same_slide(old, row)]
-        old = listed.rows[places[0]] if places else {}
+        # More than one where Excel changed a name.
+        same = sorted(index for key in _keys_of(row) for index in places.get(key, ()) if index in rows)
+        old = rows[same[0]] if same else {}
         # Neither made nor unmade by this run.
         untouched = result.status == "skipped" or (result.failed and old.get("status") == "done")
         if untouched and old.get("store") and Path(path_of(old["store"])).exists():
             continue
-        kept = [other for index, other in enumerate(listed.rows) if index not in places]
+        for index in same:
+            rows.pop(index, None)
         # The old row first: columns that a user added stay, ours are replaced.
-        listed = _Listed(rows=[*kept, old | row], columns=listed.columns)
-    _write(path, listed)
+        rows[number] = old | row
+        for key in _keys_of(rows[number]):
+            places.setdefault(key, set()).add(number)
+    return _Listed(rows=list(rows.values()), columns=listed.columns)
+
+
+def _keys_of(row: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(column, row[column]) for column in ("name", "path") if row.get(column)]
 
 
 def update_slides_csv(folder: Path, name: str, changed: Mapping[str, object]) -> bool:
@@ -186,11 +204,6 @@ def _read(path: Path) -> _Listed:
     columns = {column.name for column in fields(SlideResult)}
     added = {name: header for name, header in table.headers.items() if name not in columns}
     return _Listed(rows=[dict(row.cells) for row in table.rows], columns=added)
-
-
-def _same_slide(old: Mapping[str, str], new: Mapping[str, str]) -> bool:
-    # Excel makes 1 of the name 001; the path it leaves alone.
-    return old.get("name") == new["name"] or (bool(new["path"]) and old.get("path") == new["path"])
 
 
 def _set_aside(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -38,6 +39,7 @@ _OF_ONE_SLIDE = ("format", "reader", "default_mpp", "channels", "icc", "overwrit
 # At the end there is time: many jobs of an array may queue for the table.
 _CSV_PATIENCE_SECONDS = 120.0
 _CSV_PATIENCE_BETWEEN_SLIDES = 5.0
+_CSV_PAUSE = 10
 
 
 def tile_slide(
@@ -215,16 +217,22 @@ def _tile(
 
 
 class _Listing:
-    """slides.csv, brought up to date with each result; what cannot be written now comes with the next."""
+    """slides.csv, brought up to date as results come; what cannot be written now comes with the next.
+
+    The table is written as a whole. Of ten thousand slides that takes longer than to tile a small one, so it
+    waits `_CSV_PAUSE` times as long as the last writing took.
+    """
 
     def __init__(self, folder: Path | None, reporter: Reporter) -> None:
         self._folder, self._reporter = folder, reporter
         self._waiting: list[SlideResult] = []
+        self._next = 0.0
         self.failure = ""
 
     def add(self, result: SlideResult) -> None:
         self._waiting.append(result)
-        self._write(_CSV_PATIENCE_BETWEEN_SLIDES)
+        if time.monotonic() >= self._next:
+            self._write(_CSV_PATIENCE_BETWEEN_SLIDES)
 
     def finish(self) -> None:
         """Write what is still waiting; `failure` says why that could not be done."""
@@ -234,6 +242,7 @@ class _Listing:
         if self._folder is None or not self._waiting:
             return
         table = self._folder / SLIDES_CSV
+        began = time.monotonic()
         try:
             with locked(table, what="slides.csv", wait_seconds=patience):
                 merge_slides_csv(self._folder, self._waiting, self._reporter)
@@ -242,6 +251,8 @@ class _Listing:
             self.failure = one_sentence(error)
         else:
             self._waiting, self.failure = [], ""
+        ended = time.monotonic()
+        self._next = ended + _CSV_PAUSE * (ended - began)
 
 
 def _run(
