@@ -39,11 +39,15 @@ class Plugin:
         return f"package {self.package} {self.version}"
 
 
-def installed(group: str) -> tuple[Plugin, ...]:
-    """Every registration in `group`, by name; nothing is imported. Two packages may claim the same name."""
+def installed(group: str, name: str | None = None) -> tuple[Plugin, ...]:
+    """Every registration in `group`, or those of a `name`, by name; nothing is imported.
+
+    Two packages may claim the same name.
+    """
     # One distribution can be seen twice (an editable install beside its own folder on the path).
-    # A set: entries that are equal in all four texts are one.
-    plugins = {_describe(entry) for entry in entry_points(group=group)}
+    # A set: entries that are equal in all four texts are one. By name first: describing reads metadata.
+    entries = entry_points(group=group)
+    plugins = {_describe(entry) for entry in entries if name in (None, entry.name)}
     return tuple(sorted(plugins, key=lambda plugin: (plugin.name, plugin.package)))
 
 
@@ -67,7 +71,7 @@ def load(
     Raises `unknown`, naming the nearest, or PluginError where two packages claim the name or the import
     fails. `noun` is what people call it ("method"), `see` a command that lists them.
     """
-    claims = [plugin for plugin in installed(group) if plugin.name == name]
+    claims = installed(group, name)
     if not claims:
         raise unknown(_unknown(group, name, noun, see))
     if len(claims) > 1:
@@ -119,7 +123,7 @@ def blame(
 
 def origin_of(group: str, name: str) -> str:
     """The package and version that registered `name`, as a person reads them."""
-    return " and ".join(each.origin for each in installed(group) if each.name == name) or "no package"
+    return " and ".join(each.origin for each in installed(group, name)) or "no package"
 
 
 def _unknown(group: str, name: str, noun: str, see: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,7 @@ def _stage_key(plan: ExperimentPlan, stage: Stage) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
+@lru_cache(maxsize=64)  # asked for each cell, and finding a method among the packages takes a moment
 def _preset_key(preset: str, method: str) -> str | dict[str, Any]:
     """What a preset sets, as that may change; "paper" are the method's defaults, and its name is enough."""
     if preset == "paper":
