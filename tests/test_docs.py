@@ -1,4 +1,4 @@
-"""The pages run: blocks of shell and Python on slides drawn for the purpose, and every other line of wsitool parses."""
+"""The pages run: blocks of shell and Python on slides drawn for the purpose; every `wsitool` line parses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PAGES = sorted(
 )
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 _NOT_RUN = "# Not run by the tests: "
-_PATIENTS = {"train": ("p1", "p2", "p3"), "test": ("p4",)}
+_PATIENTS = {"train": ("patient1", "patient2", "patient3"), "test": ("patient5",)}  # the demo's names
 _CLASSES = ("benign", "adh", "dcis")
 
 
@@ -44,7 +44,7 @@ def _draw_slides(folder: Path) -> None:
     """The `slides/` folder the README speaks of, as small as its commands allow."""
     (folder / "kidney").mkdir(parents=True)
     (folder / "breast").mkdir()
-    synthetic_slide(folder / "kidney" / "k1.svs", organ="kidney", size=(1100, 1100), glass=0.05)
+    synthetic_slide(folder / "kidney" / "kidney1.svs", organ="kidney", size=(1100, 1100), glass=0.05)
     for name, patients in _PATIENTS.items():
         rows = ["path,label,group"]
         for seed, patient in enumerate(patients):
@@ -94,7 +94,7 @@ def test_the_readme_is_short_and_names_every_command() -> None:
 
 def test_pictures_are_there_and_small() -> None:
     for page in PAGES:
-        for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text()):
+        for target in re.findall(r"""(?:!\[[^\]]*\]\(|src=")([^)"]+)""", page.read_text()):
             assert (page.parent / target).stat().st_size < 150_000, f"{_page_name(page)}: {target}"
 
 
@@ -118,7 +118,7 @@ def _command_lines(text: str) -> list[list[str]]:
 
 
 def _parse(words: list[str]) -> None:
-    """Read `words` as the command does, up to opening files; click's errors for options or values that are not declared."""
+    """Read `words` as the command does, but open no file; click's errors for what is not declared."""
     command: click.Command = importlib.import_module(COMMANDS[words[0]][0]).command
     words = words[1:]
     while isinstance(command, click.Group) and words and words[0] in command.commands:

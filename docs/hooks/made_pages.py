@@ -1,4 +1,4 @@
-"""Pages of the site that nobody writes twice: made of the code, or taken from files at the top, at build time."""
+"""Pages of the site that nobody writes twice: made of the code, or taken from files outside docs/."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TAKEN = {
     "SECURITY.md": "security.md",
     "examples/reproduce_paper/README.md": "tutorials/study-plans.md",
 }
-_LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
+_LINK = re.compile(r"""((?<=\]\()|(?<=src="))(?![a-z]+:|#)([^)"\s#]+)""")
 _PYTHON = {
     "Slides, stores, training": "wsitool",
     "Loading": "wsitool.loading",
@@ -70,12 +70,12 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def _relinked(text: str, source: str, uri: str) -> str:
-    """`text` of the file `source` with its links as the page `uri` needs them; both are paths, from the top and in the site."""
+    """The text of the file `source` (from the top), its links as the page `uri` (in the site) has them."""
 
     def relink(match: re.Match[str]) -> str:
-        target = os.path.normpath(os.path.join(os.path.dirname(source), match[1]))  # noqa: PTH118, PTH120
+        target = os.path.normpath(os.path.join(os.path.dirname(source), match[2]))  # noqa: PTH118, PTH120
         inside = _TAKEN.get(target) or (target.removeprefix("docs/") if target.startswith("docs/") else None)
-        return match[1] if inside is None else os.path.relpath(inside, os.path.dirname(uri) or ".")  # noqa: PTH120
+        return match[2] if inside is None else os.path.relpath(inside, os.path.dirname(uri) or ".")  # noqa: PTH120
 
     return _LINK.sub(relink, text)
 
@@ -112,7 +112,7 @@ def _table(words: str, rows: list[tuple[tuple[str, str], str]]) -> str:
     lines = ["<table>", "<thead><tr><th>option</th><th>what it does</th></tr></thead>", "<tbody>"]
     for (option, text), name in rows:
         anchor = html.escape(f"{words.rpartition(' ')[2]}{name}")
-        option = html.escape(option).replace(" ", "&nbsp;", 1)
+        option = re.sub(r"(--?[\w-]+)", r'<span style="white-space: nowrap">\1</span>', html.escape(option))
         lines.append(f'<tr id="{anchor}"><td><code>{option}</code></td><td>{html.escape(text)}</td></tr>')
     return "\n".join([*lines, "</tbody>", "</table>"])
 
@@ -142,7 +142,7 @@ def _methods_page() -> str:
         rows = [(each.get_help_record(context) or ("", ""), each.opts[0]) for each in options]
         parts += [
             f"## {plugin.name}",
-            _escaped(inspect.getdoc(method) or ""),
+            inspect.getdoc(method) or "",
             f"Trained, where nothing else is given: {_escaped(rates_words(recipe, size))}.",
             _table(plugin.name, rows),
         ]
@@ -154,7 +154,7 @@ def _python_pages() -> Iterator[tuple[str, str]]:
     for title, module_name in _PYTHON.items():
         module = importlib.import_module(module_name)
         home = {name: _home(module, name) for name in module.__all__}
-        parts = [f"# {module_name}", f"{title}: {_escaped(inspect.getdoc(module) or '')}"]
+        parts = [f"# {module_name}", f"{title}: {inspect.getdoc(module)}"]
         by_room = sorted(home, key=lambda name: (home[name].split(".")[1], name))
         for room, names in groupby(by_room, key=lambda name: home[name].split(".")[1]):
             parts.append(f"## {room}")
@@ -163,7 +163,7 @@ def _python_pages() -> Iterator[tuple[str, str]]:
 
 
 def _home(module: Any, name: str) -> str:
-    """The module that defines a public name, as the front's own table or the object says; constants say nothing."""
+    """The module that defines a public name: by the front's table, else by the object; constants say none."""
     table: dict[str, str] = getattr(module, "_HOME", {})
     home = table.get(name) or str(getattr(getattr(module, name), "__module__", ""))
     return home if home.startswith("wsitool.") else module.__name__
