@@ -70,7 +70,6 @@ def test_the_image_is_built_where_docker_is_there() -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "CITATION.cff", "Dockerfile", "SECURITY.md", "mkdocs.yml"])
-def test_no_address_of_an_index_or_of_a_repository_is_invented(name: str) -> None:
-    assert not re.search(
-        r"pypi|pythonhosted|download\.pytorch|github\.com|gitlab", (ROOT / name).read_text(), re.I
-    )
+def test_no_address_is_invented(name: str) -> None:
+    """There is no public one yet, and none of an index of packages belongs here."""
+    assert "://" not in (ROOT / name).read_text()
