@@ -34,6 +34,7 @@ _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 _NOT_RUN = "# Not run by the tests: "
 _PATIENTS = {"train": ("patient1", "patient2", "patient3"), "test": ("patient5",)}  # the demo's names
 _CLASSES = ("benign", "adh", "dcis")
+_PLACEHOLDER = re.compile(r"^[A-Z]+$|[|$]|\.\.\.")  # of a value in a sentence, or a shell's variable
 
 
 def _page_name(page: Path) -> str:
@@ -132,13 +133,8 @@ def _parse(words: list[str]) -> None:
     options, _, order = command.make_parser(context).parse_args(list(words))
     for parameter in order:
         value = options.get(parameter.name or "")
-        if (
-            isinstance(parameter.type, click.Choice)
-            and isinstance(value, str)
-            and not value.isupper()
-            and "|" not in value
-        ):
-            parameter.type_cast_value(context, value)
+        if isinstance(parameter, click.Option) and isinstance(value, str) and not _PLACEHOLDER.search(value):
+            parameter.type.convert(value, parameter, context)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_page_name)

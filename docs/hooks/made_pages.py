@@ -27,12 +27,7 @@ _TAKEN = {
     "examples/reproduce_paper/README.md": "tutorials/study-plans.md",
 }
 _LINK = re.compile(r"""((?<=\]\()|(?<=src="))(?![a-z]+:|#)([^)"\s#]+)""")
-_PYTHON = {
-    "Slides, stores, training": "wsitool",
-    "Loading": "wsitool.loading",
-    "Methods": "wsitool.api",
-    "Tests": "wsitool.testing",
-}
+_PYTHON = ("wsitool", "wsitool.loading", "wsitool.api", "wsitool.testing")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -44,7 +39,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     reference.insert(1, {"Options": [f"reference/{name}.md" for name in COMMANDS]})
     reference[2:2] = [
         "reference/ssl-methods.md",
-        {"Python": [f"reference/{module}.md" for module in _PYTHON.values()]},
+        {"Python": [f"reference/{module}.md" for module in _PYTHON]},
     ]
     tutorials = next(part["Tutorials"] for part in config.nav if "Tutorials" in part)
     tutorials.append(_TAKEN["examples/reproduce_paper/README.md"])
@@ -151,10 +146,10 @@ def _methods_page() -> str:
 
 def _python_pages() -> Iterator[tuple[str, str]]:
     """The public names of a module, each under the room it lives in."""
-    for title, module_name in _PYTHON.items():
+    for module_name in _PYTHON:
         module = importlib.import_module(module_name)
         home = {name: _home(module, name) for name in module.__all__}
-        parts = [f"# {module_name}", f"{title}: {inspect.getdoc(module)}"]
+        parts = [f"# {module_name}", inspect.getdoc(module) or ""]
         by_room = sorted(home, key=lambda name: (home[name].split(".")[1], name))
         for room, names in groupby(by_room, key=lambda name: home[name].split(".")[1]):
             parts.append(f"## {room}")
