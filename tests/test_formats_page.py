@@ -43,10 +43,3 @@ def test_every_reader_and_every_suffix_has_a_row() -> None:
         assert f"`{reader.name}`" in _PAGE, reader.name
         for suffix in reader.suffixes:
             assert f"`{suffix}`" in first, suffix
-
-
-def test_the_readme_lists_the_same_formats() -> None:
-    readme = (_ROOT / "README.md").read_text()
-    table = readme.split("| what is read |")[1].split("\n\n")[0]
-    for suffix in {suffix for reader in READERS.builtin for suffix in reader.suffixes}:
-        assert f"`{suffix}`" in table, suffix

@@ -1,4 +1,4 @@
-"""Every command has help, examples, and a place in the README; the table of commands tells the truth."""
+"""Every command has help, examples, and a place in the documents; the table of commands tells the truth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from wsitool.cli import COMMANDS, main
 
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "commands.md").read_text()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -23,7 +23,7 @@ def test_command_is_documented(name: str) -> None:
     assert shown.exit_code == 0
     assert f"wsitool {name}" in shown.output.split("Usage:")[1]
     assert "Examples" in shown.output
-    assert f"wsitool {name}" in README
+    assert f"wsitool {name}" in PAGE
 
 
 def test_misspelt_command_suggests_the_nearest() -> None:

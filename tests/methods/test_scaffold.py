@@ -92,7 +92,7 @@ def test_what_is_no_project_is_said(tmp_path: Path) -> None:
     fails(broken, "ZeroDivisionError")
 
 
-def test_the_readme_shows_what_is_written(tmp_path: Path) -> None:
+def test_the_tutorial_shows_what_is_written(tmp_path: Path) -> None:
     made = new_plugin("spread-out", tmp_path / "project")
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert (made.folder / f"{made.module}.py").read_text() in readme
+    page = (Path(__file__).parents[2] / "docs" / "tutorials" / "own-method.md").read_text()
+    assert (made.folder / f"{made.module}.py").read_text() in page
