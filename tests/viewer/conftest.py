@@ -16,6 +16,8 @@ import h5py
 import numpy as np
 import pytest
 
+from wsitool.experiment.judged import TEST_PATCH_COLUMNS, order_hash
+from wsitool.experiment.plan import ExperimentPlan
 from wsitool.slides.spec import TileSpec
 from wsitool.store.opening import open_store
 from wsitool.testing import synthetic_slide
@@ -58,12 +60,38 @@ def _write_tables(folder: Path, store: Path) -> None:
     told = {"test": {"stores": [{"name": "one", "content_hash": content_hash}]}}
     (run / "manifest.json").write_text(json.dumps(told))
     _write_features(folder / "features", content_hash, rows)
+    _write_experiment(folder / "trial", content_hash)
     head = "part,slide,group,image,row,x,y,label,predicted,p_a,p_c\n"
     rows = (
         "validation,one,p1,,0,0,0,a,c,0.01,0.99\n"
         "test,one,p1,,1,0,0,a,c,0.2,0.8\ntest,one,p1,,2,0,0,a,a,0.6,0.4\ntest,away,p2,,3,0,0,c,a,0.9,0.1\n"
     )
     (run / "predictions.csv").write_text(head + rows)
+
+
+def _write_experiment(folder: Path, content_hash: str) -> None:
+    """Two test patches of the store and one of another; with all labels both seeds, with half none."""
+    plan = ExperimentPlan(train=("x",), methods=("supervised",), fractions=(0.5, 1.0), seeds=2, head="linear")
+    (folder / "cells").mkdir(parents=True)
+    (folder / "plan.json").write_text(json.dumps(plan.to_dict()))
+    (folder / "manifest.json").write_text(json.dumps({"tests": {"heldout": {"per_class": {"a": 2, "c": 1}}}}))
+    places = [
+        ("one", "p1", 1, "a", content_hash),
+        ("one", "p1", 2, "a", content_hash),
+        ("away", "p2", 3, "c", "-"),
+    ]
+    lines = [f"heldout,{name},{group},,{row},0,0,{label},{of}" for name, group, row, label, of in places]
+    (folder / "test_patches.csv").write_text("\n".join([",".join(TEST_PATCH_COLUMNS), *lines]))
+    judged = order_hash([f"{of}:{row}:{label}" for _, _, row, label, of in places], ["a", "c"])
+    for seed, logits in enumerate(
+        ([[0.0, 2.0], [1.0, 0.0], [0.5, 0.0]], [[1.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+    ):
+        facts = np.array(json.dumps({"key": str(seed), "judged": judged}))
+        np.savez(
+            folder / "cells" / f"supervised-100pct-seed{seed}-heldout.npz",
+            logits=np.array(logits),
+            facts=facts,
+        )
 
 
 def _write_features(folder: Path, content_hash: str, rows: int) -> None:

@@ -93,6 +93,21 @@ def test_mistakes_lead_to_the_place_in_the_slide(page: Any) -> None:
     assert "/1" in page.url
 
 
+def test_an_experiments_mistakes_by_arm_labels_and_seed(page: Any) -> None:
+    page.click("text=trial: mistakes")
+    page.wait_for_selector("text=2 of 3 test patches wrong")
+    page.click("button:text-is('p1')")
+    assert page.locator("h2:text-is('Most confidently wrong') + div .card").count() == 1
+    page.select_option("label:has-text('seed') select", "1")
+    page.wait_for_selector("text=0 of 3 test patches wrong")
+    page.select_option("label:has-text('labels') select", "50 %")
+    page.wait_for_selector("[role=alert]:has-text('not computed yet')")
+    page.go_back()
+    page.wait_for_selector("text=0 of 3 test patches wrong")
+    page.click("a.card >> nth=0")
+    page.wait_for_selector("img.patch")
+
+
 def test_a_slide_that_cannot_be_read_says_so(page: Any, browser: Any, server: Server) -> None:
     page.goto(f"http://127.0.0.1:{server.port}/#/slide/0000")
     page.wait_for_selector("text=There is no such slide")

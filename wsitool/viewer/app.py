@@ -31,8 +31,8 @@ from wsitool.store.reader import Reader
 from wsitool.tiling.reopening import reopen
 from wsitool.viewer.cells import prediction_cells, store_cells, tissue_rings
 from wsitool.viewer.feature_map import feature_map
-from wsitool.viewer.library import Library, SlideEntry
-from wsitool.viewer.mistakes import mistakes
+from wsitool.viewer.library import Group, Library, SlideEntry
+from wsitool.viewer.mistakes import experiment_choices, experiment_mistakes, mistakes
 from wsitool.viewer.neighbours import features_of, neighbours
 from wsitool.viewer.open_slides import OpenThings
 from wsitool.viewer.pyramid import Pyramid
@@ -162,20 +162,34 @@ class _Answers:
         raise HTTPException(404, "There is no such prediction of this slide.")
 
     def run(self, request: Request) -> Response:
-        group = self._library.groups.get(request.path_params["run"])
-        if group is None or group.kind != "run":
-            raise HTTPException(404, "There is no such run.")
+        group = self._group(request, "run")
         return JSONResponse({"name": group.name, **mistakes(group.path, self._library)})
 
+    def experiment(self, request: Request) -> Response:
+        group = self._group(request, "experiment")
+        return JSONResponse({"name": group.name, **experiment_choices(group.path)})
+
+    def cell(self, request: Request) -> Response:
+        """The mistakes of one row, amount of labels and seed of an experiment."""
+        group, place = self._group(request, "experiment"), request.path_params
+        told = experiment_mistakes(
+            group.path, place["row"], place["amount"], place["seed"], library=self._library
+        )
+        return JSONResponse({"name": group.name, **told})
+
     def features(self, request: Request) -> Response:
-        group = self._library.groups.get(request.path_params["features"])
-        if group is None or group.kind != "features":
-            raise HTTPException(404, "There are no such features.")
+        group = self._group(request, "features")
         return Response(feature_map(group.path, self._library), media_type=_BYTES, headers=_KEEP)
 
     def close(self) -> None:
         self._slides.close()
         self._stores.close()
+
+    def _group(self, request: Request, kind: str) -> Group:
+        group = self._library.groups.get(request.path_params[kind])
+        if group is None or group.kind != kind:
+            raise HTTPException(404, f"There is no such {kind} in the folders given.")
+        return group
 
     def _slide(self, request: Request) -> SlideEntry:
         slide = self._library.slides.get(request.path_params["slide"])
@@ -247,6 +261,8 @@ def make_app(library: Library) -> Starlette:
         slide + "/predictions/{prediction:str}": answers.prediction,
         "/api/methods": answers.methods,
         "/api/runs/{run:str}": answers.run,
+        "/api/experiments/{experiment:str}": answers.experiment,
+        "/api/experiments/{experiment:str}/{row:int}/{amount:int}/{seed:int}": answers.cell,
         "/api/features/{features:str}": answers.features,
     }
     routes = [Route(path, endpoint, methods=["GET"]) for path, endpoint in addresses.items()]
