@@ -12,6 +12,9 @@ import pytest
 from PIL import Image
 from viewer.conftest import TOKEN, Lab, Server
 
+from wsitool.labelling.exchange import selection_of
+from wsitool.labelling.patches import open_patches
+
 _STILL = "canvas[aria-busy=false]"
 
 
@@ -134,3 +137,22 @@ def test_the_map_and_its_lasso(page: Any) -> None:
     told = page.locator("aside p").first.text_content()
     assert int(told.split()[0].replace(",", "")) > 100  # all points lie in it
     assert page.locator(".card").count() == 60
+
+
+def test_what_is_chosen_goes_to_labelling(page: Any, lab: Lab, tmp_path: Path) -> None:
+    page.click("text=trial: mistakes")
+    page.wait_for_selector("text=These are test patches")
+    patches = open_patches(lab.stores)
+    saved = []
+    for ticked in (False, True):
+        if ticked:
+            page.check("[aria-label='choose patch 1 of one']")
+        with page.expect_download() as download:
+            page.click("button:has-text('for labelling') >> nth=0")
+        download.value.save_as(tmp_path / "selection.csv")
+        saved.append(selection_of(patches, tmp_path / "selection.csv"))
+    [mine] = [store for store in patches.collection.stores if store.meta.name == "one"]
+    first = patches.number(patches.ids[patches.collection.stores.index(mine)], 1)
+    assert saved == [[first, None], [first]]  # the other patch is of a store that is not here
+    page.wait_for_selector("text=selection.csv has 1 patches")
+    patches.collection.close()

@@ -23,6 +23,7 @@ _PATH = click.Path(path_type=Path)
     examples="""
     wsitool label breast --classes benign,adh,dcis --encoder encoder-breast --out labels.db
     wsitool label breast --test breast-test --order least-sure --encoder encoder-breast --out labels.db
+    wsitool label breast --first selection.csv --encoder encoder-breast --out labels.db
     wsitool label breast --out labels.db --export labels.csv --geojson outlines
     wsitool label breast --classes benign,dcis --import outlines.geojson --out labels.db
     """,
@@ -77,7 +78,8 @@ def command(
         from wsitool.labelling.serving import check_serving
 
         check_serving(host, token)
-    with opened(stores, out, asked, learning=not files_only, reporter=reporter) as session:
+    reading = files_only and outlines is None  # what a page is writing meanwhile can be read
+    with opened(stores, out, asked, learning=not files_only, reading=reading, reporter=reporter) as session:
         if outlines is not None:
             count = import_outlines(session, outlines)
             click.echo(f"{count:,} patches have their centre in an outline of '{outlines}'.")

@@ -74,7 +74,7 @@ class _Answers:
     def answer(self, sent: Asked) -> Asked:
         client, annotator = self._who(sent)
         kind, chosen = sent.get("kind"), sent.get("chosen")
-        if kind not in get_args(Kind) or chosen not in ("random", "least-sure"):
+        if kind not in get_args(Kind) or chosen not in ("random", "selected", "least-sure"):
             raise UsageError("An answer is a label, unsure, skip or damaged: load the page again.")
         label = sent.get("label")
         if label is not None and type(label) is not int:

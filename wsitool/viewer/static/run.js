@@ -1,5 +1,6 @@
 // What a classifier got wrong: counts, then the patches themselves; each leads to its place in the slide.
-import { count, json, make, patchCards, percent } from "./tools.js";
+import { choosable } from "./selection.js";
+import { count, json, make, percent } from "./tools.js";
 
 const AT_ONCE = 120; // patches of one kind on the page
 
@@ -33,7 +34,7 @@ function mistakes(run) {
   const lists = [["Most confidently wrong", run.most_confident], ["Least sure", run.least_sure]].map(([title, patches]) => ({ title, patches, shown: make("div") }));
   const draw = () => {
     for (const { patches, shown } of lists) {
-      shown.replaceChildren(cards(patches.filter((patch) => Object.entries(kept).every(([name, value]) => !value || patch[name] === value)).slice(0, AT_ONCE)));
+      shown.replaceChildren(cards(patches.filter((patch) => Object.entries(kept).every(([name, value]) => !value || patch[name] === value)).slice(0, AT_ONCE), run.part));
     }
   };
   const choose = (name, all, options, text) => make("select", { "aria-label": all, onchange: ({ target }) => { kept[name] = target.value; draw(); } },
@@ -101,8 +102,8 @@ function reliability(bins) {
   return figure;
 }
 
-function cards(patches) {
-  if (!patches.length) return make("p", { className: "soft" }, "None.");
-  return patchCards(patches.map((patch) => ({ ...patch, text: make("div", {}, `${patch.label} called ${patch.predicted} (${percent(patch.probability)})`,
-    make("div", { className: "soft" }, patch.name)) })));
+function cards(patches, part) {
+  const note = part === "test" ? "These are test patches: a classifier that learns from them can no longer be judged on them." : "";
+  return choosable(patches.map((patch) => ({ ...patch, text: make("div", {}, `${patch.label} called ${patch.predicted} (${percent(patch.probability)})`,
+    make("div", { className: "soft" }, patch.name)) })), { note });
 }

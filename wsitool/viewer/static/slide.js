@@ -1,6 +1,7 @@
 // One slide: deep zoom, what tiling decided, labels and probabilities over it, and the patch under a click.
 import { DeepZoom } from "./deepzoom.js";
-import { PALETTE, ask, columns, count, json, make, opening, patchCards, percent, probabilityColor, reasonColors } from "./tools.js";
+import { choosable } from "./selection.js";
+import { PALETTE, ask, columns, count, json, make, opening, percent, probabilityColor, reasonColors } from "./tools.js";
 
 const KEPT_EDGE = "#7fe0bd"; // of the tissue
 const SMALLEST_FRAME = 5; // screen pixels: below, cells are drawn as areas
@@ -293,7 +294,7 @@ class SlidePage {
     const address = patchAddress(this.id, row);
     const parts = this.slide.features.map((one) => opening(`Nearest in ${one.name}`, async () => {
       const patches = await json(`${address}/neighbours/${one.id}`);
-      return patches.length ? patchCards(patches.map((patch) => ({ ...patch, text: `${patch.name} (${patch.similarity.toFixed(2)})` })))
+      return patches.length ? choosable(patches.map((patch) => ({ ...patch, text: `${patch.name} (${patch.similarity.toFixed(2)})` })))
         : make("p", { className: "soft" }, "There are features of no other slide.");
     }));
     parts.push(opening("Views of a method", async () => {
