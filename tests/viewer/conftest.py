@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -109,9 +109,11 @@ def _write_features(folder: Path, content_hash: str, rows: int) -> None:
 class Server:
     port: int
 
-    def get(self, path: str, *, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+    def get(
+        self, path: str, *, method: str = "GET", body: str | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
         with closing(HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
-            connection.request(method, path, headers={"Cookie": f"wsitool-view={TOKEN}", **headers})
+            connection.request(method, path, body, headers={"Cookie": f"wsitool-view={TOKEN}", **headers})
             with connection.getresponse() as answer:
                 told = {name.lower(): value for name, value in answer.getheaders()}
                 return answer.status, told, answer.read()
@@ -119,12 +121,27 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server(lab: Lab) -> Iterator[Server]:
+    with _served(lab) as running:
+        yield running
+
+
+@pytest.fixture
+def drawing(lab: Lab, tmp_path: Path) -> Iterator[Server]:
+    """A server that keeps regions in tmp_path/outlines."""
+    with _served(lab, "--regions", str(tmp_path / "outlines")) as running:
+        yield running
+
+
+@contextmanager
+def _served(lab: Lab, *words: str) -> Iterator[Server]:
     command = [sys.executable, "-m", "wsitool", "view", str(lab.folder), "--no-browser", "--token", TOKEN]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*command, *words], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = process.stdout.readline()
         match = re.search(r"http://127\.0\.0\.1:(\d+)/", said)
         assert match, said
-        yield Server(port=int(match[1]))
-        process.terminate()
-        assert process.wait(timeout=20) == 128 + 15
+        try:
+            yield Server(port=int(match[1]))
+        finally:
+            process.terminate()
+            assert process.wait(timeout=20) == 128 + 15

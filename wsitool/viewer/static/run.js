@@ -44,13 +44,12 @@ function mistakes(run) {
   draw();
   return [make("h1", {}, `${count(run.wrong)} of ${count(run.patches)} ${run.part} patches wrong`),
     ...run.notes.map((note) => make("p", { className: "soft" }, note)),
-    make("div", { className: "beside" }, confusion(run), reliability(run.reliability)), make("h2", {}, "Patients"),
-    patients(groups, (name) => {
+    make("div", { className: "beside" }, confusion(run), reliability(run.reliability), patients(groups, (name) => {
       ofPatient.value = name;
       ofPatient.dispatchEvent(new Event("change"));
       ofPatient.scrollIntoView();
       ofPatient.focus();
-    }),
+    })),
     make("h2", {}, "Patches"),
     make("div", { className: "tools" }, choose("label", "all classes", run.classes, (name) => `labelled ${name}`), ofPatient),
     ...lists.flatMap(({ title, shown }) => [make("h2", {}, title), shown])];

@@ -22,7 +22,7 @@ export function choosable(patches, { note = "", total = patches.length, everythi
     const known = some.filter((patch) => patch.content_hash);
     if (known.length) download(known);
     const lost = known.length < some.length ? ` ${count(some.length - known.length)} more do not say which store they are of.` : "";
-    told.replaceChildren(`selection.csv has ${count(known.length)} patches.${lost} They are asked for first by `, make("code", {}, "wsitool label STORES --first selection.csv"), `. ${note}`);
+    told.replaceChildren(`selection.csv: ${count(known.length)} ${known.length === 1 ? "patch" : "patches"}.${lost} Asked for first by `, make("code", {}, "wsitool label STORES --first selection.csv"), `. ${note}`);
   };
   say();
   return make("div", {}, make("div", { className: "tools" }, save), told, cards);
