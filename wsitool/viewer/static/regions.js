@@ -19,17 +19,19 @@ export class Regions {
       this.name.blur();
       if (event.key === "Enter" && this.ring) this.close();
     });
-    this.told = make("p", { className: "soft", role: "status" });
-    this.problem = make("p", { className: "problem", role: "alert" });
+    this.told = make("p", { className: "soft" });
+    // Over the slide, where the eyes are.
+    this.status = make("div", { role: "status" });
+    this.problem = make("div", { className: "problem", role: "alert" });
+    this.hint = make("div", { className: "hint" }, this.status, this.problem);
     this.rows = make("div");
-    this.element = make("div", { hidden: true }, make("h2", {}, "Regions"), make("div", { className: "tools" }, this.name, make("button", { onclick: ({ target }) => { target.blur(); this.begin(); } }, "Draw")), this.list, this.told, this.problem, this.rows);
+    this.element = make("div", { hidden: true }, make("h2", {}, "Regions"), make("div", { className: "tools" }, this.name, make("button", { onclick: ({ target }) => { target.blur(); this.begin(); } }, "Draw")), this.list, this.told, this.rows);
   }
 
   async load() {
     try {
       this.take(await json(`/api/slides/${this.id}/regions`));
     } catch (error) {
-      this.element.hidden = false;
       this.problem.textContent = error.message;
     }
   }
@@ -75,8 +77,8 @@ export class Regions {
   say() {
     const { ring } = this;
     const name = this.name.value.trim();
-    this.told.textContent = ring ? `Drawing ${name || "(say of which class)"}, ${ring.length} points. Click, Space at the cross, or drag with Shift; Enter closes, Backspace takes a point back, Escape gives up.`
-      : `${count(this.kept.length)} regions. Draw with d; 1 to 9 choose the class.`;
+    this.told.textContent = `${count(this.kept.length)} regions. Draw with d; 1 to 9 choose the class.`;
+    this.status.textContent = ring ? `Drawing ${name || "(say of which class)"}, ${ring.length} points. Click, Space at the cross, or drag with Shift; Enter closes, Backspace takes a point back, Escape gives up.` : "";
     const zoom = this.zoom();
     if (zoom) zoom.traced = ring ? (x, y) => this.trace(x, y) : null;
   }

@@ -58,6 +58,7 @@ class SlidePage {
     this.element = make("div", { className: "slide" },
       make("div", { className: "stage" }, this.canvas, this.scaleBar, this.told), this.panel);
     this.regions = new Regions({ id, classes: cells?.classes.filter(Boolean) ?? [], mpp: slide.mpp, zoom: () => this.zoom });
+    this.element.firstChild.append(this.regions.hint);
     this.drawPanel();
     this.keys = (event) => this.pressed(event);
     addEventListener("keydown", this.keys);
