@@ -58,6 +58,7 @@ def test_the_library_lists_what_there_is(server: Server) -> None:
     found = _json(server, "/api/library")
     assert sorted(group["kind"] for group in found["groups"]) == [
         "collection",
+        "experiment",
         "features",
         "predictions",
         "run",
