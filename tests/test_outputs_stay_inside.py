@@ -35,6 +35,7 @@ COMMANDS = {
     "refilter": "refilter {store} --min-tissue 0.6",
     "import": "import {pictures} --labels {labels} --min-tissue 0",
     "tile": "tile {slides} --patch-size 16 --level 0 --min-tissue 0",
+    "label": "label {few} --classes a,b --import {outlines} --export out/labels.csv --geojson out/outlines",
     "pretrain": f"pretrain {{labelled}} --method rotation --backbone {NETWORK} --init random --epochs 1 "
     "--batch-size 4",
     "classify": f"classify {{labelled}} --encoder random --backbone {NETWORK} --epochs 1 --batch-size 4",
@@ -86,6 +87,20 @@ def _some(stores: Path, folder: Path, names: list[str]) -> Path:
     return folder
 
 
+def _outlines(folder: Path) -> Path:
+    """Of the slides in "few", each where its name leads; all of the class "a"."""
+    folder.mkdir(parents=True)
+    ring = [[-99, -99], [999, -99], [999, 999], [-99, 999], [-99, -99]]
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"classification": {"name": "a"}},
+    }
+    for name in ("../../evil", "..", "$\\frac$"):
+        (folder / f"{name}.geojson").write_text(json.dumps([feature]))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("inputs")
@@ -122,6 +137,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "labelled": _labelled(folder / "labelled"),
         "slides": _slides(folder / "slides"),
         "few": _some(stores, folder / "few", ["../../evil", "..", "$\\frac$"]),
+        "outlines": _outlines(folder / "outlines" / "of" / "slides"),
         "encoder": folder / "encoder.safetensors",
         "classifier": folder / "classifier.safetensors",
         "pictures": pictures,
@@ -148,7 +164,8 @@ def test_every_file_lies_under_out(
     monkeypatch.chdir(out.parent)
     root = inputs["encoder"].parent
     before, inside = _state(root), set(Path("/").iterdir())
-    words = [word.format(**inputs) for word in COMMANDS[command].split()] + ["--out", str(out)]
+    words = [word.format(**inputs) for word in COMMANDS[command].split()]
+    words += ["--out", str(out / "labels.db" if command == "label" else out)]
     run = CliRunner().invoke(main, words)
     assert run.exit_code in (0, 1) and (run.exception is None or isinstance(run.exception, SystemExit)), (
         run.output,
@@ -170,7 +187,9 @@ def test_every_file_lies_under_out(
         assert sum(path.suffix == f".{suffix[command]}" for path in written) == usable >= 10
     if command == "predict":
         assert sum(path.suffix == ".jpg" for path in written) == 3 * (4 + 1)
-    if not command.startswith(("export", "refilter")):
+    if command == "label":
+        assert sum(path.suffix == ".geojson" for path in written) == 3
+    elif not command.startswith(("export", "refilter")):
         assert out / "report.html" in written
     if command == "import":
         assert sum(path.suffix == ".h5" for path in written) >= 10

@@ -112,6 +112,11 @@ COMMANDS: tuple[Case, ...] = (
         words=f"{_EXPERIMENT} --methods rotation+auxiliary --fractions 50,100 --allow-transductive",
     ),
     Case(
+        name="label",
+        words="label {m}/few --classes benign,adh --import {m}/outlines --out {out}/labels.db "
+        "--export {out}/labels.csv --geojson {out}/outlines",
+    ),
+    Case(
         name="export-encoder",
         words="export-encoder {m}/encoder --to timm --out {out}/encoder.safetensors",
     ),
@@ -126,5 +131,5 @@ COMMANDS: tuple[Case, ...] = (
     Case(name="audit", words="audit {m}/slides.csv --patch-size 32", writes=False),
 )
 
-FAST = ("tile-one", "import", "refilter", "export-tar", "embed", "predict-stores", "classify-linear")
+FAST = ("tile-one", "import", "refilter", "export-tar", "embed", "predict-stores", "classify-linear", "label")
 """What the short run takes."""

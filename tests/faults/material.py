@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -57,6 +58,19 @@ def make_material(folder: Path, server: Server) -> None:
     few.mkdir()
     for number in range(2):
         shutil.copy(folder / "stores" / f"p{number}.h5", few)
+        _outline(folder / "outlines" / f"p{number}.geojson", _KINDS[number])
+
+
+def _outline(path: Path, kind: str) -> None:
+    """The left half of a slide."""
+    ring = [[0, 0], [160, 0], [160, 256], [0, 256], [0, 0]]
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"objectType": "annotation", "classification": {"name": kind}},
+    }
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
 
 
 def _images(folder: Path) -> None:

@@ -11,6 +11,8 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import h5py
 import numpy as np
 
 from wsitool.errors import WsitoolError
+from wsitool.labelling.database import Database
 from wsitool.store.opening import open_store
 
 __all__ = ["difference", "leftovers", "snapshot"]
@@ -90,6 +93,9 @@ def _content(path: Path, out: Path) -> Any:
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name].tolist() for name in arrays.files}
+    if path.suffix == ".db":
+        with closing(Database(path, reading=True)) as database:
+            return database.about, [replace(answer, at=0.0) for answer in database.answers()]
     if path.suffix in (".md", ".tex", ".txt"):
         return path.read_text().replace(str(out), "OUT")
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -50,13 +50,35 @@ def test_what_a_database_was_made_with_is_refused_in_one_sentence_where_it_diffe
         assert len(session) == 5 * 24 and len(session.labels()) == 1
 
 
-def test_only_one_writes(bench: Bench, tmp_path: Path) -> None:
-    with (
-        opened(bench.folder, tmp_path / "a.db", _options()),
-        pytest.raises(StoreError, match=r"a\.db"),
-        opened(bench.folder, tmp_path / "a.db", _options()),
-    ):
-        pass
+def test_only_one_writes_and_others_read_meanwhile(bench: Bench, tmp_path: Path) -> None:
+    out, exported = tmp_path / "a.db", tmp_path / "labels.csv"
+    export = ["label", str(bench.folder), "--out", str(out), "--export", str(exported)]
+    run = CliRunner().invoke(main, [*export, "--classes", "tumour,stroma"])
+    assert run.exit_code == 2 and "no labels" in run.output and not out.exists()
+    with opened(bench.folder, out, _options()) as session:
+        with pytest.raises(StoreError, match=r"a\.db"), opened(bench.folder, out, _options()):
+            pass
+        for count in (1, 2):
+            give(session)
+            run = CliRunner().invoke(main, export)
+            assert run.exit_code == 0, run.output
+            assert len(exported.read_text().splitlines()) == 1 + count
+
+
+def test_a_selection_is_asked_for_first(bench: Bench, tmp_path: Path) -> None:
+    stores = bench.patches.collection.stores
+    table = tmp_path / "selection.csv"
+    lines = [f"s2,7,{stores[2].content_hash}", f"s1,3,{stores[1].content_hash}", "s9,0,2:00"]
+    table.write_text("\n".join(["slide,row,content_hash", *lines]))
+    options = _options(first=str(table), test=(str(bench.folder / "s1.h5"),))
+    with opened(bench.folder, tmp_path / "a.db", options) as session:
+        # One is of a test patient, and one of no store that was given.
+        assert session.first == [2 * 24 + 7] == [give(session)]
+        assert told_of(session, "ann")["first"] == 1
+    for text, sentence in ((lines[2], "none of these patches"), ("s2,x,2:00", "line 2: row is to be")):
+        table.write_text(f"slide,row,content_hash\n{text}")
+        with pytest.raises(UsageError, match=sentence), opened(bench.folder, tmp_path / "a.db", options):
+            pass
 
 
 @pytest.mark.parametrize(

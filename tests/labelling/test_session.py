@@ -141,6 +141,30 @@ def test_the_shared_share_is_asked_of_everybody(bench: Bench, tmp_path: Path) ->
     assert told["fleiss"]["patches"] == sum(count == 3 for count in times.values())
 
 
+def test_selected_patches_come_first_and_tell_nothing_of_the_rest(bench: Bench, tmp_path: Path) -> None:
+    last = bench.session(tmp_path / "straight.db", plan={"shared": 100.0, "test": ("p1",)})
+    order = list(iter(lambda: give(last), None))
+    of_test = int(np.flatnonzero(bench.patches.groups == "p1")[0])
+    chosen = [order[-1], of_test, order[2], order[-2], order[-1]]
+    session = bench.session(tmp_path / "a.db", plan={"shared": 100.0, "test": ("p1",)}, first=chosen)
+    first = [order[-1], order[2], order[-2]]
+    assert session.first == first and [give(session) for _ in range(2)] == first[:2]
+    session = _again(bench, session, plan={"shared": 100.0, "test": ("p1",)}, first=chosen)
+    assert give(session) == first[2]
+    assert not session.is_by_chance().any()
+    for _ in range(3):
+        give(session, annotator="ben", client="d", label=0)
+    # Both have labelled three in common, none of which came to them by chance.
+    assert told_of(session, "ann")["agreement"] is None
+    asked = [give(session) for _ in range(4)]
+    assert asked == [order[0], order[1], order[3], order[4]]
+    assert set(np.flatnonzero(session.is_by_chance())) == set(order[:5])
+    for _ in range(3):
+        give(session, annotator="ben", client="d")
+    # order[2] was selected, and would have come to both of them by now.
+    assert told_of(session, "ann")["agreement"]["pairs"][0]["patches"] == 4
+
+
 def _noted(session: Session, asked: dict[str, list[int]], name: str) -> int | None:
     patch = give(session, client=name, annotator=name)
     if patch is not None:

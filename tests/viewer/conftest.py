@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -16,6 +16,8 @@ import h5py
 import numpy as np
 import pytest
 
+from wsitool.experiment.judged import TEST_PATCH_COLUMNS, order_hash
+from wsitool.experiment.plan import ExperimentPlan
 from wsitool.slides.spec import TileSpec
 from wsitool.store.opening import open_store
 from wsitool.testing import synthetic_slide
@@ -58,12 +60,38 @@ def _write_tables(folder: Path, store: Path) -> None:
     told = {"test": {"stores": [{"name": "one", "content_hash": content_hash}]}}
     (run / "manifest.json").write_text(json.dumps(told))
     _write_features(folder / "features", content_hash, rows)
+    _write_experiment(folder / "trial", content_hash)
     head = "part,slide,group,image,row,x,y,label,predicted,p_a,p_c\n"
     rows = (
         "validation,one,p1,,0,0,0,a,c,0.01,0.99\n"
         "test,one,p1,,1,0,0,a,c,0.2,0.8\ntest,one,p1,,2,0,0,a,a,0.6,0.4\ntest,away,p2,,3,0,0,c,a,0.9,0.1\n"
     )
     (run / "predictions.csv").write_text(head + rows)
+
+
+def _write_experiment(folder: Path, content_hash: str) -> None:
+    """Two test patches of the store and one of another; with all labels both seeds, with half none."""
+    plan = ExperimentPlan(train=("x",), methods=("supervised",), fractions=(0.5, 1.0), seeds=2, head="linear")
+    (folder / "cells").mkdir(parents=True)
+    (folder / "plan.json").write_text(json.dumps(plan.to_dict()))
+    (folder / "manifest.json").write_text(json.dumps({"tests": {"heldout": {"per_class": {"a": 2, "c": 1}}}}))
+    places = [
+        ("one", "p1", 1, "a", content_hash),
+        ("one", "p1", 2, "a", content_hash),
+        ("away", "p2", 3, "c", "-"),
+    ]
+    lines = [f"heldout,{name},{group},,{row},0,0,{label},{of}" for name, group, row, label, of in places]
+    (folder / "test_patches.csv").write_text("\n".join([",".join(TEST_PATCH_COLUMNS), *lines]))
+    judged = order_hash([f"{of}:{row}:{label}" for _, _, row, label, of in places], ["a", "c"])
+    for seed, logits in enumerate(
+        ([[0.0, 2.0], [1.0, 0.0], [0.5, 0.0]], [[1.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+    ):
+        facts = np.array(json.dumps({"key": str(seed), "judged": judged}))
+        np.savez(
+            folder / "cells" / f"supervised-100pct-seed{seed}-heldout.npz",
+            logits=np.array(logits),
+            facts=facts,
+        )
 
 
 def _write_features(folder: Path, content_hash: str, rows: int) -> None:
@@ -81,9 +109,11 @@ def _write_features(folder: Path, content_hash: str, rows: int) -> None:
 class Server:
     port: int
 
-    def get(self, path: str, *, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+    def get(
+        self, path: str, *, method: str = "GET", body: str | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
         with closing(HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
-            connection.request(method, path, headers={"Cookie": f"wsitool-view={TOKEN}", **headers})
+            connection.request(method, path, body, headers={"Cookie": f"wsitool-view={TOKEN}", **headers})
             with connection.getresponse() as answer:
                 told = {name.lower(): value for name, value in answer.getheaders()}
                 return answer.status, told, answer.read()
@@ -91,12 +121,27 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server(lab: Lab) -> Iterator[Server]:
+    with _served(lab) as running:
+        yield running
+
+
+@pytest.fixture
+def drawing(lab: Lab, tmp_path: Path) -> Iterator[Server]:
+    """A server that keeps regions in tmp_path/outlines."""
+    with _served(lab, "--regions", str(tmp_path / "outlines")) as running:
+        yield running
+
+
+@contextmanager
+def _served(lab: Lab, *words: str) -> Iterator[Server]:
     command = [sys.executable, "-m", "wsitool", "view", str(lab.folder), "--no-browser", "--token", TOKEN]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*command, *words], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = process.stdout.readline()
         match = re.search(r"http://127\.0\.0\.1:(\d+)/", said)
         assert match, said
-        yield Server(port=int(match[1]))
-        process.terminate()
-        assert process.wait(timeout=20) == 128 + 15
+        try:
+            yield Server(port=int(match[1]))
+        finally:
+            process.terminate()
+            assert process.wait(timeout=20) == 128 + 15

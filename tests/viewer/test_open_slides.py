@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
+from wsitool.viewer import app
+from wsitool.viewer.library import Library, SlideEntry
 from wsitool.viewer.open_slides import OpenThings
 
 
@@ -56,3 +60,49 @@ def test_an_error_leaves_nothing_behind() -> None:
             pass
     with things.lease("a", lambda: _Thing([], "a")) as thing:
         assert thing.name == "a"
+
+
+class _Counted:
+    """Stands for a slide, its pyramid or a store: counts how many are open."""
+
+    open: ClassVar[int] = 0
+    most: ClassVar[int] = 0
+
+    def __init__(self, *_: Any) -> None:
+        type(self).open += 1
+        type(self).most = max(self.open, self.most)
+
+    def close(self) -> None:
+        type(self).open -= 1
+
+
+def test_five_thousand_slides_leave_few_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory and descriptors follow what is open, not what was looked at."""
+
+    class Pyramid(_Counted):
+        pass
+
+    class Store(_Counted):
+        pass
+
+    (tmp_path / "a.svs").touch()
+    monkeypatch.setattr(app, "open_slide", lambda source: source)
+    monkeypatch.setattr(app, "Pyramid", Pyramid)
+    monkeypatch.setattr(app, "open_store", Store)
+    answers = app._Answers(Library([tmp_path]), None)
+    for number in range(5000):
+        slide = _entry(f"{number}", tmp_path)
+        with answers._pyramid(slide), answers._store(_entry(f"{number}", tmp_path, store=tmp_path)):
+            pass
+    assert (Pyramid.open, Store.open) == (24, 64)
+    assert (Pyramid.most, Store.most) == (25, 65)
+    answers.close()
+    assert Pyramid.open == Store.open == 0
+
+
+def _entry(id: str, folder: Path, store: Path | None = None) -> SlideEntry:
+    nothing: dict[str, Any] = {"group": "", "problem": "", "width": 0, "height": 0, "mpp": None, "patches": 0}
+    return SlideEntry(
+        id=id, collection="", name=id, status="done", store=store, source=str(folder / "a.svs"), counts={},
+        labels={}, **nothing,
+    )  # fmt: skip

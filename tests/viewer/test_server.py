@@ -58,6 +58,7 @@ def test_the_library_lists_what_there_is(server: Server) -> None:
     found = _json(server, "/api/library")
     assert sorted(group["kind"] for group in found["groups"]) == [
         "collection",
+        "experiment",
         "features",
         "predictions",
         "run",
@@ -163,6 +164,30 @@ def test_mistakes_are_of_the_test_patches_worst_first(server: Server) -> None:
         {"patches": 1, "probability": 0.9, "right": 0},
     ]
     assert told["confusion"] == {"a": {"c": 1, "a": 1}, "c": {"a": 1}}
+
+
+def test_mistakes_of_one_cell_of_an_experiment(server: Server) -> None:
+    group = next(one for one in _json(server, "/api/library")["groups"] if one["kind"] == "experiment")
+    address = f"/api/experiments/{group['id']}"
+    about = _json(server, address)
+    assert (about["rows"], about["amounts"], about["seeds"]) == (["supervised"], ["50 %", "100 %"], 2)
+    told = _json(server, f"{address}/0/1/0")
+    assert (told["patches"], told["wrong"]) == (3, 2)
+    first, second = told["most_confident"]
+    assert (first["slide"], first["row"], first["label"], first["predicted"]) == (
+        _slide(server, "one")["id"], 1, "a", "c",
+    )  # fmt: skip
+    assert first["probability"] == pytest.approx(1 / (1 + np.exp(-2)))
+    assert (second["name"], second["slide"]) == ("away", None)
+    assert told["groups"] == [
+        {"name": "p1", "patches": 2, "wrong": 1},
+        {"name": "p2", "patches": 1, "wrong": 1},
+    ]
+    assert "not finished" in told["notes"][0]
+    assert _json(server, f"{address}/0/1/1")["wrong"] == 0
+    status, _, answer = server.get(f"{address}/0/0/0")
+    assert status == 404 and "is not computed yet" in json.loads(answer)["problem"]
+    assert server.get(f"{address}/1/0/0")[0] == server.get(f"{address}/0/2/0")[0] == 404
 
 
 def test_the_map_shows_what_the_features_differ_in(server: Server) -> None:

@@ -20,7 +20,7 @@ from wsitool.evaluation.subsets import subset_hash
 from wsitool.report.confusion import draw_confusion
 from wsitool.report.curves import Curve, Panel, save_curves
 
-__all__ = ["Part", "describe_patches", "patches_hash", "write_predictions", "write_run"]
+__all__ = ["Part", "describe_patches", "patches_hash", "places_of", "write_predictions", "write_run"]
 
 
 _COLUMNS = ("part", "slide", "group", "image", "row", "x", "y", "label", "predicted")
@@ -84,7 +84,7 @@ def write_predictions(path: Path, parts: Sequence[Part]) -> None:
         # Uncalibrated, as the argmax is the same and the temperature is in metrics.json.
         probabilities = softmax(part.logits)
         predicted = probabilities.argmax(axis=1)
-        for index, location in enumerate(_places(part.patches)):
+        for index, location in enumerate(places_of(part.patches)):
             rows.append(
                 [
                     part.name,
@@ -129,7 +129,8 @@ def patches_hash(patches: LabelledPatches) -> str:
     return subset_hash([f"{identity}:{group}" for identity, group in hashed])
 
 
-def _places(patches: LabelledPatches) -> list[tuple[Any, ...]]:
+def places_of(patches: LabelledPatches) -> list[tuple[Any, ...]]:
+    """Slide, group, image, row in the store, level-0 x and y of each patch."""
     collection = patches.collection
     # A store reads the whole column each time it is asked: once for each, not for each patch.
     coords = {number: collection.stores[number].coords for number in set(collection.store_index.tolist())}

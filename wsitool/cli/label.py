@@ -23,6 +23,7 @@ _PATH = click.Path(path_type=Path)
     examples="""
     wsitool label breast --classes benign,adh,dcis --encoder encoder-breast --out labels.db
     wsitool label breast --test breast-test --order least-sure --encoder encoder-breast --out labels.db
+    wsitool label breast --first selection.csv --encoder encoder-breast --out labels.db
     wsitool label breast --out labels.db --export labels.csv --geojson outlines
     wsitool label breast --classes benign,dcis --import outlines.geojson --out labels.db
     """,
@@ -77,18 +78,21 @@ def command(
         from wsitool.labelling.serving import check_serving
 
         check_serving(host, token)
-    with opened(stores, out, asked, learning=not files_only, reporter=reporter) as session:
+    reading = files_only and outlines is None  # what a page is writing meanwhile can be read
+    with opened(stores, out, asked, learning=not files_only, reading=reading, reporter=reporter) as session:
+        said = []  # once all is written: a terminal that is gone stops no file
         if outlines is not None:
             count = import_outlines(session, outlines)
-            click.echo(f"{count:,} patches have their centre in an outline of '{outlines}'.")
+            said.append(f"{count:,} patches have their centre in an outline of '{outlines}'.")
         if export is not None:
             from wsitool.base.files import replace_file
 
             replace_file(export, labels_csv(session))
-            click.echo(f"{export}: {len(session.labels()):,} labelled patches.")
+            said.append(f"{export}: {len(session.labels()):,} labelled patches.")
         if geojson is not None:
-            for path in write_geojson_of(session, geojson):
-                click.echo(f"{path} is written.")
+            said += [f"{path} is written." for path in write_geojson_of(session, geojson)]
+        for line in said:
+            click.echo(line)
         if not files_only:
             from wsitool.labelling.serving import serve
 

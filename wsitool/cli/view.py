@@ -17,6 +17,7 @@ __all__ = ["command"]
     examples="""
     wsitool view wsitool-demo
     wsitool view patches slides/ predictions runs --port 8765
+    wsitool view patches slides/ --regions outlines
     """,
 )
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -27,13 +28,20 @@ __all__ = ["command"]
     "--host", default="127.0.0.1", show_default=True, help="Address to listen at; others need --token."
 )
 @click.option("--token", help="Secret in the page's address.  [default: a random one]")
+@click.option(
+    "--regions",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for regions drawn on slides, <slide>.geojson each; without it none can be drawn.",
+)
 @click.option("--browser/--no-browser", default=True, help="Open the page in the browser.")
-def command(folders: tuple[Path, ...], port: int, host: str, token: str | None, browser: bool) -> None:
+def command(
+    folders: tuple[Path, ...], port: int, host: str, token: str | None, regions: Path | None, browser: bool
+) -> None:
     """Look at slides, predictions and mistakes in the browser.
 
     Folders are searched for what wsitool wrote; slides are shown where their files lie in one of the folders.
-    Nothing is changed, and nobody else can open the page. Ctrl-C ends it. Needs the extra [view].
+    Nothing in them is changed, and nobody else can open the page. Ctrl-C ends it. Needs the extra [view].
     """
     from wsitool.viewer.serving import serve
 
-    serve(folders, host=host, port=port, token=token, browser=browser, say=click.echo)
+    serve(folders, regions=regions, host=host, port=port, token=token, browser=browser, say=click.echo)

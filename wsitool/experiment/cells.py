@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import re
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from wsitool.experiment.evaluation_splits import (
     labelled_rows,
     open_splits,
 )
+from wsitool.experiment.judged import order_hash, read_cell
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.stages import ensure, last_stages, start_keys
 from wsitool.experiment.starts import start_encoder
@@ -78,6 +78,7 @@ def run_cell(
     fitted, card = best.fitted, best.encoder.card
     figures = {
         "key": key,
+        "judged": _judged(split),
         "subset": subset_hash(split.train.patches.subset(best.rows).identities()),
         # Those of other orders are in the manifest before a cell is computed.
         "labelled_rows": best.rows.tolist() if cell.asks else None,
@@ -107,8 +108,18 @@ def is_finished(plan: ExperimentPlan, cell: Cell, out: Path) -> bool:
 
 
 def _finished(plan: ExperimentPlan, cell: Cell, out: Path, key: str) -> CellResult | None:
-    read = (_read_cell(out / "cells" / name, key) for name in cell.file_names(plan))
-    return next((result for result in read if result is not None), None)
+    judged = _judged(open_splits(plan)[cell.split])
+    for name in cell.file_names(plan):
+        read = read_cell(out / "cells" / name)
+        # The key is of the test patches in any order, the logits are in one; earlier cells do not say which.
+        if read is not None and read[1]["key"] == key and read[1].get("judged", judged) == judged:
+            return CellResult(logits=read[0], facts=read[1], reused=True)
+    return None
+
+
+def _judged(split: EvaluationSplit) -> str:
+    patches = split.test.patches
+    return order_hash(patches.identities(), patches.classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,16 +265,3 @@ def _settings_key(plan: ExperimentPlan) -> str:
     if settings.balance == "subset":
         text = text.replace(" balance='subset',", "").replace(" augment=", " class_weights=False, augment=")
     return text
-
-
-def _read_cell(path: Path, key: str) -> CellResult | None:
-    """The cell in the file; None if there is none, or it is damaged, or computed from other inputs."""
-    try:
-        # No pickles: `out` may be shared.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            figures, logits = json.loads(str(stored["facts"])), stored["logits"]
-            if figures["key"] != key or logits.ndim != 2 or not np.isfinite(logits).all():
-                return None
-            return CellResult(logits=logits, facts=figures, reused=True)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        return None

@@ -16,7 +16,8 @@ from wsitool.errors import UsageError
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.splits import group_folds, holdout
 from wsitool.evaluation.subsets import Amount, Select, asks, patients_in_turn
-from wsitool.experiment.plan import Arm, ExperimentPlan, file_part
+from wsitool.experiment.judged import cell_names
+from wsitool.experiment.plan import Arm, ExperimentPlan, order_of
 from wsitool.store.collection import Collection, open_collection
 
 __all__ = [
@@ -29,7 +30,6 @@ __all__ = [
     "judging_problems",
     "labelled_rows",
     "open_splits",
-    "order_of",
 ]
 
 
@@ -75,18 +75,8 @@ class Cell:
 
     def file_names(self, plan: ExperimentPlan) -> tuple[str, ...]:
         """The file it is written to, then others that it may be found in."""
-        name = open_splits(plan)[self.split].name
-        start = f"{self.arm.file_part}-{file_part(self.fraction)}"
-        plain = f"{start}-seed{self.seed}-{name}.npz"
-        if self.select == "spread":
-            return (plain,)
-        # Before a plan could have several orders none was in the name.
-        return f"{start}-{self.select}-seed{self.seed}-{name}.npz", plain
-
-
-def order_of(plan: ExperimentPlan, fraction: Amount, select: Select) -> Select:
-    """The order of a cell: all labels are the same in any."""
-    return "spread" if fraction == 1 and plan.balance == "weighted" else select
+        part = open_splits(plan)[self.split].name
+        return cell_names(self.arm, self.fraction, self.select, self.seed, part)
 
 
 def all_cells(plan: ExperimentPlan) -> list[Cell]:

@@ -31,6 +31,7 @@ __all__ = [
     "Row",
     "amount_of",
     "file_part",
+    "order_of",
     "percent",
     "read_plan",
 ]
@@ -300,6 +301,11 @@ class ExperimentPlan(BackboneOptions):
             split=self.split,
             device=device,
         )
+
+
+def order_of(plan: ExperimentPlan, fraction: Amount, select: Select) -> Select:
+    """The order of a cell: all labels are the same in any."""
+    return "spread" if fraction == 1 and plan.balance == "weighted" else select
 
 
 def percent(fraction: Amount) -> str:

@@ -18,9 +18,9 @@ from wsitool.evaluation.metrics import METRICS, confusion_matrix, score
 from wsitool.evaluation.subsets import Amount, Select
 from wsitool.evaluation.summary import mean_by
 from wsitool.experiment.cells import CellResult
-from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, open_splits, order_of
+from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, open_splits
 from wsitool.experiment.mark import Reach, margin_of, no_mark, reaches
-from wsitool.experiment.plan import COLOR, ExperimentPlan, Row, amount_of
+from wsitool.experiment.plan import COLOR, ExperimentPlan, Row, amount_of, order_of
 
 __all__ = ["ArmResult", "Results", "as_json", "summarise"]
 

@@ -12,11 +12,12 @@ from types import MappingProxyType
 
 import numpy as np
 
-from wsitool.base.files import check_writable, write_json
+from wsitool.base.files import check_writable, replace_file, write_json
 from wsitool.base.json_files import read_json, typed
 from wsitool.base.lock import locked
 from wsitool.base.progress import SILENT, Reporter
-from wsitool.classify.outputs import describe_patches
+from wsitool.base.tables import table_bytes
+from wsitool.classify.outputs import describe_patches, places_of
 from wsitool.evaluation.duplicates import LOOK, Signatures, near_duplicates, signatures
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.color_arm import color_cells
@@ -30,6 +31,7 @@ from wsitool.experiment.evaluation_splits import (
     open_splits,
 )
 from wsitool.experiment.grid import run_grid
+from wsitool.experiment.judged import CELLS_JSON, TEST_PATCH_COLUMNS, TEST_PATCHES
 from wsitool.experiment.plan import ExperimentPlan, amount_of
 from wsitool.experiment.preflight import check_plan
 from wsitool.experiment.report import write_report
@@ -80,8 +82,12 @@ def experiment(
         notes += _near_duplicates(splits, out / "features", reporter)
         # The plan as it is now, also where cells of an earlier one are reused.
         write_json(out / "plan.json", plan.to_dict())
+        (out / CELLS_JSON).unlink(missing_ok=True)  # it names the cells of a whole run
         _write_manifest(plan, splits, out)
+        _write_test_patches(splits, out)
         cells = run_grid(plan, out, devices=devices, reporter=reporter)
+        keys = {cell.file_names(plan)[0]: result.facts["key"] for cell, result in cells.items()}
+        write_json(out / CELLS_JSON, keys)
         if any(cell.asks for cell in cells):
             _write_manifest(plan, splits, out, cells)
         results = summarise(plan, splits, cells, color_cells(plan, out, reporter))
@@ -146,6 +152,18 @@ def _warnings(cells: Collection[CellResult]) -> list[str]:
             f"Transductive: encoders were pretrained on {len(seen)} of the groups they are judged on."
         )
     return lines
+
+
+def _write_test_patches(splits: Sequence[EvaluationSplit], out: Path) -> None:
+    """What each row of the cells' logits is of."""
+    lines: list[Sequence[object]] = [TEST_PATCH_COLUMNS]
+    for split in splits:
+        patches = split.test.patches
+        hashes = [store.content_hash for store in patches.collection.stores]
+        for index, place in enumerate(places_of(patches)):
+            label, store = patches.labels[index], patches.collection.store_index[index]
+            lines.append((split.name, *place, patches.classes[label], hashes[store]))
+    replace_file(out / TEST_PATCHES, table_bytes(lines))
 
 
 def _write_manifest(

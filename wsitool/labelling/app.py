@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from PIL import Image
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -25,6 +23,7 @@ from wsitool.labelling.exchange import geojson_download, labels_csv
 from wsitool.labelling.options import check_annotator
 from wsitool.labelling.session import Session
 from wsitool.labelling.told import told_of, told_patch
+from wsitool.viewer.posted import Posted, taking
 
 __all__ = ["make_app"]
 
@@ -32,7 +31,6 @@ _STATIC = Path(viewer.__file__).parent / "static"
 _LARGEST_BODY = 1 << 16
 _LONGEST_TEXT = {"id": 64, "client": 64, "annotator": 64, "note": 4000}
 _KEEP = {"cache-control": "private, max-age=3600"}
-Asked = dict[str, Any]
 
 
 class _Answers:
@@ -67,14 +65,14 @@ class _Answers:
         )
         return _download(plain, data, "application/zip" if name.endswith(".zip") else "application/geo+json")
 
-    def next(self, sent: Asked) -> Asked:
+    def next(self, sent: Posted) -> Posted:
         client, annotator = self._who(sent)
         return self._told(client, annotator)
 
-    def answer(self, sent: Asked) -> Asked:
+    def answer(self, sent: Posted) -> Posted:
         client, annotator = self._who(sent)
         kind, chosen = sent.get("kind"), sent.get("chosen")
-        if kind not in get_args(Kind) or chosen not in ("random", "least-sure"):
+        if kind not in get_args(Kind) or chosen not in ("random", "selected", "least-sure"):
             raise UsageError("An answer is a label, unsure, skip or damaged: load the page again.")
         label = sent.get("label")
         if label is not None and type(label) is not int:
@@ -91,16 +89,16 @@ class _Answers:
         )
         return self._told(client, annotator)
 
-    def state(self, sent: Asked) -> Asked:
+    def state(self, sent: Posted) -> Posted:
         """How far all are; it keeps no patch in anybody's hand."""
         return told_of(self._session, self._who(sent)[1])
 
-    def undo(self, sent: Asked) -> Asked:
+    def undo(self, sent: Posted) -> Posted:
         client, annotator = self._who(sent)
         asked = self._session.undo(_text(sent, "id"), client, annotator)
         return {"patch": told_patch(self._session, asked), "state": told_of(self._session, annotator)}
 
-    def _told(self, client: str, annotator: str) -> Asked:
+    def _told(self, client: str, annotator: str) -> Posted:
         """The next patch, looked at before it is shown, and how far one is."""
         asked = self._session.next(client, annotator)
         if asked is not None and not asked.problem:
@@ -112,7 +110,7 @@ class _Answers:
                 asked = self._session.next(client, annotator)
         return {"patch": told_patch(self._session, asked), "state": told_of(self._session, annotator)}
 
-    def _who(self, sent: Asked) -> tuple[str, str]:
+    def _who(self, sent: Posted) -> tuple[str, str]:
         annotator = self._annotator or _text(sent, "annotator")
         check_annotator(annotator)
         return _text(sent, "client"), annotator
@@ -136,7 +134,7 @@ def make_app(session: Session, *, annotator: str | None = None) -> Starlette:
         "/api/label/labels.csv": answers.csv,
         "/api/label/labels.geojson": answers.geojson,
     }
-    posts: dict[str, Callable[[Asked], Asked]] = {
+    posts: dict[str, Callable[[Posted], Posted]] = {
         "/api/label/next": answers.next,
         "/api/label/answer": answers.answer,
         "/api/label/undo": answers.undo,
@@ -144,39 +142,16 @@ def make_app(session: Session, *, annotator: str | None = None) -> Starlette:
     }
     routes = [
         *(Route(path, endpoint, methods=["GET"]) for path, endpoint in gets.items()),
-        *(Route(path, _taking(endpoint), methods=["POST"]) for path, endpoint in posts.items()),
+        *(
+            Route(path, taking(endpoint, largest=_LARGEST_BODY), methods=["POST"])
+            for path, endpoint in posts.items()
+        ),
         Mount("/static", StaticFiles(directory=_STATIC)),
     ]
     return Starlette(routes=routes, exception_handlers={WsitoolError: _said, HTTPException: _said})
 
 
-def _taking(endpoint: Callable[[Asked], Asked]) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
-        sent = await _body(request)
-        return JSONResponse(await run_in_threadpool(endpoint, sent))
-
-    return answer
-
-
-async def _body(request: Request) -> Asked:
-    """The JSON object that was sent; no form, which other pages can send, and as long as a note may be."""
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise HTTPException(415, "JSON is expected.")
-    data = b""
-    async for part in request.stream():
-        data += part
-        if len(data) > _LARGEST_BODY:
-            raise HTTPException(413, "That is too long for an answer.")
-    try:
-        sent = json.loads(data)
-    except (ValueError, RecursionError):
-        sent = None
-    if not isinstance(sent, dict):
-        raise HTTPException(400, "A JSON object is expected.")
-    return sent
-
-
-def _text(sent: Asked, name: str, *, may_be_empty: bool = False) -> str:
+def _text(sent: Posted, name: str, *, may_be_empty: bool = False) -> str:
     value = sent.get(name, "" if may_be_empty else None)
     if not isinstance(value, str) or len(value) > _LONGEST_TEXT[name] or not (value or may_be_empty):
         raise UsageError(f"'{name}' is to be a text of at most {_LONGEST_TEXT[name]} letters.")

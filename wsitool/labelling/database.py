@@ -20,7 +20,7 @@ from wsitool.errors import UsageError, WsitoolError
 __all__ = ["Answer", "Chosen", "Database", "Kind", "Point", "StoreRecord"]
 
 Kind = Literal["label", "unsure", "skip", "damaged"]
-Chosen = Literal["random", "least-sure", "import"]
+Chosen = Literal["random", "selected", "least-sure", "import"]
 _VERSION = 1
 _SCHEMA = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -85,29 +85,36 @@ _ANSWER = tuple(field.name for field in fields(Answer))
 class Database:
     """Open or make the database at `path`; UsageError where something else is there.
 
+    With `reading` it is opened as it is, also while another process writes it, and cannot be changed.
     One connection, for any number of threads. Writing raises WsitoolError where the disk is full or fails,
     and then nothing of it is kept.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, reading: bool = False) -> None:
+        self.path, self.reading = Path(path), reading
         self._lock = threading.RLock()
         try:
             # Autocommit: each statement is a transaction of its own, on disk when it returns.
-            self.connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            self.connection = sqlite3.connect(
+                f"{self.path.absolute().as_uri()}?mode={'ro' if reading else 'rwc'}",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+            )
             version = self._one("PRAGMA user_version")
             tables = self._one("SELECT count(*) FROM sqlite_master")
         except sqlite3.Error as error:
             raise UsageError(f"'{path}' cannot be used as a database of labels ({error}).") from None
-        if (version, tables) == (0, 0):
+        if (version, tables) == (0, 0) and not reading:
             # One transaction: a process killed here leaves an empty file.
             self._write(lambda: self.connection.executescript(_making()))
         elif version != _VERSION:
             raise UsageError(
                 f"'{path}' is no database of labels that this wsitool knows: choose another --out."
             )
-        self._write(lambda: self.connection.execute("PRAGMA journal_mode = WAL"))
-        self.connection.execute("PRAGMA synchronous = FULL")
+        if not reading:
+            self._write(lambda: self.connection.execute("PRAGMA journal_mode = WAL"))
+            self.connection.execute("PRAGMA synchronous = FULL")
 
     @property
     def about(self) -> dict[str, Any]:

@@ -22,7 +22,14 @@ from wsitool.predict.outcomes import SUMMARY
 from wsitool.report.geojson import Tiles, class_colors, collection_of
 from wsitool.slides.annotations import find_annotations, label_patches, map_of_names, read_annotations
 
-__all__ = ["geojson_download", "import_outlines", "labels_csv", "suggestions_of", "write_geojson_of"]
+__all__ = [
+    "geojson_download",
+    "import_outlines",
+    "labels_csv",
+    "selection_of",
+    "suggestions_of",
+    "write_geojson_of",
+]
 
 _HEADER = ("file", "slide", "x", "y", "label", "group", "annotators", "note")
 
@@ -113,6 +120,27 @@ def import_outlines(session: Session, location: str | Path) -> int:
             "of outlines are to be named as in --classes."
         )
     return count
+
+
+def selection_of(patches: Patches, path: str | Path) -> list[int | None]:
+    """The patches that the lines of a table name, by content hash and row; None of other stores.
+
+    UsageError where the table cannot be read, or names none of these patches.
+    """
+    table = read_table(Path(path), needs=("row", "content_hash"), knows=("slide",), what="selection")
+    ids = {store.content_hash: id for store, id in zip(patches.collection.stores, patches.ids, strict=True)}
+    found: list[int | None] = []
+    for line in table.rows:
+        if line.problem or not line["row"].isdecimal():
+            raise UsageError(f"{path}, line {line.line}: {line.problem or 'row is to be a number'}.")
+        id = ids.get(line["content_hash"])
+        found.append(None if id is None else patches.number(id, int(line["row"])))
+    if not any(patch is not None for patch in found):
+        raise UsageError(
+            f"'{path}' names none of these patches as they are now: save the selection from `wsitool view` "
+            "of the stores that are labelled."
+        )
+    return found
 
 
 def suggestions_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from wsitool.base.files import check_writable
@@ -14,7 +14,7 @@ from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.sentences import one_sentence
 from wsitool.errors import UsageError, WsitoolError
 from wsitool.labelling.database import Database
-from wsitool.labelling.exchange import suggestions_of
+from wsitool.labelling.exchange import selection_of, suggestions_of
 from wsitool.labelling.options import LabelOptions
 from wsitool.labelling.patches import Patches, groups_of_test, numbered, open_patches
 from wsitool.labelling.session import Learning, Plan, Session
@@ -31,24 +31,28 @@ def opened(
     options: LabelOptions,
     *,
     learning: bool = True,
+    reading: bool = False,
     reporter: Reporter = SILENT,
 ) -> Iterator[Session]:
     """The session of `stores` with the database `out`, which is made where there is none.
 
-    Nobody else can write it meanwhile. Without `learning` no features are computed. UsageError where the
-    database is of other stores, classes or choices.
+    Nobody else can write it meanwhile; with `reading` somebody else may, and nothing is written here. Without
+    `learning` no features are computed. UsageError where the database is of other stores, classes or choices.
     """
     out = Path(out)
-    if not options.classes and not out.exists():
-        raise UsageError(f"There are no labels at '{out}' yet: say of which --classes they are to be.")
+    if not out.exists() and (reading or not options.classes):
+        what = "" if reading else ": say of which --classes they are to be"
+        raise UsageError(f"There are no labels at '{out}' yet{what}.")
     patches = open_patches(stores)
-    check_writable(out.parent)
-    with locked(out, what=f"'{out}'"):
-        database = Database(out)
+    if not reading:
+        check_writable(out.parent)
+    with nullcontext() if reading else locked(out, what=f"'{out}'"):
+        database = Database(out, reading=reading)
         try:
             patches, plan = _agreed(patches, database, options)
             for name, sentence in patches.problems:
                 reporter.warn(f"{name} is left out: {sentence}")
+            selected = selection_of(patches, options.first) if options.first else []
             session = Session(
                 patches,
                 database,
@@ -59,7 +63,13 @@ def opened(
                 suggestions=suggestions_of(patches, options.from_predictions, plan.classes)
                 if options.from_predictions
                 else None,
+                first=[patch for patch in selected if patch is not None],
             )
+            if lost := len(selected) - len(session.first):
+                reporter.warn(
+                    f"{lost:,} of the {len(selected):,} selected patches are not asked for: they are of test "
+                    "patients, of other stores, or there twice."
+                )
             if not len(session):
                 raise UsageError(
                     "All patches are of test patients, so that none is left to label: check --test."
@@ -120,10 +130,12 @@ def _agreed(patches: Patches, database: Database, options: LabelOptions) -> tupl
     if not about:
         if not options.classes:
             raise UsageError("These labels are new: say of which --classes they are to be.")
+        if database.reading:
+            raise UsageError(f"There are no labels in '{database.path}' yet.")
         about = {"classes": list(options.classes), "test": test}
         about |= {"seed": options.seed or 0, "shared": _SHARED if options.shared is None else options.shared}
         database.begin(about, records)
-    else:
+    elif not database.reading:
         for record in records:
             database.mend(record)
     for name, value in asked.items():

@@ -40,6 +40,9 @@ class LabelOptions(BackboneOptions):
         "What is asked next: patients in turn, a patch at random of each; at random; or, from 80 labels on, "
         "what the probe is least sure of, with one in five still as patients take their turn.",
     )
+    first: str | None = hparam(
+        None, "Table of patches that are asked for first: the selection.csv that 'wsitool view' saves."
+    )
     shared: float | None = hparam(
         None, "Share of the queue that every annotator is asked; without it 10.", ge=0, le=100, unit="%"
     )

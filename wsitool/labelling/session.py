@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,7 +61,8 @@ class Learning:
 class Session:
     """Labels of `patches` in `database`, for any number of threads.
 
-    `suggestions` are (class, probability) by patch, to be shown. The probe is due after every `every` labels.
+    `suggestions` are (class, probability) by patch, to be shown. Patches in `first` are asked for before all
+    others, but for those of test patients. The probe is due after every `every` labels.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Session:
         every: int = 5,
         learning: Learning | None = None,
         suggestions: Mapping[int, tuple[int, float]] | None = None,
+        first: Sequence[int] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.patches, self.database, self.plan = patches, database, plan
@@ -89,8 +91,12 @@ class Session:
         self._turn = np.full(len(patches), len(patches))
         self._turn[self._queue] = np.arange(len(self._queue))
         self._shared = shared_patches(len(patches), plan.shared, seed=plan.seed)
-        self._unsure: NDArray[np.int64] | None = None
-        self._cursor: dict[tuple[str, bool], int] = {}
+        self.first = [patch for patch in dict.fromkeys(first) if self._turn[patch] < len(self._queue)]
+        self._orders: dict[Chosen, Sequence[int] | NDArray[np.int64]] = {
+            "selected": self.first,
+            "random": self._queue,
+        }
+        self._cursor: dict[tuple[str, Chosen], int] = {}
         self._leases = Leases(clock)
         self._damaged: dict[int, str] = {}
         for place, reason in database.damaged.items():
@@ -202,9 +208,21 @@ class Session:
             return dict(sorted(self.heard.labels.items()))
 
     def shared_answers(self) -> list[dict[str, Answer]]:
-        """What was said of the patches that every annotator is asked."""
+        """What was said of the patches that every annotator is asked, by each as far as they came in turn.
+
+        Those that somebody selected are not like the others, and neither are others without them.
+        """
         with self.lock:
-            return [dict(said) for patch, said in self.heard.said.items() if self._shared[patch]]
+            reached: dict[str, int] = {}
+            for patch, said in self.heard.said.items():
+                for name, answer in said.items():
+                    if answer.chosen == "random":
+                        reached[name] = max(reached.get(name, -1), int(self._turn[patch]))
+            return [
+                {name: each for name, each in said.items() if self._turn[patch] <= reached.get(name, -1)}
+                for patch, said in self.heard.said.items()
+                if self._shared[patch]
+            ]
 
     def note_damaged(self, patch: int, reason: str) -> None:
         """A patch cannot be read: its place in the queue is taken by that sentence."""
@@ -242,8 +260,11 @@ class Session:
         unsure = self._least_sure_first(probe, len(rows))
         judgement = cross_validated(features, truth, self._groups[rows], judged=judged, seed=self.plan.seed)
         with self.lock:
-            self.judgement, self._unsure = judgement, unsure
-            self._cursor = {key: turn for key, turn in self._cursor.items() if not key[1]}
+            self.judgement = judgement
+            self._orders.pop("least-sure", None)
+            if unsure is not None:
+                self._orders["least-sure"] = unsure
+            self._cursor = {key: turn for key, turn in self._cursor.items() if key[1] != "least-sure"}
         if isinstance(judgement, Judgement):
             point = Point(
                 labels=len(rows),
@@ -263,16 +284,17 @@ class Session:
 
     def _pick(self, client: str, annotator: str) -> Asked | None:
         mine = self.heard.count_of(annotator)
-        in_turn = self._unsure is None or mine % _STILL_RANDOM == _STILL_RANDOM - 1
-        for unsure in (False,) if in_turn else (True, False):
-            patch = self._first(client, annotator, unsure=unsure)
+        in_turn = "least-sure" not in self._orders or mine % _STILL_RANDOM == _STILL_RANDOM - 1
+        orders: tuple[Chosen, ...] = ("random",) if in_turn else ("least-sure", "random")
+        for order in ("selected", *orders):
+            patch = self._first(client, annotator, order)
             if patch is not None:
-                return self._asked(patch, "least-sure" if unsure else "random")
+                return self._asked(patch, order)
         return None
 
-    def _first(self, client: str, annotator: str, *, unsure: bool) -> int | None:
-        queue = self._unsure if unsure and self._unsure is not None else self._queue
-        turn = self._cursor.get((annotator, unsure), 0)
+    def _first(self, client: str, annotator: str, order: Chosen) -> int | None:
+        queue, unsure = self._orders[order], order == "least-sure"
+        turn = self._cursor.get((annotator, order), 0)
         passed = True  # so far all were answered for good: the next search begins here
         for place in range(turn, len(queue)):
             patch = int(queue[place])
@@ -283,11 +305,11 @@ class Session:
             ):
                 continue
             if passed:
-                self._cursor[annotator, unsure], passed = place, False
+                self._cursor[annotator, order], passed = place, False
             if self._leases.is_free(patch, client, annotator, shared=shared):
                 return patch
         if passed:
-            self._cursor[annotator, unsure] = len(queue)
+            self._cursor[annotator, order] = len(queue)
         return None
 
     def _is_done(self, patch: int, annotator: str, *, shared: bool) -> bool:

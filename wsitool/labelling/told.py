@@ -64,6 +64,7 @@ def told_of(session: Session, annotator: str) -> dict[str, Any]:
             ],
             "imported": heard.kinds[IMPORT, "label"],
             "last": None if last is None else last.id,
+            "first": len(session.first),
             "test_patients": len(session.plan.test),
             "problems": [f"{name}: {sentence}" for name, sentence in session.patches.problems],
             "agreement": agreement(session.shared_answers(), len(classes)),

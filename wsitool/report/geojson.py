@@ -23,9 +23,11 @@ from wsitool.report.colors import GREY, Rgb, class_color
 from wsitool.slides.contours import outlines_of
 
 __all__ = [
+    "OWN",
     "Tiles",
     "class_colors",
     "collection_of",
+    "drawn_feature",
     "rejected_features",
     "tissue_features",
     "write_geojson",
@@ -132,6 +134,15 @@ def tissue_features(slide: str, mask: Mask, downsample: tuple[float, float]) -> 
         rings = [shapely.get_coordinates(ring).tolist() for ring in (area.exterior, *area.interiors)]
         geometry = {"type": "Polygon", "coordinates": rings}
         yield _feature(f"{slide}:tissue:{number}", geometry, properties, (OWN, "tissue"), _TISSUE)
+
+
+def drawn_feature(
+    slide: str, ring: Sequence[Sequence[int]], name: str, number: int, metadata: Mapping[str, str]
+) -> dict[str, Any]:
+    """An annotation of the class `name`, its color by `number`, from a closed ring in level-0 pixels."""
+    properties: dict[str, Any] = {"objectType": "annotation", "metadata": dict(metadata)}
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    return _feature(f"{slide}:{name}:{ring}", geometry, properties, (name,), class_color(number))
 
 
 def _feature(

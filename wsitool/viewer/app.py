@@ -19,7 +19,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from wsitool.base.sentences import one_sentence
-from wsitool.errors import WsitoolError
+from wsitool.errors import UsageError, WsitoolError
 from wsitool.methods.registry import installed_methods
 from wsitool.predict.prediction import mosaic
 from wsitool.slides.masks import file_of, find_tissue
@@ -31,16 +31,19 @@ from wsitool.store.reader import Reader
 from wsitool.tiling.reopening import reopen
 from wsitool.viewer.cells import prediction_cells, store_cells, tissue_rings
 from wsitool.viewer.feature_map import feature_map
-from wsitool.viewer.library import Library, SlideEntry
-from wsitool.viewer.mistakes import mistakes
+from wsitool.viewer.library import Group, Library, SlideEntry
+from wsitool.viewer.mistakes import experiment_choices, experiment_mistakes, mistakes
 from wsitool.viewer.neighbours import features_of, neighbours
 from wsitool.viewer.open_slides import OpenThings
+from wsitool.viewer.posted import Posted, taking
 from wsitool.viewer.pyramid import Pyramid
+from wsitool.viewer.regions import Regions
 
 __all__ = ["make_app"]
 
 _STATIC = Path(__file__).parent / "static"
 _OPEN_SLIDES, _OPEN_STORES = 24, 64
+_LARGEST_OUTLINE = 1 << 20  # bytes
 _THUMBNAIL = 144  # pixels, for the list, which shows them at half of it
 _KEEP = {
     "cache-control": "private, max-age=3600"
@@ -51,8 +54,8 @@ _BYTES = "application/octet-stream"
 class _Answers:
     """One method for each address; they run in Starlette's threads."""
 
-    def __init__(self, library: Library) -> None:
-        self._library = library
+    def __init__(self, library: Library, regions: Regions | None) -> None:
+        self._library, self._regions = library, regions
         self._slides: OpenThings[Pyramid] = OpenThings(_OPEN_SLIDES)
         self._stores: OpenThings[Reader] = OpenThings(_OPEN_STORES)
 
@@ -162,23 +165,57 @@ class _Answers:
         raise HTTPException(404, "There is no such prediction of this slide.")
 
     def run(self, request: Request) -> Response:
-        group = self._library.groups.get(request.path_params["run"])
-        if group is None or group.kind != "run":
-            raise HTTPException(404, "There is no such run.")
+        group = self._group(request, "run")
         return JSONResponse({"name": group.name, **mistakes(group.path, self._library)})
 
+    def experiment(self, request: Request) -> Response:
+        group = self._group(request, "experiment")
+        return JSONResponse({"name": group.name, **experiment_choices(group.path)})
+
+    def cell(self, request: Request) -> Response:
+        """The mistakes of one row, amount of labels and seed of an experiment."""
+        group, place = self._group(request, "experiment"), request.path_params
+        told = experiment_mistakes(
+            group.path, place["row"], place["amount"], place["seed"], library=self._library
+        )
+        return JSONResponse({"name": group.name, **told})
+
     def features(self, request: Request) -> Response:
-        group = self._library.groups.get(request.path_params["features"])
-        if group is None or group.kind != "features":
-            raise HTTPException(404, "There are no such features.")
+        group = self._group(request, "features")
         return Response(feature_map(group.path, self._library), media_type=_BYTES, headers=_KEEP)
+
+    def regions(self, request: Request) -> Response:
+        """What is outlined on a slide, and whether more can be drawn."""
+        slide = self._slide(request)
+        kept = self._regions.of(slide.name) if self._regions is not None else []
+        return JSONResponse({"may_draw": self._regions is not None, "regions": kept})
+
+    def draw(self, sent: Posted, slide: str) -> Any:
+        """Keep an outline, or take one away that was drawn here; then what there is."""
+        name, kept = self._named(slide).name, self._regions
+        if kept is None:
+            raise UsageError("Start `wsitool view` with --regions FOLDER to draw regions.")
+        if "remove" in sent:
+            kept.remove(name, sent["remove"])
+        else:
+            kept.add(name, sent.get("name"), sent.get("ring"))
+        return {"may_draw": True, "regions": kept.of(name)}
 
     def close(self) -> None:
         self._slides.close()
         self._stores.close()
 
+    def _group(self, request: Request, kind: str) -> Group:
+        group = self._library.groups.get(request.path_params[kind])
+        if group is None or group.kind != kind:
+            raise HTTPException(404, f"There is no such {kind} in the folders given.")
+        return group
+
     def _slide(self, request: Request) -> SlideEntry:
-        slide = self._library.slides.get(request.path_params["slide"])
+        return self._named(request.path_params["slide"])
+
+    def _named(self, id: str) -> SlideEntry:
+        slide = self._library.slides.get(id)
         if slide is None:
             raise HTTPException(404, "There is no such slide in the folders given.")
         return slide
@@ -228,9 +265,9 @@ def _png(pixels: NDArray[np.uint8]) -> Response:
     return Response(buffer.getvalue(), media_type="image/png", headers=_KEEP)
 
 
-def make_app(library: Library) -> Starlette:
-    """The application over what `library` found; everything is read only."""
-    answers = _Answers(library)
+def make_app(library: Library, regions: Regions | None = None) -> Starlette:
+    """The application over what `library` found; all is read only, but for the `regions` that are drawn."""
+    answers = _Answers(library, regions)
     slide = "/api/slides/{slide:str}"
     addresses: dict[str, Callable[[Request], Any]] = {
         "/": answers.page,
@@ -241,15 +278,19 @@ def make_app(library: Library) -> Starlette:
         slide + "/cells": answers.cells,
         slide + "/tissue": answers.tissue,
         slide + "/mosaic": answers.mosaic,
+        slide + "/regions": answers.regions,
         slide + "/patches/{row:int}": answers.patch,
         slide + "/patches/{row:int}/neighbours/{features:str}": answers.neighbours,
         slide + "/patches/{row:int}/views/{method:str}": answers.views,
         slide + "/predictions/{prediction:str}": answers.prediction,
         "/api/methods": answers.methods,
         "/api/runs/{run:str}": answers.run,
+        "/api/experiments/{experiment:str}": answers.experiment,
+        "/api/experiments/{experiment:str}/{row:int}/{amount:int}/{seed:int}": answers.cell,
         "/api/features/{features:str}": answers.features,
     }
     routes = [Route(path, endpoint, methods=["GET"]) for path, endpoint in addresses.items()]
+    routes.append(Route(slide + "/draw", taking(answers.draw, largest=_LARGEST_OUTLINE), methods=["POST"]))
 
     @contextmanager
     def closing(_: Starlette) -> Iterator[None]:
@@ -274,9 +315,10 @@ def _as_async(manager: Any) -> Any:
     return running
 
 
-def _told(_: Request, error: Exception) -> Response:
-    """The sentence of an error, for the place in the page where the thing would be."""
+def _told(request: Request, error: Exception) -> Response:
+    """The sentence of an error, for the place in the page; 507 for what could not be kept."""
     if isinstance(error, HTTPException):
         return JSONResponse({"problem": error.detail}, status_code=error.status_code)
     text = str(error) if isinstance(error, IndexError) else one_sentence(error)
-    return JSONResponse({"problem": text}, status_code=404)
+    status = 404 if request.method == "GET" else 400 if isinstance(error, UsageError) else 507
+    return JSONResponse({"problem": text}, status_code=status)

@@ -93,7 +93,7 @@ def _told(path: Path, library: Library) -> dict[str, Any]:
         content_hash = str(file["features"].attrs.get("content_hash", ""))
     slide = library.slide_of_store(name, content_hash)
     about = {"name": name, "slide": slide, "group": slide.group if slide else name}
-    return about | {"label": labels, "classes": classes}
+    return about | {"content_hash": content_hash, "label": labels, "classes": classes}
 
 
 def _renumbered(labels: NDArray[Any], classes: Sequence[str], union: Sequence[str]) -> NDArray[Any]:

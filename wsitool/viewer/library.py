@@ -1,4 +1,4 @@
-"""What there is to see in some folders: collections, features, predictions, and runs of `classify`.
+"""What there is to see in some folders: collections, features, predictions, `classify` runs, experiments.
 
 Everything has an id, a hash of where it is; the page knows nothing else: no path comes from a request.
 """
@@ -32,7 +32,7 @@ from wsitool.tiling.results import SLIDES_CSV
 __all__ = ["Group", "Library", "SlideEntry", "feature_source"]
 
 _DEEPEST = 4  # folders below one that was given
-_RUN_FILE, _PATCHES_FILE = "run.json", "predictions.csv"
+_RUN_FILE, _PATCHES_FILE, _PLAN_FILE = "run.json", "predictions.csv", "plan.json"
 _KNOWN = ("path", "status", "reason", "group", "store", "width", "height", "mpp", "kept", "counts", "labels")
 
 
@@ -78,7 +78,10 @@ class SlideEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A folder that holds one thing: a "collection", "features", "predictions", or a "run" of `classify`."""
+    """A folder that holds one thing: a "collection", "features", "predictions", an "experiment", or a "run".
+
+    The last is one of `classify`.
+    """
 
     id: str
     kind: str
@@ -183,6 +186,8 @@ class Library:
             self._guarded(folder, "predictions", self._add_predictions)
         if (folder / _RUN_FILE).is_file() and (folder / _PATCHES_FILE).is_file():
             self._guarded(folder, "run", lambda group: None)
+        if (folder / _PLAN_FILE).is_file() and (folder / "cells").is_dir():
+            self._guarded(folder, "experiment", lambda group: None)
 
     def _guarded(self, folder: Path, kind: str, add: Any) -> None:
         group = Group(id=_id(kind, folder), kind=kind, path=folder, name=self._shown(folder))

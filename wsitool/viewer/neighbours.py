@@ -59,6 +59,7 @@ def neighbours(slide: SlideEntry, row: int, features: str, library: Library) -> 
         {
             "slide": None if (entry := slides[path]) is None else entry.id,
             "name": made_from[path][0],
+            "content_hash": made_from[path][1],
             "row": number,
             "similarity": similarity,
         }

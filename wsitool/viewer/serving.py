@@ -22,19 +22,37 @@ Say = Callable[[str], None]
 
 
 def serve(
-    folders: Sequence[Path], *, host: str, port: int, token: str | None, browser: bool, say: Say
+    folders: Sequence[Path],
+    *,
+    regions: Path | None = None,
+    host: str,
+    port: int,
+    token: str | None,
+    browser: bool,
+    say: Say,
 ) -> None:
     """Serve the page of `folders` at `host` until SIGINT or SIGTERM, after saying its address.
 
-    UsageError where the extra is not installed, the address cannot be had, or others could ask without a
-    token of their own choice.
+    Regions that are drawn are kept in the folder `regions`; without it none can be. UsageError where the
+    extra is not installed, the address cannot be had, or others could ask without a token of their own
+    choice.
     """
     with extra_installed("view"):
         from wsitool.viewer.app import make_app
+        from wsitool.viewer.regions import Regions
     check_access(host, token)
     library = Library(folders)
-    said = f"{len(library.slides):,} slides in {len(library.groups):,} folders"
-    run_app(make_app(library), said, host=host, port=port, token=token, browser=browser, say=say)
+    kept = None if regions is None else Regions(regions)
+    run_app(
+        make_app(library, kept),
+        f"{len(library.slides):,} slides in {len(library.groups):,} folders",
+        host=host,
+        port=port,
+        token=token,
+        browser=browser,
+        say=say,
+        may_change=kept is not None,
+    )
 
 
 @contextmanager

@@ -64,6 +64,11 @@ export class DeepZoom {
     this.redraw();
   }
 
+  // The level-0 point at the canvas's middle.
+  middle() {
+    return [this.x + this.canvas.width / 2 / this.scale, this.y + this.canvas.height / 2 / this.scale];
+  }
+
   at(clientX, clientY) {
     const box = this.canvas.getBoundingClientRect();
     const ratio = this.canvas.width / box.width;
@@ -74,6 +79,8 @@ export class DeepZoom {
     const { canvas } = this;
     const fingers = new Map();
     let moved = 0;
+    let tracing = false; // a line is drawn, where somebody takes it: `traced(x, y)`
+    const place = ([sx, sy]) => [this.x + sx / this.scale, this.y + sy / this.scale];
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
       this.zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0016)), ...this.at(event.clientX, event.clientY));
@@ -82,13 +89,15 @@ export class DeepZoom {
       canvas.setPointerCapture(event.pointerId);
       fingers.set(event.pointerId, this.at(event.clientX, event.clientY));
       moved = 0;
+      tracing = Boolean(event.shiftKey && this.traced);
     });
     canvas.addEventListener("pointermove", (event) => {
       if (!fingers.has(event.pointerId)) return;
       const before = fingers.get(event.pointerId);
       const now = this.at(event.clientX, event.clientY);
       moved += Math.abs(now[0] - before[0]) + Math.abs(now[1] - before[1]);
-      if (fingers.size === 2) {
+      if (tracing) this.traced?.(...place(now));
+      else if (fingers.size === 2) {
         const other = [...fingers].find(([id]) => id !== event.pointerId)[1];
         this.zoom(Math.hypot(now[0] - other[0], now[1] - other[1]) / Math.max(1, Math.hypot(before[0] - other[0], before[1] - other[1])), ...other);
       } else this.pan(now[0] - before[0], now[1] - before[1]);
@@ -96,8 +105,7 @@ export class DeepZoom {
     });
     const up = (event) => {
       if (fingers.delete(event.pointerId) && moved < 6 && event.type === "pointerup") {
-        const [sx, sy] = this.at(event.clientX, event.clientY);
-        this.clicked?.(this.x + sx / this.scale, this.y + sy / this.scale);
+        this.clicked?.(...place(this.at(event.clientX, event.clientY)));
       }
     };
     canvas.addEventListener("pointerup", up);

@@ -94,7 +94,7 @@ function show({ patch, state: told }) {
 
 // Of an image's path the last part alone: folders are often called as the classes are.
 const fileOf = (patch) => (patch.image ?? patch.slide).split(/[\\/]/).at(-1);
-const place = (patch) => `${fileOf(patch)} at ${count(patch.x)}, ${count(patch.y)}${patch.chosen === "random" ? "" : " (least sure)"}`;
+const place = (patch) => `${fileOf(patch)} at ${count(patch.x)}, ${count(patch.y)}${{ "least-sure": " (least sure)", selected: " (selected)" }[patch.chosen] ?? ""}`;
 
 function picture(patch) {
   const image = make("img", { alt: `the patch at ${patch.x}, ${patch.y} of ${fileOf(patch)}` });
@@ -181,6 +181,7 @@ function aside(told) {
   const counts = told.classes.map((one, index) => make("div", { className: "count" }, swatch(index), make("span", {}, one.name), make("b", {}, count(one.count))));
   const rest = [[told.unsure, "unsure"], [told.skipped, "skipped"], [told.imported, "imported"]].filter(([n]) => n).map(([n, text]) => `${count(n)} ${text}`);
   const said = [
+    told.first ? `${count(told.first)} selected patches are asked for first; of them the figures count those that would have come in turn by now.` : "",
     told.test_patients ? `${count(told.test_patients)} test patients are not in the queue.` : "",
     told.annotators.length > 1 ? told.annotators.map((one) => `${one.name} ${count(one.labels)}`).join(", ") : "",
     rest.join(", "),

@@ -21,11 +21,11 @@ export async function showLibrary(page, { say }) {
   const { groups, slides } = await json("/api/library");
   say();
   const sheet = make("div", { className: "sheet" });
-  const runs = groups.filter((group) => group.kind === "run");
+  const runs = groups.filter((group) => ["run", "experiment"].includes(group.kind));
   if (!groups.length) sheet.append(make("p", {}, "Nothing that wsitool wrote is in these folders."));
   if (runs.length) {
     sheet.append(make("h2", {}, "Classifiers"));
-    for (const run of runs) sheet.append(make("p", {}, make("a", { href: `#/run/${run.id}` }, `${run.name}: mistakes`)));
+    for (const run of runs) sheet.append(make("p", {}, make("a", { href: `#/${run.kind}/${run.id}` }, `${run.name}: mistakes`)));
   }
   const maps = groups.filter((group) => group.kind === "features");
   if (maps.length) {

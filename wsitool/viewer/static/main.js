@@ -1,7 +1,7 @@
 // Which page is shown: the part of the address after "#".
 import { showLibrary } from "./library.js";
 import { showMap } from "./map.js";
-import { showRun } from "./run.js";
+import { showExperiment, showRun } from "./run.js";
 import { showSlide } from "./slide.js";
 import { make } from "./tools.js";
 
@@ -15,7 +15,7 @@ async function show() {
   leave = () => {};
   const mine = ++turn;
   const [kind, id, ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
-  const pages = { slide: showSlide, run: showRun, map: showMap };
+  const pages = { slide: showSlide, run: showRun, experiment: showExperiment, map: showMap };
   page.replaceChildren(make("p", { className: "sheet soft" }, "Loading ..."));
   try {
     const left = await (pages[kind] ?? showLibrary)(page, { id, rest, say });

@@ -1,5 +1,6 @@
 // The features as points, drawn by WebGL; a lasso chooses some, and they are shown as patches.
-import { PALETTE, columns, count, make, patchCards } from "./tools.js";
+import { choosable } from "./selection.js";
+import { PALETTE, columns, count, make } from "./tools.js";
 
 const SHOWN = 60;
 const MOVING = 100_000; // points drawn while the map moves: a fair part of any number, and fluid without a graphics card
@@ -221,10 +222,8 @@ class MapPage {
     this.told.textContent = `${count(inside.length)} patches${inside.length > SHOWN ? `, ${SHOWN} of them shown` : ""}`;
     const step = Math.max(1, inside.length / SHOWN);
     const some = Array.from({ length: Math.min(SHOWN, inside.length) }, (_, i) => inside[Math.floor(i * step)]);
-    this.sheet.replaceChildren(patchCards(some.map((i) => {
-      const { slide, name } = this.cloud.files[file[i]];
-      return { slide, name, row: row[i], text: name };
-    })));
+    const patch = (i) => ({ ...this.cloud.files[file[i]], row: row[i], text: this.cloud.files[file[i]].name });
+    this.sheet.replaceChildren(inside.length ? choosable(some.map(patch), { total: inside.length, everything: () => inside.map(patch) }) : "");
   }
 }
 

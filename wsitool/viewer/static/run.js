@@ -1,14 +1,58 @@
 // What a classifier got wrong: counts, then the patches themselves; each leads to its place in the slide.
-import { count, json, make, patchCards, percent } from "./tools.js";
+import { choosable } from "./selection.js";
+import { count, json, make, percent } from "./tools.js";
+
+const AT_ONCE = 120; // patches of one kind on the page
 
 export async function showRun(page, { id, say }) {
   const run = await json(`/api/runs/${id}`);
   say(run.name);
-  const sheet = make("div", { className: "sheet" },
-    make("h1", {}, `${count(run.wrong)} of ${count(run.patches)} ${run.part} patches wrong`),
-    make("div", { className: "beside" }, confusion(run), reliability(run.reliability)), make("h2", {}, "Patients"), patients(run),
-    ...some("Most confidently wrong", run.most_confident), ...some("Least sure", run.least_sure));
+  page.replaceChildren(make("div", { className: "sheet" }, ...mistakes(run)));
+}
+
+// An experiment has many classifiers: the same page of one of them, and which.
+export async function showExperiment(page, { id, rest, say }) {
+  const about = await json(`/api/experiments/${id}`);
+  say(about.name);
+  // Without a choice the first row, with all the labels it was given.
+  const chosen = rest.length === 3 ? rest.map(Number) : [0, about.amounts.length - 1, 0];
+  const choice = (which, name, options) => make("label", {}, `${name} `, make("select", {
+    onchange: ({ target }) => { location.hash = `#/experiment/${id}/${chosen.map((n, i) => (i === which ? target.selectedIndex : n)).join("/")}`; },
+  }, ...options.map((text, n) => make("option", { selected: n === chosen[which] }, text))));
+  const sheet = make("div", { className: "sheet" }, make("div", { className: "tools" }, choice(0, "arm", about.rows),
+    choice(1, "labels", about.amounts), choice(2, "seed", Array.from({ length: about.seeds }, (_, n) => String(n)))));
+  try {
+    sheet.append(...mistakes(await json(`/api/experiments/${id}/${chosen.join("/")}`)));
+  } catch (error) {
+    sheet.append(make("p", { className: "problem", role: "alert" }, error.message));
+  }
   page.replaceChildren(sheet);
+}
+
+function mistakes(run) {
+  const kept = { label: "", group: "" };
+  const lists = [["Most confidently wrong", run.most_confident], ["Least sure", run.least_sure]].map(([title, patches]) => ({ title, patches, shown: make("div") }));
+  const draw = () => {
+    for (const { patches, shown } of lists) {
+      shown.replaceChildren(cards(patches.filter((patch) => Object.entries(kept).every(([name, value]) => !value || patch[name] === value)).slice(0, AT_ONCE), run.part));
+    }
+  };
+  const choose = (name, all, options, text) => make("select", { "aria-label": all, onchange: ({ target }) => { kept[name] = target.value; draw(); } },
+    make("option", { value: "" }, all), ...options.map((value) => make("option", { value }, text(value))));
+  const groups = [...run.groups].sort((a, b) => b.wrong / b.patches - a.wrong / a.patches);
+  const ofPatient = choose("group", "all patients", groups.map((group) => group.name), (name) => name);
+  draw();
+  return [make("h1", {}, `${count(run.wrong)} of ${count(run.patches)} ${run.part} patches wrong`),
+    ...run.notes.map((note) => make("p", { className: "soft" }, note)),
+    make("div", { className: "beside" }, confusion(run), reliability(run.reliability), patients(groups, (name) => {
+      ofPatient.value = name;
+      ofPatient.dispatchEvent(new Event("change"));
+      ofPatient.scrollIntoView();
+      ofPatient.focus();
+    })),
+    make("h2", {}, "Patches"),
+    make("div", { className: "tools" }, choose("label", "all classes", run.classes, (name) => `labelled ${name}`), ofPatient),
+    ...lists.flatMap(({ title, shown }) => [make("h2", {}, title), shown])];
 }
 
 function confusion(run) {
@@ -18,9 +62,8 @@ function confusion(run) {
   return make("table", { className: "small" }, make("thead", {}, head), make("tbody", {}, ...rows));
 }
 
-function patients(run) {
-  const worst = [...run.groups].sort((a, b) => b.wrong / b.patches - a.wrong / a.patches).slice(0, 20);
-  const rows = worst.map((group) => make("tr", {}, make("td", {}, group.name), make("td", { className: "number" }, count(group.patches)),
+function patients(groups, choose) {
+  const rows = groups.slice(0, 20).map((group) => make("tr", {}, make("td", {}, make("button", { className: "link", onclick: () => choose(group.name) }, group.name)), make("td", { className: "number" }, count(group.patches)),
     make("td", { className: "number" }, count(group.wrong)), make("td", { className: "number" }, percent(group.wrong / group.patches))));
   const head = ["patient", "patches", "wrong", "share"].map((name, i) => make("th", { className: i ? "number" : "" }, name));
   return make("table", { className: "small" }, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
@@ -58,17 +101,8 @@ function reliability(bins) {
   return figure;
 }
 
-// A heading, a choice of one class where there are several, and the patches.
-function some(title, patches) {
-  const labels = [...new Set(patches.map((patch) => patch.label))].sort();
-  const shown = make("div", {}, cards(patches));
-  const choice = make("select", { "aria-label": `${title}: class`, onchange: ({ target }) => shown.replaceChildren(cards(patches.filter((patch) => !target.value || patch.label === target.value))) },
-    make("option", { value: "" }, "all classes"), ...labels.map((label) => make("option", { value: label }, `labelled ${label}`)));
-  return [make("h2", {}, title, " ", labels.length > 1 ? choice : ""), shown];
-}
-
-function cards(patches) {
-  if (!patches.length) return make("p", { className: "soft" }, "None.");
-  return patchCards(patches.map((patch) => ({ ...patch, text: make("div", {}, `${patch.label} called ${patch.predicted} (${percent(patch.probability)})`,
-    make("div", { className: "soft" }, patch.name)) })));
+function cards(patches, part) {
+  const note = part === "test" ? "These are test patches: a classifier that learns from them can no longer be judged on them." : "";
+  return choosable(patches.map((patch) => ({ ...patch, text: make("div", {}, `${patch.label} called ${patch.predicted} (${percent(patch.probability)})`,
+    make("div", { className: "soft" }, patch.name)) })), { note });
 }

@@ -1,6 +1,8 @@
 // One slide: deep zoom, what tiling decided, labels and probabilities over it, and the patch under a click.
 import { DeepZoom } from "./deepzoom.js";
-import { PALETTE, ask, columns, count, json, make, opening, patchCards, percent, probabilityColor, reasonColors } from "./tools.js";
+import { Regions } from "./regions.js";
+import { choosable } from "./selection.js";
+import { PALETTE, ask, columns, count, json, make, opening, percent, probabilityColor, reasonColors } from "./tools.js";
 
 const KEPT_EDGE = "#7fe0bd"; // of the tissue
 const SMALLEST_FRAME = 5; // screen pixels: below, cells are drawn as areas
@@ -55,6 +57,8 @@ class SlidePage {
     this.panel = make("aside", { "aria-label": "What is shown" });
     this.element = make("div", { className: "slide" },
       make("div", { className: "stage" }, this.canvas, this.scaleBar, this.told), this.panel);
+    this.regions = new Regions({ id, classes: cells?.classes.filter(Boolean) ?? [], mpp: slide.mpp, zoom: () => this.zoom });
+    this.element.firstChild.append(this.regions.hint);
     this.drawPanel();
     this.keys = (event) => this.pressed(event);
     addEventListener("keydown", this.keys);
@@ -66,7 +70,8 @@ class SlidePage {
       address: (key) => `/api/slides/${this.id}/tiles/${key}`,
       failed: (problem) => { this.problems.add(problem); this.told.textContent = [...this.problems].slice(0, 3).join(" "); },
     });
-    this.zoom.clicked = (x, y) => this.choose(this.cellAt(x, y));
+    this.zoom.clicked = (x, y) => (this.regions.ring ? this.regions.add(x, y) : this.choose(this.cellAt(x, y)));
+    this.regions.load().then(() => this.drawPanel());
     this.zoom.changed = () => this.drawScale();
     if (!this.slide.levels.length && this.cells) this.loadMosaic();
   }
@@ -120,6 +125,9 @@ class SlidePage {
 
   pressed(event) {
     if (["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName) && event.key !== "Escape") return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const presses = event.target.tagName === "BUTTON" && ["Enter", " "].includes(event.key);
+    if (!presses && this.regions.pressed(event)) return void event.preventDefault();
     const step = 0.2 * this.canvas.height;
     const actions = {
       ArrowLeft: () => this.zoom.pan(step, 0), ArrowRight: () => this.zoom.pan(-step, 0),
@@ -128,7 +136,7 @@ class SlidePage {
       k: () => this.toggleReason(0), r: () => this.toggleRejected(), l: () => this.toggle("labels"), t: () => this.toggleTissue(), u: () => this.toggle("uncertain"),
       p: () => this.nextPrediction(), n: () => this.nextPatch(1), b: () => this.nextPatch(-1), Escape: () => this.choose(-1),
     };
-    if (event.ctrlKey || event.metaKey || event.altKey || !actions[event.key]) return;
+    if (!actions[event.key]) return;
     event.preventDefault();
     actions[event.key]();
   }
@@ -212,7 +220,7 @@ class SlidePage {
     if (slide.predictions.length) parts.push(this.predictionBoxes());
     parts.push(make("label", {}, "Opacity", make("input", { type: "range", min: 0.1, max: 1, step: 0.05, value: show.opacity,
       oninput: (event) => { show.opacity = Number(event.target.value); this.zoom.redraw(); } })));
-    parts.push(make("h2", {}, "Patch"), this.detail, this.help());
+    parts.push(this.regions.element, make("h2", {}, "Patch"), this.detail, this.help());
     this.panel.replaceChildren(...parts);
     this.drawDetail();
   }
@@ -260,7 +268,8 @@ class SlidePage {
   }
 
   help() {
-    const keys = [["arrows + - 0", "move, zoom, whole"], ["k r l t", "kept, rejected, labels, tissue"], ["p u", "prediction, uncertainty"], ["n b", "next patch, back"]];
+    const keys = [["arrows + - 0", "move, zoom, whole"], ["k r l t", "kept, rejected, labels, tissue"], ["p u", "prediction, uncertainty"], ["n b", "next patch, back"],
+      ...(this.regions.mayDraw ? [["d", "draw a region"]] : [])];
     return make("div", { className: "soft" }, make("h2", {}, "Keys"), ...keys.map(([key, what]) => make("div", {}, make("kbd", {}, key), ` ${what}`)));
   }
 
@@ -293,7 +302,7 @@ class SlidePage {
     const address = patchAddress(this.id, row);
     const parts = this.slide.features.map((one) => opening(`Nearest in ${one.name}`, async () => {
       const patches = await json(`${address}/neighbours/${one.id}`);
-      return patches.length ? patchCards(patches.map((patch) => ({ ...patch, text: `${patch.name} (${patch.similarity.toFixed(2)})` })))
+      return patches.length ? choosable(patches.map((patch) => ({ ...patch, text: `${patch.name} (${patch.similarity.toFixed(2)})` })))
         : make("p", { className: "soft" }, "There are features of no other slide.");
     }));
     parts.push(opening("Views of a method", async () => {
@@ -342,6 +351,7 @@ class SlidePage {
     if (this.prediction) this.drawPrediction(context, view);
     if (this.show.tissue && this.tissue) this.drawTissue(context, view);
     if (this.cells) this.drawCells(context, view);
+    this.regions.draw(context, view);
   }
 
   // Calls draw(index, left, upper, side) for the cells on the screen, all in whole pixels.
