@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from classify_stores import labelled_store
 
+from wsitool.experiment import grid
 from wsitool.experiment.cells import run_cell
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.run import experiment
@@ -55,6 +56,6 @@ def run_and_die(plan: ExperimentPlan, out: Path, *, cells: int) -> None:
         return run_cell(*arguments, **options)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wsitool.experiment.grid.run_cell", dies)
+        patch.setattr(grid, "run_cell", dies)
         with pytest.raises(KeyboardInterrupt):
             experiment(plan, out)

@@ -7,21 +7,34 @@ nothing and the tiling half never loads torch.
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 _HOME = {
-    "EmbedResult": "wsitool.predict.embedding",
-    "embed": "wsitool.predict.embedding",
+    "tile": "wsitool.functions.data",
+    "import_images": "wsitool.functions.data",
+    "pretrain": "wsitool.functions.learning",
+    "embed": "wsitool.functions.learning",
+    "classify": "wsitool.functions.learning",
+    "predict": "wsitool.functions.learning",
+    "experiment": "wsitool.functions.learning",
+    "TileResult": "wsitool.tiling.results",
+    "ImportResult": "wsitool.curate.importing",
+    "PretrainResult": "wsitool.training.result",
+    "EmbedResult": "wsitool.predict.result",
+    "ClassifyResult": "wsitool.classify.result",
+    "PredictResult": "wsitool.predict.result",
+    "ExperimentResult": "wsitool.experiment.run",
+    "PatchDataset": "wsitool.loading.dataset",
+    "PatchLoader": "wsitool.loading.loader",
     "export_encoder": "wsitool.backbones.export",
     "BackboneSource": "wsitool.backbones.source",
     "Network": "wsitool.backbones.network",
     "PublishedEncoder": "wsitool.backbones.published",
     "build_backbone": "wsitool.backbones.build",
     "Classifier": "wsitool.classify.model",
-    "ClassifyResult": "wsitool.classify.run",
     "load_classifier": "wsitool.classify.model",
-    "pretrain": "wsitool.training.run",
-    "PretrainResult": "wsitool.training.run",
     "ByteSource": "wsitool.slides.readers.byte_source",
     "Level": "wsitool.slides.slide",
     "SlideReader": "wsitool.slides.reader_registry",
@@ -47,14 +60,10 @@ _HOME = {
     "export_stores": "wsitool.curate.export.run",
     "refilter": "wsitool.curate.refiltering",
     "verify_store": "wsitool.curate.verifying",
-    "import_images": "wsitool.curate.importing",
     "tissue_mask": "wsitool.slides.tissue",
     "open_slide": "wsitool.slides.readers",
     "TileSpec": "wsitool.slides.spec",
-    "RunResult": "wsitool.tiling.results",
     "SlideResult": "wsitool.tiling.results",
-    "tile_slide": "wsitool.tiling.run",
-    "tile_slides": "wsitool.tiling.run",
     "PatchStore": "wsitool.store.schema",
     "StoreMeta": "wsitool.store.schema",
     "Collection": "wsitool.store.collection",
@@ -67,6 +76,21 @@ _HOME = {
 
 # From the table, so that a name cannot be public without a home.
 __all__ = sorted(_HOME)
+
+
+class _Front(ModuleType):
+    """The package, whose functions are not hidden by rooms of their name.
+
+    Python makes a subpackage an attribute of its package when it is imported, and `wsitool.classify` would
+    then be the room. Rooms are imported from (`from wsitool.classify.run import ...`), never reached by dots.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Front
 
 
 def __getattr__(name: str) -> Any:

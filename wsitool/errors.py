@@ -45,7 +45,14 @@ __all__ = [
 
 
 class WsitoolError(Exception):
-    """Base of all errors raised on purpose; `exit_code` is what the command line returns."""
+    """Base of all errors raised on purpose; `exit_code` is what the command line returns.
+
+    >>> try:
+    ...     wsitool.open_store("missing.h5")
+    ... except wsitool.WsitoolError as error:
+    ...     print(error)
+    There is no patch store at missing.h5: check the path, or write one with 'wsitool tile'.
+    """
 
     exit_code = 1
 

@@ -16,10 +16,13 @@ from PIL import Image
 
 import wsitool
 from wsitool.base.paths import as_list, path_of, shown
+from wsitool.base.progress import SILENT
 from wsitool.base.tables import read_table
 from wsitool.cli import main
 from wsitool.errors import UsageError, WsitoolError
 from wsitool.experiment.plan import ExperimentPlan
+from wsitool.functions.options import whole_stores
+from wsitool.predict import run as predict
 from wsitool.slides.slide_list import SlideInput, find_slides
 from wsitool.store.opening import open_store
 from wsitool.testing import draw_tissue, synthetic_slide
@@ -48,13 +51,17 @@ FORMS: dict[str, Callable[[Path], Any]] = {
 # Every public function that takes several paths, as a call with one of them: what it says of a place that
 # holds nothing names that place, whatever form it is given in - not "/", the first letter of a str.
 CALLS: dict[str, Callable[[Any, Path], object]] = {
-    "tile_slides": lambda given, out: wsitool.tile_slides(given, out),
+    "tile": lambda given, out: wsitool.tile(given, out),
     "audit_slides": lambda given, out: wsitool.audit_slides(given),
     "open_collection": lambda given, out: wsitool.open_collection(given),
     "find_stores": lambda given, out: wsitool.find_stores(given),
     "export_stores": lambda given, out: wsitool.export_stores(given, out, "clam"),
     "embed": lambda given, out: wsitool.embed(given, encoder="random", out=out),
     "pretrain": lambda given, out: wsitool.pretrain(given, method="simclr", out=out),
+    "classify": lambda given, out: wsitool.classify(given, out),
+    # Its classifier is looked at first.
+    "predict": lambda given, out: predict._find(whole_stores(given), SILENT),
+    "experiment": lambda given, out: wsitool.experiment(given, out, methods="supervised"),
 }
 
 
@@ -62,7 +69,10 @@ def _takes_several(function: object) -> bool:
     if not inspect.isfunction(function):
         return False
     kinds = [str(parameter.annotation) for parameter in inspect.signature(function).parameters.values()]
-    return any("Iterable[AnyPath" in kind or kind in ("Stores", "Paths") for kind in kinds)
+    words = [set(kind.replace("|", " ").split()) for kind in kinds]
+    return any("Iterable[AnyPath" in kind for kind in kinds) or any(
+        {"Stores", "Paths"} & one for one in words
+    )
 
 
 def test_the_table_of_calls_is_complete() -> None:
@@ -91,13 +101,10 @@ def test_one_path_is_one_item(tmp_path: Path, name: str, form: str) -> None:
 
 def test_functions_beside_the_public_names(tmp_path: Path) -> None:
     from wsitool.curate.verifying import verify_stores
-    from wsitool.predict import run as module
 
     for form in FORMS.values():
         with pytest.raises(WsitoolError, match=str(tmp_path)):
             verify_stores(form(tmp_path))
-        with pytest.raises(WsitoolError, match=str(tmp_path)):
-            module._find(form(tmp_path), wsitool.base.progress.SILENT)  # type: ignore[attr-defined]
         assert ExperimentPlan(train=form(tmp_path), methods="simclr").train == (str(tmp_path),)  # type: ignore[arg-type]
     assert ExperimentPlan(train="t", methods="simclr").methods == ("simclr",)  # type: ignore[arg-type]
 
@@ -112,9 +119,7 @@ def test_what_is_no_path() -> None:
 
 def test_a_slide_input_alone(tmp_path: Path) -> None:
     slide = synthetic_slide(tmp_path / "s.svs", size=(300, 300), glass=0.05)
-    result = wsitool.tile_slides(
-        SlideInput(path=str(slide)), tmp_path / "o", wsitool.TileSpec(patch_size=100)
-    )
+    result = wsitool.tile(SlideInput(path=str(slide)), tmp_path / "o", patch_size=100)
     assert [one.status for one in result.slides] == ["done"]
 
 

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from wsitool.backbones.build import build_backbone
-from wsitool.cli.console import console_reporter
+from wsitool.base.console import console_reporter
 from wsitool.loading import PatchLoader
 from wsitool.methods.registry import load_method
 from wsitool.store.collection import open_collection

@@ -21,7 +21,7 @@ from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encode
 from wsitool.backbones.files import to_safetensors
 from wsitool.base.interrupt import Interrupted
-from wsitool.classify import outputs
+from wsitool.classify import cross_validation, outputs
 from wsitool.classify.finetune import finetune
 from wsitool.classify.heads import fit_neighbours, head_logits
 from wsitool.classify.logits import predict_logits
@@ -31,6 +31,8 @@ from wsitool.classify.settings import Settings
 from wsitool.errors import EncoderError, MemoryShortError, TrainingError, UsageError
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.labels import label_patches
+from wsitool.predict import embedding
+from wsitool.predict import run as predicting
 from wsitool.predict.embedding import embed
 from wsitool.predict.run import predict
 from wsitool.store.collection import open_collection
@@ -143,7 +145,7 @@ def test_features_that_are_no_numbers_fail_their_store_alone(
 ) -> None:
     broken = _overflowing(encoder)
     broken.trunk.calls = -1  # one image goes through before the stores, to see that it takes the size
-    monkeypatch.setattr("wsitool.predict.embedding.build_encoder", lambda *_, **__: broken)
+    monkeypatch.setattr(embedding, "build_encoder", lambda *_, **__: broken)
     result = embed(stores, encoder="random", out=tmp_path / "f")
     assert [path.name for path in result.files] == ["p0.h5", "p2.h5"]
     assert {path.name for path in (tmp_path / "f").iterdir()} == {"p0.h5", "p2.h5", "map.png"}
@@ -174,7 +176,7 @@ def test_predict_fails_that_slide_and_writes_nothing_of_it(
 ) -> None:
     card = replace(_classifier(encoder).card, encoder=replace(encoder.card, feature_dim=3))
     broken = Classifier(_overflowing(encoder), nn.Linear(3, 3), card)
-    monkeypatch.setattr("wsitool.predict.run.load_classifier", lambda _: broken.eval())
+    monkeypatch.setattr(predicting, "load_classifier", lambda _: broken.eval())
     slides = patch_folder(tmp_path / "p", stores=3, each=2)
     (tmp_path / "classifier.safetensors").write_bytes(b"its digest tells runs apart")
     result = predict(tmp_path, [slides], tmp_path / "out")
@@ -196,7 +198,7 @@ def test_fine_tuning_stops_at_a_gradient_that_is_no_number(
         return real(logits, *given, **more) + (0 * logits.sum()).sqrt()
 
     with monkeypatch.context() as patch:
-        patch.setattr("wsitool.classify.finetune.nn.functional.cross_entropy", loss)
+        patch.setattr(nn.functional, "cross_entropy", loss)
         with pytest.raises(TrainingError, match="The gradient norm became nan: use a lower --lr"):
             finetune(classifier, patches, patches, settings, seed=0)
     predict_logits(classifier, patches.collection)  # the step was not taken
@@ -221,7 +223,7 @@ def test_what_ends_classify_is_told_and_leaves_no_run(
     def fails(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("wsitool.classify.cross_validation.fit_classifier", fails)
+    monkeypatch.setattr(cross_validation, "fit_classifier", fails)
     settings = Settings(head="linear", c=1.0, validation=0.3, device="cpu")
     with pytest.raises((MemoryShortError, Interrupted)) as end:
         classify(stores, out=tmp_path / "r", encoder="random", backbone="squeezenet1_1", settings=settings)

@@ -16,9 +16,11 @@ from wsitool.backbones.build import build_backbone
 from wsitool.backbones.card import EncoderCard, LineageStep
 from wsitool.backbones.files import save_encoder
 from wsitool.base.lock import locked
+from wsitool.classify.cross_validation import ClassificationTask
 from wsitool.classify.logits import predict_logits
 from wsitool.classify.model import load_classifier
-from wsitool.classify.run import ClassifyResult, classify
+from wsitool.classify.result import ClassifyResult
+from wsitool.classify.run import classify
 from wsitool.classify.settings import Settings
 from wsitool.errors import LabelError, StoreError, UsageError
 from wsitool.evaluation.labels import label_patches
@@ -266,7 +268,7 @@ def test_what_cannot_work_fails_before_anything_is_written(
 
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch, finished: Path) -> None:
-    monkeypatch.delattr("wsitool.classify.cross_validation.ClassificationTask.fit")
+    monkeypatch.delattr(ClassificationTask, "fit")
 
 
 @pytest.mark.usefixtures("no_training")
@@ -346,7 +348,7 @@ def test_out_is_tried_before_anything_is_computed(stores: Path, tmp_path: Path) 
     (tmp_path / "file").write_text("mine")
     common = {"encoder": "random", "backbone": "resnet18"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.delattr("wsitool.classify.cross_validation.ClassificationTask.fit")
+        patch.delattr(ClassificationTask, "fit")
         with pytest.raises(UsageError, match=r"Nothing can be written to .*below"):
             classify(stores / "train", out=tmp_path / "file" / "below", **common)
         with pytest.raises(UsageError, match=r"Nothing can be written to .*file"):

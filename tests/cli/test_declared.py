@@ -199,7 +199,7 @@ def test_the_first_line_comes_before_torch(words: list[str], tmp_path: Path) -> 
     for name in ("s", "run"):
         (tmp_path / name).mkdir()
     code = (
-        "import sys\nfrom wsitool.cli import console, main\n"
+        "import sys\nfrom wsitool.base import console\nfrom wsitool.cli import main\n"
         "console._PlainReporter.say = lambda self, line: print(line, 'torch' in sys.modules)\n"
         f"try: main({words!r})\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
     )
@@ -216,7 +216,7 @@ def test_the_first_line_of_pretrain_waits_for_torch_alone(tmp_path: Path) -> Non
 
     words = ["pretrain", ".", "--method", "simclr", "--out", "o"]
     code = (
-        "import sys\nfrom wsitool.cli import console, main\n"
+        "import sys\nfrom wsitool.base import console\nfrom wsitool.cli import main\n"
         "heavy = {'torch', 'torch._dynamo', 'torchvision', 'sympy', 'timm', 'scipy', 'skimage'}\n"
         "console._PlainReporter.say = lambda self, line: print(line, *sorted(heavy & set(sys.modules)))\n"
         f"main({words!r})"

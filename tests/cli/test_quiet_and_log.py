@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from wsitool.base.console import _RichReporter
 from wsitool.cli import main
-from wsitool.cli.console import _RichReporter
 from wsitool.testing.synthetic import synthetic_slide
 
 

@@ -12,6 +12,8 @@ from experiment_plans import small_data, small_plan
 
 from wsitool.errors import UsageError
 from wsitool.evaluation.intervals import Comparison, Error, holm
+from wsitool.experiment import report
+from wsitool.experiment import run as running
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.evaluation_splits import all_cells, judging_problems, open_splits
 from wsitool.experiment.narrative import caveats, learned_color, verdicts
@@ -135,7 +137,7 @@ def test_too_few_patients_are_said_in_every_output(
     assert f'"{reason}"' in (tmp_path / "table2.csv").read_text()
     for name in ("table2.md", "table2.tex"):
         assert "[too few patients]" in (tmp_path / name).read_text()
-    monkeypatch.setattr("wsitool.experiment.report._draw", lambda *_: None)
+    monkeypatch.setattr(report, "_draw", lambda *_: None)
     write_report(results, tmp_path / "other", page=False)
     assert (tmp_path / "other" / "results.json").is_file() and not (
         tmp_path / "other" / "report.html"
@@ -174,7 +176,7 @@ def test_hardly_trained_networks_are_a_caveat(data: Path, tmp_path: Path) -> Non
 def test_out_is_tried_before_anything_is_computed(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.MonkeyPatch.context() as patch:
-        patch.delattr("wsitool.experiment.run.run_grid")
+        patch.delattr(running, "run_grid")
         with pytest.raises(UsageError, match=r"Nothing can be written to .*below"):
             experiment(small_plan(data), tmp_path / "file" / "below")
 

@@ -14,7 +14,7 @@ from experiment_plans import small_data, small_plan
 from wsitool.errors import UsageError
 from wsitool.evaluation.intervals import holm
 from wsitool.evaluation.subsets import PerClass
-from wsitool.experiment import report, run
+from wsitool.experiment import color_arm, report, run
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.evaluation_splits import all_cells, open_splits
 from wsitool.experiment.narrative import caveats, verdicts
@@ -150,7 +150,7 @@ def test_a_second_report_looks_for_no_copies_and_fits_no_colors(
     first = experiment(plan, tmp_path)
     for name in ("signatures", "near_duplicates"):
         monkeypatch.delattr(run, name)
-    monkeypatch.delattr("wsitool.experiment.color_arm.color_logits")
+    monkeypatch.delattr(color_arm, "color_logits")
     again = experiment(plan, tmp_path)
     assert again.results.color[1.0].mean == first.results.color[1.0].mean
 

@@ -23,10 +23,10 @@ _MODULES = """
     wsitool.cli.tile wsitool.cli.import_ wsitool.cli.verify wsitool.cli.refilter wsitool.cli.audit
     wsitool.cli.export wsitool.cli.pretrain wsitool.cli.embed wsitool.cli.classify wsitool.cli.predict
     wsitool.cli.experiment wsitool.cli.views wsitool.cli.bench wsitool.cli.plugin wsitool.cli.export_encoder
-    wsitool.cli.console wsitool.methods.scaffold wsitool.methods.example_views wsitool.report.contact_sheet
-    wsitool.backbones.export wsitool.training.bench wsitool.curate.importing wsitool.curate.export.run
-    wsitool.curate.refiltering wsitool.predict.embedding wsitool.training wsitool.classify
-    wsitool.experiment wsitool.report.curves wsitool.report.scatter wsitool.curate.audit
+    wsitool.cli.console wsitool.base.console wsitool.methods.scaffold wsitool.methods.example_views
+    wsitool.report.contact_sheet wsitool.backbones.export wsitool.training.bench wsitool.curate.importing
+    wsitool.curate.export.run wsitool.curate.refiltering wsitool.predict.embedding wsitool.training
+    wsitool.classify wsitool.experiment wsitool.report.curves wsitool.report.scatter wsitool.curate.audit
     wsitool.curate.verifying wsitool_plugins.simclr matplotlib.backends.backend_agg sklearn.linear_model
     timm zarr
 """

@@ -7,10 +7,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
-from wsitool.evaluation.splits import whole_folds
 from wsitool.labelling.database import Point
 from wsitool.labelling.learning_curve import expected_gain
 from wsitool.labelling.probe import Judgement, cross_validated, fit_probe
+from wsitool.store.splits import whole_folds
 
 
 def _case(count: int = 300, patients: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

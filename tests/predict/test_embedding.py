@@ -21,7 +21,8 @@ from wsitool.base.interrupt import Interrupted
 from wsitool.cli import main
 from wsitool.errors import StoreError, UsageError
 from wsitool.predict import embedding
-from wsitool.predict.embedding import EmbedResult, embed, project
+from wsitool.predict.embedding import embed, project
+from wsitool.predict.result import EmbedResult
 from wsitool.store.collection import open_collection
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def room_for_four(monkeypatch: pytest.MonkeyPatch) -> None:
         return as_images(patches, image_size)
 
     for module in ("backbones.features", "classify.model", "classify.finetune"):
-        monkeypatch.setattr(f"wsitool.{module}.as_images", images)
+        monkeypatch.setattr(importlib.import_module(f"wsitool.{module}"), "as_images", images)
 
 
 @pytest.fixture

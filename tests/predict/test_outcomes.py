@@ -23,6 +23,7 @@ from wsitool.base.interrupt import Interrupted
 from wsitool.classify.model import Classifier, ClassifierCard, save_classifier
 from wsitool.cli import main
 from wsitool.errors import UsageError
+from wsitool.predict import prediction
 from wsitool.predict import run as module
 from wsitool.predict.options import PredictOptions
 from wsitool.predict.run import predict
@@ -72,7 +73,7 @@ def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw(path: Path, *_: Any, title: str) -> None:
         replace_file(path, title.encode())
 
-    monkeypatch.setattr("wsitool.predict.prediction.draw_heatmap", draw)
+    monkeypatch.setattr(prediction, "draw_heatmap", draw)
 
 
 @pytest.fixture

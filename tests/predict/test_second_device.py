@@ -16,7 +16,8 @@ from decoding_device import decoding_device
 
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.files import save_encoder
-from wsitool.classify.run import ClassifyResult, classify
+from wsitool.classify.result import ClassifyResult
+from wsitool.classify.run import classify
 from wsitool.classify.settings import Settings
 from wsitool.predict.embedding import embed
 from wsitool.predict.options import PredictOptions

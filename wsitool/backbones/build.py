@@ -48,6 +48,12 @@ def build_backbone(
     an encoder file says it is, else resnet50. `args`, `pool`, `norm` and `weights_key` are those of
     `BackboneOptions`. The encoder's card tells the lineage, its `notes` how the weights were read. Raises
     UsageError for an unknown name, EncoderError for weights that are absent or unfit.
+
+    >>> import torch
+    >>> encoder = wsitool.build_backbone("resnet18", init="random", seed=0).eval()
+    >>> with torch.inference_mode():
+    ...     encoder(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 512])
     """
     # Before the network is built: a file that is not there should not cost its construction.
     start = _start(name, init)

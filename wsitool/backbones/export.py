@@ -52,6 +52,9 @@ def export_encoder(
     backbone has no such form or the library computes something else (1e-4) with the written file. With `to`
     "hf", `out` is a folder for a hub, see `write_folder`, which is then uploaded to its repository `push`
     (ORG/NAME); EncoderError where that fails, and the folder is there.
+
+    >>> wsitool.export_encoder("encoder.safetensors", "resnet18.pth", to="torchvision").name
+    'resnet18.pth'
     """
     out = Path(out)
     if to not in (*EXPORTS, _FOLDER):

@@ -46,6 +46,19 @@ class Network:
     lineage says of the published weights, and these as their file holds them, or raises EncoderError. `adapt`
     brings the weights of a file into the trunk's own keys and shapes, by the rules of its library.
     `image_size` is the side it was made for, in pixels, where its source says so.
+
+    >>> import torch
+    >>> network = wsitool.Network(
+    ...     name="mine:mean",
+    ...     trunk=torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()),
+    ...     feature_dim=3,
+    ...     mean=(0.5, 0.5, 0.5),
+    ...     std=(0.5, 0.5, 0.5),
+    ...     norm_from="",
+    ...     fetch=lambda: (None, {}),
+    ... )
+    >>> network.trunk(torch.rand(2, 3, 8, 8)).shape
+    torch.Size([2, 3])
     """
 
     name: str

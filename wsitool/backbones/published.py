@@ -33,6 +33,12 @@ class PublishedEncoder:
     it is `gated`, terms must be accepted before the hub gives it out. `width` is that of its features as
     `pool` makes them, `token_px` the side of a token and `image_px` that of an image; `mpp` the resolutions
     (um/px) it was trained at, the usual one first, empty where no card states them. `norm` is (mean, std).
+
+    >>> wsitool.PublishedEncoder(
+    ...     name="mine", backbone="timm:vit_small_patch16_224", hub="me/mine", licence="MIT", gated=False,
+    ...     width=384, token_px=16, mpp=(0.5,),
+    ... ).width
+    384
     """
 
     name: str

@@ -24,6 +24,9 @@ class BackboneSource:
     """A library of networks, in words `about`; `make` names its `MakeNetwork` as "module:name".
 
     `example` is a small network of it, built with `example_args` by the checks that each source must pass.
+
+    >>> wsitool.BackboneSource(name="mine", make="my_nets:make", about="my networks", example="tiny").name
+    'mine'
     """
 
     name: str

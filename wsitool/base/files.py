@@ -41,6 +41,10 @@ def replace_file(path: Path, data: bytes) -> None:
 
     Synced before it gets the name, so that a crash leaves the old file or the new one. OSError as the system
     says it.
+
+    >>> wsitool.replace_file(Path("folder/a.txt"), b"abc")
+    >>> Path("folder/a.txt").read_bytes()
+    b'abc'
     """
     replace_file_in_parts(path, (data,))
 

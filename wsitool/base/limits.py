@@ -88,6 +88,8 @@ def check_picture(name: str, width: int, height: int, stored_bytes: int) -> None
 
     Two limits: on its pixels, and, above 33 million of them, on pixels a stored byte, which tells a
     decompression bomb.
+
+    >>> wsitool.check_picture("a.png", width=1000, height=1000, stored_bytes=200_000)
     """
     whole = f"Pixels of the picture '{name}' ({width} x {height})"
     check_limit(whole, width * height, MAX_PICTURE_PIXELS, instead=as_pyramid(name, width * height))

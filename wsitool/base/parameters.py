@@ -13,14 +13,15 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from wsitool.errors import UsageError
 
-__all__ = ["HParam", "Params", "as_shares", "hparam", "internal", "same_as"]
+__all__ = ["HParam", "Params", "as_shares", "hparam", "internal", "same_as", "take"]
 
 _KEY = "wsitool"
 _SIMPLE = (int, float, bool, str)
+P = TypeVar("P", bound="Params")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +215,15 @@ class Params:
         Internal fields are among them; tuples stay tuples, which JSON writes as lists.
         """
         return dataclasses.asdict(self)
+
+
+def take(kind: type[P], options: dict[str, Any], **more: Any) -> P:
+    """Make a `kind` of its fields among `options`, which lose them; the program sets `more`.
+
+    UsageError, naming the field, for a value that cannot be.
+    """
+    names = [spec.name for spec in kind.hparams() if spec.name in options]
+    return kind(**{name: options.pop(name) for name in names}, **more)
 
 
 def as_shares(values: Sequence[float]) -> tuple[float, ...]:

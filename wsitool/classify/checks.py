@@ -13,8 +13,8 @@ from wsitool.errors import UsageError
 from wsitool.evaluation.duplicates import near_duplicates
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.leakage import check_pretraining
-from wsitool.evaluation.splits import group_folds
 from wsitool.evaluation.subsets import check_order, class_counts
+from wsitool.store.splits import group_folds
 
 __all__ = ["check_amounts", "check_choices", "check_leaks", "chosen_image_size", "near_duplicates_in_test"]
 

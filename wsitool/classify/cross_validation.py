@@ -21,8 +21,8 @@ from wsitool.classify.outputs import Part
 from wsitool.classify.selection import labelled_rows
 from wsitool.classify.settings import Settings
 from wsitool.evaluation.labels import LabelledPatches
-from wsitool.evaluation.splits import group_folds
 from wsitool.evaluation.subsets import Amount, Select
+from wsitool.store.splits import group_folds
 
 __all__ = ["ClassificationTask", "all_parts", "cross_validate", "test_part", "validation_part"]
 

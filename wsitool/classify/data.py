@@ -12,8 +12,8 @@ from wsitool.base.progress import Reporter
 from wsitool.errors import LabelError, UsageError
 from wsitool.evaluation.labels import LabelledPatches, check_table, label_patches, read_label_table
 from wsitool.evaluation.leakage import check_separate, shared_groups
-from wsitool.evaluation.splits import SplitBy
 from wsitool.store.collection import Collection, open_collection
+from wsitool.store.splits import SplitBy
 
 __all__ = ["Paths", "TrainTest", "open_train_test"]
 
@@ -29,15 +29,20 @@ class TrainTest:
 
 
 def open_train_test(
-    train: Paths, test: Paths | None, *, labels: str | Path | None, split: SplitBy, reporter: Reporter
+    train: Paths | Collection,
+    test: Paths | Collection | None,
+    *,
+    labels: str | Path | None,
+    split: SplitBy,
+    reporter: Reporter,
 ) -> TrainTest:
     """Open and label both; refuse groups on both sides unless the split is by patch.
 
     Raises StoreError, LabelError or UsageError, each naming what does not fit.
     """
     # Both opened before labels are read: a path that is wrong costs nothing yet.
-    train_stores = open_collection(train)
-    test_stores = None if test is None else open_collection(test)
+    train_stores = _opened(train)
+    test_stores = None if test is None else _opened(test)
     table = None
     if labels is not None:
         table = read_label_table(labels, reporter=reporter)
@@ -71,6 +76,10 @@ def open_train_test(
     _tell_of_groups(sides + testing.groups.tolist(), reporter)
     _check_groups(training, testing, split, reporter)
     return TrainTest(train=training, test=testing)
+
+
+def _opened(stores: Paths | Collection) -> Collection:
+    return stores if isinstance(stores, Collection) else open_collection(stores)
 
 
 def _tell_of_groups(groups: list[str], reporter: Reporter) -> None:

@@ -24,8 +24,8 @@ from wsitool.classify.settings import Settings
 from wsitool.evaluation.calibration import fit_temperature, softmax
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.metrics import score
-from wsitool.evaluation.splits import Split, SplitBy, holdout
 from wsitool.slides.spec import CandidateRule
+from wsitool.store.splits import Split, SplitBy, holdout
 
 __all__ = ["Fitted", "fit_classifier", "new_card", "new_classifier"]
 

@@ -82,6 +82,12 @@ class Classifier(nn.Module):
     """Float images (B, 3, S, S) in [0, 1] to logits (B, K).
 
     `card` says which classes, size and resolution they are of; logits are uncalibrated (`card.temperature`).
+
+    >>> import torch
+    >>> classifier = wsitool.load_classifier("run")
+    >>> with torch.inference_mode():
+    ...     classifier(torch.rand(2, 3, 16, 16)).shape
+    torch.Size([2, 2])
     """
 
     def __init__(self, encoder: Encoder, head: nn.Module, card: ClassifierCard) -> None:
@@ -112,6 +118,10 @@ def load_classifier(path: str | Path) -> Classifier:
 
     EncoderError if there is none, if the file is not one, or if its weights are not finite or do not fit its
     card. It runs no pickle; the classifier is on the CPU and in evaluation mode.
+
+    >>> card = wsitool.load_classifier("run").card
+    >>> card.classes, card.patch_size, card.mpp
+    (('adh', 'benign'), 16, 0.5)
     """
     path = Path(path)
     file = path / CLASSIFIER_FILE if path.is_dir() else path

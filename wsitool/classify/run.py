@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from wsitool.classify.feature_files import FeatureFiles
 from wsitool.classify.finished import finished_files, with_intervals
 from wsitool.classify.fit import Fitted
 from wsitool.classify.outputs import Part, describe_patches, patches_hash, write_run
+from wsitool.classify.result import ClassifyResult
 from wsitool.classify.settings import FEW_STEPS, VALIDATION, ClassifyOptions, Settings
 from wsitool.classify.trial import memory_advice, with_batch
 from wsitool.evaluation.calibration import softmax
@@ -52,52 +53,31 @@ from wsitool.evaluation.summary import evaluate
 from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.stain.slides import with_stain
 from wsitool.stain.target import choose_norm
+from wsitool.store.collection import Collection
 from wsitool.store.stain_table import StainNorm
 from wsitool.training.hardware import training_device
 from wsitool.training.launch import find_member, is_first_process
 from wsitool.training.ranks import joined
 
-__all__ = ["ClassifyResult", "classify"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifyResult:
-    """What a run came to; `judged_on` is "test", "folds" or, with neither, "validation"."""
-
-    out: Path
-    classes: tuple[str, ...]
-    judged_on: str
-    metrics: dict[str, Any]
-    trained_on: int
-    validated_on: int
-
-    @property
-    def scores(self) -> dict[str, Any]:
-        """The figures of the part it was judged on."""
-        figures: dict[str, Any] = self.metrics[self.judged_on]
-        return figures
-
-    @property
-    def said_first(self) -> list[str]:
-        """What must be known before any figure is read: guessing, hardly trained, a class never judged."""
-        return list(self.metrics["said_first"])
+__all__ = ["classify"]
 
 
 def classify(
-    train: Paths,
+    train: Paths | Collection,
     *,
     out: str | Path,
     settings: Settings | None = None,
+    judge: Collection | None = None,
     reporter: Reporter = SILENT,
     **options: Any,
 ) -> ClassifyResult:
     """Train a classifier on a share of the labels and evaluate it.
 
     `options` are the fields of `ClassifyOptions`, `settings` how a classifier is trained. It is evaluated on
-    `test`, or by `folds`-fold cross-validation over groups, or, with neither, on its own validation share
-    (optimistic, and said so). `image_size` None takes the encoder's, else the patches'. Writes into `out` the
-    files of DESIGN.md section 3; a finished run there is refused unless `resume` or `overwrite` says more.
-    Raises UsageError for choices that cannot work together or leak, LabelError, EncoderError, StoreError.
+    `test` (or `judge`, a part of its stores), or by `folds`-fold cross-validation over groups, or, with
+    neither, on its own validation share (optimistic, and said so). `image_size` None takes the encoder's,
+    else the patches'. Writes into `out`; a finished run there is refused unless `resume` or `overwrite` says
+    more. UsageError for choices that cannot work together or leak, LabelError, EncoderError, StoreError.
     """
     began, out, settings = time.monotonic(), Path(out), settings or Settings()
     reporter = reporter if _writes(settings) else SILENT
@@ -107,9 +87,8 @@ def classify(
         settings = replace(settings, validation=VALIDATION)
     check_choices(out, asked, settings)
     settings = replace(settings, decode=effective_decode(settings.decode, choose_device(settings.device)))
-    data = open_train_test(
-        train, asked.test or None, labels=asked.labels, split=settings.split, reporter=reporter
-    )
+    test = (asked.test or None) if judge is None else judge
+    data = open_train_test(train, test, labels=asked.labels, split=settings.split, reporter=reporter)
     check_amounts(data.train, asked, settings)
     files = None if asked.features is None else FeatureFiles.at(asked.features)
     first = files.stand_in(data.train.collection) if files else _built(asked, reporter)

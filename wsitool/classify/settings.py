@@ -13,10 +13,10 @@ from wsitool.base.parameters import Params, hparam, same_as
 from wsitool.base.paths import as_list
 from wsitool.classify.head_registry import HEADS
 from wsitool.errors import UsageError
-from wsitool.evaluation.splits import SplitBy
 from wsitool.evaluation.subsets import Amount, Balance, PerClass, Select
 from wsitool.stain.options import StainChoice, StainOptions
 from wsitool.store.options import Decode, DecodeOptions
+from wsitool.store.splits import SplitBy
 
 __all__ = ["FEW_STEPS", "VALIDATION", "ClassifyOptions", "Penalty", "Settings"]
 

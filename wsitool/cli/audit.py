@@ -12,7 +12,8 @@ from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
 from wsitool.cli.declared import declared, take
 from wsitool.cli.options import json_option
-from wsitool.slides.spec import QualityThresholds, ReadOptions, TileSpec
+from wsitool.slides.read_options import ReadOptions
+from wsitool.slides.spec import QualityThresholds, TileSpec
 
 if TYPE_CHECKING:
     from wsitool.curate.audit import SlideAudit

@@ -16,7 +16,7 @@ from wsitool.cli.options import json_option, out_option
 from wsitool.cli.pages import leaves_page
 
 if TYPE_CHECKING:
-    from wsitool.classify.run import ClassifyResult
+    from wsitool.classify.result import ClassifyResult
 
 __all__ = ["command"]
 

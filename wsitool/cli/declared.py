@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from wsitool.base.parameters import HParam, Params, as_shares
+from wsitool.base.parameters import HParam, Params, as_shares, take
 
 __all__ = ["COMMA_LIST", "PERCENT", "DeclaredOption", "declared", "given", "take"]
-
-P = TypeVar("P", bound=Params)
 
 
 class NumberOrWord(click.ParamType):  # type: ignore[type-arg]
@@ -182,15 +180,6 @@ def declared(
         return command
 
     return decorate
-
-
-def take(kind: type[P], options: dict[str, Any], **more: Any) -> P:
-    """Make a `kind` of its fields among a command's `options`, which lose them; the program sets `more`.
-
-    UsageError, naming the field, for a value that cannot be.
-    """
-    names = [spec.name for spec in kind.hparams() if spec.name in options]
-    return kind(**{name: options.pop(name) for name in names}, **more)
 
 
 def given(kind: type[Params], options: dict[str, Any]) -> dict[str, Any]:

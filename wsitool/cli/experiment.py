@@ -82,7 +82,7 @@ def command(
     click.echo(to_markdown(result.results))
     for line in verdicts(result.results)[bool(said_first(result.results)) :]:  # the table begins with it
         click.echo(line)
-    click.echo(f"{result.cells} cells, {result.reused} of them finished before: {result.report or out}")
+    click.echo(f"{result.cells} cells, {result.reused} of them finished before: {result.page or out}")
 
 
 def _foreseen(plan: ExperimentPlan, estimated: Estimate, devices: int) -> list[str]:

@@ -52,7 +52,8 @@ def command(folder: Path, out: Path, as_json: bool, **options: Any) -> None:
 
     result = import_images(folder, out, reporter=console_reporter(), **options)
     if as_json:
-        click.echo(json.dumps(asdict(result), indent=2, default=str))
+        summary = {name: value for name, value in asdict(result).items() if name != "command"}
+        click.echo(json.dumps(summary, indent=2, default=str))
     else:
         for line in _summary(result, out, size_chosen=patch_size is None):
             click.echo(line)

@@ -19,7 +19,7 @@ from wsitool.slides.spec import QualityThresholds, TileSpec
 from wsitool.tiling.options import TileOptions
 
 if TYPE_CHECKING:
-    from wsitool.tiling.results import RunResult, SlideResult
+    from wsitool.tiling.results import SlideResult, TileResult
 
 __all__ = ["command", "summary"]
 
@@ -53,7 +53,7 @@ def command(slides: tuple[str, ...], out: Path, as_json: bool, **options: Any) -
         sys.exit(SOME_FAILED)
 
 
-def summary(result: RunResult) -> str:
+def summary(result: TileResult) -> str:
     """The closing table: a line per slide, totals, and what a newcomer should know of the stores."""
     slides = result.slides
     width = max(5, *(len(slide.name) for slide in slides))
@@ -66,7 +66,7 @@ def summary(result: RunResult) -> str:
     total = sum(slide.bytes for slide in stored)
     lines += [
         "-" * len(head),
-        f"{result.kept:,} patches of {len(stored)} slide(s) in {result.out_dir}, {_size(total)}.",
+        f"{result.kept:,} patches of {len(stored)} slide(s) in {result.out}, {_size(total)}.",
     ]
     labels: Counter[str] = Counter()
     for slide in stored:
@@ -81,12 +81,12 @@ def summary(result: RunResult) -> str:
         )
     lines += [f"Note on {slide.name}: {slide.reason}." for slide in stored if slide.reason]
     if result.failed:
-        lines.append(f"{len(result.failed)} slide(s) failed, see {Path(result.out_dir, 'slides.csv')}:")
+        lines.append(f"{len(result.failed)} slide(s) failed, see {result.out / 'slides.csv'}:")
         lines += [f"  {slide.name}: {slide.reason}" for slide in result.failed]
     return "\n".join(lines)
 
 
-def _plan(result: RunResult) -> list[str]:
+def _plan(result: TileResult) -> list[str]:
     lines = [f"{result.kept:,} patches would be kept; nothing was written."]
     for slide in result.slides:
         counts = ", ".join(f"{count:,} {reason}" for reason, count in slide.counts.items() if count)

@@ -15,13 +15,14 @@ from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import RegionReadError, WsitoolError
 from wsitool.slides.grid import ReadPlan, plan_grid
 from wsitool.slides.masks import check_tissue
+from wsitool.slides.read_options import ReadOptions
 from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers import TiledSlide, open_slide
 from wsitool.slides.readers.channels import check_channels
 from wsitool.slides.readers.openslide import stated_mpp
 from wsitool.slides.slide import BLANK_TILES, ICC_STATE, Icc, SlideInfo
 from wsitool.slides.slide_list import SlideInput, find_slides
-from wsitool.slides.spec import ReadOptions, TileSpec
+from wsitool.slides.spec import TileSpec
 from wsitool.store import jpeg
 from wsitool.tiling.cutter import tiles_touched
 from wsitool.tiling.resample import area_resample
@@ -89,6 +90,10 @@ def audit_slides(
 
     A slide that cannot be opened or tiled is in the result with its error. Slides of equal fingerprint get
     a warning that names the others.
+
+    >>> (slide,) = wsitool.audit_slides("slide.svs", wsitool.TileSpec(patch_size=128, level=0))
+    >>> slide.error, slide.width, slide.mpp
+    ('', 600, 0.5)
     """
     READERS.check(reader)
     check_channels(channels)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wsitool.base.file_names import file_names
 from wsitool.base.files import check_writable
@@ -21,8 +26,11 @@ from wsitool.curate.image_table import ImageEntry, ImageTable, read_image_table
 from wsitool.curate.import_groups import ImportPlan, finished_group, write_group
 from wsitool.curate.import_options import ImportOptions
 from wsitool.curate.import_summary import IMAGES_CSV, ImageResult, Summary
+from wsitool.report.result import Result
 from wsitool.slides.readers.image import picture_size
 from wsitool.store.attributes import plain_text
+from wsitool.store.collection import open_collection
+from wsitool.store.contact_sheet import sheet_of
 
 __all__ = ["ImageResult", "ImportResult", "choose_patch_size", "import_images"]
 
@@ -32,13 +40,19 @@ _LARGEST_WHOLE_PATCH = 512
 _SAVE_SECONDS = 10.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ImportResult(Result):
     """The stores of an import, and what became of each image.
 
     `ignored` counts files that are no images, `unlisted` images without a row in the label table (or below
     a folder that holds images itself), `skipped` stores that an earlier import had finished. `grouped` is
     false where no groups were given.
+
+    >>> result = wsitool.import_images("images", "imported", min_tissue=0)
+    >>> result
+    <ImportResult: 4 patches of 32 px in 4 stores: imported>
+    >>> [row["label"] for row in result.rows]
+    ['adh', 'adh', 'benign', 'benign']
     """
 
     stores: tuple[Path, ...]
@@ -59,6 +73,32 @@ class ImportResult:
     def failed(self) -> tuple[ImageResult, ...]:
         """The images that gave no patch because of an error."""
         return tuple(image for image in self.images if image.error)
+
+    @property
+    def summary(self) -> str:
+        failed = f", {len(self.failed)} images failed" if self.failed else ""
+        what = f"{self.patches:,} patches of {self.patch_size} px"
+        return f"{what} in {len(self.stores)} stores{failed}: {self.out}"
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        counts: Counter[str] = Counter()
+        for image in self.images:
+            counts[image.label or "unlabelled"] += image.kept
+        failed = {f"failed: {image.file}": image.error for image in self.failed[:8]}
+        return {**{name: f"{count:,}" for name, count in sorted(counts.items()) if count}, **failed}
+
+    @property
+    def pictures(self) -> Sequence[NDArray[np.uint8]]:
+        if not self.stores:
+            return ()
+        # Of a dozen stores a patch each.
+        with closing(open_collection(self.stores[:12])) as collection:
+            return sheet_of(collection)
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, object]]:
+        return [asdict(image) for image in self.images]
 
 
 def import_images(
@@ -104,6 +144,7 @@ def import_images(
 def _result(run: _Run, table: ImageTable, plan: ImportPlan) -> ImportResult:
     images = tuple(row for group in run.done.values() for row in group)
     return ImportResult(
+        out=plan.out_dir,
         stores=tuple(sorted({plan.out_dir / row.store for row in images if row.store})),
         images=images,
         classes=table.classes,

@@ -95,6 +95,10 @@ def refilter(
     StoreError too where patches would be dropped in place that could not be cut again, as the images were
     imported or the slide is gone. NoTissueError where nothing would be left; then nothing is changed.
     Slides.csv and the preview beside the store follow, and images.csv goes along.
+
+    >>> store = wsitool.tile("slide.svs", "patches", patch_size=128, level=0, min_tissue=0.1).slides[0].store
+    >>> wsitool.refilter(store, {"min_tissue": 0.5}, dry_run=True).added
+    0
     """
     _check_values(changes)
     path = Path(path)

@@ -18,9 +18,9 @@ from wsitool.base.paths import AnyPath
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import table_bytes
 from wsitool.errors import LabelError, StoreError, UsageError
-from wsitool.evaluation.splits import holdout
 from wsitool.store.collection import Collection, open_readable
 from wsitool.store.schema import UNLABELLED
+from wsitool.store.splits import holdout
 
 __all__ = ["SIDES", "SPLIT_JSON", "SplitResult", "SplitSide", "split_stores"]
 

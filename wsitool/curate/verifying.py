@@ -128,6 +128,10 @@ def verify_store(
     read from it, by `reader` where one is named: exactly, or within 28 dB where they were resampled. Where
     another reader may interpolate within a level, pixels must lie between the neighbors of the stored ones.
     Damage is reported, not raised.
+
+    >>> report = wsitool.verify_store("stores/a.h5")
+    >>> report.patches, [check.problem for check in report.checks if check.problem]
+    (6, [])
     """
     checks: list[Check] = []
     try:

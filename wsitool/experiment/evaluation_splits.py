@@ -14,11 +14,11 @@ from wsitool.classify.data import open_train_test
 from wsitool.classify.selection import labelled_rows as rows_of
 from wsitool.errors import UsageError
 from wsitool.evaluation.labels import LabelledPatches
-from wsitool.evaluation.splits import group_folds, holdout
 from wsitool.evaluation.subsets import Amount, Select, asks, patients_in_turn
 from wsitool.experiment.judged import cell_names
 from wsitool.experiment.plan import Arm, ExperimentPlan, order_of
 from wsitool.store.collection import Collection, open_collection
+from wsitool.store.splits import group_folds, holdout
 
 __all__ = [
     "LEAST_TEST_GROUPS",

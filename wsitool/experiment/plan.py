@@ -17,10 +17,10 @@ from wsitool.base.paths import as_list
 from wsitool.classify.head_registry import HEADS
 from wsitool.classify.settings import Penalty, Settings
 from wsitool.errors import UsageError
-from wsitool.evaluation.splits import SplitBy
 from wsitool.evaluation.subsets import Amount, Balance, PerClass, Select, asks, check_order
 from wsitool.experiment.start_registry import ENCODER, STARTS, StartKind
 from wsitool.store.schema import LARGEST_PATCH
+from wsitool.store.splits import SplitBy
 from wsitool.training.config import PretrainConfig
 
 __all__ = [

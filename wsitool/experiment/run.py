@@ -32,26 +32,62 @@ from wsitool.experiment.evaluation_splits import (
 )
 from wsitool.experiment.grid import run_grid
 from wsitool.experiment.judged import CELLS_JSON, TEST_PATCH_COLUMNS, TEST_PATCHES
-from wsitool.experiment.plan import ExperimentPlan, amount_of
+from wsitool.experiment.narrative import said_first
+from wsitool.experiment.plan import ExperimentPlan, amount_of, percent
 from wsitool.experiment.preflight import check_plan
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, summarise
+from wsitool.report.result import Result
 
 __all__ = ["ExperimentResult", "experiment"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExperimentResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ExperimentResult(Result):
     """A finished grid: where it is, its figures, its page (None if none was asked for).
 
     `reused` is how many of its cells were there already.
+
+    >>> result = wsitool.experiment(
+    ...     "stores", "table", folds=2, methods="supervised", fractions=100, seeds=1, head="linear",
+    ...     init="encoder.safetensors",
+    ... )
+    >>> result
+    <ExperimentResult: 1 arms at 1 fractions, 2 cells (0 kept): table>
     """
 
-    out: Path
     results: Results
-    report: Path | None
+    page: Path | None
     cells: int
     reused: int
+
+    @property
+    def summary(self) -> str:
+        arms, amounts = len(self.results.plan.rows), len(self.results.plan.amounts)
+        return f"{arms} arms at {amounts} fractions, {self.cells} cells ({self.reused} kept): {self.out}"
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """What must be said first, then the accuracy of each arm and fraction."""
+        first = said_first(self.results)
+        cells = {
+            f"{arm}, {percent(fraction)}": f"accuracy {figures.mean['accuracy']:.3f}"
+            for (arm, fraction), figures in self.results.arms.items()
+            if figures.mean["accuracy"] is not None
+        }
+        return {**({"first": first} if first else {}), **cells}
+
+    @property
+    def pictures(self) -> Sequence[Path]:
+        return sorted((self.out / "figures").glob("*.png"))
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, object]]:
+        """A row for each arm and fraction: the mean of each metric over the seeds."""
+        return [
+            {"arm": arm, **amount_of(fraction), "trained_on": figures.trained_on, **figures.mean}
+            for (arm, fraction), figures in self.results.arms.items()
+        ]
 
 
 def experiment(
@@ -95,7 +131,7 @@ def experiment(
         report = write_report(results, out, command=command, notes=notes, page=page)
     reused = sum(result.reused for result in cells.values())
     return ExperimentResult(
-        out=out, results=results, report=report if page else None, cells=len(cells), reused=reused
+        out=out, results=results, page=report if page else None, cells=len(cells), reused=reused
     )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.intervals import Jackknife
 from wsitool.evaluation.metrics import score
-from wsitool.evaluation.splits import whole_folds
+from wsitool.store.splits import whole_folds
 
 __all__ = ["Judgement", "Probe", "cross_validated", "fit_probe"]
 

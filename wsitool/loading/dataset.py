@@ -19,6 +19,12 @@ class PatchDataset(Dataset[tuple[Any, int]]):
 
     A DataLoader asks for a whole batch at once through `__getitems__`, which reads it in one go. Worker
     processes share the files; nothing of the collection is copied.
+
+    >>> from torch.utils.data import DataLoader
+    >>> dataset = wsitool.PatchDataset(wsitool.open_collection("stores"))
+    >>> patches, labels = next(iter(DataLoader(dataset, batch_size=4)))
+    >>> patches.shape, labels.tolist()
+    (torch.Size([4, 3, 16, 16]), [1, 0, 1, 0])
     """
 
     def __init__(self, collection: Collection, transform: Callable[[Tensor], Any] | None = None) -> None:

@@ -81,6 +81,11 @@ class PatchLoader:
     Where the collection has a `stain`, patches are brought to it on the device. `decode` is an
     `effective_decode`: with "gpu" the device gets JPEG streams as they are stored, and decodes them.
     Works wherever an iterable with a length does.
+
+    >>> for batch in wsitool.PatchLoader(wsitool.open_collection("stores"), batch_size=6, seed=0):
+    ...     print(batch.patches.shape, batch.patches.dtype)
+    torch.Size([6, 3, 16, 16]) torch.uint8
+    torch.Size([6, 3, 16, 16]) torch.uint8
     """
 
     def __init__(

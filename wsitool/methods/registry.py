@@ -25,10 +25,13 @@ __all__ = [
     "check_method",
     "installed_methods",
     "load_method",
+    "named",
     "origin_of",
 ]
 
 GROUP = "wsitool.methods"
+_OF_SESSION: dict[str, type[Method[Any]]] = {}
+"""Classes that this process was given in the place of a name."""
 
 
 def installed_methods() -> tuple[Plugin, ...]:
@@ -42,6 +45,8 @@ def load_method(name: str) -> type[Method[Any]]:
     Raises UnknownMethodError (naming the nearest), or PluginError if the method is claimed twice, cannot be
     imported, or does not keep the contract of `wsitool.api`.
     """
+    if name in _OF_SESSION:
+        return _OF_SESSION[name]
     loaded, who = plugins.load(GROUP, name, noun="method", see="wsitool methods", unknown=UnknownMethodError)
     return check_method(loaded, who)
 
@@ -57,7 +62,23 @@ def blame_plugin(name: str, part: str) -> Iterator[None]:
 
 def origin_of(name: str) -> str:
     """The package and version that registered `name`, as a person reads them."""
+    if name in _OF_SESSION:
+        return f"this session ({_OF_SESSION[name].__module__})"
     return plugins.origin_of(GROUP, name)
+
+
+def named(method: str | type[Method[Any]]) -> str:
+    """The name a method is loaded by; a class is known by its own from here on, in this process.
+
+    PluginError where the class does not keep the contract of `wsitool.api`, or has an installed one's name.
+    """
+    if isinstance(method, str):
+        return method
+    cls = check_method(method, f"The method {getattr(method, '__name__', method)!s}")
+    if cls.__name__ in {plugin.name for plugin in installed_methods()}:
+        raise PluginError(f"There is an installed method '{cls.__name__}': give the class another name.")
+    _OF_SESSION[cls.__name__] = cls
+    return cls.__name__
 
 
 def check_method(loaded: object, who: str) -> type[Method[Any]]:

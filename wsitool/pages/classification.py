@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from wsitool.base.pictures import small_jpeg
 from wsitool.evaluation.metrics import METRICS
 from wsitool.pages.facts import add_settings, as_text, read_object
-from wsitool.pages.material import Inputs, small_jpeg
+from wsitool.pages.material import Inputs
 from wsitool.pages.registry import Folder
 from wsitool.predict.verdict import as_probability
 from wsitool.report.charts import confusion_chart, curves_chart, reliability_chart

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from wsitool.base.file_names import lone_file_name
+from wsitool.base.pictures import SMALL_SIDE
 from wsitool.curate.folders import kind_of_folder
 from wsitool.errors import WsitoolError
 from wsitool.predict.prediction import image_name
@@ -24,35 +23,11 @@ from wsitool.slides.slide_list import find_slides, slide_name
 from wsitool.store.opening import SUFFIXES, find_stores, open_store
 from wsitool.store.reader import Reader
 
-__all__ = ["Inputs", "read_square", "small_jpeg", "smaller", "some"]
-
-_SIDE = 120  # pixels of a patch on a page
-_QUALITY = 82
-
-
-def small_jpeg(pixels: NDArray[np.uint8], *, side: int = _SIDE) -> bytes:
-    """A patch or picture (H, W, 3) uint8 as JPEG of at most `side` pixels."""
-    picture = Image.fromarray(pixels)
-    # The mean over the cells: nuclei do not fall between the samples.
-    picture.thumbnail((side, side), Image.Resampling.BOX)
-    return _jpeg(picture)
-
-
-def smaller(path: Path, *, side: int) -> bytes | None:
-    """A picture's file as JPEG of at most `side` pixels; None where it cannot be read."""
-    try:
-        with Image.open(path) as picture:
-            # JPEG is decoded at an eighth to a half where that is enough.
-            picture.draft("RGB", (side, side))
-            small = picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    small.thumbnail((side, side), Image.Resampling.BILINEAR)
-    return _jpeg(small)
+__all__ = ["Inputs", "read_square", "some"]
 
 
 def read_square(
-    slide: Slide, x0: int, y0: int, size_level0: float, *, side: int = _SIDE
+    slide: Slide, x0: int, y0: int, size_level0: float, *, side: int = SMALL_SIDE
 ) -> NDArray[np.uint8]:
     """The square of `size_level0` at level-0 (x0, y0), from the coarsest level that has `side` pixels of it.
 
@@ -155,9 +130,3 @@ def _rows_at(store: Reader, name: str, corners: Sequence[tuple[int, int]]) -> ND
         raise IndexError(name)
     rows = [np.flatnonzero(mine & (coords == corner).all(axis=1))[0] for corner in corners]
     return np.array(rows, np.int64)
-
-
-def _jpeg(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=_QUALITY)
-    return buffer.getvalue()

@@ -13,10 +13,11 @@ import numpy as np
 
 from wsitool.base.json_files import parse_json
 from wsitool.base.paths import located
+from wsitool.base.pictures import small_jpeg, smaller
 from wsitool.base.tables import Row, read_table
 from wsitool.curate.import_summary import IMAGES_CSV
 from wsitool.errors import WsitoolError
-from wsitool.pages.material import read_square, small_jpeg, smaller, some
+from wsitool.pages.material import read_square, some
 from wsitool.pages.registry import Folder
 from wsitool.report.page import Card, Page
 from wsitool.report.preview import draw_preview
@@ -27,7 +28,7 @@ from wsitool.store.opening import find_stores, open_store
 from wsitool.store.reader import Reader
 from wsitool.store.schema import Candidates, StoreMeta
 from wsitool.tiling.reopening import known_slide
-from wsitool.tiling.results import SLIDES_CSV
+from wsitool.tiling.results import SLIDES_CSV, preview_of
 
 __all__ = ["imported", "tiled"]
 
@@ -116,7 +117,7 @@ def _previews(page: Page, folder: Path, captions: Mapping[str, str]) -> None:
     """The previews that `tile` drew, smaller; `captions` by the slide's name."""
     names = list(captions)
     chosen = [names[index] for index in some(len(names), _PREVIEWS)]
-    drawn = [(name, smaller(_preview_of(folder, name), side=_PREVIEW_SIDE)) for name in chosen]
+    drawn = [(name, smaller(preview_of(folder, name), side=_PREVIEW_SIDE)) for name in chosen]
     pictures = [(name, data) for name, data in drawn if data is not None]
     if pictures:
         page.section(
@@ -126,12 +127,6 @@ def _previews(page: Page, folder: Path, captions: Mapping[str, str]) -> None:
         )
         for name, data in pictures:
             page.image(data, captions[name], small=True)
-
-
-def _preview_of(folder: Path, name: str) -> Path:
-    from wsitool.base.file_names import lone_file_name
-
-    return folder / "previews" / f"{lone_file_name(name)}.jpg"
 
 
 def _sheets(page: Page, paths: Sequence[Path]) -> list[StoreMeta]:

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from wsitool.base.pictures import small_jpeg, smaller
 from wsitool.base.tables import Row, read_table
 from wsitool.errors import WsitoolError
 from wsitool.pages.facts import add_settings, read_object
-from wsitool.pages.material import Inputs, small_jpeg, smaller
+from wsitool.pages.material import Inputs
 from wsitool.pages.registry import Folder
 from wsitool.predict.prediction import file_names_of
 from wsitool.predict.verdict import as_probability

@@ -34,6 +34,7 @@ from wsitool.base.sentences import one_sentence, system_error
 from wsitool.errors import StoreError, UsageError
 from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.predict.options import EmbedOptions
+from wsitool.predict.result import EmbedResult
 from wsitool.report.scatter import save_scatter
 from wsitool.stain.slides import with_stain
 from wsitool.stain.target import choose_norm
@@ -42,25 +43,10 @@ from wsitool.store.collection import Collection, open_readable, renumbered
 from wsitool.store.options import Decode, decoder_mark
 from wsitool.store.schema import PatchStore
 
-__all__ = ["EmbedResult", "embed", "project"]
+__all__ = ["embed", "project"]
 
 _MAP_POINTS = 5000
 Features = NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbedResult:
-    """Files written: one of features per store, and the map; `method` is how it was projected.
-
-    `failed` holds (store, reason) for each that could not be embedded; the map is None if none could.
-    """
-
-    files: tuple[Path, ...]
-    map: Path | None
-    method: str
-    patches: int
-    feature_dim: int
-    failed: tuple[tuple[str, str], ...] = ()
 
 
 def embed(
@@ -103,6 +89,7 @@ def embed(
             everything = np.concatenate(list(done.values()))
             _draw(folder / "map.png", everything, rest, settings)
     return EmbedResult(
+        out=folder,
         files=tuple(targets[index] for index in done),
         map=folder / "map.png" if done else None,
         method=settings.projection,

@@ -10,8 +10,9 @@ from wsitool.base.machine import BatchSize
 from wsitool.base.parameters import Params, hparam, same_as
 from wsitool.classify.settings import Settings
 from wsitool.predict.verdict import VerdictRule
+from wsitool.slides.read_options import ReadOptions
 from wsitool.slides.slide import Icc
-from wsitool.slides.spec import ReadOptions, TileSpec
+from wsitool.slides.spec import TileSpec
 from wsitool.slides.tissue_registry import DEFAULT_TISSUE
 from wsitool.stain.options import StainChoice, StainOptions
 from wsitool.store.options import Decode, DecodeOptions

@@ -6,7 +6,8 @@ from wsitool.backbones.card import is_other_mpp
 from wsitool.classify.model import ClassifierCard
 from wsitool.errors import UsageError
 from wsitool.predict.options import PredictOptions
-from wsitool.slides.spec import CandidateRule, QualityThresholds, ReadOptions, TileSpec
+from wsitool.slides.read_options import ReadOptions
+from wsitool.slides.spec import CandidateRule, QualityThresholds, TileSpec
 
 __all__ = ["check_mpp", "reading", "tile_spec"]
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +41,8 @@ from wsitool.predict.prediction import (
     by_image,
     mosaic,
 )
+from wsitool.predict.result import PredictResult
 from wsitool.predict.rules import check_mpp, reading, tile_spec
-from wsitool.predict.slide_summary import SlideSummary
 from wsitool.predict.stain import check_stain_asked, slide_normalizer
 from wsitool.predict.stream import PatchBatch, open_stream
 from wsitool.slides.grid import plan_read
@@ -54,24 +54,10 @@ from wsitool.stain.slides import with_stain
 from wsitool.store.collection import Collection
 from wsitool.store.opening import find_stores, open_store
 
-__all__ = ["PredictResult", "predict"]
+__all__ = ["predict"]
 
 # Options that do not change what comes out, save by rounding.
 _ONLY_SPEED = ("batch_size", "device", "threads")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictResult:
-    """One entry per slide (or image of an imported store) that worked, (name, reason) for what did not.
-
-    `doubts` hold for every slide; `kept` counts the entries that an earlier run had finished.
-    """
-
-    out: Path
-    slides: tuple[SlideSummary, ...]
-    failed: tuple[tuple[str, str], ...]
-    doubts: tuple[str, ...]
-    kept: int
 
 
 def predict(

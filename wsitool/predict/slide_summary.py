@@ -12,7 +12,7 @@ from wsitool.base.tables import Row, read_table, table_bytes
 from wsitool.errors import WsitoolError
 from wsitool.predict.verdict import Verdict
 
-__all__ = ["SlideSummary", "read_summary", "write_summary"]
+__all__ = ["SlideSummary", "read_summary", "summary_row", "write_summary"]
 
 _HEAD = ("slide", "status", "group", "patches", "unreadable")
 _VERDICT = ("verdict", "uncertain", "reason", "most_probable", "share", "mean_probability")
@@ -58,30 +58,42 @@ def write_summary(
     columns = _columns(classes)
     rows: list[list[object]] = [[*columns]]
     for slide in slides:
-        verdict = slide.verdict
-        cells: dict[str, object] = {
-            "slide": slide.name,
-            "status": "done",
-            "group": slide.group,
-            "patches": slide.patches,
-            "unreadable": slide.unreadable,
-            "verdict": verdict.verdict,
-            "uncertain": "yes" if verdict.uncertain else "no",
-            "reason": verdict.reason,
-            "most_probable": verdict.leading,
-            "share": f"{verdict.share:.6f}",
-            "mean_probability": f"{verdict.mean_probability:.6f}",
-            **{f"mean_p_{name}": f"{slide.mean[name]:.6f}" for name in classes},
-            **{f"share_{name}": f"{slide.shares[name]:.6f}" for name in classes},
-            "seconds": f"{slide.seconds:.2f}",
-            "files": slide.files,
-            "made_from": slide.made_from,
-        }
+        cells = {**summary_row(slide), **_texts(slide)}
         rows.append([cells[column] for column in columns])
     for name, reason in failed:
-        cells = {"slide": name, "status": "failed", "reason": reason}
-        rows.append([cells.get(column) for column in columns])
+        failure = {"slide": name, "status": "failed", "reason": reason}
+        rows.append([failure.get(column) for column in columns])
     replace_file(path, table_bytes(rows))
+
+
+def summary_row(slide: SlideSummary) -> dict[str, object]:
+    """A slide that worked by the columns of summary.csv, its figures as numbers."""
+    verdict = slide.verdict
+    return {
+        "slide": slide.name,
+        "status": "done",
+        "group": slide.group,
+        "patches": slide.patches,
+        "unreadable": slide.unreadable,
+        "verdict": verdict.verdict,
+        "uncertain": verdict.uncertain,
+        "reason": verdict.reason,
+        "most_probable": verdict.leading,
+        "share": verdict.share,
+        "mean_probability": verdict.mean_probability,
+        **{f"mean_p_{name}": mean for name, mean in slide.mean.items()},
+        **{f"share_{name}": share for name, share in slide.shares.items()},
+        "seconds": slide.seconds,
+        "files": slide.files,
+        "made_from": slide.made_from,
+    }
+
+
+def _texts(slide: SlideSummary) -> dict[str, str]:
+    """The cells that the file has in a form of its own."""
+    row = summary_row(slide)
+    digits = {name: f"{value:.6f}" for name, value in row.items() if isinstance(value, float)}
+    return {**digits, "uncertain": "yes" if row["uncertain"] else "no", "seconds": f"{slide.seconds:.2f}"}
 
 
 def read_summary(path: Path, classes: Sequence[str]) -> list[SlideSummary]:

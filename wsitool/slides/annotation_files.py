@@ -88,6 +88,10 @@ def read_annotations(path: str | Path) -> Annotations:
     Outlines that cross themselves are mended by the even-odd rule. LabelError too for damaged files,
     coordinates that are not finite or beyond any slide, and outlines that cross themselves thousands of
     times.
+
+    >>> annotations = wsitool.read_annotations("outlines.geojson")
+    >>> [region.names[0] for region in annotations.regions]
+    ['tumor']
     """
     path = Path(path)
     data = read_bytes(path, what="annotations", error=LabelError)

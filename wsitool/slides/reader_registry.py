@@ -49,6 +49,10 @@ class SlideReader:
     none. `suffixes` (lower case, with the dot) are what is taken for slides in a folder. `reason` says why it
     was taken. `takes_channels` says that it also takes `channels`, three numbers, and shows these as red,
     green and blue. `by_name_only` keeps it from being tried on its own account, and says what is against it.
+
+    >>> reader = wsitool.SlideReader(name="npy", open="my_npy:open", reason="it is a NumPy file")
+    >>> reader.may_take(b"BM")
+    False
     """
 
     name: str

@@ -28,7 +28,11 @@ BLANK_TILES = "blank tiles"
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """One resolution level: its size in its own pixels and its downsample from level 0."""
+    """One resolution level: its size in its own pixels and its downsample from level 0.
+
+    >>> wsitool.open_slide("slide.svs").info.levels[0]
+    Level(width=600, height=600, downsample=1.0)
+    """
 
     width: int
     height: int
@@ -42,6 +46,10 @@ class SlideInfo:
     `mpp` is um per level-0 pixel, None where the file states none; `mpp_source` says where it came from
     ("file", "objective", "given"). `fingerprint` identifies the file's content (see `readers`), `icc_profile`
     is the color profile that the file brings, b"" where it has none.
+
+    >>> info = wsitool.open_slide("slide.svs").info
+    >>> info.width, info.height, info.mpp, info.mpp_source
+    (600, 600, 0.5, 'file')
     """
 
     path: str
@@ -68,7 +76,12 @@ class SlideInfo:
 
 
 class Slide(Protocol):
-    """An open slide; use it as a context manager. One instance serves one thread at a time."""
+    """An open slide; use it as a context manager. One instance serves one thread at a time.
+
+    >>> with wsitool.open_slide("slide.svs") as slide:
+    ...     slide.read_region(100, 200, level=0, width=64, height=32).shape
+    (32, 64, 3)
+    """
 
     @property
     def info(self) -> SlideInfo: ...

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from wsitool.base.json_files import typed
 from wsitool.base.parameters import Params, hparam, internal
 from wsitool.errors import UsageError
-from wsitool.slides.reader_registry import READERS
 from wsitool.slides.slide import Icc
 from wsitool.slides.tissue_registry import DEFAULT_TISSUE, TISSUE
 from wsitool.store.schema import Codec
@@ -29,7 +28,6 @@ __all__ = [
     "LabelRule",
     "Limit",
     "QualityThresholds",
-    "ReadOptions",
     "Resample",
     "TileSpec",
     "decide",
@@ -47,25 +45,6 @@ that such a store is what the same command would write today."""
 _RESOLUTIONS = ("mpp", "magnification", "level", "downsample")
 ADDED_READING = ("channels", "icc")
 """Those of `ReadOptions`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadOptions(Params):
-    """How a slide is opened."""
-
-    reader: str = hparam("auto", f"What reads slides: {', '.join(READERS)}, or one of 'wsitool plugin list'.")
-    default_mpp: float | None = hparam(
-        None, "Of level 0 of slides that do not state it.", gt=0, lt=1000, unit="um/px"
-    )
-    channels: tuple[int, ...] = hparam(
-        (), "Of files without colors, those shown as red, green and blue: 0,2,1.", ge=0
-    )
-    icc: Icc = hparam("keep", "srgb: convert colors by the slide's own ICC profile; keep: as they are.")
-
-    def how(self, default_mpp: float | None = None) -> dict[str, Any]:
-        """The options as `open_slide` takes them; a slide's own `default_mpp` goes before that for all."""
-        mpp = self.default_mpp if default_mpp is None else default_mpp
-        return {"reader": self.reader, "default_mpp": mpp, "channels": self.channels, "icc": self.icc}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +95,9 @@ class TileSpec(Params):
     1/4 or 1/8 of one is taken as it is where it lies within `mpp_tolerance` (relative) of the resolution
     asked for; otherwise pixels are resampled to it exactly. `limits` come after the one on tissue.
     Raises UsageError for values that cannot be.
+
+    >>> wsitool.TileSpec(mpp=1, patch_size=224, stride=112).step
+    112
     """
 
     patch_size: int = hparam(224, "Side of a patch.", ge=1, le=16_384, unit="px")
@@ -229,6 +211,9 @@ class QualityThresholds(Params):
     """Limits on the scores; None switches one off.
 
     Sharpness depends on scanner and stain, so it has no default: look at the stored scores, then choose.
+
+    >>> [limit.reason for limit in wsitool.QualityThresholds(max_pen=None, min_sharpness=2).limits]
+    ['near black', 'near white', 'fold', 'blurred']
     """
 
     min_sharpness: float | None = hparam(

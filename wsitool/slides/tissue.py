@@ -61,6 +61,10 @@ class TissueMask:
     `mask` (h, w) bool; `thumbnail` (h, w, 3) uint8 RGB; `downsample` (fx, fy) level-0 pixels per mask pixel;
     `unreadable` the number of mask pixels whose slide pixels could not be decoded: they count as tissue, so
     that their patches are tried and reported, not dropped.
+
+    >>> mask = wsitool.tissue_mask(wsitool.open_slide("slide.svs"))
+    >>> mask.mask.shape == mask.thumbnail.shape[:2]
+    True
     """
 
     mask: NDArray[np.bool_]
@@ -124,6 +128,10 @@ def tissue_mask(
     4096. The thumbnail is area-averaged from the coarsest level that is fine enough, read block by block, so
     memory does not grow with the slide. Raises RegionReadError if no pixel of the slide can be read,
     UsageError for a name that no detector has, PluginError for one that does not keep its contract.
+
+    >>> mask = wsitool.tissue_mask(wsitool.open_slide("slide.svs"), mpp=4)
+    >>> 0.2 < float(mask.mask.mean()) < 1
+    True
     """
     rule = detector if isinstance(detector, TissueDetector) else TISSUE.get(detector)
     thumbnail, unread, downsample = slide_thumbnail(slide, mpp)

@@ -36,7 +36,11 @@ class DetectTissue(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TissueDetector:
-    """A rule for what is tissue, in words `about`; `detect` names its `DetectTissue` as "module:name"."""
+    """A rule for what is tissue, in words `about`; `detect` names its `DetectTissue` as "module:name".
+
+    >>> wsitool.TissueDetector(name="pink", detect="my_pink:detect", about="hue and saturation").name
+    'pink'
+    """
 
     name: str
     detect: str

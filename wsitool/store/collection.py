@@ -13,22 +13,33 @@ from numpy.typing import NDArray
 
 from wsitool.base.paths import AnyPath, as_list, shown
 from wsitool.base.sentences import one_sentence
-from wsitool.errors import StoreError
+from wsitool.errors import LabelError, StoreError, UsageError
 from wsitool.store import jpeg
+from wsitool.store.indexing import IndexedPatches
 from wsitool.store.opening import find_stores, open_store
 from wsitool.store.reader import Place, Reader, Tally
 from wsitool.store.schema import UNLABELLED, StoreMeta
+from wsitool.store.splits import SplitBy, holdout
 from wsitool.store.stain_table import StainTable
 
 __all__ = ["Collection", "open_collection", "open_readable", "renumbered", "stores_at", "union_of_classes"]
 
 
-class Collection:
+class Collection(IndexedPatches):
     """Patches of `stores`, all of one patch size; 14 bytes of index a patch beside the stores' own.
 
     `store_index` (N,) int32 and `row` (N,) int32 say where patch i is; `labels` (N,) int16 index `classes`,
     -1 = unlabelled; `group_index` (N,) int32 indexes `groups`, the patients. `stain` is how loaders
     normalise patches; `read` gives them as they are.
+
+    >>> collection = wsitool.open_collection("stores")
+    >>> collection
+    <collection: 12 patches of 16 px in 2 stores>
+    >>> collection[3].shape, collection[2:4].shape, collection[[0, -1]].shape
+    ((16, 16, 3), (2, 16, 16, 3), (2, 16, 16, 3))
+    >>> train, test = collection.split(by="group", test=0.5, seed=0)
+    >>> len(train), len(test), len(wsitool.Collection.concat([train, test.sample(2)]))
+    (6, 6, 8)
     """
 
     def __init__(
@@ -172,6 +183,73 @@ class Collection:
             stain=self.stain,
         )
 
+    def sample(self, number: int, *, seed: int = 0) -> Collection:
+        """`number` of the patches, drawn by `seed` without replacement, in the order they have here.
+
+        UsageError for a number below 1 or above that of the patches.
+        """
+        if not 1 <= number <= len(self):
+            raise UsageError(f"A sample must be of 1 to {len(self)} patches, got {number}.")
+        drawn = np.random.default_rng(seed).choice(len(self), number, replace=False)
+        return self.subset(np.sort(drawn))
+
+    def split(
+        self, *, by: SplitBy = "group", test: float = 0.3, seed: int = 0
+    ) -> tuple[Collection, Collection]:
+        """Patches to train on and about a share `test` of them to judge by, every class in both.
+
+        Groups (patients) stay together, or with `by` "patch" they do not. Unlabelled patches are parted as a
+        class of their own. UsageError where no choice of whole groups has every class on both sides,
+        LabelError where a class has one patch.
+        """
+        if by not in ("group", "patch"):
+            raise UsageError(f"A split is by group or by patch, got {by!r}.")
+        if len(self) < 2:
+            raise LabelError(f"A split needs at least 2 patches, got {len(self)}.")
+        parted = holdout(self.labels, self.group_index, share=test, seed=seed, by=by)
+        if parted.by != by:
+            count = len(np.unique(self.group_index))
+            raise UsageError(
+                f"The {count} group(s) are too few, or too unlike, to have every class on both sides: give "
+                'more groups, or part single patches with by="patch", which leaks.'
+            )
+        return self.subset(parted.train), self.subset(parted.held_out)
+
+    @classmethod
+    def concat(cls, collections: Iterable[Collection]) -> Self:
+        """The patches of several collections, one after another; classes of one name are one class.
+
+        Shares their stores, a store of two of them is there twice. StoreError if patch sizes differ, if there
+        is no collection, or if some bring a stain, which is of a collection's stores.
+        """
+        parts = tuple(collections)
+        _check_sizes([store for part in parts for store in part.stores])
+        if any(part.stain is not None for part in parts):
+            raise StoreError("Collections with a stain cannot be put together: call with_stain afterwards.")
+        classes = tuple(dict.fromkeys(name for part in parts for name in part.classes))
+        first = np.cumsum([0, *(len(part.stores) for part in parts)])
+        return cls(
+            [store for part in parts for store in part.stores],
+            store_index=np.concatenate(
+                [part.store_index + before for part, before in zip(parts, first[:-1], strict=True)]
+            ).astype(np.int32),
+            row=np.concatenate([part.row for part in parts]),
+            labels=np.concatenate([renumbered(part.labels, part.classes, classes) for part in parts]),
+            classes=classes,
+        )
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What a notebook shows of it: patches of each class, groups and stores that have any, resolution."""
+        numbers = {name: int((self.labels == index).sum()) for index, name in enumerate(self.classes)}
+        return {
+            "patches": f"{len(self):,}",
+            **{name: f"{number:,}" for name, number in numbers.items()},
+            "groups": len(np.unique(self.group_index)),
+            "stores": len(np.unique(self.store_index)),
+            "um/px": "not known" if self.mpp is None else f"{self.mpp:.3g}",
+        }
+
     def with_labels(self, labels: NDArray[np.integer[Any]], classes: Sequence[str]) -> Collection:
         """The same patches with other labels: (N,) indices into `classes`, -1 = unlabelled."""
         if len(labels) != len(self):
@@ -227,6 +305,10 @@ def open_collection(paths: AnyPath | Iterable[AnyPath]) -> Collection:
     """Open stores and folders of stores as one collection, in the order given and by name within a folder.
 
     Raises StoreError if a path holds no store, or if the stores' patch sizes differ.
+
+    >>> collection = wsitool.open_collection("stores")
+    >>> collection.classes, collection.groups, len(collection)
+    (('adh', 'benign'), ('patient-a', 'patient-b'), 12)
     """
     return Collection.of([open_store(path) for path in stores_at(paths)])
 

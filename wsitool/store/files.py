@@ -14,7 +14,7 @@ from pathlib import Path
 from wsitool.base.partial import partial_path, replace_path
 from wsitool.errors import CorruptStoreError, StoreError
 
-__all__ = ["KnownFile", "OpenFiles", "Pending", "open_files"]
+__all__ = ["KnownFile", "OpenFiles", "Pending", "open_files", "read_fully"]
 
 
 class Pending:
@@ -185,3 +185,15 @@ def _open_known(file: KnownFile) -> int:
 
 open_files = OpenFiles(limit=min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
 os.register_at_fork(after_in_child=open_files.renew_lock)
+
+
+def read_fully(descriptor: int, out: memoryview, start: int) -> int:
+    """Read until `out` is full or the file ends; returns the bytes read. One call moves 2 GiB at most."""
+    # `preadv` and not `pread`: it fills memory that is there.
+    got = os.preadv(descriptor, [out], start)
+    while 0 < got < len(out):
+        more = os.preadv(descriptor, [out[got:]], start + got)
+        if more == 0:
+            break
+        got += more
+    return got

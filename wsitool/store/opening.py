@@ -33,6 +33,18 @@ def create_store(
 
     Where the number of patches is known, `expected` spares a raw HDF5 file unused room.
     Raises StoreError if the path exists and `overwrite` is false, UsageError for another suffix.
+
+    >>> import numpy as np
+    >>> from wsitool.store.schema import Candidates, Rows
+    >>> meta, coords = wsitool.open_store("stores/a.h5").meta, np.array([[0, 0], [16, 0]])
+    >>> tissue, pixels = np.ones(2, np.float32), np.zeros((2, 16, 16, 3), np.uint8)
+    >>> with wsitool.create_store("mine.h5", meta) as writer:
+    ...     writer.append(Rows(patches=pixels, coords=coords, tissue=tissue))
+    ...     _ = writer.finish(
+    ...         Candidates(coords=coords, tissue=tissue, reason=np.zeros(2, np.uint8)), counts={"kept": 2}
+    ...     )
+    >>> len(wsitool.open_store("mine.h5"))
+    2
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -61,6 +73,12 @@ def open_store(path: str | Path) -> Reader:
 
     NotAStoreError for another program's file, SchemaVersionError for another schema. Any number of threads
     may read the store; the patches' pixels are not checked here, but for the size of three.
+
+    >>> store = wsitool.open_store("stores/a.h5")
+    >>> store
+    <store a.h5: 6 patches of 16 px, raw>
+    >>> store[0].shape, store[3:9].shape, store[[1, 5]].shape, sum(1 for _ in store)
+    ((16, 16, 3), (3, 16, 16, 3), (2, 16, 16, 3), 6)
     """
     path = Path(path)
     if not path.exists():
@@ -82,6 +100,9 @@ def find_stores(paths: AnyPath | Iterable[AnyPath]) -> list[Path]:
     """The store at a path, or the stores directly in that folder, sorted by name; hidden names are none.
 
     Nothing is opened. A path that is neither a store nor a folder gives none.
+
+    >>> [path.name for path in wsitool.find_stores("stores")]
+    ['a.h5', 'b.h5']
     """
     return [store for path in as_list(paths) for store in _stores_at(Path(path))]
 

@@ -22,8 +22,9 @@ from wsitool.store import jpeg
 from wsitool.store.attributes import Summary
 from wsitool.store.columns import Found, in_schema, problem_of_values, score_names
 from wsitool.store.damage import damaged
-from wsitool.store.files import KnownFile, open_files
+from wsitool.store.files import KnownFile, open_files, read_fully
 from wsitool.store.hashing import ContentHash, covers_attributes, patch_digest
+from wsitool.store.indexing import IndexedPatches
 from wsitool.store.schema import Candidates, Failure, StoreMeta
 
 __all__ = ["Layout", "Place", "Reader", "Segments", "Tally", "content_hash"]
@@ -78,7 +79,7 @@ class Tally:
     bad: list[tuple[int, str]] = field(default_factory=list)
 
 
-class Reader:
+class Reader(IndexedPatches):
     """A finished store of either format, as `PatchStore` describes it.
 
     Safe to read from any number of threads. It holds no column but the labels in memory, and no file open but
@@ -93,6 +94,9 @@ class Reader:
     @property
     def path(self) -> Path:
         return self._path
+
+    def __fspath__(self) -> str:
+        return os.fspath(self._path)
 
     @property
     def meta(self) -> StoreMeta:
@@ -249,6 +253,12 @@ class Reader:
         size, codec = self._meta.patch_size, self._meta.codec
         return f"<store {self._path.name}: {len(self)} patches of {size} px, {codec}>"
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """What a notebook shows of it: the slide, its group and resolution, what became of the candidates."""
+        meta = self._meta
+        return {"slide": meta.name, "group": meta.group, "um/px": meta.mpp_effective, **self.counts}
+
     def _checked(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         rows_asked = np.asarray(indices, dtype=np.int64)
         if len(rows_asked) and not (rows_asked.min() >= 0 and rows_asked.max() < len(self)):
@@ -280,7 +290,7 @@ class Reader:
                 for first, last, at, to, start in zip(*(column.tolist() for column in columns), strict=True):
                     # (S,) runs: a read a run, in the order of the request; first and last are segments, at
                     # and to bytes of `out`.
-                    got = _read_fully(descriptor, flat[at:to], start)
+                    got = read_fully(descriptor, flat[at:to], start)
                     if got != to - at:
                         # What came whole before the end counts as read; the rest of the run is bad.
                         self._short(rows_asked, segments, targets, first + got // size, last, tally)
@@ -344,18 +354,6 @@ class Reader:
                         short.add(row)
         for row, parts in pieces.items():
             yield row, "the file ends before its bytes" if row in short else b"".join(parts)
-
-
-def _read_fully(descriptor: int, out: memoryview, start: int) -> int:
-    """Read until `out` is full or the file ends; returns the bytes read. One call moves 2 GiB at most."""
-    # `preadv` and not `pread`: it fills memory that is there.
-    got = os.preadv(descriptor, [out], start)
-    while 0 < got < len(out):
-        more = os.preadv(descriptor, [out[got:]], start + got)
-        if more == 0:
-            break
-        got += more
-    return got
 
 
 def _runs_by_file(

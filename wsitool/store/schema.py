@@ -60,6 +60,10 @@ class StoreMeta:
     option of the run that wrote the store, so that it can be repeated. `stride` is in pixels of the patch,
     `patch_size_level0` and `stride_level0` in level-0 pixels. `icc_profile` is the name and hash of the
     slide's color profile; `params["icc"]` says whether pixels were converted by it.
+
+    >>> meta = wsitool.open_store("stores/a.h5").meta
+    >>> meta.name, meta.group, meta.patch_size, meta.mpp_effective, meta.codec
+    ('a', 'patient-a', 16, 0.5, 'raw')
     """
 
     name: str
@@ -137,6 +141,10 @@ class PatchStore(Protocol):
     `coords` is (N, 2) int64 level-0 (x, y) of the patches' top-left corners, `tissue` (N,) float32 shares in
     [0, 1], `labels` (N,) int16 indices into `meta.classes`, -1 = unlabelled, or None where nothing is
     labelled.
+
+    >>> with wsitool.open_store("stores/a.h5") as store:
+    ...     store.meta.classes, store.labels.tolist(), store.coords[1].tolist()
+    (('adh', 'benign'), [1, 0, 1, 0, 1, 0], [16, 0])
     """
 
     @property

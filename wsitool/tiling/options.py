@@ -1,4 +1,4 @@
-"""How a run of `tile` goes, beside what is cut: the options of `wsitool.tile_slides`."""
+"""How a run of `tile` goes, beside what is cut: the options of `wsitool.tile`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wsitool.base.parameters import Params, hparam, same_as
+from wsitool.slides.read_options import ReadOptions
 from wsitool.slides.slide import Icc
-from wsitool.slides.spec import LabelRule, ReadOptions
+from wsitool.slides.spec import LabelRule
 from wsitool.store.schema import Format
 
 __all__ = ["TileOptions"]

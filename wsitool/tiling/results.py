@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from wsitool.base.file_names import lone_file_name
 from wsitool.base.files import replace_file
 from wsitool.base.paths import path_of, shown
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import read_table, table_bytes
 from wsitool.errors import WsitoolError
+from wsitool.report.result import Result
 from wsitool.store.schema import StoreMeta
 
-__all__ = ["SLIDES_CSV", "RunResult", "SlideResult", "merge_slides_csv", "of_store", "update_slides_csv"]
+__all__ = [
+    "SLIDES_CSV",
+    "SlideResult",
+    "TileResult",
+    "merge_slides_csv",
+    "of_store",
+    "preview_of",
+    "update_slides_csv",
+]
 
 SLIDES_CSV = "slides.csv"
 Status = Literal["done", "skipped", "failed", "planned"]
@@ -29,6 +40,10 @@ class SlideResult:
     `raw_bytes` is what the patches would take uncompressed, `bytes` what the store takes. `decoded_tiles`
     counts decodes of native tiles, `needed_tiles` the distinct tiles under the patches; both 0 where no tile
     was decoded.
+
+    >>> (slide,) = wsitool.tile("slide.svs", "patches", patch_size=128, level=0).slides
+    >>> slide.status, slide.kept == slide.counts["kept"], slide.failed
+    ('done', True, False)
     """
 
     name: str
@@ -97,11 +112,22 @@ def of_store(meta: StoreMeta, counts: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """The results of all slides of one run, in the order given; `unlisted` says why slides.csv lacks some."""
+def preview_of(folder: Path, name: str) -> Path:
+    """The picture of the slide `name` that `tile` draws into the `folder` of its stores."""
+    return folder / "previews" / f"{lone_file_name(name)}.jpg"
 
-    out_dir: str
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TileResult(Result):
+    """The results of all slides of one run, in the order given; `unlisted` says why slides.csv lacks some.
+
+    >>> result = wsitool.tile("slide.svs", "patches", patch_size=128, level=0)
+    >>> [row["name"] for row in result.rows]
+    ['slide']
+    >>> result.report().name
+    'report.html'
+    """
+
     slides: tuple[SlideResult, ...]
     unlisted: str = ""
 
@@ -115,9 +141,38 @@ class RunResult:
         """Patches in all stores of the run."""
         return sum(slide.kept for slide in self.slides)
 
+    @property
+    def summary(self) -> str:
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        return f"{self.kept:,} patches of {len(self.slides) - len(self.failed)} slides{failed}: {self.out}"
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        labels: Counter[str] = Counter()
+        reasons: Counter[str] = Counter()
+        for slide in self.slides:
+            labels.update(slide.labels)
+            reasons.update(slide.counts)
+        failed = {f"failed: {slide.name}": slide.reason for slide in self.failed[:8]}
+        return {**{name: f"{count:,}" for name, count in (reasons + labels).items()}, **failed}
+
+    @property
+    def pictures(self) -> Sequence[Path]:
+        return [preview_of(self.out, slide.name) for slide in self.slides if not slide.failed][:4]
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, object]]:
+        return [asdict(slide) for slide in self.slides]
+
     def to_dict(self) -> dict[str, Any]:
         """The run as JSON can hold it."""
-        return asdict(self) | {"kept": self.kept, "failed": len(self.failed)}
+        return {
+            "out": str(self.out),
+            "slides": [asdict(slide) for slide in self.slides],
+            "unlisted": self.unlisted,
+            "kept": self.kept,
+            "failed": len(self.failed),
+        }
 
 
 def merge_slides_csv(folder: Path, results: Sequence[SlideResult], reporter: Reporter = SILENT) -> None:

@@ -13,8 +13,9 @@ from wsitool.base.progress import Reporter
 from wsitool.errors import CorruptStoreError, PluginError, SlideError, StoreError, UsageError
 from wsitool.report.preview import preview_jpeg
 from wsitool.slides.masks import find_tissue
+from wsitool.slides.read_options import ReadOptions
 from wsitool.slides.readers import fingerprint
-from wsitool.slides.spec import ADDED_OPTIONS, ADDED_READING, ReadOptions, TileSpec
+from wsitool.slides.spec import ADDED_OPTIONS, ADDED_READING, TileSpec
 from wsitool.store.attributes import as_stored
 from wsitool.store.opening import open_store
 from wsitool.store.schema import Candidates, StoreMeta

@@ -30,7 +30,7 @@ from wsitool.tiling.labelling import LabelPlan, plan_outlines
 from wsitool.tiling.options import TileOptions
 from wsitool.tiling.paip import masks_beside, without_masks
 from wsitool.tiling.processes import run_in_processes
-from wsitool.tiling.results import SLIDES_CSV, RunResult, SlideResult, merge_slides_csv
+from wsitool.tiling.results import SLIDES_CSV, SlideResult, TileResult, merge_slides_csv
 from wsitool.tiling.slide_task import SlideTask, available_threads
 
 __all__ = ["tile_slide", "tile_slides"]
@@ -82,7 +82,7 @@ def tile_slides(
     *,
     reporter: Reporter = SILENT,
     **options: Any,
-) -> RunResult:
+) -> TileResult:
     """Cut slides (files, folders, URLs, CSVs, or `SlideInput`s) into stores, and list them in slides.csv.
 
     `options` are the fields of `TileOptions`. Several slides are tiled in `workers` processes (default: one
@@ -181,7 +181,7 @@ def _tile(
     options: TileOptions,
     processes: int,
     reporter: Reporter,
-) -> RunResult:
+) -> TileResult:
     """Run the tasks and list their results as they come."""
     # By position in the list, as they come in any order.
     results: dict[int, SlideResult] = {}
@@ -209,8 +209,8 @@ def _tile(
         if not options.dry_run:
             remove_abandoned(folder)
             remove_abandoned(folder / "previews")
-    return RunResult(
-        out_dir=str(folder),
+    return TileResult(
+        out=folder,
         slides=tuple(results[i] for i in range(len(tasks))),
         unlisted=listing.failure,
     )

@@ -21,11 +21,12 @@ from wsitool.report.preview import preview_jpeg
 from wsitool.slides.coordinates import PatchCoordinates, find_coordinates, read_coordinates
 from wsitool.slides.grid import ListedGrid
 from wsitool.slides.masks import file_of
+from wsitool.slides.read_options import ReadOptions
 from wsitool.slides.readers import TiledSlide, open_slide
 from wsitool.slides.readers.icc import profile_name
 from wsitool.slides.slide import BLANK_TILES, ICC_STATE, Icc
 from wsitool.slides.slide_list import SlideInput
-from wsitool.slides.spec import ADDED_READING, ReadOptions, TileSpec
+from wsitool.slides.spec import ADDED_READING, TileSpec
 from wsitool.store.opening import create_store
 from wsitool.store.preparing import prepare
 from wsitool.store.schema import SUFFIX_OF, UNLABELLED, Candidates, Failure, Format, Prepared, Rows, StoreMeta
@@ -33,7 +34,7 @@ from wsitool.tiling.candidates import count_reasons, with_unreadable
 from wsitool.tiling.cutter import Block
 from wsitool.tiling.executor import Executor, executor
 from wsitool.tiling.labelling import SlideAnnotation, count_labels
-from wsitool.tiling.results import SlideResult, of_store
+from wsitool.tiling.results import SlideResult, of_store, preview_of
 from wsitool.tiling.source import patch_source
 
 __all__ = ["SlideTask", "available_threads", "run_task", "store_bytes"]
@@ -72,7 +73,7 @@ class SlideTask:
     @property
     def preview(self) -> Path:
         """Where the picture of the grid will be."""
-        return self.out_dir / "previews" / f"{lone_file_name(self.slide.name)}.jpg"
+        return preview_of(self.out_dir, self.slide.name)
 
     @property
     def reading(self) -> ReadOptions:

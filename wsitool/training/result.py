@@ -9,19 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from wsitool.backbones.card import EncoderCard
+from wsitool.report.result import Result
+from wsitool.training.metrics_file import read_metrics
 from wsitool.training.timing import TimeShares
 
 __all__ = ["PretrainResult", "known_figures", "last_loss"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PretrainResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class PretrainResult(Result):
     """A finished run: `loss` is the last epoch's mean, `warnings` what the diagnostics said.
 
     `time` says where the time went; None if nothing was left to train. Figures that are not known are NaN.
+
+    >>> result = wsitool.pretrain(
+    ...     "stores", "encoder", method="rotation", init="encoder.safetensors", epochs=1, batch_size=6
+    ... )
+    >>> result.encoder.name, result.steps, result.rows[-1]["step"]
+    ('encoder.safetensors', 2, 2)
     """
 
-    out: Path
     encoder: Path
     card: EncoderCard
     steps: int
@@ -30,6 +37,25 @@ class PretrainResult:
     images_per_second: float
     time: TimeShares | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        loss = "" if math.isnan(self.loss) else f", loss {self.loss:.4g}"
+        return f"{self.card.backbone} by {self.card.chain}, {self.steps} steps{loss}: {self.out}"
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        speed = {} if math.isnan(self.images_per_second) else {"images/s": f"{self.images_per_second:.0f}"}
+        return {**speed, **{f"warning {i + 1}": text for i, text in enumerate(self.warnings)}}
+
+    @property
+    def pictures(self) -> Sequence[Path]:
+        return (self.out / "curves.png",)
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, object]]:
+        """The rows of metrics.csv: step, epoch, loss and what the method logs."""
+        return read_metrics(self.out / "metrics.csv")[0]
 
     def figures(self) -> dict[str, Any]:
         """The figures as JSON holds them, null where they are not known."""

@@ -29,7 +29,7 @@ from wsitool.training.record import Stores
 from wsitool.training.result import PretrainResult
 from wsitool.training.trial import chosen_batch
 
-__all__ = ["PretrainResult", "pretrain"]
+__all__ = ["pretrain"]
 
 
 def pretrain(

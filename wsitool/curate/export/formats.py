@@ -39,7 +39,11 @@ class PlanExport(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """A format that others read, in words `about`; `plan` names its `PlanExport` as "module:name"."""
+    """A format that others read, in words `about`; `plan` names its `PlanExport` as "module:name".
+
+    >>> wsitool.Export(name="tsv", plan="my_tsv:plan", about="a line per patch").name
+    'tsv'
+    """
 
     name: str
     plan: str

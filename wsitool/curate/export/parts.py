@@ -41,6 +41,13 @@ class ExportSource:
     `name` is what it is called in the record, two stores of one name in two folders apart.
 
     `labels` counts its patches by class name; `identity` is a hash of its content and attributes.
+
+    >>> store = wsitool.open_store("stores/a.h5")
+    >>> source = wsitool.ExportSource(
+    ...     path=store.path, meta=store.meta, patches=len(store), labels={}, identity="1", of_images=False
+    ... )
+    >>> source.patches
+    6
     """
 
     path: Path
@@ -83,7 +90,11 @@ def named(sources: Sequence[ExportSource]) -> list[ExportSource]:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOutcome:
-    """What became of a part: the patches in it, and what could not be exported ("" if nothing)."""
+    """What became of a part: the patches in it, and what could not be exported ("" if nothing).
+
+    >>> wsitool.ExportOutcome(patches=3).problem
+    ''
+    """
 
     patches: int
     problem: str = ""
@@ -95,6 +106,16 @@ class ExportPart:
     """Files that are written together. `made_of` is all that decides what is in them, as JSON holds it.
 
     `files` lists them relative to the export; `write` writes them below the folder it is given.
+
+    >>> part = wsitool.ExportPart(
+    ...     name="a",
+    ...     made_of={"file": "a.txt"},
+    ...     files=lambda: ["a.txt"],
+    ...     write=lambda out: wsitool.ExportOutcome(patches=(out / "a.txt").write_text("abc")),
+    ...     patches=3,
+    ... )
+    >>> part.write(Path()).patches
+    3
     """
 
     name: str
@@ -119,6 +140,9 @@ class ExportPlan:
 
     `failed` is (store, why) for stores that the format cannot hold; `unit` what a part is called to people;
     `left_out` counts patches that have no place in the format.
+
+    >>> wsitool.ExportPlan(parts=[], numbers={"benign": 0}).unit
+    'stores'
     """
 
     parts: Sequence[ExportPart]
@@ -134,7 +158,11 @@ def part_per_store(
     *,
     numbers: Mapping[str, int] | None = None,
 ) -> ExportPlan:
-    """The plan of a format that exports each store by itself; one that `part_of` refuses costs no other."""
+    """The plan of a format that exports each store by itself; one that `part_of` refuses costs no other.
+
+    >>> wsitool.part_per_store([], part_of=lambda source: None).parts
+    []
+    """
     parts: list[ExportPart] = []
     failed: list[tuple[str, WsitoolError]] = []
     for source in sources:

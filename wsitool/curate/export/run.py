@@ -70,6 +70,10 @@ def export_stores(
     What an earlier run finished of the same stores is left alone, the rest is done. A store that cannot be
     exported does not stop the others. Raises UsageError if `out_dir` holds something else (`overwrite`
     replaces an export made otherwise), StoreError if no store can be exported or another process is at it.
+
+    >>> result = wsitool.export_stores("stores", "folders", to="imagefolder")
+    >>> result.stores, result.patches
+    (2, 12)
     """
     out = Path(out_dir)
     export = to if isinstance(to, Export) else EXPORTS.get(to)

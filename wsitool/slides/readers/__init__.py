@@ -41,6 +41,10 @@ def open_slide(
     RefusedSlideError where the file contradicts itself or claims more than limits allow, whatever the reader,
     UnsupportedSlideError, saying why each reader refused, if none opens it, and PluginError where the one
     asked for is broken.
+
+    >>> with wsitool.open_slide("slide.svs") as slide:
+    ...     slide.info.reader, slide.read(0, 0, 64).shape
+    ('tiff', (64, 64, 3))
     """
     named = reader if isinstance(reader, SlideReader) else None if reader == "auto" else READERS.get(reader)
     if default_mpp is not None and not 0 < default_mpp < 1000:

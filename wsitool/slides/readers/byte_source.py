@@ -13,7 +13,11 @@ __all__ = ["ByteSource", "SourceStream", "file_name", "is_url", "stem"]
 
 
 class ByteSource(Protocol):
-    """A file of known `size` at `path`, whose last part is `name`; `read` may be called from any thread."""
+    """A file of known `size` at `path`, whose last part is `name`; `read` may be called from any thread.
+
+    >>> wsitool.open_slide("slide.svs").tiles(0).jpeg(0, 0)[:2].hex()  # of the file no more is read
+    'ffd8'
+    """
 
     path: str
     name: str

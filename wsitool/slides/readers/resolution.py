@@ -61,7 +61,11 @@ def square_mpp(x: float | None, y: float | None) -> tuple[float | None, str]:
 def resolve_mpp(
     stated: float | None, objective_power: float | None, default: float | None
 ) -> tuple[float | None, str | None]:
-    """The level-0 mpp and its source: "file", else "given" by the user, else "objective", else None, None."""
+    """The level-0 mpp and its source: "file", else "given" by the user, else "objective", else None, None.
+
+    >>> wsitool.resolve_mpp(stated=None, objective_power=40, default=None)
+    (0.25, 'objective')
+    """
     if stated is not None and _PLAUSIBLE[0] <= stated <= _PLAUSIBLE[1]:
         return stated, "file"
     if default is not None:

@@ -94,6 +94,9 @@ def fingerprint(path: str | Path | ByteSource) -> str:
     the last among them, so that a slide of gigabytes costs milliseconds. A DICOM folder counts by all its
     files, tiles in a folder and the data of MIRAX by their names, sizes and samples; a zarr group behind a
     URL by its metadata and place.
+
+    >>> wsitool.fingerprint("slide.svs") == wsitool.open_slide("slide.svs").info.fingerprint
+    True
     """
     if isinstance(path, str | Path):
         if not is_url(path) and not zarr_metadata(Path(path)) and (files := series_files(Path(path))):

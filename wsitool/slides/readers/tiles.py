@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -11,10 +12,12 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.errors import SlideError
+from wsitool.base.pictures import card
+from wsitool.errors import RegionReadError, SlideError
 from wsitool.slides.readers.byte_source import ByteSource
 from wsitool.slides.readers.source import fingerprint
 from wsitool.slides.slide import Level, SlideInfo
+from wsitool.slides.viewing import facts_of, read_at, thumbnail_of
 
 __all__ = ["TileLevel", "TiledSlide", "stated_levels"]
 
@@ -26,6 +29,10 @@ class TileLevel(Protocol):
     """One level; tile (column, row) covers level pixels from (column * tile_width, row * tile_height) on.
 
     All methods may be called from several threads and raise RegionReadError.
+
+    >>> tiles = wsitool.open_slide("slide.svs").tiles(0)
+    >>> tiles.decode(0, 0).shape == (tiles.tile_height, tiles.tile_width, 3)
+    True
     """
 
     @property
@@ -77,7 +84,14 @@ def stated_levels(levels: Sequence[TileLevel]) -> tuple[Level, ...]:
 
 
 class TiledSlide:
-    """A slide whose pixels all come from tile levels; the readers differ in how they make these."""
+    """A slide whose pixels all come from tile levels; the readers differ in how they make these.
+
+    >>> slide = wsitool.open_slide("slide.svs")
+    >>> slide
+    <slide slide: 600 x 600 px, 0.5 um/px>
+    >>> slide.thumbnail(100).shape, slide.read(x=64, y=64, size=32, mpp=1).shape
+    ((100, 100, 3), (32, 32, 3))
+    """
 
     def __init__(self, info: SlideInfo, levels: tuple[TileLevel, ...], source: ByteSource) -> None:
         self._info = info
@@ -137,6 +151,28 @@ class TiledSlide:
             part = self._cached(level, column, row)[ay - tile_y : by - tile_y, ax - tile_x : bx - tile_x]
             region[ay - top : by - top, ax - left : bx - left] = part
         return region
+
+    def read(self, x: int, y: int, size: int | tuple[int, int], *, mpp: float | None = None) -> RgbArray:
+        """The part of `size` pixels whose corner is at level-0 (x, y), at `mpp` um/px: see `read_at`."""
+        return read_at(self, x, y, size, mpp=mpp)
+
+    def thumbnail(self, side: int = 512) -> RgbArray:
+        """The whole slide with a longer side of `side` pixels, (H, W, 3) uint8: see `thumbnail_of`."""
+        return thumbnail_of(self, side)
+
+    def __fspath__(self) -> str:
+        return os.fspath(self._info.path)
+
+    def __repr__(self) -> str:
+        mpp = "" if self._info.mpp is None else f", {self._info.mpp:.4g} um/px"
+        return f"<slide {self._info.name}: {self._info.width} x {self._info.height} px{mpp}>"
+
+    def _repr_html_(self) -> str:
+        try:
+            pictures = [self.thumbnail(360)]
+        except RegionReadError:  # what is known of it is shown all the same
+            pictures = []
+        return card(repr(self).strip("<>"), facts_of(self._info), pictures)
 
     def _cached(self, level: int, column: int, row: int) -> RgbArray:
         # Neighbouring regions share tiles, and a strip TIFF may be one single "tile" as large as the slide.

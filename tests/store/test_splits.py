@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from wsitool.errors import LabelError, UsageError
-from wsitool.evaluation.splits import _choose_groups, _solved, group_folds, holdout
+from wsitool.store.splits import _choose_groups, _solved, group_folds, holdout
 
 
 def _patients(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,219 @@
+"""Encoders, features, classifiers, predictions and experiments; each imports torch when it is called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from wsitool.base.console import ProgressChoice, reporter_of
+from wsitool.base.parameters import take
+from wsitool.base.paths import AnyPath, as_list
+from wsitool.classify.settings import ClassifyOptions, Settings
+from wsitool.experiment.plan import ExperimentPlan, read_plan
+from wsitool.functions.options import as_sequence, command_words, keywords, known, whole_stores
+from wsitool.predict.options import EmbedOptions, PredictOptions
+from wsitool.store.collection import Collection
+from wsitool.training.config import PretrainConfig
+
+if TYPE_CHECKING:
+    from wsitool.api import Method
+    from wsitool.classify.result import ClassifyResult
+    from wsitool.experiment.run import ExperimentResult
+    from wsitool.predict.result import EmbedResult, PredictResult
+    from wsitool.training.loggers import MetricLogger
+    from wsitool.training.result import PretrainResult
+
+__all__ = ["classify", "embed", "experiment", "predict", "pretrain"]
+
+Stores = AnyPath | Iterable[AnyPath] | Collection
+_CLASSIFY = (ClassifyOptions, Settings)
+
+
+@keywords(PretrainConfig)
+def pretrain(
+    stores: Stores,
+    out: str | Path,
+    *,
+    method: str | type[Method[Any]],
+    resume: bool | Literal["auto"] = False,
+    overwrite: bool = False,
+    loggers: Sequence[MetricLogger] = (),
+    progress: ProgressChoice = None,
+    **options: Any,
+) -> PretrainResult:
+    """Pretrain an encoder on unlabelled patches of stores or a collection, into the folder `out`.
+
+    Options are those of `wsitool pretrain`, the method's own among them (`temperature=0.1`). `method` is an
+    installed one's name, or a class derived from `wsitool.api.Method`. `resume` goes on from `out`/last.ckpt,
+    bit for bit; "auto" starts where there is nothing to go on with. `loggers` take the rows of metrics.csv.
+    Raises UsageError, PluginError, EncoderError or StoreError before anything is written, TrainingError or
+    MemoryShortError if training cannot go on.
+
+    >>> result = wsitool.pretrain(
+    ...     "stores", "encoder", method="simclr", init="encoder.safetensors", epochs=1, batch_size=6
+    ... )
+    >>> result.steps, result.card.backbone
+    (2, 'resnet18')
+    """
+    from wsitool.methods.registry import load_method, named
+    from wsitool.training.run import pretrain as run
+
+    name = named(method)
+    given = known(f"pretrain with {name}", options, PretrainConfig, load_method(name).params_type)
+    declared = {key: value for key, value in given.items() if key in PretrainConfig.names()}
+    params = {key: value for key, value in given.items() if key not in declared}
+    if "init" in declared:
+        declared["init"] = os.fspath(declared["init"])
+    patches = stores if isinstance(stores, Collection) else as_list(stores)
+    asked = {"method": name, **declared}
+    paths = patches if isinstance(patches, list) else [store.path for store in patches.stores]
+    result = run(
+        patches,
+        out=out,
+        params=params,
+        resume=resume,
+        overwrite=overwrite,
+        loggers=loggers,
+        reporter=reporter_of(progress),
+        **asked,
+    )
+    words = command_words("pretrain", paths, out, asked, PretrainConfig)
+    own = [f"--{key.replace('_', '-')}={value}" for key, value in params.items()]
+    return replace(result, command=(*words, *own))
+
+
+@keywords(EmbedOptions)
+def embed(
+    stores: Stores,
+    out: str | Path,
+    *,
+    encoder: AnyPath,
+    progress: ProgressChoice = None,
+    **options: Any,
+) -> EmbedResult:
+    """Write the features of every patch of `stores` into the folder `out`, and a map of them.
+
+    `encoder` is a result of `pretrain`, its folder or file, or a name such as "imagenet"; options are those
+    of `wsitool embed`. A store that fails is told of in the result. UsageError if choices do not fit, or
+    other files are in the way.
+
+    >>> result = wsitool.embed("stores", "features", encoder="encoder.safetensors")
+    >>> result.patches, result.feature_dim
+    (12, 512)
+    """
+    given = known("embed", options, EmbedOptions)
+    paths, start = whole_stores(stores), os.fsdecode(encoder)
+
+    from wsitool.predict.embedding import embed as run
+
+    result = run(paths, encoder=start, out=out, reporter=reporter_of(progress), **given)
+    words = command_words("embed", paths, out, given, EmbedOptions)
+    return replace(result, command=(*words, "--encoder", start))
+
+
+@keywords(*_CLASSIFY)
+def classify(
+    train: Stores,
+    out: str | Path,
+    *,
+    test: Stores = (),
+    progress: ProgressChoice = None,
+    **options: Any,
+) -> ClassifyResult:
+    """Train a classifier on labelled stores or a collection and judge it, into the folder `out`.
+
+    It is judged on `test`, or by cross-validation with `folds`, or, with neither, on its own validation share
+    (optimistic, and said so). Options are those of `wsitool classify`. UsageError for choices that cannot
+    work together or leak, LabelError, EncoderError, StoreError.
+
+    >>> train, test = wsitool.open_collection("stores").split(test=0.5)
+    >>> result = wsitool.classify(train, "result", test=test, encoder="encoder.safetensors", head="linear")
+    >>> result.judged_on, result.classes, result.scores["patches"]
+    ('test', ('adh', 'benign'), 6)
+    """
+    given = known("classify", options, *_CLASSIFY)
+    judge = test if isinstance(test, Collection) else None
+    tested = [store.path for store in test.stores] if isinstance(test, Collection) else as_list(test)
+    given["test"] = tuple(map(str, tested))
+    stores = train if isinstance(train, Collection) else as_list(train)
+    paths = [store.path for store in stores.stores] if isinstance(stores, Collection) else stores
+    words = command_words("classify", paths, out, given, *_CLASSIFY)
+    settings = take(Settings, given)
+
+    from wsitool.classify.run import classify as run
+
+    result = run(stores, out=out, settings=settings, judge=judge, reporter=reporter_of(progress), **given)
+    return replace(result, command=words)
+
+
+@keywords(PredictOptions)
+def predict(
+    run: AnyPath,
+    inputs: AnyPath | Iterable[AnyPath] | Collection,
+    out: str | Path,
+    *,
+    progress: ProgressChoice = None,
+    **options: Any,
+) -> PredictResult:
+    """Judge every tissue patch of slides or stores by a classifier, into the folder `out`.
+
+    `run` is a result of `classify`, or its folder; options are those of `wsitool predict`. What an earlier
+    run made of the same slide in the same way is kept, and a slide that fails is told of in the result.
+    EncoderError or UsageError if nothing can start.
+
+    >>> result = wsitool.predict("run", "stores", "predictions")
+    >>> [(slide.name, slide.patches) for slide in result.slides]
+    [('a', 6), ('b', 6)]
+    """
+    given = known("predict", options, PredictOptions)
+    paths, folder = whole_stores(inputs), os.fsdecode(run)
+    words = command_words("predict", [folder, *paths], out, given, PredictOptions)
+
+    from wsitool.predict.run import predict as judge
+
+    result = judge(folder, paths, out, options=PredictOptions(**given), reporter=reporter_of(progress))
+    return replace(result, command=words)
+
+
+@keywords(ExperimentPlan)
+def experiment(
+    train: ExperimentPlan | Stores,
+    out: str | Path,
+    *,
+    devices: str | Sequence[str] = "auto",
+    progress: ProgressChoice = None,
+    **options: Any,
+) -> ExperimentResult:
+    """Compare ways of training at several label fractions, into the folder `out`.
+
+    `train` are labelled stores, or a plan: a TOML or JSON file, or an `ExperimentPlan`, whose values
+    `options` replace. Options are those of `wsitool experiment`; fractions above 1 are per cent. Finished
+    cells are kept. Raises what `classify` and `pretrain` raise.
+
+    >>> result = wsitool.experiment(
+    ...     "stores", "table", folds=2, methods=("supervised",), fractions=100, seeds=2, head="linear",
+    ...     init="encoder.safetensors",
+    ... )
+    >>> result.cells, [row["arm"] for row in result.rows]
+    (4, ['supervised'])
+    """
+    given = known("experiment", options, ExperimentPlan)
+    plan = _plan(train, given)
+
+    from wsitool.experiment.run import experiment as run
+
+    words = command_words("experiment", [], out, plan.to_dict(), ExperimentPlan)
+    on = tuple(as_sequence(devices))
+    return replace(run(plan, out, devices=on, reporter=reporter_of(progress)), command=words)
+
+
+def _plan(train: ExperimentPlan | Stores, options: dict[str, Any]) -> ExperimentPlan:
+    if isinstance(train, ExperimentPlan):
+        return replace(train, **options)
+    paths = whole_stores(train)
+    if len(paths) == 1 and Path(paths[0]).suffix in (".toml", ".json"):
+        return read_plan(paths[0], **options)
+    return ExperimentPlan(train=tuple(map(str, paths)), **options)
