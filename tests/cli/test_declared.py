@@ -38,7 +38,8 @@ _DECLARED: list[tuple[str, type[Params]]] = [
 _LARGE = ("tile", "audit", "import", "pretrain", "classify", "predict", "embed", "experiment")
 _ENOUGH: dict[str, list[str]] = {
     "experiment": ["--train", "s"],
-    "predict": ["run", "slide.svs"],
+    "predict": [".", "slide.svs"],
+    "classify": ["."],
     "import": ["folder"],
     "pretrain": [".", "--method", "simclr"],
     "audit": ["slide.svs"],
