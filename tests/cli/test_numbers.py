@@ -15,8 +15,8 @@ from wsitool.cli import main
     [
         ("tile a.svs --out o --max-pen nan", "'--max-pen': expected a finite number, got nan"),
         ("import folder --out o --mpp inf", "'--mpp': expected a finite number, got inf"),
-        ("refilter a.h5 --max-fold 1e999", "'--max-fold': expected a finite number, got inf"),
-        ("predict run a.svs --out o --level 99999999999", "'--level': expected a whole number up to"),
+        ("refilter . --max-fold 1e999", "'--max-fold': expected a finite number, got inf"),
+        ("predict . a.svs --out o --level 99999999999", "'--level': expected a whole number up to"),
         ("experiment --train {here} --out o --pretrain-lr 1e-4,inf", "'--pretrain-lr': expected a finite"),
         ("experiment --train {here} --out o --fractions 5,nan", "'--fractions': expected a finite"),
         ("classify {here} --out o --c nan", "'--c': expected a finite number"),

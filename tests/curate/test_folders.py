@@ -81,5 +81,6 @@ def test_info_tells_predictions_features_and_experiments(root: Path) -> None:
     assert features.kind == "features"
     assert features.facts["patches"] == 5 and features.facts["lineage"] == "random -> kidney"
     experiment = describe(root / "experiment")
-    assert (experiment.kind, experiment.facts) == ("experiment", {"finished": False, "plan": {"seeds": 3}})
+    assert experiment.kind == "experiment" and experiment.facts["plan"] == {"seeds": 3}
+    assert (experiment.facts["finished"], experiment.facts["cells"]) == (False, 0)
     assert describe(root / "tile").kind == "collection"

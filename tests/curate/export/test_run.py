@@ -148,7 +148,7 @@ def test_wrong_usage_writes_nothing(stores: Path, tmp_path: Path) -> None:
         export_stores(stores, tmp_path / "full", "clam")
     with pytest.raises(StoreError, match="no patch store"):
         export_stores(tmp_path / "full", tmp_path / "out", "clam")
-    with pytest.raises(UsageError, match="no export format 'zip': choose one of clam, trident, geojson"):
+    with pytest.raises(UsageError, match="no export format 'zip': choose one of clam, trident, csv, geojson"):
         export_stores(stores, tmp_path / "out", "zip")
     assert not (tmp_path / "out").exists()
 
