@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import wsitool
-from wsitool.base.paths import as_list, path_of, shown
+from wsitool.base.paths import as_list, path_of, shown, walked
 from wsitool.base.progress import SILENT
 from wsitool.base.tables import read_table
 from wsitool.cli import main
@@ -194,3 +194,13 @@ def test_in_a_locale_of_plain_letters(strange: Path, command: str) -> None:
 def test_slides_of_a_list_in_cp949(strange: Path) -> None:
     (slide,) = find_slides(strange / "list.csv")
     assert Path(slide.path).exists() and slide.label == "양성"
+
+
+def test_linked_folders_are_walked_once(tmp_path: Path) -> None:
+    (tmp_path / "data" / "b").mkdir(parents=True)
+    (tmp_path / "data" / "b" / "one.png").touch()
+    (tmp_path / "in").mkdir()
+    for name, target in (("first", "../data"), ("second", "../data"), ("up", ".."), ("gone", "nowhere")):
+        (tmp_path / "in" / name).symlink_to(target)
+    found = [Path(place, name) for place, _, names in walked(tmp_path / "in") for name in names]
+    assert [path for path in found if path.name == "one.png"] == [tmp_path / "in" / "first" / "b" / "one.png"]

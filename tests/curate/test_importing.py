@@ -17,6 +17,7 @@ from PIL import Image, features
 
 from wsitool.cli import main
 from wsitool.curate.importing import choose_patch_size, import_images
+from wsitool.errors import UsageError
 from wsitool.store.collection import open_collection
 from wsitool.store.opening import open_store
 
@@ -225,6 +226,21 @@ def test_lack_of_groups_is_told_only_where_none_were_given(tmp_path: Path, sourc
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     assert ("every image is a group of its own" in result.output) == (source in ("none", "empty column"))
+
+
+def test_a_linked_folder_of_images_is_searched(tmp_path: Path) -> None:
+    draw_image(tmp_path / "data" / "a" / "one.png", 64, 64)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "images").symlink_to("../data", target_is_directory=True)
+    done = import_images(tmp_path / "in", tmp_path / "out", patch_size=64, min_tissue=0)
+    assert done.patches == 1
+
+
+def test_positions_in_the_place_of_images_are_known(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "slide.h5").touch()
+    with pytest.raises(UsageError, match="tile SLIDES --coords"):
+        import_images(tmp_path / "in", tmp_path / "out")
 
 
 def test_what_is_no_file_is_told_by_name_and_never_opened(tmp_path: Path) -> None:

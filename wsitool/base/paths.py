@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from wsitool.errors import UsageError
 
-__all__ = ["AnyPath", "as_list", "located", "path_of", "shown"]
+__all__ = ["AnyPath", "as_list", "located", "path_of", "shown", "walked"]
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 # As `shown` writes them: bytes from 0x80, which are no UTF-8 by themselves.
@@ -73,3 +73,19 @@ def located(folder: Path, text: str) -> Path:
     paths = [folder / path_of(spelling) for spelling in dict.fromkeys([*texts, *composed])]
     # lexists: a broken link is there, and its reader says what is wrong with it.
     return next((path for path in paths if os.path.lexists(path)), paths[0])
+
+
+def walked(
+    folder: Path, *, onerror: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk`, into linked folders as well, each once: a link to a folder above would never end."""
+    entered = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
+        # By where they are in truth; of two links to one folder the first counts.
+        real: dict[str, str] = {}
+        for name in sorted(folders, reverse=True):
+            real[os.path.realpath(Path(place, name))] = name
+        folders[:] = sorted(name for where, name in real.items() if where not in entered)
+        yield place, folders, names
+        # What the caller has left, and so is entered.
+        entered |= {where for where, name in real.items() if name in folders}

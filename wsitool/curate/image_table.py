@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from wsitool.base.groups import group_clashes, group_name
-from wsitool.base.paths import located, shown
+from wsitool.base.paths import located, shown, walked
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import Row, read_table
 from wsitool.errors import LabelError, UsageError, WsitoolError
@@ -71,8 +71,10 @@ def read_image_table(
     # By suffix alone: opening hundreds of thousands of files would take minutes.
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images and not unusable:
+        positions = any(path.suffix.lower() in (".h5", ".npz") for path in files)
         raise UsageError(
             f"No image in '{folder}': expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
+            + (" Positions of other programs are cut by 'wsitool tile SLIDES --coords'." if positions else "")
         )
     # The label table itself is no image that was ignored.
     ignored = len(files) - len(images) - (labels_csv is not None and labels_csv.resolve() in _resolved(files))
@@ -116,8 +118,8 @@ def _files_below(folder: Path) -> tuple[list[Path], list[ImageEntry]]:
     files: list[Path] = []
     failed: list[OSError] = []
     problems: list[tuple[Path, str]] = []
-    # Pruned in place, which is how `os.walk` is told not to descend.
-    for parent, folders, names in os.walk(folder, onerror=failed.append):
+    # Pruned in place, which is how a walk is told not to descend.
+    for parent, folders, names in walked(folder, onerror=failed.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(parent, name) for name in names if not name.startswith(".")):
             if _is_file(path):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from wsitool.base.paths import walked
 from wsitool.base.progress import Reporter
 from wsitool.errors import UsageError
 from wsitool.slides.reader_registry import READERS
@@ -69,7 +69,7 @@ def _walked(folder: Path) -> tuple[list[Path], list[Path], dict[str, list[Path]]
     files: list[Path] = []
     slides: list[Path] = []
     skipped: dict[str, list[Path]] = defaultdict(list)
-    for place, below, names in os.walk(folder):
+    for place, below, names in walked(folder):
         root, entered = Path(place), []
         stems = {Path(name.lower()) for name in names}
         for name in sorted(below):
