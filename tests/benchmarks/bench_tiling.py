@@ -257,7 +257,7 @@ class _Clock:
 def memory_and_flatness(slide: Path, folder: Path) -> tuple[float, float, int]:
     """Peak MB of a process that tiles `slide` raw; seconds per patch, all over the first 1000; patches."""
     code = (
-        "import sys; from wsitool import TileSpec, tile_slide\n"
+        "import sys; from wsitool.slides.spec import TileSpec; from wsitool.tiling.run import tile_slide\n"
         "tile_slide(sys.argv[1], sys.argv[2], TileSpec(level=0, codec='raw', min_tissue=0), threads=2)\n"
         # Not ru_maxrss: Linux lets a child inherit the peak of the process that started it.
         "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"

@@ -59,7 +59,7 @@ def test_a_picture_too_large_for_memory_says_how_to_make_a_pyramid(tmp_path: Pat
 def test_strips_50_000_pixels_wide_are_tiled_in_bounded_memory(tmp_path: Path) -> None:
     path = _strips(tmp_path / "s.tif", width=50_000, height=6_000)
     code = (
-        "import sys; from wsitool import TileSpec, tile_slide\n"
+        "import sys; from wsitool.slides.spec import TileSpec; from wsitool.tiling.run import tile_slide\n"
         "result = tile_slide(sys.argv[1], sys.argv[2], TileSpec(level=0), threads=2)\n"
         "assert result.decoded_tiles == result.needed_tiles\n"
         "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
