@@ -154,7 +154,6 @@ def test_limits_come_afterwards(slide: Path, tmp_path: Path) -> None:
     ("spec", "stated", "message"),
     [
         (TileSpec(mpp=0.5), {"patch_size": 64, "patch_level": 0}, "leave out --mpp"),
-        (TileSpec(patch_size=65), {"patch_size": 64, "patch_size_level0": 64}, "leave out --patch-size"),
         (TileSpec(stride=65), {}, "leave out --stride"),
         (TileSpec(min_tissue=0.1), {}, "wsitool refilter"),
         (TileSpec(limits=QualityThresholds(max_pen=0.1).limits), {}, "wsitool refilter"),
@@ -182,6 +181,8 @@ def test_options_at_odds_with_the_file(
         (_ODD, {"patch_size": 64.5, "patch_level": 0}, "patch_size must be"),
         (_ODD, {"patch_level": 0}, "has no 'patch_size'"),
         (_ODD, {"patch_size": 64, "patch_level": 7}, "level"),
+        (_ODD, {"patch_size": 10**9, "patch_level": 0}, "which cannot be"),
+        (_ODD, {"patch_size": 64, "patch_level": np.nan}, "patch_level must be"),
     ],
 )
 def test_positions_that_cannot_be(
@@ -190,6 +191,24 @@ def test_positions_that_cannot_be(
     file = write(tmp_path / "s1.h5", coords, **stated)
     with pytest.raises(SlideError, match=message):
         tile_slide(slide, tmp_path / "out", TileSpec(patch_size=64) if not stated else _RAW, coords=str(file))
+
+
+def test_one_file_of_another_size_stops_no_other_slide(slide: Path, tmp_path: Path) -> None:
+    other = synthetic_slide(tmp_path / "s2.svs", size=(512, 512), seed=4)
+    write(tmp_path / "c" / "s1.h5", _ODD, patch_size=64, patch_level=0)
+    write(tmp_path / "c" / "s2.h5", _ODD[:2], patch_size=96, patch_size_level0=96)
+    spec = TileSpec(patch_size=64)
+    done = tile_slides([slide, other], tmp_path / "out", spec, coords=str(tmp_path / "c"), workers=1)
+    assert [one.status for one in done.slides] == ["done", "failed"]
+    assert "leave out --patch-size" in done.slides[1].reason
+
+
+def test_links_out_of_a_file_are_not_followed(slide: Path, tmp_path: Path) -> None:
+    write(tmp_path / "else.h5", _ODD, patch_size=64, patch_level=0)
+    with h5py.File(tmp_path / "s1.h5", "w") as file:
+        file["coords"] = h5py.ExternalLink("else.h5", "/coords")
+    with pytest.raises(SlideError, match="no dataset 'coords'"):
+        tile_slide(slide, tmp_path / "out", coords=str(tmp_path / "s1.h5"))
 
 
 def test_files_that_are_not_there_or_not_of_one_slide(slide: Path, tmp_path: Path) -> None:

@@ -72,20 +72,22 @@ class PatchCoordinates:
     def spec(self, asked: TileSpec) -> TileSpec:
         """What is cut at these positions: all of them, at the size and resolution the file states.
 
-        UsageError where `asked` names another size or resolution.
+        UsageError where `asked` names a resolution too, SlideError for another size or one that cannot be.
         """
         taken = replace(asked, min_tissue=0.0, limits=())
         if self.patch_size is None:
             return taken
-        named = [name for name in ("mpp", "magnification", "level") if getattr(asked, name) is not None]
+        where = f"level {self.level}" if self.level is not None else f"1/{self.downsample:g} of level 0"
+        stated = f"'{self.path}' states patches of {self.patch_size} px at {where}"
+        # A resolution is at odds with every file, a size perhaps with this one only.
+        if named := [name for name in ("mpp", "magnification", "level") if getattr(asked, name) is not None]:
+            raise UsageError(f"{stated}: leave out --{named[0]}.")
         if asked.patch_size not in (TileSpec.patch_size, self.patch_size):
-            named.insert(0, "patch-size")
-        if named:
-            where = f"level {self.level}" if self.level is not None else f"1/{self.downsample:g} of level 0"
-            raise UsageError(
-                f"'{self.path}' states patches of {self.patch_size} px at {where}: leave out --{named[0]}."
-            )
-        return replace(taken, patch_size=self.patch_size, level=self.level, downsample=self.downsample)
+            raise SlideError(f"{stated}: leave out --patch-size.")
+        try:
+            return replace(taken, patch_size=self.patch_size, level=self.level, downsample=self.downsample)
+        except UsageError as error:
+            raise SlideError(f"{stated}, which cannot be: {error}") from None
 
 
 def check_coordinates(location: str | Path, asked: TileSpec, slides: int) -> None:
@@ -152,9 +154,10 @@ def read_coordinates(path: Path, slide: str) -> PatchCoordinates:
 def _from_hdf5(path: Path) -> PatchCoordinates:
     """/coords of CLAM, of TRIDENT, of either's features, or of a patch store."""
     with h5py.File(path, "r") as file:
-        if "coords" not in file or not isinstance(file["coords"], h5py.Dataset):
-            raise KeyError("coords")
-        dataset = file["coords"]
+        # A hard link: others lead out of the file.
+        kind = file.get("coords", getclass=True, getlink=True)
+        if kind is not h5py.HardLink or not isinstance(dataset := file["coords"], h5py.Dataset):
+            raise ValueError("it has no dataset 'coords'")
         check_limit(f"Positions in '{path}'", dataset.size // 2, MAX_CANDIDATES)
         coords, stated = dataset[()], dict(dataset.attrs)
     if "patch_level" in stated:
@@ -223,6 +226,7 @@ def _table(path: Path, changed: int) -> dict[str | None, _OfSlide]:
 def _whole(stated: Mapping[str, Any], name: str, least: int) -> int:
     """A whole number of at least `least` among what a file states; ValueError."""
     value = np.asarray(stated[name]).ravel()
-    if value.size != 1 or value.dtype.kind not in "iuf" or value[0] != int(value[0]) or value[0] < least:
+    is_number = value.size == 1 and value.dtype.kind in "iuf" and np.isfinite(value[0])
+    if not is_number or value[0] != int(value[0]) or value[0] < least:
         raise ValueError(f"its {name} must be a whole number of at least {least}, got {stated[name]!r}")
     return int(value[0])
