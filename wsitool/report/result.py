@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -25,7 +26,7 @@ _WRITE_PAGE = ("wsitool.pages.write", "write_page")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Result:
+class Result(ABC):
     """The folder `out` that was written and, in words, the `command` that writes the same.
 
     Derived results say `summary` in a line, `facts` and `pictures` for a notebook, and `rows` for a table. A
@@ -36,9 +37,9 @@ class Result:
     command: tuple[str, ...] = field(default=(), compare=False)
 
     @property
+    @abstractmethod
     def summary(self) -> str:
         """What came of it, in a line."""
-        raise NotImplementedError
 
     @property
     def facts(self) -> Mapping[str, object]:
@@ -51,9 +52,9 @@ class Result:
         return ()
 
     @property
+    @abstractmethod
     def rows(self) -> Sequence[Mapping[str, object]]:
         """The table of it: column names and values of each row."""
-        raise NotImplementedError
 
     def report(self) -> Path:
         """Write `out`/report.html, the page that `wsitool report` makes, and return its path."""
