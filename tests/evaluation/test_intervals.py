@@ -142,12 +142,19 @@ def test_calibration_error_is_freed_of_noise() -> None:
 
 def _arms(seed: int, count: int = 12) -> tuple[Jackknife, Jackknife]:
     """Two arms of two label seeds; the first is right more often, on patients that differ a lot."""
+    labels, groups = _patients(count, 20)
+    first, second = (Jackknife.of(arm, labels, groups) for arm in (_runs(seed, (2, 2), count)))
+    return first, second
+
+
+def _runs(seed: int, numbers: tuple[int, int], count: int = 12) -> list[list[np.ndarray]]:
     rng = np.random.default_rng(seed)
     labels, groups = _patients(count, 20)
     easy = rng.uniform(0.2, 0.9, count)[groups]
-    runs = [[_right(rng.random(len(groups)) < easy + gain, labels) for _ in range(2)] for gain in (0.1, 0.0)]
-    first, second = (Jackknife.of(arm, labels, groups) for arm in runs)
-    return first, second
+    return [
+        [_right(rng.random(len(groups)) < easy + gain, labels) for _ in range(number)]
+        for gain, number in zip((0.1, 0.0), numbers, strict=True)
+    ]
 
 
 def test_p_value_and_interval_are_of_one_t() -> None:
@@ -220,3 +227,18 @@ def test_a_comparison_in_json() -> None:
     values = Comparison(difference=0.1, groups=9, error=Error(se=0.05, df=8, seeds_share=0.5)).to_dict()
     assert values["low"] < 0 < values["high"] and values["seeds_share"] == 0.5
     assert values["p_value"] == pytest.approx(2 * student.sf(2, 8)) and values["adjusted_p"] is None
+
+
+def test_arms_of_unequal_runs_bring_the_luck_of_their_own_seeds() -> None:
+    more, second = (Jackknife.of(arm, *_patients(12, 20)) for arm in _runs(3, (4, 2)))
+    ours, theirs = more.values["accuracy"], second.values["accuracy"]
+    error = compare(more, second).error
+    assert len(ours) == 4 != len(theirs) and error is not None
+    gap = ours.mean(axis=0) - theirs.mean(axis=0)
+    assert compare(more, second).difference == pytest.approx(gap[0])
+    patients = 11 / 12 * ((gap[1:] - gap[1:].mean()) ** 2).sum()
+    luck = [ours[:, 0].var(ddof=1) / 4, theirs[:, 0].var(ddof=1) / 2]
+    assert error.se**2 == pytest.approx(patients + sum(luck))
+    assert error.df == pytest.approx(
+        (patients + sum(luck)) ** 2 / (patients**2 / 11 + luck[0] ** 2 / 3 + luck[1] ** 2 / 1)
+    )

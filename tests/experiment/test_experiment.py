@@ -347,7 +347,7 @@ if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     queue.put("cpu")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_take_device, initargs=(queue,)) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_take_device, initargs=(queue, 1)) as pool:
         print(pool.submit(os.getpid).result(), flush=True)
         pool.submit(time.sleep, 60)
         time.sleep(0.2)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wsitool.errors import UsageError
@@ -62,6 +62,10 @@ class Precision:
         # Without its cache: a network that runs twice in a step would add up its gradients in 16 bits.
         return torch.autocast(self._device, dtype=self._dtype, cache_enabled=False)
 
+    def guarded(self, network: nn.Module) -> AbstractContextManager[None]:
+        """In this block convolutions whose gradients would be wrong in these bits compute in 32."""
+        return _taps_in_reach(network) if self._dtype and self._device == "cpu" else nullcontext()
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`; in float16 they are scaled."""
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
@@ -92,6 +96,54 @@ class Precision:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.scaler is not None:
             self.scaler.load_state_dict(state)
+
+
+@contextmanager
+def _taps_in_reach(network: nn.Module) -> Iterator[None]:
+    """Convolutions of which part of a kernel lies over padding only, wherever it stands, run in float32.
+
+    On CPUs the bfloat16 gradients of such weights are memory that nobody wrote (torch 2.14 with oneDNN): a
+    ResNet's last stage has them at 32 px and below.
+    """
+    left: list[AbstractContextManager[Any]] = []
+
+    def before(layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+        assert isinstance(layer, nn.Conv2d)
+        is_sound = _is_in_reach(layer, tuple(inputs[0].shape[-2:]))
+        left.append(nullcontext() if is_sound else torch.autocast("cpu", enabled=False))
+        left[-1].__enter__()
+        return None if is_sound else (inputs[0].float(),)
+
+    def after(*_: object) -> None:
+        if left:
+            left.pop().__exit__(None, None, None)
+
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    hooks = [layer.register_forward_pre_hook(before) for layer in layers]
+    hooks += [layer.register_forward_hook(after, always_call=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _is_in_reach(layer: nn.Conv2d, shape: tuple[int, ...]) -> bool:
+    """Whether each tap of the kernel stands on a value of an input of `shape` (height, width) somewhere."""
+    if isinstance(layer.padding, str):
+        # Same size out as in: the outermost taps reach half the kernel beyond a value.
+        padding = [
+            step * (size - 1) // 2 for size, step in zip(layer.kernel_size, layer.dilation, strict=True)
+        ]
+    else:
+        padding = list(layer.padding)
+    for extent, size, stride, pad, step in zip(
+        shape, layer.kernel_size, layer.stride, padding, layer.dilation, strict=True
+    ):
+        places = range(-pad, extent + pad - step * (size - 1), stride)
+        if not all(any(0 <= place + step * tap < extent for place in places) for tap in range(size)):
+            return False
+    return True
 
 
 @contextmanager

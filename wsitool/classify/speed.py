@@ -12,6 +12,7 @@ import torch
 from wsitool.augment import ViewParams, two_views
 from wsitool.backbones.device import choose_device, place
 from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.precision import Precision, effective_precision
 
 __all__ = ["Speed", "fastest", "measure_speed"]
 
@@ -44,12 +45,18 @@ def fastest(call: Callable[[], object], seconds: float = _SECONDS, *, on_cpu: bo
     return least
 
 
-def measure_speed(encoder: Encoder, *, image_size: int, batch_size: int, device: str) -> Speed:
-    """Time passes of random images; batches grow to `batch_size` as long as they are quick."""
+def measure_speed(
+    encoder: Encoder, *, image_size: int, batch_size: int, device: str, precision: str = "32"
+) -> Speed:
+    """Time passes of random images; batches grow to `batch_size` as long as they are quick.
+
+    Training is in `precision`, the forward pass alone in 32 bits, as verdicts are.
+    """
     where = choose_device(device)
     place(encoder, where)
     # No decay and no lr: only its time counts.
-    optimizer = torch.optim.Adam(encoder.parameters(), lr=0.0)
+    bits = Precision(effective_precision(precision, where.type), where)
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=0.0, fused=where.type in ("cpu", "cuda"))
 
     def wait() -> None:
         if where.type == "cuda":
@@ -61,7 +68,9 @@ def measure_speed(encoder: Encoder, *, image_size: int, batch_size: int, device:
 
     def step(batch: torch.Tensor) -> None:
         encoder.zero_grad(set_to_none=True)
-        encoder(batch).sum().backward()
+        with bits.autocast():
+            loss = encoder(batch).float().sum()
+        bits.backward(loss)
         wait()
 
     def update() -> None:

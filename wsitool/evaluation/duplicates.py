@@ -178,11 +178,12 @@ def _alike(
             for windows in together:
                 # (rows of a, 8 x rows of b)
                 cosines = a.windows[of_a, windows[0]].astype(np.float32) @ turned[windows[1]].T
-                nearest = cosines.argmax(axis=0)
-                highest = cosines[nearest, np.arange(cosines.shape[1])]
+                # Where it is is asked of the few that are alike: of all it costs four times the products.
+                highest = cosines.max(axis=0)
                 above = np.flatnonzero(highest > _LIKE)
                 if len(above):
-                    yield of_b[above % len(of_b)], of_a[nearest[above]], highest[above], windows
+                    nearest = cosines[:, above].argmax(axis=0)
+                    yield of_b[above % len(of_b)], of_a[nearest], highest[above], windows
 
 
 def _second_look(a: Collection, b: Collection, row_a: int, row_b: int, windows: Iterable[Pair]) -> float:

@@ -214,7 +214,7 @@ class Jackknife:
             return self.patients.reason
         if count < least:
             return f"{TOO_FEW}: {count}, and its interval needs {least}"
-        if _error(self.values[name], self.patients, name) is None:
+        if _error([self.values[name]], self.patients, name) is None:
             return f"{TOO_FEW}: it is the same without any of the {count}"
         return ""
 
@@ -228,7 +228,7 @@ class Jackknife:
         On the logit or log scale by the delta method, so that it stays where the metric can be.
         """
         metric = metric_named(name)
-        error = _error(self.values[name], self.patients, name)
+        error = _error([self.values[name]], self.patients, name)
         if error is None or self.reason(name):
             return None
         value, half = float(self.values[name][:, 0].mean()), error.half_width()
@@ -255,10 +255,14 @@ class Jackknife:
 
 
 def compare(a: Jackknife, b: Jackknife, metric: str = "accuracy") -> Comparison:
-    """Two arms on the same patches, run by run (seed by seed): both are judged without the same patients."""
-    gaps = a.values[metric] - b.values[metric]
-    difference, patients = float(gaps[:, 0].mean()), a.patients
-    error = _error(gaps, patients, metric)
+    """Two arms on the same patches, run by run (seed by seed): both are judged without the same patients.
+
+    Of arms with unequal numbers of runs the means are compared, and the spread of each over its own counts.
+    """
+    ours, theirs, patients = a.values[metric], b.values[metric], a.patients
+    sides = [ours - theirs] if len(ours) == len(theirs) else [ours, -theirs]
+    difference = float(sum(each[:, 0].mean() for each in sides))
+    error = _error(sides, patients, metric)
     reason = ""
     if error is None:
         reason = patients.reason or (TOO_FEW if difference else "the same without any patient")
@@ -280,22 +284,27 @@ def holm(comparisons: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def _error(values: Floats, patients: Patients, name: str) -> Error | None:
-    """Of the mean over runs of values (S, 1 + G): patients and label seeds; None for too few patients."""
-    if patients.reason or not np.isfinite(values).all():
+def _error(parts: Sequence[Floats], patients: Patients, name: str) -> Error | None:
+    """Of the sum of the means over runs of `parts`, each (S, 1 + G) with runs of its own.
+
+    What patients and label seeds make of it; None for too few patients.
+    """
+    if patients.reason or not all(np.isfinite(values).all() for values in parts):
         return None
-    runs, count = len(values), patients.count
-    without = values[:, 1:].mean(axis=0)
+    count = patients.count
+    without = np.sum([values[:, 1:].mean(axis=0) for values in parts], axis=0)
     groups_square = float((count - 1) / count * ((without - without.mean()) ** 2).sum())
     if groups_square <= _ROUNDING**2:
         return None
     df = patients.df(by_class=metric_named(name).by_class)
-    if runs == 1:
+    # (square, degrees of freedom) of each part's label seeds; a single one's luck is not known
+    seeds = [(float(each[:, 0].var(ddof=1)) / len(each), len(each) - 1) for each in parts if len(each) > 1]
+    if not seeds:
         return Error(se=float(np.sqrt(groups_square)), df=df, seeds_share=None)
-    seeds_square = float(values[:, 0].var(ddof=1)) / runs
+    seeds_square = sum(square for square, _ in seeds)
     square = groups_square + seeds_square
-    # Satterthwaite: the degrees of freedom of a sum of two variances.
-    df = square**2 / (groups_square**2 / df + seeds_square**2 / (runs - 1))
+    # Satterthwaite: the degrees of freedom of a sum of variances.
+    df = square**2 / (groups_square**2 / df + sum(each**2 / runs for each, runs in seeds))
     return Error(se=float(np.sqrt(square)), df=df, seeds_share=seeds_square / square)
 
 

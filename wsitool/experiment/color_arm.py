@@ -40,8 +40,9 @@ def color_cells(plan: ExperimentPlan, out: Path, reporter: Reporter) -> dict[Cel
     keys = [
         Cell(arm=COLOR, fraction=fraction, seed=seed, split=number, select=plan.drawn)
         for number in range(len(splits))
-        for seed in range(plan.seeds)
+        for seed in range(plan.most_seeds)
         for fraction in plan.amounts
+        if seed < plan.seeds_of(fraction)
     ]
     with reporter.task("color baseline", total=len(keys), unit="cells") as task:
         for cell in keys:

@@ -86,9 +86,10 @@ def all_cells(plan: ExperimentPlan) -> list[Cell]:
         Cell(arm=arm, fraction=fraction, seed=seed, split=number, select=order_of(plan, fraction, select))
         for arm in plan.arms
         for number in range(len(open_splits(plan)))
-        for seed in range(plan.seeds)
+        for seed in range(plan.most_seeds)
         for select in plan.select
         for fraction in plan.amounts
+        if seed < plan.seeds_of(fraction)
     ]
     return list(dict.fromkeys(cells))
 

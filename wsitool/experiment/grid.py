@@ -18,6 +18,8 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from wsitool.base.interrupt import Interrupted
 from wsitool.base.machine import explain_memory
 from wsitool.base.paths import as_list
@@ -79,9 +81,10 @@ def _results(
     for device in devices:
         # Each worker takes one name as it starts, and keeps it for all its chains.
         queue.put(device)
+    on_cpu = sum(device == "cpu" for device in devices)
     with (
         ProcessPoolExecutor(
-            len(devices), mp_context=context, initializer=_take_device, initargs=(queue,)
+            len(devices), mp_context=context, initializer=_take_device, initargs=(queue, on_cpu)
         ) as pool,
         _ending_workers(pool),
     ):
@@ -157,7 +160,8 @@ def chains_of(plan: ExperimentPlan, cells: list[Cell]) -> list[list[Cell]]:
     return [list(chain) for _, chain in groupby(cells, key=shared)]
 
 
-def _take_device(queue: Queue[str]) -> None:
+def _take_device(queue: Queue[str], on_cpu: int) -> None:
+    """Begin a worker, one of so many that share the CPU."""
     global _device
     # Before the queue is asked: a worker whose parent is gone would wait for a device for ever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -168,6 +172,9 @@ def _take_device(queue: Queue[str]) -> None:
         # Pretraining takes the first device it sees: let that be this process's own.
         os.environ["CUDA_VISIBLE_DEVICES"] = _device.removeprefix("cuda:")
         _device = "cuda"
+    elif _device == "cpu":
+        # With all threads each they would mostly wait for one another.
+        torch.set_num_threads(max(1, torch.get_num_threads() // on_cpu))
 
 
 def _end_with_parent() -> None:

@@ -112,18 +112,18 @@ def learned_color(results: Results) -> list[str]:
 
 def caveats(results: Results) -> list[str]:
     """What the figures cannot say."""
-    count, seeds = len(results.groups), results.plan.seeds
+    count, plan = len(results.groups), results.plan
     if reason := results.full.jackknife.patients.reason:
         lines = [f"No figure has an interval, and no two are compared: {reason}."]
     else:
-        luck = "whose spread the intervals hold too" if seeds > 1 else "whose luck no interval holds"
+        luck = (
+            "whose spread the intervals hold too" if plan.most_seeds > 1 else "whose luck no interval holds"
+        )
         lines = [
             f"Intervals leave out each of the {count} test groups (patients) in turn; figures are means over "
-            f"{seeds} label seed{'s' if seeds != 1 else ''}, {luck}; comparisons are paired on the same "
-            "patches."
+            f"{plan.seeds_text}, {luck}; comparisons are paired on the same patches."
         ]
     lines += _power(results) + _asked(results)
-    plan = results.plan
     if HEADS[plan.head].frozen and results.baseline == "supervised":
         lines.append(
             f"No network is trained on labels (--head {plan.head}): supervised is a probe of the network it "

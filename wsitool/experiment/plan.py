@@ -15,7 +15,7 @@ from wsitool.base.json_files import parse_json, read_text, typed
 from wsitool.base.parameters import as_shares, hparam, same_as
 from wsitool.base.paths import as_list
 from wsitool.classify.head_registry import HEADS
-from wsitool.classify.settings import Penalty, Settings
+from wsitool.classify.settings import PRECISIONS, Penalty, Settings
 from wsitool.errors import UsageError
 from wsitool.evaluation.subsets import Amount, Balance, PerClass, Select, asks, check_order
 from wsitool.experiment.start_registry import ENCODER, STARTS, StartKind
@@ -142,7 +142,13 @@ class ExperimentPlan(BackboneOptions):
         "between.",
     )
     # Of 3 seeds the spread would have 2 degrees of freedom, and with few labels most of the error is theirs.
-    seeds: int = hparam(5, "Label subsets and classifiers per cell.", ge=1, le=_MOST)
+    seeds: int | tuple[int, ...] = hparam(
+        (5,),
+        "Label subsets and classifiers per cell, or one number for each amount of labels: those per class, "
+        "then the per cents.",
+        ge=1,
+        le=_MOST,
+    )
     folds: int | None = hparam(None, "Cross-validate over groups instead of a test set.", ge=2, le=_MOST)
     test_share: float = hparam(0.3, "Share of groups held out without --test.", gt=0, lt=1)
     margin: float | None = hparam(
@@ -160,6 +166,11 @@ class ExperimentPlan(BackboneOptions):
     epochs: int = same_as(Settings, "epochs")
     min_steps: int | None = same_as(Settings, "min_steps")
     batch_size: int = same_as(Settings, "batch_size", help="Patches per step of fine-tuning.")
+    precision: str | None = hparam(
+        None,
+        "Bits of the products in pretraining and fine-tuning; without it auto in the one, 32 in the other.",
+        choices=PRECISIONS,
+    )
     lr: float = same_as(Settings, "lr")
     head_lr: float | None = same_as(Settings, "head_lr")
     lora_rank: int = same_as(Settings, "lora_rank")
@@ -189,6 +200,8 @@ class ExperimentPlan(BackboneOptions):
             items = tuple(str(item) for item in as_list(getattr(self, name)))
             object.__setattr__(self, name, items)  # frozen: this is its one way in
         super().__post_init__()
+        if isinstance(self.seeds, tuple) and len(self.seeds) == 1:
+            object.__setattr__(self, "seeds", self.seeds[0])  # in plan.json the number it has always been
         for arm in self.arms:
             if arm.auxiliary and arm.auxiliary not in self.auxiliaries:
                 name = "" if arm.auxiliary == AUXILIARY else f"{arm.auxiliary}="
@@ -209,7 +222,15 @@ class ExperimentPlan(BackboneOptions):
                 not self.labels_per_class or _is_each_once(self.labels_per_class),
                 "--labels-per-class must name each number once",
             ),
-            (1 <= self.pretrain_seeds <= self.seeds, "--pretrain-seeds must be from 1 to --seeds"),
+            (
+                isinstance(self.seeds, int) or len(self.seeds) == len(self.amounts),
+                f"--seeds must be one number, or one for each of the {len(self.amounts)} amounts of labels",
+            ),
+            (
+                isinstance(self.seeds, int) or min(self.seeds) > 1 or max(self.seeds) == 1,
+                "--seeds must be at least 2 everywhere if not the same: the luck of one is not known",
+            ),
+            (1 <= self.pretrain_seeds <= self.most_seeds, "--pretrain-seeds must be from 1 to --seeds"),
             (not (self.test and self.folds), "--test and --folds exclude each other"),
             (
                 _is_each_once(self.pretrain_lrs),
@@ -272,6 +293,21 @@ class ExperimentPlan(BackboneOptions):
         """How many of the labels are tried: numbers of each class, then shares."""
         return (*map(PerClass, self.labels_per_class), *self.fractions)
 
+    def seeds_of(self, amount: Amount) -> int:
+        """Label subsets of an amount of labels."""
+        return self.seeds if isinstance(self.seeds, int) else self.seeds[self.amounts.index(amount)]
+
+    @property
+    def most_seeds(self) -> int:
+        """Label subsets of the amount that has the most."""
+        return self.seeds if isinstance(self.seeds, int) else max(self.seeds)
+
+    @property
+    def seeds_text(self) -> str:
+        """Label subsets of an amount, for people: "5 label seeds", "2 to 5 label seeds"."""
+        least, most = (end(map(self.seeds_of, self.amounts)) for end in (min, max))
+        return f"{most if least == most else f'{least} to {most}'} label seed{'s' if most != 1 else ''}"
+
     @property
     def pretrain_lrs(self) -> tuple[float, ...]:
         """The candidates for the lr of pretraining, in the order given."""
@@ -300,6 +336,7 @@ class ExperimentPlan(BackboneOptions):
             validation=self.validation,
             split=self.split,
             device=device,
+            precision=self.precision or Settings.precision,
         )
 
 

@@ -99,7 +99,7 @@ def _page(results: Results, out: Path, said: dict[str, list[str]], command: str)
     page = Page(
         "How many labels are needed?",
         f"{', '.join(plan.methods)}{orders}: compared at {_number(len(plan.amounts), 'label fraction')} with "
-        f"{_number(plan.seeds, 'label seed')} each, and judged on {len(results.labels):,} patches of "
+        f"{plan.seeds_text} each, and judged on {len(results.labels):,} patches of "
         f"{len(results.groups)} groups (patients) that none of them was trained on.",
     )
     # Above everything else, as no figure may be read without it.

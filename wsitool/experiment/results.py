@@ -223,7 +223,7 @@ def _arm(
     # One row a seed, its splits in order, so that predictions line up with `labels`.
     by_seed = [
         sorted((cell for cell in mine if cell.seed == seed), key=lambda cell: cell.split)
-        for seed in range(plan.seeds)
+        for seed in range(plan.seeds_of(fraction))
     ]
     # (N, K) per seed, uncalibrated; each cell's own temperature is applied below.
     runs = tuple(np.concatenate([softmax(cells[cell].logits) for cell in row]) for row in by_seed)

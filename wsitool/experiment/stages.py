@@ -32,6 +32,7 @@ from wsitool.experiment.starts import init_key, start_key
 from wsitool.methods.registry import load_method
 from wsitool.store.collection import Collection
 from wsitool.training.checkpoint import load_checkpoint
+from wsitool.training.config import PretrainConfig
 from wsitool.training.run import pretrain
 
 __all__ = ["Pretraining", "Stage", "ensure", "last_stages", "pretrainings", "start_keys"]
@@ -129,6 +130,7 @@ def ensure(plan: ExperimentPlan, stage: Stage, folder: Path, reporter: Reporter)
         image_size=plan.image_size,
         preset=plan.preset,
         seed=stage.seed,
+        precision=plan.precision or PretrainConfig.precision,
         # "auto": killed before its first checkpoint it has none.
         resume="auto" if goes_on else False,
         overwrite=not goes_on,
@@ -198,6 +200,8 @@ def _stage_key(plan: ExperimentPlan, stage: Stage) -> str:
         *(stage.method, stage.data.fingerprint, stage.epochs, stage.seed, before, plan.identity),
         # All that changes the weights, and nothing that only changes speed.
         *(plan.pretrain_batch_size, stage.lr, _preset_key(plan.preset, stage.method), plan.image_size),
+        # Left out where it is not given, so that encoders from before it could be stay valid.
+        *([] if plan.precision is None else [plan.precision]),
     ]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 

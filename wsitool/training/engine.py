@@ -50,20 +50,21 @@ def run_steps(
     `network` may be wrapped for several processes: gradients then travel once a step.
     """
     optimizer.zero_grad(set_to_none=True)
-    for batch in batches:
-        steps = trainable.begin(batch)
-        with _sending(network, now=steps):
-            with precision.autocast():
-                loss = trainable.loss(network, batch)
-            precision.backward(loss / accumulate if accumulate > 1 else loss)
-        if steps:
-            trainable.before_step()
-            precision.step(optimizer)
-            # Now, so that the next forward pass has the gradients' memory.
-            optimizer.zero_grad(set_to_none=True)
-            trainable.after_step(batch)
-        if trainable.end(batch):
-            return
+    with precision.guarded(network):
+        for batch in batches:
+            steps = trainable.begin(batch)
+            with _sending(network, now=steps):
+                with precision.autocast():
+                    loss = trainable.loss(network, batch)
+                precision.backward(loss / accumulate if accumulate > 1 else loss)
+            if steps:
+                trainable.before_step()
+                precision.step(optimizer)
+                # Now, so that the next forward pass has the gradients' memory.
+                optimizer.zero_grad(set_to_none=True)
+                trainable.after_step(batch)
+            if trainable.end(batch):
+                return
 
 
 def _sending(network: nn.Module, *, now: bool) -> AbstractContextManager[None]:

@@ -68,7 +68,7 @@ def experiment_choices(folder: Path) -> dict[str, Any]:
     return {
         "rows": [row.name for row in plan.rows],
         "amounts": [percent(amount) for amount in plan.amounts],
-        "seeds": plan.seeds,
+        "seeds": [plan.seeds_of(amount) for amount in plan.amounts],
     }
 
 
@@ -79,7 +79,7 @@ def experiment_mistakes(folder: Path, row: int, amount: int, seed: int, library:
     cannot be joined with the patches they are of.
     """
     plan = read_plan(folder / "plan.json")
-    if row >= len(plan.rows) or amount >= len(plan.amounts) or seed >= plan.seeds:
+    if row >= len(plan.rows) or amount >= len(plan.amounts) or seed >= plan.seeds_of(plan.amounts[amount]):
         raise UsageError("The experiment has no such cell.")
     judged = judged_by(folder, plan, plan.rows[row], plan.amounts[amount], seed)
     called = judged.probabilities.argmax(axis=1).tolist()

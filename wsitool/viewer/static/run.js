@@ -20,7 +20,7 @@ export async function showExperiment(page, { id, rest, say }) {
     onchange: ({ target }) => { location.hash = `#/experiment/${id}/${chosen.map((n, i) => (i === which ? target.selectedIndex : n)).join("/")}`; },
   }, ...options.map((text, n) => make("option", { selected: n === chosen[which] }, text))));
   const sheet = make("div", { className: "sheet" }, make("div", { className: "tools" }, choice(0, "arm", about.rows),
-    choice(1, "labels", about.amounts), choice(2, "seed", Array.from({ length: about.seeds }, (_, n) => String(n)))));
+    choice(1, "labels", about.amounts), choice(2, "seed", Array.from({ length: about.seeds[chosen[1]] }, (_, n) => String(n)))));
   try {
     sheet.append(...mistakes(await json(`/api/experiments/${id}/${chosen.join("/")}`)));
   } catch (error) {
