@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wsitool.base.parameters import Params, hparam, same_as
+from wsitool.base.shards import SHARD
 from wsitool.slides.read_options import ReadOptions
 from wsitool.slides.slide import Icc
 from wsitool.slides.spec import LabelRule
@@ -42,7 +43,7 @@ class TileOptions(Params):
     workers: int | None = hparam(
         None, "Slides tiled at once, each in its own process; without it one per processor.", ge=1
     )
-    shard: str | None = hparam(None, "i/N: tile the i-th of N parts of the list, as in a SLURM array.")
+    shard: str | None = hparam(None, SHARD)
     dask: str | None = hparam(None, "Tile on the dask cluster with the scheduler at this address.")
     overwrite: bool = hparam(False, "Replace stores that exist.")
     max_failures: int | None = hparam(None, "Give a slide up after this many unreadable patches.", ge=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing, nullcontext
@@ -18,6 +17,7 @@ from wsitool.base.partial import remove_abandoned
 from wsitool.base.paths import AnyPath, as_list
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.sentences import one_sentence
+from wsitool.base.shards import part_of
 from wsitool.errors import StoreError, UsageError
 from wsitool.slides.coordinates import check_coordinates
 from wsitool.slides.masks import check_tissue
@@ -100,7 +100,7 @@ def tile_slides(
     if settings.coords is not None:
         check_coordinates(settings.coords, spec or TileSpec(), len(inputs))
     labels = _labels(inputs, settings, reporter)
-    part = _shard(inputs, settings.shard)
+    part = part_of(inputs, settings.shard)
     if not settings.dry_run:
         check_writable(Path(out_dir))
     # After what can stop the command: an error stands alone.
@@ -266,15 +266,3 @@ def _run(
         return run_in_processes(tasks, workers=processes, reporter=reporter)
     # One slide has the whole machine, and no process to start.
     return ((index, run_guarded(task, reporter)) for index, task in enumerate(tasks))
-
-
-def _shard(slides: Sequence[SlideInput], shard: str | None) -> Sequence[SlideInput]:
-    """Every N-th slide, so that a list sorted by size or date is dealt out evenly."""
-    if shard is None:
-        return slides
-    match = re.fullmatch(r"([0-9]+)/([0-9]+)", shard)
-    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= part <= parts:
-        raise UsageError(f"--shard must be i/N with i from 1 to N, as in 2/8, got '{shard}'.")
-    # From the plain list, hence the same on every node.
-    return slides[part - 1 :: parts]
