@@ -16,7 +16,7 @@ from pathlib import Path
 from wsitool.base.interrupt import Interrupted, deferred
 from wsitool.errors import StoreError
 
-__all__ = ["hidden_name", "is_locked", "lock_of", "locked", "taken_over"]
+__all__ = ["hidden_name", "holder_of", "is_locked", "lock_of", "locked", "taken_over"]
 
 _POLL_SECONDS = 0.05
 # What file systems answer that know no such locks, Lustre without its mount option among them.
@@ -90,6 +90,22 @@ def is_locked(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def holder_of(path: Path) -> str | None:
+    """Who holds the lock of `path`, such as "process 12 on node3"; None for nobody."""
+    if not is_locked(path):
+        return None
+    try:
+        descriptor = os.open(lock_of(path), os.O_RDONLY)
+    except FileNotFoundError:  # let go meanwhile
+        return None
+    except OSError:
+        return "another process"
+    try:
+        return _holder(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

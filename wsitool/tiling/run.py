@@ -15,6 +15,7 @@ from wsitool.base.interrupt import progress_on_stop
 from wsitool.base.lock import locked
 from wsitool.base.partial import remove_abandoned
 from wsitool.base.paths import AnyPath, as_list
+from wsitool.base.planned import noted
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.sentences import one_sentence
 from wsitool.base.shards import part_of
@@ -109,8 +110,13 @@ def tile_slides(
     processes = min(settings.workers or available_threads(), max(1, len(part)))
     # The processors divided: the decoding threads of all processes together fill the machine once.
     threads = max(1, available_threads() // processes)
-    tasks = [_task(slide, labels, Path(out_dir), spec or TileSpec(), settings, threads) for slide in part]
-    return _tile(tasks, Path(out_dir), labels, settings, processes, reporter)
+    tasks = [_task(slide, labels, Path(out_dir), spec or TileSpec(), settings, threads) for slide in inputs]
+    mine = part_of(tasks, settings.shard)
+    if settings.dry_run:
+        return _tile(mine, Path(out_dir), labels, settings, processes, reporter)
+    made = {task.slide.name: task.store for task in tasks}
+    with noted(Path(out_dir), "tile", made, whole=len(mine) == len(tasks)):
+        return _tile(mine, Path(out_dir), labels, settings, processes, reporter)
 
 
 def _of_one_slide(options: TileOptions) -> dict[str, Any]:
