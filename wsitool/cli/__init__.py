@@ -30,7 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "tile": ("wsitool.cli.tile", "Cut slides into patch stores."),
         "import": ("wsitool.cli.import_", "Bring ready-made patch images into patch stores."),
         "info": ("wsitool.cli.info", "Show what a slide, store, collection or run is."),
-        "status": ("wsitool.cli.status", "Show how far a command is that writes into a folder."),
+        "status": ("wsitool.cli.status", "Show how far the work on a folder is, on all machines."),
         "verify": ("wsitool.cli.verify", "Re-read stores: counts, hashes, every patch."),
         "refilter": ("wsitool.cli.refilter", "Decide again which patches stay, by stored scores."),
         "split": ("wsitool.cli.split", "Part labelled stores into training and test patients."),

@@ -32,9 +32,9 @@ _SHOWN = 5
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @json_option
 def command(folder: Path, as_json: bool) -> None:
-    """Show what is done, running, failed and left of a command that writes into FOLDER.
+    """Show how far the work on a folder is, on all machines.
 
-    Over all machines that share the folder: jobs of an array, workers of a cluster. What has ended is no
+    What is done, running, failed and left, by jobs of an array or workers of a cluster. What has ended is no
     longer noted: 'wsitool info FOLDER' says what there is.
     """
     from wsitool.curate.status import standing
