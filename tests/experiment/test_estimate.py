@@ -49,6 +49,10 @@ def test_times_are_added_up(data: Path, tmp_path: Path, monkeypatch: pytest.Monk
     both = small_plan(data, methods=("rotation",), fractions=(1.0,), pretrain_epochs=2)
     images = 2 * 2 * 4 * 54  # folds, epochs, rotations
     assert estimate(both, tmp_path).seconds == pytest.approx(1.01 * images + 0.1 * 216 + 0.5)
+    # A fold each; a third worker would have nothing to do.
+    for devices in (("cpu", "cpu"), ("cpu",) * 3):
+        shared = estimate(both, tmp_path, devices=devices)
+        assert shared.seconds == pytest.approx((1.01 * images + 0.1 * 216) / 2 + 0.5)
 
 
 def test_the_fastest_call_counts_and_waiting_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

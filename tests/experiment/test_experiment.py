@@ -197,10 +197,10 @@ def test_small_amounts_of_labels_per_cent_and_per_class(data: Path, tmp_path: Pa
 
 
 def test_estimate_counts_what_is_left(finished: Path, data: Path) -> None:
-    left = estimate(small_plan(data, fractions=(0.25, 0.5)), finished, device="cpu")
+    left = estimate(small_plan(data, fractions=(0.25, 0.5)), finished, devices=("cpu",))
     assert (left.cells, left.finished, left.pretrained_images) == (16, 8, 0)
     assert len(left.pretrainings) == 3 and all(stage.finished for stage in left.pretrainings.values())
-    more = estimate(small_plan(data, methods=("supervised", "rotation")), finished, device="cpu")
+    more = estimate(small_plan(data, methods=("supervised", "rotation")), finished, devices=("cpu",))
     assert (more.finished, more.pretrained_images) == (8, 4 * 2 * 54)  # rotations, folds, patches
 
 
@@ -278,7 +278,7 @@ def test_plan_file_and_its_mistakes(tmp_path: Path, data: Path) -> None:
         experiment(small_plan(data, auxiliary=(str(data / "train"),)), tmp_path / "x")
     assert not (tmp_path / "x").exists()
     with pytest.raises(LabelError, match="a single patch of plain"):
-        estimate(small_plan(data, fractions=(0.06, 1.0)), tmp_path / "x", device="cpu")
+        estimate(small_plan(data, fractions=(0.06, 1.0)), tmp_path / "x", devices=("cpu",))
 
 
 def test_near_duplicates_across_the_split_are_told(data: Path, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_more_values_reuse_the_encoder_and_a_run_goes_on(
 ) -> None:
     experiment(_plan(data, pretrain_lr=SEEING, folds=None), tmp_path)
     both = _plan(data, folds=None)
-    foreseen = estimate(both, tmp_path, device="cpu")
+    foreseen = estimate(both, tmp_path, devices=("cpu",))
     assert [stage.finished for stage in foreseen.pretrainings.values()] == [False, True]
     assert (foreseen.cells, foreseen.finished) == (4, 2)  # the supervised ones
     assert foreseen.pretrained_images == 4 * 72  # rotations, patches; of the new lr only

@@ -68,7 +68,7 @@ def command(
     from wsitool.experiment.run import experiment
 
     if dry_run:
-        for line in _foreseen(plan, estimate(plan, out, device=devices[0]), len(devices)):
+        for line in _foreseen(plan, estimate(plan, out, devices=devices), len(devices)):
             click.echo(line)
         return
     words = shlex.join(["wsitool", *sys.argv[1:]])
@@ -88,7 +88,7 @@ def command(
 def _foreseen(plan: ExperimentPlan, estimated: Estimate, devices: int) -> list[str]:
     orders = f" x {len(plan.select)} orders" if len(plan.select) > 1 else ""
     lines = [
-        f"{len(plan.methods)} arms{orders} x {len(plan.amounts)} fractions x {plan.seeds} seeds: "
+        f"{len(plan.methods)} arms{orders} x {len(plan.amounts)} fractions x {plan.seeds_text}: "
         f"{estimated.cells} cells, {estimated.finished} of them there already"
     ]
     for name, stage in estimated.pretrainings.items():
@@ -98,7 +98,7 @@ def _foreseen(plan: ExperimentPlan, estimated: Estimate, devices: int) -> list[s
     lines.append(
         f"Left: {estimated.pretrained_images:,} images through pretraining, "
         f"{estimated.trained_images:,} through fine-tuning: "
-        f"about {_duration(estimated.seconds / devices)} on {devices} device(s)"
+        f"about {_duration(estimated.seconds)} on {devices} device(s)"
     )
     return lines
 

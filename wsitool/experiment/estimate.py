@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from wsitool.backbones.build import build_encoder
 from wsitool.backbones.encoder import Encoder
@@ -19,6 +21,7 @@ from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.subsets import class_counts
 from wsitool.experiment.cells import is_finished
 from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, all_cells, open_splits
+from wsitool.experiment.grid import chains_of, threads_each
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.preflight import check_plan
 from wsitool.experiment.stages import Pretraining, pretrainings
@@ -35,7 +38,7 @@ _SAMPLE = 64  # patches that a head is fitted on, and whose colors and likeness 
 class Estimate:
     """What a grid consists of, and what of it is left to do.
 
-    Images and `seconds` are those still to come; `seconds` on one device that is otherwise idle.
+    Images and `seconds` are those still to come; `seconds` on devices that are otherwise idle.
     """
 
     cells: int
@@ -44,6 +47,16 @@ class Estimate:
     pretrained_images: int
     trained_images: int
     seconds: float
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +68,12 @@ class _Work:
     searched: int
 
 
-def estimate(plan: ExperimentPlan, out: Path, *, device: str = "auto") -> Estimate:
+def estimate(plan: ExperimentPlan, out: Path, *, devices: Sequence[str] = ("auto",)) -> Estimate:
     """Count the grid's work and time its parts at the plan's size: a few seconds.
 
     Raises what `check_plan` raises.
     """
-    splits = open_splits(plan)
+    splits, device = open_splits(plan), devices[0]
     # Opens data and methods first: an estimate of what cannot start would be worth nothing.
     check_plan(plan, splits)
     cells, stages = all_cells(plan), pretrainings(plan, out)
@@ -75,17 +88,20 @@ def estimate(plan: ExperimentPlan, out: Path, *, device: str = "auto") -> Estima
     encoder = build_encoder(plan, "random" if standard else plan.init)
     whole = splits[0].train.whole
     size = plan.image_size or whole.collection.patch_size
-    speed = measure_speed(
-        encoder,
-        image_size=size,
-        batch_size=plan.batch_size,
-        device=device,
-        precision=plan.settings(device).precision,
-    )
-    seconds = (speed.step + speed.view) * pretrained + speed.step * work.trained
-    seconds += speed.forward * work.forward
-    if work.searched:
-        seconds += work.searched * _seconds_a_label(plan, whole, encoder, size, device)
+    with _threads(threads_each(devices)):
+        speed = measure_speed(
+            encoder,
+            image_size=size,
+            batch_size=plan.batch_size,
+            device=device,
+            precision=plan.settings(device).precision,
+        )
+        seconds = (speed.step + speed.view) * pretrained + speed.step * work.trained
+        seconds += speed.forward * work.forward
+        if work.searched:
+            seconds += work.searched * _seconds_a_label(plan, whole, encoder, size, device)
+    # No more at once than there are chains.
+    seconds /= min(len(devices), max(1, len(chains_of(plan, left))))
     return Estimate(
         cells=len(cells),
         finished=len(cells) - len(left),

@@ -29,7 +29,7 @@ from wsitool.experiment.cells import CellResult, run_cell
 from wsitool.experiment.evaluation_splits import Cell, all_cells
 from wsitool.experiment.plan import ExperimentPlan, percent
 
-__all__ = ["chains_of", "in_chains", "run_grid"]
+__all__ = ["chains_of", "in_chains", "run_grid", "threads_each"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -81,10 +81,12 @@ def _results(
     for device in devices:
         # Each worker takes one name as it starts, and keeps it for all its chains.
         queue.put(device)
-    on_cpu = sum(device == "cpu" for device in devices)
     with (
         ProcessPoolExecutor(
-            len(devices), mp_context=context, initializer=_take_device, initargs=(queue, on_cpu)
+            len(devices),
+            mp_context=context,
+            initializer=_take_device,
+            initargs=(queue, threads_each(devices)),
         ) as pool,
         _ending_workers(pool),
     ):
@@ -160,8 +162,13 @@ def chains_of(plan: ExperimentPlan, cells: list[Cell]) -> list[list[Cell]]:
     return [list(chain) for _, chain in groupby(cells, key=shared)]
 
 
-def _take_device(queue: Queue[str], on_cpu: int) -> None:
-    """Begin a worker, one of so many that share the CPU."""
+def threads_each(devices: Sequence[str]) -> int:
+    """Of each worker on the CPU: with all threads each they would mostly wait for one another."""
+    return max(1, torch.get_num_threads() // max(1, sum(device == "cpu" for device in devices)))
+
+
+def _take_device(queue: Queue[str], threads: int) -> None:
+    """Begin a worker, of so many threads if it is on the CPU."""
     global _device
     # Before the queue is asked: a worker whose parent is gone would wait for a device for ever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -173,8 +180,7 @@ def _take_device(queue: Queue[str], on_cpu: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = _device.removeprefix("cuda:")
         _device = "cuda"
     elif _device == "cpu":
-        # With all threads each they would mostly wait for one another.
-        torch.set_num_threads(max(1, torch.get_num_threads() // on_cpu))
+        torch.set_num_threads(threads)
 
 
 def _end_with_parent() -> None:
