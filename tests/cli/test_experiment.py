@@ -32,7 +32,7 @@ def test_dry_run_counts_the_work_and_writes_nothing(train: Path, tmp_path: Path)
     words = ("--methods", "supervised,rotation", "--folds", 2, "--pretrain-epochs", 3, "--dry-run")
     code, out, err = _run(*_common(train, tmp_path / "o"), *words)
     assert code == 0, err
-    assert "2 arms x 2 fractions x 1 seeds: 8 cells, 0 of them there already" in out
+    assert "2 arms x 2 fractions x 1 label seed: 8 cells, 0 of them there already" in out
     assert "pretrain rotation-fold1-seed0: rotation, 24 patches, 3 epochs" in out
     assert f"{2 * 24 * 3 * 4:,} images through pretraining" in out  # folds x patches x epochs x rotations
     assert not (tmp_path / "o").exists()
