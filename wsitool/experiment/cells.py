@@ -10,8 +10,9 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,16 @@ from numpy.typing import NDArray
 
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.files import encoder_file
 from wsitool.base.files import replace_file
 from wsitool.base.progress import SILENT, Reporter
-from wsitool.classify.feature_files import features_of
 from wsitool.classify.fit import Fitted, fit_classifier
 from wsitool.classify.head_registry import HEADS
 from wsitool.classify.heads import head_logits
 from wsitool.classify.logits import predict_logits
 from wsitool.evaluation.leakage import check_pretraining
 from wsitool.evaluation.subsets import subset_hash
+from wsitool.experiment.encoders import CellEncoder, shared_encoder
 from wsitool.experiment.evaluation_splits import (
     Cell,
     EvaluationSplit,
@@ -39,7 +41,7 @@ from wsitool.experiment.evaluation_splits import (
 from wsitool.experiment.judged import order_hash, read_cell
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.stages import ensure, last_stages, start_keys
-from wsitool.experiment.starts import start_encoder
+from wsitool.experiment.starts import start_encoder, start_key
 
 __all__ = ["CellResult", "is_finished", "run_cell"]
 
@@ -75,7 +77,7 @@ def run_cell(
     training = _CellTraining(plan=plan, cell=cell, chosen=split, out=out, device=device, reporter=reporter)
     # All candidates are trained and compared before any looks at the test patches.
     best, losses = _lowest(training)
-    fitted, card = best.fitted, best.encoder.card
+    fitted, card = best.fitted, best.start.encoder.card
     figures = {
         "key": key,
         "judged": _judged(split),
@@ -92,7 +94,7 @@ def run_cell(
         "pretrain_lr": best.lr,
         "pretrain_lr_search": {"losses": losses, "by": fitted.validated_by} if len(losses) > 1 else None,
         "lineage": card.chain,
-        "transductive_groups": training.seen_test_groups(best.encoder),
+        "transductive_groups": training.seen_test_groups(best.start.encoder),
     }
     logits = training.predict(best)
     buffer = io.BytesIO()
@@ -131,7 +133,7 @@ class _Candidate:
 
     lr: float | None
     rows: NDArray[np.int64]
-    encoder: Encoder
+    start: CellEncoder
     fitted: Fitted
     loss: float | None
 
@@ -176,18 +178,28 @@ class _CellTraining:
         for stage in stages:
             # Pretrained where it is not there yet; other cells of the chain then find it.
             run = ensure(self.plan, stage, self.out / "pretrain", self.reporter)
-            yield self._candidate(build_backbone(init=run), stage.lr)
+            # With the time of its file, as one that was damaged is made again.
+            key = f"{run.resolve()}:{encoder_file(run).stat().st_mtime_ns}"
+            yield self._candidate(self._start(key, partial(build_backbone, init=run)), stage.lr)
         if not stages:
             # Only a random start draws from the seed: each label seed then has a start of its own.
-            seed = self.plan.seed + self.cell.seed
-            yield self._candidate(start_encoder(self.plan, self.cell.arm, self.chosen, seed), None)
+            seed, arm = self.plan.seed + self.cell.seed, self.cell.arm
+            is_random = (arm.start or self.plan.init) == "random"
+            values = [start_key(self.plan, arm, self.chosen), self.plan.identity, seed if is_random else None]
+            build = partial(start_encoder, self.plan, arm, self.chosen, seed)
+            yield self._candidate(self._start(json.dumps(values), build), None)
+
+    def _start(self, key: str, build: Callable[[], Encoder]) -> CellEncoder:
+        """The encoder of that key, one for all cells where its training leaves it as it is."""
+        frozen = self.plan.settings(self.device).frozen
+        return shared_encoder(key, build) if frozen else CellEncoder(key, build())
 
     def predict(self, candidate: _Candidate) -> NDArray[np.float64]:
         """Logits (N, K) of the split's test patches; what was not chosen never sees them."""
         classifier, test = candidate.fitted.classifier, self.chosen.test
         # Frozen: features of the whole view are cached, and its test rows picked.
         if self.plan.settings(self.device).frozen:
-            return head_logits(classifier.head, self._features(candidate.encoder, test))
+            return head_logits(classifier.head, self._features(candidate.start, test))
         return predict_logits(classifier, test.patches.collection, device=self.device)
 
     def seen_test_groups(self, encoder: Encoder) -> list[str]:
@@ -195,13 +207,14 @@ class _CellTraining:
         groups = self.chosen.test.patches.groups.tolist()
         return check_pretraining(encoder.card.groups, groups, allowed=self.plan.allow_transductive)
 
-    def _candidate(self, encoder: Encoder, lr: float | None) -> _Candidate:
+    def _candidate(self, start: CellEncoder, lr: float | None) -> _Candidate:
+        encoder = start.encoder
         # Before training, so that a leak costs no run; asked again for the facts.
         self.seen_test_groups(encoder)
         settings = self.plan.settings(self.device)
         # Asked for by the encoder as it is now, also where it is fine-tuned afterwards.
         rows = labelled_rows(
-            self.plan, self.chosen, self.cell, lambda: self._features(encoder, self.chosen.train)
+            self.plan, self.chosen, self.cell, lambda: self._features(start, self.chosen.train)
         )
         subset = self.chosen.train.patches.subset(rows)
         fitted = fit_classifier(
@@ -210,16 +223,15 @@ class _CellTraining:
             settings,
             image_size=self.image_size,
             seed=self.cell.seed,
-            features=self._features(encoder, self.chosen.train)[rows] if settings.frozen else None,
+            features=self._features(start, self.chosen.train)[rows] if settings.frozen else None,
             reporter=self.reporter,
         )
         loss = fitted.validation_loss(subset.labels)
-        return _Candidate(lr=lr, rows=rows, encoder=encoder, fitted=fitted, loss=loss)
+        return _Candidate(lr=lr, rows=rows, start=start, fitted=fitted, loss=loss)
 
-    def _features(self, encoder: Encoder, view: View) -> NDArray[np.float32]:
+    def _features(self, start: CellEncoder, view: View) -> NDArray[np.float32]:
         # Of all patches once for all splits, fractions and seeds; the cache is keyed by encoder and patches.
-        whole_features = features_of(
-            encoder,
+        whole_features = start.features(
             view.whole.collection,
             image_size=self.image_size,
             batch_size=self.plan.batch_size,
