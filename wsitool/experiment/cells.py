@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from wsitool.classify.head_registry import HEADS
 from wsitool.classify.heads import head_logits
 from wsitool.classify.logits import predict_logits
 from wsitool.evaluation.leakage import check_pretraining
-from wsitool.evaluation.subsets import subset_hash
 from wsitool.experiment.encoders import CellEncoder, shared_encoder
 from wsitool.experiment.evaluation_splits import (
     Cell,
@@ -80,8 +79,8 @@ def run_cell(
     fitted, card = best.fitted, best.start.encoder.card
     figures = {
         "key": key,
-        "judged": _judged(split),
-        "subset": subset_hash(split.train.patches.subset(best.rows).identities()),
+        "judged": _judged(plan, cell.split),
+        "subset": split.train.patches.subset(best.rows).identity_hash(),
         # Those of other orders are in the manifest before a cell is computed.
         "labelled_rows": best.rows.tolist() if cell.asks else None,
         "trained_on": len(fitted.split.train),
@@ -110,7 +109,7 @@ def is_finished(plan: ExperimentPlan, cell: Cell, out: Path) -> bool:
 
 
 def _finished(plan: ExperimentPlan, cell: Cell, out: Path, key: str) -> CellResult | None:
-    judged = _judged(open_splits(plan)[cell.split])
+    judged = _judged(plan, cell.split)
     for name in cell.file_names(plan):
         read = read_cell(out / "cells" / name)
         # The key is of the test patches in any order, the logits are in one; earlier cells do not say which.
@@ -119,8 +118,9 @@ def _finished(plan: ExperimentPlan, cell: Cell, out: Path, key: str) -> CellResu
     return None
 
 
-def _judged(split: EvaluationSplit) -> str:
-    patches = split.test.patches
+@lru_cache(maxsize=64)  # asked for each cell, and read from all test patches
+def _judged(plan: ExperimentPlan, split: int) -> str:
+    patches = open_splits(plan)[split].test.patches
     return order_hash(patches.identities(), patches.classes)
 
 
@@ -250,18 +250,22 @@ def _cell_key(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str:
         start_keys(plan, cell, split),
         _labels_key(plan, cell, split),
         # By content, not by path: stores may move.
-        subset_hash(split.test.patches.identities()),
+        _test_key(plan, cell.split),
     ]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _test_key(plan: ExperimentPlan, split: int) -> str:
+    return open_splits(plan)[split].test.patches.identity_hash()
 
 
 def _labels_key(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str | list[str]:
     """Which patches are labelled; where they are asked for what that depends on besides the encoder."""
     train = split.train.patches
     if not cell.asks:
-        return subset_hash(train.subset(labelled_rows(plan, split, cell)).identities())
-    patches = [f"{name}@{group}" for name, group in zip(train.identities(), train.groups, strict=True)]
-    return [cell.select, str(cell.fraction), subset_hash(patches)]
+        return train.subset(labelled_rows(plan, split, cell)).identity_hash()
+    return [cell.select, str(cell.fraction), train.identity_hash(before_group="@")]
 
 
 def _settings_key(plan: ExperimentPlan) -> str:

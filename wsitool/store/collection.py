@@ -128,7 +128,8 @@ class Collection(IndexedPatches):
         """
         order = np.argsort(self.store_index, kind="stable")
         numbers, first = np.unique(self.store_index[order], return_index=True)
-        yield from zip(numbers.tolist(), np.split(order, first[1:]), strict=True)
+        # Of nothing there is one empty part.
+        yield from zip(numbers.tolist(), np.split(order, first[1:]), strict=False)
 
     @cached_property
     def fingerprint(self) -> str:
