@@ -10,7 +10,7 @@ import sys
 import torch
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.precision import inference
-network = build_backbone("resnet18", init="random")
+network = build_backbone("resnet18", init="random").eval()
 with inference(torch.device("cpu")):
     network(torch.ones(1, 3, 32, 32))
 assert not {"torch._dynamo", "torch._dynamo.utils", "sympy"} & set(sys.modules), "the compiler was imported"

@@ -75,7 +75,8 @@ def estimate(plan: ExperimentPlan, out: Path, *, device: str = "auto") -> Estima
     encoder = build_encoder(plan, "random" if standard else plan.init)
     whole = splits[0].train.whole
     size = plan.image_size or whole.collection.patch_size
-    speed = measure_speed(encoder, image_size=size, batch_size=plan.batch_size, device=device)
+    trains = bool(pretrained or work.trained)
+    speed = measure_speed(encoder, image_size=size, batch_size=plan.batch_size, device=device, trains=trains)
     seconds = (speed.step + speed.view) * pretrained + speed.step * work.trained
     seconds += speed.forward * work.forward
     if work.searched:
