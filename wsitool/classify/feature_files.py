@@ -84,7 +84,7 @@ class FeatureFiles:
         )
         return StandIn(self, card)
 
-    def _of_store(self, store: PatchStore, store_rows: NDArray[np.int64]) -> Features:
+    def _of_store(self, store: PatchStore, store_rows: NDArray[np.integer]) -> Features:
         name = store.meta.name
         path = self.files.get(name) or self.files.get(safe_name(name))
         if path is None:
