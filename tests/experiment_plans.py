@@ -12,7 +12,17 @@ from wsitool.experiment.cells import run_cell
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.run import experiment
 
-__all__ = ["run_and_die", "small_data", "small_plan"]
+__all__ = ["rows_named", "run_and_die", "small_data", "small_plan"]
+
+
+def rows_named(stores: list[dict[str, str]]) -> set[tuple[str, int]]:
+    """The patches that a manifest names, as (store, row)."""
+    named = set()
+    for store in stores:
+        for part in store["rows"].split(","):
+            first, _, last = part.partition("-")
+            named |= {(store["name"], row) for row in range(int(first), int(last or first) + 1)}
+    return named
 
 
 def small_data(folder: Path) -> Path:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from wsitool.cli import main
-from wsitool.curate.audit import audit_slides
+from wsitool.curate.audit import _with_duplicates, audit_slides
 from wsitool.slides.spec import TileSpec
 from wsitool.store.opening import open_store
 from wsitool.testing import synthetic_slide
@@ -70,6 +71,10 @@ def test_damage_duplicates_and_contradictions_are_named(tmp_path: Path) -> None:
     assert "same content as twin" in found["good"].warnings[0]
     assert any("unreadable" in warning for warning in found["holed"].warnings)
     assert any("contradicts" in warning for warning in found["lying"].warnings)
+    # Of many only some are named, or ten thousand copies would each name all the others.
+    many = [replace(found["good"], name=f"s{number}", warnings=()) for number in range(9)]
+    assert _with_duplicates(many)[2].warnings == ("has the same content as s0, s1, s3, s4, s5 and 3 more",)
+    assert _with_duplicates(many[:6])[5].warnings == ("has the same content as s0, s1, s2, s3, s4",)
     assert found["holed"].fingerprint != found["good"].fingerprint
 
 

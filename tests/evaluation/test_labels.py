@@ -1,11 +1,15 @@
+import hashlib
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from classify_stores import labelled_store
 
 from wsitool.classify.data import open_train_test
 from wsitool.errors import LabelError
-from wsitool.evaluation.labels import check_table, label_patches, read_label_table
+from wsitool.evaluation.labels import check_table, label_patches, read_label_table, shared_patches
 from wsitool.store.collection import Collection, open_collection
 
 
@@ -26,6 +30,28 @@ def test_labels_of_the_stores(collection: Collection) -> None:
     assert found.classes == ("plain", "dotted", "striped")
     assert found.labels.tolist() == [0, 0, 1, 1, 2, 2] * 3
     assert set(found.groups) == {"p0", "p1", "p2"} and len(set(found.identities())) == 18
+
+
+def test_patches_are_hashed_as_their_sorted_names_are(tmp_path: Path) -> None:
+    """Whatever the order of stores and rows; with a store and its copy, and rows of one and two digits."""
+    paths = [labelled_store(tmp_path / f"p{number}.h5", per_class=5, seed=number % 2) for number in range(3)]
+    shutil.copy(paths[0], tmp_path / "copy.h5")
+    found = label_patches(open_collection(tmp_path))
+
+    def naive(names: Iterable[str]) -> str:
+        return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+    rows = np.random.default_rng(0).permutation(len(found))
+    for some in (found, found.subset(rows), found.subset(rows[:7]), found.subset(rows[:0])):
+        assert some.identity_hash() == naive(some.identities())
+        with_groups = (f"{name}@{group}" for name, group in zip(some.identities(), some.groups, strict=True))
+        assert some.identity_hash("@") == naive(with_groups)
+    one, other = found.subset(rows[:30]), found.subset(rows[25:])
+    assert shared_patches(one, other) == len({*one.identities()} & {*other.identities()}) > 0
+    mixed = found.subset(rows).collection
+    for number, places in mixed.rows_by_store():
+        assert places.tolist() == np.flatnonzero(mixed.store_index == number).tolist()
+    assert [number for number, _ in mixed.rows_by_store()] == [0, 1, 2, 3]
 
 
 def test_table_overrides_labels_and_groups(collection: Collection, tmp_path: Path) -> None:

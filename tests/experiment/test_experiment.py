@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from classify_stores import labelled_store
-from experiment_plans import run_and_die, small_data, small_plan
+from experiment_plans import rows_named, run_and_die, small_data, small_plan
 from sklearn.metrics import accuracy_score
 
 from wsitool.base.lock import locked
@@ -98,9 +98,8 @@ def test_subsets_are_the_same_for_all_arms_and_nested(finished: Path) -> None:
         assert subset(f"supervised-{end}") == subset(f"rotation+auxiliary-{end}")
     subsets = json.loads((finished / "manifest.json").read_text())["subsets"]
     first = [entry for entry in subsets if entry["round"] == "fold1" and entry["seed"] == 0]
-    small, large = (
-        {(store["name"], row) for store in entry["stores"] for row in store["rows"]} for entry in first
-    )
+    small, large = (rows_named(entry["stores"]) for entry in first)
+    assert [len(small), len(large)] == [entry["patches"] for entry in first]
     assert small < large
 
 

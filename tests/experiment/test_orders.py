@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiment_plans import small_data, small_plan
+from experiment_plans import rows_named, small_data, small_plan
 
 from wsitool.errors import UsageError
 from wsitool.evaluation.intervals import holm
@@ -65,10 +65,8 @@ def test_an_experiment_that_asks_for_its_labels(data: Path, tmp_path: Path) -> N
     }
     assert len(subsets) == 7 and subsets["margin", 0.4]["arm"] == "supervised"
     assert "arm" not in subsets["spread", 0.4]
-    small, large = (
-        {(store["name"], row) for store in subsets["margin", share]["stores"] for row in store["rows"]}
-        for share in (0.4, 0.6)
-    )
+    small, large = (rows_named(subsets["margin", share]["stores"]) for share in (0.4, 0.6))
+    assert len(small) == subsets["margin", 0.4]["patches"]
     assert small < large
     test = set(open_splits(plan)[0].test.patches.groups.tolist())
     assert not test & {store["name"] for entry in subsets.values() for store in entry["stores"]}

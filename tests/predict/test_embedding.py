@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,33 @@ def test_features_of_sixteen_bits_are_told_from_others(encoder: Path, tmp_path: 
     assert 0 < distance < 0.02 and features["bf16"].dtype == np.float32
     with pytest.raises(UsageError, match="was not made of these"):
         embed(stores, encoder=encoder, out=tmp_path / "bf16", precision="32")
+
+
+def test_half_the_size(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """float16 is numpy's rounding of the same features, kept as such, refused where it is too small."""
+    stores, made = patch_folder(tmp_path / "stores", each=5), []
+    exact = embed(stores, encoder=encoder, out=tmp_path / "exact").features()
+    half = embed(stores, encoder=encoder, out=tmp_path / "half", dtype="float16")
+    with h5py.File(half.files[0]) as file:
+        assert file["features"].dtype == np.float16
+    np.testing.assert_array_equal(half.features(), exact.astype(np.float16).astype(np.float32))
+    before = [path.stat().st_mtime_ns for path in half.files]
+    embed(stores, encoder=encoder, out=tmp_path / "half", dtype="float16")
+    assert [path.stat().st_mtime_ns for path in half.files] == before
+    with pytest.raises(UsageError, match="was not made of these"):
+        embed(stores, encoder=encoder, out=tmp_path / "half")
+    real = embedding.encode
+
+    def large(*arguments: Any, **options: Any) -> Any:
+        # One store's features are let go before the next are made.
+        assert all(weak() is None for weak in made)
+        features = real(*arguments, **options) * 1e6
+        made.append(weakref.ref(features))
+        return features
+
+    monkeypatch.setattr(embedding, "encode", large)
+    result = embed(stores, encoder=encoder, out=tmp_path / "large", dtype="float16")
+    assert not result.files and "use --dtype float32" in result.failed[0][1] and len(made) == 2
 
 
 def test_the_map_is_the_principal_components() -> None:

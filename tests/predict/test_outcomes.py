@@ -6,6 +6,7 @@ import importlib
 import json
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,8 +196,17 @@ def test_out_is_tried_before_anything_is_computed(
     assert result.exit_code == 2 and sentence in result.stderr
 
 
-@pytest.mark.parametrize("where", ["_predict_one", "write_prediction", "write_summary", "draw_heatmap"])
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [
+        *(
+            (where, number)
+            for where in ("_predict_one", "write_prediction", "append_summary")
+            for number in (1, 3)
+        ),
+        *(("write_summary", 1), ("write_summary", 2), ("draw_heatmap", 2)),
+    ],
+)
 def test_a_run_that_was_stopped_goes_on(
     judge: Run, slides: list[Path], tmp_path: Path, where: str, number: int
 ) -> None:
@@ -212,6 +222,39 @@ def test_a_run_that_was_stopped_goes_on(
     assert again.kept == done <= int(str(stopped.value).split(": ")[1][0]) and len(again.slides) == 3
     judge(slides, "whole")
     assert _content(tmp_path / "o") == _content(tmp_path / "whole")
+
+
+def test_a_row_that_a_killed_run_was_writing_costs_its_slide_only(
+    judge: Run, slides: list[Path], tmp_path: Path
+) -> None:
+    judge(slides, "whole")
+    whole = (tmp_path / "whole" / "summary.csv").read_bytes()
+    for cut in (
+        2,
+        40,
+        len(whole.splitlines()[-1]),
+    ):  # of the last row: made_from, the middle, all but a letter
+        shutil.copytree(tmp_path / "whole", tmp_path / f"{cut}")
+        (tmp_path / f"{cut}" / "summary.csv").write_bytes(whole[:-cut])
+        assert judge(slides, f"{cut}").kept == 2
+        assert _content(tmp_path / f"{cut}") == _content(tmp_path / "whole")
+
+
+def test_a_slide_costs_one_row_however_many_there_are(
+    judge: Run, slides: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the whole table again; and a slide is looked at once, not before to see whether it is known."""
+    home, calls = importlib.import_module("wsitool.predict.outcomes"), Counter[str]()
+    for name in ("write_summary", "append_summary", "fingerprint"):
+        real = getattr(home, name)
+
+        def counted(*given: Any, real: Any = real, name: str = name) -> Any:
+            calls[name] += 1
+            return real(*given)
+
+        monkeypatch.setattr(home, name, counted)
+    judge(slides)
+    assert calls == {"write_summary": 2, "append_summary": 3, "fingerprint": 3}
 
 
 def test_only_what_is_the_same_is_kept(run: Path, judge: Run, slides: list[Path], tmp_path: Path) -> None:

@@ -60,13 +60,14 @@ def encode(
     precision: str = "32",
     decode: Decode = "cpu",
     cache: Path | None = None,
+    digest: str | None = None,
     reporter: Reporter = SILENT,
 ) -> NDArray[np.float32]:
     """Features (N, D) of every patch of `collection`, in its order; EncoderError if one is not finite.
 
     Computed in the bits of `precision` (see `effective_precision`), float32 whatever that is, of patches that
     `decode` (see `effective_decode`) decodes. With a folder `cache` they are kept there under a name that
-    encoder, patches, size, bits and decoder decide.
+    encoder, patches, size, bits and decoder decide; `digest` is the encoder's, where it is known.
     """
     check_stain(encoder.card.stain, collection.stain)
     hardware = choose_device(device)
@@ -75,7 +76,7 @@ def encode(
         # Everything that decides a feature is in the name, so that a changed encoder or store cannot meet an
         # old file.
         bits = ("" if precision == "32" else f":{precision}") + decoder_mark(decode)
-        key = f"{encoder_digest(encoder)}:{collection.fingerprint}:{image_size}{bits}"
+        key = f"{digest or encoder_digest(encoder)}:{collection.fingerprint}:{image_size}{bits}"
         cache = cache / f"features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
         kept = _cached(cache, (len(collection), encoder.feature_dim))
         if kept is not None:

@@ -170,4 +170,5 @@ def tuned(device: torch.device, *, deterministic: bool = False) -> Iterator[None
     finally:
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.benchmark = benchmark
-        torch.use_deterministic_algorithms(strict, warn_only=warn)
+        if deterministic:  # asking for it at all imports torch's compiler, which takes as long as torch
+            torch.use_deterministic_algorithms(strict, warn_only=warn)

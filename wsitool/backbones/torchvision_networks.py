@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
 from wsitool.backbones.card import LineageStep
 from wsitool.backbones.hub import PATIENCE_SECONDS, patience
+from wsitool.backbones.light_import import import_torchvision
 from wsitool.backbones.network import IMAGENET_MEAN, IMAGENET_STD, Network, State
 from wsitool.errors import EncoderError, UsageError
 
 __all__ = ["make"]
+
+torchvision = import_torchvision()
 
 # Classes of ImageNet, by which the classifier is known.
 _CLASSES = 1000

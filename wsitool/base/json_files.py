@@ -10,6 +10,7 @@ import json
 import math
 import typing
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -192,7 +193,7 @@ def _sequence(kind: Any, value: Any, key: str) -> Any:
 def _record(kind: Any, value: Any, key: str) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{key or 'it'} must be {_WORDS[dict]}, got {_shown(value)}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields, hints = _form_of(kind)
     unknown = [str(name)[:60] for name in value if name not in fields]
     if unknown:
         raise ValueError(f"{key or 'it'} has the unknown key '{unknown[0]}'")
@@ -204,9 +205,13 @@ def _record(kind: Any, value: Any, key: str) -> Any:
     missing = [name for name in needed if name not in value]
     if missing:
         raise ValueError(f"{key or 'it'} lacks the key '{missing[0]}'")
-    # Evaluated, as annotations are text; once a record, which files of ours have few of.
-    hints = typing.get_type_hints(kind)
     return kind(**{name: _typed(hints[name], item, _below(key, name)) for name, item in value.items()})
+
+
+@cache
+def _form_of(kind: Any) -> tuple[dict[str, dataclasses.Field[Any]], dict[str, Any]]:
+    """The fields of a dataclass and their types, evaluated, as annotations are text: as slow as reading."""
+    return {field.name: field for field in dataclasses.fields(kind)}, typing.get_type_hints(kind)
 
 
 def _below(key: str, name: object) -> str:

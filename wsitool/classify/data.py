@@ -10,7 +10,13 @@ from wsitool.base.groups import group_clashes
 from wsitool.base.paths import AnyPath
 from wsitool.base.progress import Reporter
 from wsitool.errors import LabelError, UsageError
-from wsitool.evaluation.labels import LabelledPatches, check_table, label_patches, read_label_table
+from wsitool.evaluation.labels import (
+    LabelledPatches,
+    check_table,
+    label_patches,
+    read_label_table,
+    shared_patches,
+)
 from wsitool.evaluation.leakage import check_separate, shared_groups
 from wsitool.store.collection import Collection, open_collection
 from wsitool.store.splits import SplitBy
@@ -93,12 +99,9 @@ def _check_groups(train: LabelledPatches, test: LabelledPatches, split: SplitBy,
         check_separate(train.groups.tolist(), test.groups.tolist())
         return
     shared = shared_groups(train.groups.tolist(), test.groups.tolist())
-    # By content hash and row, since a copied store has another path.
-    same = set(train.identities()) & set(test.identities())
+    same = shared_patches(train, test)
     if same:
-        raise UsageError(
-            f"{len(same)} of the test patches are training patches too: pass other stores to --test."
-        )
+        raise UsageError(f"{same} of the test patches are training patches too: pass other stores to --test.")
     reporter.warn(
         f"--split patch leaks: {len(shared)} group(s) are in both training and test data, so the figures say "
         "little about new patients."

@@ -55,19 +55,18 @@ class FeatureFiles:
         StoreError for a slide without a file or a patch without a row, for files that cannot be read or are
         of patches of another size, and for values that are not finite.
         """
-        parts: dict[int, Features] = {}
-        for index in np.unique(collection.store_index).tolist():
-            store = collection.stores[index]
-            store_rows = collection.row[collection.store_index == index]
-            parts[index] = self._of_store(store, store_rows)
-        widths = {part.shape[1] for part in parts.values()}
+        parts = [
+            (places, self._of_store(collection.stores[number], collection.row[places]))
+            for number, places in collection.rows_by_store()
+        ]
+        widths = {part.shape[1] for _, part in parts}
         if len(widths) > 1:
             raise StoreError(
                 f"The feature files of '{self.name}' are of {sorted(widths)} values each: take one kind."
             )
         features = np.empty((len(collection), widths.pop()), np.float32)
-        for index, part in parts.items():
-            features[collection.store_index == index] = part
+        for places, part in parts:
+            features[places] = part
         return features
 
     def stand_in(self, collection: Collection) -> StandIn:
@@ -85,7 +84,7 @@ class FeatureFiles:
         )
         return StandIn(self, card)
 
-    def _of_store(self, store: PatchStore, store_rows: NDArray[np.int64]) -> Features:
+    def _of_store(self, store: PatchStore, store_rows: NDArray[np.integer]) -> Features:
         name = store.meta.name
         path = self.files.get(name) or self.files.get(safe_name(name))
         if path is None:

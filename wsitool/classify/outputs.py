@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.base.files import replace_file, write_json
+from wsitool.base.files import replace_file, replace_file_in_parts, write_json
 from wsitool.base.tables import table_bytes
 from wsitool.classify.fit import Fitted
 from wsitool.classify.model import CLASSIFIER_FILE, save_classifier
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.labels import LabelledPatches
-from wsitool.evaluation.subsets import subset_hash
 from wsitool.report.confusion import draw_confusion
 from wsitool.report.curves import Curve, Panel, save_curves
 
 __all__ = ["Part", "describe_patches", "patches_hash", "places_of", "write_predictions", "write_run"]
 
 
+_AT_ONCE = 4096  # rows of a table in memory
 _COLUMNS = ("part", "slide", "group", "image", "row", "x", "y", "label", "predicted")
 
 
@@ -75,71 +76,82 @@ def write_run(
 def write_predictions(path: Path, parts: Sequence[Part]) -> None:
     """One row per patch: where it is, what it is, what it was taken for, the probability of each class.
 
-    Probabilities are uncalibrated, with six digits. The file is complete or not there; it is held in memory
-    as a whole.
+    Probabilities are uncalibrated, with six digits. The file is complete or not there, and written some
+    thousand rows at a time.
     """
     classes = parts[0].patches.classes
-    rows: list[list[Any]] = [[*_COLUMNS, *(f"p_{name}" for name in classes)]]
-    for part in parts:
-        # Uncalibrated, as the argmax is the same and the temperature is in metrics.json.
-        probabilities = softmax(part.logits)
-        predicted = probabilities.argmax(axis=1)
-        for index, location in enumerate(places_of(part.patches)):
-            rows.append(
-                [
-                    part.name,
-                    *location,
-                    classes[part.patches.labels[index]],
-                    classes[predicted[index]],
-                    *(f"{value:.6f}" for value in probabilities[index]),
-                ]
-            )
-    replace_file(path, table_bytes(rows))
+    header: Sequence[Any] = [*_COLUMNS, *(f"p_{name}" for name in classes)]
+    rows = chain([header], *(_predicted(part, classes) for part in parts))
+    replace_file_in_parts(path, map(table_bytes, iter(lambda: list(islice(rows, _AT_ONCE)), [])))
+
+
+def _predicted(part: Part, classes: Sequence[str]) -> Iterator[Sequence[Any]]:
+    # Uncalibrated, as the argmax is the same and the temperature is in metrics.json.
+    probabilities = softmax(part.logits)
+    predicted, labels = probabilities.argmax(axis=1).tolist(), part.patches.labels.tolist()
+    for index, place in enumerate(places_of(part.patches)):
+        values = (f"{value:.6f}" for value in probabilities[index].tolist())
+        yield [part.name, *place, classes[labels[index]], classes[predicted[index]], *values]
 
 
 def describe_patches(patches: LabelledPatches) -> dict[str, Any]:
     """What a manifest says of some patches: counts, patients, a hash of their identities, rows by store.
 
-    As JSON holds it. Rows are those of each store, sorted; with the content hashes they say exactly which
-    patches.
+    As JSON holds it. Rows are those of each store, sorted, as "0-511,600"; with the content hashes they say
+    exactly which patches.
     """
     collection = patches.collection
-    stores = []
-    for number, store in enumerate(collection.stores):
-        # Sorted: the manifest is a set of patches, whatever order they were drawn in.
-        rows = np.sort(collection.row[collection.store_index == number])
-        # A store of which the subset has nothing is left out.
-        if len(rows):
-            stores.append(
-                {"name": store.meta.name, "content_hash": store.content_hash, "rows": rows.tolist()}
-            )
+    # A store of which the subset has nothing is left out.
+    stores = [
+        {
+            "name": collection.stores[number].meta.name,
+            "content_hash": collection.stores[number].content_hash,
+            "rows": _ranges(collection.row[places]),
+        }
+        for number, places in collection.rows_by_store()
+    ]
     counts = np.bincount(patches.labels, minlength=len(patches.classes))
     return {
         "patches": len(patches),
         "per_class": {name: int(count) for name, count in zip(patches.classes, counts, strict=True)},
         "groups": sorted(set(patches.groups.tolist())),
-        "hash": subset_hash(patches.identities()),
+        "hash": patches.identity_hash(),
         "stores": stores,
     }
 
 
 def patches_hash(patches: LabelledPatches) -> str:
     """SHA-256 over all that a run depends on of its patches: pixels, class and group of each."""
-    hashed = zip(patches.identities(), patches.groups.tolist(), strict=True)
-    return subset_hash([f"{identity}:{group}" for identity, group in hashed])
+    return patches.identity_hash(before_group=":")
 
 
-def places_of(patches: LabelledPatches) -> list[tuple[Any, ...]]:
+def _ranges(rows: NDArray[np.integer]) -> str:
+    """Rows as text, sorted, those that follow each other as first and last: a list has a line for each."""
+    ordered = np.sort(rows)
+    starts = np.flatnonzero(np.diff(ordered, prepend=-2) != 1)
+    ends = np.append(starts[1:], len(ordered)) - 1
+    runs = zip(ordered[starts].tolist(), ordered[ends].tolist(), strict=True)
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def places_of(patches: LabelledPatches) -> Iterator[tuple[Any, ...]]:
     """Slide, group, image, row in the store, level-0 x and y of each patch."""
     collection = patches.collection
+    coords = np.empty((len(patches), 2), np.int64)
     # A store reads the whole column each time it is asked: once for each, not for each patch.
-    coords = {number: collection.stores[number].coords for number in set(collection.store_index.tolist())}
-    rows = []
-    for index, (number, row) in enumerate(zip(collection.store_index, collection.row, strict=True)):
-        x0, y0 = coords[number][row]
-        name = collection.stores[number].meta.name
-        rows.append((name, patches.groups[index], patches.images[index], row, x0, y0))
-    return rows
+    for number, places in collection.rows_by_store():
+        coords[places] = collection.stores[number].coords[collection.row[places]]
+    names = [store.meta.name for store in collection.stores]
+    for start in range(0, len(patches), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        columns = (collection.row, coords[:, 0], coords[:, 1])
+        yield from zip(
+            [names[number] for number in collection.store_index[part].tolist()],
+            patches.groups[part].tolist(),
+            patches.images[part].tolist(),
+            *(column[part].tolist() for column in columns),
+            strict=True,
+        )
 
 
 def _write_history(out: Path, fitted: Fitted) -> None:

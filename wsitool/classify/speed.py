@@ -46,17 +46,24 @@ def fastest(call: Callable[[], object], seconds: float = _SECONDS, *, on_cpu: bo
 
 
 def measure_speed(
-    encoder: Encoder, *, image_size: int, batch_size: int, device: str, precision: str = "32"
+    encoder: Encoder,
+    *,
+    image_size: int,
+    batch_size: int,
+    device: str,
+    precision: str = "32",
+    trains: bool = True,
 ) -> Speed:
     """Time passes of random images; batches grow to `batch_size` as long as they are quick.
 
-    Training is in `precision`, the forward pass alone in 32 bits, as verdicts are.
+    Training is in `precision`, the forward pass alone in 32 bits, as verdicts are. Where nothing `trains`,
+    only the forward pass: an optimizer imports torch's compiler, for seconds.
     """
     where = choose_device(device)
     place(encoder, where)
     # No decay and no lr: only its time counts.
-    bits = Precision(effective_precision(precision, where.type), where)
-    optimizer = torch.optim.Adam(encoder.parameters(), lr=0.0, fused=where.type in ("cpu", "cuda"))
+    bits, fused = Precision(effective_precision(precision, where.type), where), where.type in ("cpu", "cuda")
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=0.0, fused=fused) if trains else None
 
     def wait() -> None:
         if where.type == "cuda":
@@ -73,24 +80,25 @@ def measure_speed(
         bits.backward(loss)
         wait()
 
-    def update() -> None:
-        optimizer.step()
-        wait()
-
     def forward(batch: torch.Tensor) -> None:
         with torch.inference_mode():
             encoder(batch)
         wait()
 
-    encoder.train()
+    def update(optimizer: torch.optim.Optimizer) -> None:
+        optimizer.step()
+        wait()
+
+    encoder.train(trains)
     on_cpu = where.type == "cpu"
-    batch = images(2)
-    while 4 * len(batch) <= batch_size and fastest(partial(step, batch), 0, on_cpu=on_cpu) < _LONGEST / 4:
+    batch, slowest = images(2), step if trains else forward
+    while 4 * len(batch) <= batch_size and fastest(partial(slowest, batch), 0, on_cpu=on_cpu) < _LONGEST / 4:
         batch = images(4 * len(batch))
-    count = len(batch)
-    # Apart, as it is once a batch, and this one may be smaller.
-    per_step = fastest(partial(step, batch), on_cpu=on_cpu) / count
-    per_step += fastest(update, _SECONDS / 4, on_cpu=on_cpu) / batch_size
+    count, per_step = len(batch), 0.0
+    if optimizer is not None:
+        per_step = fastest(partial(step, batch), on_cpu=on_cpu) / count
+        # Apart, as it is once a batch, and this one may be smaller.
+        per_step += fastest(partial(update, optimizer), _SECONDS / 4, on_cpu=on_cpu) / batch_size
     encoder.eval()
     per_forward = fastest(partial(forward, batch), _SECONDS / 2, on_cpu=on_cpu) / count
     patches = torch.randint(0, 256, (_VIEWS, 3, image_size, image_size), dtype=torch.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -33,6 +34,7 @@ __all__ = ["SlideAudit", "audit_slides"]
 # Tiles probed a level; a truncated file is found by the last one already.
 _PROBES = 24
 _TIMED = 8
+_NAMED = 5  # slides of the same content
 _MPP_AT_1X = 10.0
 # Relative: true scanners differ from the rule by up to a tenth, a wrong unit by far more.
 _MPP_DISAGREEMENT = 0.35
@@ -294,14 +296,15 @@ def _resampling_seconds(plan: ReadPlan, size: int) -> float:
 
 def _with_duplicates(audits: Sequence[SlideAudit]) -> list[SlideAudit]:
     """Add a warning to slides of the same content."""
+    alike: dict[str, list[int]] = defaultdict(list)
+    for number, audit in enumerate(audits):
+        alike[audit.fingerprint].append(number)
     done = []
-    for audit in audits:
-        # All pairs: slides are hundreds at most.
-        twins = [
-            other.name
-            for other in audits
-            if other is not audit and audit.fingerprint and other.fingerprint == audit.fingerprint
-        ]
-        warning = (f"has the same content as {', '.join(twins)}",) if twins else ()
+    for number, audit in enumerate(audits):
+        others = alike[audit.fingerprint] if audit.fingerprint else []
+        twins = [audits[other].name for other in others[: _NAMED + 1] if other != number][:_NAMED]
+        more = len(others) - 1 - len(twins)
+        names = f"{', '.join(twins)}{f' and {more:,} more' if more > 0 else ''}"
+        warning = (f"has the same content as {names}",) if twins else ()
         done.append(replace(audit, warnings=(*audit.warnings, *warning)))
     return done

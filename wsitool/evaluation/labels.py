@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,15 @@ from wsitool.base.tables import Row, decimal, read_table
 from wsitool.errors import LabelError
 from wsitool.store.collection import Collection
 
-__all__ = ["LabelRow", "LabelTable", "LabelledPatches", "check_table", "label_patches", "read_label_table"]
+__all__ = [
+    "LabelRow",
+    "LabelTable",
+    "LabelledPatches",
+    "check_table",
+    "label_patches",
+    "read_label_table",
+    "shared_patches",
+]
 
 _NAMED_AT_MOST = 5
 
@@ -82,6 +91,33 @@ class LabelledPatches:
             images=self.images[indices],
         )
 
+    def identity_hash(self, before_group: str | None = None) -> str:
+        """SHA-256 over the sorted `identities`, a line each: which patches, in any order.
+
+        Each is followed by `before_group` and its group where that is given. Made store by store: the texts
+        of ten million patches would take gigabytes.
+        """
+        digest, between = hashlib.sha256(), ""
+        # By content, as a store and its copy count as one.
+        places: dict[str, list[NDArray[np.int64]]] = {}
+        for number, rows in self.collection.rows_by_store():
+            places.setdefault(f"{self.collection.stores[number].content_hash}:", []).append(rows)
+        for beginning in sorted(places):
+            rows = np.concatenate(places[beginning])
+            classes = [f":{name}" for name in self.classes]
+            names = [
+                f"{beginning}{row}{classes[label]}"
+                for row, label in zip(
+                    self.collection.row[rows].tolist(), self.labels[rows].tolist(), strict=True
+                )
+            ]
+            if before_group is not None:
+                groups = self.groups[rows].tolist()
+                names = [f"{name}{before_group}{group}" for name, group in zip(names, groups, strict=True)]
+            digest.update((between + "\n".join(sorted(names))).encode())
+            between = "\n"
+        return digest.hexdigest()
+
     def identities(self) -> list[str]:
         """What each patch is, whoever reads it: content hash of its store, row and class.
 
@@ -89,8 +125,24 @@ class LabelledPatches:
         compared.
         """
         hashes = [store.content_hash for store in self.collection.stores]
-        places = zip(self.collection.store_index, self.collection.row, self.labels, strict=True)
+        columns = (self.collection.store_index, self.collection.row, self.labels)
+        places = zip(*(column.tolist() for column in columns), strict=True)
         return [f"{hashes[store]}:{row}:{self.classes[label]}" for store, row, label in places]
+
+
+def shared_patches(a: LabelledPatches, b: LabelledPatches) -> int:
+    """How many patches of `a` and `b`, whose classes are the same, are alike in content, row and class."""
+    keys = []
+    for side in (a, b):
+        of_store: dict[str, NDArray[np.int64]] = {}
+        for number, rows in side.collection.rows_by_store():
+            # By content hash and row, since a copied store has another path.
+            of_side = side.collection.row[rows].astype(np.int64) * len(side.classes) + side.labels[rows]
+            name = side.collection.stores[number].content_hash
+            of_store[name] = np.union1d(of_store.get(name, np.empty(0, np.int64)), of_side)
+        keys.append(of_store)
+    one, other = keys
+    return sum(len(np.intersect1d(one[name], other[name])) for name in one.keys() & other.keys())
 
 
 def read_label_table(path: str | Path, *, reporter: Reporter = SILENT) -> LabelTable:
@@ -253,10 +305,8 @@ def _patches_of(collection: Collection, rows: Mapping[Place, LabelRow]) -> dict[
     found: dict[int, Place] = {}
     if not by_name:
         return found
-    for number, store in enumerate(collection.stores):
-        patches = np.flatnonzero(collection.store_index == number)
-        if not len(patches):
-            continue
+    for number, patches in collection.rows_by_store():
+        store = collection.stores[number]
         inside = collection.row[patches]
         corners = store.coords[inside].tolist()
         sources = store.sources

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import total_ordering
@@ -25,7 +24,6 @@ __all__ = [
     "class_orders",
     "label_subset",
     "patients_in_turn",
-    "subset_hash",
 ]
 
 Indices = NDArray[np.int64]
@@ -153,8 +151,3 @@ def patients_in_turn(groups: NDArray[np.integer]) -> Indices:
     turn = np.empty(len(groups), np.int64)
     turn[by_group] = np.arange(len(groups)) - np.repeat(starts, sizes)
     return np.argsort(turn, kind="stable")
-
-
-def subset_hash(keys: Sequence[str]) -> str:
-    """SHA-256 over the sorted identities of patches ("content hash of the store:row:class")."""
-    return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()

@@ -10,8 +10,9 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,15 @@ from numpy.typing import NDArray
 
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.files import encoder_file
 from wsitool.base.files import replace_file
 from wsitool.base.progress import SILENT, Reporter
-from wsitool.classify.feature_files import features_of
 from wsitool.classify.fit import Fitted, fit_classifier
 from wsitool.classify.head_registry import HEADS
 from wsitool.classify.heads import head_logits
 from wsitool.classify.logits import predict_logits
 from wsitool.evaluation.leakage import check_pretraining
-from wsitool.evaluation.subsets import subset_hash
+from wsitool.experiment.encoders import CellEncoder, shared_encoder
 from wsitool.experiment.evaluation_splits import (
     Cell,
     EvaluationSplit,
@@ -39,7 +40,7 @@ from wsitool.experiment.evaluation_splits import (
 from wsitool.experiment.judged import order_hash, read_cell
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.stages import ensure, last_stages, start_keys
-from wsitool.experiment.starts import start_encoder
+from wsitool.experiment.starts import start_encoder, start_key
 
 __all__ = ["CellResult", "is_finished", "run_cell"]
 
@@ -75,11 +76,11 @@ def run_cell(
     training = _CellTraining(plan=plan, cell=cell, chosen=split, out=out, device=device, reporter=reporter)
     # All candidates are trained and compared before any looks at the test patches.
     best, losses = _lowest(training)
-    fitted, card = best.fitted, best.encoder.card
+    fitted, card = best.fitted, best.start.encoder.card
     figures = {
         "key": key,
-        "judged": _judged(split),
-        "subset": subset_hash(split.train.patches.subset(best.rows).identities()),
+        "judged": _judged(plan, cell.split),
+        "subset": split.train.patches.subset(best.rows).identity_hash(),
         # Those of other orders are in the manifest before a cell is computed.
         "labelled_rows": best.rows.tolist() if cell.asks else None,
         "trained_on": len(fitted.split.train),
@@ -92,7 +93,7 @@ def run_cell(
         "pretrain_lr": best.lr,
         "pretrain_lr_search": {"losses": losses, "by": fitted.validated_by} if len(losses) > 1 else None,
         "lineage": card.chain,
-        "transductive_groups": training.seen_test_groups(best.encoder),
+        "transductive_groups": training.seen_test_groups(best.start.encoder),
     }
     logits = training.predict(best)
     buffer = io.BytesIO()
@@ -108,7 +109,7 @@ def is_finished(plan: ExperimentPlan, cell: Cell, out: Path) -> bool:
 
 
 def _finished(plan: ExperimentPlan, cell: Cell, out: Path, key: str) -> CellResult | None:
-    judged = _judged(open_splits(plan)[cell.split])
+    judged = _judged(plan, cell.split)
     for name in cell.file_names(plan):
         read = read_cell(out / "cells" / name)
         # The key is of the test patches in any order, the logits are in one; earlier cells do not say which.
@@ -117,8 +118,9 @@ def _finished(plan: ExperimentPlan, cell: Cell, out: Path, key: str) -> CellResu
     return None
 
 
-def _judged(split: EvaluationSplit) -> str:
-    patches = split.test.patches
+@lru_cache(maxsize=64)  # asked for each cell, and read from all test patches
+def _judged(plan: ExperimentPlan, split: int) -> str:
+    patches = open_splits(plan)[split].test.patches
     return order_hash(patches.identities(), patches.classes)
 
 
@@ -131,7 +133,7 @@ class _Candidate:
 
     lr: float | None
     rows: NDArray[np.int64]
-    encoder: Encoder
+    start: CellEncoder
     fitted: Fitted
     loss: float | None
 
@@ -176,18 +178,28 @@ class _CellTraining:
         for stage in stages:
             # Pretrained where it is not there yet; other cells of the chain then find it.
             run = ensure(self.plan, stage, self.out / "pretrain", self.reporter)
-            yield self._candidate(build_backbone(init=run), stage.lr)
+            # With the time of its file, as one that was damaged is made again.
+            key = f"{run.resolve()}:{encoder_file(run).stat().st_mtime_ns}"
+            yield self._candidate(self._start(key, partial(build_backbone, init=run)), stage.lr)
         if not stages:
             # Only a random start draws from the seed: each label seed then has a start of its own.
-            seed = self.plan.seed + self.cell.seed
-            yield self._candidate(start_encoder(self.plan, self.cell.arm, self.chosen, seed), None)
+            seed, arm = self.plan.seed + self.cell.seed, self.cell.arm
+            is_random = (arm.start or self.plan.init) == "random"
+            values = [start_key(self.plan, arm, self.chosen), self.plan.identity, seed if is_random else None]
+            build = partial(start_encoder, self.plan, arm, self.chosen, seed)
+            yield self._candidate(self._start(json.dumps(values), build), None)
+
+    def _start(self, key: str, build: Callable[[], Encoder]) -> CellEncoder:
+        """The encoder of that key, one for all cells where its training leaves it as it is."""
+        frozen = self.plan.settings(self.device).frozen
+        return shared_encoder(key, build) if frozen else CellEncoder(key, build())
 
     def predict(self, candidate: _Candidate) -> NDArray[np.float64]:
         """Logits (N, K) of the split's test patches; what was not chosen never sees them."""
         classifier, test = candidate.fitted.classifier, self.chosen.test
         # Frozen: features of the whole view are cached, and its test rows picked.
         if self.plan.settings(self.device).frozen:
-            return head_logits(classifier.head, self._features(candidate.encoder, test))
+            return head_logits(classifier.head, self._features(candidate.start, test))
         return predict_logits(classifier, test.patches.collection, device=self.device)
 
     def seen_test_groups(self, encoder: Encoder) -> list[str]:
@@ -195,13 +207,14 @@ class _CellTraining:
         groups = self.chosen.test.patches.groups.tolist()
         return check_pretraining(encoder.card.groups, groups, allowed=self.plan.allow_transductive)
 
-    def _candidate(self, encoder: Encoder, lr: float | None) -> _Candidate:
+    def _candidate(self, start: CellEncoder, lr: float | None) -> _Candidate:
+        encoder = start.encoder
         # Before training, so that a leak costs no run; asked again for the facts.
         self.seen_test_groups(encoder)
         settings = self.plan.settings(self.device)
         # Asked for by the encoder as it is now, also where it is fine-tuned afterwards.
         rows = labelled_rows(
-            self.plan, self.chosen, self.cell, lambda: self._features(encoder, self.chosen.train)
+            self.plan, self.chosen, self.cell, lambda: self._features(start, self.chosen.train)
         )
         subset = self.chosen.train.patches.subset(rows)
         fitted = fit_classifier(
@@ -210,16 +223,15 @@ class _CellTraining:
             settings,
             image_size=self.image_size,
             seed=self.cell.seed,
-            features=self._features(encoder, self.chosen.train)[rows] if settings.frozen else None,
+            features=self._features(start, self.chosen.train)[rows] if settings.frozen else None,
             reporter=self.reporter,
         )
         loss = fitted.validation_loss(subset.labels)
-        return _Candidate(lr=lr, rows=rows, encoder=encoder, fitted=fitted, loss=loss)
+        return _Candidate(lr=lr, rows=rows, start=start, fitted=fitted, loss=loss)
 
-    def _features(self, encoder: Encoder, view: View) -> NDArray[np.float32]:
+    def _features(self, start: CellEncoder, view: View) -> NDArray[np.float32]:
         # Of all patches once for all splits, fractions and seeds; the cache is keyed by encoder and patches.
-        whole_features = features_of(
-            encoder,
+        whole_features = start.features(
             view.whole.collection,
             image_size=self.image_size,
             batch_size=self.plan.batch_size,
@@ -238,18 +250,22 @@ def _cell_key(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str:
         start_keys(plan, cell, split),
         _labels_key(plan, cell, split),
         # By content, not by path: stores may move.
-        subset_hash(split.test.patches.identities()),
+        _test_key(plan, cell.split),
     ]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _test_key(plan: ExperimentPlan, split: int) -> str:
+    return open_splits(plan)[split].test.patches.identity_hash()
 
 
 def _labels_key(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str | list[str]:
     """Which patches are labelled; where they are asked for what that depends on besides the encoder."""
     train = split.train.patches
     if not cell.asks:
-        return subset_hash(train.subset(labelled_rows(plan, split, cell)).identities())
-    patches = [f"{name}@{group}" for name, group in zip(train.identities(), train.groups, strict=True)]
-    return [cell.select, str(cell.fraction), subset_hash(patches)]
+        return train.subset(labelled_rows(plan, split, cell)).identity_hash()
+    return [cell.select, str(cell.fraction), train.identity_hash(before_group="@")]
 
 
 def _settings_key(plan: ExperimentPlan) -> str:

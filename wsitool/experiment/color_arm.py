@@ -17,7 +17,6 @@ from wsitool.base.progress import Reporter
 from wsitool.classify.color_baseline import color_logits
 from wsitool.evaluation.color import COLOR_NUMBERS, color_features
 from wsitool.evaluation.labels import LabelledPatches
-from wsitool.evaluation.subsets import subset_hash
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.evaluation_splits import Cell, labelled_rows, open_splits
 from wsitool.experiment.plan import COLOR, ExperimentPlan
@@ -61,10 +60,7 @@ def color_cells(plan: ExperimentPlan, out: Path, reporter: Reporter) -> dict[Cel
 
 def _key(plan: ExperimentPlan, *sides: LabelledPatches) -> str:
     """Of what decides the logits besides the seed: labelled and judged patches, their groups, settings."""
-    values: list[str] = [plan.balance, plan.split]
-    for side in sides:
-        names = zip(side.identities(), side.groups, strict=True)
-        values.append(subset_hash([f"{name}@{group}" for name, group in names]))
+    values = [plan.balance, plan.split, *(side.identity_hash(before_group="@") for side in sides)]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
@@ -90,7 +86,7 @@ def _logits(
 
 def _numbers(patches: LabelledPatches, folder: Path) -> Floats:
     """(N, 24) of all patches, from the file in `folder` where it is there and whole."""
-    path = folder / f"color-{subset_hash(patches.identities())[:16]}.npy"
+    path = folder / f"color-{patches.identity_hash()[:16]}.npy"
     return _kept(path, (len(patches), len(COLOR_NUMBERS)), lambda: color_features(patches.collection))
 
 

@@ -88,6 +88,7 @@ def estimate(plan: ExperimentPlan, out: Path, *, devices: Sequence[str] = ("auto
     encoder = build_encoder(plan, "random" if standard else plan.init)
     whole = splits[0].train.whole
     size = plan.image_size or whole.collection.patch_size
+    trains = bool(pretrained or work.trained)
     with _threads(threads_each(devices)):
         speed = measure_speed(
             encoder,
@@ -95,6 +96,7 @@ def estimate(plan: ExperimentPlan, out: Path, *, devices: Sequence[str] = ("auto
             batch_size=plan.batch_size,
             device=device,
             precision=plan.settings(device).precision,
+            trains=trains,
         )
         seconds = (speed.step + speed.view) * pretrained + speed.step * work.trained
         seconds += speed.forward * work.forward

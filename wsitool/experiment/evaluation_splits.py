@@ -118,13 +118,13 @@ def labelled_rows(
     )
 
 
-@lru_cache(maxsize=16)  # asked for each cell; opening a hundred stores takes a second
+@lru_cache(maxsize=16)  # asked for each cell, and drawing takes a while
 def auxiliary_data(plan: ExperimentPlan, arm: Arm) -> Collection:
     """The auxiliary patches that an arm sees; of a number of them patients in turn, nested in larger ones.
 
     UsageError where there are not so many; StoreError as `open_collection`.
     """
-    patches = open_collection(plan.auxiliaries[arm.auxiliary])
+    patches = _auxiliary_stores(plan.auxiliaries[arm.auxiliary])
     if arm.patches is None:
         return patches
     if arm.patches > len(patches):
@@ -135,6 +135,11 @@ def auxiliary_data(plan: ExperimentPlan, arm: Arm) -> Collection:
     order = np.random.default_rng((plan.seed, 0xA0C5)).permutation(len(patches))
     order = order[patients_in_turn(patches.group_index[order])]
     return patches.subset(np.sort(order[: arm.patches]))
+
+
+@lru_cache(maxsize=4)  # once for all arms that take some of them
+def _auxiliary_stores(paths: tuple[str, ...]) -> Collection:
+    return open_collection(paths)
 
 
 def judging_problems(splits: Sequence[EvaluationSplit]) -> list[str]:
@@ -170,11 +175,11 @@ def open_splits(plan: ExperimentPlan) -> tuple[EvaluationSplit, ...]:
 
 
 def _splits(plan: ExperimentPlan, reporter: Reporter) -> tuple[EvaluationSplit, ...]:
-    data = open_train_test(
-        plan.train, plan.test or None, labels=plan.labels, split=plan.split, reporter=reporter
-    )
     # Not only labelled patches: pretraining takes those without a label, too.
     everything = open_collection(plan.train)
+    data = open_train_test(
+        everything, plan.test or None, labels=plan.labels, split=plan.split, reporter=reporter
+    )
     patches = data.train
     if data.test is not None:
         train = View(whole=patches, rows=np.arange(len(patches)))

@@ -7,12 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
-from wsitool.base.files import check_writable, replace_file, write_json
+from wsitool.base.files import check_writable, replace_file_in_parts, write_json
 from wsitool.base.json_files import read_json, typed
 from wsitool.base.lock import locked
 from wsitool.base.progress import SILENT, Reporter
@@ -192,14 +193,17 @@ def _warnings(cells: Collection[CellResult]) -> list[str]:
 
 def _write_test_patches(splits: Sequence[EvaluationSplit], out: Path) -> None:
     """What each row of the cells' logits is of."""
-    lines: list[Sequence[object]] = [TEST_PATCH_COLUMNS]
-    for split in splits:
+
+    def lines(split: EvaluationSplit) -> bytes:
         patches = split.test.patches
         hashes = [store.content_hash for store in patches.collection.stores]
-        for index, place in enumerate(places_of(patches)):
-            label, store = patches.labels[index], patches.collection.store_index[index]
-            lines.append((split.name, *place, patches.classes[label], hashes[store]))
-    replace_file(out / TEST_PATCHES, table_bytes(lines))
+        columns = (patches.labels.tolist(), patches.collection.store_index.tolist())
+        return table_bytes(
+            (split.name, *place, patches.classes[label], hashes[store])
+            for place, label, store in zip(places_of(patches), *columns, strict=True)
+        )
+
+    replace_file_in_parts(out / TEST_PATCHES, chain([table_bytes([TEST_PATCH_COLUMNS])], map(lines, splits)))
 
 
 def _write_manifest(

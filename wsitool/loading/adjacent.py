@@ -27,8 +27,8 @@ class Adjacent:
         images = np.unique(collection.sources, return_inverse=True)[1].astype(np.int64)
         coords = np.zeros((len(collection), 2), np.int64)
         self._steps = np.ones(len(collection.stores), np.int64)
-        for number, store in enumerate(collection.stores):
-            rows = np.flatnonzero(collection.store_index == number)
+        for number, rows in collection.rows_by_store():
+            store = collection.stores[number]
             meta = store.meta
             # Rounded: a stride between two levels' pixels is no whole number of level-0 ones.
             coords[rows] = np.rint(store.coords[collection.row[rows]] / meta.stride_level0)

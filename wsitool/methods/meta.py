@@ -45,9 +45,8 @@ def describer(kind: type[Method[Any]], collection: Collection) -> Describe | Non
         return None
     # Once, as numbers (16 bytes a patch): coordinates are read from the stores' files.
     coords = np.zeros((len(collection), 2), np.int64)
-    for number, store in enumerate(collection.stores):
-        rows = np.flatnonzero(collection.store_index == number)
-        coords[rows] = store.coords[collection.row[rows]]
+    for number, rows in collection.rows_by_store():
+        coords[rows] = collection.stores[number].coords[collection.row[rows]]
     mpp = np.array([store.meta.mpp_effective or np.nan for store in collection.stores], np.float32)
     groups = collection.group_index
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,7 @@ from wsitool.base.machine import explain_memory
 from wsitool.base.paths import AnyPath, shown
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.sentences import one_sentence, system_error
-from wsitool.errors import StoreError, UsageError
+from wsitool.errors import EncoderError, StoreError, UsageError
 from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.predict.options import EmbedOptions
 from wsitool.predict.result import EmbedResult
@@ -57,10 +58,11 @@ def embed(
     reporter: Reporter = SILENT,
     **options: Any,
 ) -> EmbedResult:
-    """Write `out`/<slide>.h5 with `features` (N, F) float32 and `coords` (N, 2) per store, and `out`/map.png.
+    """Write `out`/<slide>.h5 with `features` (N, F) and `coords` (N, 2) per store, and `out`/map.png.
 
-    The layout is CLAM's and TRIDENT's, row for row that of the store. Beside them stand `tissue` (N,) and,
-    where the store has them, `label` (N,) int16 with the collection's `classes`, and `source` (N,).
+    One store after another, of which one is held in memory. The layout is CLAM's and TRIDENT's, row for row
+    that of the store. Beside them stand `tissue` (N,) and, where the store has them, `label` (N,) int16 with
+    the collection's `classes`, and `source` (N,).
     `options` are the fields of `EmbedOptions`. Files of an earlier run that were made of the same patches
     with the same encoder are kept. Raises UsageError if choices do not fit, or other files are in the way. A
     store that cannot be opened or fails does not stop the others.
@@ -79,21 +81,20 @@ def embed(
     for warning in resolution_warnings(built.card, collection):
         reporter.warn(warning)
     run = _run(built, collection, settings, reporter)
-    run.check(collection, targets)
+    kept = run.check(collection, targets)
     check_size(built, run.image_size, reporter)
     check_writable(folder)
     with locked(folder / "map.png", what=f"'{folder}'"):
-        done, failed = _embed_each(run, collection, targets, folder, reporter)
+        done, failed = _embed_each(run, collection, targets, kept, folder, reporter)
         if done:
-            rest = collection.subset(np.flatnonzero(np.isin(collection.store_index, list(done))))
-            everything = np.concatenate(list(done.values()))
-            _draw(folder / "map.png", everything, rest, settings)
+            rest = collection.subset(np.flatnonzero(np.isin(collection.store_index, done)))
+            _draw(folder / "map.png", targets, rest, settings)
     return EmbedResult(
         out=folder,
         files=tuple(targets[index] for index in done),
         map=folder / "map.png" if done else None,
         method=settings.projection,
-        patches=sum(map(len, done.values())),
+        patches=sum(len(collection.stores[index]) for index in done),
         feature_dim=built.feature_dim,
         failed=(*unopened, *failed),
     )
@@ -118,23 +119,32 @@ def _run(encoder: Encoder, collection: Collection, settings: EmbedOptions, repor
         classes=collection.classes,
         overwrite=settings.overwrite,
         stains=_stains(collection),
+        dtype=settings.dtype,
     )
 
 
 def _embed_each(
-    run: _Run, collection: Collection, targets: Sequence[Path], folder: Path, reporter: Reporter
-) -> tuple[dict[int, Features], list[tuple[str, str]]]:
-    """The features of each store by its number, and (store, reason) of those that failed."""
-    done: dict[int, Features] = {}
+    run: _Run,
+    collection: Collection,
+    targets: Sequence[Path],
+    kept: set[int],
+    folder: Path,
+    reporter: Reporter,
+) -> tuple[list[int], list[tuple[str, str]]]:
+    """The numbers of the stores whose files are there, and (store, reason) of those that failed."""
+    done: list[int] = []
     failed: list[tuple[str, str]] = []
     again = "do all once more" if run.overwrite else "go on"
     with (
         progress_on_stop(lambda: f"{len(done)} of {len(targets)} stores done; run again to {again}"),
         reporter.task("embed", total=len(targets), unit="stores") as task,
     ):
-        for index, target in enumerate(targets):
+        for index, store_rows in collection.rows_by_store():
+            target = targets[index]
             try:
-                done[index] = run.embed_store(collection, index, target, reporter)
+                if index not in kept:
+                    run.embed_store(collection.subset(store_rows), collection.stores[index], target, reporter)
+                done.append(index)
             except Exception as error:  # noqa: BLE001  # whatever it is, it is one store's
                 raise_if_stopping()
                 failed.append((collection.stores[index].meta.name, one_sentence(error)))
@@ -158,38 +168,40 @@ class _Run:
     classes: tuple[str, ...]
     overwrite: bool
     stains: Mapping[str, str]  # by content hash, how the store is normalised
+    dtype: str
 
-    def check(self, collection: Collection, targets: Sequence[Path]) -> None:
-        """UsageError where a file is in the way that is not what would be written."""
-        for store, target in zip(collection.stores, targets, strict=True):
-            if target.exists() and not self.overwrite and self._finished(store, target) is None:
+    def check(self, collection: Collection, targets: Sequence[Path]) -> set[int]:
+        """The numbers of the stores whose files are what would be written, and are kept.
+
+        UsageError where a file is in the way that is not.
+        """
+        kept: set[int] = set()
+        for index, (store, target) in enumerate(zip(collection.stores, targets, strict=True)):
+            if self.overwrite or not target.exists():
+                continue
+            if not self._finished(store, target):
                 raise UsageError(
                     f"{target} exists already and was not made of these patches with this encoder: pass "
                     "--overwrite to replace it."
                 )
+            kept.add(index)
+        return kept
 
-    def embed_store(self, collection: Collection, index: int, target: Path, reporter: Reporter) -> Features:
-        """Write the features (N, F) of store number `index`, unless they are there, and return them."""
-        store = collection.stores[index]
-        if not self.overwrite and (kept := self._finished(store, target)) is not None:
-            return kept
-        store_rows = collection.subset(np.flatnonzero(collection.store_index == index))
-        features = np.empty((0, self.encoder.feature_dim), np.float32)
+    def embed_store(self, patches: Collection, store: PatchStore, target: Path, reporter: Reporter) -> None:
+        """Write the features (N, F) of `patches`, which are those of `store`."""
         with explain_memory(lambda: self.room.advice(self.batch_size)):
-            if len(store_rows):
-                features = encode(
-                    self.encoder,
-                    store_rows,
-                    image_size=self.image_size,
-                    batch_size=self.batch_size,
-                    device=self.device,
-                    precision=self.precision,
-                    decode=self.decode,
-                    reporter=reporter,
-                )
-        made_from = self._made_from(store)
-        _write(target, store, features, self.encoder, self.classes, made_from, self.overwrite)
-        return features
+            features = encode(
+                self.encoder,
+                patches,
+                image_size=self.image_size,
+                batch_size=self.batch_size,
+                device=self.device,
+                precision=self.precision,
+                decode=self.decode,
+                reporter=reporter,
+            )
+        stored = _as_stored(features, self.dtype)
+        _write(target, store, stored, self.encoder, self.classes, self._made_from(store), self.overwrite)
 
     @cached_property
     def _encoder_digest(self) -> str:
@@ -199,18 +211,28 @@ class _Run:
         bits = ("" if self.precision == "32" else f":{self.precision}") + decoder_mark(self.decode)
         identity = f"{self._encoder_digest}:{self.image_size}:{store.content_hash}:{self.classes}{bits}"
         identity += self.stains.get(store.content_hash, "")
+        # As it was before there was a choice.
+        identity += "" if self.dtype == "float32" else f":{self.dtype}"
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
-    def _finished(self, store: PatchStore, target: Path) -> Features | None:
-        """The features of a file that an earlier run wrote of the same; None if there is none."""
-        try:
-            with h5py.File(target, "r") as file:
-                data = file["features"]
-                same = data.attrs.get("made_from") == self._made_from(store)
-                kept: Features | None = np.asarray(data[:], np.float32) if same else None
-        except (OSError, KeyError, AttributeError, RuntimeError):
-            return None
-        return kept if kept is not None and kept.shape == (len(store), self.encoder.feature_dim) else None
+    def _finished(self, store: PatchStore, target: Path) -> bool:
+        """Whether an earlier run wrote that file of the same; of the features only the shape is looked at."""
+        with suppress(OSError, KeyError, AttributeError, RuntimeError), h5py.File(target, "r") as file:
+            data = file["features"]
+            same = data.attrs.get("made_from") == self._made_from(store)
+            return bool(same and data.shape == (len(store), self.encoder.feature_dim))
+        return False
+
+
+def _as_stored(features: Features, dtype: str) -> NDArray[np.floating[Any]]:
+    """The same as numbers of `dtype`; EncoderError where it cannot hold one."""
+    with np.errstate(over="ignore"):
+        stored = features.astype(dtype)
+    if not np.isfinite(stored).all():
+        raise EncoderError(
+            f"Its features reach {np.abs(features).max():.3g}, more than {dtype} holds: use --dtype float32."
+        )
+    return stored
 
 
 def _stains(collection: Collection) -> dict[str, str]:
@@ -229,7 +251,7 @@ def _check(collection: Collection, settings: EmbedOptions) -> None:
 def _write(
     path: Path,
     store: PatchStore,
-    features: Features,
+    features: NDArray[np.floating[Any]],
     encoder: Encoder,
     classes: tuple[str, ...],
     made_from: str,
@@ -262,11 +284,12 @@ def _write_columns(file: h5py.File, store: PatchStore, classes: tuple[str, ...])
         file.create_dataset("source", data=texts, dtype=h5py.string_dtype())
 
 
-def _draw(path: Path, features: Features, collection: Collection, settings: EmbedOptions) -> None:
+def _draw(path: Path, files: Sequence[Path], collection: Collection, settings: EmbedOptions) -> None:
+    """The map of some patches of `collection`; `files` has the features of each of its stores."""
     projection, color, seed = settings.projection, settings.color, settings.seed
     rng = np.random.default_rng(seed)
-    rows = np.sort(rng.permutation(len(features))[:_MAP_POINTS])
-    points = project(features[rows], projection, seed=seed)
+    rows = np.sort(rng.permutation(len(collection))[:_MAP_POINTS])
+    points = project(_features_at(files, collection.subset(rows)), projection, seed=seed)
     if color == "label":
         names: tuple[str, ...] = (*collection.classes, "unlabelled")
         groups = collection.labels[rows].astype(np.int64)
@@ -275,6 +298,16 @@ def _draw(path: Path, features: Features, collection: Collection, settings: Embe
         names = tuple(store.meta.name for store in collection.stores)
         groups = collection.store_index[rows].astype(np.int64)
     save_scatter(path, points, groups, names, title=f"{len(rows)} patches by {color}, {projection.upper()}")
+
+
+def _features_at(files: Sequence[Path], patches: Collection) -> Features:
+    """Features (N, F) of patches, read back from the files of their stores."""
+    parts = []
+    for number, places in patches.rows_by_store():
+        with h5py.File(files[number], "r") as file:
+            # Rising, as h5py wants them: a map's patches are in the order of stores and rows.
+            parts.append(np.asarray(file["features"][patches.row[places]], np.float32))
+    return np.concatenate(parts)
 
 
 def project(features: Features, method: str = "pca", *, seed: int = 0) -> NDArray[np.float64]:

@@ -87,6 +87,9 @@ class EmbedOptions(BackboneOptions):
     device: str = same_as(PredictOptions, "device")
     precision: str = same_as(PredictOptions, "precision")
     decode: Decode = same_as(DecodeOptions, "decode")
+    dtype: Literal["float32", "float16"] = hparam(
+        "float32", "Numbers in the files: float16 has half the size and three digits."
+    )
     stain_norm: StainChoice | None = same_as(StainOptions, "stain_norm")
     stain_target: str | None = same_as(StainOptions, "stain_target")
     overwrite: bool = hparam(False, "Replace files in OUT.")

@@ -1,9 +1,10 @@
-"""What `predict` has made so far: a file set for each slide and summary.csv, complete after every slide."""
+"""What `predict` has made so far: a file set for each slide, and summary.csv with a row more after each."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,16 +13,18 @@ from wsitool.base.file_names import FileNames
 from wsitool.base.files import check_writable
 from wsitool.base.sentences import one_sentence, system_error
 from wsitool.predict.prediction import Prediction, file_names_of, write_prediction
-from wsitool.predict.slide_summary import SlideSummary, read_summary, write_summary
+from wsitool.predict.slide_summary import SlideSummary, append_summary, read_summary, write_summary
 from wsitool.predict.verdict import VerdictRule
 from wsitool.slides.readers import fingerprint
 from wsitool.slides.slide_list import SlideInput
 from wsitool.store.opening import open_store
+from wsitool.store.reader import Reader
 
-__all__ = ["SUMMARY", "Item", "Outcomes", "digest_of", "name_of"]
+__all__ = ["SUMMARY", "Item", "Outcomes", "Source", "digest_of", "name_of"]
 
 SUMMARY = "summary.csv"
 Item = Path | SlideInput  # a store, or a slide
+Source = Reader | SlideInput  # the same, a store opened
 
 
 class Outcomes:
@@ -29,14 +32,18 @@ class Outcomes:
 
     `digest` stands for the classifier and the options: what an earlier run made of the same slide with the
     same digest is kept. A slide's files are complete before its row is in summary.csv, which can therefore be
-    relied on. For one thread.
+    relied on. Rows are added as slides end, and brought into the order of the items by `end`. For one thread.
     """
 
     def __init__(
         self, out: Path, classes: Sequence[str], *, rule: VerdictRule, doubts: Sequence[str], digest: str
     ) -> None:
         self._out, self._classes, self._rule, self._doubts = out, classes, rule, doubts
-        self._digest, self._earlier = digest, read_summary(out / SUMMARY, classes)
+        self._digest = digest
+        # Several rows for an imported store, one for each image.
+        self._earlier: dict[str, list[SlideSummary]] = defaultdict(list)
+        for row in read_summary(out / SUMMARY, classes):
+            self._earlier[row.made_from].append(row)
         self._names = FileNames()
         self._rows: dict[int, list[SlideSummary]] = {}
         self._made_from: dict[Item, str] = {}
@@ -57,11 +64,11 @@ class Outcomes:
         """Take over, and yield, the items that an earlier run has finished; to be gone through first."""
         # Places are those of the whole list, so that rows come out in its order whatever was kept.
         self._place = {item: number for number, item in enumerate(items)}
-        for item in items:
+        # Without earlier rows nothing needs to be looked at twice.
+        for item in items if self._earlier else ():
             with suppress(Exception):  # it will fail again, and then be told of
-                self._made_from[item] = self._identity(item)
-                # Several rows for an imported store, one for each image.
-                rows = [row for row in self._earlier if row.made_from == self._made_from[item]]
+                self._made_from[item] = self._identity(open_store(item) if isinstance(item, Path) else item)
+                rows = self._earlier.get(self._made_from[item], [])
                 names = [name for row in rows for name in file_names_of(row.files, self._classes)]
                 # A row promises files; one that was deleted is made again.
                 if rows and all((self._out / name).is_file() for name in names):
@@ -73,10 +80,16 @@ class Outcomes:
                     self.kept += len(rows)
                     yield item
         # Also where nothing was kept: rows of other slides or options are gone from here on.
-        self._write()
+        self.end()
 
     def unfinished(self, items: Sequence[Item]) -> list[Item]:
         return [item for item in items if self._place[item] not in self._rows]
+
+    def look_at(self, item: Item, source: Source) -> None:
+        """Note what an item is before it is read: a file that changes meanwhile is then another one."""
+        if item not in self._made_from:
+            with suppress(Exception):  # what it is will be told by whoever reads it
+                self._made_from[item] = self._identity(source)
 
     def add(self, item: Item, predictions: Sequence[Prediction]) -> None:
         """Write the files of an item's slide or images, and then their rows."""
@@ -90,7 +103,7 @@ class Outcomes:
             rows.append(part.summary(verdict, files=files, made_from=made_from))
             write_prediction(self._out, part, rows[-1], least_lead=self._rule.lead)
         self._rows[self._place[item]] = rows
-        self._write()
+        append_summary(self._out / SUMMARY, self._classes, rows)
 
     def fails(self, item: Item, error: Exception) -> None:
         """Note why; where --out is why, no other slide would do better, and its error is raised.
@@ -102,23 +115,25 @@ class Outcomes:
         # tells.
         if system_error(error) is not None:
             check_writable(self._out)
-        self._write()
+        append_summary(self._out / SUMMARY, self._classes, (), [self.failed[self._place[item]]])
 
-    def _write(self) -> None:
+    def end(self) -> None:
+        """Write the summary in the order of the items, first those that worked."""
         write_summary(self._out / SUMMARY, self._classes, self.slides, list(self.failed.values()))
 
-    def _identity(self, item: Item) -> str:
-        """A hash of the classifier, the options and what `item` holds."""
-        if isinstance(item, Path):
-            with open_store(item) as store:
-                return digest_of([self._digest, str(item), store.content_hash])
+    def _identity(self, source: Source) -> str:
+        """A hash of the classifier, the options and what the source holds."""
+        if isinstance(source, Reader):
+            return digest_of([self._digest, str(source.path), source.content_hash])
         # With what the slide list says of it: another mpp or group is another prediction.
-        what = (item.path, fingerprint(item.path), str(item.mpp), str(item.group))
+        what = (source.path, fingerprint(source.path), str(source.mpp), str(source.group))
         return digest_of([self._digest, *what])
 
 
-def name_of(item: Item) -> str:
-    return item.stem if isinstance(item, Path) else item.name
+def name_of(item: Item | Reader) -> str:
+    if isinstance(item, SlideInput):
+        return item.name
+    return item.stem if isinstance(item, Path) else item.path.stem
 
 
 def digest_of(parts: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from wsitool.loading import PatchLoader
 from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.loading.stain import StainNormalizer
 from wsitool.predict.options import PredictOptions
-from wsitool.predict.outcomes import SUMMARY, Item, Outcomes, digest_of, name_of
+from wsitool.predict.outcomes import SUMMARY, Item, Outcomes, Source, digest_of, name_of
 from wsitool.predict.prediction import (
     Picture,
     Prediction,
@@ -53,6 +54,7 @@ from wsitool.slides.slide_list import SlideInput, find_slides
 from wsitool.stain.slides import with_stain
 from wsitool.store.collection import Collection
 from wsitool.store.opening import find_stores, open_store
+from wsitool.store.reader import Reader
 
 __all__ = ["predict"]
 
@@ -121,16 +123,20 @@ def _predict_all(
             task.advance(1, note=name_of(item))
         for item in outcomes.unfinished(items):
             try:
-                with explain_memory(lambda: _room(classifier, options).advice(batch_size)):
-                    predictions = _predict_one(classifier, item, options, reporter)
-                # Only now, as the group of a slide may be told by its store.
-                _warn_of(classifier.card, item, predictions[0].group, reporter)
-                outcomes.add(item, predictions)
+                with open_store(item) if isinstance(item, Path) else nullcontext(item) as source:
+                    outcomes.look_at(item, source)
+                    with explain_memory(lambda: _room(classifier, options).advice(batch_size)):
+                        predictions = _predict_one(classifier, source, options, reporter)
+                    # Only now, as the group of a slide may be told by its store.
+                    _warn_of(classifier.card, source, predictions[0].group, reporter)
+                    outcomes.add(item, predictions)
+                    del predictions  # with its picture, before the next slide has one
             except Exception as error:  # noqa: BLE001  # whatever it is, it is one slide's
                 # A signal shows as whatever error it interrupted; it is no failure of the slide.
                 raise_if_stopping()
                 outcomes.fails(item, error)
             task.advance(1, note=name_of(item))
+        outcomes.end()
     return PredictResult(
         out=out,
         slides=tuple(outcomes.slides),
@@ -211,83 +217,79 @@ def _warn_first(
         )
 
 
-def _warn_of(card: ClassifierCard, item: Item, group: str, reporter: Reporter) -> None:
+def _warn_of(card: ClassifierCard, source: Source, group: str, reporter: Reporter) -> None:
     if group in card.groups:
         reporter.warn(
-            f"{name_of(item)}: its group {group} was in the classifier's training data, so its verdict tells "
-            "nothing of new patients."
+            f"{name_of(source)}: its group {group} was in the classifier's training data, so its verdict "
+            "tells nothing of new patients."
         )
-    if not isinstance(item, Path):
-        return
-    with open_store(item) as store:
-        classes = store.meta.classes
-    if classes and set(classes) != set(card.classes):
+    classes = source.meta.classes if isinstance(source, Reader) else ()
+    if isinstance(source, Reader) and classes and set(classes) != set(card.classes):
         reporter.warn(
-            f"{item.name} is labelled {', '.join(classes)} and the classifier knows "
+            f"{source.path.name} is labelled {', '.join(classes)} and the classifier knows "
             f"{', '.join(card.classes)}: its probabilities are of the latter only."
         )
 
 
 def _predict_one(
-    classifier: Classifier, item: Item, options: PredictOptions, reporter: Reporter
+    classifier: Classifier, source: Source, options: PredictOptions, reporter: Reporter
 ) -> list[Prediction]:
-    if isinstance(item, Path):
-        return _predict_store(classifier, item, options, reporter)
-    return [_predict_slide(classifier, item, options, reporter)]
+    if isinstance(source, Reader):
+        return _predict_store(classifier, source, options, reporter)
+    return [_predict_slide(classifier, source, options, reporter)]
 
 
 def _predict_store(
-    classifier: Classifier, path: Path, options: PredictOptions, reporter: Reporter
+    classifier: Classifier, store: Reader, options: PredictOptions, reporter: Reporter
 ) -> list[Prediction]:
     card = classifier.card
-    with open_store(path) as store:
-        meta = store.meta
-        if meta.patch_size != card.patch_size:
-            raise UsageError(
-                f"{path.name} has patches of {meta.patch_size} px and the classifier wants "
-                f"{card.patch_size}: tile the slide with that --patch-size, or pass the slide itself."
-            )
-        check_mpp(card, meta.mpp_effective, meta.name, options)
-        norm = card.encoder.stain
-        collection = with_stain(Collection.of([store]), norm, reporter, needed=False)
-        device = next(classifier.parameters()).device
-        loader = PatchLoader(
-            collection,
-            # A store of one patch needs batches of one.
-            batch_size=min(first_batch_size(options.batch_size), max(1, len(store))),
-            shuffle=False,
-            threads=options.threads,
-            device=device,
-            decode=options.decode,
+    meta = store.meta
+    if meta.patch_size != card.patch_size:
+        raise UsageError(
+            f"{store.path.name} has patches of {meta.patch_size} px and the classifier wants "
+            f"{card.patch_size}: tile the slide with that --patch-size, or pass the slide itself."
         )
-        say_decoding(options.decode, collection, reporter)
-        began, rows, logits = time.perf_counter(), [], []
-        with (
-            reporter.task(meta.name, total=len(store), unit="patches") as task,
-            inference(device, options.precision),
-        ):
-            made = ((classifier.logits(batch.patches), batch.indices.numpy()) for batch in loader)
-            for values, index in fetched(made):
-                logits.append(_finite(values))
-                # The loader may leave out unreadable patches: `rows` says which came.
-                rows.append(index)
-                task.advance(len(index))
-        if not rows:
-            raise SlideError(f"None of the {len(store)} patches of '{meta.name}' can be read")
-        readable = np.concatenate(rows)
-        prediction = Prediction(
-            name=meta.name,
-            group=meta.group,
-            classes=card.classes,
-            # Only of what could be read; rows follow `readable`.
-            coords=store.coords[readable],
-            size_level0=meta.patch_size_level0,
-            probabilities=softmax(np.concatenate(logits), card.temperature),
-            unreadable=len(store) - len(readable),
-            picture=mosaic(store, readable),
-            seconds=time.perf_counter() - began,
-        )
-        return by_image(prediction, store, readable)
+    check_mpp(card, meta.mpp_effective, meta.name, options)
+    norm = card.encoder.stain
+    collection = with_stain(Collection.of([store]), norm, reporter, needed=False)
+    device = next(classifier.parameters()).device
+    loader = PatchLoader(
+        collection,
+        # A store of one patch needs batches of one.
+        batch_size=min(first_batch_size(options.batch_size), max(1, len(store))),
+        shuffle=False,
+        threads=options.threads,
+        device=device,
+        decode=options.decode,
+    )
+    say_decoding(options.decode, collection, reporter)
+    began, rows, logits = time.perf_counter(), [], []
+    with (
+        reporter.task(meta.name, total=len(store), unit="patches") as task,
+        inference(device, options.precision),
+    ):
+        made = ((classifier.logits(batch.patches), batch.indices.numpy()) for batch in loader)
+        for values, index in fetched(made):
+            logits.append(_finite(values))
+            # The loader may leave out unreadable patches: `rows` says which came.
+            rows.append(index)
+            task.advance(len(index))
+    if not rows:
+        raise SlideError(f"None of the {len(store)} patches of '{meta.name}' can be read")
+    readable = np.concatenate(rows)
+    prediction = Prediction(
+        name=meta.name,
+        group=meta.group,
+        classes=card.classes,
+        # Only of what could be read; rows follow `readable`.
+        coords=store.coords[readable],
+        size_level0=meta.patch_size_level0,
+        probabilities=softmax(np.concatenate(logits), card.temperature),
+        unreadable=len(store) - len(readable),
+        picture=mosaic(store, readable),
+        seconds=time.perf_counter() - began,
+    )
+    return by_image(prediction, store, readable)
 
 
 def _predict_slide(

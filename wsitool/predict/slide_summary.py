@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from wsitool.base.tables import Row, read_table, table_bytes
 from wsitool.errors import WsitoolError
 from wsitool.predict.verdict import Verdict
 
-__all__ = ["SlideSummary", "read_summary", "summary_row", "write_summary"]
+__all__ = ["SlideSummary", "append_summary", "read_summary", "summary_row", "write_summary"]
 
 _HEAD = ("slide", "status", "group", "patches", "unreadable")
 _VERDICT = ("verdict", "uncertain", "reason", "most_probable", "share", "mean_probability")
@@ -55,15 +58,35 @@ def write_summary(
     path: Path, classes: Sequence[str], slides: Sequence[SlideSummary], failed: Sequence[tuple[str, str]]
 ) -> None:
     """One row for each slide that worked, then one for each that failed, with the reason."""
+    replace_file(path, table_bytes([_columns(classes), *_rows(classes, slides, failed)]))
+
+
+def append_summary(
+    path: Path, classes: Sequence[str], slides: Sequence[SlideSummary], failed: Sequence[tuple[str, str]] = ()
+) -> None:
+    """Add such rows to the file that `write_summary` began; on the disk, all of them or none, on return."""
+    data = table_bytes(_rows(classes, slides, failed))
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        before = os.fstat(descriptor).st_size
+        try:
+            if os.write(descriptor, data) < len(data):  # of a disk that has just become full
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, before)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _rows(
+    classes: Sequence[str], slides: Sequence[SlideSummary], failed: Sequence[tuple[str, str]]
+) -> list[list[object]]:
     columns = _columns(classes)
-    rows: list[list[object]] = [[*columns]]
-    for slide in slides:
-        cells = {**summary_row(slide), **_texts(slide)}
-        rows.append([cells[column] for column in columns])
-    for name, reason in failed:
-        failure = {"slide": name, "status": "failed", "reason": reason}
-        rows.append([failure.get(column) for column in columns])
-    replace_file(path, table_bytes(rows))
+    rows = [{**summary_row(slide), **_texts(slide)} for slide in slides]
+    rows += [{"slide": name, "status": "failed", "reason": reason} for name, reason in failed]
+    return [[row.get(column) for column in columns] for row in rows]
 
 
 def summary_row(slide: SlideSummary) -> dict[str, object]:
@@ -99,17 +122,22 @@ def _texts(slide: SlideSummary) -> dict[str, str]:
 def read_summary(path: Path, classes: Sequence[str]) -> list[SlideSummary]:
     """The slides an earlier run has finished; none where there is no such file, or it is of other classes.
 
-    Failed slides are not among them. A file that cannot be read is as good as none: the slides are then
-    judged again.
+    Failed slides are not among them, nor is a row that was being written when its run was killed. A file that
+    cannot be read is as good as none: the slides are then judged again.
     """
     # `read_table` makes headings lower case; class names are part of them.
     columns = [column.lower() for column in _columns(classes)]
     try:
-        rows = read_table(path, needs=columns, exact=True).rows
-        # Failed slides are tried again.
-        return [_slide(row, classes) for row in rows if row["status"] == "done"]
+        rows = read_table(path, needs=columns, exact=True, what="summary of predict").rows
     except (WsitoolError, ValueError):
         return []
+    slides = []
+    # Failed slides are tried again. Of a row that is cut off the last cell, `made_from`, is like no other.
+    for row in rows:
+        if row["status"] == "done":
+            with suppress(ValueError):
+                slides.append(_slide(row, classes))
+    return slides
 
 
 def _columns(classes: Sequence[str]) -> list[str]:

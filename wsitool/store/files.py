@@ -7,7 +7,7 @@ import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from wsitool.base.partial import partial_path, replace_path
 from wsitool.errors import CorruptStoreError, StoreError
 
 __all__ = ["KnownFile", "OpenFiles", "Pending", "open_files", "read_fully"]
+
+_FIRST_OPEN = 512  # of stores, before the process is asked whether it may open more
+_MOST_OPEN = 16_384  # files of stores at once, where the process may
 
 
 class Pending:
@@ -117,11 +120,13 @@ class _Open:
 class OpenFiles:
     """Read-only descriptors shared by all stores and threads; the least recently used are closed.
 
-    A collection may have more files than a process may hold open, hence the limit.
+    A collection may have more files than a process may hold open, hence the limit. What the system sets by
+    default, mostly 1,024, is raised as far as it lets us when a collection has more, and only then: other
+    libraries may not be made for so many.
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self._limit, self._raised = limit, False
         self._lock = threading.Lock()
         self._open: OrderedDict[KnownFile, _Open] = OrderedDict()
 
@@ -140,6 +145,8 @@ class OpenFiles:
                 entry = self._open[file] = _Open(_open_known(file))
             self._open.move_to_end(file)
             entry.users += 1
+            if len(self._open) > self._limit and not self._raised:
+                self._limit, self._raised = max(self._limit, _room_for_files()), True
             if len(self._open) > self._limit:
                 self._close_idle()
         try:
@@ -169,6 +176,17 @@ class OpenFiles:
             entry.users = 0
 
 
+def _room_for_files() -> int:
+    """How many files stores may hold open: half of what the process may, which is raised where it can be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * _MOST_OPEN if hard == resource.RLIM_INFINITY else min(hard, 2 * _MOST_OPEN)
+    if wanted > soft:
+        with suppress(ValueError, OSError):  # macOS refuses more than it can hold, whatever the hard limit is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return min(_MOST_OPEN, soft // 2)
+
+
 def _open_known(file: KnownFile) -> int:
     try:
         descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -183,7 +201,7 @@ def _open_known(file: KnownFile) -> int:
     return descriptor
 
 
-open_files = OpenFiles(limit=min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+open_files = OpenFiles(limit=min(_FIRST_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
 os.register_at_fork(after_in_child=open_files.renew_lock)
 
 
