@@ -26,6 +26,7 @@ __all__ = ["backward_of_bags", "fit_attention", "fresh_attention"]
 
 _LR = 1e-3
 _FOLDS = 5
+_TOGETHER = 4096  # patches of small bags that go through the network at once
 _LEAST_SPREAD = 1e-6  # of a feature that is constant but for rounding
 Indices = NDArray[np.int64]
 
@@ -155,7 +156,7 @@ def fresh_attention(bags: SlideBags, rows: Indices, settings: SlideSettings, *, 
 def _epochs(
     head: GatedAttention, bags: SlideBags, rows: Indices, settings: SlideSettings, seed: int, epochs: int
 ) -> Iterator[float]:
-    """Train on the bags `rows`: the mean loss of each epoch, after it; the first are those of fewer epochs."""
+    """Train on the bags `rows`: the mean loss of each epoch, after it; the first are as of fewer epochs."""
     weights, _ = _class_weights(bags, rows, settings)
     optimizer = torch.optim.AdamW(
         head.parameters(), lr=settings.head_lr or _LR, weight_decay=settings.weight_decay
@@ -178,27 +179,47 @@ def _epochs(
 def backward_of_bags(head: GatedAttention, bags: SlideBags, rows: Indices, weights: Tensor) -> float:
     """Add to the gradients those of the weighted mean cross-entropy of the bags `rows`, and return it.
 
-    `weights` (K,) are of the classes. It is the gradient of all of them together, in the memory of one.
+    `weights` (K,) are of the classes. It is the gradient of all of them together, whatever their sizes, in
+    the memory of the largest: small bags go through the network together.
     """
-    total, loss = float(weights[torch.from_numpy(bags.labels[rows])].sum()), 0.0
-    for row in rows.tolist():
-        logits, _ = head(_on(head, bags, row))
-        label = torch.tensor(int(bags.labels[row]), device=logits.device)
-        share = float(weights[bags.labels[row]]) / total
-        part = nn.functional.cross_entropy(logits[None], label[None]) * share
+    weights = weights.to(head.center)
+    total, loss = weights[torch.from_numpy(bags.labels[rows])].sum(), 0.0
+    for some, features, sizes in _together(head, bags, rows):
+        logits, _ = head.of_bags(features, sizes)
+        labels = torch.from_numpy(bags.labels[some]).to(logits.device)
+        part = nn.functional.cross_entropy(logits, labels, weight=weights, reduction="sum") / total
         part.backward()  # type: ignore[no-untyped-call]
         loss += part.item()
     return loss
 
 
-def _on(head: GatedAttention, bags: SlideBags, row: int) -> Tensor:
-    return torch.from_numpy(bags.read(row)).to(head.center.device, head.center.dtype)
+def _together(
+    head: GatedAttention, bags: SlideBags, rows: Indices
+) -> Iterator[tuple[Indices, Tensor, list[int]]]:
+    """The bags `rows` in their order, as many at once as have few patches, with features and sizes."""
+    some: list[int] = []
+    parts: list[NDArray[np.float32]] = []
+    for row in rows.tolist():
+        features = bags.read(row)
+        if parts and sum(map(len, parts)) + len(features) > _TOGETHER:
+            yield np.array(some), _joined(head, parts), [len(part) for part in parts]
+            some, parts = [], []
+        some.append(row)
+        parts.append(features)
+    if parts:
+        yield np.array(some), _joined(head, parts), [len(part) for part in parts]
+
+
+def _joined(head: GatedAttention, parts: list[NDArray[np.float32]]) -> Tensor:
+    features = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return torch.from_numpy(features).to(head.center.device, head.center.dtype)
 
 
 @torch.no_grad()
 def _logits(head: GatedAttention, bags: SlideBags, rows: Indices, shift: Tensor) -> Tensor:
     """(R, K) of classes as frequent as they were in training."""
-    return torch.stack([head(_on(head, bags, row))[0].cpu() for row in rows.tolist()]) + shift
+    parts = [head.of_bags(features, sizes)[0].cpu() for _, features, sizes in _together(head, bags, rows)]
+    return torch.cat(parts) + shift
 
 
 def _class_weights(bags: SlideBags, rows: Indices, settings: SlideSettings) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -48,11 +48,18 @@ class GatedAttention(nn.Module):
         self.register_buffer("scale", torch.ones(feature_dim))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        logits, (attention,) = self.of_bags(features, [len(features)])
+        return logits[0], attention
+
+    def of_bags(self, features: Tensor, sizes: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """Logits (B, K) and attention of B bags, whose features (N, D) follow each other in these `sizes`."""
         hidden = torch.tanh(self._on_raw(self.value, features))
-        hidden = hidden * torch.sigmoid(self._on_raw(self.gate, features))  # (n, hidden)
-        attention = torch.softmax(self.score(hidden)[:, 0], dim=0)  # (n,)
-        logits: Tensor = self.each((attention @ features)[None])[0]
-        return logits, attention
+        hidden = hidden * torch.sigmoid(self._on_raw(self.gate, features))  # (N, hidden)
+        scores = self.score(hidden)[:, 0].split(list(sizes))
+        attention = [torch.softmax(of_bag, dim=0) for of_bag in scores]
+        bags = features.split(list(sizes))
+        pooled = torch.stack([a @ bag for a, bag in zip(attention, bags, strict=True)])  # (B, D)
+        return self.each(pooled), attention
 
     def each(self, features: Tensor) -> Tensor:
         """(n, K): the mean of these, weighted by attention, are the bag's logits."""
