@@ -27,7 +27,7 @@ def fit_mean(bags: SlideBags, settings: SlideSettings, *, seed: int) -> FittedSl
         train=bags.train,
         held_out=bags.held_out,
     )
-    linear = Settings(head="linear", c=settings.c, balance=settings.balance, validation=settings.held_out)
+    linear = Settings(head="linear", c=settings.c, balance=settings.balance, validation=settings.validation)
     fitted = fit_linear_head(data, linear, seed=seed)
     head = MeanPooling(bags.feature_dim, bags.classes)
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,9 @@ from wsitool.base.files import replace_file
 from wsitool.base.tables import table_bytes
 from wsitool.classify.outputs import Part
 from wsitool.evaluation.calibration import softmax
-from wsitool.evaluation.subsets import subset_hash
 from wsitool.mil.bags import LabelledBags
 
-__all__ = ["describe_bags", "write_bag_predictions"]
+__all__ = ["bags_hash", "describe_bags", "write_bag_predictions"]
 
 _COLUMNS = ("part", "slide", "group", "patches", "label", "predicted")
 
@@ -35,6 +35,11 @@ def write_bag_predictions(path: Path, parts: Sequence[Part[LabelledBags]]) -> No
     replace_file(path, table_bytes(rows))
 
 
+def bags_hash(bags: LabelledBags) -> str:
+    """SHA-256 over all that a run depends on of its bags, in whatever order: contents, class and patient."""
+    return hashlib.sha256("\n".join(sorted(bags.identities())).encode()).hexdigest()
+
+
 def describe_bags(bags: LabelledBags, counted: str) -> dict[str, Any]:
     """What a manifest says of some bags, `counted` being what they are."""
     counts = np.bincount(bags.labels, minlength=len(bags.classes))
@@ -43,7 +48,7 @@ def describe_bags(bags: LabelledBags, counted: str) -> dict[str, Any]:
         "patches": sum(map(len, bags.bags)),
         "per_class": {name: int(count) for name, count in zip(bags.classes, counts, strict=True)},
         "groups": sorted(set(bags.groups.tolist())),
-        "hash": subset_hash(bags.identities()),
+        "hash": bags_hash(bags),
         "bags": [
             {"name": bag.name, "group": bag.group, "label": bags.classes[label], "patches": len(bag)}
             for bag, label in zip(bags.bags, bags.labels.tolist(), strict=True)

@@ -23,7 +23,7 @@ from wsitool.classify.outputs import Part, account_files
 from wsitool.classify.result import ClassifyResult
 from wsitool.classify.settings import VALIDATION, ClassifyOptions
 from wsitool.errors import UsageError
-from wsitool.evaluation.subsets import asks, class_counts, subset_hash
+from wsitool.evaluation.subsets import asks, class_counts
 from wsitool.mil.bags import BagReader, LabelledBags
 from wsitool.mil.baselines import baselines_of_bags
 from wsitool.mil.data import LabelledSides, open_labelled
@@ -31,7 +31,7 @@ from wsitool.mil.features import FeatureSource, features_for
 from wsitool.mil.fitting import FittedBags, SlideTask, cross_validate, joined, logits_of
 from wsitool.mil.model import SLIDE_CLASSIFIER_FILE, SlideCard, SlideClassifier, save_slide_classifier
 from wsitool.mil.options import SlideSettings
-from wsitool.mil.outputs import describe_bags, write_bag_predictions
+from wsitool.mil.outputs import bags_hash, describe_bags, write_bag_predictions
 from wsitool.slides.spec import CandidateRule
 from wsitool.store.collection import Collection
 from wsitool.store.splits import group_folds
@@ -225,7 +225,7 @@ def _record(
         "wsitool_version": __version__,
         "level": settings.level,
         "encoder": {"init": asked.encoder, "digest": source.digest, **source.card.to_dict()},
-        "data": [subset_hash(bags.identities()) for bags in data.counts],
+        "data": [bags_hash(bags) for bags in data.counts],
         "settings": asdict(settings),
         "fraction": asked.fraction,
         "labels_per_class": asked.labels_per_class,
