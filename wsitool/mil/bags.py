@@ -144,6 +144,10 @@ class SlideBags:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def size(self, index: int) -> int:
+        """Patches of bag `index`, without reading it."""
+        return len(self.bags[index])
+
     def read(self, index: int) -> Features:
         """Features (n, D) float32 of bag `index`, not to be changed."""
         return self.reader.read(self.bags[index])

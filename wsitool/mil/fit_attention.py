@@ -53,7 +53,7 @@ def _by_held_out(bags: SlideBags, settings: SlideSettings, seed: int) -> FittedS
     best, kept = 0, copy.deepcopy(head.state_dict())
     with bags.reporter.task("attention", total=settings.epochs, unit="epochs") as task:
         for train_loss in _epochs(head, bags, bags.train, settings, seed, settings.epochs):
-            logits = _logits(head, bags, bags.held_out, shift)
+            logits = _judged(head, bags, bags.held_out, shift)
             loss = float(nn.functional.cross_entropy(logits, labels))
             accuracy = float((logits.argmax(1) == labels).double().mean())
             history.append(
@@ -97,7 +97,7 @@ def _by_folds(bags: SlideBags, settings: SlideSettings, seed: int) -> FittedSlid
             head = fresh_attention(bags, inside, settings, seed=seed)
             _, shift = _class_weights(bags, inside, settings)
             for epoch, _ in enumerate(_epochs(head, bags, inside, settings, seed, settings.epochs)):
-                logits[epoch, outside] = _logits(head, bags, train[outside], shift).double().numpy()
+                logits[epoch, outside] = _judged(head, bags, train[outside], shift).double().numpy()
                 task.advance(note=f"fold {fold + 1}")
     targets = torch.from_numpy(labels)
     losses = [float(nn.functional.cross_entropy(torch.from_numpy(rows), targets)) for rows in logits]
@@ -184,42 +184,43 @@ def backward_of_bags(head: GatedAttention, bags: SlideBags, rows: Indices, weigh
     """
     weights = weights.to(head.center)
     total, loss = weights[torch.from_numpy(bags.labels[rows])].sum(), 0.0
-    for some, features, sizes in _together(head, bags, rows):
-        logits, _ = head.of_bags(features, sizes)
+    for some in _together(bags, rows):
+        logits = _logits(head, bags, some)
         labels = torch.from_numpy(bags.labels[some]).to(logits.device)
         part = nn.functional.cross_entropy(logits, labels, weight=weights, reduction="sum") / total
         part.backward()  # type: ignore[no-untyped-call]
         loss += part.item()
+        # What they hold of these bags, before the next are read.
+        del logits, part
     return loss
 
 
-def _together(
-    head: GatedAttention, bags: SlideBags, rows: Indices
-) -> Iterator[tuple[Indices, Tensor, list[int]]]:
-    """The bags `rows` in their order, as many at once as have few patches, with features and sizes."""
-    some: list[int] = []
-    parts: list[NDArray[np.float32]] = []
+def _together(bags: SlideBags, rows: Indices) -> list[Indices]:
+    """The bags `rows` in their order, as many at once as have few patches."""
+    runs: list[list[int]] = []
+    patches = _TOGETHER
     for row in rows.tolist():
-        features = bags.read(row)
-        if parts and sum(map(len, parts)) + len(features) > _TOGETHER:
-            yield np.array(some), _joined(head, parts), [len(part) for part in parts]
-            some, parts = [], []
-        some.append(row)
-        parts.append(features)
-    if parts:
-        yield np.array(some), _joined(head, parts), [len(part) for part in parts]
+        patches += bags.size(row)
+        if patches > _TOGETHER:
+            runs.append([])
+            patches = bags.size(row)
+        runs[-1].append(row)
+    return [np.array(run) for run in runs]
 
 
-def _joined(head: GatedAttention, parts: list[NDArray[np.float32]]) -> Tensor:
-    features = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return torch.from_numpy(features).to(head.center.device, head.center.dtype)
+def _logits(head: GatedAttention, bags: SlideBags, rows: Indices) -> Tensor:
+    """(R, K) of the bags `rows`, on the head's device."""
+    parts = [bags.read(row) for row in rows.tolist()]
+    features = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
+    sizes = [len(part) for part in parts]
+    logits, _ = head.of_bags(features.to(head.center.device, head.center.dtype), sizes)
+    return logits
 
 
 @torch.no_grad()
-def _logits(head: GatedAttention, bags: SlideBags, rows: Indices, shift: Tensor) -> Tensor:
-    """(R, K) of classes as frequent as they were in training."""
-    parts = [head.of_bags(features, sizes)[0].cpu() for _, features, sizes in _together(head, bags, rows)]
-    return torch.cat(parts) + shift
+def _judged(head: GatedAttention, bags: SlideBags, rows: Indices, shift: Tensor) -> Tensor:
+    """(R, K) on the CPU, of classes as frequent as they were in training."""
+    return torch.cat([_logits(head, bags, some).cpu() for some in _together(bags, rows)]) + shift
 
 
 def _class_weights(bags: SlideBags, rows: Indices, settings: SlideSettings) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,9 @@ __all__ = ["fit_mean"]
 
 def fit_mean(bags: SlideBags, settings: SlideSettings, *, seed: int) -> FittedSlideHead:
     """`fit_linear_head` on the means (M, D) of bags: its penalty is given, or chosen inside the labels."""
-    means = np.stack([bags.mean(index) for index in range(len(bags))]).astype(np.float32)
+    means = np.zeros((len(bags), bags.feature_dim), np.float32)
+    for row in (*bags.train.tolist(), *bags.held_out.tolist()):
+        means[row] = bags.mean(row)
     data = HeadData(
         features=means,
         labels=bags.labels,

@@ -14,8 +14,7 @@ from wsitool.base.paths import AnyPath, as_list
 from wsitool.classify.data import Paths
 from wsitool.errors import StoreError, UsageError
 from wsitool.mil.bags import Part
-from wsitool.mil.feature_rows import is_feature_file, read_header
-from wsitool.slides.readers.source import fingerprint
+from wsitool.mil.feature_rows import content_of, is_feature_file, read_header
 from wsitool.store.collection import Collection, open_collection
 from wsitool.store.reader import Reader
 
@@ -139,7 +138,7 @@ def _of_files(paths: Sequence[Path]) -> Side:
         raise UsageError(f"The feature files are of different encoders ({names}): pass files of one.")
     slides: list[SlideRows] = []
     for path, header in zip(paths, headers, strict=True):
-        store, content = header.name or path.stem, fingerprint(path)
+        store, content = header.name or path.stem, content_of(path)
         everything = np.arange(header.rows)
         images = [(store, everything)] if header.sources is None else list(_each(header.sources))
         for name, rows in images:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wsitool.base.progress import Reporter
 from wsitool.classify.model import CLASSIFIER_FILE, Classifier, ClassifierCard, load_classifier
 from wsitool.errors import EncoderError
 from wsitool.evaluation.calibration import softmax
@@ -18,7 +19,7 @@ from wsitool.predict.slide_summary import SlideSummary
 from wsitool.predict.verdict import Verdict, VerdictRule
 from wsitool.report.heatmap import DRAWN_SIDE, draw_heatmap, heat
 
-__all__ = ["BagPrediction", "SlideJudge", "classifier_file", "judged", "load_judge"]
+__all__ = ["BagPrediction", "SlideJudge", "classifier_file", "judged", "load_judge", "say_level"]
 
 
 class SlideJudge(Classifier):
@@ -49,6 +50,15 @@ class SlideJudge(Classifier):
     def logits(self, patches: Tensor) -> Tensor:
         """Features (B, D) of uint8 patches (B, 3, P, P)."""
         return self.slides.features(patches)
+
+
+def say_level(classifier: Classifier, reporter: Reporter) -> None:
+    """Warn where what is judged here, one slide at a time, is not what the classifier was trained on."""
+    if isinstance(classifier, SlideJudge) and classifier.slides.card.level == "patient":
+        reporter.warn(
+            "The classifier was trained on all slides of a patient together, and judges each slide by itself "
+            "here."
+        )
 
 
 def classifier_file(run: str | Path) -> Path:
@@ -98,6 +108,10 @@ class BagPrediction(Prediction):
     def mean(self) -> NDArray[np.float64]:
         """(K,) the slide's own probabilities."""
         return self.whole
+
+    @property
+    def stated(self) -> str:
+        return "the slide's probability"
 
     def verdict(self, rule: VerdictRule, doubts: tuple[str, ...]) -> Verdict:
         return rule.judge(self.probabilities, self.classes, doubts=doubts, whole=self.whole)

@@ -75,6 +75,11 @@ class Prediction:
         return mean
 
     @property
+    def stated(self) -> str:
+        """What `mean` is, in words."""
+        return "mean probability"
+
+    @property
     def measured(self) -> Mapping[str, NDArray[np.float64]]:
         """What else is known of each patch, (N,) by name: columns of the table, measurements in QuPath."""
         return {}
@@ -157,9 +162,10 @@ def _draw(prediction: Prediction, told: SlideSummary, pictures: Sequence[Path]) 
             prediction.size_level0,
             prediction.probabilities[:, index],
         )
+        count = len(prediction.coords)
         title = (
-            f"{verdict}\nmean probability of {name} {as_probability(prediction.mean[index])}, patches called "
-            f"so {as_share(round(prediction.shares[name] * len(prediction.coords)), len(prediction.coords))}"
+            f"{verdict}\n{prediction.stated} of {name} {as_probability(prediction.mean[index])}, patches "
+            f"called so {as_share(round(prediction.shares[name] * count), count)}"
         )
         draw_heatmap(picture, pixels, drawn, title=title)
         # NaN, where there is no patch, is higher than nothing.

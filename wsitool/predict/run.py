@@ -32,7 +32,7 @@ from wsitool.errors import EncoderError, SlideError, UsageError
 from wsitool.loading import PatchLoader
 from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.loading.stain import StainNormalizer
-from wsitool.predict.bags import SlideJudge, classifier_file, judged, load_judge
+from wsitool.predict.bags import SlideJudge, classifier_file, judged, load_judge, say_level
 from wsitool.predict.options import PredictOptions
 from wsitool.predict.outcomes import SUMMARY, Item, Outcomes, digest_of, name_of
 from wsitool.predict.prediction import (
@@ -78,6 +78,7 @@ def predict(
     options, out = options or PredictOptions(), Path(out)
     options.rule  # noqa: B018  # raises UsageError
     classifier = load_judge(run)
+    say_level(classifier, reporter)
     check_stain_asked(classifier.card, options)
     READERS.check(options.reader)
     check_tissue(tile_spec(classifier.card, options).tissue)

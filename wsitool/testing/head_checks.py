@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 
 from wsitool.base.plugins import import_target
 from wsitool.base.progress import SILENT, Reporter
-from wsitool.mil.bags import Bag, BagReader, SlideBags
+from wsitool.mil.bags import Bag, BagReader, Part, SlideBags
 from wsitool.mil.head_contract import FittedSlideHead
 from wsitool.mil.head_registry import SLIDE_HEADS, SlideHead
 from wsitool.mil.options import SlideSettings
@@ -109,7 +110,7 @@ def check_reads_only_its_share(entry: SlideHead) -> None:
     reader = bags.reader
     assert isinstance(reader, _InMemory)
     before = {name: features.copy() for name, features in reader.features.items()}
-    train, held_out = np.arange(0, len(bags), 2), np.arange(1, 8, 2)
+    train, held_out = np.arange(12), np.arange(14, 20)
     _fit(entry, replace(bags, train=train, held_out=held_out))
     allowed = {bags.bags[row].name for row in (*train.tolist(), *held_out.tolist())}
     assert reader.read_names <= allowed, (
@@ -151,7 +152,14 @@ def _bags(*, classes: int = 2) -> SlideBags:
         drawn = rng.normal(size=(int(rng.choice([1, 5, 60])), _DIM)).astype(np.float32)
         drawn[:, label] += 6
         features[str(row)] = drawn
-    bags = [Bag(name=name, group=name, parts=()) for name in features]
+    bags = [
+        Bag(
+            name=name,
+            group=name,
+            parts=(Part(path=Path(name), rows=np.arange(len(rows)), whole=True, content=name),),
+        )
+        for name, rows in features.items()
+    ]
     return SlideBags(
         labels=labels,
         groups=np.arange(24),
@@ -169,7 +177,9 @@ def _patches(count: int) -> NDArray[np.float32]:
 
 
 def _fit(entry: SlideHead, bags: SlideBags) -> FittedSlideHead:
-    settings = SlideSettings(level="slide", epochs=12, head_lr=0.05, attention_dim=8, device="cpu")
+    settings = SlideSettings(
+        level="slide", epochs=12, head_lr=0.05, attention_dim=8, validation=0.0, c=0.1, device="cpu"
+    )
     fitted = import_target(entry.fit, SLIDE_HEADS.who(entry))(bags, settings, seed=3)
     assert isinstance(fitted, FittedSlideHead), (
         f"`fit` must give a wsitool.FittedSlideHead, got {fitted!r:.80}."
