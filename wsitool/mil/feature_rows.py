@@ -88,7 +88,7 @@ def _columns(file: h5py.File) -> dict[str, Any]:
 
 
 def content_of(path: Path) -> str:
-    """What is in a file, in hex: of its size and of blocks evenly spread over it, as it may have gigabytes."""
+    """What is in a file, in hex: of its size and of blocks spread evenly over it, as it may be gigabytes."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
