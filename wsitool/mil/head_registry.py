@@ -18,7 +18,7 @@ __all__ = ["SLIDE_HEADS", "SlideHead"]
 class SlideHead:
     """One kind of head, in words `about`.
 
-    `fit` names its `FitSlideHead` and `build` its `BuildSlideHead` (see `mil/head_contract.py`), as "module:name".
+    `fit` names its `FitSlideHead`, `build` its `BuildSlideHead` (`mil/head_contract.py`) as "module:name".
 
     `chooses` is what is chosen inside the labels: the epoch, the penalty, or nothing. A head that chooses an
     epoch has a fifth of 100 labels or more held out to do so, and else does it by folds of its own.

@@ -55,9 +55,9 @@ class GatedAttention(nn.Module):
         """Logits (B, K) and attention of B bags, whose features (N, D) follow each other in these `sizes`."""
         hidden = torch.tanh(self._on_raw(self.value, features))
         hidden = hidden * torch.sigmoid(self._on_raw(self.gate, features))  # (N, hidden)
-        scores = self.score(hidden)[:, 0].split(list(sizes))
+        scores = torch.split(self.score(hidden)[:, 0], list(sizes))
         attention = [torch.softmax(of_bag, dim=0) for of_bag in scores]
-        bags = features.split(list(sizes))
+        bags = torch.split(features, list(sizes))
         pooled = torch.stack([a @ bag for a, bag in zip(attention, bags, strict=True)])  # (B, D)
         return self.each(pooled), attention
 

@@ -91,4 +91,4 @@ def _write(path: Path, features: NDArray[np.float32]) -> None:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(features))
     # The array as it lies in memory: a copy of a large slide's would take as much again.
-    replace_file_in_parts(path, (header.getvalue(), memoryview(features).cast("B")))
+    replace_file_in_parts(path, (header.getvalue(), features.data.cast("B")))

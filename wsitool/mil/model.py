@@ -124,8 +124,8 @@ def judge_bag(head: nn.Module, features: NDArray[np.float32], *, each: bool = Tr
     logits, attention = head(bag)
     if not each:
         rows = bag.new_empty((0, len(logits)))
-    elif hasattr(head, "each"):
-        rows = head.each(bag)
+    elif (of_each := getattr(head, "each", None)) is not None:
+        rows = of_each(bag)
     else:
         rows = torch.stack([head(bag[row : row + 1])[0] for row in range(len(bag))])
     judged = Judged(

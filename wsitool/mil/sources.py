@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def open_side(paths: Paths | Collection) -> Side:
 
 def _feature_files(item: AnyPath) -> list[Path]:
     """The feature files at a path, none where it is of stores: the first file of a folder tells."""
-    path = Path(item)
+    path = Path(os.fsdecode(item))
     if not path.is_dir():
         return [path] if path.suffix in _SUFFIXES and is_feature_file(path) else []
     inner = next((path / name for name in _FOLDERS if (path / name).is_dir()), path)

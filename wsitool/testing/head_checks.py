@@ -72,9 +72,10 @@ def check_order(entry: SlideHead) -> None:
 def check_each(entry: SlideHead) -> None:
     """`each`, where there is one, gives every patch the logits of a bag that holds it alone."""
     head, bag = _fit(entry, _bags()).head, _patches(9)
-    if hasattr(head, "each"):
+    each = getattr(head, "each", None)
+    if each is not None:
         with torch.no_grad():
-            rows = head.each(torch.from_numpy(bag)).numpy()
+            rows = each(torch.from_numpy(bag)).numpy()
         alone = np.stack([_of(head, bag[row : row + 1])[0] for row in range(len(bag))])
         assert rows.shape == alone.shape and np.allclose(rows, alone, atol=_NEAR), (
             "`each` must give (n, K) logits, those of bags of one patch: leave it out, or make it so."
