@@ -30,6 +30,7 @@ MAY_USE_TORCH = (
     "loading",
     "methods.example_views",
     "methods.meta",
+    "mil",
     "predict",
     "testing",
     "training",

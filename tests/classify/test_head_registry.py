@@ -36,7 +36,7 @@ def test_a_new_head_is_one_file_and_one_line(tmp_path: Path) -> None:
     for number in range(4):
         labelled_store(tmp_path / "train" / f"p{number}.h5", seed=number)
     shown = _run("classify", "--help")
-    assert "[finetune|lora|linear|knn|means]" in shown.stdout.replace("\n", ""), shown.stdout
+    assert "means: nearest class mean; auto: finetune" in " ".join(shown.stdout.split()), shown.stdout
     words = ["--encoder", "random", "--backbone", "resnet18", "--image-size", "32", "--device", "cpu"]
     done = _run("classify", tmp_path / "train", "--head", "means", "--out", tmp_path / "run", *words)
     assert done.returncode == 0, done.stderr
@@ -74,5 +74,7 @@ def test_what_is_chosen_by_the_validation_share_needs_one(
     else:
         with pytest.raises(UsageError, match="--validation 0 leaves nothing to choose"):
             settings()
-    with pytest.raises(UsageError, match="--head must be one of finetune, lora, linear, knn, got 'forest'"):
+    with pytest.raises(
+        UsageError, match="no head 'forest' for labels of patches: choose one of finetune, lora, linear, knn"
+    ):
         Settings(head="forest")

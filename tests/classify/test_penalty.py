@@ -61,7 +61,7 @@ def test_too_few_groups_are_said_and_single_patches_refused() -> None:
     features, labels, _ = _patients(1.0, 4)
     found = search_penalty(features, labels, labels, 2)  # each group is one class: none may be left out
     assert found.by == "patch" and "too few" in found.warning
-    with pytest.raises(LabelError, match="at least 2 labelled patches"):
+    with pytest.raises(LabelError, match="at least 2 labels"):
         search_penalty(features[:3], np.array([0, 0, 1]), np.arange(3), 2)
 
 

@@ -111,7 +111,7 @@ def test_sentences() -> None:
     p, labels, groups = _patients(9, 2, signal=3)
     alone = _judged(p[labels == 0], labels[labels == 0], groups[labels == 0])
     assert not alone.better and alone.auroc is None
-    assert alone.sentence() == "Cannot be told from guessing: all judged patches are 'c0'."
+    assert alone.sentence() == "Cannot be told from guessing: all that was judged is 'c0'."
     constant = _judged(np.tile([0.6, 0.4], (len(labels), 1)), labels, groups)
     assert (constant.accuracy_p, constant.auroc_p, constant.better) == (1, 1, False)
     assert json.loads(json.dumps(chance.to_dict(), allow_nan=False))["level"] == LEVEL

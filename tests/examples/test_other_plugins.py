@@ -1,4 +1,4 @@
-"""The example reader, tissue detector and export: their own tests, and at work once they are installed."""
+"""The example reader, tissue detector, export and head: their own tests, and at work once installed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from feature_bags import drawn, feature_folder
 from plugin_zoo import install_project
 
 from wsitool.cli import main
 from wsitool.errors import UsageError
+from wsitool.mil.model import load_slide_classifier
 from wsitool.slides.readers import open_slide
 from wsitool.slides.tissue import tissue_mask
 from wsitool.store.opening import open_store
 from wsitool.testing import draw_tissue, synthetic_slide
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
-PROJECTS = ("reader-plugin", "tissue-plugin", "export-plugin")
+PROJECTS = ("reader-plugin", "tissue-plugin", "export-plugin", "head-plugin")
 
 
 @pytest.mark.parametrize("project", PROJECTS)
@@ -48,7 +50,7 @@ def test_it_imports_only_the_public_names(project: str) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """All three installed into a folder on the path of this process and of its workers."""
+    """All of them installed into a folder on the path of this process and of its workers."""
     folder = tmp_path / "site"
     folder.mkdir()
     for project in PROJECTS:
@@ -77,13 +79,14 @@ def _slides(folder: Path) -> Path:
 
 def test_they_are_listed_and_checked_by_name(site: Path, tmp_path: Path) -> None:
     listed = _wsitool("plugin", "list", "--check-imports").output
-    for part in (["reader", "npy"], ["tissue", "pink"], ["export", "tsv"]):
+    for part in (["reader", "npy"], ["tissue", "pink"], ["export", "tsv"], ["head", "max"]):
         row = next(row for row in listed.splitlines() if row.split()[:2] == part)
         assert row.endswith("  ok") and " 0.1.0  wsitool_" in row
     slides = _slides(tmp_path / "slides")
     checked = _wsitool("plugin", "check", "npy", "--file", slides / "n0.npy").output
     assert "npy: 12 of 12 checks passed" in checked
     assert "pink: 7 of 7 checks passed" in _wsitool("plugin", "check", "pink").output
+    assert "max: 8 of 8 checks passed" in _wsitool("plugin", "check", "max").output
     assert "tsv: 6 of 6 checks passed" in _wsitool("plugin", "check", EXAMPLES / "export-plugin").output
 
 
@@ -113,6 +116,18 @@ def test_slides_of_the_reader_are_tiled_filtered_and_exported(site: Path, tmp_pa
     _wsitool("export", patches / "n0.h5", "--to", "tsv", "--out", tmp_path / "tables")
     with (tmp_path / "tables" / "n0.tsv").open(newline="") as file:
         assert len(list(csv.DictReader(file, delimiter="\t"))) == number
+
+
+def test_slides_are_judged_by_the_head(site: Path, tmp_path: Path) -> None:
+    features = feature_folder(tmp_path)
+    labels = ("--labels", tmp_path / "slides.csv", "--folds", "2")
+    how = ("--level", "slide", "--head", "max", "--epochs", "8", "--head-lr", "0.05", "--validation", "0")
+    _wsitool("classify", features, *how, *labels, "--out", tmp_path / "run")
+    classifier = load_slide_classifier(tmp_path / "run")
+    judged = classifier.judge(drawn(3, 1))
+    # One of the four patches that tell the class, and no other.
+    assert judged.attention[:4].max() == 1 and judged.attention.sum() == 1
+    assert classifier.card.classes[judged.logits.argmax()] == "b"
 
 
 def test_without_them_the_names_are_unknown(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_patch_split_is_stratified_without_a_warning() -> None:
 
 
 def test_one_patch_of_a_class_cannot_be_split() -> None:
-    with pytest.raises(LabelError, match="at least 2 labelled patches"):
+    with pytest.raises(LabelError, match="at least 2 labels"):
         holdout(np.array([0, 0, 1]), np.arange(3))
 
 

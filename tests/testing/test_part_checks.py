@@ -15,11 +15,13 @@ from pylibCZIrw.czi import create_czi
 from wsitool.backbones.source import SOURCES, BackboneSource
 from wsitool.curate.export.formats import EXPORTS, Export
 from wsitool.errors import PluginError, UsageError
+from wsitool.mil.head_registry import SlideHead
 from wsitool.slides.reader_registry import READERS, SlideReader
 from wsitool.slides.tissue_registry import TissueDetector
 from wsitool.testing import (
     check_backbone,
     check_export,
+    check_head,
     check_reader,
     check_tissue,
     draw_tissue,
@@ -188,7 +190,30 @@ def test_each_broken_source_of_backbones_is_told_what_for(make: str, check: str,
 
 
 @pytest.mark.parametrize(
-    "check", [check_backbone, check_tissue, check_export, lambda part: check_reader(part, [__file__])]
+    ("fit", "check", "message"),
+    [
+        ("fit_absent", "contract", "cannot be imported"),
+        ("fit_nothing", "output", "must give a wsitool.FittedSlideHead, got None"),
+        ("fit_batched", "output", "Logits must be (2,), got (1, 2)"),
+        ("fit_scores", "output", "Attention must not be negative and sum to 1"),
+        ("fit_first", "order", "must not depend on the order"),
+        ("fit_other_each", "each", "those of bags of one patch"),
+        ("fit_at_random", "deterministic", "must be equal to the bit"),
+        ("fit_unsized", "file", "raised RuntimeError"),
+        ("fit_everything", "reads-only-its-share", "must not be read"),
+        ("fit_in_place", "reads-only-its-share", "must not be changed"),
+        ("fit_untrained", "learns", "90 % must be right after training"),
+    ],
+)
+def test_each_broken_head_is_told_what_for(fit: str, check: str, message: str) -> None:
+    head = SlideHead(name="bad", about="bad", fit=f"bad_heads:{fit}", build="bad_heads:build")
+    failed = _failed(check_head(head))
+    assert message in failed[check], failed
+
+
+@pytest.mark.parametrize(
+    "check",
+    [check_backbone, check_head, check_tissue, check_export, lambda part: check_reader(part, [__file__])],
 )
 def test_what_is_no_description_fails_the_contract_only(check: Callable[[object], list[CheckResult]]) -> None:
     assert list(_failed(check(object()))) == ["contract"]

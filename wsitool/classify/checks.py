@@ -16,17 +16,30 @@ from wsitool.evaluation.leakage import check_pretraining
 from wsitool.evaluation.subsets import check_order, class_counts
 from wsitool.store.splits import group_folds
 
-__all__ = ["check_amounts", "check_choices", "check_leaks", "chosen_image_size", "near_duplicates_in_test"]
+__all__ = [
+    "check_amounts",
+    "check_choices",
+    "check_leaks",
+    "check_out",
+    "chosen_image_size",
+    "near_duplicates_in_test",
+    "say_transductive",
+]
 
 _LEAST_IMAGE_SIZE = 16
 
 
-def check_choices(out: Path, options: ClassifyOptions, settings: Settings) -> None:
+def check_out(out: Path, options: ClassifyOptions) -> None:
+    """UsageError where a finished run in `out` would be replaced unasked."""
     if (out / "run.json").exists() and not (options.resume or options.overwrite):
         raise UsageError(
             f"{out} holds a finished run: choose another --out, keep it with --resume auto, or replace it "
             "with --overwrite."
         )
+
+
+def check_choices(out: Path, options: ClassifyOptions, settings: Settings) -> None:
+    check_out(out, options)
     if options.features is not None:
         if not settings.frozen:
             raise UsageError("--features are of an encoder that stays as it is: use --head linear or knn.")
@@ -58,14 +71,19 @@ def check_leaks(data: TrainTest, encoder: Encoder, options: ClassifyOptions, rep
 
 
 def _warn(data: TrainTest, encoder: Encoder, seen: list[str], reporter: Reporter) -> None:
+    say_transductive(seen, reporter)
+    sides = [data.train.collection, *([data.test.collection] if data.test else [])]
+    for warning in resolution_warnings(encoder.card, *sides) + mixed_resolutions(*sides):
+        reporter.warn(warning)
+
+
+def say_transductive(seen: list[str], reporter: Reporter) -> None:
+    """Warn of the groups that pretraining has `seen` and the figures rest on, where there are any."""
     if seen:
         reporter.warn(
             f"Transductive: the encoder was pretrained, without labels, on {len(seen)} of the groups it is "
             "judged on."
         )
-    sides = [data.train.collection, *([data.test.collection] if data.test else [])]
-    for warning in resolution_warnings(encoder.card, *sides) + mixed_resolutions(*sides):
-        reporter.warn(warning)
 
 
 def near_duplicates_in_test(data: TrainTest, reporter: Reporter) -> int:

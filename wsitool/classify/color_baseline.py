@@ -16,17 +16,20 @@ from wsitool.classify.settings import Settings
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.color import color_features
 from wsitool.evaluation.intervals import Jackknife, compare
-from wsitool.evaluation.labels import LabelledPatches
+from wsitool.evaluation.labels import Labelled, LabelledPatches
 from wsitool.evaluation.metrics import score
 
-__all__ = ["baselines", "color_logits"]
+__all__ = ["baselines", "beside_color", "color_logits", "majority"]
 
 Floats = NDArray[np.float32]
 _PENALTY = 0.1  # where a class has a single patch, and nothing can be chosen by
 
 
 def baselines(
-    task: ClassificationTask, subset: LabelledPatches, rows: NDArray[np.int64], parts: Sequence[Part]
+    task: ClassificationTask,
+    subset: LabelledPatches,
+    rows: NDArray[np.int64],
+    parts: Sequence[Part[LabelledPatches]],
 ) -> dict[str, Any]:
     """What stands beside a classifier in metrics.json: the most frequent class, and color.
 
@@ -37,20 +40,27 @@ def baselines(
     judged = all_parts(parts)
     numbers = color_features(task.data.train.collection) if len(parts) > 1 else None
     logits = np.concatenate([_beside(task, subset, rows, part, numbers) for part in parts])
+    return beside_color(judged, np.concatenate([part.logits for part in parts]), logits)
+
+
+def majority(judged: Labelled) -> dict[str, Any]:
+    """The most frequent class of what is judged, and how often answering it always would be right."""
+    counts = np.bincount(judged.labels, minlength=len(judged.classes))
+    return {"class": judged.classes[int(counts.argmax())], "accuracy": float(counts.max() / counts.sum())}
+
+
+def beside_color(judged: Labelled, own: NDArray[np.float64], logits: NDArray[np.float64]) -> dict[str, Any]:
+    """What `baselines` gives: a classifier's `own` logits (N, K) beside `logits` of colour alone."""
     color = score(softmax(logits), judged.labels)
-    mine = [softmax(np.concatenate([part.logits for part in parts]))]
+    mine = [softmax(own)]
     a, b = (Jackknife.of(runs, judged.labels, judged.group_index) for runs in (mine, [softmax(logits)]))
     compared = compare(a, b, metric="auroc")
     beaten = compared.low is not None and compared.low > 0
-    counts = np.bincount(judged.labels, minlength=len(judged.classes))
     auroc = [score(mine[0], judged.labels)["auroc"], color["auroc"]]
     both = " against ".join("-" if value is None else f"{value:.3f}" for value in auroc)
     rest = "" if beaten else ": it has learned color, as far as these data can show"
     return {
-        "majority": {
-            "class": judged.classes[int(counts.argmax())],
-            "accuracy": float(counts.max() / counts.sum()),
-        },
+        "majority": majority(judged),
         "color": {**color, "beaten": beaten, "comparison": compared.to_dict()},
         "sentence": (
             f"It {'ranks better than' if beaten else 'is not shown to beat'} the color baseline (24 colour "
@@ -63,7 +73,7 @@ def _beside(
     task: ClassificationTask,
     subset: LabelledPatches,
     rows: NDArray[np.int64],
-    part: Part,
+    part: Part[LabelledPatches],
     numbers: Floats | None,
 ) -> NDArray[np.float64]:
     """Color's logits for one part, trained on what the classifier that judged it had."""

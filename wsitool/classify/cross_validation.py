@@ -104,7 +104,9 @@ class ClassificationTask:
         return fitted, subset
 
 
-def cross_validate(task: ClassificationTask, folds: int, features: Features | None) -> list[Part]:
+def cross_validate(
+    task: ClassificationTask, folds: int, features: Features | None
+) -> list[Part[LabelledPatches]]:
     """Out-of-fold predictions: every group is judged by a classifier that has not seen it.
 
     One `Part` a fold, in order, with logits of a classifier trained from a fresh encoder on nothing of that
@@ -112,7 +114,7 @@ def cross_validate(task: ClassificationTask, folds: int, features: Features | No
     """
     patches = task.data.train
     fold_of = group_folds(patches.labels, patches.group_index, folds=folds, seed=task.seed)
-    parts: list[Part] = []
+    parts: list[Part[LabelledPatches]] = []
     with task.reporter.task("folds", total=folds, unit="folds") as progress:
         for fold in range(folds):
             inside, outside = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
@@ -141,7 +143,7 @@ def cross_validate(task: ClassificationTask, folds: int, features: Features | No
     return parts
 
 
-def test_part(task: ClassificationTask, fitted: Fitted) -> list[Part]:
+def test_part(task: ClassificationTask, fitted: Fitted) -> list[Part[LabelledPatches]]:
     """Predictions for the test patches; empty without any."""
     test = task.data.test
     if test is None:
@@ -161,7 +163,7 @@ def test_part(task: ClassificationTask, fitted: Fitted) -> list[Part]:
     return [Part(name="test", patches=test, logits=logits, temperature=_temperature(fitted))]
 
 
-def validation_part(fitted: Fitted, subset: LabelledPatches) -> list[Part]:
+def validation_part(fitted: Fitted, subset: LabelledPatches) -> list[Part[LabelledPatches]]:
     """Predictions for the share held out inside the subset; empty where nothing was."""
     if fitted.validation_logits is None:
         return []
@@ -174,7 +176,7 @@ def _temperature(fitted: Fitted) -> float:
     return fitted.classifier.card.temperature
 
 
-def all_parts(parts: Sequence[Part]) -> LabelledPatches:
+def all_parts(parts: Sequence[Part[LabelledPatches]]) -> LabelledPatches:
     """The patches of all folds in the order of their predictions (each fold is a part of one collection)."""
     # Every fold is a subset of one collection, so stores, classes and groups are those of any of them.
     first = parts[0].patches

@@ -12,8 +12,9 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from wsitool.base.plugins import import_target
+from wsitool.errors import UsageError
 
-__all__ = ["HEADS", "HeadKind"]
+__all__ = ["DEFAULT_HEAD", "HEADS", "HeadKind", "head_named"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,3 +80,14 @@ _KINDS = (
 )
 _BY_NAME = {kind.name: kind for kind in _KINDS}
 HEADS: Mapping[str, HeadKind] = MappingProxyType(_BY_NAME)
+DEFAULT_HEAD = _KINDS[0].name
+
+
+def head_named(name: str) -> str:
+    """A head of the table by its name, or the first by "auto"; UsageError for any other."""
+    if name != "auto" and name not in HEADS:
+        raise UsageError(
+            f"There is no head '{name}' for labels of patches: choose one of {', '.join(HEADS)}, or give "
+            "--level slide for heads of slides."
+        )
+    return DEFAULT_HEAD if name == "auto" else name

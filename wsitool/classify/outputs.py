@@ -3,39 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.base.files import replace_file, replace_file_in_parts, write_json
 from wsitool.base.tables import table_bytes
+from wsitool.classify.finetune import Epoch
 from wsitool.classify.fit import Fitted
 from wsitool.classify.model import CLASSIFIER_FILE, save_classifier
 from wsitool.evaluation.calibration import softmax
-from wsitool.evaluation.labels import LabelledPatches
+from wsitool.evaluation.labels import Labelled, LabelledPatches
 from wsitool.report.confusion import draw_confusion
 from wsitool.report.curves import Curve, Panel, save_curves
 
-__all__ = ["Part", "describe_patches", "patches_hash", "places_of", "write_predictions", "write_run"]
+__all__ = [
+    "Part",
+    "account_files",
+    "describe_patches",
+    "patches_hash",
+    "places_of",
+    "write_predictions",
+    "write_run",
+]
 
+L = TypeVar("L", bound=Labelled)
 
 _AT_ONCE = 4096  # rows of a table in memory
 _COLUMNS = ("part", "slide", "group", "image", "row", "x", "y", "label", "predicted")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """Predictions for some patches: `name` is "test", "validation" or "fold 3".
+class Part(Generic[L]):
+    """Predictions for some patches, or slides: `name` is "test", "validation" or "fold 3".
 
     `temperature` is that of the classifier that made them.
     """
 
     name: str
-    patches: LabelledPatches
+    patches: L
     logits: NDArray[np.float64]
     temperature: float
 
@@ -44,36 +55,54 @@ def write_run(
     out: Path,
     fitted: Fitted,
     *,
-    parts: Sequence[Part],
+    parts: Sequence[Part[LabelledPatches]],
     metrics: dict[str, Any],
     judged: str,
     manifest: dict[str, Any],
     run: dict[str, Any],
 ) -> None:
-    """Write everything of a run into `out`; `judged` names the part of `metrics` the pictures show.
+    """Write everything of a run into `out`; `judged` names the part of `metrics` the pictures show."""
+    files = account_files(
+        out, metrics=metrics, judged=judged, manifest=manifest, run=run, history=fitted.history
+    )
+    with files:
+        save_classifier(fitted.classifier, out / CLASSIFIER_FILE)
+        write_predictions(out / "predictions.csv", parts)
+
+
+@contextmanager
+def account_files(
+    out: Path,
+    *,
+    metrics: dict[str, Any],
+    judged: str,
+    manifest: dict[str, Any],
+    run: dict[str, Any],
+    history: Sequence[Epoch] = (),
+    counted: str = "patches",
+) -> Iterator[None]:
+    """The files of a run beside its classifier and predictions, which the block writes.
 
     A run that was there is replaced: until all is written the folder has no run.json, and so no finished run.
+    `counted` is what was judged and `history` has the losses of.
     """
     for name in ("run.json", "metrics.csv", "curves.png"):
         # First of all, as it is what says "finished"; pictures of fine-tuning would outlive a change of the
         # head.
         (out / name).unlink(missing_ok=True)
-    classes = fitted.classifier.card.classes
-    save_classifier(fitted.classifier, out / CLASSIFIER_FILE)
+    yield
     write_json(out / "metrics.json", metrics)
     write_json(out / "manifest.json", manifest)
-    write_predictions(out / "predictions.csv", parts)
     counts = np.array(metrics[judged]["confusion"])
     accuracy = metrics[judged]["accuracy"]
-    draw_confusion(
-        out / "confusion.png", counts, classes, title=f"{judged}: {accuracy:.1%} of {counts.sum():,} patches"
-    )
-    if fitted.history:
-        _write_history(out, fitted)
+    title = f"{judged}: {accuracy:.1%} of {counts.sum():,} {counted}"
+    draw_confusion(out / "confusion.png", counts, metrics["classes"], title=title)
+    if history:
+        _write_history(out, history, "slide" if counted != "patches" else "patch")
     write_json(out / "run.json", run)
 
 
-def write_predictions(path: Path, parts: Sequence[Part]) -> None:
+def write_predictions(path: Path, parts: Sequence[Part[LabelledPatches]]) -> None:
     """One row per patch: where it is, what it is, what it was taken for, the probability of each class.
 
     Probabilities are uncalibrated, with six digits. The file is complete or not there, and written some
@@ -154,17 +183,17 @@ def places_of(patches: LabelledPatches) -> Iterator[tuple[Any, ...]]:
         )
 
 
-def _write_history(out: Path, fitted: Fitted) -> None:
-    lines = [asdict(epoch) for epoch in fitted.history]
+def _write_history(out: Path, history: Sequence[Epoch], one: str) -> None:
+    lines = [asdict(epoch) for epoch in history]
     replace_file(out / "metrics.csv", table_bytes([list(lines[0]), *(list(line.values()) for line in lines)]))
-    epochs = [epoch.epoch for epoch in fitted.history]
+    epochs = [epoch.epoch for epoch in history]
     losses = (
-        Curve(label="training", x=epochs, y=[epoch.train_loss for epoch in fitted.history]),
-        Curve(label="validation", x=epochs, y=[epoch.validation_loss for epoch in fitted.history]),
+        Curve(label="training", x=epochs, y=[epoch.train_loss for epoch in history]),
+        Curve(label="validation", x=epochs, y=[epoch.validation_loss for epoch in history]),
     )
-    accuracy = [epoch.validation_accuracy for epoch in fitted.history]
+    accuracy = [epoch.validation_accuracy for epoch in history]
     panels = (
-        Panel(title="loss per patch", curves=losses),
+        Panel(title=f"loss per {one}", curves=losses),
         Panel(
             title="validation accuracy", curves=(Curve(label="validation accuracy", x=epochs, y=accuracy),)
         ),

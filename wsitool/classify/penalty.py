@@ -86,8 +86,7 @@ def _folds(
     rarest = int(np.bincount(labels, minlength=classes).min())
     if rarest < 2:
         raise LabelError(
-            "--c auto needs at least 2 labelled patches of every class: use a larger fraction, or give "
-            "--c VALUE."
+            "--c auto needs at least 2 labels of every class: use a larger fraction, or give --c VALUE."
         )
     if split == "group":
         fold_of = whole_folds(labels, groups, classes=classes, most=_FOLDS, seed=seed)

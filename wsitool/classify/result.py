@@ -12,12 +12,14 @@ from wsitool.report.result import Result
 
 __all__ = ["ClassifyResult"]
 
-_WHOLE = ("row", "x", "y")
+_WHOLE = ("row", "x", "y", "patches")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ClassifyResult(Result):
     """What a run came to; `judged_on` is "test", "folds" or, with neither, "validation".
+
+    `counted` says what had labels: "patches", "slides" or "patients".
 
     >>> result = wsitool.classify("stores", "result", encoder="encoder.safetensors", head="linear", folds=2)
     >>> result.judged_on, result.classes
@@ -31,6 +33,7 @@ class ClassifyResult(Result):
     metrics: dict[str, Any]
     trained_on: int
     validated_on: int
+    counted: str = "patches"
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -48,7 +51,8 @@ class ClassifyResult(Result):
         if not self.metrics:  # of another process than the first
             return f"trained with others: {self.out}"
         accuracy = self.scores["accuracy"]
-        what = f"accuracy {accuracy:.3f} on {self.scores['patches']:,} patches ({self.judged_on})"
+        judged = f"{self.scores[self.counted]:,} {self.counted} ({self.judged_on})"
+        what = f"accuracy {accuracy:.3f} on {judged}"
         return f"{what}, trained on {self.trained_on:,}: {self.out}"
 
     @property
@@ -69,7 +73,7 @@ class ClassifyResult(Result):
 
     @property
     def rows(self) -> Sequence[Mapping[str, object]]:
-        """A row for each judged patch, as predictions.csv has it; probabilities are uncalibrated."""
+        """A row for each judged patch or slide, as predictions.csv has it; probabilities are uncalibrated."""
         table = read_table(self.out / "predictions.csv", needs=("part", "predicted"), exact=True)
         return [
             {header: _value(name, row[name]) for name, header in table.headers.items()} for row in table.rows

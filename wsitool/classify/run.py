@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from wsitool.base.interrupt import deferred, progress_on_stop
 from wsitool.base.lock import locked
 from wsitool.base.machine import explain_memory
 from wsitool.base.progress import SILENT, Reporter
+from wsitool.classify.account import judged_on_of, metrics_of, parts_of, said_first
 from wsitool.classify.checks import (
     check_amounts,
     check_choices,
@@ -43,13 +44,10 @@ from wsitool.classify.finished import finished_files, with_intervals
 from wsitool.classify.fit import Fitted
 from wsitool.classify.outputs import Part, describe_patches, patches_hash, write_run
 from wsitool.classify.result import ClassifyResult
-from wsitool.classify.settings import FEW_STEPS, VALIDATION, ClassifyOptions, Settings
+from wsitool.classify.settings import VALIDATION, ClassifyOptions, Settings
 from wsitool.classify.trial import memory_advice, with_batch
-from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.labels import LabelledPatches
-from wsitool.evaluation.metrics import score
 from wsitool.evaluation.subsets import asks
-from wsitool.evaluation.summary import evaluate
 from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.stain.slides import with_stain
 from wsitool.stain.target import choose_norm
@@ -168,7 +166,7 @@ def _carry_out(
     )
     if not _writes(task.settings):
         return result
-    judged_on = _judged_on(parts, folds, task.reporter)
+    judged_on = judged_on_of(parts, folds, task.reporter)
     steps = _optimizer_steps(fitted, task.settings)
     metrics = {**_account(task, subset, fitted, parts, judged_on, steps), **data_figures}
     seconds = round(time.monotonic() - began, 2)
@@ -199,17 +197,23 @@ def _account(
     task: ClassificationTask,
     subset: LabelledPatches,
     fitted: Fitted,
-    parts: list[Part],
+    parts: list[Part[LabelledPatches]],
     judged_on: str,
     steps: int | None,
 ) -> dict[str, Any]:
     """The figures of `parts` beside those of the baselines, and first what must be known before them."""
-    metrics = _metrics(parts, fitted, judged_on, task.seed)
-    judged = [
-        part for part in parts if part.name.partition(" ")[0] == {"folds": "fold"}.get(judged_on, judged_on)
-    ]
+    folds = parts_of(parts, "folds")
+    metrics = metrics_of(
+        parts,
+        fitted.classifier.card.classes,
+        fitted.split,
+        judged_on,
+        everyone=all_parts(folds) if folds else None,
+        seed=task.seed,
+    )
+    judged = parts_of(parts, judged_on)
     beside = baselines(task, subset, fitted.split.train, judged)
-    said = _said_first(metrics[judged_on], task.data.train.classes, steps)
+    said = said_first(metrics[judged_on], task.data.train.classes, steps)
     # Of a classifier that guesses enough has been said.
     learned_color = metrics[judged_on]["guessing"]["better"] and not beside["color"]["beaten"]
     said += [beside["sentence"]] if learned_color else []
@@ -220,24 +224,6 @@ def _optimizer_steps(fitted: Fitted, settings: Settings) -> int | None:
     """Steps of fine-tuning; None for heads on frozen features."""
     batches = -(-len(fitted.split.train) // settings.patches_per_step)
     return len(fitted.history) * batches if fitted.history else None
-
-
-def _said_first(scores: dict[str, Any], classes: Sequence[str], steps: int | None) -> list[str]:
-    lines = [scores["guessing"]["sentence"]] if scores["guessing"]["sentence"] else []
-    if not scores["guessing"]["better"]:
-        lines.append("No conclusion can be drawn from the figures.")
-    if steps is not None and steps < FEW_STEPS:
-        lines.append(
-            f"Fine-tuning took {steps} optimizer step{'' if steps == 1 else 's'}, fewer than {FEW_STEPS}: "
-            "the network is hardly trained; give more --epochs, more labels or a smaller --batch-size."
-        )
-    absent = [name for name, row in zip(classes, scores["confusion"], strict=True) if not sum(row)]
-    if absent:
-        lines.append(
-            f"No judged patch is {' or '.join(absent)}: how well that is recognised is not known, and means "
-            "over classes leave it out."
-        )
-    return lines
 
 
 def _built(asked: ClassifyOptions, reporter: Reporter = SILENT) -> Encoder:
@@ -286,16 +272,6 @@ def _kept(out: Path, record: dict[str, Any], reporter: Reporter) -> ClassifyResu
     )
 
 
-def _judged_on(parts: list[Part], folds: int | None, reporter: Reporter) -> str:
-    judged_on = "folds" if folds else parts[0].name
-    if judged_on == "validation":
-        reporter.warn(
-            "No --test and no --folds: the figures are those of the validation patches, by which the "
-            "classifier was chosen, so they are optimistic."
-        )
-    return judged_on
-
-
 def _run_record(task: ClassificationTask, encoder: Encoder, asked: ClassifyOptions) -> dict[str, Any]:
     """run.json: everything needed to repeat the run."""
     return {
@@ -316,31 +292,6 @@ def _run_record(task: ClassificationTask, encoder: Encoder, asked: ClassifyOptio
         "image_size": task.image_size,
         "classes": list(task.data.train.classes),
     }
-
-
-def _metrics(parts: list[Part], fitted: Fitted, judged_on: str, seed: int) -> dict[str, Any]:
-    metrics: dict[str, Any] = {
-        "classes": list(fitted.classifier.card.classes),
-        "judged_on": judged_on,
-        "split_by": fitted.split.by,
-        "split_warning": fitted.split.warning,
-    }
-    for part in parts:
-        if part.name in ("test", "validation"):
-            metrics[part.name] = evaluate(part.logits, part.patches, temperature=part.temperature, seed=seed)
-    outside = [part for part in parts if part.name.startswith("fold")]
-    if outside:
-        metrics["folds"] = evaluate(
-            np.concatenate([part.logits for part in outside]),
-            all_parts(outside),
-            temperature=np.repeat([part.temperature for part in outside], [len(p.patches) for p in outside]),
-            seed=seed,
-        )
-        figures = [score(softmax(part.logits), part.patches.labels) for part in outside]
-        metrics["per_fold"] = [row["accuracy"] for row in figures]
-        # Beside the pooled one, which also ranks patches of different folds' classifiers against each other.
-        metrics["per_fold_auroc"] = [row["auroc"] for row in figures]
-    return metrics
 
 
 def _manifest(

@@ -11,16 +11,16 @@ from wsitool.backbones.options import INIT, BackboneOptions
 from wsitool.base.machine import BatchSize, first_batch_size
 from wsitool.base.parameters import Params, hparam, same_as
 from wsitool.base.paths import as_list
-from wsitool.classify.head_registry import HEADS
+from wsitool.classify.head_registry import DEFAULT_HEAD, HEADS, head_named
 from wsitool.errors import UsageError
 from wsitool.evaluation.subsets import Amount, Balance, PerClass, Select
 from wsitool.stain.options import StainChoice, StainOptions
 from wsitool.store.options import Decode, DecodeOptions
 from wsitool.store.splits import SplitBy
 
-__all__ = ["FEW_STEPS", "VALIDATION", "ClassifyOptions", "Penalty", "Settings"]
+__all__ = ["FEW_STEPS", "HEADS_IN_WORDS", "VALIDATION", "ClassifyOptions", "Penalty", "Settings"]
 
-_HEADS_IN_WORDS = "; ".join(f"{kind.name}: {kind.about}" for kind in HEADS.values())
+HEADS_IN_WORDS = "; ".join(f"{kind.name}: {kind.about}" for kind in HEADS.values())
 _LARGEST_LR = 1e30  # optimisers compute in float32 with it
 Penalty = float | Literal["auto", "validation"]
 VALIDATION = 0.2  # the paper's
@@ -38,7 +38,11 @@ class Settings(Params):
     and gives probabilities of classes as frequent as they were in training.
     """
 
-    head: str = hparam("finetune", f"What is trained: {_HEADS_IN_WORDS}.", choices=tuple(HEADS))
+    head: str = hparam(
+        "auto",
+        f"What is trained. For patches {HEADS_IN_WORDS}; auto: {DEFAULT_HEAD}. For --level slide and patient "
+        "see there.",
+    )
     split: SplitBy = hparam("group", "What validation keeps together; 'patch' is the paper's and leaks.")
     balance: Balance = hparam(
         "weighted", "Use all labels with weighted classes, or as many of each class as the rarest has."
@@ -80,6 +84,7 @@ class Settings(Params):
     def __post_init__(self) -> None:
         # Only after the fields' own bounds.
         super().__post_init__()
+        object.__setattr__(self, "head", head_named(self.head))
         kind = HEADS[self.head]
         if kind.package and find_spec(kind.package) is None:
             raise UsageError(f"--head {kind.name} needs {kind.package}: install wsitool[{kind.name}].")

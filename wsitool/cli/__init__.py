@@ -40,7 +40,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "methods": ("wsitool.cli.methods", "List the installed self-supervised methods."),
         "plugin": (
             "wsitool.cli.plugin",
-            "List, start and check plugins: methods, readers, tissue detectors, exports, backbones.",
+            "List, start and check plugins: methods, readers, tissue detectors, exports, backbones, heads.",
         ),
         "views": ("wsitool.cli.views", "Show the views a method makes of patches."),
         "bench": ("wsitool.cli.bench", "Measure reading, decoding, augmenting and training here."),

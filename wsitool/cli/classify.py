@@ -14,6 +14,7 @@ from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import declared, take
 from wsitool.cli.options import json_option, out_option
 from wsitool.cli.pages import leaves_page
+from wsitool.mil.options import SlideOptions, SlideSettings, chosen_settings
 
 if TYPE_CHECKING:
     from wsitool.classify.result import ClassifyResult
@@ -31,11 +32,13 @@ _PATHS = click.Path(path_type=Path)
     wsitool classify breast --fraction 25 --encoder imagenet --backbone resnet50 --out run
     wsitool classify breast --head linear --folds 5 --encoder weights.safetensors --out run
     wsitool classify stores --labels labels.csv --test more-stores --encoder random --out run
+    wsitool classify stores --level slide --labels slides.csv --folds 5 --encoder random --out run
+    wsitool classify features --level patient --head attention --labels slides.csv --folds 5 --out run
     """,
 )
 @click.argument("train", type=click.Path(exists=True), nargs=-1, required=True)
 @out_option
-@declared(ClassifyOptions, Settings)
+@declared(ClassifyOptions, SlideOptions, Settings)
 @json_option
 @leaves_page
 def command(
@@ -48,14 +51,22 @@ def command(
 
     TRAIN are labelled stores or folders of stores. Without --test and --folds the figures are those of the
     validation share, which are optimistic.
+
+    With --level slide or patient labels are of whole slides or patients. TRAIN may then be files of features,
+    as 'wsitool embed', CLAM and TRIDENT write them; features of stores are kept in OUT/features or --cache.
     """
-    settings = take(Settings, options)
+    settings = chosen_settings(options)
     asked = take(ClassifyOptions, options)
 
     reporter = torch_reporter()
-    from wsitool.classify.run import classify
+    if isinstance(settings, SlideSettings):
+        from wsitool.mil.run import classify_slides
 
-    result = classify(train, out=out, settings=settings, reporter=reporter, **asked.to_dict())
+        result = classify_slides(train, out=out, settings=settings, reporter=reporter, **asked.to_dict())
+    else:
+        from wsitool.classify.run import classify
+
+        result = classify(train, out=out, settings=settings, reporter=reporter, **asked.to_dict())
     if not result.metrics:  # of another process than the first
         return
     if as_json:
@@ -68,13 +79,13 @@ def command(
 def _summary(result: ClassifyResult) -> list[str]:
     from wsitool.evaluation.metrics import METRICS
 
-    scores = result.scores
-    on = {"test": "test patches", "folds": "patches, each judged by a fold that had not seen its group"}
+    scores, counted = result.scores, result.counted
+    on = {"test": f"test {counted}", "folds": f"{counted}, each judged by a fold that had not seen its group"}
     lines = [
         *result.said_first,
-        f"trained on {result.trained_on:,} patches of {len(result.classes)} classes, "
+        f"trained on {result.trained_on:,} {counted} of {len(result.classes)} classes, "
         f"validated on {result.validated_on:,}: {result.out}",
-        f"judged on {scores['patches']:,} {on.get(result.judged_on, 'validation patches (optimistic)')}",
+        f"judged on {scores[counted]:,} {on.get(result.judged_on, f'validation {counted} (optimistic)')}",
     ]
     lines += [f"  {name.replace('_', ' '):<18} {_figure(scores, name)}" for name in METRICS]
     beside = result.metrics.get("baselines")
@@ -82,9 +93,9 @@ def _summary(result: ClassifyResult) -> list[str]:
         lines.append(
             f"  always '{beside['majority']['class']}': accuracy {beside['majority']['accuracy']:.3f}"
         )
-        lines += [f"  {beside['sentence']}"] if beside["sentence"] not in result.said_first else []
+        lines += [f"  {beside['sentence']}"] if beside["sentence"] not in ("", *result.said_first) else []
     images = scores["images"]
-    if images is not None and images["count"] < scores["patches"]:
+    if counted == "patches" and images is not None and images["count"] < scores["patches"]:
         lines.append(f"  per image          {images['accuracy']:.3f} of {images['count']:,} images")
     return lines
 

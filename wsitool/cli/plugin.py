@@ -32,12 +32,12 @@ __all__ = ["command"]
     """,
 )
 def command() -> None:
-    """List, start and check plugins: methods, readers, tissue detectors, exports, backbones."""
+    """List, start and check plugins: methods, readers, tissue detectors, exports, backbones, heads."""
 
 
 _kind_option = click.option(
     "--kind",
-    type=click.Choice(["method", "reader", "tissue", "export", "backbone"]),
+    type=click.Choice(["method", "reader", "tissue", "export", "backbone", "head"]),
     help="Only parts of this kind.",
 )
 
@@ -89,7 +89,7 @@ def list_(kind: str | None, check_imports: bool, as_json: bool) -> None:
 def new(name: str, out: Path | None) -> None:
     """Write a complete, installable project with a small working method NAME.
 
-    For a reader, a tissue detector or an export copy the project of its kind in examples/.
+    For a reader, a tissue detector, an export or a head copy the project of its kind in examples/.
     """
     from wsitool.methods.scaffold import new_plugin
 
@@ -131,7 +131,8 @@ def new(name: str, out: Path | None) -> None:
 def check(target: str, values: Sequence[str], files: Sequence[Path], kind: str | None, as_json: bool) -> None:
     """Check what is installed as NAME, or what a project's folder or a .py file PATH defines.
 
-    Methods, readers, tissue detectors, exports and backbones. Exit code 1 if any check fails.
+    Methods, readers, tissue detectors, exports, backbones and heads of slides. Exit code 1 if any check
+    fails.
     """
     from wsitool.testing.kinds import KINDS
     from wsitool.testing.projects import parts_of

@@ -49,6 +49,10 @@ def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **opt
     that mean is below 0.5 or leads the next class by less than --least-lead, where most patches are called
     another class, where there are fewer than --least-patches, or where the classifier was not found to be
     better than guessing. The share of patches called a class says nothing of how sure each call is.
+
+    A RUN of --level slide or patient judges a slide as a whole, whatever its patches would be called alone:
+    its probabilities stand for the means, and the attention that each patch had is in the CSV, the GeoJSON
+    and a heatmap of its own.
     """
 
     settings = take(PredictOptions, options)
@@ -56,15 +60,15 @@ def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **opt
     reporter = torch_reporter(quiet=as_json)
     from wsitool.predict.run import predict
 
-    rule = settings.rule.sentence()
     result = predict(run, inputs, out, options=settings, reporter=reporter)
+    rule = settings.rule.sentence(whole=result.whole)
     if as_json:
         summary = {"out": str(out), "rule": rule, "doubts": result.doubts}
         slides = [slide.to_dict() for slide in result.slides]
         click.echo(json.dumps({**summary, "slides": slides, "failed": result.failed}, indent=2))
     else:
         for slide in result.slides:
-            click.echo(_line(slide))
+            click.echo(_line(slide, whole=result.whole))
         kept = f", {result.kept} of them by an earlier run" if result.kept else ""
         click.echo(f"{len(result.slides)} of {len(result.slides) + len(result.failed)} done{kept}: {out}")
         if result.slides:
@@ -75,8 +79,8 @@ def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **opt
         sys.exit(SOME_FAILED)
 
 
-def _line(slide: SlideSummary) -> str:
-    """One slide: the verdict, how probable each class is on average, and how many patches are called so."""
+def _line(slide: SlideSummary, *, whole: bool) -> str:
+    """One slide: the verdict, how probable each class is (on average), and how many patches are called so."""
     from wsitool.predict.verdict import as_probability, as_share
 
     verdict = slide.verdict
@@ -87,6 +91,6 @@ def _line(slide: SlideSummary) -> str:
     unreadable = f", {slide.unreadable} more unreadable" if slide.unreadable else ""
     rate = slide.patches / max(slide.seconds, 0.01)
     return (
-        f"{slide.name}: {verdict.verdict}{because}; mean probability {means}; "
+        f"{slide.name}: {verdict.verdict}{because}; {'' if whole else 'mean '}probability {means}; "
         f"{slide.patches:,} patches called {shares}{unreadable} ({rate:.0f} patches/s)"
     )

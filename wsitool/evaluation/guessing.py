@@ -62,7 +62,7 @@ class Guessing:
             return ""
         # AUROC and majority need a second class.
         if self.auroc is None or self.auroc_p is None:
-            return f"Cannot be told from guessing: all judged patches are '{self.majority_class}'."
+            return f"Cannot be told from guessing: all that was judged is '{self.majority_class}'."
         accuracy = (
             f"accuracy {self.accuracy:.3f} of {self.classes} classes, where always answering "
             f"'{self.majority_class}' gives {self.majority_share:.3f}"

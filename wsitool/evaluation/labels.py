@@ -6,7 +6,9 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +22,11 @@ from wsitool.store.collection import Collection
 __all__ = [
     "LabelRow",
     "LabelTable",
+    "Labelled",
     "LabelledPatches",
+    "check_names",
     "check_table",
+    "class_order",
     "label_patches",
     "read_label_table",
     "shared_patches",
@@ -56,6 +61,42 @@ class LabelTable:
     def classes(self) -> set[str]:
         """All that the rows name."""
         return {row.label for row in (*self.files.values(), *self.patches.values())}
+
+    @cached_property
+    def _by_spelling(self) -> dict[str, LabelRow]:
+        # A name that is spelled by two rows takes the later one; whole names come first in `row_of`.
+        return {spelling: row for name, row in self.files.items() for spelling in _spellings(name)}
+
+    def row_of(self, *names: str) -> LabelRow | None:
+        """The row of a whole image or slide: that of the first of its `names` that has one."""
+        rows = self._by_spelling
+        for name in names:
+            # As written first, so that a/x.png and b/x.png stay apart where the table says which.
+            row = rows.get(name) or next((rows[key] for key in _spellings(name) if key in rows), None)
+            if row is not None:
+                return row
+        return None
+
+
+class Labelled(Protocol):
+    """What is judged: N patches, slides or patients; see `LabelledPatches`."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+    @property
+    def groups(self) -> NDArray[np.str_]: ...
+
+    @property
+    def images(self) -> NDArray[np.str_]: ...
+
+    @property
+    def group_index(self) -> NDArray[np.int64]: ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,12 +267,7 @@ def label_patches(
             "--annotations, or import class folders."
         )
     # A trained classifier's order wins: its outputs are in it.
-    order = tuple(classes) if classes is not None else _order(present, collection.classes)
-    strange = sorted(set(present) - set(order))
-    if strange:
-        raise LabelError(
-            f"Unknown class {', '.join(strange)}: the classifier's classes are {', '.join(order)}."
-        )
+    order = class_order(present, classes, declared=collection.classes)
     labelled = np.flatnonzero(names != "")
     number = {name: index for index, name in enumerate(order)}
     return LabelledPatches(
@@ -248,18 +284,15 @@ def check_table(table: LabelTable, collections: Iterable[Collection]) -> None:
 
     Names are compared with and without folder and suffix, in composed Unicode form; places exactly.
     """
-    # All spellings of all names, to look each row up in.
-    collections, spellings = list(collections), set[str]()
-    for collection in collections:
-        for name in {*collection.sources.tolist(), *(store.meta.name for store in collection.stores)}:
-            spellings |= _spellings(name)
-    names = dict.fromkeys([*table.files, *(place[0] for place in table.patches)])
-    unknown = [name for name in names if not _spellings(name) & spellings]
-    if unknown:
-        raise LabelError(
-            f"The label table names {len(unknown)} file(s) that no store holds, such as "
-            f"{', '.join(unknown[:_NAMED_AT_MOST])}: use the names of the images or slides they came from."
-        )
+    collections = list(collections)
+    check_names(
+        table,
+        (
+            name
+            for collection in collections
+            for name in {*collection.sources.tolist(), *(store.meta.name for store in collection.stores)}
+        ),
+    )
     if not table.patches:
         return
     matched: set[Place] = set()
@@ -274,18 +307,28 @@ def check_table(table: LabelTable, collections: Iterable[Collection]) -> None:
         )
 
 
+def check_names(table: LabelTable, names: Iterable[str]) -> None:
+    """LabelError naming the files of `table` that are none of `names`, in whatever spelling."""
+    spellings = {spelling for name in names for spelling in _spellings(name)}
+    named = dict.fromkeys([*table.files, *(place[0] for place in table.patches)])
+    unknown = [name for name in named if not _spellings(name) & spellings]
+    if unknown:
+        raise LabelError(
+            f"The label table names {len(unknown)} file(s) that no store holds, such as "
+            f"{', '.join(unknown[:_NAMED_AT_MOST])}: use the names of the images or slides they came from."
+        )
+
+
 def _from_table(
     collection: Collection, images: NDArray[np.str_], groups: NDArray[np.str_], table: LabelTable
 ) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
     """Class name ("" = none) and group of each patch; its own row wins, then its image's."""
-    # A name that is spelled by two rows takes the later one; whole names come first in `_lookup`.
-    by_spelling = {spelling: row for name, row in table.files.items() for spelling in _spellings(name)}
     slides = np.array([store.meta.name for store in collection.stores], dtype=np.str_)[collection.store_index]
     # (2, N) pairs of image and slide; looked up once each, not once a patch.
     pairs, index = np.unique(np.stack([images, slides]), axis=1, return_inverse=True)
     # Its shape differs between versions of numpy.
     index = index.reshape(-1)
-    rows = [_lookup(by_spelling, str(image)) or _lookup(by_spelling, str(slide)) for image, slide in pairs.T]
+    rows = [table.row_of(str(image), str(slide)) for image, slide in pairs.T]
     # Objects: a longer name of a single patch would be cut.
     names = np.array([row.label if row else "" for row in rows], dtype=object)[index]
     stated = np.array([(row.group or "") if row else "" for row in rows], dtype=object)[index]
@@ -326,11 +369,6 @@ def _patches_of(collection: Collection, rows: Mapping[Place, LabelRow]) -> dict[
     return found
 
 
-def _lookup(rows: Mapping[str, LabelRow], name: str) -> LabelRow | None:
-    # As written first, so that a/x.png and b/x.png stay apart where the table says which.
-    return rows.get(name) or next((rows[key] for key in _spellings(name) if key in rows), None)
-
-
 def _spellings(name: str) -> set[str]:
     """A file may be named with or without its folder and suffix, and its letters composed or not."""
     # NFC: macOS hands out decomposed letters, tables typed elsewhere have composed ones.
@@ -339,10 +377,19 @@ def _spellings(name: str) -> set[str]:
     return {name, last, Path(last).stem}
 
 
-def _order(present: Sequence[str], declared: Sequence[str]) -> tuple[str, ...]:
-    """The collection's order where it knows all the classes, else by name."""
-    return (
-        tuple(name for name in declared if name in present)
-        if set(present) <= set(declared)
-        else tuple(present)
-    )
+def class_order(
+    present: Sequence[str], fixed: Sequence[str] | None, *, declared: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The classes `present`, sorted, as they are numbered: `fixed`, else `declared` where it has all of them.
+
+    LabelError for one that is not among `fixed`, those of a trained classifier.
+    """
+    if fixed is None:
+        known = set(present) <= set(declared)
+        return tuple(name for name in declared if name in present) if known else tuple(present)
+    strange = sorted(set(present) - set(fixed))
+    if strange:
+        raise LabelError(
+            f"Unknown class {', '.join(strange)}: the classifier's classes are {', '.join(fixed)}."
+        )
+    return tuple(fixed)

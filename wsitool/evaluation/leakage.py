@@ -17,13 +17,18 @@ def shared_groups(a: Iterable[str], b: Iterable[str]) -> list[str]:
     return sorted(set(map(group_name, a)) & set(map(group_name, b)))
 
 
-def check_separate(train: Iterable[str], test: Iterable[str]) -> None:
+def check_separate(
+    train: Iterable[str],
+    test: Iterable[str],
+    *,
+    otherwise: str = ", or use --split patch to do as the paper did",
+) -> None:
     """UsageError naming the groups that are in the training and the test data."""
     shared = shared_groups(train, test)
     if shared:
         raise UsageError(
             f"{len(shared)} group(s) are in both the training and the test data ({_listed(shared)}), so the "
-            "test would flatter: take them out of one, or use --split patch to do as the paper did."
+            f"test would flatter: take them out of one{otherwise}."
         )
 
 

@@ -71,27 +71,32 @@ def check_order(select: Select, balance: Balance) -> None:
 
 
 def class_counts(
-    labels: NDArray[np.integer], amount: Amount, classes: Sequence[str], *, balance: Balance = "weighted"
+    labels: NDArray[np.integer],
+    amount: Amount,
+    classes: Sequence[str],
+    *,
+    balance: Balance = "weighted",
+    what: str = "patches",
 ) -> Indices:
     """How many patches of each class an amount keeps: (K,).
 
     `labels` (N,) index `classes`; negative ones are unlabelled and do not count. "weighted" takes the share
     `amount` of every class, rounded; "subset", the study's, floor(amount x smallest class) of each; a
     `PerClass` its count of each. UsageError for a share outside (0, 1]; LabelError for a class without
-    patches, or of which none or too few are left.
+    patches (or `what` else is labelled), or of which none or too few are left.
     """
     if not isinstance(amount, PerClass) and not 0 < amount <= 1:
         raise UsageError(f"The label fraction must be above 0 and at most 1, got {amount:g}.")
     counts = np.bincount(labels[labels >= 0], minlength=len(classes))
     missing = [name for name, count in zip(classes, counts, strict=True) if count == 0]
     if missing:
-        raise LabelError(f"Every class needs labelled patches, but there are none of {', '.join(missing)}.")
+        raise LabelError(f"Every class needs labelled {what}, but there are none of {', '.join(missing)}.")
     rarest, smallest = classes[int(counts.argmin())], int(counts.min())
     if isinstance(amount, PerClass):
         if smallest < amount.count:
             raise LabelError(
-                f"{amount.count} labels of each class were asked for, and {rarest} has {smallest} patches to "
-                "train on: ask for fewer, or label more patches."
+                f"{amount.count} labels of each class were asked for, and {rarest} has {smallest} {what} to "
+                f"train on: ask for fewer, or label more {what}."
             )
         return np.full(len(classes), amount.count, np.int64)
     # 0.28 * 25 is 7.000000000000001 and 0.29 * 100 is 28.999999999999996: round the noise off first.
@@ -102,8 +107,8 @@ def class_counts(
     if kept.min() == 0:
         least = 1 / smallest if balance == "subset" else 0.5 / smallest
         raise LabelError(
-            f"A fraction of {amount:g} leaves no sample of class {rarest}, which has {smallest} patches: "
-            f"use a fraction of at least {least:.3g}, or label more patches."
+            f"A fraction of {amount:g} leaves no sample of class {rarest}, which has {smallest} {what}: "
+            f"use a fraction of at least {least:.3g}, or label more {what}."
         )
     return kept
 
@@ -116,13 +121,14 @@ def label_subset(
     seed: int,
     balance: Balance = "weighted",
     groups: NDArray[np.integer] | None = None,
+    what: str = "patches",
 ) -> Indices:
     """Pick `class_counts` patches of each class: sorted indices into `labels`.
 
     With `groups` (N,) patients come in turn, with a patch at random of each, else patches at random. The
     same (labels, groups, seed) gives nested subsets: that of a smaller amount lies in that of a larger one.
     """
-    counts = class_counts(labels, amount, classes, balance=balance)
+    counts = class_counts(labels, amount, classes, balance=balance, what=what)
     # The first of one order: hence nested, whatever the amount.
     orders = class_orders(labels, len(classes), seed=seed, groups=groups)
     firsts = [order[:count] for order, count in zip(orders, counts, strict=True)]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.guessing import against_guessing
 from wsitool.evaluation.intervals import Interval, Jackknife
-from wsitool.evaluation.labels import LabelledPatches
+from wsitool.evaluation.labels import Labelled
 from wsitool.evaluation.metrics import confusion_matrix, score
 
 __all__ = ["evaluate", "interval_figures", "mean_by"]
@@ -19,7 +19,12 @@ Floats = NDArray[np.float64]
 
 
 def evaluate(
-    logits: Floats, patches: LabelledPatches, *, temperature: float | Floats = 1.0, seed: int = 0
+    logits: Floats,
+    patches: Labelled,
+    *,
+    temperature: float | Floats = 1.0,
+    seed: int = 0,
+    counted: str = "patches",
 ) -> dict[str, Any]:
     """Judge logits (N, K): metrics, intervals over groups, confusion, and the same by image and by group.
 
@@ -29,7 +34,7 @@ def evaluate(
     error is around.
 
     `calibrated` repeats loss and calibration error with the logits divided by `temperature`: one number, or
-    (N,), as the classifiers of folds have one each.
+    (N,), as the classifiers of folds have one each. `counted` is what the N are.
     """
     probabilities = softmax(logits)
     predicted = probabilities.argmax(axis=1)
@@ -43,7 +48,7 @@ def evaluate(
     return {
         "guessing": guessing.to_dict(),
         **score(probabilities, patches.labels),
-        "patches": len(patches),
+        counted: len(patches),
         **interval_figures(probabilities, patches.labels, patches.group_index),
         "confusion": confusion.tolist(),
         "calibrated": {
@@ -92,7 +97,7 @@ def mean_by(
     return unique_names[pure], means[pure], lowest[pure]
 
 
-def _by(probabilities: Floats, patches: LabelledPatches, names: NDArray[np.str_]) -> dict[str, Any] | None:
+def _by(probabilities: Floats, patches: Labelled, names: NDArray[np.str_]) -> dict[str, Any] | None:
     """Metrics of the mean probability per name; None where every name has patches of several classes."""
     unique_names, means, labels = mean_by(probabilities, patches.labels, names)
     if len(unique_names) == 0:

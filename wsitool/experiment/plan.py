@@ -14,8 +14,8 @@ from wsitool.base.file_names import lone_file_name
 from wsitool.base.json_files import parse_json, read_text, typed
 from wsitool.base.parameters import as_shares, hparam, same_as
 from wsitool.base.paths import as_list
-from wsitool.classify.head_registry import HEADS
-from wsitool.classify.settings import PRECISIONS, Penalty, Settings
+from wsitool.classify.head_registry import DEFAULT_HEAD, HEADS, head_named
+from wsitool.classify.settings import HEADS_IN_WORDS, PRECISIONS, Penalty, Settings
 from wsitool.errors import UsageError
 from wsitool.evaluation.subsets import Amount, Balance, PerClass, Select, asks, check_order
 from wsitool.experiment.start_registry import ENCODER, STARTS, StartKind
@@ -162,7 +162,7 @@ class ExperimentPlan(BackboneOptions):
     image_size: int | None = hparam(
         None, "What the network sees; without it the patches' size.", ge=8, le=LARGEST_PATCH, unit="px"
     )
-    head: str = same_as(Settings, "head")
+    head: str = same_as(Settings, "head", help=f"What is trained: {HEADS_IN_WORDS}; auto: {DEFAULT_HEAD}.")
     epochs: int = same_as(Settings, "epochs")
     min_steps: int | None = same_as(Settings, "min_steps")
     batch_size: int = same_as(Settings, "batch_size", help="Patches per step of fine-tuning.")
@@ -202,6 +202,7 @@ class ExperimentPlan(BackboneOptions):
         super().__post_init__()
         if isinstance(self.seeds, tuple) and len(self.seeds) == 1:
             object.__setattr__(self, "seeds", self.seeds[0])  # in plan.json the number it has always been
+        object.__setattr__(self, "head", head_named(self.head))
         for arm in self.arms:
             if arm.auxiliary and arm.auxiliary not in self.auxiliaries:
                 name = "" if arm.auxiliary == AUXILIARY else f"{arm.auxiliary}="

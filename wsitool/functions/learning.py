@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wsitool.base.console import ProgressChoice, reporter_of
-from wsitool.base.parameters import take
 from wsitool.base.paths import AnyPath, as_list
 from wsitool.classify.settings import ClassifyOptions, Settings
 from wsitool.experiment.plan import ExperimentPlan, read_plan
 from wsitool.functions.options import as_sequence, command_words, keywords, known, whole_stores
+from wsitool.mil.options import SlideOptions, SlideSettings, chosen_settings
 from wsitool.predict.options import EmbedOptions, PredictOptions
 from wsitool.store.collection import Collection
 from wsitool.training.config import PretrainConfig
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["classify", "embed", "experiment", "predict", "pretrain"]
 
 Stores = AnyPath | Iterable[AnyPath] | Collection
-_CLASSIFY = (ClassifyOptions, Settings)
+_CLASSIFY = (ClassifyOptions, SlideOptions, Settings)
 
 
 @keywords(PretrainConfig)
@@ -141,11 +141,15 @@ def classify(
     stores = train if isinstance(train, Collection) else as_list(train)
     paths = [store.path for store in stores.stores] if isinstance(stores, Collection) else stores
     words = command_words("classify", paths, out, given, *_CLASSIFY)
-    settings = take(Settings, given)
+    settings, reporter = chosen_settings(given), reporter_of(progress)
+    if isinstance(settings, SlideSettings):
+        from wsitool.mil.run import classify_slides
 
-    from wsitool.classify.run import classify as run
+        result = classify_slides(stores, out=out, settings=settings, judge=judge, reporter=reporter, **given)
+    else:
+        from wsitool.classify.run import classify as run
 
-    result = run(stores, out=out, settings=settings, judge=judge, reporter=reporter_of(progress), **given)
+        result = run(stores, out=out, settings=settings, judge=judge, reporter=reporter, **given)
     return replace(result, command=words)
 
 

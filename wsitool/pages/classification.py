@@ -27,11 +27,12 @@ __all__ = ["sections"]
 _SHOWN = 12  # patches of a kind
 _OF_A_CLASS = 4
 _OPENED = 24  # stores
+_COUNTED = {"slide": "slides", "patient": "patients"}  # what had labels, where not patches
 _PART = {"folds": "fold", "test": "test", "validation": "validation"}
 _ON = {
-    "test": "test patches",
-    "folds": "patches, each judged by a fold that had not seen its group",
-    "validation": "validation patches, by which the classifier was chosen: the figures are optimistic",
+    "test": "test {}",
+    "folds": "{}, each judged by a fold that had not seen its group",
+    "validation": "validation {}, by which the classifier was chosen: the figures are optimistic",
 }
 
 
@@ -56,21 +57,24 @@ def sections(page: Page, folder: Folder) -> None:
     on = str(metrics.get("judged_on"))
     figures: dict[str, Any] = metrics.get(on) or {}
     classes = [str(name) for name in metrics.get("classes") or ()]
-    page.text(f"{', '.join(classes)}: judged on {figures.get('patches', 0):,} {_ON.get(on, 'patches')}.")
+    counted = _COUNTED.get(str(metrics.get("level")), "patches")
+    page.text(
+        f"{', '.join(classes)}: judged on {figures.get(counted, 0):,} {_ON.get(on, '{}').format(counted)}."
+    )
     page.note("\n\n".join(map(str, metrics.get("said_first") or ())))
     if figures:
         _figures(page, metrics, figures)
     judged = _read(folder.path / "predictions.csv", _PART.get(on, on))
     _pictures(page, figures, classes, judged)
-    _curves(page, folder.path / "metrics.csv")
-    _mistakes(page, folder, judged, classes)
+    _curves(page, folder.path / "metrics.csv", counted)
+    _mistakes(page, folder, judged, classes, counted)
     page.section("Data")
     manifest = read_object(folder.path / "manifest.json")
     for name in ("train", "validation", "test"):
         part = manifest.get(name) or {}
         if part:
             page.text(
-                f"{name}: {part.get('patches', 0):,} patches of {len(part.get('groups', ())):,} groups; "
+                f"{name}: {part.get(counted, 0):,} {counted} of {len(part.get('groups', ())):,} groups; "
                 f"{as_text(part.get('per_class'))}."
             )
     page.section("Settings and versions")
@@ -120,7 +124,7 @@ def _pictures(page: Page, figures: dict[str, Any], classes: Sequence[str], judge
         )
 
 
-def _curves(page: Page, path: Path) -> None:
+def _curves(page: Page, path: Path, counted: str) -> None:
     if not path.is_file():
         return
     with path.open(encoding="utf-8", newline="") as file:
@@ -135,8 +139,10 @@ def _curves(page: Page, path: Path) -> None:
             y=[_float(r.get(column)) for r in rows],
         )
 
-    page.section("Fine-tuning")
-    losses = Panel(title="loss per patch", curves=(curve("train_loss"), curve("validation_loss")))
+    fine_tuned = counted == "patches"
+    page.section("Fine-tuning" if fine_tuned else "Training")
+    title = f"loss per {'patch' if fine_tuned else 'slide'}"
+    losses = Panel(title=title, curves=(curve("train_loss"), curve("validation_loss")))
     page.chart(curves_chart(losses, x_label="epoch"))
     page.chart(
         curves_chart(
@@ -145,10 +151,12 @@ def _curves(page: Page, path: Path) -> None:
     )
 
 
-def _mistakes(page: Page, folder: Folder, judged: Sequence[_Judged], classes: Sequence[str]) -> None:
+def _mistakes(
+    page: Page, folder: Folder, judged: Sequence[_Judged], classes: Sequence[str], counted: str
+) -> None:
     """Patches of `_mistakes_of`, with their pictures where their stores can be found."""
     wrong = sum(one.label != one.predicted for one in judged)
-    page.section("Mistakes", f"{wrong:,} of {len(judged):,} judged patches were called another class.")
+    page.section("Mistakes", f"{wrong:,} of {len(judged):,} judged {counted} were called another class.")
     kinds = _mistakes_of(judged, classes)
     pictures, known = _Patches(folder), 0
     for heading, patches in kinds.items():
@@ -162,11 +170,11 @@ def _mistakes(page: Page, folder: Folder, judged: Sequence[_Judged], classes: Se
         rest = [one for one, data in drawn if data is None]
         if rest:
             page.table(
-                ("slide", "row", "is", "called", "probability"),
+                ("slide", "row" if counted == "patches" else "patches", "is", "called", "probability"),
                 [(one.slide, one.row, one.label, one.predicted, as_probability(one.sure)) for one in rest],
             )
     pictures.close()
-    if wrong and not known:
+    if wrong and not known and counted == "patches":
         page.text("Their pictures are not shown: the stores are not where this page was made.")
 
 
@@ -224,7 +232,9 @@ def _read(path: Path, part: str) -> list[_Judged]:
             rows = csv.reader(file)
             head = next(rows, [])
             place = {name: index for index, name in enumerate(head)}
-            wanted = [place[name] for name in ("slide", "row", "label", "predicted")]
+            # A slide has no row: how many patches it has stands there.
+            row_column = "row" if "row" in place else "patches"
+            wanted = [place[name] for name in ("slide", row_column, "label", "predicted")]
             first = next(index for index, name in enumerate(head) if name.startswith("p_"))
             return [
                 _Judged(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from wsitool.base.pictures import small_jpeg, smaller
@@ -20,7 +21,7 @@ from wsitool.report.page import Card, Page
 __all__ = ["sections"]
 
 _SHOWN = 12  # slides with pictures
-_DECIDING = 6  # patches of each
+_DECIDING, _ATTENDED = 6, 10  # patches of each
 _LISTED, _FAILURES = 200, 50
 _SIDE = 620
 _LARGEST_TABLE = 30_000_000  # bytes; a slide of a hundred thousand patches has a tenth
@@ -90,23 +91,35 @@ def _slide(page: Page, folder: Path, row: Row, classes: Sequence[str], inputs: I
         picture = smaller(folder / name, side=_SIDE)
         if picture is not None:
             page.image(picture, caption)
-    patches = _deciding(folder / f"{row['files']}.csv", row["most_probable"], classes)
+    table = _table(folder / f"{row['files']}.csv", classes)
+    attended = [one for one in table if one.attention is not None]
+    patches = _attended(attended) if attended else _deciding(table, classes.index(row["most_probable"]))
     if not patches:
         return
-    corners = [(x, y) for x, y, _, _, _ in patches]
-    squares = inputs.squares(row["slide"], row["group"], corners, patches[0][2])
+    corners = [(one.x, one.y) for one, _ in patches]
+    squares = inputs.squares(row["slide"], row["group"], corners, patches[0][0].side)
     if squares is None:
         page.text("The patches that decided are not shown: neither the slide nor its store is where it was.")
         return
-    against = any(called != row["most_probable"] for *_, called, _ in patches)
+    against = any(classes[called] != row["most_probable"] for _, called in patches)
     rest = ", and what is most probably something else" if against else ""
-    page.text(f"The patches most probably {row['most_probable']}{rest}:")
+    page.text(
+        f"The {len(patches)} patches of most attention, with what each would be called alone:"
+        if attended
+        else f"The patches most probably {row['most_probable']}{rest}:"
+    )
     page.cards(
         [
-            Card(image=small_jpeg(pixels), lines=(f"{called} {as_probability(p)}", f"{x}, {y}"))
-            for pixels, (x, y, _, called, p) in zip(squares, patches, strict=True)
+            Card(image=small_jpeg(pixels), lines=_lines(one, called, classes, len(table)))
+            for pixels, (one, called) in zip(squares, patches, strict=True)
         ]
     )
+
+
+def _lines(one: _Patch, called: int, classes: Sequence[str], patches: int) -> tuple[str, ...]:
+    # Of 1 / n each patch would have the same.
+    attention = () if one.attention is None else (f"attention {one.attention * patches:.3g} x the mean",)
+    return (*attention, f"{classes[called]} {as_probability(one.p[called])}", f"{one.x}, {one.y}")
 
 
 def _heatmaps(row: Row, classes: Sequence[str]) -> list[tuple[str, str]]:
@@ -116,13 +129,26 @@ def _heatmaps(row: Row, classes: Sequence[str]) -> list[tuple[str, str]]:
     _, _, called, *of_classes = file_names_of(row["files"], classes)
     leading = of_classes[classes.index(row["most_probable"])]
     return [
+        # Only of a classifier of slides; others have no such file.
+        ("attention", f"{row['files']}.attention.jpg"),
         (f"probability of {row['most_probable']}", leading),
         ("most probable class of each patch", called),
     ]
 
 
-def _deciding(path: Path, leading: str, classes: Sequence[str]) -> list[tuple[int, int, float, str, float]]:
-    """(x, y, side, class, probability): four of the class the slide leans to, two that speak against it."""
+@dataclass(frozen=True, kw_only=True)
+class _Patch:
+    """A row of a slide's table: level-0 corner and side, and `p` (K,); attention of classifiers of slides."""
+
+    x: int
+    y: int
+    side: float
+    p: tuple[float, ...]
+    attention: float | None
+
+
+def _table(path: Path, classes: Sequence[str]) -> list[_Patch]:
+    """The patches of a slide; none where the table cannot be read, or is too large for a page."""
     try:
         if path.stat().st_size > _LARGEST_TABLE:
             return []
@@ -130,16 +156,34 @@ def _deciding(path: Path, leading: str, classes: Sequence[str]) -> list[tuple[in
             rows = csv.reader(file)
             head = next(rows)
             columns = [head.index(f"p_{name}") for name in classes]
-            wanted = classes.index(leading)
-            table = [(row[0], row[1], row[2], [float(row[c]) for c in columns]) for row in rows]
+            attention = head.index("attention") if "attention" in head else None
+            return [
+                _Patch(
+                    x=int(row[0]),
+                    y=int(row[1]),
+                    side=float(row[2]),
+                    p=tuple(float(row[column]) for column in columns),
+                    attention=None if attention is None else float(row[attention]),
+                )
+                for row in rows
+            ]
     except (OSError, ValueError, IndexError, StopIteration, csv.Error):
         return []
-    table.sort(key=lambda one: -one[3][wanted])
-    against = [one for one in table[:-3:-1] if max(one[3]) > one[3][wanted]]
+
+
+def _attended(table: Sequence[_Patch]) -> list[tuple[_Patch, int]]:
+    """The ten of most attention, those surest of a class first where it is equal, and the class of each."""
+    first = sorted(table, key=lambda one: (-(one.attention or 0), -max(one.p)))[:_ATTENDED]
+    return [(one, one.p.index(max(one.p))) for one in first]
+
+
+def _deciding(table: Sequence[_Patch], wanted: int) -> list[tuple[_Patch, int]]:
+    """Four patches of the class the slide leans to, two that speak against it, and the class of each."""
+    table = sorted(table, key=lambda one: -one.p[wanted])
+    against = [one for one in table[:-3:-1] if max(one.p) > one.p[wanted]]
     against = against if len(table) > _DECIDING else []
     chosen = [(one, wanted) for one in table[: _DECIDING - len(against)]]
-    chosen += [(one, one[3].index(max(one[3]))) for one in against]
-    return [(int(x), int(y), float(size), classes[c], p[c]) for (x, y, size, p), c in chosen]
+    return chosen + [(one, one.p.index(max(one.p))) for one in against]
 
 
 def _all(page: Page, rows: Sequence[Row], shown: int) -> None:

@@ -97,7 +97,7 @@ class Outcomes:
         # Empty where the item could not be read before: it is then made anew each time.
         made_from = self._made_from.get(item, "")
         for part in predictions:
-            verdict = self._rule.judge(part.probabilities, part.classes, doubts=self._doubts)
+            verdict = part.verdict(self._rule, tuple(self._doubts))
             # `made_from` keeps slides of one name apart, and gives each the same name in every run.
             files = self._names.give(part.name, made_from)
             rows.append(part.summary(verdict, files=files, made_from=made_from))

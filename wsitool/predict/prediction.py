@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from wsitool.base.files import replace_file_in_parts
 from wsitool.base.paths import shown
 from wsitool.base.tables import table_bytes
 from wsitool.predict.slide_summary import SlideSummary
-from wsitool.predict.verdict import Verdict, as_probability, as_share
+from wsitool.predict.verdict import Verdict, VerdictRule, as_probability, as_share
 from wsitool.report.geojson import write_geojson
 from wsitool.report.heatmap import DRAWN_SIDE, draw_called, draw_heatmap, heat
 from wsitool.slides.tissue import TissueMask
@@ -75,6 +75,23 @@ class Prediction:
         return mean
 
     @property
+    def stated(self) -> str:
+        """What `mean` is, in words."""
+        return "mean probability"
+
+    @property
+    def measured(self) -> Mapping[str, NDArray[np.float64]]:
+        """What else is known of each patch, (N,) by name: columns of the table, measurements in QuPath."""
+        return {}
+
+    def verdict(self, rule: VerdictRule, doubts: tuple[str, ...]) -> Verdict:
+        """What the slide is called."""
+        return rule.judge(self.probabilities, self.classes, doubts=doubts)
+
+    def draw_more(self, out: Path, told: SlideSummary) -> None:
+        """Write pictures beside those of `file_names_of`."""
+
+    @property
     def shares(self) -> dict[str, float]:
         """The share of patches each class is the most probable one of."""
         counts = np.bincount(self.probabilities.argmax(axis=1), minlength=len(self.classes))
@@ -124,8 +141,10 @@ def write_prediction(out: Path, prediction: Prediction, told: SlideSummary, *, l
         least_lead=least_lead,
         tissue=None if mask is None else (mask.mask, mask.downsample),
         about=told.to_dict(),
+        measured=prediction.measured,
     )
     _draw(prediction, told, pictures)
+    prediction.draw_more(out, told)
 
 
 def _draw(prediction: Prediction, told: SlideSummary, pictures: Sequence[Path]) -> None:
@@ -143,9 +162,10 @@ def _draw(prediction: Prediction, told: SlideSummary, pictures: Sequence[Path]) 
             prediction.size_level0,
             prediction.probabilities[:, index],
         )
+        count = len(prediction.coords)
         title = (
-            f"{verdict}\nmean probability of {name} {as_probability(prediction.mean[index])}, patches called "
-            f"so {as_share(round(prediction.shares[name] * len(prediction.coords)), len(prediction.coords))}"
+            f"{verdict}\n{prediction.stated} of {name} {as_probability(prediction.mean[index])}, patches "
+            f"called so {as_share(round(prediction.shares[name] * count), count)}"
         )
         draw_heatmap(picture, pixels, drawn, title=title)
         # NaN, where there is no patch, is higher than nothing.
@@ -157,13 +177,16 @@ def _draw(prediction: Prediction, told: SlideSummary, pictures: Sequence[Path]) 
 def _table(prediction: Prediction) -> Iterator[bytes]:
     """The lines of the CSV, a batch of patches at a time."""
     rows: list[tuple[object, ...]] = [
-        ("x", "y", "size", "predicted", *(f"p_{n}" for n in prediction.classes))
+        ("x", "y", "size", "predicted", *(f"p_{n}" for n in prediction.classes), *prediction.measured)
     ]
     size = f"{prediction.size_level0:g}"
     for start in range(0, len(prediction.coords), _BATCH):
         part = slice(start, start + _BATCH)
-        for (x, y), p in zip(prediction.coords[part].tolist(), prediction.probabilities[part], strict=True):
-            rows.append((x, y, size, prediction.classes[int(p.argmax())], *(f"{value:.6f}" for value in p)))
+        more = [[f"{value:.6g}" for value in column[part]] for column in prediction.measured.values()]
+        lines = zip(prediction.coords[part].tolist(), prediction.probabilities[part], *more, strict=True)
+        for (x, y), p, *measured in lines:
+            called, each = prediction.classes[int(p.argmax())], (f"{value:.6f}" for value in p)
+            rows.append((x, y, size, called, *each, *measured))
         # At most 256 lines in memory: a gigapixel has a hundred thousand patches.
         yield table_bytes(rows)
         rows = []

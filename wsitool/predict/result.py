@@ -84,7 +84,8 @@ class EmbedResult(Result):
 class PredictResult(Result):
     """One entry per slide (or image of an imported store) that worked, (name, reason) for what did not.
 
-    `doubts` hold for every slide; `kept` counts the entries that an earlier run had finished.
+    `doubts` hold for every slide; `kept` counts the entries that an earlier run had finished. `whole` says
+    that slides were judged as a whole, by a classifier of slides, not by the mean over their patches.
 
     >>> result = wsitool.predict("run", "stores", "predictions")
     >>> result
@@ -97,6 +98,7 @@ class PredictResult(Result):
     failed: tuple[tuple[str, str], ...]
     doubts: tuple[str, ...]
     kept: int
+    whole: bool = False
 
     @property
     def summary(self) -> str:

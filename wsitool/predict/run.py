@@ -28,12 +28,12 @@ from wsitool.base.lock import locked
 from wsitool.base.machine import explain_memory, first_batch_size
 from wsitool.base.paths import AnyPath, as_list
 from wsitool.base.progress import SILENT, Reporter
-from wsitool.classify.model import CLASSIFIER_FILE, Classifier, ClassifierCard, load_classifier
+from wsitool.classify.model import Classifier, ClassifierCard
 from wsitool.errors import EncoderError, SlideError, UsageError
-from wsitool.evaluation.calibration import softmax
 from wsitool.loading import PatchLoader
 from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.loading.stain import StainNormalizer
+from wsitool.predict.bags import SlideJudge, classifier_file, judged, load_judge, say_level
 from wsitool.predict.options import PredictOptions
 from wsitool.predict.outcomes import SUMMARY, Item, Outcomes, Source, digest_of, name_of
 from wsitool.predict.prediction import (
@@ -79,7 +79,8 @@ def predict(
     """
     options, out = options or PredictOptions(), Path(out)
     options.rule  # noqa: B018  # raises UsageError
-    classifier = load_classifier(run)
+    classifier = load_judge(run)
+    say_level(classifier, reporter)
     check_stain_asked(classifier.card, options)
     READERS.check(options.reader)
     check_tissue(tile_spec(classifier.card, options).tissue)
@@ -143,6 +144,7 @@ def _predict_all(
         failed=tuple(outcomes.failed.values()),
         doubts=doubts,
         kept=outcomes.kept,
+        whole=isinstance(classifier, SlideJudge),
     )
 
 
@@ -169,8 +171,7 @@ def _doubts_of(run: Path) -> tuple[str, ...]:
 
 def _digest(run: str | Path, options: PredictOptions, doubts: tuple[str, ...]) -> str:
     # The file as it is, not its path: a classifier trained anew in the same folder is another.
-    path = Path(run) / CLASSIFIER_FILE if Path(run).is_dir() else Path(run)
-    with path.open("rb") as file:
+    with classifier_file(run).open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     settings = {name: value for name, value in asdict(options).items() if name not in _ONLY_SPEED}
     # As it was before there was a choice.
@@ -235,8 +236,8 @@ def _predict_one(
     classifier: Classifier, source: Source, options: PredictOptions, reporter: Reporter
 ) -> list[Prediction]:
     if isinstance(source, Reader):
-        return _predict_store(classifier, source, options, reporter)
-    return [_predict_slide(classifier, source, options, reporter)]
+        return [judged(classifier, part) for part in _predict_store(classifier, source, options, reporter)]
+    return [judged(classifier, _predict_slide(classifier, source, options, reporter))]
 
 
 def _predict_store(
@@ -284,7 +285,7 @@ def _predict_store(
         # Only of what could be read; rows follow `readable`.
         coords=store.coords[readable],
         size_level0=meta.patch_size_level0,
-        probabilities=softmax(np.concatenate(logits), card.temperature),
+        probabilities=np.concatenate(logits),
         unreadable=len(store) - len(readable),
         picture=mosaic(store, readable),
         seconds=time.perf_counter() - began,
@@ -330,7 +331,7 @@ def _predict_slide(
             classes=card.classes,
             coords=np.concatenate(coords),
             size_level0=stream.source.grid.patch_size_level0,
-            probabilities=softmax(np.concatenate(logits), card.temperature),
+            probabilities=np.concatenate(logits),
             unreadable=len(stream.failures),
             picture=Picture(pixels=stream.source.mask.thumbnail, downsample=stream.source.mask.downsample),
             seconds=time.perf_counter() - began,

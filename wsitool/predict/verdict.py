@@ -35,21 +35,31 @@ class VerdictRule:
         if self.least_patches < 1:
             raise UsageError(f"--least-patches must be at least 1, got {self.least_patches}.")
 
-    def sentence(self) -> str:
+    def sentence(self, *, whole: bool = False) -> str:
+        """The rule in words: for slides judged by patches or, with `whole`, by a classifier of slides."""
+        mean, other = ("", "") if whole else ("mean ", "where most patches are called another class, ")
         return (
-            "A slide is called the class of highest mean probability; uncertain is one where that is below "
-            f"{_LEAST_MEAN:g} or leads the next by less than {self.lead:g}, where most patches are called "
-            f"another class, or where there are fewer than {self.least_patches} patches."
+            f"A slide is called the class of highest {mean}probability; uncertain is one where that is below "
+            f"{_LEAST_MEAN:g} or leads the next by less than {self.lead:g}, {other}or where there are fewer "
+            f"than {self.least_patches} patches."
         )
 
     def judge(
-        self, probabilities: NDArray[np.float64], classes: Sequence[str], *, doubts: Sequence[str] = ()
+        self,
+        probabilities: NDArray[np.float64],
+        classes: Sequence[str],
+        *,
+        doubts: Sequence[str] = (),
+        whole: NDArray[np.float64] | None = None,
     ) -> Verdict:
         """The verdict on patches of `probabilities` (N, K); `doubts` are reasons that hold for any slide.
 
-        At least two classes and one patch. Deterministic; ties go to the class that comes first.
+        A classifier of slides has probabilities `whole` (K,) that take the place of the mean: what most
+        patches would be called by themselves then counts for nothing. At least two classes and one patch.
+        Deterministic; ties go to the class that comes first.
         """
-        mean = probabilities.mean(axis=0)
+        mean = probabilities.mean(axis=0) if whole is None else whole
+        word = "mean probability" if whole is None else "probability"
         counts = np.bincount(probabilities.argmax(axis=1), minlength=len(classes))
         # Of equal means the class that comes first in the classifier's order.
         first, second = np.argsort(-mean, kind="stable")[:2]
@@ -59,15 +69,15 @@ class VerdictRule:
             reasons.append(f"{_patches(len(probabilities))}, fewer than {self.least_patches}")
         if mean[first] - mean[second] < self.lead - _ROUNDING:
             reasons.append(
-                f"mean probability of {classes[first]} {as_probability(mean[first])} is less than "
+                f"{word} of {classes[first]} {as_probability(mean[first])} is less than "
                 f"{self.lead:g} above that of {classes[second]}, {as_probability(mean[second])}"
             )
         elif mean[first] < _LEAST_MEAN - _ROUNDING:
             reasons.append(
-                f"mean probability of {classes[first]} {as_probability(mean[first])} is below {_LEAST_MEAN:g}"
+                f"{word} of {classes[first]} {as_probability(mean[first])} is below {_LEAST_MEAN:g}"
             )
         # By the most probable class; means and calls may disagree where a few patches are very sure.
-        if counts[first] < counts[most]:
+        if whole is None and counts[first] < counts[most]:
             reasons.append(
                 f"most patches are called {classes[most]} ({as_share(counts[most], counts.sum())})"
             )

@@ -56,6 +56,7 @@ def write_geojson(
     least_lead: float = 0.0,
     tissue: tuple[Mask, tuple[float, float]] | None = None,
     about: Mapping[str, Any] | None = None,
+    measured: Mapping[str, NDArray[np.floating]] | None = None,
 ) -> None:
     """Write a FeatureCollection of squares in level-0 pixels (QuPath's frame).
 
@@ -63,14 +64,16 @@ def write_geojson(
     most probable class, with every class's probability as a measurement; of the class's subclass "uncertain"
     where that leads the next by less than `least_lead`. Before them comes the outline of `tissue`, a mask
     (h, w) and its downsample (fx, fy). Ids depend on slide and place only, so that a second export updates
-    the first. `about`, what is known of the whole slide, becomes the member "wsitool" of the collection.
-    Features are written as they are made: memory does not grow with their number.
+    the first. `measured` (N,) are further measurements by name; `about`, what is known of the whole slide,
+    becomes the member "wsitool" of the collection. Features are written as they are made: memory does not
+    grow with their number.
     """
 
     def features() -> Iterator[dict[str, Any]]:
         if tissue is not None:
             yield from tissue_features(slide, *tissue)
-        yield from _predicted(Tiles(slide, round(size_level0)), coords, probabilities, classes, least_lead)
+        tiles = Tiles(slide, round(size_level0))
+        yield from _predicted(tiles, coords, probabilities, classes, least_lead, measured or {})
 
     replace_file_in_parts(Path(path), collection_of(features(), about))
 
@@ -164,10 +167,11 @@ def _predicted(
     probabilities: NDArray[np.float64],
     classes: Sequence[str],
     least_lead: float,
+    measured: Mapping[str, NDArray[np.floating]],
 ) -> Iterator[dict[str, Any]]:
     colors = class_colors(classes)
     # Numbers as Python's one at a time: a gigapixel has a hundred thousand patches.
-    for corner, p in zip(coords, probabilities, strict=True):
+    for row, (corner, p) in enumerate(zip(coords, probabilities, strict=True)):
         x, y = corner.tolist()
         name = classes[int(p.argmax())]
         first, second = (p.max(), np.partition(p, -2)[-2]) if len(p) > 1 else (1.0, 0.0)
@@ -175,9 +179,9 @@ def _predicted(
         if first - second < least_lead:
             # Paler, and still of its class.
             names, color = (name, "uncertain"), _paler(color)  # type: ignore[assignment]
-        yield tiles.feature(
-            x, y, {f"p {one}": value for one, value in zip(classes, p, strict=True)}, names, color
-        )
+        values = {f"p {one}": value for one, value in zip(classes, p, strict=True)}
+        values |= {one: column[row] for one, column in measured.items()}
+        yield tiles.feature(x, y, values, names, color)
 
 
 def _paler(color: Rgb) -> Rgb:

@@ -52,8 +52,8 @@ def holdout(
     classes, labels = np.unique(labels, return_inverse=True)
     if np.bincount(labels).min() < 2:
         raise LabelError(
-            "Every class needs at least 2 labelled patches, one to train on and one to validate with: "
-            "use a larger fraction, or label more patches."
+            "Every class needs at least 2 labels, one to train on and one to validate with: "
+            "use a larger fraction, or label more."
         )
     if by == "patch":
         return _by_patch(labels, share, seed, "")

@@ -11,6 +11,7 @@ _HOME = {
     "KINDS": "wsitool.testing.synthetic",
     "check_backbone": "wsitool.testing.backbone_checks",
     "check_export": "wsitool.testing.export_checks",
+    "check_head": "wsitool.testing.head_checks",
     "check_method": "wsitool.testing.methods",
     "check_reader": "wsitool.testing.reader_checks",
     "check_tissue": "wsitool.testing.tissue_checks",

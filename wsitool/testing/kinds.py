@@ -15,6 +15,7 @@ from wsitool.base.registry import Registry
 from wsitool.curate.export.formats import EXPORTS
 from wsitool.errors import UsageError, WsitoolError
 from wsitool.methods.registry import GROUP, load_method
+from wsitool.mil.head_registry import SLIDE_HEADS
 from wsitool.slides.reader_registry import READERS
 from wsitool.slides.tissue_registry import TISSUE
 from wsitool.testing.results import CheckResult
@@ -82,6 +83,12 @@ def _check_backbone(part: Any, params: Mapping[str, Any], _: Any, reporter: Repo
     return check_backbone(part, reporter=reporter)
 
 
+def _check_head(part: Any, params: Mapping[str, Any], _: Any, reporter: Reporter) -> list[CheckResult]:
+    from wsitool.testing.head_checks import check_head
+
+    return check_head(part, reporter=reporter)
+
+
 def _kind(name: str, registry: Registry[Any], check: Callable[..., list[CheckResult]]) -> Kind:
     names = tuple(entry.name for entry in registry.builtin)
     return Kind(
@@ -95,6 +102,7 @@ KINDS: tuple[Kind, ...] = (
     _kind("tissue", TISSUE, _check_tissue),
     _kind("export", EXPORTS, _check_export),
     _kind("backbone", SOURCES, _check_backbone),
+    _kind("head", SLIDE_HEADS, _check_head),
 )
 
 
@@ -117,7 +125,9 @@ def listed(kinds: Sequence[Kind] = KINDS) -> list[Part]:
     for kind in kinds:
         for entry in kind.registry.builtin if kind.registry is not None else ():
             target = next(
-                value for key, value in vars(entry).items() if key in ("open", "detect", "plan", "make")
+                value
+                for key, value in vars(entry).items()
+                if key in ("open", "detect", "plan", "make", "fit")
             )
             plugin = Plugin(name=entry.name, target=target, package="wsitool", version=wsitool.__version__)
             parts.append(Part(kind=kind.name, plugin=plugin, builtin=True))
