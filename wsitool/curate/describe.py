@@ -24,7 +24,7 @@ from wsitool.slides.readers.folders import entry_file, image_attributes, zarr_me
 from wsitool.slides.readers.icc import profile_name
 from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE
 from wsitool.store.collection import open_collection
-from wsitool.store.foreign import hdf5_in_words
+from wsitool.store.foreign import features_folder, hdf5_in_words
 from wsitool.store.opening import SUFFIXES, find_stores, open_store
 from wsitool.store.schema import PatchStore
 
@@ -178,7 +178,7 @@ def _predictions(path: Path) -> dict[str, Any]:
 
 
 def _features(path: Path) -> dict[str, Any]:
-    files = find_stores(path)
+    files = find_stores(features_folder(path))
     shapes, attributes = [], {}
     for one in files:
         try:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,9 @@ from wsitool.base.paths import AnyPath, shown
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.sentences import one_sentence, system_error
 from wsitool.errors import StoreError, UsageError
+from wsitool.evaluation.labels import check_table, read_label_table
 from wsitool.loading.device_decode import effective_decode, say_decoding
+from wsitool.predict.clam_bags import ClamBags
 from wsitool.predict.options import EmbedOptions
 from wsitool.predict.result import EmbedResult
 from wsitool.report.scatter import save_scatter
@@ -71,6 +73,7 @@ def embed(
     folder = Path(out)
     names = [store.meta.name for store in collection.stores]
     targets = [folder / f"{name}.h5" for name in file_names(names)]
+    bags = _bags(collection, settings, folder, reporter)
     if len(set(names)) < len(names):
         raise UsageError("Two stores are of a slide of the same name: embed them into folders of their own.")
     built = build_encoder(settings, encoder, reporter=reporter)
@@ -78,7 +81,7 @@ def embed(
     collection = with_stain(collection, norm, reporter)
     for warning in resolution_warnings(built.card, collection):
         reporter.warn(warning)
-    run = _run(built, collection, settings, reporter)
+    run = replace(_run(built, collection, settings, reporter), bags=bags)
     run.check(collection, targets)
     check_size(built, run.image_size, reporter)
     check_writable(folder)
@@ -88,11 +91,15 @@ def embed(
             rest = collection.subset(np.flatnonzero(np.isin(collection.store_index, list(done))))
             everything = np.concatenate(list(done.values()))
             _draw(folder / "map.png", everything, rest, settings)
+            if bags is not None:
+                bags.write_table(collection, list(done), reporter)
+    files = [(targets[i],) if bags is None else bags.files(collection.stores[i]) for i in done]
     return EmbedResult(
         out=folder,
-        files=tuple(targets[index] for index in done),
+        files=tuple(path for own in files for path in own),
         map=folder / "map.png" if done else None,
         method=settings.projection,
+        unit="stores" if bags is None else "bags",
         patches=sum(map(len, done.values())),
         feature_dim=built.feature_dim,
         failed=(*unopened, *failed),
@@ -158,13 +165,19 @@ class _Run:
     classes: tuple[str, ...]
     overwrite: bool
     stains: Mapping[str, str]  # by content hash, how the store is normalised
+    bags: ClamBags | None = None
 
     def check(self, collection: Collection, targets: Sequence[Path]) -> None:
         """UsageError where a file is in the way that is not what would be written."""
         for store, target in zip(collection.stores, targets, strict=True):
-            if target.exists() and not self.overwrite and self._finished(store, target) is None:
+            other: Path | None = target
+            if self.bags is not None:
+                other = self.bags.other(store, self._made_from(store))
+            elif not target.exists() or self._finished(store, target) is not None:
+                other = None
+            if other is not None and not self.overwrite:
                 raise UsageError(
-                    f"{target} exists already and was not made of these patches with this encoder: pass "
+                    f"{other} exists already and was not made of these patches with this encoder: pass "
                     "--overwrite to replace it."
                 )
 
@@ -187,9 +200,32 @@ class _Run:
                     decode=self.decode,
                     reporter=reporter,
                 )
-        made_from = self._made_from(store)
-        _write(target, store, features, self.encoder, self.classes, made_from, self.overwrite)
+        if self.bags is not None:
+            self.bags.write(store, features, lambda file, rows: self._describe(file, store, rows))
+        else:
+            self._write(target, store, features)
         return features
+
+    def _write(self, path: Path, store: PatchStore, features: Features) -> None:
+        if path.exists() and not self.overwrite:
+            raise StoreError(f"{path} exists already: pass --overwrite to replace it.")
+        buffer = io.BytesIO()  # on a full disk the HDF5 library ends the process
+        with h5py.File(buffer, "w") as file:
+            coords = file.create_dataset("coords", data=store.coords)
+            coords.attrs.update(coords_attributes(store.meta, path.parent))
+            file.create_dataset("features", data=features)
+            self._describe(file, store, np.arange(len(store)))
+        replace_file_in_parts(path, (buffer.getbuffer(),))
+
+    def _describe(self, file: h5py.File, store: PatchStore, rows: NDArray[np.int64]) -> None:
+        """What the features of some rows were made of, and what else is known of these rows."""
+        about = file["features"].attrs
+        about["name"] = plain_text(store.meta.name)
+        about["encoder"] = self.encoder.card.backbone
+        about["lineage"] = self.encoder.card.chain
+        about["content_hash"] = store.content_hash
+        about["made_from"] = self._made_from(store)
+        _write_columns(file, store, self.classes, rows)
 
     @cached_property
     def _encoder_digest(self) -> str:
@@ -203,6 +239,8 @@ class _Run:
 
     def _finished(self, store: PatchStore, target: Path) -> Features | None:
         """The features of a file that an earlier run wrote of the same; None if there is none."""
+        if self.bags is not None:
+            return self.bags.kept(store, self._made_from(store))
         try:
             with h5py.File(target, "r") as file:
                 data = file["features"]
@@ -219,46 +257,38 @@ def _stains(collection: Collection) -> dict[str, str]:
     return {store.content_hash: f":{key}" for store, key in zip(collection.stores, keys, strict=False)}
 
 
+def _bags(
+    collection: Collection, settings: EmbedOptions, folder: Path, reporter: Reporter
+) -> ClamBags | None:
+    """Where bags go, with the layout of CLAM."""
+    if settings.layout != "clam":
+        return None
+    table = None
+    if settings.labels is not None:
+        table = read_label_table(settings.labels, reporter=reporter)
+        check_table(table, [collection])
+    return ClamBags(folder, collection.stores, table)
+
+
 def _check(collection: Collection, settings: EmbedOptions) -> None:
+    if settings.labels is not None and settings.layout != "clam":
+        raise UsageError("--labels is for the table of --layout clam: leave it out, or pass --layout clam.")
     if settings.color == "label" and not (collection.labels >= 0).any():
         raise UsageError("The stores hold no labels: colour the map by slide.")
     if settings.projection == "umap":
         _umap(seed=0)  # say now, not after an hour of computing, that it is missing
 
 
-def _write(
-    path: Path,
-    store: PatchStore,
-    features: Features,
-    encoder: Encoder,
-    classes: tuple[str, ...],
-    made_from: str,
-    overwrite: bool,
+def _write_columns(
+    file: h5py.File, store: PatchStore, classes: tuple[str, ...], rows: NDArray[np.int64]
 ) -> None:
-    if path.exists() and not overwrite:
-        raise StoreError(f"{path} exists already: pass --overwrite to replace it.")
-    buffer = io.BytesIO()  # on a full disk the HDF5 library ends the process
-    with h5py.File(buffer, "w") as file:
-        coords = file.create_dataset("coords", data=store.coords)
-        coords.attrs.update(coords_attributes(store.meta, path.parent))
-        data = file.create_dataset("features", data=features)
-        data.attrs["name"] = plain_text(store.meta.name)
-        data.attrs["encoder"] = encoder.card.backbone
-        data.attrs["lineage"] = encoder.card.chain
-        data.attrs["content_hash"] = store.content_hash
-        data.attrs["made_from"] = made_from
-        _write_columns(file, store, classes)
-    replace_file_in_parts(path, (buffer.getbuffer(),))
-
-
-def _write_columns(file: h5py.File, store: PatchStore, classes: tuple[str, ...]) -> None:
-    """What else is known of each row; `label` counts in `classes`, the same in all files."""
-    file["tissue"] = store.tissue
+    """What else is known of some rows; `label` counts in `classes`, the same in all files."""
+    file["tissue"] = store.tissue[rows]
     if store.labels is not None:
-        label = file.create_dataset("label", data=renumbered(store.labels, store.meta.classes, classes))
-        label.attrs["classes"] = list(classes)
+        numbers = renumbered(store.labels[rows], store.meta.classes, classes)
+        file.create_dataset("label", data=numbers).attrs["classes"] = list(classes)
     if store.sources is not None:
-        texts = [shown(str(name)) for name in store.sources]
+        texts = [shown(str(name)) for name in store.sources[rows]]
         file.create_dataset("source", data=texts, dtype=h5py.string_dtype())
 
 

@@ -9,10 +9,16 @@ from typing import Any
 
 import h5py
 
-__all__ = ["hdf5_in_words", "is_foreign", "zarr_in_words"]
+__all__ = ["features_folder", "hdf5_in_words", "is_foreign", "zarr_in_words"]
 
 _CUT_BY = ", which 'wsitool tile SLIDE --coords FILE' cuts"
 _OURS = {"schema_version", "wsitool_version", "content_hash"}
+
+
+def features_folder(path: Path) -> Path:
+    """Where the files of a folder of features lie: in its h5_files, as CLAM has them, or in itself."""
+    inner = path / "h5_files"
+    return inner if inner.is_dir() else path
 
 
 def is_foreign(attributes: Collection[str]) -> bool:

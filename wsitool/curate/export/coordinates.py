@@ -17,7 +17,7 @@ from wsitool.errors import StoreError
 from wsitool.report.colors import Rgb
 from wsitool.report.geojson import Tiles, class_colors, collection_of, rejected_features, tissue_features
 from wsitool.slides.tissue import TissueMask
-from wsitool.store.attributes import coords_attributes, magnifications, plain_text
+from wsitool.store.attributes import clam_attributes, coords_attributes, magnifications
 from wsitool.store.opening import open_store
 from wsitool.store.reader import Reader
 from wsitool.store.schema import UNLABELLED
@@ -88,22 +88,8 @@ def _rows_of(sources: Sequence[ExportSource], problems: list[str]) -> Iterator[b
 
 
 def _clam_file(source: ExportSource) -> ExportPart:
-    """`patches/<slide>.h5` as CLAM's create_patches_fp writes it: `/coords` (N, 2) level-0 x, y.
-
-    CLAM's `patch_size` counts pixels of `patch_level`. Level 0 is the one level that fits every resolution
-    exactly, so it is used always; CLAM then resizes to its encoder's input.
-    """
-    meta = _of_slide(source).meta
-    dims = [meta.level0_width, meta.level0_height]
-    attributes = {
-        "patch_size": round(meta.patch_size_level0),
-        "patch_level": 0,
-        "downsample": [1.0, 1.0],
-        "downsampled_level_dim": dims,
-        "level_dim": dims,
-        "name": plain_text(meta.name),
-        "save_path": "patches",
-    }
+    """`patches/<slide>.h5` as CLAM's create_patches_fp writes it: `/coords` (N, 2) level-0 x, y."""
+    attributes = clam_attributes(_of_slide(source).meta, "patches")
     return _h5_part(source, f"patches/{source.slide}.h5", attributes)
 
 
