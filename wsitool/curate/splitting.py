@@ -108,10 +108,10 @@ def split_stores(
     return result
 
 
-def sides_at(path: AnyPath) -> list[AnyPath]:
+def sides_at(path: AnyPath) -> list[Path]:
     """The folders of both sides where `path` is a split, else `path` itself."""
-    folder = Path(path)
-    return [folder / side for side in SIDES] if (folder / SPLIT_JSON).is_file() else [path]
+    folder = Path(os.fsdecode(path))
+    return [folder / side for side in SIDES] if (folder / SPLIT_JSON).is_file() else [folder]
 
 
 def side_of(store: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from wsitool.base.files import check_writable, write_json
 from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
@@ -120,7 +121,7 @@ def _check_folder(out: Path) -> None:
 def _plan(export: Export, sources: Sequence[ExportSource], shard_size: int, seed: int) -> ExportPlan:
     """What the format makes of the stores; PluginError where that does not keep its contract."""
     classes = union_of_classes([source.meta for source in sources])
-    order = {"seed": seed} if export.shuffles else {}
+    order: dict[str, Any] = {"seed": seed} if export.shuffles else {}
     plan = EXPORTS.call(export, export.plan, sources, classes=classes, shard_size=shard_size, **order)
     if not isinstance(plan, ExportPlan):
         raise PluginError(f"{EXPORTS.who(export)} must plan a wsitool.ExportPlan, got {repr(plan)[:80]}.")
