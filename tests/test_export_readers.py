@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import re
@@ -20,7 +21,9 @@ from patch_stores import patch_meta, small_store
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from wsitool.base.tables import read_table
 from wsitool.curate.export.run import export_stores
+from wsitool.slides.coordinates import read_coordinates
 from wsitool.slides.spec import TileSpec
 from wsitool.store.attributes import magnifications
 from wsitool.store.collection import open_collection
@@ -166,8 +169,8 @@ def test_classes_have_one_number_in_all_stores(tmp_path: Path) -> None:
     for to in ("webdataset", "geojson"):
         export_stores(stores, tmp_path / to, to)  # type: ignore[arg-type]
         assert json.loads((tmp_path / to / "classes.json").read_text()) == numbers
-    (tar,) = (tmp_path / "webdataset").glob("*.tar")
-    for sample in _as_webdataset(tar):
+    tars = sorted((tmp_path / "webdataset").glob("*.tar"))
+    for sample in [sample for tar in tars for sample in _as_webdataset(tar)]:
         label = json.loads(sample["json"])["label"]
         assert ("cls" in sample) == (label is not None)
         assert label is None or int(sample["cls"]) == numbers[label]
@@ -209,3 +212,48 @@ def test_geojson_is_what_qupath_takes(tmp_path: Path) -> None:
     assert first["properties"]["classification"]["name"] == "a"
     assert "classification" not in second["properties"]
     assert first["properties"]["measurements"] == [{"name": "tissue", "value": 0.5}]
+
+
+def test_hs2p_is_given_what_it_writes(tmp_path: Path) -> None:
+    """By its page on artifacts: arrays by x and then y, numbers; positions come back."""
+    path = synthetic_slide(tmp_path / "s.svs", size=(900, 700), glass=0.1, mpp=0.5, levels=(1,))
+    done = tile_slide(path, tmp_path / "o", TileSpec(patch_size=64, mpp=1.0, stride=48))
+    small_store(tmp_path / "o" / "no-mpp.h5", ("a",), mpp_level0=None, mpp_effective=None)
+    result = export_stores(tmp_path / "o", tmp_path / "h", "hs2p")
+    assert [name for name, _ in result.failed] == ["no-mpp.h5"] and "--default-mpp" in result.failed[0][1]
+    (row,) = read_table(tmp_path / "h" / "process_list.csv", needs=("sample_id", "tiling_status")).rows
+    npz, meta = (tmp_path / "h" / row[f"coordinates_{kind}_path"] for kind in ("npz", "meta"))
+    with open_store(done.store) as store, np.load(npz) as arrays:
+        places = np.stack([arrays["x"], arrays["y"]], axis=1)
+        assert places.tolist() == sorted(store.coords.tolist())
+        assert arrays["tile_index"].tolist() == list(range(len(store)))
+        rows = {tuple(place): row for row, place in enumerate(store.coords.tolist())}
+        order = [rows[tuple(place)] for place in places.tolist()]
+        assert np.array_equal(arrays["tissue_fractions"], store.tissue[order])
+        tiling = json.loads(meta.read_text())["tiling"]
+        sides = [tiling[name] for name in ("requested_tile_size_px", "tile_size_lv0", "overlap")]
+        assert sides == [64, 128, 0.25]
+        back = read_coordinates(npz, "s")
+        assert np.array_equal(back.coords, store.coords) and back.downsample == 2
+    if importlib.util.find_spec("hs2p") is not None:
+        from hs2p.artifacts import load_tiling_result
+
+        loaded = load_tiling_result(npz, meta)
+        assert loaded.num_tiles == len(places) and loaded.read_spacing_um == 0.5
+
+
+def test_webdatasets_own_reader_finds_every_sample(tmp_path: Path) -> None:
+    tariterators = pytest.importorskip("webdataset.tariterators")
+    small_store(tmp_path / "in" / "s.h5", ("b", "a", "b"), classes=("a", "b"))
+    done = export_stores(tmp_path / "in", tmp_path / "out", "webdataset", seed=3)
+    samples = []
+    for name in done.files:
+        with (tmp_path / "out" / name).open("rb") as stream:
+            opened = [{"url": name, "stream": stream}]
+            samples += list(tariterators.group_by_keys(tariterators.tar_file_expander(opened)))
+    with open_store(tmp_path / "in" / "s.h5") as store:
+        read = {json.loads(sample["json"])["x"]: sample for sample in samples}
+        assert len(read) == len(samples) == len(store) == 3
+        for row, (x, _) in enumerate(store.coords.tolist()):
+            assert np.array_equal(np.asarray(Image.open(io.BytesIO(read[x]["png"]))), store[row])
+            assert int(read[x]["cls"]) == (1, 0, 1)[row]

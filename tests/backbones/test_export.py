@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.export import export_encoder
 from wsitool.backbones.files import save_encoder
+from wsitool.backbones.onnx_file import one_size_only, onnx_file
 from wsitool.errors import EncoderError, UsageError
 
 
@@ -57,14 +59,43 @@ def test_timm_loads_it_strictly(resnet: Path, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_onnxruntime_agrees_at_another_batch_size(resnet: Path, tmp_path: Path) -> None:
+def test_onnx_takes_any_batch_and_size_and_says_what_it_is(resnet: Path, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     path = export_encoder(resnet, tmp_path / "encoder.onnx", to="onnx", image_size=64)
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (features,) = session.run(["features"], {"images": IMAGES.numpy()})
-    expected = build_backbone(init=resnet).eval()(IMAGES).numpy()
-    assert np.allclose(features, expected, atol=1e-4 * max(1, np.abs(expected).max()))
+    encoder = build_backbone(init=resnet).eval()
+    for images in (IMAGES, torch.rand(1, 3, 96, 160)):
+        (features,) = session.run(["features"], {"images": images.numpy()})
+        expected = encoder(images).numpy()
+        assert np.allclose(features, expected, atol=1e-4 * max(1, np.abs(expected).max()))
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["mean"]) == [0.485, 0.456, 0.406] and about["name"] == "resnet18"
+    assert about["image_size"] == "any" and json.loads(about["mpp"]) is None and "[0, 1]" in about["input"]
+
+
+class _OneSize(torch.nn.Module):
+    """As networks whose positions are learnt for one grid and not resampled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = torch.nn.Parameter(torch.rand(3, 64, 64))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images * self.positions).mean((2, 3))
+
+
+def test_a_network_of_one_size_is_exported_for_it_and_that_is_said() -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    network = _OneSize().eval()
+    written = onnx_file(network, IMAGES, ("features",), {"name": "x"}, step=None)
+    assert "must match the size" in written.fixed
+    session = runtime.InferenceSession(written.data, providers=["CPUExecutionProvider"])
+    (features,) = session.run(None, {"images": torch.cat([IMAGES, IMAGES]).numpy()})
+    assert features.shape == (6, 3)
+    assert session.get_modelmeta().custom_metadata_map["image_size"] == "64"
+    assert "64 x 64 px only" in one_size_only("x", 64, written.fixed)
 
 
 def test_what_has_no_such_form_is_refused(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from classify_stores import labelled_store
@@ -16,7 +18,7 @@ from wsitool.cli import main
 from wsitool.curate.describe import describe
 from wsitool.curate.export.run import export_stores
 from wsitool.curate.splitting import split_stores
-from wsitool.errors import EncoderError, UsageError
+from wsitool.errors import EncoderError, NotAStoreError, UsageError
 from wsitool.slides.spec import TileSpec
 from wsitool.testing import synthetic_slide
 from wsitool.tiling.run import tile_slide
@@ -51,6 +53,32 @@ def test_files_of_other_programs(folder: Path, tmp_path: Path) -> None:
     assert "positions of patches as CLAM writes them" in found.kind and "--coords" in found.kind
     assert found.facts["coords"] == [describe(folder / "stores" / "s.h5").facts["patches"], 2]
     assert (found.facts["coords.patch_size"], found.facts["coords.patch_level"]) == (128, 0)
+
+
+def test_folders_of_other_programs(folder: Path, tmp_path: Path) -> None:
+    patches = describe(folder / "stores" / "s.h5").facts["patches"]
+    export_stores([folder / "stores" / "s.h5"], tmp_path / "hs2p", to="hs2p")
+    for path in (tmp_path / "hs2p", tmp_path / "hs2p" / "tiles" / "s.coordinates.npz"):
+        found = describe(path)
+        assert "as hs2p writes them" in found.kind and "--coords" in found.kind
+        assert (found.facts["positions"], found.facts["patch size"]) == (patches, 128)
+    export_stores([folder / "stores" / "s.h5"], tmp_path / "clam", to="clam")
+    assert "positions of patches as CLAM writes them" in describe(tmp_path / "clam").kind
+    for name in ("trident/features_uni_v1", "clam-features/h5_files"):
+        (tmp_path / name).mkdir(parents=True)
+        for slide in ("a", "b"):
+            with h5py.File(tmp_path / name / f"{slide}.h5", "w") as file:
+                file["features"], file["coords"] = np.zeros((3, 8)), np.zeros((3, 2), int)
+    for name in ("trident/features_uni_v1", "clam-features"):
+        found = describe(tmp_path / name)
+        assert found.kind == "features of patches, as CLAM and TRIDENT write", name
+        assert (found.facts["files"], found.facts["features"]) == (2, [3, 8])
+    # Among stores of ours it is the stranger that is told.
+    (tmp_path / "mixed").mkdir()
+    shutil.copy(folder / "stores" / "s.h5", tmp_path / "mixed" / "z.h5")
+    shutil.copy(tmp_path / "trident" / "features_uni_v1" / "a.h5", tmp_path / "mixed")
+    with pytest.raises(NotAStoreError, match=r"a\.h5 is not a wsitool patch store"):
+        describe(tmp_path / "mixed")
 
 
 def test_a_split(tmp_path: Path) -> None:

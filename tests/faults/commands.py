@@ -92,6 +92,7 @@ COMMANDS: tuple[Case, ...] = (
     ),
     Case(name="export-trident", words="export {m}/stores --to trident --out {out}"),
     Case(name="embed", words="embed {m}/stores --encoder {m}/encoder --out {out}"),
+    Case(name="embed-clam", words="embed {m}/stores --encoder {m}/encoder --layout clam --out {out}"),
     Case(name="predict-stores", words="predict {m}/classifier {m}/few --out {out}"),
     Case(
         name="predict-slides",

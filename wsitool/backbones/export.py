@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -18,16 +14,18 @@ from torch import Tensor, nn
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.export_folder import write_folder
 from wsitool.backbones.hub import check_push, push_folder
+from wsitool.backbones.onnx_file import described, one_size_only, onnx_file
 from wsitool.backbones.run_folder import run_encoder
 from wsitool.backbones.source import TIMM_PREFIX, make_network
 from wsitool.base.files import replace_file
+from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import EncoderError, UsageError
 
 __all__ = ["EXPORTS", "export_encoder"]
 
 # Relative to the largest feature: the same sums in another order, other kernels, no more.
 _TOLERANCE = 1e-4
-_FOLDER = "hf"
+_FOLDER, _ONNX = "hf", "onnx"
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 
 
@@ -39,6 +37,7 @@ def export_encoder(
     image_size: int | None = None,
     snapshot: str | None = None,
     push: str | None = None,
+    reporter: Reporter = SILENT,
 ) -> Path:
     """Write the encoder of a run folder or file to `out` for another library, and return the path.
 
@@ -47,23 +46,24 @@ def export_encoder(
 
     `to` is "torchvision" or "timm" (a state dict with that library's keys, classifier aside; the suffix of
     `out` says how: .pth, .pt and .bin as torch.save writes, or .safetensors) or "onnx" (.onnx: float
-    (B, 3, S, S) in [0, 1] to (B, feature_dim), normalisation included; S is `image_size`, else the size it
-    was trained at). Raises UsageError for another `to` or suffix or a missing library, EncoderError if the
-    backbone has no such form or the library computes something else (1e-4) with the written file. With `to`
-    "hf", `out` is a folder for a hub, see `write_folder`, which is then uploaded to its repository `push`
-    (ORG/NAME); EncoderError where that fails, and the folder is there.
+    (B, 3, H, W) in [0, 1] to (B, feature_dim), normalisation included; of any size where the network allows
+    it, else of `image_size`, else of the size it was trained at, which `reporter` is told). Raises UsageError
+    for another `to` or suffix or a missing library, EncoderError if the backbone has no such form or the
+    library computes something else (1e-4) with the written file. With `to` "hf", `out` is a folder for a hub,
+    see `write_folder`, which is then uploaded to its repository `push` (ORG/NAME); EncoderError where that
+    fails, and the folder is there.
 
     >>> wsitool.export_encoder("encoder.safetensors", "resnet18.pth", to="torchvision").name
     'resnet18.pth'
     """
     out = Path(out)
-    if to not in (*EXPORTS, _FOLDER):
-        raise UsageError(f"--to must be one of {', '.join((*EXPORTS, _FOLDER))}, got '{to}'.")
+    if to not in (*EXPORTS, _ONNX, _FOLDER):
+        raise UsageError(f"--to must be one of {', '.join((*EXPORTS, _ONNX, _FOLDER))}, got '{to}'.")
     if push is not None:
         if to != _FOLDER:
             raise UsageError(f"--push uploads the folder of --to {_FOLDER}, got --to {to}.")
         check_push(push)
-    suffixes = (".onnx",) if to == "onnx" else (*_TORCH_SUFFIXES, ".safetensors")
+    suffixes = (".onnx",) if to == _ONNX else (*_TORCH_SUFFIXES, ".safetensors")
     if to != _FOLDER and out.suffix not in suffixes:
         raise UsageError(f"A file for {to} ends in {' or '.join(suffixes)}, got '{out.name}'.")
     built = run_encoder(Path(encoder), snapshot)
@@ -78,6 +78,11 @@ def export_encoder(
         _export_folder(built, out, images, expected)
         if push is not None:
             push_folder(out, push)
+    elif to == _ONNX:
+        written = onnx_file(built, images, ("features",), described(built.card), step=built.patch_size)
+        replace_file(out, written.data)
+        if written.fixed:
+            reporter.warn(one_size_only(built.name, size, written.fixed))
     else:
         data, computed = EXPORTS[to](built, images, out.suffix)
         _compare(built, to, computed, expected)
@@ -167,33 +172,7 @@ def _features(network: nn.Module, encoder: Encoder, images: Tensor) -> Tensor:
         return Encoder(network, encoder.card).eval()(images)  # type: ignore[no-any-return]
 
 
-def _to_onnx(encoder: Encoder, images: Tensor, _: str) -> Written:
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(name)]
-    if missing:
-        raise UsageError(f"--to onnx needs {', '.join(missing)}: install wsitool[onnx].")
-    import onnxruntime
-
-    with warnings.catch_warnings():  # torch's exporter warns of its own future
-        warnings.simplefilter("ignore")
-        program: Any = torch.onnx.export(
-            encoder,
-            (images,),
-            input_names=["images"],
-            output_names=["features"],
-            # The batch axis alone is free; the side is fixed, as some networks compute with it.
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-            dynamo=True,
-            verbose=False,
-        )
-    data: bytes = program.model_proto.SerializeToString()
-    # A run without a GPU: what is compared is the file, not a device.
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    (features,) = session.run(["features"], {"images": images.numpy().astype(np.float32)})
-    return data, torch.from_numpy(features)
-
-
 EXPORTS: dict[str, Callable[[Encoder, Tensor, str], Written]] = {
     "torchvision": _to_torchvision,
     "timm": _to_timm,
-    "onnx": _to_onnx,
 }

@@ -20,6 +20,7 @@ from wsitool.base.file_names import safe_name
 from wsitool.base.paths import shown
 from wsitool.errors import StoreError, UsageError
 from wsitool.store.collection import Collection
+from wsitool.store.foreign import features_folder
 from wsitool.store.schema import PatchStore
 
 __all__ = ["FEATURES_PREFIX", "FeatureFiles", "StandIn", "features_of"]
@@ -41,8 +42,7 @@ class FeatureFiles:
     def at(cls, folder: str | Path) -> FeatureFiles:
         """The files in `folder`, or in its h5_files as CLAM has them; UsageError where there are none."""
         root = Path(folder)
-        inner = root / "h5_files"
-        files = {path.stem: path for path in sorted((inner if inner.is_dir() else root).glob("*.h5"))}
+        files = {path.stem: path for path in sorted(features_folder(root).glob("*.h5"))}
         if not files:
             raise UsageError(
                 f"'{folder}' holds no feature files: pass a folder of CLAM's or TRIDENT's .h5 files."

@@ -53,7 +53,7 @@ def command(stores: tuple[str, ...], encoder: str, out: Path, as_json: bool, **o
         click.echo(json.dumps(summary))
     elif result.map is not None:
         click.echo(
-            f"{result.map.parent}: {result.patches} patches of {len(result.files)} stores, "
+            f"{result.map.parent}: {result.patches} patches of {len(result.files)} {result.unit}, "
             f"{result.feature_dim} features each; {result.method.upper()} map in {result.map.name}."
         )
     for name, reason in result.failed:

@@ -33,12 +33,14 @@ __all__ = ["command"]
 )
 @out_option
 @click.option("--shard-size", default=10_000, show_default=True, help="Samples in a webdataset shard.")
+@click.option("--seed", default=0, show_default=True, help="Draws the order of webdataset's samples.")
 @click.option("--overwrite", is_flag=True, help="Replace an export in OUT that was made otherwise.")
-def command(path: Path, to: str, out: Path, shard_size: int, overwrite: bool) -> None:
+def command(path: Path, to: str, out: Path, shard_size: int, seed: int, overwrite: bool) -> None:
     """Write stores as other programs read them.
 
-    clam, trident and geojson (QuPath) get positions, imagefolder and webdataset the patches themselves. The
-    same command run again leaves alone what it finished and does the rest.
+    clam, trident, hs2p, csv and geojson (QuPath) get positions, imagefolder and webdataset the patches
+    themselves. PATH is a store, a folder of them, or one that 'wsitool split' wrote. The same command run
+    again leaves alone what it finished and does the rest.
     """
     from wsitool.curate.export.run import export_stores
 
@@ -47,6 +49,7 @@ def command(path: Path, to: str, out: Path, shard_size: int, overwrite: bool) ->
         out,
         to,
         shard_size=shard_size,
+        seed=seed,
         overwrite=overwrite,
         reporter=console_reporter(),
     )
@@ -55,6 +58,8 @@ def command(path: Path, to: str, out: Path, shard_size: int, overwrite: bool) ->
         click.echo(f"  {done.skipped} stores or shards were there already, made of the same in the same way")
     if done.left_out:
         click.echo(f"  {done.left_out:,} patches without a label left out: they have no class folder")
+    for note in done.notes:
+        click.echo(f"  {note}")
     for name, reason in done.failed:
         click.echo(f"Error: {name}: {reason}", err=True)
     if done.failed:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from wsitool.cli.command import Command
+from wsitool.cli.console import console_reporter
 from wsitool.cli.options import image_size_option
+from wsitool.errors import UsageError
 
 __all__ = ["command"]
 
@@ -19,6 +22,7 @@ __all__ = ["command"]
     examples="""
     wsitool export-encoder encoder-breast --to torchvision --out encoder.pth
     wsitool export-encoder encoder-breast --to onnx --out encoder.onnx
+    wsitool export-encoder run --classifier --to onnx --out classifier.onnx
     wsitool export-encoder encoder-breast --to hf --out my-encoder
     wsitool export-encoder encoder-breast --to hf --out my-encoder --push my-lab/my-encoder
     wsitool export-encoder encoder-breast --snapshot best --to timm --out best.pth
@@ -34,13 +38,31 @@ __all__ = ["command"]
 )
 @click.option("--snapshot", help="Of a run with snapshots: an epoch, or best.")
 @click.option("--push", metavar="ORG/NAME", help="Upload the folder of hf to this repository of the hub.")
-@image_size_option("Pixels of ONNX input.  [default: as in training]")
+@click.option("--classifier", is_flag=True, help="Of a run of classify all of it, probabilities too (onnx).")
+@image_size_option("Pixels of ONNX input where the network takes one size.  [default: as in training]")
 def command(
-    encoder: Path, to: str, out: Path, snapshot: str | None, push: str | None, image_size: int | None
+    encoder: Path,
+    to: str,
+    out: Path,
+    snapshot: str | None,
+    push: str | None,
+    classifier: bool,
+    image_size: int | None,
 ) -> None:
+    if classifier:
+        _export_classifier(encoder, to, out, image_size, {"--snapshot": snapshot, "--push": push})
+        return
     from wsitool.backbones.export import export_encoder
 
-    written = export_encoder(encoder, out, to=to, image_size=image_size, snapshot=snapshot, push=push)
+    written = export_encoder(
+        encoder,
+        out,
+        to=to,
+        image_size=image_size,
+        snapshot=snapshot,
+        push=push,
+        reporter=console_reporter(),
+    )
     if written.is_dir():
         library = "transformers" if (written / "preprocessor_config.json").exists() else "timm (local-dir:)"
         click.echo(f"{written}: a folder that {library} loads, with a card to complete in README.md.")
@@ -49,4 +71,21 @@ def command(
         return
     click.echo(
         f"{written}: {written.stat().st_size / 1e6:.1f} MB, loads in {to} and gives the same features."
+    )
+
+
+def _export_classifier(
+    run: Path, to: str, out: Path, image_size: int | None, others: Mapping[str, str | None]
+) -> None:
+    given = [name for name, value in others.items() if value is not None]
+    if to != "onnx" or given:
+        wrong = given[0] if given else f"--to {to}"
+        raise UsageError(f"--classifier writes a classifier as --to onnx, and does not go with {wrong}.")
+    from wsitool.classify.export import export_classifier
+
+    fixed = export_classifier(run, out, image_size=image_size)
+    sizes = f"images of one size ({fixed})" if fixed else "images of any size"
+    click.echo(
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB, takes {sizes}, gives probabilities, logits and features, "
+        "and onnxruntime computes the same."
     )

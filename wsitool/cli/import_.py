@@ -75,6 +75,11 @@ def _summary(result: ImportResult, out: Path, *, size_chosen: bool) -> list[str]
         for image in stored:
             counts[image.label or "unlabelled"] += image.kept
         lines.append("  " + ", ".join(f"{name} {number:,}" for name, number in sorted(counts.items())))
+    if result.psnr is not None:
+        lines.append(
+            f"  stored as JPEG, which is lossy: {result.psnr:.1f} dB from the images' pixels by a sample, "
+            f"{result.bytes / max(1, result.patches) / 1000:.1f} kB a patch (--codec raw keeps exact pixels)"
+        )
     if size_chosen:
         lines.append(f"  patch size chosen: {result.patch_size} px (set another with --patch-size)")
     if not result.grouped and len(result.images) > 1:

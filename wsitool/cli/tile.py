@@ -79,11 +79,27 @@ def summary(result: TileResult) -> str:
             f"Patches are stored as JPEG, which is lossy, in {total / raw:.0%} of the raw size; "
             "--codec raw keeps exact pixels."
         )
+        lines += _fidelity([slide for slide in stored if slide.psnr is not None])
     lines += [f"Note on {slide.name}: {slide.reason}." for slide in stored if slide.reason]
     if result.failed:
         lines.append(f"{len(result.failed)} slide(s) failed, see {result.out / 'slides.csv'}:")
         lines += [f"  {slide.name}: {slide.reason}" for slide in result.failed]
     return "\n".join(lines)
+
+
+def _fidelity(done: list[SlideResult]) -> list[str]:
+    """What a patch of the slides tiled now takes and how near it is to their pixels: a line, or none."""
+    if not done:
+        return []
+    from wsitool.tiling.fidelity import decibels_in_words
+
+    size = sum(slide.bytes for slide in done) / sum(slide.kept for slide in done)
+    near = [
+        f"{decibels_in_words([slide.psnr or 0.0 for slide in done if slide.subsampling == sampling])} "
+        f"({':'.join(sampling)})"
+        for sampling in sorted({slide.subsampling for slide in done}, reverse=True)
+    ]
+    return [f"A patch takes {_size(size)} and is, by a sample, {' or '.join(near)} from its slide's pixels."]
 
 
 def _plan(result: TileResult) -> list[str]:

@@ -26,6 +26,7 @@ from wsitool.slides.slide_list import SlideInput, find_slides
 from wsitool.slides.spec import TileSpec
 from wsitool.store import jpeg
 from wsitool.tiling.cutter import tiles_touched
+from wsitool.tiling.fidelity import stored_sampling
 from wsitool.tiling.resample import area_resample
 from wsitool.tiling.source import patch_source
 
@@ -248,6 +249,7 @@ def _samples(
 ) -> tuple[float, float, float]:
     """Seconds to decode a tile, bytes of a stored patch, seconds to make it, from a few needed tiles."""
     tiles, size = slide.tiles(plan.level), spec.patch_size
+    sampling = stored_sampling(spec.subsampling, tiles)
     decoding: list[float] = []
     encoding: list[float] = []
     sizes: list[float] = []
@@ -268,7 +270,7 @@ def _samples(
                 (shape[0], shape[1]), Image.Resampling.BOX
             )
             began = time.perf_counter()
-            encoded = jpeg.encode(np.asarray(shrunk), spec.quality)
+            encoded = jpeg.encode(np.asarray(shrunk), spec.quality, sampling)
             # A tile stands for its share of a patch.
             share = size * size / (shape[0] * shape[1])
             encoding.append((time.perf_counter() - began) * share)

@@ -16,15 +16,16 @@ from wsitool.base.json_files import parse_json, read_json
 from wsitool.base.lock import is_locked
 from wsitool.base.tables import read_table
 from wsitool.curate.folders import FolderKind, kind_of_folder
+from wsitool.curate.foreign_files import foreign_facts, foreign_files
 from wsitool.curate.splitting import SIDES, SPLIT_JSON
-from wsitool.errors import EncoderError, NotAStoreError, UsageError
+from wsitool.errors import EncoderError, NotAStoreError, StoreError, UsageError
 from wsitool.slides.readers import open_slide
 from wsitool.slides.readers.byte_source import is_url
 from wsitool.slides.readers.folders import entry_file, image_attributes, zarr_metadata
 from wsitool.slides.readers.icc import profile_name
 from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE
 from wsitool.store.collection import open_collection
-from wsitool.store.foreign import hdf5_in_words
+from wsitool.store.foreign import features_folder
 from wsitool.store.opening import SUFFIXES, find_stores, open_store
 from wsitool.store.schema import PatchStore
 
@@ -51,11 +52,16 @@ def describe(path: str | Path) -> Description:
     path = Path(path)
     if not path.exists():
         raise UsageError(f"There is no file or folder '{path}': check the spelling.")
-    kind, read_facts = _reader(path)
+    others = foreign_files(path)
+    # hs2p's are no store's nor slide's.
+    if others and others[0].suffix == ".npz" and kind_of_folder(path) is None:
+        return _foreign(path)
     try:
+        kind, read_facts = _reader(path)
         return Description(kind=kind, path=str(path), facts=read_facts(path))
     except NotAStoreError:
-        if not path.is_file():
+        # Beside a store of ours it is the one file that is to be told.
+        if not others or (path.is_dir() and any(map(_is_store, find_stores(path)))):
             raise
         return _foreign(path)
 
@@ -75,6 +81,8 @@ def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
     if path.is_dir():
         if find_stores(path):
             return "collection", _collection
+        if foreign_files(path):
+            raise NotAStoreError(f"'{path}' is a folder of another program's files.")
         raise UsageError(
             f"'{path}' is a folder without patch stores (.h5, .zarr) or anything else of wsitool."
         )
@@ -115,15 +123,19 @@ def _store(path: Path) -> dict[str, Any]:
         }
 
 
+def _is_store(path: Path) -> bool:
+    try:
+        open_store(path).close()
+    except NotAStoreError:
+        return False
+    except StoreError:
+        return True  # damaged, and ours
+    return True
+
+
 def _foreign(path: Path) -> Description:
-    """Another program's HDF5 file, or features of ours: its datasets and what it says of positions."""
-    with h5py.File(path, "r") as file:
-        kind = hdf5_in_words(file)
-        datasets = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
-        facts: dict[str, Any] = {name: list(map(int, item.shape)) for name, item in datasets.items()}
-        for name, item in datasets.items():
-            attributes = {key: np.asarray(value).tolist() for key, value in item.attrs.items()}
-            facts |= {f"{name}.{key}": value for key, value in attributes.items()}
+    """What another program has written, file or folder, or features of ours."""
+    kind, facts = foreign_facts(foreign_files(path))
     return Description(kind=kind, path=str(path), facts=facts)
 
 
@@ -178,7 +190,7 @@ def _predictions(path: Path) -> dict[str, Any]:
 
 
 def _features(path: Path) -> dict[str, Any]:
-    files = find_stores(path)
+    files = find_stores(features_folder(path))
     shapes, attributes = [], {}
     for one in files:
         try:

@@ -10,6 +10,7 @@ import h5py
 
 from wsitool.base.json_files import read_json
 from wsitool.curate.import_summary import IMAGES_CSV
+from wsitool.store.foreign import features_folder
 from wsitool.store.opening import find_stores
 from wsitool.tiling.results import SLIDES_CSV
 
@@ -34,7 +35,8 @@ def kind_of_folder(path: Path) -> FolderKind | None:
     if _has_columns(path / _SUMMARY, _SUMMARY_COLUMNS):
         return "predict"
     stores = find_stores(path) if path.is_dir() else []
-    if stores and holds_features(stores[0]):
+    features = find_stores(features_folder(path))
+    if features and holds_features(features[0]):
         return "embed"
     if (path / IMAGES_CSV).is_file():
         return "import"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,31 @@ from wsitool.curate.import_options import ImportOptions
 from wsitool.curate.import_summary import ImageResult
 from wsitool.errors import CorruptStoreError, NoTissueError, SlideError, StoreError
 from wsitool.slides.readers import open_slide
+from wsitool.slides.readers.image import is_coarse_in_color
 from wsitool.slides.tissue import INK_LIMIT, tissue_mask_of_image
+from wsitool.store import jpeg
 from wsitool.store.opening import create_store, open_store
 from wsitool.store.reader import Reader
-from wsitool.store.schema import SUFFIX_OF, UNLABELLED, Candidates, Rows, StoreMeta, StoreWriter
+from wsitool.store.schema import SUFFIX_OF, UNLABELLED, Candidates, Rows, Sampling, StoreMeta, StoreWriter
+from wsitool.tiling.fidelity import Fidelity
 from wsitool.tiling.resume import difference
 
 __all__ = ["ImportPlan", "finished_group", "write_group"]
 
 _REASONS = ("kept", "low tissue")
+_LOOKED_AT = 4  # images of a group of which a patch is decoded again to say what JPEG cost
 _COMPARED = ("group", "patch_size", "stride", "mpp_level0", "codec", "quality", "classes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportPlan:
-    """How every image of one import is cut and stored."""
+    """How every image of one import is cut and stored; `fidelity` grows with what is compressed."""
 
     folder: Path
     out_dir: Path
     classes: tuple[str, ...]
     options: ImportOptions
+    fidelity: Fidelity = field(default_factory=Fidelity)
 
     @property
     def patch_size(self) -> int:
@@ -131,7 +136,8 @@ def write_group(plan: ImportPlan, store: str, entries: Sequence[ImageEntry], tas
     """
     # The state before is compared with the one after, so that a file which grew meanwhile is noticed.
     stamps = [_stamp(entry.path) for entry in entries]  # before the fingerprint is taken of them
-    meta = _meta(plan, entries, fingerprint=_fingerprint(entries))
+    sampling = _sampling(plan, entries)
+    meta = _meta(plan, entries, fingerprint=_fingerprint(entries), sampling=sampling)
     results: list[ImageResult] = []
     parts: list[Candidates] = []
     with create_store(plan.out_dir / store, meta, overwrite=True) as writer:
@@ -142,6 +148,9 @@ def write_group(plan: ImportPlan, store: str, entries: Sequence[ImageEntry], tas
             parts.append(_no_candidates() if cut is None else cut.candidates)
             if cut is not None and result.kept:
                 _append(plan, writer, entry, cut)
+                if sampling is not None and len(results) <= _LOOKED_AT:
+                    first = cut.patches[0]
+                    plan.fidelity.look(first, jpeg.encode(first, plan.options.quality, sampling))
             task.advance(1, note=entry.name)
         # Leaving the block without `finish` removes the store.
         if any(result.kept for result in results):
@@ -206,6 +215,15 @@ def _cut(plan: ImportPlan, entry: ImageEntry) -> _Cut:
     )
 
 
+def _sampling(plan: ImportPlan, entries: Sequence[ImageEntry]) -> Sampling | None:
+    """The color resolution of a group's JPEG patches: of "auto" 4:2:0 only where no image has more."""
+    if plan.options.codec != "jpeg":
+        return None
+    if plan.options.subsampling != "auto":
+        return plan.options.subsampling
+    return "420" if all(is_coarse_in_color(entry.path) for entry in entries) else "444"
+
+
 def _append(plan: ImportPlan, writer: StoreWriter, entry: ImageEntry, cut: _Cut) -> None:
     number, labels = len(cut.patches), None
     if plan.classes:
@@ -225,7 +243,10 @@ def _label(plan: ImportPlan, entry: ImageEntry) -> int:
     return UNLABELLED if entry.label is None else plan.classes.index(entry.label)
 
 
-def _meta(plan: ImportPlan, entries: Sequence[ImageEntry], *, fingerprint: str) -> StoreMeta:
+def _meta(
+    plan: ImportPlan, entries: Sequence[ImageEntry], *, fingerprint: str, sampling: Sampling | None = None
+) -> StoreMeta:
+    asked = plan.options.subsampling
     return StoreMeta(
         name=entries[0].group,
         group=entries[0].group,
@@ -247,12 +268,15 @@ def _meta(plan: ImportPlan, entries: Sequence[ImageEntry], *, fingerprint: str) 
         codec=plan.options.codec,
         quality=plan.options.quality if plan.options.codec == "jpeg" else None,
         reader="image",
+        subsampling=sampling,
         classes=plan.classes,
         params={
             "command": "import",
             "min_tissue": plan.options.min_tissue,
             "ink_limit": INK_LIMIT,
             "images": [entry.name for entry in entries],
+            # Younger than stores that are in use, see `ADDED_OPTIONS`.
+            **({} if asked == "auto" else {"subsampling": asked}),
         },
     )
 

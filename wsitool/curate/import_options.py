@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wsitool.base.parameters import Params, hparam, same_as
-from wsitool.slides.spec import TileSpec
+from wsitool.slides.spec import Subsampling, TileSpec
 from wsitool.store.schema import LARGEST_PATCH, Format
 
 __all__ = ["ImportOptions"]
@@ -40,4 +40,5 @@ class ImportOptions(Params):
     format: Format = hparam("hdf5", "Of stores.")
     codec: Literal["jpeg", "raw"] = hparam("jpeg", "jpeg: small, lossy; raw: exact.")
     quality: int = same_as(TileSpec, "quality")
+    subsampling: Subsampling = same_as(TileSpec, "subsampling")
     overwrite: bool = hparam(False, "Replace stores that exist.")

@@ -31,6 +31,7 @@ from wsitool.slides.readers.image import picture_size
 from wsitool.store.attributes import plain_text
 from wsitool.store.collection import open_collection
 from wsitool.store.contact_sheet import sheet_of
+from wsitool.tiling.slide_task import store_bytes
 
 __all__ = ["ImageResult", "ImportResult", "choose_patch_size", "import_images"]
 
@@ -46,7 +47,8 @@ class ImportResult(Result):
 
     `ignored` counts files that are no images, `unlisted` images without a row in the label table (or below
     a folder that holds images itself), `skipped` stores that an earlier import had finished. `grouped` is
-    false where no groups were given.
+    false where no groups were given. `psnr` is how far, in dB, some of the JPEG patches made now are from the
+    images' pixels, `bytes` what all stores take.
 
     >>> result = wsitool.import_images("images", "imported", min_tissue=0)
     >>> result
@@ -63,6 +65,8 @@ class ImportResult(Result):
     unlisted: int
     grouped: bool
     skipped: int = 0
+    psnr: float | None = None
+    bytes: int = 0
 
     @property
     def patches(self) -> int:
@@ -143,9 +147,10 @@ def import_images(
 
 def _result(run: _Run, table: ImageTable, plan: ImportPlan) -> ImportResult:
     images = tuple(row for group in run.done.values() for row in group)
+    stores = tuple(sorted({plan.out_dir / row.store for row in images if row.store}))
     return ImportResult(
         out=plan.out_dir,
-        stores=tuple(sorted({plan.out_dir / row.store for row in images if row.store})),
+        stores=stores,
         images=images,
         classes=table.classes,
         patch_size=plan.patch_size,
@@ -153,6 +158,8 @@ def _result(run: _Run, table: ImageTable, plan: ImportPlan) -> ImportResult:
         unlisted=table.unlisted,
         grouped=table.grouped,
         skipped=run.skipped,
+        psnr=plan.fidelity.decibels,
+        bytes=sum(store_bytes(store) for store in stores),
     )
 
 

@@ -22,7 +22,7 @@ from wsitool.store.collection import Collection, open_readable
 from wsitool.store.schema import UNLABELLED
 from wsitool.store.splits import holdout
 
-__all__ = ["SIDES", "SPLIT_JSON", "SplitResult", "SplitSide", "split_stores"]
+__all__ = ["SIDES", "SPLIT_JSON", "SplitResult", "SplitSide", "side_of", "sides_at", "split_stores"]
 
 SPLIT_JSON = "split.json"
 _TABLE = "split.csv"
@@ -106,6 +106,18 @@ def split_stores(
         for store in collection.stores:
             store.close()
     return result
+
+
+def sides_at(path: AnyPath) -> list[Path]:
+    """The folders of both sides where `path` is a split, else `path` itself."""
+    folder = Path(os.fsdecode(path))
+    return [folder / side for side in SIDES] if (folder / SPLIT_JSON).is_file() else [folder]
+
+
+def side_of(store: Path) -> str:
+    """The side of a split that a store lies on; "" where it lies on none."""
+    side = store.parent.name
+    return side if side in SIDES and (store.parent.parent / SPLIT_JSON).is_file() else ""
 
 
 def _sides(collection: Collection, test: float, seed: int) -> dict[str, Side]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from wsitool.store import jpeg
 from wsitool.store.hashing import covers_attributes
 from wsitool.store.opening import find_stores, open_store
 from wsitool.store.reader import Reader, Tally, content_hash
-from wsitool.store.schema import StoreMeta
+from wsitool.store.schema import Sampling, StoreMeta
 from wsitool.tiling.reopening import reopen
 from wsitool.tiling.resample import area_resample, psnr
 
@@ -33,6 +33,7 @@ Verdict = Literal["ok", "CHANGED", "DAMAGED", "not a store"]
 _BATCH = 256
 # Of decoded patches at once: 64 MB.
 _BATCH_BYTES = 1 << 26
+_HEADERS = 8  # that are looked at for their color resolution
 _HASH, _SLIDE = "content hash", "same as the slide"
 # A patch brought to another resolution by the decoder, and compressed after, is this near to the exact mean.
 _RESAMPLED_MIN_DB = 28.0
@@ -147,7 +148,7 @@ def verify_store(
             ("counts", lambda: _counts(store)),
             ("order", lambda: _order(store)),
             ("labels", lambda: _labels(store)),
-            ("patches decode", lambda: _decodes(store)),
+            ("patches decode", lambda: _decodes(store) or _sampled(store)),
             (_HASH, lambda: _hash(store)),
         ]
         if slide is not None:
@@ -220,6 +221,16 @@ def _decodes(store: Reader) -> str:
     return ""
 
 
+def _sampled(store: Reader) -> str:
+    """Whether some patches have the color resolution that the store states; "" where it states none."""
+    stated = store.meta.subsampling
+    rows = np.unique(np.linspace(0, len(store) - 1, _HEADERS).astype(int)).tolist() if stated else []
+    for row, stream in zip(rows, store.encoded(rows), strict=True):
+        if (sampling := jpeg.sampling_of(stream)) != stated:
+            return f"patch {row} is a JPEG of {sampling} colors, and the store says {stated}"
+    return ""
+
+
 def _hash(store: Reader) -> str:
     digest = content_hash(store)
     if digest == store.content_hash:
@@ -236,7 +247,7 @@ def _same(store: Reader, location: Path, reader: str, samples: int, seed: int) -
     with reopen(store.meta, path, reader=reader) as slide:
         if slide.info.fingerprint != store.meta.fingerprint:
             return f"'{path}' is another file (or a changed one) than the store was cut from"
-        spec = spec_of(store.meta)
+        spec = replace(spec_of(store.meta), subsampling=store.meta.subsampling or "420")
         # Positions that were chosen elsewhere are known from the store alone.
         listed = "coords" in store.meta.params
         grid = listed_grid(slide.info, spec, store.coords) if listed else plan_grid(slide.info, spec)
@@ -276,7 +287,8 @@ def _differs(
         return ""
     # The same encoder gives the same bytes: compressing what was expected makes the comparison exact.
     if spec.codec == "jpeg":
-        expected = jpeg.decode(jpeg.encode(expected, spec.quality))
+        sampling: Sampling = "444" if spec.subsampling == "444" else "420"
+        expected = jpeg.decode(jpeg.encode(expected, spec.quality, sampling))
     # int16, as uint8 differences wrap.
     difference = int(np.abs(expected.astype(np.int16) - patch).max())
     return f"differs from the slide by up to {difference} grey levels" if difference else ""

@@ -9,6 +9,7 @@ import h5py
 from wsitool.pages.material import some
 from wsitool.pages.registry import Folder
 from wsitool.report.page import Page
+from wsitool.store.foreign import features_folder
 from wsitool.store.opening import find_stores
 
 __all__ = ["sections"]
@@ -19,7 +20,7 @@ _MAP = "map.png"
 
 def sections(page: Page, folder: Folder) -> None:
     """From map.png and the headers of at most fifty files."""
-    files = find_stores(folder.path)
+    files = find_stores(features_folder(folder.path))
     opened = [files[index] for index in some(len(files), _OPENED)]
     rows, about = [], dict[str, str]()
     for path in opened:

@@ -7,7 +7,7 @@ import io
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,9 @@ from wsitool.base.paths import AnyPath, shown
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.sentences import one_sentence, system_error
 from wsitool.errors import EncoderError, StoreError, UsageError
+from wsitool.evaluation.labels import check_table, read_label_table
 from wsitool.loading.device_decode import effective_decode, say_decoding
+from wsitool.predict.clam_bags import ClamBags
 from wsitool.predict.options import EmbedOptions
 from wsitool.predict.result import EmbedResult
 from wsitool.report.scatter import save_scatter
@@ -73,6 +75,7 @@ def embed(
     folder = Path(out)
     names = [store.meta.name for store in collection.stores]
     targets = [folder / f"{name}.h5" for name in file_names(names)]
+    bags = _bags(collection, settings, folder, reporter)
     if len(set(names)) < len(names):
         raise UsageError("Two stores are of a slide of the same name: embed them into folders of their own.")
     built = build_encoder(settings, encoder, reporter=reporter)
@@ -80,7 +83,7 @@ def embed(
     collection = with_stain(collection, norm, reporter)
     for warning in resolution_warnings(built.card, collection):
         reporter.warn(warning)
-    run = _run(built, collection, settings, reporter)
+    run = replace(_run(built, collection, settings, reporter), bags=bags)
     kept = run.check(collection, targets)
     check_size(built, run.image_size, reporter)
     check_writable(folder)
@@ -88,12 +91,16 @@ def embed(
         done, failed = _embed_each(run, collection, targets, kept, folder, reporter)
         if done:
             rest = collection.subset(np.flatnonzero(np.isin(collection.store_index, done)))
-            _draw(folder / "map.png", targets, rest, settings)
+            _draw(folder / "map.png", run, targets, rest, settings)
+            if bags is not None:
+                bags.write_table(collection, done, reporter)
+    files = [(targets[i],) if bags is None else bags.files(collection.stores[i]) for i in done]
     return EmbedResult(
         out=folder,
-        files=tuple(targets[index] for index in done),
+        files=tuple(path for own in files for path in own),
         map=folder / "map.png" if done else None,
         method=settings.projection,
+        unit="stores" if bags is None else "bags",
         patches=sum(len(collection.stores[index]) for index in done),
         feature_dim=built.feature_dim,
         failed=(*unopened, *failed),
@@ -169,6 +176,7 @@ class _Run:
     overwrite: bool
     stains: Mapping[str, str]  # by content hash, how the store is normalised
     dtype: str
+    bags: ClamBags | None = None
 
     def check(self, collection: Collection, targets: Sequence[Path]) -> set[int]:
         """The numbers of the stores whose files are what would be written, and are kept.
@@ -177,14 +185,21 @@ class _Run:
         """
         kept: set[int] = set()
         for index, (store, target) in enumerate(zip(collection.stores, targets, strict=True)):
-            if self.overwrite or not target.exists():
+            if self.overwrite:
                 continue
-            if not self._finished(store, target):
+            if self.bags is not None:
+                made_from = self._made_from(store)
+                is_kept, other = self.bags.kept(store, made_from), self.bags.other(store, made_from)
+            else:
+                is_kept = self._finished(store, target)
+                other = target if target.exists() and not is_kept else None
+            if other is not None:
                 raise UsageError(
-                    f"{target} exists already and was not made of these patches with this encoder: pass "
+                    f"{other} exists already and was not made of these patches with this encoder: pass "
                     "--overwrite to replace it."
                 )
-            kept.add(index)
+            if is_kept:
+                kept.add(index)
         return kept
 
     def embed_store(self, patches: Collection, store: PatchStore, target: Path, reporter: Reporter) -> None:
@@ -201,7 +216,31 @@ class _Run:
                 reporter=reporter,
             )
         stored = _as_stored(features, self.dtype)
-        _write(target, store, stored, self.encoder, self.classes, self._made_from(store), self.overwrite)
+        if self.bags is not None:
+            self.bags.write(store, stored, lambda file, rows: self._describe(file, store, rows))
+        else:
+            self._write(target, store, stored)
+
+    def _write(self, path: Path, store: PatchStore, features: NDArray[np.floating[Any]]) -> None:
+        if path.exists() and not self.overwrite:
+            raise StoreError(f"{path} exists already: pass --overwrite to replace it.")
+        buffer = io.BytesIO()  # on a full disk the HDF5 library ends the process
+        with h5py.File(buffer, "w") as file:
+            coords = file.create_dataset("coords", data=store.coords)
+            coords.attrs.update(coords_attributes(store.meta, path.parent))
+            file.create_dataset("features", data=features)
+            self._describe(file, store, np.arange(len(store)))
+        replace_file_in_parts(path, (buffer.getbuffer(),))
+
+    def _describe(self, file: h5py.File, store: PatchStore, rows: NDArray[np.int64]) -> None:
+        """What the features of some rows were made of, and what else is known of these rows."""
+        about = file["features"].attrs
+        about["name"] = plain_text(store.meta.name)
+        about["encoder"] = self.encoder.card.backbone
+        about["lineage"] = self.encoder.card.chain
+        about["content_hash"] = store.content_hash
+        about["made_from"] = self._made_from(store)
+        _write_columns(file, store, self.classes, rows)
 
     @cached_property
     def _encoder_digest(self) -> str:
@@ -241,55 +280,49 @@ def _stains(collection: Collection) -> dict[str, str]:
     return {store.content_hash: f":{key}" for store, key in zip(collection.stores, keys, strict=False)}
 
 
+def _bags(
+    collection: Collection, settings: EmbedOptions, folder: Path, reporter: Reporter
+) -> ClamBags | None:
+    """Where bags go, with the layout of CLAM."""
+    if settings.layout != "clam":
+        return None
+    table = None
+    if settings.labels is not None:
+        table = read_label_table(settings.labels, reporter=reporter)
+        check_table(table, [collection])
+    return ClamBags(folder, collection.stores, table)
+
+
 def _check(collection: Collection, settings: EmbedOptions) -> None:
+    if settings.labels is not None and settings.layout != "clam":
+        raise UsageError("--labels is for the table of --layout clam: leave it out, or pass --layout clam.")
     if settings.color == "label" and not (collection.labels >= 0).any():
         raise UsageError("The stores hold no labels: colour the map by slide.")
     if settings.projection == "umap":
         _umap(seed=0)  # say now, not after an hour of computing, that it is missing
 
 
-def _write(
-    path: Path,
-    store: PatchStore,
-    features: NDArray[np.floating[Any]],
-    encoder: Encoder,
-    classes: tuple[str, ...],
-    made_from: str,
-    overwrite: bool,
+def _write_columns(
+    file: h5py.File, store: PatchStore, classes: tuple[str, ...], rows: NDArray[np.int64]
 ) -> None:
-    if path.exists() and not overwrite:
-        raise StoreError(f"{path} exists already: pass --overwrite to replace it.")
-    buffer = io.BytesIO()  # on a full disk the HDF5 library ends the process
-    with h5py.File(buffer, "w") as file:
-        coords = file.create_dataset("coords", data=store.coords)
-        coords.attrs.update(coords_attributes(store.meta, path.parent))
-        data = file.create_dataset("features", data=features)
-        data.attrs["name"] = plain_text(store.meta.name)
-        data.attrs["encoder"] = encoder.card.backbone
-        data.attrs["lineage"] = encoder.card.chain
-        data.attrs["content_hash"] = store.content_hash
-        data.attrs["made_from"] = made_from
-        _write_columns(file, store, classes)
-    replace_file_in_parts(path, (buffer.getbuffer(),))
-
-
-def _write_columns(file: h5py.File, store: PatchStore, classes: tuple[str, ...]) -> None:
-    """What else is known of each row; `label` counts in `classes`, the same in all files."""
-    file["tissue"] = store.tissue
+    """What else is known of some rows; `label` counts in `classes`, the same in all files."""
+    file["tissue"] = store.tissue[rows]
     if store.labels is not None:
-        label = file.create_dataset("label", data=renumbered(store.labels, store.meta.classes, classes))
-        label.attrs["classes"] = list(classes)
+        numbers = renumbered(store.labels[rows], store.meta.classes, classes)
+        file.create_dataset("label", data=numbers).attrs["classes"] = list(classes)
     if store.sources is not None:
-        texts = [shown(str(name)) for name in store.sources]
+        texts = [shown(str(name)) for name in store.sources[rows]]
         file.create_dataset("source", data=texts, dtype=h5py.string_dtype())
 
 
-def _draw(path: Path, files: Sequence[Path], collection: Collection, settings: EmbedOptions) -> None:
+def _draw(
+    path: Path, run: _Run, files: Sequence[Path], collection: Collection, settings: EmbedOptions
+) -> None:
     """The map of some patches of `collection`; `files` has the features of each of its stores."""
     projection, color, seed = settings.projection, settings.color, settings.seed
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(collection))[:_MAP_POINTS])
-    points = project(_features_at(files, collection.subset(rows)), projection, seed=seed)
+    points = project(_features_at(run, files, collection.subset(rows)), projection, seed=seed)
     if color == "label":
         names: tuple[str, ...] = (*collection.classes, "unlabelled")
         groups = collection.labels[rows].astype(np.int64)
@@ -300,13 +333,17 @@ def _draw(path: Path, files: Sequence[Path], collection: Collection, settings: E
     save_scatter(path, points, groups, names, title=f"{len(rows)} patches by {color}, {projection.upper()}")
 
 
-def _features_at(files: Sequence[Path], patches: Collection) -> Features:
+def _features_at(run: _Run, files: Sequence[Path], patches: Collection) -> Features:
     """Features (N, F) of patches, read back from the files of their stores."""
     parts = []
     for number, places in patches.rows_by_store():
+        # Rising, as h5py wants them: a map's patches are in the order of stores and rows.
+        rows = patches.row[places]
+        if run.bags is not None:
+            parts.append(run.bags.read(patches.stores[number], rows))
+            continue
         with h5py.File(files[number], "r") as file:
-            # Rising, as h5py wants them: a map's patches are in the order of stores and rows.
-            parts.append(np.asarray(file["features"][patches.row[places]], np.float32))
+            parts.append(np.asarray(file["features"][rows], np.float32))
     return np.concatenate(parts)
 
 

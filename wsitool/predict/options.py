@@ -92,5 +92,12 @@ class EmbedOptions(BackboneOptions):
     )
     stain_norm: StainChoice | None = same_as(StainOptions, "stain_norm")
     stain_target: str | None = same_as(StainOptions, "stain_target")
+    layout: Literal["flat", "clam"] = hparam(
+        "flat",
+        "flat: OUT/<slide>.h5; clam: h5_files, pt_files and dataset.csv, a bag per slide or imported image.",
+    )
+    labels: str | None = hparam(
+        None, "For dataset.csv of --layout clam: CSV with file,label[,group]; without it the stores' own."
+    )
     overwrite: bool = hparam(False, "Replace files in OUT.")
     seed: int = hparam(0, "Seed of all randomness.", ge=0)

@@ -25,7 +25,7 @@ _LISTED = 8  # slides by name in a notebook; the table has all
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class EmbedResult(Result):
-    """Files written: one of features per store, and the map; `method` is how it was projected.
+    """Files written: one of features per store (`unit`), and the map; `method` is how it was projected.
 
     `failed` holds (store, reason) for each that could not be embedded; the map is None if none could.
 
@@ -42,11 +42,12 @@ class EmbedResult(Result):
     patches: int
     feature_dim: int
     failed: tuple[tuple[str, str], ...] = ()
+    unit: str = "stores"
 
     @property
     def summary(self) -> str:
         failed = f", {len(self.failed)} failed" if self.failed else ""
-        what = f"{self.patches:,} patches of {len(self.files)} stores, {self.feature_dim} features each"
+        what = f"{self.patches:,} patches of {len(self.files)} {self.unit}, {self.feature_dim} features each"
         return f"{what}{failed}: {self.out}"
 
     @property

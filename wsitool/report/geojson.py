@@ -105,7 +105,7 @@ class Tiles:
         """A square from its upper left corner, of the class `names`, the widest first; none for no class."""
         side = self._side
         properties: dict[str, Any] = {
-            "objectType": "tile",
+            **_type("tile"),
             # a list of name and value: QuPath before 0.4 reads only this, later ones read it too
             "measurements": [{"name": key, "value": round(float(v), _DIGITS)} for key, v in measured.items()],
         }
@@ -133,7 +133,7 @@ def rejected_features(
 def tissue_features(slide: str, mask: Mask, downsample: tuple[float, float]) -> Iterator[dict[str, Any]]:
     """An annotation "wsitool: tissue" for each area of `mask` (h, w), which --tissue mask:FILE takes back."""
     for number, area in enumerate(outlines_of(mask, downsample)):
-        properties: dict[str, Any] = {"objectType": "annotation", "name": f"tissue {number + 1}"}
+        properties: dict[str, Any] = {**_type("annotation"), "name": f"tissue {number + 1}"}
         rings = [shapely.get_coordinates(ring).tolist() for ring in (area.exterior, *area.interiors)]
         geometry = {"type": "Polygon", "coordinates": rings}
         yield _feature(f"{slide}:tissue:{number}", geometry, properties, (OWN, "tissue"), _TISSUE)
@@ -143,9 +143,14 @@ def drawn_feature(
     slide: str, ring: Sequence[Sequence[int]], name: str, number: int, metadata: Mapping[str, str]
 ) -> dict[str, Any]:
     """An annotation of the class `name`, its color by `number`, from a closed ring in level-0 pixels."""
-    properties: dict[str, Any] = {"objectType": "annotation", "metadata": dict(metadata)}
+    properties: dict[str, Any] = {**_type("annotation"), "metadata": dict(metadata)}
     geometry = {"type": "Polygon", "coordinates": [ring]}
     return _feature(f"{slide}:{name}:{ring}", geometry, properties, (name,), class_color(number))
+
+
+def _type(kind: str) -> dict[str, str]:
+    # QuPath before 0.4 knows only the second name, and takes what has none for an annotation.
+    return {"objectType": kind, "object_type": kind}
 
 
 def _feature(
@@ -154,7 +159,14 @@ def _feature(
     # From the content, not random: QuPath replaces objects whose id it has.
     unique = str(uuid.uuid5(uuid.NAMESPACE_OID, key))
     if names:
-        classification: dict[str, Any] = {"name": ": ".join(names), "color": list(color)}
+        red, green, blue = color
+        # QuPath before 0.4 reads the color as Java's signed number of alpha, red, green and blue.
+        packed = (red << 16 | green << 8 | blue) - (1 << 24)
+        classification: dict[str, Any] = {
+            "name": ": ".join(names),
+            "color": list(color),
+            "colorRGB": packed,
+        }
         # As QuPath writes classes with subclasses.
         classification |= {"names": list(names)} if len(names) > 1 else {}
         properties["classification"] = classification

@@ -200,7 +200,8 @@ def _from_geojson(path: Path, document: Any, runs: Sequence[Ring]) -> Annotation
         names = _geojson_names(properties)
         # Parts of one feature may overlap; together they are one area.
         areas = _geojson_areas(feature.get("geometry"), names[0], outlines, runs)
-        outlines.add(names, areas, tile=properties.get("objectType") == "tile")
+        kinds = (properties.get("objectType"), properties.get("object_type"))
+        outlines.add(names, areas, tile="tile" in kinds)
     return _read("GeoJSON", outlines)
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "Limit",
     "QualityThresholds",
     "Resample",
+    "Subsampling",
     "TileSpec",
     "decide",
 ]
@@ -38,8 +39,9 @@ KEPT = "kept"
 _SCORES = ("near_black", "near_white", "ink", "pen", "fold", "sharpness")
 Resample = Literal["auto", "exact", "fast"]
 LabelRule = Literal["area", "centre"]
+Subsampling = Literal["auto", "420", "444"]
 DEFAULT_MPP = 0.5
-ADDED_OPTIONS = ("tissue", "downsample")
+ADDED_OPTIONS = ("tissue", "downsample", "subsampling")
 """Options of `TileSpec` younger than stores that are in use: stated only where they are not the default, so
 that such a store is what the same command would write today."""
 _RESOLUTIONS = ("mpp", "magnification", "level", "downsample")
@@ -116,6 +118,10 @@ class TileSpec(Params):
         "jpeg", "jpeg: small, lossy; raw: exact; native: the slide's own JPEG tiles, exact and small."
     )
     quality: int = hparam(90, "JPEG quality.", ge=1, le=100)
+    subsampling: Subsampling = hparam(
+        "auto",
+        "JPEG colour: one for each pixel (444) or for four (420, smaller); auto: as the source has it.",
+    )
     tissue: str = hparam(
         DEFAULT_TISSUE,
         f"What finds tissue: {', '.join(TISSUE)}, mask:PATH, onnx:FILE, or one of 'wsitool plugin list'.",

@@ -23,6 +23,7 @@ __all__ = [
     "ATTRIBUTES",
     "Summary",
     "as_stored",
+    "clam_attributes",
     "coords_attributes",
     "from_attributes",
     "magnifications",
@@ -139,6 +140,7 @@ def problem_of(meta: StoreMeta) -> str:
         ("level", meta.level >= 0, "0 or more"),
         ("codec", meta.codec in get_args(Codec), f"one of {', '.join(get_args(Codec))}"),
         ("quality", meta.quality is None or 1 <= meta.quality <= 100, "from 1 to 100"),
+        ("subsampling", meta.subsampling is None or meta.codec == "jpeg", "stated of JPEG patches only"),
         # 0 where there is no slide behind the store but ready-made images.
         ("level0_width", 0 <= meta.level0_width < 2**31, "from 0 to 2147483647"),
         ("level0_height", 0 <= meta.level0_height < 2**31, "from 0 to 2147483647"),
@@ -195,6 +197,23 @@ def coords_attributes(meta: StoreMeta, folder: str | Path) -> dict[str, Attribut
         "level0_height": meta.level0_height,
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def clam_attributes(meta: StoreMeta, folder: str) -> dict[str, Any]:
+    """Attributes of `coords` as CLAM's create_patches_fp names them; sizes are left out of imported images.
+
+    CLAM's `patch_size` counts pixels of `patch_level`. Level 0 is the one level that fits every resolution
+    exactly, so it is used always; CLAM then resizes to its encoder's input.
+    """
+    dims = [meta.level0_width, meta.level0_height]
+    return {
+        "patch_size": round(meta.patch_size_level0),
+        "patch_level": 0,
+        "downsample": [1.0, 1.0],
+        **({"downsampled_level_dim": dims, "level_dim": dims} if all(dims) else {}),
+        "name": plain_text(meta.name),
+        "save_path": folder,
+    }
 
 
 def plain_text(text: str) -> str:

@@ -9,10 +9,16 @@ from typing import Any
 
 import h5py
 
-__all__ = ["hdf5_in_words", "is_foreign", "zarr_in_words"]
+__all__ = ["CUT_BY", "features_folder", "hdf5_in_words", "is_foreign", "zarr_in_words"]
 
-_CUT_BY = ", which 'wsitool tile SLIDE --coords FILE' cuts"
+CUT_BY = ", which 'wsitool tile SLIDE --coords FILE' cuts"
 _OURS = {"schema_version", "wsitool_version", "content_hash"}
+
+
+def features_folder(path: Path) -> Path:
+    """Where the files of a folder of features lie: in its h5_files, as CLAM has them, or in itself."""
+    inner = path / "h5_files"
+    return inner if inner.is_dir() else path
 
 
 def is_foreign(attributes: Collection[str]) -> bool:
@@ -35,9 +41,9 @@ def hdf5_in_words(file: h5py.File) -> str:
     if "imgs" in names:
         return "patches as CLAM writes them"
     if "patch_level" in coords:
-        return f"positions of patches as CLAM writes them{_CUT_BY}"
+        return f"positions of patches as CLAM writes them{CUT_BY}"
     if "patch_size_level0" in coords:
-        return f"positions of patches as TRIDENT writes them{_CUT_BY}"
+        return f"positions of patches as TRIDENT writes them{CUT_BY}"
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return f"another HDF5 file ({f'with {shown}' if names else 'empty'})"
 

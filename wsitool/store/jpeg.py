@@ -1,4 +1,4 @@
-"""JPEG as the stores keep it: baseline, 4:2:0, one complete stream per patch."""
+"""JPEG as the stores keep it: baseline, one complete stream per patch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-__all__ = ["decode", "decode_into", "encode", "problem_of_decoding", "size_of"]
+from wsitool.store.schema import Sampling
+
+__all__ = ["decode", "decode_into", "encode", "problem_of_decoding", "sampling_of", "size_of"]
 
 
-def encode(patch: NDArray[np.uint8], quality: int) -> bytes:
-    """Encode (H, W, 3) uint8 RGB as a JPEG of `quality` 1-100 with 4:2:0 colour; releases the GIL."""
+def encode(patch: NDArray[np.uint8], quality: int, sampling: Sampling = "420") -> bytes:
+    """Encode (H, W, 3) uint8 RGB as a JPEG of `quality` 1-100; releases the GIL.
+
+    `sampling` "444" keeps a color for every pixel, "420" one for four.
+    """
     encoded: bytes = simplejpeg.encode_jpeg(
-        np.ascontiguousarray(patch), quality=quality, colorspace="RGB", colorsubsampling="420"
+        np.ascontiguousarray(patch), quality=quality, colorspace="RGB", colorsubsampling=sampling
     )
     return encoded
 
@@ -52,3 +57,8 @@ def size_of(data: bytes) -> tuple[int, int]:
     """Width and height of a JPEG, from its header; ValueError if it is damaged."""
     height, width, *_ = simplejpeg.decode_jpeg_header(data)
     return int(width), int(height)
+
+
+def sampling_of(data: bytes) -> str:
+    """The chroma subsampling a JPEG's header states: "444", "420", ..., or "Gray"; ValueError if damaged."""
+    return str(simplejpeg.decode_jpeg_header(data)[3])

@@ -27,6 +27,7 @@ __all__ = [
     "PatchStore",
     "Prepared",
     "Rows",
+    "Sampling",
     "StoreMeta",
     "StoreWriter",
 ]
@@ -40,6 +41,8 @@ LARGEST_PATCH = 16_384
 # native: the slide's own JPEG tiles, copied without decoding.
 Codec = Literal["jpeg", "raw", "native"]
 Format = Literal["hdf5", "zarr"]
+Sampling = Literal["420", "444"]
+"""Of JPEG patches: a color for every four pixels, or for each."""
 SUFFIX_OF: Mapping[Format, str] = {"hdf5": ".h5", "zarr": ".zarr"}
 
 
@@ -59,7 +62,8 @@ class StoreMeta:
     Lengths are pixels; `mpp_*` are um/px, None where the slide states no resolution. `params` holds every
     option of the run that wrote the store, so that it can be repeated. `stride` is in pixels of the patch,
     `patch_size_level0` and `stride_level0` in level-0 pixels. `icc_profile` is the name and hash of the
-    slide's color profile; `params["icc"]` says whether pixels were converted by it.
+    slide's color profile; `params["icc"]` says whether pixels were converted by it. `subsampling` is that of
+    patches compressed here, None where there are none, or in stores of before, where it is "420".
 
     >>> meta = wsitool.open_store("stores/a.h5").meta
     >>> meta.name, meta.group, meta.patch_size, meta.mpp_effective, meta.codec
@@ -86,6 +90,7 @@ class StoreMeta:
     quality: int | None
     reader: str
     icc_profile: str | None = None
+    subsampling: Sampling | None = None
     classes: tuple[str, ...] = ()
     params: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION

@@ -124,7 +124,9 @@ class Writer(ABC):
         if isinstance(patches, np.ndarray):
             patches = patches.copy()  # the caller may fill it anew at once
         if not isinstance(patches, Prepared):
-            patches = prepare(patches, codec=self._meta.codec, quality=self._meta.quality)
+            meta = self._meta
+            sampling = meta.subsampling or "420"
+            patches = prepare(patches, codec=meta.codec, quality=meta.quality, sampling=sampling)
         # Written first: raw HDF5 patches go to the disk in a thread of their own while they are hashed here.
         self._write_patches(patches.data)
         self._hash.add_patches(patches.data, patches.digests)

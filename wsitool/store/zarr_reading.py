@@ -53,8 +53,9 @@ def array_metadata(meta: StoreMeta, patches: int, rows_per_shard: int) -> dict[s
         # A byte has no endianness to state.
         inner: dict[str, Any] = {"name": "bytes"}
     else:
-        # 4:2:0 is given as the sampling factors that imagecodecs understands
-        inner = {"name": "imagecodecs_jpeg", "configuration": {"level": meta.quality, "subsampling": "420"}}
+        # Sampling factors as imagecodecs understands them; "420" in stores of before, which do not state it.
+        configuration = {"level": meta.quality, "subsampling": meta.subsampling or "420"}
+        inner = {"name": "imagecodecs_jpeg", "configuration": configuration}
     # One patch a chunk inside of the shard, at the end of the file an index of where each is.
     sharding = {
         "chunk_shape": [1, size, size, 3],

@@ -39,7 +39,8 @@ class SlideResult:
     `counts` says what happened to the candidates, by reason, `labels` how many kept patches have which class;
     `raw_bytes` is what the patches would take uncompressed, `bytes` what the store takes. `decoded_tiles`
     counts decodes of native tiles, `needed_tiles` the distinct tiles under the patches; both 0 where no tile
-    was decoded.
+    was decoded. `psnr` is how far, in dB, some of its JPEG patches are from the slide's pixels, `subsampling`
+    their colors ("444", "420").
 
     >>> (slide,) = wsitool.tile("slide.svs", "patches", patch_size=128, level=0).slides
     >>> slide.status, slide.kept == slide.counts["kept"], slide.failed
@@ -72,6 +73,8 @@ class SlideResult:
     decoded_tiles: int = 0
     bytes: int = 0
     raw_bytes: int = 0
+    subsampling: str = ""
+    psnr: float | None = None
     seconds: float = 0.0
     fingerprint: str = ""
     content_hash: str = ""
@@ -103,6 +106,7 @@ def of_store(meta: StoreMeta, counts: Mapping[str, int]) -> dict[str, Any]:
         "level": meta.level,
         "mpp_effective": meta.mpp_effective,
         "codec": meta.codec,
+        "subsampling": meta.subsampling or "",
         "candidates": sum(counts.values()),
         # Counts always have "kept": `count_reasons` names all reasons, 0 or not.
         "kept": counts["kept"],

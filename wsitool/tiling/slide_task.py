@@ -33,11 +33,14 @@ from wsitool.store.schema import SUFFIX_OF, UNLABELLED, Candidates, Failure, For
 from wsitool.tiling.candidates import count_reasons, with_unreadable
 from wsitool.tiling.cutter import Block
 from wsitool.tiling.executor import Executor, executor
+from wsitool.tiling.fidelity import Fidelity, stored_sampling
 from wsitool.tiling.labelling import SlideAnnotation, count_labels
 from wsitool.tiling.results import SlideResult, of_store, preview_of
 from wsitool.tiling.source import patch_source
 
 __all__ = ["SlideTask", "available_threads", "run_task", "store_bytes"]
+
+_LOOKED_AT = 32  # patches of a slide that are decoded again to say what JPEG cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +190,8 @@ class _Cutting:
         self._failures: list[Failure] = []
         self._failed: list[int] = []
         self._hash = ""
+        self._sampling = stored_sampling(self._spec.subsampling, slide.tiles(self._grid.plan.level))
+        self._fidelity = Fidelity()
         self._labels: NDArray[np.int16] | None = None
         self._note = ""
 
@@ -232,14 +237,24 @@ class _Cutting:
             self._hash = writer.finish(final, counts=count_reasons(final), failures=self._failures)
 
     def _blocks(self, pool: Executor) -> Iterator[Block[Prepared]]:
-        codec, quality = self._spec.codec, self._spec.quality
+        codec, quality, sampling = self._spec.codec, self._spec.quality, self._sampling
         if codec == "native":
-            return self._source.native_blocks(pool=pool)
+            yield from self._source.native_blocks(pool=pool)
+            return
 
-        def convert(pixels: NDArray[np.uint8]) -> Prepared:
-            return prepare(pixels, codec=codec, quality=quality)
+        def convert(pixels: NDArray[np.uint8]) -> tuple[Prepared, NDArray[np.uint8]]:
+            return prepare(pixels, codec=codec, quality=quality, sampling=sampling), pixels[
+                len(pixels) // 2
+            ].copy()
 
-        return self._source.blocks(convert, pool=pool)
+        step, due = max(1, len(self._source.kept) // _LOOKED_AT), 0
+        for block in self._source.blocks(convert, pool=pool):
+            payload, middle = block.payload or (None, None)
+            # In the order of the patches, so that the figure does not depend on the threads.
+            if payload is not None and middle is not None and codec == "jpeg" and block.start >= due:
+                self._fidelity.look(middle, payload.data[len(payload) // 2])
+                due += step
+            yield Block(start=block.start, stop=block.stop, failures=block.failures, payload=payload)
 
     def _note_failures(self, block: Block[Prepared], kept: NDArray[np.int64]) -> None:
         # By position, though threads may have met them in another order.
@@ -305,6 +320,7 @@ class _Cutting:
             quality=spec.quality if spec.codec == "jpeg" else None,
             reader=info.reader,
             icc_profile=profile_name(info.icc_profile) or None,
+            subsampling=self._sampling if spec.codec == "jpeg" else None,
             classes=self._task.classes,
             params=self._task.params(),
         )
@@ -358,6 +374,7 @@ class _Cutting:
             bytes=0 if self._task.dry_run else store_bytes(self._task.store),
             seconds=seconds,
             content_hash=self._hash,
+            psnr=self._fidelity.decibels,
             **of_store(self._meta(), count_reasons(candidates)),
         )
 

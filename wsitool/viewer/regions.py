@@ -117,7 +117,8 @@ def _told(features: list[Feature]) -> list[dict[str, Any]]:
     for feature in features:
         geometry, properties = feature.get("geometry") or {}, feature.get("properties") or {}
         kind = geometry.get("type")
-        if kind not in ("Polygon", "MultiPolygon") or properties.get("objectType") == "tile":
+        is_tile = "tile" in (properties.get("objectType"), properties.get("object_type"))
+        if kind not in ("Polygon", "MultiPolygon") or is_tile:
             continue
         polygons = [geometry["coordinates"]] if kind == "Polygon" else geometry["coordinates"]
         named = properties.get("classification") or {}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -70,27 +71,87 @@ def test_a_table_of_positions_is_cut_again(stores: Path, tmp_path: Path) -> None
 
 
 def test_webdataset_shards(stores: Path, tmp_path: Path) -> None:
-    done = export_stores(stores, tmp_path / "wds", "webdataset", shard_size=50)
+    done = export_stores(stores, tmp_path / "wds", "webdataset", shard_size=5)
     samples: dict[str, dict[str, bytes]] = {}
+    per_shard: list[int] = []
     for name in done.files:
         with tarfile.open(tmp_path / "wds" / name) as tar:
             members = tar.getmembers()
-            assert len({member.name.split(".")[0] for member in members}) <= 50
+            per_shard.append(len({member.name.split(".")[0] for member in members}))
             for member in members:
                 key, _, suffix = member.name.partition(".")
                 file = tar.extractfile(member)
                 assert file is not None
                 samples.setdefault(key, {})[suffix] = file.read()
-    assert len(samples) == done.patches and len(done.files) == -(-done.patches // 50)
+    assert len(samples) == done.patches and len(done.files) == -(-done.patches // 5)
+    assert max(per_shard) <= 5 and max(per_shard) - min(per_shard) <= 1
     with open_store(stores / "s.benign.h5") as store:
         key = next(key for key in samples if key.startswith("s_benign_000003"))
         facts = json.loads(samples[key]["json"])
         assert [facts["x"], facts["y"]] == store.coords[3].tolist() and facts["group"] == "p0"
         assert samples[key]["cls"] == b"0" and samples[key]["jpg"] == store.encoded([3])[0]
-    again = export_stores(stores, tmp_path / "wds2", "webdataset", shard_size=50)
+    again = export_stores(stores, tmp_path / "wds2", "webdataset", shard_size=5)
     assert [(tmp_path / "wds" / n).read_bytes() for n in done.files] == [
         (tmp_path / "wds2" / n).read_bytes() for n in again.files
     ]
+
+
+def test_webdataset_has_shards_for_sixteen_readers_in_an_order_of_its_seed(
+    stores: Path, tmp_path: Path
+) -> None:
+    orders: dict[int, list[str]] = {}
+    for seed in (0, 1):
+        out = tmp_path / str(seed)
+        done = export_stores(stores, out, "webdataset", seed=seed)
+        assert len(done.files) == 16 < done.patches
+        orders[seed], mixed = [], 0
+        for file in done.files:
+            with tarfile.open(out / file) as tar:
+                names = [name for name in tar.getnames() if name.endswith(".jpg")]
+            orders[seed] += names
+            mixed += len({name.partition("_0")[0] for name in names}) > 1
+        assert mixed > 8  # of two classes, one per slide, that would come one after the other
+    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1]) != orders[0]
+    with pytest.raises(UsageError, match="made otherwise"):
+        export_stores(stores, tmp_path / "0", "webdataset", seed=1)
+
+
+def test_a_split_is_exported_with_its_sides(stores: Path, tmp_path: Path) -> None:
+    split = tmp_path / "split"
+    for side, name in (("train", "s.benign.h5"), ("test", "s.dcis.h5")):
+        (split / side).mkdir(parents=True)
+        (split / side / name).symlink_to(stores / name)
+    (split / "split.json").write_text("{}")
+    done = export_stores(split, tmp_path / "table", "csv")
+    rows = read_table(tmp_path / "table" / "coords.csv", needs=("slide", "split", "path")).rows
+    assert done.stores == 2
+    assert {(row["slide"], row["split"]) for row in rows} == {("s.benign", "train"), ("s.dcis", "test")}
+
+
+def test_lists_of_slides_are_what_clam_and_trident_read(stores: Path, tmp_path: Path) -> None:
+    """By CLAM's extract_features_fp and dataset classes, and TRIDENT's --custom_list_of_wsis, with pandas."""
+    export_stores(stores, tmp_path / "clam", "clam")
+    names = pd.read_csv(tmp_path / "clam" / "process_list_autogen.csv")["slide_id"].tolist()
+    assert names == ["s.benign.svs", "s.dcis.svs"]
+    assert all((tmp_path / "clam" / "patches" / f"{n.split('.svs')[0]}.h5").is_file() for n in names)
+    dataset = pd.read_csv(tmp_path / "clam" / "dataset.csv")
+    assert dataset.values.tolist() == [["p0", "s.benign", "benign"], ["p1", "s.dcis", "dcis"]]
+    export_stores(stores, tmp_path / "trident", "trident")
+    wsis = pd.read_csv(tmp_path / "trident" / "wsis.csv")
+    assert wsis.columns.tolist() == ["wsi", "mpp"] and wsis["mpp"].tolist() == [0.5, 0.5]
+    assert wsis["wsi"].tolist() == names
+
+
+def test_trident_is_told_of_several_folders(stores: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    shutil.copytree(stores, folder)
+    with open_store(stores / "s.dcis.h5") as store:
+        tile_slides([store.meta.source], tmp_path / "other", TileSpec(patch_size=128, mpp=0.5), workers=1)
+    shutil.copy(tmp_path / "other" / "s.dcis.h5", folder / "fine.h5")
+    run = CliRunner().invoke(main, ["export", str(folder), "--to", "trident", "--out", str(tmp_path / "t")])
+    assert "so there are 2 folders" in run.output, run.output
+    assert "10x_64px_16px_overlap, 20x_128px_0px_overlap" in run.output
+    assert not export_stores(stores, tmp_path / "one", "trident").notes
 
 
 def test_clam_and_trident_mean_different_things_by_patch_size(stores: Path, tmp_path: Path) -> None:
@@ -135,7 +196,7 @@ def test_raw_imports_become_png_and_have_no_place_on_a_slide(real_data: Path, tm
         name = next(name for name in done.files if first.stem in name)
         pixels = np.asarray(Image.open(io.BytesIO((tmp_path / "images" / name).read_bytes())))
         np.testing.assert_array_equal(pixels, store.read([0])[0])
-    for target in ("clam", "trident", "geojson"):
+    for target in ("clam", "trident", "hs2p", "csv", "geojson"):
         with pytest.raises(StoreError, match="imported images"):
             export_stores(tmp_path / "k", tmp_path / target, target)  # type: ignore[arg-type]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "k"]
@@ -148,14 +209,14 @@ def test_wrong_usage_writes_nothing(stores: Path, tmp_path: Path) -> None:
         export_stores(stores, tmp_path / "full", "clam")
     with pytest.raises(StoreError, match="no patch store"):
         export_stores(tmp_path / "full", tmp_path / "out", "clam")
-    with pytest.raises(UsageError, match="no export format 'zip': choose one of clam, trident, csv, geojson"):
+    with pytest.raises(UsageError, match="no export format 'zip': choose one of clam, trident, hs2p, csv"):
         export_stores(stores, tmp_path / "out", "zip")
     assert not (tmp_path / "out").exists()
 
 
 def test_command_line(stores: Path, tmp_path: Path) -> None:
     run = CliRunner().invoke(main, ["export", str(stores), "--to", "trident", "--out", str(tmp_path / "t")])
-    assert run.exit_code == 0 and "2 stores in 2 files" in run.output, run.output
+    assert run.exit_code == 0 and "2 stores in 3 files" in run.output, run.output
 
 
 TARGETS = tuple(EXPORTS)
@@ -181,7 +242,8 @@ def test_an_export_goes_on_where_it_was_ended(stores: Path, tmp_path: Path, to: 
     (out / "export.jsonl").write_text("".join(record[:-1]) + record[-1][:20])
     (out / whole.files[0]).with_name(".x.0123abcd.partial").write_bytes(b"half")
     again = export_stores(stores, out, to, shard_size=50)
-    assert again.skipped == len(record) - 1 and again.files == whole.files
+    # The part of the file, and that of the line, where these are two.
+    assert len(record) - 2 <= again.skipped < len(record) and again.files == whole.files
     assert again.patches == whole.patches and _tree(out) == expected
     kept = [name for name in whole.files if (out / name).stat().st_ino == inodes[name]]
     assert len(kept) >= (len(whole.files) - 1) // len(record)
@@ -206,7 +268,9 @@ def test_a_signal_leaves_no_half_of_a_file(
     monkeypatch.setattr(Reader, "coords", property(stopping))
     with pytest.raises(Interrupted) as stop, stoppable():
         export_stores(stores, out, to, shard_size=60)
-    assert re.fullmatch(r"\d of \d (stores|shards|tables) exported; run again to go on", stop.value.progress)
+    assert re.fullmatch(
+        r"\d+ of \d+ (stores|shards|tables) exported; run again to go on", stop.value.progress
+    )
     assert not [path for path in out.rglob(".*") if path.is_file()]
     monkeypatch.undo()
     export_stores(stores, out, to, shard_size=60)
@@ -216,15 +280,17 @@ def test_a_signal_leaves_no_half_of_a_file(
 
 def test_another_export_is_only_replaced_when_asked(stores: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    export_stores(stores, out, "webdataset", shard_size=50)
+    export_stores(stores, out, "webdataset", shard_size=5)
     (out / "notes.txt").write_text("mine")
     before = _tree(out)
-    for to, size in (("webdataset", 40), ("clam", 50)):
+    for to, size in (("webdataset", 4), ("clam", 5)):
         with pytest.raises(UsageError, match=r"made otherwise .* pass --overwrite"):
             export_stores(stores, out, to, shard_size=size)
     assert _tree(out) == before
     export_stores(stores, out, "clam", overwrite=True)
-    assert sorted(_tree(out)) == ["export.jsonl", "notes.txt", "patches/s.benign.h5", "patches/s.dcis.h5"]
+    tables = ["dataset.csv", "export.jsonl", "notes.txt"]
+    patches = ["patches/s.benign.h5", "patches/s.dcis.h5", "process_list_autogen.csv"]
+    assert sorted(_tree(out)) == tables + patches
 
 
 def test_a_record_names_nothing_outside_to_be_removed(stores: Path, tmp_path: Path) -> None:
@@ -277,7 +343,8 @@ def test_damaged_patches_are_left_out_and_told(stores: Path, tmp_path: Path, to:
         assert done.patches == len(store) - 1
     if to == "imagefolder":
         assert len(list((tmp_path / "out").rglob("*.jpg"))) == len(done.files) == done.patches
-    assert export_stores(folder, tmp_path / "out", to).skipped == 0  # it is tried again
+    tried_again = export_stores(folder, tmp_path / "out", to)
+    assert tried_again.skipped == (0 if to == "imagefolder" else 15) and tried_again.failed == done.failed
 
 
 def test_two_exports_into_one_folder_are_kept_apart(stores: Path, tmp_path: Path) -> None:

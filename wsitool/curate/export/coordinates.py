@@ -1,9 +1,10 @@
-"""Patch positions for other programs: CLAM, TRIDENT, QuPath, and a table. No pixels are copied."""
+"""Patch positions for other programs: CLAM, TRIDENT, QuPath. No pixels are copied."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +12,50 @@ import h5py
 import numpy as np
 
 from wsitool.base.files import replace_file, replace_file_in_parts
-from wsitool.base.tables import table_bytes
 from wsitool.curate.export.parts import ExportOutcome, ExportPart, ExportPlan, ExportSource, part_per_store
+from wsitool.curate.export.tables import clam_tables, trident_table
 from wsitool.errors import StoreError
 from wsitool.report.colors import Rgb
 from wsitool.report.geojson import Tiles, class_colors, collection_of, rejected_features, tissue_features
 from wsitool.slides.tissue import TissueMask
-from wsitool.store.attributes import coords_attributes, magnifications, plain_text
+from wsitool.store.attributes import clam_attributes, coords_attributes, magnifications
 from wsitool.store.opening import open_store
 from wsitool.store.reader import Reader
 from wsitool.store.schema import UNLABELLED
 from wsitool.tiling.reopening import tissue_of_store
 
-__all__ = ["plan_clam", "plan_coords", "plan_geojson", "plan_trident"]
+__all__ = ["plan_clam", "plan_geojson", "plan_trident"]
 
-_COORDS = "coords.csv"
-_COLUMNS = ("slide", "x", "y", "patch_size", "patch_size_level0", "level", "mpp", "label", "group", "path")
-
-_LAYERS = 2  # of the GeoJSON: an export of an earlier version is written again
+_LAYERS = 3  # of the GeoJSON: an export of an earlier version is written again
 
 
 def plan_clam(sources: Sequence[ExportSource], *, classes: Sequence[str], shard_size: int) -> ExportPlan:
-    """A file of positions per store, for CLAM."""
-    return part_per_store(sources, _clam_file)
+    """A file of positions per store, for CLAM, and its lists of slides."""
+    return _with_tables(part_per_store(sources, _clam_file), sources, clam_tables)
 
 
 def plan_trident(sources: Sequence[ExportSource], *, classes: Sequence[str], shard_size: int) -> ExportPlan:
-    """A file of positions per store, for TRIDENT."""
-    return part_per_store(sources, _trident_file)
+    """A file of positions per store, for TRIDENT, in a folder for each resolution, and a list of slides."""
+    plan = _with_tables(part_per_store(sources, _trident_file), sources, trident_table)
+    folders = sorted({part.made_of["file"].partition("/")[0] for part in plan.parts if not part.renewed})
+    if len(folders) < 2:
+        return plan
+    note = (
+        f"the stores are of several sizes or resolutions, so there are {len(folders)} folders, of which "
+        f"TRIDENT takes one at a time (--coords_dir): {', '.join(folders)}"
+    )
+    return replace(plan, notes=(note,))
+
+
+def _with_tables(
+    plan: ExportPlan,
+    sources: Sequence[ExportSource],
+    tables: Callable[[Sequence[ExportSource]], list[ExportPart]],
+) -> ExportPlan:
+    """The plan with tables of those stores that are in it."""
+    failed = {name for name, _ in plan.failed}
+    listed = [source for source in sources if source.name not in failed]
+    return replace(plan, parts=[*plan.parts, *tables(listed)]) if listed else plan
 
 
 def plan_geojson(sources: Sequence[ExportSource], *, classes: Sequence[str], shard_size: int) -> ExportPlan:
@@ -47,63 +64,9 @@ def plan_geojson(sources: Sequence[ExportSource], *, classes: Sequence[str], sha
     return part_per_store(sources, lambda source: _geojson_file(source, classes), numbers=numbers)
 
 
-def plan_coords(sources: Sequence[ExportSource], *, classes: Sequence[str], shard_size: int) -> ExportPlan:
-    """One coords.csv with a row for each patch of all stores; x and y are level-0 pixels."""
-    of_slides = [source for source in sources if not source.of_images]
-
-    def write(out: Path) -> ExportOutcome:
-        problems: list[str] = []
-        replace_file_in_parts(out / _COORDS, _rows_of(of_slides, problems))
-        left_out = "; ".join(problems)
-        return ExportOutcome(patches=sum(source.patches for source in of_slides), problem=left_out)
-
-    part = ExportPart(
-        name=_COORDS,
-        made_of={"file": _COORDS, "stores": {source.name: source.identity for source in of_slides}},
-        files=lambda: [_COORDS],
-        write=write,
-        patches=sum(source.patches for source in of_slides),
-    )
-    failed = [(source.name, _of_images(source)) for source in sources if source.of_images]
-    return ExportPlan(parts=[part] if of_slides else [], failed=failed, unit="tables")
-
-
-def _rows_of(sources: Sequence[ExportSource], problems: list[str]) -> Iterator[bytes]:
-    yield table_bytes([_COLUMNS])
-    for source in sources:
-        meta = source.meta
-        try:
-            with open_store(source.path) as store:
-                coords, labels = store.coords, store.labels
-        except StoreError as error:
-            problems.append(str(error))
-            continue
-        names = dict(enumerate(meta.classes))
-        numbers = np.full(len(coords), UNLABELLED) if labels is None else labels
-        same = (meta.patch_size, meta.patch_size_level0, meta.level, meta.mpp_effective)
-        yield table_bytes(
-            (meta.name, x, y, *same, names.get(number), meta.group, meta.source)
-            for (x, y), number in zip(coords.tolist(), numbers.tolist(), strict=True)
-        )
-
-
 def _clam_file(source: ExportSource) -> ExportPart:
-    """`patches/<slide>.h5` as CLAM's create_patches_fp writes it: `/coords` (N, 2) level-0 x, y.
-
-    CLAM's `patch_size` counts pixels of `patch_level`. Level 0 is the one level that fits every resolution
-    exactly, so it is used always; CLAM then resizes to its encoder's input.
-    """
-    meta = _of_slide(source).meta
-    dims = [meta.level0_width, meta.level0_height]
-    attributes = {
-        "patch_size": round(meta.patch_size_level0),
-        "patch_level": 0,
-        "downsample": [1.0, 1.0],
-        "downsampled_level_dim": dims,
-        "level_dim": dims,
-        "name": plain_text(meta.name),
-        "save_path": "patches",
-    }
+    """`patches/<slide>.h5` as CLAM's create_patches_fp writes it: `/coords` (N, 2) level-0 x, y."""
+    attributes = clam_attributes(_of_slide(source).meta, "patches")
     return _h5_part(source, f"patches/{source.slide}.h5", attributes)
 
 
@@ -198,12 +161,5 @@ def _features(store: Reader, colors: Mapping[str, Rgb], mask: TissueMask | None)
 
 def _of_slide(source: ExportSource) -> ExportSource:
     if source.of_images:
-        raise _of_images(source)
+        raise source.has_no_slide()
     return source
-
-
-def _of_images(source: ExportSource) -> StoreError:
-    return StoreError(
-        f"{source.path} holds patches of imported images, which have no place on a slide: export it to "
-        "imagefolder or webdataset."
-    )

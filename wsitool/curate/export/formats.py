@@ -41,6 +41,8 @@ class PlanExport(Protocol):
 class Export:
     """A format that others read, in words `about`; `plan` names its `PlanExport` as "module:name".
 
+    One that `shuffles` is called with a `seed` (int) besides.
+
     >>> wsitool.Export(name="tsv", plan="my_tsv:plan", about="a line per patch").name
     'tsv'
     """
@@ -48,6 +50,7 @@ class Export:
     name: str
     plan: str
     about: str
+    shuffles: bool = False
 
 
 EXPORTS: Registry[Export] = Registry(
@@ -58,17 +61,22 @@ EXPORTS: Registry[Export] = Registry(
         Export(
             name="clam",
             plan="wsitool.curate.export.coordinates:plan_clam",
-            about="positions as CLAM's create_patches_fp writes them",
+            about="positions as CLAM's create_patches_fp writes them, and its lists of slides",
         ),
         Export(
             name="trident",
             plan="wsitool.curate.export.coordinates:plan_trident",
-            about="positions in TRIDENT's convention",
+            about="positions in TRIDENT's convention, and its list of slides",
+        ),
+        Export(
+            name="hs2p",
+            plan="wsitool.curate.export.hs2p:plan_hs2p",
+            about="positions as hs2p writes them, for slide2vec",
         ),
         Export(
             name="csv",
-            plan="wsitool.curate.export.coordinates:plan_coords",
-            about="one table of all positions with size, resolution, label and group",
+            plan="wsitool.curate.export.tables:plan_coords",
+            about="one table of all positions with size, resolution, label, group and side of a split",
         ),
         Export(
             name="geojson",
@@ -83,7 +91,8 @@ EXPORTS: Registry[Export] = Registry(
         Export(
             name="webdataset",
             plan="wsitool.curate.export.images:plan_webdataset",
-            about="tar shards of images with their class and place",
+            about="tar shards of images with their class and place, in shuffled order",
+            shuffles=True,
         ),
     ),
 )

@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,8 @@ from wsitool.store.schema import UNLABELLED
 __all__ = ["plan_image_folders", "plan_webdataset"]
 
 _BATCH = 256
+_LEAST_SHARDS = 16  # each process that reads has its own shards
+_SHUFFLED = 0x3D5A  # a constant of its own for each draw from one seed
 _UNLABELLED = "unlabelled"
 
 
@@ -43,11 +44,28 @@ def plan_image_folders(
 
 
 def plan_webdataset(
-    sources: Sequence[ExportSource], *, classes: Sequence[str], shard_size: int
+    sources: Sequence[ExportSource], *, classes: Sequence[str], shard_size: int, seed: int = 0
 ) -> ExportPlan:
-    """Tar shards over all stores, a part each."""
+    """Tar shards over all stores, a part each: at least sixteen where there are so many patches.
+
+    Every shard has samples of all stores, in an order drawn by `seed`: readers shuffle no more than a buffer.
+    """
     numbers = {name: number for number, name in enumerate(classes)}
-    return ExportPlan(parts=_webdataset_shards(sources, numbers, shard_size), numbers=numbers, unit="shards")
+    ends = np.cumsum([0, *(source.patches for source in sources)])
+    total = int(ends[-1])
+    shards = max(-(-total // shard_size), min(_LEAST_SHARDS, total))
+    order = np.random.default_rng([seed, _SHUFFLED]).permutation(total)
+    made_of = {
+        "to": "webdataset",
+        "order": [seed, shards],
+        "stores": [(source.identity, source.key) for source in sources],
+        "classes": numbers,
+    }
+    parts = [
+        _shard(f"shard-{index:06d}.tar", sources, ends, own, numbers, made_of)
+        for index, own in enumerate(np.array_split(order, shards))
+    ]
+    return ExportPlan(parts=parts, numbers=numbers, unit="shards")
 
 
 def _class_folders(sources: Sequence[ExportSource]) -> dict[str, str]:
@@ -80,7 +98,7 @@ def _image_folders(sources: Sequence[ExportSource]) -> list[ExportPart]:
 def _places(source: ExportSource, folders: Mapping[str, str]) -> dict[int, str]:
     """The file of each row that is exported."""
     with open_store(source.path) as store:
-        names = _labels_of(store, range(len(store)))
+        names = _labels_of(store)
         paths = {}
         for row, ((x, y), name) in enumerate(zip(store.coords.tolist(), names, strict=True)):
             if name is not None or not folders:
@@ -100,83 +118,75 @@ def _write_folders(source: ExportSource, folders: Mapping[str, str], out: Path) 
     return ExportOutcome(patches=len(places) - len(bad), problem=_problem(source, bad))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Rows:
-    """Some rows of a store, in a shard."""
-
-    source: ExportSource
-    first: int
-    stop: int
-
-
-def _webdataset_shards(
-    sources: Sequence[ExportSource], numbers: Mapping[str, int], shard_size: int
-) -> list[ExportPart]:
-    """Tar files of `shard_size` samples over all stores in order, a part each; `numbers` are the classes'.
-
-    A sample is .jpg or .png and .json, and .cls where it has a label.
-    """
-    ends = np.cumsum([0, *(source.patches for source in sources)])
-    parts = []
-    for index, (first, stop) in enumerate(pairwise([*range(0, int(ends[-1]), shard_size), int(ends[-1])])):
-        rows = [
-            _Rows(source=source, first=max(0, first - begin), stop=min(end, stop) - begin)
-            for source, (begin, end) in zip(sources, pairwise(ends.tolist()), strict=True)
-            if begin < stop and end > first
-        ]
-        parts.append(_shard(f"shard-{index:06d}.tar", rows, numbers))
-    return parts
-
-
-def _shard(name: str, rows: Sequence[_Rows], numbers: Mapping[str, int]) -> ExportPart:
-    classes = {label for part in rows for label in part.source.labels}
+def _shard(
+    name: str,
+    sources: Sequence[ExportSource],
+    ends: NDArray[np.int64],
+    samples: NDArray[np.int64],
+    numbers: Mapping[str, int],
+    made_of: Mapping[str, Any],
+) -> ExportPart:
+    """The shard of `samples` (n,), which count the rows of all sources, whose first ones are at `ends`."""
     return ExportPart(
         name=name,
-        made_of={
-            "to": "webdataset",
-            "rows": [(part.source.identity, part.source.key, part.first, part.stop) for part in rows],
-            "classes": {label: numbers[label] for label in classes},
-        },
+        made_of={**made_of, "name": name},
         files=lambda: [name],
-        write=lambda out: _write_shard(out / name, rows, numbers),
-        patches=sum(part.stop - part.first for part in rows),
+        write=lambda out: _write_shard(out / name, sources, ends, samples, numbers),
+        patches=len(samples),
     )
 
 
-def _write_shard(path: Path, rows: Sequence[_Rows], numbers: Mapping[str, int]) -> ExportOutcome:
-    problems, patches = [], 0
+def _write_shard(
+    path: Path,
+    sources: Sequence[ExportSource],
+    ends: NDArray[np.int64],
+    samples: NDArray[np.int64],
+    numbers: Mapping[str, int],
+) -> ExportOutcome:
+    """Read store by store, each opened once, into a file without a name; then write in the samples' order."""
+    problems: list[str] = []
+    places: dict[int, tuple[str, list[tuple[str, int, int]]]] = {}
+    owner = np.searchsorted(ends, samples, side="right") - 1
     pending = Pending(path, overwrite=True)
     try:
-        # PAX: the older format has no names of more than 100 bytes, 33 Korean letters
-        with tarfile.open(pending.temporary, "w", format=tarfile.PAX_FORMAT) as tar:
-            for part in rows:
+        with tempfile.TemporaryFile(dir=path.parent) as spool:
+            for index in np.unique(owner).tolist():
+                rows = np.sort(samples[owner == index] - ends[index]).tolist()
                 bad: dict[int, str] = {}
-                for key, members in _samples(part, numbers, bad):
-                    _append(tar, key, members)
-                    patches += 1
-                problems += [_problem(part.source, bad)] if bad else []
+                for row, key, members in _samples(sources[index], rows, numbers, bad):
+                    parts = []
+                    for suffix, data in members.items():
+                        parts.append((suffix, spool.tell(), len(data)))
+                        spool.write(data)
+                    places[int(ends[index]) + row] = key, parts
+                problems += [_problem(sources[index], bad)] if bad else []
+            # PAX: the older format has no names of more than 100 bytes, 33 Korean letters
+            with tarfile.open(pending.temporary, "w", format=tarfile.PAX_FORMAT) as tar:
+                for sample in samples.tolist():
+                    if sample in places:
+                        _append(tar, spool, *places[sample])
         pending.commit()
     finally:
         pending.discard()
-    return ExportOutcome(patches=patches, problem="; ".join(problems))
+    return ExportOutcome(patches=len(places), problem="; ".join(problems))
 
 
-def _append(tar: tarfile.TarFile, key: str, members: Mapping[str, bytes]) -> None:
-    for suffix, data in members.items():
+def _append(tar: tarfile.TarFile, spool: IO[bytes], key: str, parts: Sequence[tuple[str, int, int]]) -> None:
+    for suffix, start, length in parts:
         entry = tarfile.TarInfo(f"{key}.{suffix}")
-        entry.size = len(data)
-        tar.addfile(entry, io.BytesIO(data))
+        entry.size = length
+        spool.seek(start)
+        tar.addfile(entry, spool)
 
 
 def _samples(
-    part: _Rows, numbers: Mapping[str, int], bad: dict[int, str]
-) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and files of each row that can be read; the others are noted in `bad`."""
-    meta = part.source.meta
-    with open_store(part.source.path) as store:
+    source: ExportSource, rows: Sequence[int], numbers: Mapping[str, int], bad: dict[int, str]
+) -> Iterator[tuple[int, str, dict[str, bytes]]]:
+    """Row, key and files of each of `rows` that can be read; the others are noted in `bad`."""
+    meta = source.meta
+    with open_store(source.path) as store:
         coords, tissue, sources = store.coords, store.tissue, store.sources
-        rows = range(part.first, part.stop)
-        labels = dict(zip(rows, _labels_of(store, rows), strict=True))
+        labels = _labels_of(store)
         for row, image in _images(store, rows, bad):
             x, y = coords[row].tolist()
             about: dict[str, Any] = {
@@ -195,7 +205,7 @@ def _samples(
             label = labels[row]
             if label is not None:
                 members["cls"] = str(numbers[label]).encode()
-            yield _key(part.source, row, x, y), members
+            yield row, _key(source, row, x, y), members
 
 
 def _images(store: Reader, rows: Sequence[int], bad: dict[int, str]) -> Iterator[tuple[int, bytes]]:
@@ -213,10 +223,10 @@ def _images(store: Reader, rows: Sequence[int], bad: dict[int, str]) -> Iterator
             yield from zip([row for _, row in good], store.encoded([row for _, row in good]), strict=True)
 
 
-def _labels_of(store: Reader, rows: range) -> list[str | None]:
+def _labels_of(store: Reader) -> list[str | None]:
     if store.labels is None:
-        return [None] * len(rows)
-    numbers = store.labels[rows.start : rows.stop].tolist()
+        return [None] * len(store)
+    numbers = store.labels.tolist()
     return [None if number == UNLABELLED else store.meta.classes[number] for number in numbers]
 
 

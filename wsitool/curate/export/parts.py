@@ -15,7 +15,8 @@ from typing import Any
 from wsitool.base.file_names import file_names, safe_name
 from wsitool.base.files import replace_file
 from wsitool.base.json_files import parse_json
-from wsitool.errors import WsitoolError
+from wsitool.curate.splitting import side_of
+from wsitool.errors import StoreError, WsitoolError
 from wsitool.store.reader import Reader
 from wsitool.store.schema import UNLABELLED, StoreMeta
 
@@ -40,7 +41,8 @@ class ExportSource:
 
     `name` is what it is called in the record, two stores of one name in two folders apart.
 
-    `labels` counts its patches by class name; `identity` is a hash of its content and attributes.
+    `split` is "train" or "test" where the store lies on that side of a `wsitool split`. `labels` counts its
+    patches by class name; `identity` is a hash of its content and attributes.
 
     >>> store = wsitool.open_store("stores/a.h5")
     >>> source = wsitool.ExportSource(
@@ -59,6 +61,14 @@ class ExportSource:
     name: str = ""
     slide: str = ""
     key: str = ""
+    split: str = ""
+
+    def has_no_slide(self) -> StoreError:
+        """The error that says why positions of these patches cannot be exported."""
+        return StoreError(
+            f"{self.path} holds patches of imported images, which have no place on a slide: export it to "
+            "imagefolder or webdataset."
+        )
 
 
 def source_of(store: Reader) -> ExportSource:
@@ -73,6 +83,7 @@ def source_of(store: Reader) -> ExportSource:
         labels=Counter(store.meta.classes[number] for number in numbers),
         identity=_digest({"meta": meta, "content_hash": store.content_hash}),
         of_images=store.sources is not None,
+        split=side_of(store.path),
     )
 
 
@@ -105,7 +116,8 @@ class ExportOutcome:
 class ExportPart:
     """Files that are written together. `made_of` is all that decides what is in them, as JSON holds it.
 
-    `files` lists them relative to the export; `write` writes them below the folder it is given.
+    `files` lists them relative to the export; `write` writes them below the folder it is given. A `renewed`
+    part is of all stores, and replaced where these are others than in the run before.
 
     >>> part = wsitool.ExportPart(
     ...     name="a",
@@ -123,6 +135,7 @@ class ExportPart:
     files: Callable[[], list[str]]
     write: Callable[[Path], ExportOutcome]
     patches: int
+    renewed: bool = False
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -139,7 +152,7 @@ class ExportPlan:
     """All files of an export. `numbers` are the classes as its reader counts them, {} where it has none.
 
     `failed` is (store, why) for stores that the format cannot hold; `unit` what a part is called to people;
-    `left_out` counts patches that have no place in the format.
+    `left_out` counts patches that have no place in the format, `notes` are what else to tell.
 
     >>> wsitool.ExportPlan(parts=[], numbers={"benign": 0}).unit
     'stores'
@@ -150,6 +163,7 @@ class ExportPlan:
     failed: Sequence[tuple[str, WsitoolError]] = ()
     unit: str = "stores"
     left_out: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def part_per_store(
@@ -193,9 +207,11 @@ class Record:
                 continue
 
     def differing(self, parts: Sequence[ExportPart]) -> list[str]:
-        """The recorded parts that `parts` has not, or made of something else."""
+        """The recorded parts that `parts` has not, or made of something else and not to be renewed."""
         expected = {part.name: _digest(part.made_of) for part in parts}
-        return [name for name, entry in self.parts.items() if expected.get(name) != entry["fingerprint"]]
+        renewed = {part.name for part in parts if part.renewed}
+        others = [name for name, entry in self.parts.items() if expected.get(name) != entry["fingerprint"]]
+        return [name for name in others if name not in renewed]
 
     def is_done(self, part: ExportPart) -> bool:
         """Whether `part` was finished as it is now, and all its files are there."""

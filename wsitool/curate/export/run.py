@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from wsitool.base.files import check_writable, write_json
 from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
@@ -25,6 +26,7 @@ from wsitool.curate.export.parts import (
     named,
     source_of,
 )
+from wsitool.curate.splitting import sides_at
 from wsitool.errors import PluginError, StoreError, UsageError, WsitoolError
 from wsitool.store.collection import union_of_classes
 from wsitool.store.opening import find_stores, open_store
@@ -41,6 +43,7 @@ class ExportResult:
 
     `failed` is (store or shard, reason) for what is not or not wholly there. `skipped` counts the parts that
     an earlier run had finished, `left_out` the patches without a label that imagefolder has no place for.
+    `notes` are sentences on what is there.
     """
 
     out: Path
@@ -50,6 +53,7 @@ class ExportResult:
     failed: tuple[tuple[str, str], ...] = ()
     skipped: int = 0
     left_out: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def export_stores(
@@ -58,14 +62,15 @@ def export_stores(
     to: str | Export,
     *,
     shard_size: int = 10_000,
+    seed: int = 0,
     overwrite: bool = False,
     reporter: Reporter = SILENT,
 ) -> ExportResult:
     """Export the store at `path`, or all stores in that folder (or several), into the folder `out_dir`.
 
     `to` is a format of `EXPORTS`, or an installed one. JPEG patches are written as stored, never compressed
-    again; raw ones become PNG. webdataset shards hold at most `shard_size` samples. `classes.json` says which
-    number each class has, in all stores the same.
+    again; raw ones become PNG. webdataset shards hold at most `shard_size` samples, in an order drawn by
+    `seed`. `classes.json` says which number each class has, in all stores the same.
 
     What an earlier run finished of the same stores is left alone, the rest is done. A store that cannot be
     exported does not stop the others. Raises UsageError if `out_dir` holds something else (`overwrite`
@@ -79,14 +84,15 @@ def export_stores(
     export = to if isinstance(to, Export) else EXPORTS.get(to)
     if shard_size < 1:
         raise UsageError(f"--shard-size must be at least 1, got {shard_size}.")
-    places = as_list(path)
+    # Of a split both sides: what is where stands in the table of positions.
+    places = [side for place in as_list(path) for side in sides_at(place)]
     stores = find_stores(places)
     if not stores:
         where = ", ".join(f"'{folder}'" for folder in places) or "nowhere"
         raise StoreError(f"There is no patch store at {where}: expected a .h5 or .zarr, or a folder of them.")
     _check_folder(out)
     sources, broken = _open(stores)
-    plan = _plan(export, sources, shard_size)
+    plan = _plan(export, sources, shard_size, seed)
     plan = replace(plan, failed=[*broken, *plan.failed])
     if not plan.parts:
         raise plan.failed[0][1]
@@ -112,10 +118,11 @@ def _check_folder(out: Path) -> None:
         raise UsageError(f"'{out}' is not empty: delete it, or give another folder with --out.")
 
 
-def _plan(export: Export, sources: Sequence[ExportSource], shard_size: int) -> ExportPlan:
+def _plan(export: Export, sources: Sequence[ExportSource], shard_size: int, seed: int) -> ExportPlan:
     """What the format makes of the stores; PluginError where that does not keep its contract."""
     classes = union_of_classes([source.meta for source in sources])
-    plan = EXPORTS.call(export, export.plan, sources, classes=classes, shard_size=shard_size)
+    order: dict[str, Any] = {"seed": seed} if export.shuffles else {}
+    plan = EXPORTS.call(export, export.plan, sources, classes=classes, shard_size=shard_size, **order)
     if not isinstance(plan, ExportPlan):
         raise PluginError(f"{EXPORTS.who(export)} must plan a wsitool.ExportPlan, got {repr(plan)[:80]}.")
     return plan
@@ -166,6 +173,7 @@ def _export(
         failed=tuple(failed),
         skipped=sum(outcome.skipped for outcome in outcomes.values()),
         left_out=plan.left_out,
+        notes=tuple(plan.notes),
     )
 
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from wsitool.base.limits import check_picture
 from wsitool.errors import UnsupportedSlideError
@@ -24,11 +24,12 @@ from wsitool.slides.readers.tiff import open_tiff
 from wsitool.slides.readers.tiles import TiledSlide
 from wsitool.slides.slide import Level, SlideInfo
 
-__all__ = ["open_image", "picture_size"]
+__all__ = ["is_coarse_in_color", "open_image", "picture_size"]
 
 RgbArray = NDArray[np.uint8]
 _STRIP = 64
 _ORIENTATION = 274  # of EXIF
+_PILLOWS_420 = 2
 # Bytes of a BMP: both headers, that of the file, the least of the picture's, and what some writers add.
 _BMP_HEAD, _BMP_FILE, _BMP_INFO, _BMP_PADDING = 54, 14, 40, 4
 # Drawn by other programs, or icons, whose size shows only when they are decoded.
@@ -120,6 +121,17 @@ def picture_size(path: Path) -> tuple[int, int] | None:
             return image.size
     except _DAMAGED:
         return None
+
+
+def is_coarse_in_color(path: Path) -> bool:
+    """Whether a picture is a JPEG, by its header of no more than a color for four pixels: 4:2:0 or gray."""
+    try:
+        with path.open("rb") as stream, _open_unlimited(stream) as image:
+            if not isinstance(image, JpegImagePlugin.JpegImageFile):
+                return False
+            return image.mode == "L" or JpegImagePlugin.get_sampling(image) == _PILLOWS_420
+    except _DAMAGED:
+        return False
 
 
 _PILLOW_LIMIT = threading.Lock()
