@@ -39,6 +39,7 @@ def export_encoder(
     image_size: int | None = None,
     snapshot: str | None = None,
     push: str | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write the encoder of a run folder or file to `out` for another library, and return the path.
 
@@ -51,7 +52,8 @@ def export_encoder(
     was trained at). Raises UsageError for another `to` or suffix or a missing library, EncoderError if the
     backbone has no such form or the library computes something else (1e-4) with the written file. With `to`
     "hf", `out` is a folder for a hub, see `write_folder`, which is then uploaded to its repository `push`
-    (ORG/NAME); EncoderError where that fails, and the folder is there.
+    (ORG/NAME); EncoderError where that fails, and the folder is there. What is the same already stays, and
+    anything else is replaced only with `overwrite`: UsageError.
 
     >>> wsitool.export_encoder("encoder.safetensors", "resnet18.pth", to="torchvision").name
     'resnet18.pth'
@@ -75,14 +77,21 @@ def export_encoder(
     with torch.no_grad():
         expected = built(images)
     if to == _FOLDER:
-        _export_folder(built, out, images, expected)
+        _export_folder(built, out, images, expected, overwrite=overwrite)
         if push is not None:
             push_folder(out, push)
     else:
         data, computed = EXPORTS[to](built, images, out.suffix)
         _compare(built, to, computed, expected)
-        replace_file(out, data)
+        if not out.exists() or overwrite:
+            replace_file(out, data)
+        elif not out.is_file() or out.read_bytes() != data:
+            raise _in_the_way(out)
     return out
+
+
+def _in_the_way(out: Path) -> UsageError:
+    return UsageError(f"'{out}' exists and is something else: pass --overwrite, or choose another --out.")
 
 
 def _compare(encoder: Encoder, to: str, computed: Tensor, expected: Tensor) -> None:
@@ -94,17 +103,29 @@ def _compare(encoder: Encoder, to: str, computed: Tensor, expected: Tensor) -> N
         )
 
 
-def _export_folder(encoder: Encoder, out: Path, images: Tensor, expected: Tensor) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"'{out}' is there and not an empty folder: choose another --out.")
+def _export_folder(encoder: Encoder, out: Path, images: Tensor, expected: Tensor, *, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"'{out}' is a file: a folder is written, choose another --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place until it has been compared, so that it appears whole or not at all.
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as near:
         folder = Path(near, out.name)
         _compare(encoder, _FOLDER, write_folder(encoder, folder, images), expected)
-        if out.exists():
-            out.rmdir()
-        folder.rename(out)
+        if not out.exists():
+            folder.rename(out)
+            return
+        names = {path.name for path in folder.iterdir()}
+        # A card that was completed is not lost by exporting the same once more.
+        if any(out.iterdir()) and not overwrite and not _same_weights(folder, out):
+            raise _in_the_way(out)
+        if not any(out.iterdir()) or overwrite:
+            for name in sorted(names):
+                replace_file(out / name, (folder / name).read_bytes())
+
+
+def _same_weights(one: Path, other: Path) -> bool:
+    names = [path.name for path in one.iterdir() if path.name != "README.md"]
+    return all((other / n).is_file() and (other / n).read_bytes() == (one / n).read_bytes() for n in names)
 
 
 Written = tuple[bytes, Tensor]  # the file, and the features the reading library computes with it

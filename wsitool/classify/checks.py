@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.resolution import mixed_resolutions, resolution_warnings
 from wsitool.base.progress import Reporter
@@ -21,12 +19,8 @@ __all__ = ["check_amounts", "check_choices", "check_leaks", "chosen_image_size",
 _LEAST_IMAGE_SIZE = 16
 
 
-def check_choices(out: Path, options: ClassifyOptions, settings: Settings) -> None:
-    if (out / "run.json").exists() and not (options.resume or options.overwrite):
-        raise UsageError(
-            f"{out} holds a finished run: choose another --out, keep it with --resume auto, or replace it "
-            "with --overwrite."
-        )
+def check_choices(options: ClassifyOptions, settings: Settings) -> None:
+    """What cannot work together, before any file is opened."""
     if options.features is not None:
         if not settings.frozen:
             raise UsageError("--features are of an encoder that stays as it is: use --head linear or knn.")

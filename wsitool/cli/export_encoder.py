@@ -34,19 +34,30 @@ __all__ = ["command"]
 )
 @click.option("--snapshot", help="Of a run with snapshots: an epoch, or best.")
 @click.option("--push", metavar="ORG/NAME", help="Upload the folder of hf to this repository of the hub.")
+@click.option("--overwrite", is_flag=True, help="Replace what is at OUT.")
 @image_size_option("Pixels of ONNX input.  [default: as in training]")
 def command(
-    encoder: Path, to: str, out: Path, snapshot: str | None, push: str | None, image_size: int | None
+    encoder: Path,
+    to: str,
+    out: Path,
+    snapshot: str | None,
+    push: str | None,
+    overwrite: bool,
+    image_size: int | None,
 ) -> None:
     from wsitool.backbones.export import export_encoder
 
-    written = export_encoder(encoder, out, to=to, image_size=image_size, snapshot=snapshot, push=push)
-    if written.is_dir():
+    there = not overwrite and (out.is_file() or (out.is_dir() and any(out.iterdir())))
+    written = export_encoder(
+        encoder, out, to=to, image_size=image_size, snapshot=snapshot, push=push, overwrite=overwrite
+    )
+    if there:
+        click.echo(f"{written} is this encoder already, and is left as it is.")
+    elif written.is_dir():
         library = "transformers" if (written / "preprocessor_config.json").exists() else "timm (local-dir:)"
         click.echo(f"{written}: a folder that {library} loads, with a card to complete in README.md.")
-        if push is not None:
-            click.echo(f"It is uploaded to {push}, which is private if it was not there before.")
-        return
-    click.echo(
-        f"{written}: {written.stat().st_size / 1e6:.1f} MB, loads in {to} and gives the same features."
-    )
+    else:
+        size = written.stat().st_size / 1e6
+        click.echo(f"{written}: {size:.1f} MB, loads in {to} and gives the same features.")
+    if push is not None:
+        click.echo(f"It is uploaded to {push}, which is private if it was not there before.")

@@ -175,7 +175,7 @@ class _CellTraining:
         stages = last_stages(self.plan, self.cell, self.chosen)
         for stage in stages:
             # Pretrained where it is not there yet; other cells of the chain then find it.
-            run = ensure(self.plan, stage, self.out / "pretrain", self.reporter)
+            run = ensure(self.plan, stage, self.out / "pretrain", self.device, self.reporter)
             yield self._candidate(build_backbone(init=run), stage.lr)
         if not stages:
             # Only a random start draws from the seed: each label seed then has a start of its own.
@@ -256,7 +256,7 @@ def _settings_key(plan: ExperimentPlan) -> str:
     """The settings as they were written when there were fewer, so that cells of then stay valid."""
     settings = plan.settings("auto")
     text = repr(replace(settings, validation=settings.held_out)).replace(", precision='32'", "")
-    text = text.replace(" devices=1,", "").replace(", devices=1", "").replace(", decode='auto'", "")
+    text = text.replace(", decode='auto'", "")
     text = text.replace(" min_steps=None,", "")
     if not HEADS[settings.head].adapt:
         text = re.sub(r" lora_rank=\d+,", "", text)
