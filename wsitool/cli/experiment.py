@@ -15,6 +15,7 @@ from wsitool.cli.command import Command
 from wsitool.cli.declared import declared
 from wsitool.cli.options import json_option, out_option
 from wsitool.cli.pages import report_option
+from wsitool.errors import UsageError
 from wsitool.experiment.plan import ExperimentDevice, ExperimentPlan, read_plan
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def command(
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if plan_file is None and "train" not in given:
         raise click.UsageError("Give --train STORES, or --plan FILE.")
+    _check_there(given)
     plan: ExperimentPlan = ExperimentPlan(**given) if plan_file is None else read_plan(plan_file, **given)
 
     from wsitool.cli.console import torch_reporter
@@ -85,6 +87,14 @@ def command(
     for line in verdicts(result.results)[bool(said_first(result.results)) :]:  # the table begins with it
         click.echo(line)
     click.echo(f"{result.cells} cells, {result.reused} of them finished before: {result.page or out}")
+
+
+def _check_there(given: dict[str, Any]) -> None:
+    """UsageError for a path that is not there: of a slip all else that may be said misleads."""
+    for name in ("train", "test"):
+        for path in given.get(name, ()):
+            if not Path(path).exists():
+                raise UsageError(f"There is no file or folder '{path}' of --{name}: check the spelling.")
 
 
 def _foreseen(plan: ExperimentPlan, estimated: Estimate, devices: int) -> list[str]:

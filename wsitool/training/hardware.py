@@ -16,7 +16,7 @@ def device_type(device: str) -> str:
     "auto" is what there is, else the CPU.
     """
     kind = same_kind(device)[0].partition(":")[0]
-    here = torch.accelerator.current_accelerator(check_available=True)
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     available = "cpu" if here is None or here.type not in ("cuda", "mps") else here.type
     if kind == "auto":
         return available
