@@ -120,9 +120,7 @@ def on_terminal(
     """
     child, terminal = pty.fork()
     if child == 0:
-        signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        )  # a job in the background is deaf to it, and its children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # jobs in the background are deaf to it
         os.chdir(folder)
         environment = _environment({"TERM": "xterm", "COLUMNS": None, "LINES": None})
         os.execvpe(WSITOOL[0], [*WSITOOL, *shlex.split(words)], environment)
@@ -138,7 +136,7 @@ def on_terminal(
         except OSError:  # its end of the terminal is closed
             break
         shown += piece
-        if typed := type_at(shown.decode("utf-8", "replace")):
+        if typed := type_at(_ESCAPE.sub("", shown.decode("utf-8", "replace"))):
             os.write(terminal, typed)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os.close(terminal)
