@@ -38,12 +38,12 @@ def command(check_imports: bool, as_json: bool) -> None:
             rows = [row | {"error": state or None} for row, state in zip(rows, states, strict=True)]
         click.echo(json.dumps(rows, indent=2))
     else:
-        rows = [
+        lines = [
             (method.name, f"{method.package} {method.version}", method.target, state or "ok")
             for method, state in zip(methods, states, strict=True)
         ]
-        kept = rows if check_imports else [(*row[:3], "") for row in rows]
-        for line in columns(kept, align="<<<<", drop=(2,)) if rows else []:
+        kept = lines if check_imports else [(*line[:3], "") for line in lines]
+        for line in columns(kept, align="<<<<", drop=(2,)) if kept else []:
             click.echo(line)
     if any(states):
         sys.exit(SOME_FAILED)

@@ -67,11 +67,13 @@ def list_(kind: str | None, check_imports: bool, as_json: bool) -> None:
             rows = [row | {"error": state or None} for row, state in zip(rows, states, strict=True)]
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
-        rows = []
+        lines = []
         for part, state in zip(parts, states, strict=True):
             plugin, status = part.plugin, (state or "ok") if check_imports else ""
-            rows.append((part.kind, plugin.name, f"{plugin.package} {plugin.version}", plugin.target, status))
-        for line in columns(rows, align="<<<<<", drop=(3,)) if rows else []:
+            lines.append(
+                (part.kind, plugin.name, f"{plugin.package} {plugin.version}", plugin.target, status)
+            )
+        for line in columns(lines, align="<<<<<", drop=(3,)) if lines else []:
             click.echo(line)
     if any(states):
         sys.exit(SOME_FAILED)
