@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 import sys
@@ -12,10 +11,9 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from command_lines import parse
 
 from wsitool.cli import COMMANDS, main
-from wsitool.cli.pretrain import MethodCommand
-from wsitool.methods.registry import installed_methods
 from wsitool.testing import synthetic_slide
 
 _ROOT = Path(__file__).parent.parent
@@ -34,7 +32,6 @@ _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 _NOT_RUN = "# Not run by the tests: "
 _PATIENTS = {"train": ("patient1", "patient2", "patient3"), "test": ("patient5",)}  # the demo's names
 _CLASSES = ("benign", "adh", "dcis")
-_PLACEHOLDER = re.compile(r"^[A-Z]+$|[|$]|\.\.\.")  # of a value in a sentence, or a shell's variable
 
 
 def _page_name(page: Path) -> str:
@@ -118,30 +115,11 @@ def _command_lines(text: str) -> list[list[str]]:
     return [words for words in found if words and words[0] in COMMANDS]
 
 
-def _parse(words: list[str]) -> None:
-    """Read `words` as the command does, but open no file; click's errors for what is not declared."""
-    command: click.Command = importlib.import_module(COMMANDS[words[0]][0]).command
-    words = words[1:]
-    while isinstance(command, click.Group) and words and words[0] in command.commands:
-        command, words = command.commands[words[0]], words[1:]
-    context = click.Context(command, info_name=command.name)
-    if isinstance(command, MethodCommand) and "--method" in words:
-        name = words[words.index("--method") + 1]
-        if name not in {method.name for method in installed_methods()}:
-            return  # of a package that is not here, or NAME
-        context.meta["wsitool.method_params"] = (name, command._method_options(name))
-    options, _, order = command.make_parser(context).parse_args(list(words))
-    for parameter in order:
-        value = options.get(parameter.name or "")
-        if isinstance(parameter, click.Option) and isinstance(value, str) and not _PLACEHOLDER.search(value):
-            parameter.type.convert(value, parameter, context)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=_page_name)
 def test_every_line_of_wsitool_parses(page: Path) -> None:
     for words in _command_lines(page.read_text()):
         try:
-            _parse(words)
+            parse(words)
         except click.ClickException as error:
             pytest.fail(f"{_page_name(page)}: wsitool {shlex.join(words)}: {error.format_message()}")
 
@@ -152,4 +130,4 @@ def test_every_line_of_wsitool_parses(page: Path) -> None:
 )
 def test_the_parser_finds_what_is_wrong(words: str) -> None:
     with pytest.raises(click.ClickException):
-        _parse(words.split())
+        parse(words.split())

@@ -15,6 +15,7 @@
     │   └── CorruptStoreError       truncated, replaced, or not matching its own index
     ├── LabelError                  a label table does not fit the data
     ├── EncoderError                weights do not fit the backbone, or are not to be had
+    │   └── NoWeightsError          exit code 2: there is no such file, folder or name
     ├── MemoryShortError            the machine has not enough memory for what was asked
     ├── PluginError                 an installed part is broken, duplicated or too new
     └── TrainingError               training cannot start or go on
@@ -29,6 +30,7 @@ __all__ = [
     "MemoryShortError",
     "MissingMppError",
     "NoTissueError",
+    "NoWeightsError",
     "NotAStoreError",
     "PluginError",
     "RefusedSlideError",
@@ -116,6 +118,12 @@ class LabelError(WsitoolError):
 
 class EncoderError(WsitoolError):
     """Encoder weights do not fit the backbone, or cannot be obtained."""
+
+
+class NoWeightsError(EncoderError):
+    """There is no weights file, run folder or known name as it was given."""
+
+    exit_code = 2
 
 
 class MemoryShortError(WsitoolError):

@@ -59,8 +59,13 @@ def test_timm_and_transformers_load_a_vit_from_it(tmp_path: Path) -> None:
     )
     assert "library_name: timm" in card and "license: other" in card and "p1" not in card
     _check_wrapper(out, expected)
-    with pytest.raises(UsageError, match="is there and not an empty folder: choose another --out"):
+    (out / "README.md").write_text("completed")
+    export_encoder(run, out, to="hf")  # the same once more
+    assert (out / "README.md").read_text() == "completed"
+    (out / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="exists and is something else: pass --overwrite"):
         export_encoder(run, out, to="hf")
+    assert (out / "config.json").read_text() == "{}"
 
 
 def _check_wrapper(out: Path, expected: torch.Tensor) -> None:

@@ -111,7 +111,7 @@ def measure(stores: Path, config: PretrainConfig, out: Path, *, quiet: bool = Tr
 
 
 def _config(**options: object) -> PretrainConfig:
-    values = {"backbone": "resnet18", "init": "random", "accelerator": "cpu", "epochs": 1, **options}
+    values = {"backbone": "resnet18", "init": "random", "device": "cpu", "epochs": 1, **options}
     return PretrainConfig(**values)  # type: ignore[arg-type]
 
 

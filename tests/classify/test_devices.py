@@ -107,11 +107,11 @@ def test_two_processes_have_the_gradient_losses_and_predictions_of_one(tmp_path:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"devices": 2, "head": "linear"}, "--devices is for fine-tuning, and --head linear trains no"),
-        ({"devices": 2, "device": "cuda:1"}, "are all of a kind: pass --device cuda"),
-        ({"devices": 2, "batch_size": 7}, "a multiple of that, got 7"),
-        ({"devices": 2, "batch_size": 2}, "two patches each at least"),
-        ({"devices": 2, "batch_size": "auto"}, "a multiple of that, got auto"),
+        ({"device": "cpu,cpu", "head": "linear"}, "several are for fine-tuning, and --head linear trains no"),
+        ({"device": "cpu,cuda:1"}, "are all of a kind, and these are cpu and cuda"),
+        ({"device": "cpu,cpu", "batch_size": 7}, "a multiple of 2, got 7"),
+        ({"device": "cpu,cpu", "batch_size": 2}, "two patches each at least"),
+        ({"device": "cpu,cpu", "batch_size": "auto"}, "a multiple of 2, got auto"),
     ],
 )
 def test_what_cannot_be_divided(options: dict[str, Any], message: str) -> None:
@@ -125,13 +125,13 @@ def test_two_devices_from_the_command_line_judge_as_one(tmp_path: Path) -> None:
     for number in range(6):
         labelled_store(stores / f"p{number}.h5", per_class=4, seed=number)
     probabilities = []
-    for devices in ("1", "2"):
-        out = tmp_path / devices
+    for device in ("cpu", "cpu,cpu"):
+        out = tmp_path / device
         done = subprocess.run(
             [
                 *(_WSITOOL, "classify", str(stores), "--out", str(out), "--encoder", "random"),
-                *("--backbone", "resnet18", "--epochs", "2", "--batch-size", "8", "--device", "cpu"),
-                *("--devices", devices, "--lr", "1e-5"),
+                *("--backbone", "resnet18", "--epochs", "2", "--batch-size", "8", "--device", device),
+                *("--lr", "1e-5"),
             ],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             capture_output=True,
@@ -143,5 +143,5 @@ def test_two_devices_from_the_command_line_judge_as_one(tmp_path: Path) -> None:
         assert done.stdout.count("judged on") == 1, done.stdout  # one process reports
         table = np.genfromtxt(out / "predictions.csv", delimiter=",", dtype=str)
         probabilities.append(table[1:, -3:].astype(float))
-        assert json.loads((out / "run.json").read_text())["settings"]["devices"] == int(devices)
+        assert json.loads((out / "run.json").read_text())["settings"]["device"] == device
     assert np.allclose(*probabilities, atol=2e-3)

@@ -253,7 +253,7 @@ def test_what_cannot_work_fails_before_anything_is_written(
     common = {"encoder": "random", "backbone": "resnet18"}
     with pytest.raises(LabelError, match="leaves no sample of class"):
         classify(stores / "train", out=tmp_path / "r", fraction=0.01, **common)
-    with pytest.raises(UsageError, match="holds a finished run"):
+    with pytest.raises(UsageError, match="holds a finished run with other choices"):
         classify(stores / "train", out=finished, **common)
     with pytest.raises(UsageError, match="either --test or --folds"):
         classify(stores / "train", out=tmp_path / "r", test=stores / "test", folds=2, **common)

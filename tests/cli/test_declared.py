@@ -84,7 +84,7 @@ def test_fractions_are_percentages_for_people_and_shares_in_files(
     assert tomllib.loads(again.stdout)["fractions"] == [share]
 
 
-@pytest.mark.parametrize("option", ["--devices", "--methods", "--fractions", "--pretrain-lr"])
+@pytest.mark.parametrize("option", ["--methods", "--fractions", "--pretrain-lr"])
 @pytest.mark.parametrize("nothing", ["", " ", ",", " , "])
 def test_a_list_of_nothing_is_refused(option: str, nothing: str, tmp_path: Path) -> None:
     words = ["experiment", *_ENOUGH["experiment"], "--out", str(tmp_path / "o")]
@@ -162,7 +162,7 @@ def test_only_a_regular_file_is_one_of_options(tmp_path: Path) -> None:
     [
         ["pretrain", ".", "--method", "simclr", "--out", "o", "--epochs", "0"],
         ["pretrain", ".", "--method", "simclr", "--out", "o", "--lr", "much"],
-        ["pretrain", ".", "--method", "simclr", "--out", "o", "--batch-size", "auto", "--devices", "2"],
+        ["pretrain", ".", "--method", "simclr", "--out", "o", "--batch-size", "auto", "--device", "cpu,cpu"],
         ["classify", "s", "--out", "o", "--lr", "-1"],
         ["predict", "run", "s", "--out", "o", "--stride", "0"],
         ["experiment", "--train", "s", "--out", "o", "--seeds", "0"],

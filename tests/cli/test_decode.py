@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "words",
     [
-        ["pretrain", "store.h5", "--method", "rotation", "--batch-size", "2", "--accelerator", "cpu"],
+        ["pretrain", "store.h5", "--method", "rotation", "--batch-size", "2", "--device", "cpu"],
         ["classify", "store.h5", "--encoder", "encoder.safetensors", "--device", "cpu"],
         ["classify", "store.h5", "--encoder", "encoder.safetensors", "--device", "cpu", "--head", "linear"],
         ["embed", "store.h5", "--encoder", "encoder.safetensors", "--device", "cpu"],

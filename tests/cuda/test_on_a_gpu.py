@@ -233,8 +233,7 @@ def test_a_training_ends_and_goes_on(device: torch.device, collection: Collectio
     from wsitool.training.run import pretrain
 
     options: dict[str, Any] = {"method": "simclr", "backbone": "resnet18", "init": "random", "batch_size": 8}
-    accelerator = "gpu" if device.type == "cuda" else "cpu"
-    result = pretrain(collection, out=tmp_path / "run", epochs=2, accelerator=accelerator, **options)
+    result = pretrain(collection, out=tmp_path / "run", epochs=2, device=device.type, **options)
     assert np.isfinite(result.loss) and result.encoder.is_file()
     encoder = build_backbone(init=tmp_path / "run")
     assert np.isfinite(encode(encoder, collection, image_size=32, device="cpu")).all()

@@ -377,8 +377,8 @@ def _is_alive(pid: int) -> bool:
 @pytest.mark.slow
 def test_two_devices_give_the_same_as_one(data: Path, tmp_path: Path) -> None:
     plan = small_plan(data, methods=("supervised", "rotation"), seeds=1, pretrain_epochs=1)
-    one = experiment(plan, tmp_path / "one", devices=("cpu",))
-    two = experiment(plan, tmp_path / "two", devices=("cpu", "cpu"))
+    one = experiment(plan, tmp_path / "one", device="cpu")
+    two = experiment(plan, tmp_path / "two", device="cpu,cpu")
     for place, found in one.results.arms.items():
         for a, b in zip(found.runs, two.results.arms[place].runs, strict=True):
             assert np.abs(a - b).max() < 1e-5

@@ -37,7 +37,7 @@ RUNS: Mapping[str, str] = MappingProxyType(
         "views": "views {base}/plain --method simclr --number 2 --out {out}/views.png",
         "bench": f"bench {{base}}/plain {_NETWORK} --batch-size 8 --seconds 0.05 --device cpu",
         "pretrain": f"pretrain {{base}}/plain --method rotation --out {{out}} {_RANDOM} --epochs 1 "
-        "--batch-size 8 --accelerator cpu",
+        "--batch-size 8 --device cpu",
         "embed": f"embed {{base}}/plain --encoder random {_NETWORK} --out {{out}} --device cpu",
         "export-encoder": "export-encoder {base}/pre --to timm --out {out}/encoder.safetensors",
         "classify": f"classify {{base}}/train --encoder random {_NETWORK} --head linear --c 0.1 "

@@ -20,7 +20,7 @@ _TILE = "tile {base}/slide.svs --out {out}/stores --patch-size 64 --min-tissue 0
 # The commands that made them, so that a run can be gone on with.
 PRETRAIN = (
     "pretrain {base}/plain --method rotation --out {out}/pre --init random --backbone timm:test_resnet "
-    "--epochs 1 --batch-size 8 --accelerator cpu"
+    "--epochs 1 --batch-size 8 --device cpu --keep-checkpoint"
 )
 CLASSIFY = "classify {base}/train --out {out}/cls --encoder {base}/pre --head linear --c 0.1 --device cpu"
 

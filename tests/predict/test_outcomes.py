@@ -137,7 +137,7 @@ def test_verdict_stands_in_every_output(run: Path, slides: list[Path], tmp_path:
     assert found["slides"] == [about] and about["verdict"] == "uncertain"
     assert about["shares_of_patches"].keys() == about["mean_probabilities"].keys() == set(CLASSES)
     assert "less than 0.9" in found["rule"]
-    sure = CliRunner().invoke(main, [*words, "--least-lead", "0", "--json"])
+    sure = CliRunner().invoke(main, [*words, "--least-lead", "0", "--json", "--overwrite"])
     assert json.loads(sure.stdout)["slides"][0]["verdict"] in CLASSES  # other options, judged anew
 
 
@@ -260,16 +260,21 @@ def test_a_slide_costs_one_row_however_many_there_are(
 def test_only_what_is_the_same_is_kept(run: Path, judge: Run, slides: list[Path], tmp_path: Path) -> None:
     judge(slides[:2])
     assert judge(slides).kept == 2 and judge(slides, batch_size=3).kept == 3
-    assert judge(slides, stride=32).kept == 0
+    before = _content(tmp_path / "o")
+    for fewer in (lambda: judge(slides, stride=32), lambda: judge(slides[:1])):
+        with pytest.raises(UsageError, match=r"holds \d prediction.* pass --overwrite to lose them"):
+            fewer()
+    assert _content(tmp_path / "o") == before
+    assert judge(slides, stride=32, overwrite=True).kept == 0
     (tmp_path / "o" / "b-dcis.jpg").unlink()
     assert judge(slides, stride=32).kept == 2 and (tmp_path / "o" / "b-dcis.jpg").exists()
     moved = Path(shutil.copytree(slides[0].parent, tmp_path / "slides"))
     changed = [moved / path.name for path in slides]
     assert judge(changed, "p").kept == 0
     Image.fromarray(draw_tissue(260, 200, kind="benign", mpp=0.5, seed=9, glass=0.0)).save(changed[1])
-    assert judge(changed, "p").kept == 2
-    other = save_run(tmp_path / "other", seed=5)
-    assert predict(other, changed, tmp_path / "p", options=PredictOptions(default_mpp=0.5)).kept == 0
+    assert judge(changed, "p", overwrite=True).kept == 2
+    other, options = save_run(tmp_path / "other", seed=5), PredictOptions(default_mpp=0.5, overwrite=True)
+    assert predict(other, changed, tmp_path / "p", options=options).kept == 0
     (tmp_path / "p" / "summary.csv").write_bytes(b"\xff\x00,,;")
     found = predict(other, changed, tmp_path / "p", options=PredictOptions(default_mpp=0.5))
     assert (found.kept, len(found.slides)) == (0, 3)

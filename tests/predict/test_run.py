@@ -83,7 +83,7 @@ def test_sixteen_bits_when_asked_for(run: Path, slide: Path, tmp_path: Path) -> 
     assert 0 < max(gaps) < 0.02 and not rounded.failed
     stored = predict(run, [tmp_path / "stores"], tmp_path / "c", options=PredictOptions(precision="bf16"))
     assert not stored.failed and stored.slides[0].mean != exact.slides[0].mean
-    again = predict(run, [slide], tmp_path / "b")
+    again = predict(run, [slide], tmp_path / "b", options=PredictOptions(overwrite=True))
     assert (again.kept, _table(tmp_path / "b" / "s.csv")) == (0, tables[0])
     with pytest.raises(UsageError, match="float16 is for GPUs"):
         predict(run, [slide], tmp_path / "d", options=PredictOptions(precision="16"))
@@ -218,7 +218,7 @@ def test_unknown_training_resolution_is_told(run: Path, slide: Path, tmp_path: P
     words = ["predict", str(tmp_path / "run"), str(slide), "--out", str(tmp_path / "o")]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0 and "read as they are (level 0): give --mpp" in result.stderr
-    result = CliRunner().invoke(main, [*words, "--mpp", "0.5"])
+    result = CliRunner().invoke(main, [*words, "--mpp", "0.5", "--overwrite"])
     assert result.exit_code == 0 and "level 0" not in result.stderr
 
 

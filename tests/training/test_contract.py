@@ -319,7 +319,7 @@ def test_gradients_are_clipped_together() -> None:
 
 def test_what_is_not_given_is_the_recipes() -> None:
     recipe = Recipe(optimizer="lars", lr=0.2, batch=256, weight_decay=1.5e-6, warmup=0.01)
-    config = _config(batch_size=64, devices=2, accumulate=4)
+    config = _config(batch_size=64, device="cuda:0,cuda:1", accumulate=4)
     ours = config.with_recipe(recipe)
     assert (ours.optimizer, ours.lr, ours.weight_decay, ours.warmup) == (
         "lars",

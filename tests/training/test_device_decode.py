@@ -25,7 +25,7 @@ _OPTIONS: dict[str, Any] = {
     "lr": 1e-3,
     "schedule": "constant",
     "warmup": 0.0,
-    "accelerator": "cpu",
+    "device": "cpu",
     "threads": 1,
 }
 

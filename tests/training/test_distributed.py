@@ -93,7 +93,7 @@ def test_synchronised_norms_keep_keys_weights_and_single_process_results() -> No
 
 def _train(stores: Path, out: Path, *words: str) -> None:
     command = [_WSITOOL, "pretrain", str(stores), "--method", "rotation", "--out", str(out)]
-    quick = ["--backbone", "resnet18", "--init", "random", "--epochs", "1", "--accelerator", "cpu"]
+    quick = ["--backbone", "resnet18", "--init", "random", "--epochs", "1", "--device", "cpu"]
     plain = ["--optimizer", "sgd", "--lr", "1.0"]
     done = subprocess.run(
         [*command, *quick, *plain, *words],
@@ -121,8 +121,8 @@ def test_two_devices_from_the_command_line_train_as_one(tmp_path: Path) -> None:
     bound at the bottom; the law above holds to 1e-6 in float64.
     """
     stores = patch_folder(tmp_path / "kidney", each=4)
-    _train(stores, tmp_path / "two", "--devices", "2", "--batch-size", "4")
-    _train(stores, tmp_path / "one", "--devices", "1", "--batch-size", "8")
+    _train(stores, tmp_path / "two", "--device", "cpu,cpu", "--batch-size", "4")
+    _train(stores, tmp_path / "one", "--device", "cpu", "--batch-size", "8")
     assert _losses(tmp_path / "two") == pytest.approx(_losses(tmp_path / "one"), abs=1e-5)
     start = build_backbone("resnet18", init="random").trunk.state_dict()
     one, two = (load_file(tmp_path / name / "encoder.safetensors") for name in ("one", "two"))
@@ -136,10 +136,11 @@ def test_two_devices_from_the_command_line_train_as_one(tmp_path: Path) -> None:
 def test_a_run_on_one_device_goes_on_on_two_and_for_longer(tmp_path: Path) -> None:
     stores = patch_folder(tmp_path / "kidney", each=8)
     rate = ("--schedule", "constant", "--lr", "0.01")
-    _train(stores, tmp_path / "r", *rate, "--batch-size", "8")
-    _train(stores, tmp_path / "r", *rate, "--batch-size", "4", "--devices", "2", "--epochs", "2", "--resume")
+    _train(stores, tmp_path / "r", *rate, "--batch-size", "8", "--keep-checkpoint")
+    on_two = ("--batch-size", "4", "--device", "cpu,cpu", "--epochs", "2")
+    _train(stores, tmp_path / "r", *rate, *on_two, "--resume")
     _train(stores, tmp_path / "whole", *rate, "--batch-size", "8", "--epochs", "2")
     assert _losses(tmp_path / "r") == pytest.approx(_losses(tmp_path / "whole"), abs=1e-3)
     record = json.loads((tmp_path / "r" / "run.json").read_text())
-    changed = {"epochs": [1, 2], "batch_size": [8, 4], "devices": [1, 2]}
+    changed = {"epochs": [1, 2], "batch_size": [8, 4], "device": ["cpu", "cpu,cpu"]}
     assert record["history"] == [{"batches": 2, "changed": changed}]

@@ -101,8 +101,10 @@ def test_without_its_checkpoint_a_finished_run_is_still_finished(stores: Path, f
     assert _content(finished) == before
     with pytest.raises(UsageError, match=r"other options \(lr was 0.0003 and is 0.1\)"):
         pretrain(stores, out=finished, resume="auto", lr=0.1, **QUICK)
-    with pytest.raises(UsageError, match="holds a run without a checkpoint"):
-        pretrain(stores, out=finished, **QUICK)
+    pretrain(stores, out=finished, **QUICK)
+    assert _content(finished) == before
+    with pytest.raises(UsageError, match=r"its last\.ckpt is removed \(--keep-checkpoint keeps it\)"):
+        pretrain(stores, out=finished, resume=True, **{**QUICK, "epochs": QUICK["epochs"] + 1})
 
 
 def test_auto_starts_where_there_is_nothing(

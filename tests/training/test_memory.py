@@ -22,7 +22,7 @@ QUICK: dict[str, Any] = {
     "backbone": "squeezenet1_1",
     "init": "random",
     "epochs": 1,
-    "accelerator": "cpu",
+    "device": "cpu",
 }
 
 
@@ -94,6 +94,6 @@ def test_where_not_even_two_fit(stores: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_auto_is_for_one_device() -> None:
     with pytest.raises(UsageError, match="tries a step on one device, and this run has 2"):
-        PretrainConfig(method="simclr", batch_size="auto", devices=2)
+        PretrainConfig(method="simclr", batch_size="auto", device="cpu,cpu")
     with pytest.raises(UsageError, match=r"--batch-size must be int or auto, got 'half'"):
         PretrainConfig(method="simclr", batch_size="half")  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ QUICK: dict[str, Any] = {
     "backbone": "squeezenet1_1",
     "init": "random",
     "batch_size": 4,
-    "accelerator": "cpu",
+    "device": "cpu",
 }
 
 
@@ -76,16 +76,15 @@ def _state(config: PretrainConfig) -> dict[str, Any]:
 
 def test_the_batch_over_all_devices_must_stay() -> None:
     config = PretrainConfig(method="simclr", batch_size=8, epochs=2)
-    two = dataclasses.replace(config, batch_size=4, devices=2, accelerator="cuda")
+    two = dataclasses.replace(config, batch_size=4, device="cuda:0,cuda:1")
     assert check_same(_state(config), two, "d") == {
         "batch_size": [8, 4],
-        "devices": [1, 2],
-        "accelerator": ["auto", "cuda"],
+        "device": ["auto", "cuda:0,cuda:1"],
     }
     with pytest.raises(UsageError, match=r"options \(batch_size was 8 and is 4\)"):
         check_same(_state(config), dataclasses.replace(config, batch_size=4), "d")
-    with pytest.raises(UsageError, match="devices was 1 and is 2"):
-        check_same(_state(config), dataclasses.replace(config, devices=2), "d")
+    with pytest.raises(UsageError, match="device was 'auto' and is 'auto,auto'"):
+        check_same(_state(config), dataclasses.replace(config, device="auto,auto"), "d")
     with pytest.raises(UsageError, match="epochs was 2 and is 1"):
         check_same(_state(config), dataclasses.replace(config, epochs=1), "d")
 
@@ -97,10 +96,17 @@ def test_a_checkpoint_of_an_earlier_build_knows_other_options() -> None:
         del state["config"][name]
     state["config"]["strategy"] = "auto"
     assert check_same(state, config, "d") == {}
+    # Its --accelerator auto --devices 2 may go on as two GPUs or as two processes on a CPU.
+    del state["config"]["device"]
+    state["config"] |= {"accelerator": "auto", "devices": 2}
+    two = dataclasses.replace(config, device="cuda:0-1")
+    assert check_same(state, two, "d") == {"device": ["auto,auto", "cuda:0-1"]}
+    with pytest.raises(UsageError, match="device was 'auto,auto' and is 'auto'"):
+        check_same(state, config, "d")
 
 
 def test_auto_is_float32_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = PretrainConfig(method="simclr", accelerator="cpu")
+    config = PretrainConfig(method="simclr", device="cpu")
     assert chosen_precision(config) == "32"
     monkeypatch.setattr("wsitool.training.checks.device_type", lambda _: "cuda")
     for able, precision in ((True, "bf16"), (False, "32")):
@@ -110,10 +116,10 @@ def test_auto_is_float32_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("accelerator", ["gpu", "cuda", "mps"])
-def test_a_device_that_is_not_here(accelerator: str) -> None:
-    with pytest.raises(UsageError, match=f"--accelerator '{accelerator}' here: this machine has no GPU"):
-        chosen_precision(PretrainConfig(method="simclr", accelerator=accelerator))
+@pytest.mark.parametrize("device", ["cuda", "mps", "cuda:1", "cuda:0,cuda:1"])
+def test_a_device_that_is_not_here(device: str) -> None:
+    with pytest.raises(UsageError, match=f"--device '{device}' here: this machine has no GPU"):
+        chosen_precision(PretrainConfig(method="simclr", device=device))
 
 
 def test_deterministic_is_the_same_run_and_is_put_back(stores: Path, once: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_two_epochs_of_each_method(tmp_path: Path, method: str) -> None:
         "batch_size": 6,
         "image_size": 32,
         "lr": 1e-4,
-        "accelerator": "cpu",
+        "device": "cpu",
     }
     with value_device() as counted:
         pretrain(stores, out=tmp_path / "there", **options)

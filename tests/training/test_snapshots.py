@@ -220,7 +220,7 @@ def test_two_processes_end_together_by_the_probe_of_the_first(tmp_path: Path) ->
     command = [str(Path(sys.executable).with_name("wsitool")), "pretrain", str(tmp_path / "stores")]
     # At such a rate nothing is learned, and no probe is better than the first.
     quick = "--method rotation --backbone squeezenet1_1 --init random --batch-size 4 --lr 1e-20 --epochs 9"
-    words = f"{quick} --accelerator cpu --devices 2 --probe-every 1 --early-stop 2 --snapshot-every 2"
+    words = f"{quick} --device cpu,cpu --probe-every 1 --early-stop 2 --snapshot-every 2"
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "r"), *words.split()],
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -143,8 +143,8 @@ def test_an_image_size_that_memory_cannot_hold(
 
 
 def _two_ranks(stores: Path, out: Path) -> subprocess.Popen[str]:
-    words = [_WSITOOL, "pretrain", str(stores), "--method", "rotation", "--out", str(out), "--devices", "2"]
-    words += ["--backbone", "squeezenet1_1", "--init", "random", "--epochs", "500", "--accelerator", "cpu"]
+    words = [_WSITOOL, "pretrain", str(stores), "--method", "rotation", "--out", str(out)]
+    words += ["--device", "cpu,cpu", "--backbone", "squeezenet1_1", "--init", "random", "--epochs", "500"]
     running = subprocess.Popen(
         [*words, "--batch-size", "4"],
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -8,6 +8,7 @@ import os
 import torch
 from torch import nn
 
+from wsitool.base.devices import one_device
 from wsitool.errors import UsageError
 
 __all__ = ["choose_device", "keep_freed_memory", "pin_threads", "place"]
@@ -25,6 +26,7 @@ def choose_device(name: str) -> torch.device:
     Asks the device for a number, since torch makes devices of names without looking: that costs the start of
     CUDA.
     """
+    name = one_device(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

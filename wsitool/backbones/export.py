@@ -17,7 +17,7 @@ from wsitool.backbones.hub import check_push, push_folder
 from wsitool.backbones.onnx_file import described, one_size_only, onnx_file
 from wsitool.backbones.run_folder import run_encoder
 from wsitool.backbones.source import TIMM_PREFIX, make_network
-from wsitool.base.files import replace_file
+from wsitool.base.files import in_the_way, place_file, replace_file
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import EncoderError, UsageError
 
@@ -38,6 +38,7 @@ def export_encoder(
     snapshot: str | None = None,
     push: str | None = None,
     reporter: Reporter = SILENT,
+    overwrite: bool = False,
 ) -> Path:
     """Write the encoder of a run folder or file to `out` for another library, and return the path.
 
@@ -51,7 +52,8 @@ def export_encoder(
     for another `to` or suffix or a missing library, EncoderError if the backbone has no such form or the
     library computes something else (1e-4) with the written file. With `to` "hf", `out` is a folder for a hub,
     see `write_folder`, which is then uploaded to its repository `push` (ORG/NAME); EncoderError where that
-    fails, and the folder is there.
+    fails, and the folder is there. What is the same already stays, and anything else is replaced only with
+    `overwrite`: UsageError.
 
     >>> wsitool.export_encoder("encoder.safetensors", "resnet18.pth", to="torchvision").name
     'resnet18.pth'
@@ -75,18 +77,18 @@ def export_encoder(
     with torch.no_grad():
         expected = built(images)
     if to == _FOLDER:
-        _export_folder(built, out, images, expected)
+        _export_folder(built, out, images, expected, overwrite=overwrite)
         if push is not None:
             push_folder(out, push)
     elif to == _ONNX:
         written = onnx_file(built, images, ("features",), described(built.card), step=built.patch_size)
-        replace_file(out, written.data)
+        place_file(out, written.data, overwrite=overwrite)
         if written.fixed:
             reporter.warn(one_size_only(built.name, size, written.fixed))
     else:
         data, computed = EXPORTS[to](built, images, out.suffix)
         _compare(built, to, computed, expected)
-        replace_file(out, data)
+        place_file(out, data, overwrite=overwrite)
     return out
 
 
@@ -99,17 +101,29 @@ def _compare(encoder: Encoder, to: str, computed: Tensor, expected: Tensor) -> N
         )
 
 
-def _export_folder(encoder: Encoder, out: Path, images: Tensor, expected: Tensor) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"'{out}' is there and not an empty folder: choose another --out.")
+def _export_folder(encoder: Encoder, out: Path, images: Tensor, expected: Tensor, *, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"'{out}' is a file: a folder is written, choose another --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place until it has been compared, so that it appears whole or not at all.
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as near:
         folder = Path(near, out.name)
         _compare(encoder, _FOLDER, write_folder(encoder, folder, images), expected)
-        if out.exists():
-            out.rmdir()
-        folder.rename(out)
+        if not out.exists():
+            folder.rename(out)
+            return
+        names = {path.name for path in folder.iterdir()}
+        # A card that was completed is not lost by exporting the same once more.
+        if any(out.iterdir()) and not overwrite and not _same_weights(folder, out):
+            raise in_the_way(out)
+        if not any(out.iterdir()) or overwrite:
+            for name in sorted(names):
+                replace_file(out / name, (folder / name).read_bytes())
+
+
+def _same_weights(one: Path, other: Path) -> bool:
+    names = [path.name for path in one.iterdir() if path.name != "README.md"]
+    return all((other / n).is_file() and (other / n).read_bytes() == (one / n).read_bytes() for n in names)
 
 
 Written = tuple[bytes, Tensor]  # the file, and the features the reading library computes with it

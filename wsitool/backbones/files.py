@@ -23,7 +23,7 @@ from wsitool.backbones.card import METADATA_KEY, EncoderCard
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.finite import first_not_finite
 from wsitool.base.files import replace_file
-from wsitool.errors import EncoderError
+from wsitool.errors import EncoderError, NoWeightsError
 
 __all__ = [
     "ENCODER_FILE",
@@ -75,7 +75,7 @@ def encoder_file(init: str | Path) -> Path:
                 f"'{init}' holds no {ENCODER_FILE}: pass a finished pretraining run or a file."
             )
     if not path.is_file():
-        raise EncoderError(
+        raise NoWeightsError(
             f"There are no weights '{init}': pass imagenet, random, a run folder, or a weights file."
         )
     return path

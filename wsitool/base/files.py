@@ -10,8 +10,16 @@ from typing import Any
 
 from wsitool.base.partial import partial_path, remove_all_abandoned
 from wsitool.base.sentences import unusable_output
+from wsitool.errors import UsageError
 
-__all__ = ["check_writable", "replace_file", "replace_file_in_parts", "write_json"]
+__all__ = [
+    "check_writable",
+    "in_the_way",
+    "place_file",
+    "replace_file",
+    "replace_file_in_parts",
+    "write_json",
+]
 
 # More than a file system keeps beside a file's attributes, so that blocks are really needed.
 _PROBE_BYTES = 1 << 16
@@ -58,6 +66,19 @@ def replace_file_in_parts(path: Path, parts: Iterable[bytes | memoryview]) -> No
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+
+
+def place_file(path: Path, data: bytes, *, overwrite: bool) -> None:
+    """As `replace_file`, where nothing or the same is there; UsageError for anything else, unless `overwrite`."""
+    if not path.exists() or overwrite:
+        replace_file(path, data)
+    elif not path.is_file() or path.read_bytes() != data:
+        raise in_the_way(path)
+
+
+def in_the_way(path: Path) -> UsageError:
+    """What to say of a path that is taken by something else."""
+    return UsageError(f"'{path}' exists and is something else: pass --overwrite, or choose another --out.")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.resolution import mixed_resolutions, resolution_warnings
 from wsitool.base.progress import Reporter
@@ -20,7 +18,6 @@ __all__ = [
     "check_amounts",
     "check_choices",
     "check_leaks",
-    "check_out",
     "chosen_image_size",
     "near_duplicates_in_test",
     "say_transductive",
@@ -29,17 +26,8 @@ __all__ = [
 _LEAST_IMAGE_SIZE = 16
 
 
-def check_out(out: Path, options: ClassifyOptions) -> None:
-    """UsageError where a finished run in `out` would be replaced unasked."""
-    if (out / "run.json").exists() and not (options.resume or options.overwrite):
-        raise UsageError(
-            f"{out} holds a finished run: choose another --out, keep it with --resume auto, or replace it "
-            "with --overwrite."
-        )
-
-
-def check_choices(out: Path, options: ClassifyOptions, settings: Settings) -> None:
-    check_out(out, options)
+def check_choices(options: ClassifyOptions, settings: Settings) -> None:
+    """What cannot work together, before any file is opened."""
     if options.features is not None:
         if not settings.frozen:
             raise UsageError("--features are of an encoder that stays as it is: use --head linear or knn.")

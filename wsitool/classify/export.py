@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wsitool.backbones.onnx_file import described, onnx_file
-from wsitool.base.files import replace_file
+from wsitool.base.files import place_file
 from wsitool.classify.model import Classifier, load_classifier
 from wsitool.errors import UsageError
 
@@ -31,12 +31,15 @@ class _Outputs(nn.Module):
         return torch.softmax(logits / self._temperature, 1), logits, features
 
 
-def export_classifier(run: str | Path, out: str | Path, *, image_size: int | None = None) -> str:
+def export_classifier(
+    run: str | Path, out: str | Path, *, image_size: int | None = None, overwrite: bool = False
+) -> str:
     """Write the classifier of a run folder or file as the ONNX file `out`.
 
     Its outputs are `probabilities`, `logits` and `features`, its metadata the classes in order, mean, std,
     um/px and size. Returns why it takes one size only, "" where it takes any. EncoderError where there is no
-    classifier or onnxruntime computes something else, UsageError for another suffix or where onnx is missing.
+    classifier or onnxruntime computes something else, UsageError for another suffix, where onnx is missing or
+    where something else is at `out` and is not to be replaced.
     """
     out = Path(out)
     if out.suffix != ".onnx":
@@ -55,5 +58,5 @@ def export_classifier(run: str | Path, out: str | Path, *, image_size: int | Non
     }
     network, step = _Outputs(classifier).eval(), classifier.encoder.patch_size
     written = onnx_file(network, images, _OUTPUTS, about, step=step)
-    replace_file(out, written.data)
+    place_file(out, written.data, overwrite=overwrite)
     return written.fixed

@@ -22,7 +22,7 @@ from wsitool.backbones.device import choose_device, place
 from wsitool.backbones.features import as_images
 from wsitool.backbones.finite import first_not_finite, gradient_norm
 from wsitool.backbones.precision import Precision
-from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.progress import SILENT, Reporter, Task
 from wsitool.classify.heads import prior_shift
 from wsitool.classify.logits import predict_logits
 from wsitool.classify.model import Classifier
@@ -71,15 +71,16 @@ def finetune(
     best: tuple[float, dict[str, Tensor]] | None = None
     # Draws inside the network only: views and order have generators of their own.
     epochs = settings.epochs_of(len(train))
-    with reporter.task("fine-tune", total=epochs, unit="epochs") as task, _seeded(seed):
+    total, note = epochs * len(tuning.loader), ""
+    with reporter.task("fine-tune", total=total, unit="batches") as task, _seeded(seed):
         for epoch in range(epochs):
             tuning.loader.set_epoch(epoch)
-            tuning.run(tuning.loader)
+            tuning.run(_counted(tuning.loader, task, note))
             train_loss = tuning.end_epoch()
             # Waits for the device; ends in evaluation mode, which the next epoch undoes.
-            line = _validate(classifier, validation, settings, epoch, train_loss)
+            line = _validate(classifier, validation, settings, epoch, train_loss, reporter)
             history.append(line)
-            task.advance(1, note=f"validation loss {line.validation_loss:.4f}")
+            note = f"epoch {epoch + 1}, validation loss {line.validation_loss:.4f}"
             # < and not <=: of equal losses the earliest epoch stays.
             if best is None or line.validation_loss < best[0]:
                 # All weights, 100 MB for a ResNet-50, only in epochs that are better than any before.
@@ -91,6 +92,13 @@ def finetune(
         classifier.load_state_dict(best[1])
     classifier.eval()
     return history
+
+
+def _counted(batches: Iterable[Batch], task: Task, note: str) -> Iterator[Batch]:
+    """The batches, each counted when the next is asked for: an epoch may take an hour."""
+    for batch in batches:
+        yield batch
+        task.advance(1, note=note)
 
 
 def try_steps(classifier: Classifier, train: LabelledPatches, settings: Settings, *, seed: int) -> None:
@@ -252,7 +260,12 @@ class _Tuning:
 
 
 def _validate(
-    classifier: Classifier, validation: LabelledPatches, settings: Settings, epoch: int, train_loss: float
+    classifier: Classifier,
+    validation: LabelledPatches,
+    settings: Settings,
+    epoch: int,
+    train_loss: float,
+    reporter: Reporter,
 ) -> Epoch:
     # (V, K) float64
     logits = torch.from_numpy(
@@ -262,6 +275,7 @@ def _validate(
             batch_size=settings.patches_per_step,
             device=settings.device,
             decode=settings.decode,
+            reporter=reporter,
         )
     )
     labels = torch.from_numpy(validation.labels)

@@ -18,7 +18,7 @@ from wsitool.evaluation.summary import interval_figures
 __all__ = ["finished_files", "with_intervals"]
 
 # What may differ between a run and its repetition, or says with what luck it ran.
-_FREE = ("wsitool_version", "settings.device", "settings.devices", "encoder.init")
+_FREE = ("wsitool_version", "settings.device", "encoder.init")
 # What runs of before there was such an option did.
 _BEFORE = {
     "settings.precision": "32",
@@ -44,7 +44,7 @@ def finished_files(out: Path, record: Mapping[str, Any]) -> tuple[dict[str, Any]
     if changed:
         raise UsageError(
             f"'{out}' holds a finished run with other choices ({'; '.join(changed)}): repeat the command as "
-            "it was, choose another --out, or replace it with --overwrite instead of --resume."
+            "it was, choose another --out, or replace it with --overwrite."
         )
     metrics, manifest = _read(out / "metrics.json"), _read(out / "manifest.json")
     for path, values, names in (
@@ -122,4 +122,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, reason: str) -> UsageError:
-    return UsageError(f"'{path}' is damaged ({reason}): start anew with --overwrite instead of --resume.")
+    return UsageError(f"'{path}' is damaged ({reason}): start anew with --overwrite.")

@@ -52,6 +52,7 @@ from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.stain.slides import with_stain
 from wsitool.stain.target import choose_norm
 from wsitool.store.collection import Collection
+from wsitool.store.options import Decode
 from wsitool.store.stain_table import StainNorm
 from wsitool.training.hardware import training_device
 from wsitool.training.launch import find_member, is_first_process
@@ -74,8 +75,8 @@ def classify(
     `options` are the fields of `ClassifyOptions`, `settings` how a classifier is trained. It is evaluated on
     `test` (or `judge`, a part of its stores), or by `folds`-fold cross-validation over groups, or, with
     neither, on its own validation share (optimistic, and said so). `image_size` None takes the encoder's,
-    else the patches'. Writes into `out`; a finished run there is refused unless `resume` or `overwrite` says
-    more. UsageError for choices that cannot work together or leak, LabelError, EncoderError, StoreError.
+    else the patches'. Writes into `out`; a finished run there stays unless `overwrite` says so, and is
+    refused if it differs. UsageError for choices that cannot work together or leak, LabelError, EncoderError.
     """
     began, out, settings = time.monotonic(), Path(out), settings or Settings()
     reporter = reporter if _writes(settings) else SILENT
@@ -83,8 +84,8 @@ def classify(
     if not asked.test and asked.folds is None and settings.validation is None:
         # Nothing else to judge by, also where the head needs none to choose by.
         settings = replace(settings, validation=VALIDATION)
-    check_choices(out, asked, settings)
-    settings = replace(settings, decode=effective_decode(settings.decode, choose_device(settings.device)))
+    check_choices(asked, settings)
+    settings = replace(settings, decode=_decode_of(settings))
     test = (asked.test or None) if judge is None else judge
     data = open_train_test(train, test, labels=asked.labels, split=settings.split, reporter=reporter)
     check_amounts(data.train, asked, settings)
@@ -107,7 +108,7 @@ def classify(
     if files is None:
         check_size(first, task.image_size, reporter)
     record = _run_record(task, first, asked)
-    if asked.resume and (kept := _kept(out, record, reporter)) is not None:
+    if not asked.overwrite and (kept := _kept(out, record, reporter)) is not None:
         return kept
     alike = near_duplicates_in_test(data, reporter)
     for folder in (out, *([] if task.cache is None else [task.cache])):
@@ -122,21 +123,25 @@ def classify(
         return _carry_out(with_batch(task), out, asked, found, record, began)
 
 
+def _decode_of(settings: Settings) -> Decode:
+    return effective_decode(settings.decode, choose_device(settings.first_device))
+
+
 def _writes(settings: Settings) -> bool:
     """Whether this process is the one that writes and speaks, of those that fine-tune together."""
     return settings.devices == 1 or is_first_process()
 
 
 @contextmanager
-def _together(settings: Settings, reporter: Reporter) -> Iterator[None]:
-    """Within the block this process is one of `settings.devices` that fine-tune together."""
+def _together(settings: Settings, reporter: Reporter) -> Iterator[Settings]:
+    """Within the block this process is one of `settings.devices` that fine-tune together, on its own."""
     if settings.devices == 1:
-        yield
+        yield settings
         return
-    member = find_member(settings.devices, 1)
-    device = training_device(settings.device, local_rank=member.local_rank, devices=settings.devices)
+    member = find_member(settings.device, 1)
+    device = training_device(settings.device, local_rank=member.local_rank)
     with joined(member, device, reporter.warn, agrees=False):
-        yield
+        yield replace(settings, device=str(device))
 
 
 def _carry_out(
@@ -151,11 +156,12 @@ def _carry_out(
     train, folds = task.data.train, asked.folds
     # All at once where they serve several fits, another run, or the questions which patches to label.
     at_once = folds or task.cache is not None or asks(task.select)
-    with _together(task.settings, task.reporter):
-        features = task.start_features if at_once and task.settings.frozen else None
-        parts = cross_validate(task, folds, features) if folds else []
-        fitted, subset = task.fit(np.arange(len(train)), features)
-        parts += test_part(task, fitted) + validation_part(fitted, subset)
+    with _together(task.settings, task.reporter) as settings:
+        own = replace(task, settings=settings)
+        features = own.start_features if at_once and settings.frozen else None
+        parts = cross_validate(own, folds, features) if folds else []
+        fitted, subset = own.fit(np.arange(len(train)), features)
+        parts += test_part(own, fitted) + validation_part(fitted, subset)
     result = ClassifyResult(
         out=out,
         classes=train.classes,

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from wsitool.backbones.options import INIT, BackboneOptions
+from wsitool.base.devices import DeviceOptions, device_names, same_kind
 from wsitool.base.machine import BatchSize, first_batch_size
 from wsitool.base.parameters import Params, hparam, same_as
 from wsitool.base.paths import as_list
@@ -76,8 +77,12 @@ class Settings(Params):
         gt=0,
     )
     neighbours: int = hparam(20, "Of --head knn.", ge=1)
-    device: str = hparam("auto", "auto, cpu, cuda, cuda:1, ...")
-    devices: int = hparam(1, "Devices that fine-tune together; a batch is divided among them.", ge=1)
+    device: str = same_as(
+        DeviceOptions,
+        "device",
+        help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps; several fine-tune together, "
+        "cuda:0,cuda:1 or cuda:0-3, and divide a batch among them.",
+    )
     decode: Decode = same_as(DecodeOptions, "decode")
     precision: str = hparam("32", "Bits of fine-tuning's products; verdicts are of 32.", choices=PRECISIONS)
 
@@ -97,17 +102,29 @@ class Settings(Params):
         self._check_devices()
 
     def _check_devices(self) -> None:
+        same_kind(self.device)
         if self.devices == 1:
             return
         if self.frozen:
-            raise UsageError(f"--devices is for fine-tuning, and --head {self.head} trains no network.")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise UsageError(f"--devices {self.devices} are all of a kind: pass --device cuda, cpu or auto.")
+            raise UsageError(
+                f"--device {self.device}: several are for fine-tuning, and --head {self.head} trains no "
+                "network: name one."
+            )
         if self.batch_size == "auto" or self.batch_size % self.devices or self.batch_size < 2 * self.devices:
             raise UsageError(
-                f"A batch is divided among --devices {self.devices}, two patches each at least: pass a "
-                f"--batch-size that is a multiple of that, got {self.batch_size}."
+                f"A batch is divided among the {self.devices} of --device {self.device}, two patches each at "
+                f"least: pass a --batch-size that is a multiple of {self.devices}, got {self.batch_size}."
             )
+
+    @property
+    def first_device(self) -> str:
+        """The device, or of several the first."""
+        return device_names(self.device)[0]
+
+    @property
+    def devices(self) -> int:
+        """How many devices fine-tune together."""
+        return len(device_names(self.device))
 
     @property
     def patches_per_step(self) -> int:
@@ -182,8 +199,8 @@ class ClassifyOptions(BackboneOptions):
     allow_transductive: bool = hparam(False, "Accept an encoder pretrained on test groups.")
     resume: Literal["auto"] | None = hparam(
         None,
-        "Leave a finished run in --out as it is, and start where there is none, so that one command can be "
-        "queued again and again.",
+        "As without it: a finished run in --out stays as it is, and where there is none one starts, so that "
+        "one command can be queued again and again.",
     )
     overwrite: bool = hparam(False, "Replace a finished run in --out.")
     seed: int = hparam(0, "Seed of all randomness.", ge=0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsitool.cli.columns import columns
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
 from wsitool.cli.declared import declared, take
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _HEAD = ("slide", "size", "levels", "mpp", "reader", "reads", "patches", "store", "time")
-_WIDEST, _SHORTEST_NAME = 100, 16
+_DROP = (2, 8, 4, 7, 5, 1)  # on narrow terminals, the first first
+_WIDEST = 100
 
 
 @click.command(
@@ -60,12 +62,9 @@ def command(slides: tuple[str, ...], as_json: bool, **options: Any) -> None:
 
 def _table(audits: list[SlideAudit]) -> list[str]:
     rows = [_HEAD, *(_row(audit) for audit in audits)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
     # Of long names the middle gives way, so that a row fits; what follows the table has them in full.
-    widths[0] = min(widths[0], max(_SHORTEST_NAME, _WIDEST - sum(widths[1:]) - 2 * len(widths[1:])))
-    rows = [(_cropped(row[0], widths[0]), *row[1:]) for row in rows]
-    lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "-" * (sum(widths) + 2 * len(widths) - 2))
+    lines = columns(rows, align="<" * len(_HEAD), drop=_DROP, widest=_WIDEST)
+    lines.insert(1, "-" * max(map(len, lines)))
     for audit in audits:
         lines += [f"{audit.name}: warning: {warning}" for warning in audit.warnings]
         if audit.error:
@@ -76,11 +75,6 @@ def _table(audits: list[SlideAudit]) -> list[str]:
         f"{_size(sum(a.bytes or 0 for a in ready))}, {sum(a.seconds or 0 for a in ready):.0f} s on one thread"
     )
     return lines
-
-
-def _cropped(name: str, width: int) -> str:
-    half = (width - 3) // 2
-    return name if len(name) <= width else f"{name[: width - 3 - half]}...{name[len(name) - half :]}"
 
 
 def _row(audit: SlideAudit) -> tuple[str, ...]:

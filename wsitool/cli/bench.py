@@ -7,6 +7,7 @@ import json
 
 import click
 
+from wsitool.base.devices import DeviceOptions
 from wsitool.cli.command import Command
 from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import declared
@@ -34,7 +35,7 @@ __all__ = ["command"]
 )
 @image_size_option("Pixels the patches are resized to.  [default: their own size]")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="Reader threads.")
-@click.option("--device", help="cpu, cuda, ...  [default: cuda where there is one]")
+@declared(DeviceOptions)
 @click.option(
     "--precision",
     default="auto",
@@ -52,7 +53,7 @@ def command(
     batch_size: int,
     image_size: int | None,
     threads: int,
-    device: str | None,
+    device: str,
     precision: str,
     decode: Decode,
     seconds: float,

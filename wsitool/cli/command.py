@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsitool.base.alike import others_for
 from wsitool.cli.config_file import add_config_options, print_config
 from wsitool.cli.ending import in_one_sentence
 
@@ -32,17 +33,6 @@ _DEBUG = "wsitool.debug"
 _QUIET = "wsitool.quiet"
 _LOG = "wsitool.log"
 _WORDS = "wsitool.words"
-# Where training starts is --init, what is used as it is is --encoder; and so on.
-_ALIKE = (
-    ("--encoder", "--init", "--backbone", "--model"),
-    ("--device", "--devices", "--accelerator", "--gpus"),
-    ("--fraction", "--fractions", "--labels"),
-    ("--mpp", "--magnification", "--level", "--resolution", "--default-mpp"),
-    ("--out", "--output", "--out-dir", "--save-dir"),
-    ("--threads", "--workers", "--num-workers"),
-    ("--test", "--test-share", "--folds"),
-    ("--patch-size", "--size", "--image-size", "--tile-size"),
-)
 _MOST = 2**31 - 1  # of seeds, sizes and counts; torch, numpy and h5py each fail in another way beyond it
 
 
@@ -87,7 +77,8 @@ class Command(click.Command):
         try:
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            others = _others_for(self.get_params(ctx), error.option_name)
+            known = (name for parameter in self.get_params(ctx) for name in parameter.opts)
+            others = others_for(known, error.option_name)
             if not others:
                 raise
             names = " or ".join(f"'{name}'" for name in others)
@@ -113,13 +104,6 @@ class Command(click.Command):
 
 class CommandGroup(Command, click.Group):
     """A command that only holds further ones; they share the manners of `Command`."""
-
-
-def _others_for(parameters: Iterable[click.Parameter], asked: str) -> list[str]:
-    """What a command calls that which others, or other programs, call by the name it does not know."""
-    known = {name for parameter in parameters for name in parameter.opts}
-    words = next((words for words in _ALIKE if asked in words), ())
-    return [name for name in words if name in known]
 
 
 def _check_number(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:

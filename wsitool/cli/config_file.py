@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from wsitool.base.alike import others_for
 from wsitool.base.json_files import read_text
 
 __all__ = ["add_config_options", "print_config"]
@@ -53,11 +54,9 @@ def _read(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
     names = {_key(parameter): name for name, parameter in parameters.items()}
     unknown = sorted(key for key in values if key not in names)
     if unknown:
-        raise click.UsageError(
-            f"--config {path} has unknown keys {', '.join(unknown)}: '{ctx.info_name}' has "
-            f"{', '.join(sorted(names))}.",
-            ctx,
-        )
+        others = " or ".join(others_for(names, unknown[0]))
+        hint = f"{unknown[0]} is {others}" if others else f"'{ctx.info_name}' has {', '.join(sorted(names))}"
+        raise click.UsageError(f"--config {path} has unknown keys {', '.join(unknown)}: {hint}.", ctx)
     ctx.default_map = {**(ctx.default_map or {}), **{names[key]: value for key, value in values.items()}}
 
 

@@ -9,6 +9,7 @@ import click
 
 from wsitool.backbones.published import ENCODERS, PublishedEncoder
 from wsitool.backbones.published_files import encoders_folder
+from wsitool.cli.columns import columns
 from wsitool.cli.command import Command
 from wsitool.cli.options import json_option
 
@@ -16,7 +17,7 @@ __all__ = ["command"]
 
 _HEAD = ("name", "features", "token", "um/px", "licence", "hub")
 _HUB_WIDTH = 26  # so that a line is of 100 letters at most; --json has all
-_ALIGN = ("<", ">", ">", "<", "<", "<")
+_ALIGN = "<>><<<"
 
 
 @click.command(
@@ -41,10 +42,8 @@ def command(as_json: bool) -> None:
         click.echo(json.dumps([dataclasses.asdict(entry) for entry in entries], indent=2))
     else:
         rows = [_HEAD, *map(_row, entries)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-        for row in rows:
-            cells = (f"{cell:{align}{width}}" for cell, align, width in zip(row, _ALIGN, widths, strict=True))
-            click.echo("  ".join(cells).rstrip())
+        for line in columns(rows, align=_ALIGN, drop=(5, 2, 3)):
+            click.echo(line)
         click.echo(f"* terms to accept first; weights by hand: {encoders_folder()}/NAME/")
     for problem in problems:
         click.echo(f"Error: {problem}", err=True)

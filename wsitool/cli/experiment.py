@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsitool.base.devices import device_names
 from wsitool.cli.command import Command
-from wsitool.cli.declared import COMMA_LIST, declared
+from wsitool.cli.declared import declared
 from wsitool.cli.options import json_option, out_option
 from wsitool.cli.pages import report_option
-from wsitool.experiment.plan import ExperimentPlan, read_plan
+from wsitool.errors import UsageError
+from wsitool.experiment.plan import ExperimentDevice, ExperimentPlan, read_plan
 
 if TYPE_CHECKING:
     from wsitool.experiment.estimate import Estimate
@@ -32,20 +34,20 @@ _PATH = click.Path()
     wsitool experiment --train breast --test breast-test --auxiliary kidney --out table2
     wsitool experiment --train breast --folds 5 --methods supervised,simclr --seeds 3 --out table2
     wsitool experiment --plan plan.toml --out table2 --dry-run
-    wsitool experiment --plan plan.toml --out table2 --devices cuda:0,cuda:1
+    wsitool experiment --plan plan.toml --out table2 --device cuda:0,cuda:1
     """,
 )
 @out_option
 @click.option("--plan", "plan_file", type=_PATH, help="TOML or JSON file with these options as keys.")
 @declared(ExperimentPlan, unset=True)
-@click.option("--devices", default="auto", show_default=True, type=COMMA_LIST, help="Such as cuda:0,cuda:1.")
+@declared(ExperimentDevice)
 @click.option("--dry-run", is_flag=True, help="Only say what would be done and about how long it takes.")
 @json_option
 @report_option
 def command(
     out: Path,
     plan_file: str | None,
-    devices: tuple[str, ...],
+    device: str,
     dry_run: bool,
     as_json: bool,
     report: bool,
@@ -59,6 +61,7 @@ def command(
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if plan_file is None and "train" not in given:
         raise click.UsageError("Give --train STORES, or --plan FILE.")
+    _check_there(given)
     plan: ExperimentPlan = ExperimentPlan(**given) if plan_file is None else read_plan(plan_file, **given)
 
     from wsitool.cli.console import torch_reporter
@@ -68,11 +71,12 @@ def command(
     from wsitool.experiment.run import experiment
 
     if dry_run:
+        devices = device_names(device)
         for line in _foreseen(plan, estimate(plan, out, devices=devices), len(devices)):
             click.echo(line)
         return
     words = shlex.join(["wsitool", *sys.argv[1:]])
-    result = experiment(plan, out, devices=devices, command=words, page=report, reporter=reporter)
+    result = experiment(plan, out, device=device, command=words, page=report, reporter=reporter)
     if as_json:
         click.echo(json.dumps(json.loads((out / "results.json").read_text()), indent=2))
         return
@@ -83,6 +87,14 @@ def command(
     for line in verdicts(result.results)[bool(said_first(result.results)) :]:  # the table begins with it
         click.echo(line)
     click.echo(f"{result.cells} cells, {result.reused} of them finished before: {result.page or out}")
+
+
+def _check_there(given: dict[str, Any]) -> None:
+    """UsageError for a path that is not there: of a slip all else that may be said misleads."""
+    for name in ("train", "test"):
+        for path in given.get(name, ()):
+            if not Path(path).exists():
+                raise UsageError(f"There is no file or folder '{path}' of --{name}: check the spelling.")
 
 
 def _foreseen(plan: ExperimentPlan, estimated: Estimate, devices: int) -> list[str]:

@@ -39,6 +39,7 @@ __all__ = ["command"]
 @click.option("--snapshot", help="Of a run with snapshots: an epoch, or best.")
 @click.option("--push", metavar="ORG/NAME", help="Upload the folder of hf to this repository of the hub.")
 @click.option("--classifier", is_flag=True, help="Of a run of classify all of it, probabilities too (onnx).")
+@click.option("--overwrite", is_flag=True, help="Replace what is at OUT.")
 @image_size_option("Pixels of ONNX input where the network takes one size.  [default: as in training]")
 def command(
     encoder: Path,
@@ -47,13 +48,16 @@ def command(
     snapshot: str | None,
     push: str | None,
     classifier: bool,
+    overwrite: bool,
     image_size: int | None,
 ) -> None:
     if classifier:
-        _export_classifier(encoder, to, out, image_size, {"--snapshot": snapshot, "--push": push})
+        others = {"--snapshot": snapshot, "--push": push}
+        _export_classifier(encoder, to, out, image_size, overwrite, others)
         return
     from wsitool.backbones.export import export_encoder
 
+    there = not overwrite and (out.is_file() or (out.is_dir() and any(out.iterdir())))
     written = export_encoder(
         encoder,
         out,
@@ -61,21 +65,23 @@ def command(
         image_size=image_size,
         snapshot=snapshot,
         push=push,
+        overwrite=overwrite,
         reporter=console_reporter(),
     )
-    if written.is_dir():
+    if there:
+        click.echo(f"{written} is this encoder already, and is left as it is.")
+    elif written.is_dir():
         library = "transformers" if (written / "preprocessor_config.json").exists() else "timm (local-dir:)"
         click.echo(f"{written}: a folder that {library} loads, with a card to complete in README.md.")
-        if push is not None:
-            click.echo(f"It is uploaded to {push}, which is private if it was not there before.")
-        return
-    click.echo(
-        f"{written}: {written.stat().st_size / 1e6:.1f} MB, loads in {to} and gives the same features."
-    )
+    else:
+        size = written.stat().st_size / 1e6
+        click.echo(f"{written}: {size:.1f} MB, loads in {to} and gives the same features.")
+    if push is not None:
+        click.echo(f"It is uploaded to {push}, which is private if it was not there before.")
 
 
 def _export_classifier(
-    run: Path, to: str, out: Path, image_size: int | None, others: Mapping[str, str | None]
+    run: Path, to: str, out: Path, image_size: int | None, overwrite: bool, others: Mapping[str, str | None]
 ) -> None:
     given = [name for name, value in others.items() if value is not None]
     if to != "onnx" or given:
@@ -83,7 +89,7 @@ def _export_classifier(
         raise UsageError(f"--classifier writes a classifier as --to onnx, and does not go with {wrong}.")
     from wsitool.classify.export import export_classifier
 
-    fixed = export_classifier(run, out, image_size=image_size)
+    fixed = export_classifier(run, out, image_size=image_size, overwrite=overwrite)
     sizes = f"images of one size ({fixed})" if fixed else "images of any size"
     click.echo(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB, takes {sizes}, gives probabilities, logits and features, "

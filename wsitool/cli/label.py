@@ -28,7 +28,7 @@ _PATH = click.Path(path_type=Path)
     wsitool label breast --classes benign,dcis --import outlines.geojson --out labels.db
     """,
 )
-@click.argument("stores", nargs=-1, required=True, type=_PATH)
+@click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Database of the labels."
 )

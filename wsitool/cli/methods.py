@@ -9,6 +9,7 @@ import sys
 import click
 
 from wsitool.base.plugins import Plugin
+from wsitool.cli.columns import columns
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.options import json_option
 from wsitool.errors import WsitoolError
@@ -37,10 +38,13 @@ def command(check_imports: bool, as_json: bool) -> None:
             rows = [row | {"error": state or None} for row, state in zip(rows, states, strict=True)]
         click.echo(json.dumps(rows, indent=2))
     else:
-        width = max((len(method.name) for method in methods), default=0)
-        for method, state in zip(methods, states, strict=True):
-            status = f"  {state or 'ok'}" if check_imports else ""
-            click.echo(f"{method.name:<{width}}  {method.package} {method.version}  {method.target}{status}")
+        lines = [
+            (method.name, f"{method.package} {method.version}", method.target, state or "ok")
+            for method, state in zip(methods, states, strict=True)
+        ]
+        kept = lines if check_imports else [(*line[:3], "") for line in lines]
+        for line in columns(kept, align="<<<<", drop=(2,)) if kept else []:
+            click.echo(line)
     if any(states):
         sys.exit(SOME_FAILED)
 

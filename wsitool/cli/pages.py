@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from wsitool.base.devices import device_names
 from wsitool.cli.command import SOME_FAILED, command_words
 from wsitool.cli.ending import is_of_stdout
 
@@ -53,7 +54,7 @@ def _some_failed(end: BaseException) -> bool:
 
 def _writes(options: dict[str, Any]) -> bool:
     """Whether this process is the one that writes, of those that train together."""
-    if all(options.get(name, 1) in (1, None) for name in ("devices", "num_nodes")):
+    if options.get("num_nodes", 1) in (1, None) and len(device_names(options.get("device") or "auto")) == 1:
         return True
     from wsitool.training.launch import is_first_process
 

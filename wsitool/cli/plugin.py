@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsitool.cli.columns import columns
 from wsitool.cli.command import SOME_FAILED, Command, CommandGroup
 from wsitool.cli.console import console_reporter
 from wsitool.cli.options import json_option
@@ -66,11 +67,14 @@ def list_(kind: str | None, check_imports: bool, as_json: bool) -> None:
             rows = [row | {"error": state or None} for row, state in zip(rows, states, strict=True)]
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
-        width = max((len(part.plugin.name) for part in parts), default=0)
+        lines = []
         for part, state in zip(parts, states, strict=True):
-            plugin, status = part.plugin, f"  {state or 'ok'}" if check_imports else ""
-            package = f"{plugin.package} {plugin.version}"
-            click.echo(f"{part.kind:<8}  {plugin.name:<{width}}  {package}  {plugin.target}{status}")
+            plugin, status = part.plugin, (state or "ok") if check_imports else ""
+            lines.append(
+                (part.kind, plugin.name, f"{plugin.package} {plugin.version}", plugin.target, status)
+            )
+        for line in columns(lines, align="<<<<<", drop=(3,)) if lines else []:
+            click.echo(line)
     if any(states):
         sys.exit(SOME_FAILED)
 

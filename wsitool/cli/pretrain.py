@@ -137,6 +137,11 @@ def _peek(args: Sequence[str], option: str) -> str | None:
     "can be queued again and again.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a run in OUT.")
+@click.option(
+    "--keep-checkpoint",
+    is_flag=True,
+    help="Leave OUT/last.ckpt when the run is finished, so that --resume can make it longer.",
+)
 @json_option
 @leaves_page
 def command(stores: tuple[str, ...], out: Path, as_json: bool, resume: str | None, **options: Any) -> None:

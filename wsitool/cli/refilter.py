@@ -40,10 +40,17 @@ __all__ = ["command"]
     "--out", type=click.Path(path_type=Path), help="Write to this store or folder and leave PATH as it is."
 )
 @click.option("--slide", type=click.Path(path_type=Path), help="Slide to read patches from that come back.")
+@click.option("--overwrite", is_flag=True, help="Replace another store at --out.")
 @click.option("--dry-run", is_flag=True, help="Say what would change; write nothing.")
 @json_option
 def command(
-    path: Path, out: Path | None, slide: Path | None, dry_run: bool, as_json: bool, **options: Any
+    path: Path,
+    out: Path | None,
+    slide: Path | None,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Decide again which patches stay, by stored scores.
 
@@ -66,13 +73,14 @@ def command(
         raise UsageError("--slide is for one store: name it instead of its folder.")
     if len(stores) > 1 and out and out.suffix in SUFFIXES:
         raise UsageError(f"--out must be a folder for the {len(stores)} stores, got '{out}'.")
+    where: dict[str, Any] = {"out": out, "slide": slide, "overwrite": overwrite, "dry_run": dry_run}
     results: list[RefilterResult] = []
     failed = False
     for store in stores:
         reporter = console_reporter(quiet=as_json)
         try:
             with progress_on_stop(lambda: f"{len(results)} of {len(stores)} stores done; run again to go on"):
-                done = refilter(store, changes, out=out, slide=slide, dry_run=dry_run, reporter=reporter)
+                done = refilter(store, changes, reporter=reporter, **where)
         except UsageError:
             raise
         except WsitoolError as error:
@@ -101,5 +109,7 @@ def _line(done: RefilterResult, *, dry_run: bool) -> str:
     if done.added:
         would = "would have" if dry_run else "has"
         return f"{done.store}: {would} {done.after:,} patches instead of {done.before:,} {changes}"
+    if done.there:
+        return f"{done.store} is this already: {done.after:,} of {done.before:,} patches"
     would = "would keep" if dry_run else "keeps"
     return f"{done.store}: {would} {done.after:,} of {done.before:,} patches {changes}"

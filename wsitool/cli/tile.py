@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsitool.cli.columns import columns
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
 from wsitool.cli.declared import declared, take
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "summary"]
 
+_HEAD = ("slide", "status", "kept", "of", "um/px", "size", "seconds")
 _EXAMPLES = """
 wsitool tile slide.svs --out stores
 wsitool tile slides/ --out stores --mpp 0.5 --patch-size 224 --group-regex '^[^_]+'
@@ -56,16 +58,15 @@ def command(slides: tuple[str, ...], out: Path, as_json: bool, **options: Any) -
 def summary(result: TileResult) -> str:
     """The closing table: a line per slide, totals, and what a newcomer should know of the stores."""
     slides = result.slides
-    width = max(5, *(len(slide.name) for slide in slides))
-    head = f"{'slide':<{width}}  {'status':<8} {'kept':>8} {'of':>8} {'um/px':>7} {'size':>9} {'seconds':>8}"
-    lines = [head, "-" * len(head)]
-    lines += [_line(slide, width) for slide in slides]
+    lines = columns([_HEAD, *map(_row, slides)], align="<<>>>>>", drop=(6, 4))
+    rule = "-" * max(map(len, lines))
+    lines.insert(1, rule)
     stored = [slide for slide in slides if not slide.failed]
     if any(slide.status == "planned" for slide in stored):
         return "\n".join(lines + _plan(result))
     total = sum(slide.bytes for slide in stored)
     lines += [
-        "-" * len(head),
+        rule,
         f"{result.kept:,} patches of {len(stored)} slide(s) in {result.out}, {_size(total)}.",
     ]
     labels: Counter[str] = Counter()
@@ -110,14 +111,13 @@ def _plan(result: TileResult) -> list[str]:
     return lines
 
 
-def _line(slide: SlideResult, width: int) -> str:
-    mpp = "?" if slide.mpp_effective is None else f"{slide.mpp_effective:.3f}"
+def _row(slide: SlideResult) -> tuple[str, ...]:
     if slide.failed:
-        return f"{slide.name:<{width}}  {slide.status:<8} {'-':>8} {'-':>8} {'-':>7} {'-':>9} {'-':>8}"
-    return (
-        f"{slide.name:<{width}}  {slide.status:<8} {slide.kept:>8,} {slide.candidates:>8,} {mpp:>7} "
-        f"{_size(slide.bytes) if slide.bytes else '-':>9} {slide.seconds:>8.1f}"
-    )
+        return (slide.name, slide.status, *"-----")
+    mpp = "?" if slide.mpp_effective is None else f"{slide.mpp_effective:.3f}"
+    size = _size(slide.bytes) if slide.bytes else "-"
+    kept, candidates = f"{slide.kept:,}", f"{slide.candidates:,}"
+    return (slide.name, slide.status, kept, candidates, mpp, size, f"{slide.seconds:.1f}")
 
 
 def _size(count: float) -> str:

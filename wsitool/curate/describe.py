@@ -84,7 +84,8 @@ def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
         if foreign_files(path):
             raise NotAStoreError(f"'{path}' is a folder of another program's files.")
         raise UsageError(
-            f"'{path}' is a folder without patch stores (.h5, .zarr) or anything else of wsitool."
+            f"'{path}' is a folder without patch stores (.h5, .zarr) or anything else of wsitool; "
+            "'wsitool audit' says what slides are in it."
         )
     if path.suffix == ".safetensors":
         return "weights", _weights

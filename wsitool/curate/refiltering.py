@@ -58,7 +58,7 @@ class RefilterResult:
     `listed` says whether slides.csv or images.csv beside the store was brought up to date. `lost` is why the
     dropped patches could not be had again, "" where they could; only a dry run gets that far. `preview` is
     the picture beside the store ("" for none), `redrawn` whether it shows the new choice, for which the slide
-    must be at hand.
+    must be at hand. `there` is whether --out held this result already.
     """
 
     store: str
@@ -71,6 +71,7 @@ class RefilterResult:
     preview: str = ""
     redrawn: bool = False
     lost: str = ""
+    there: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON can hold it."""
@@ -84,17 +85,18 @@ def refilter(
     out: str | Path | None = None,
     slide: str | Path | None = None,
     dry_run: bool = False,
+    overwrite: bool = False,
     reporter: Reporter = SILENT,
 ) -> RefilterResult:
     """Apply other thresholds to the store at `path`; the limits not named in `changes` stay as they were.
 
     `changes` maps min_tissue, min_sharpness, max_pen, max_fold, max_white, max_black to new values. The store
     is replaced in one step, or written to `out`: a store's name, or a folder to hold one of the same name,
-    where a store that is this result already is left alone. Without the slide patches can only be dropped:
-    StoreError where rejected candidates would now be kept and `slide` is not given, or is another file.
-    StoreError too where patches would be dropped in place that could not be cut again, as the images were
-    imported or the slide is gone. NoTissueError where nothing would be left; then nothing is changed.
-    Slides.csv and the preview beside the store follow, and images.csv goes along.
+    where a store that is this result already is left alone, and another replaced only with `overwrite`.
+    Without the slide patches can only be dropped: StoreError where rejected candidates would now be kept and
+    `slide` is not given, or is another file. StoreError too where patches would be dropped in place that
+    could not be cut again, as the images were imported or the slide is gone. NoTissueError where nothing
+    would be left; then nothing is changed. Slides.csv, images.csv and the preview beside the store follow.
 
     >>> store = wsitool.tile("slide.svs", "patches", patch_size=128, level=0, min_tissue=0.1).slides[0].store
     >>> wsitool.refilter(store, {"min_tissue": 0.5}, dry_run=True).added
@@ -128,8 +130,9 @@ def refilter(
                 f"{path} would lose {result.dropped} patches for good, as {result.lost}: write the others "
                 "elsewhere with --out."
             )
-        if target != path and target.exists():
+        if target != path and target.exists() and not overwrite:
             _check_same(store, target, limits, result)
+            result = replace(result, there=True)
         # Anew as a whole: pixels of added patches come from the slide, and rows must be in grid order.
         elif result.added and slide is not None:
             result = _cut_again(store, target, limits, Path(slide), result, reporter)
@@ -186,7 +189,7 @@ def _check_same(store: Reader, target: Path, limits: tuple[Limit, ...], result: 
     except StoreError:
         same = False
     if not same:
-        raise StoreError(f"{target} exists already: delete it, or name another --out.")
+        raise StoreError(f"{target} exists already: pass --overwrite to replace it, or name another --out.")
 
 
 def _followed(path: Path, target: Path, source: str | Path, result: RefilterResult) -> RefilterResult:
@@ -321,7 +324,7 @@ def _drop(
     coords, tissue, labels, sources = store.coords, store.tissue, store.labels, store.sources
     meta = replace(store.meta, params=_params(store, limits))
     with (
-        create_store(target, meta, overwrite=target == store.path, expected=len(rows)) as writer,
+        create_store(target, meta, overwrite=True, expected=len(rows)) as writer,
         reporter.task(target.name, total=len(rows), unit="patches") as progress,
     ):
         for first in range(0, len(rows), _BATCH):

@@ -177,7 +177,7 @@ class _CellTraining:
         stages = last_stages(self.plan, self.cell, self.chosen)
         for stage in stages:
             # Pretrained where it is not there yet; other cells of the chain then find it.
-            run = ensure(self.plan, stage, self.out / "pretrain", self.reporter)
+            run = ensure(self.plan, stage, self.out / "pretrain", self.device, self.reporter)
             # With the time of its file, as one that was damaged is made again.
             key = f"{run.resolve()}:{encoder_file(run).stat().st_mtime_ns}"
             yield self._candidate(self._start(key, partial(build_backbone, init=run)), stage.lr)
@@ -272,7 +272,7 @@ def _settings_key(plan: ExperimentPlan) -> str:
     """The settings as they were written when there were fewer, so that cells of then stay valid."""
     settings = plan.settings("auto")
     text = repr(replace(settings, validation=settings.held_out)).replace(", precision='32'", "")
-    text = text.replace(" devices=1,", "").replace(", devices=1", "").replace(", decode='auto'", "")
+    text = text.replace(", decode='auto'", "")
     text = text.replace(" min_steps=None,", "")
     if not HEADS[settings.head].adapt:
         text = re.sub(r" lora_rank=\d+,", "", text)

@@ -126,7 +126,7 @@ def _ending_workers(pool: ProcessPoolExecutor) -> Iterator[None]:
     except BrokenProcessPool:
         raise TrainingError(
             "A worker of the experiment was killed, which the system does where memory runs out: run again "
-            "to go on from the finished cells, with fewer --devices or smaller batches."
+            "to go on from the finished cells, with fewer --device or smaller batches."
         ) from None
     except KeyboardInterrupt:
         # First nothing new begins, then those at work are asked to end, then they are ended.

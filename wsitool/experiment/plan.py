@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from wsitool.backbones.options import INIT, BackboneOptions
+from wsitool.base.alike import others_for
+from wsitool.base.devices import DeviceOptions
 from wsitool.base.file_names import lone_file_name
 from wsitool.base.json_files import parse_json, read_text, typed
-from wsitool.base.parameters import as_shares, hparam, same_as
+from wsitool.base.parameters import Params, as_shares, hparam, same_as
 from wsitool.base.paths import as_list
 from wsitool.classify.head_registry import DEFAULT_HEAD, HEADS, head_named
 from wsitool.classify.settings import HEADS_IN_WORDS, PRECISIONS, Penalty, Settings
@@ -27,6 +29,7 @@ __all__ = [
     "ARMS",
     "COLOR",
     "Arm",
+    "ExperimentDevice",
     "ExperimentPlan",
     "Row",
     "amount_of",
@@ -341,6 +344,18 @@ class ExperimentPlan(BackboneOptions):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExperimentDevice(Params):
+    """Where an experiment is computed, which is no part of its plan."""
+
+    device: str = same_as(
+        DeviceOptions,
+        "device",
+        help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps; several share the cells, cuda:0,cuda:1 "
+        "or cuda:0-3.",
+    )
+
+
 def order_of(plan: ExperimentPlan, fraction: Amount, select: Select) -> Select:
     """The order of a cell: all labels are the same in any."""
     return "spread" if fraction == 1 and plan.balance == "weighted" else select
@@ -388,7 +403,12 @@ def read_plan(path: str | Path, **changes: Any) -> ExperimentPlan:
     types = typing.get_type_hints(ExperimentPlan)
     unknown = sorted(set(values) - set(types))
     if unknown:
-        raise UsageError(f"{path} has unknown keys {', '.join(unknown)}: a plan has {', '.join(types)}.")
+        # Where it is computed changes no result.
+        others = others_for([*types, "device"], unknown[0])
+        if others == ["device"]:
+            others = ["--device of the command, and no part of a plan"]
+        hint = f"{unknown[0]} is {' or '.join(others)}" if others else f"a plan has {', '.join(types)}"
+        raise UsageError(f"{path} has unknown keys {', '.join(unknown)}: {hint}.")
     # "train = 'a.h5'" for a list of one.
     values |= {name: [values[name]] for name in _LISTS if isinstance(values.get(name), str)}
     try:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from wsitool.base.devices import device_names
 from wsitool.base.files import check_writable, replace_file_in_parts, write_json
 from wsitool.base.json_files import read_json, typed
 from wsitool.base.lock import locked
@@ -95,7 +96,7 @@ def experiment(
     plan: ExperimentPlan,
     out: str | Path,
     *,
-    devices: Sequence[str] = ("auto",),
+    device: str = "auto",
     command: str = "",
     page: bool = True,
     reporter: Reporter = SILENT,
@@ -122,7 +123,7 @@ def experiment(
         (out / CELLS_JSON).unlink(missing_ok=True)  # it names the cells of a whole run
         _write_manifest(plan, splits, out)
         _write_test_patches(splits, out)
-        cells = run_grid(plan, out, devices=devices, reporter=reporter)
+        cells = run_grid(plan, out, devices=device_names(device), reporter=reporter)
         keys = {cell.file_names(plan)[0]: result.facts["key"] for cell, result in cells.items()}
         write_json(out / CELLS_JSON, keys)
         if any(cell.asks for cell in cells):

@@ -98,7 +98,7 @@ def start_keys(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str 
     return keys[0] if len(keys) == 1 else keys
 
 
-def ensure(plan: ExperimentPlan, stage: Stage, folder: Path, reporter: Reporter) -> Path:
+def ensure(plan: ExperimentPlan, stage: Stage, folder: Path, device: str, reporter: Reporter) -> Path:
     """The finished run folder of a stage; pretrains it, or goes on with it, where needed.
 
     Recursive over the stage before. One process at a time may ask for a stage; TrainingError and the like are
@@ -109,7 +109,7 @@ def ensure(plan: ExperimentPlan, stage: Stage, folder: Path, reporter: Reporter)
         (out / "last.ckpt").unlink(missing_ok=True)  # of a run that was killed at its very end
         return out
     # Recursive: the auxiliary stage is one of its own, shared by all splits.
-    init = plan.init if stage.before is None else str(ensure(plan, stage.before, folder, reporter))
+    init = plan.init if stage.before is None else str(ensure(plan, stage.before, folder, device, reporter))
     # Only a run begun with this very key: another's checkpoint would be resumed into the wrong encoder.
     goes_on = _known(out).get("key") == key and not _is_damaged(out / "last.ckpt", reporter)
     # Before it begins, so that a killed run is known again.
@@ -131,6 +131,7 @@ def ensure(plan: ExperimentPlan, stage: Stage, folder: Path, reporter: Reporter)
         preset=plan.preset,
         seed=stage.seed,
         precision=plan.precision or PretrainConfig.precision,
+        device=device,
         # "auto": killed before its first checkpoint it has none.
         resume="auto" if goes_on else False,
         overwrite=not goes_on,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from wsitool.base.console import ProgressChoice, reporter_of
 from wsitool.base.paths import AnyPath, as_list
 from wsitool.classify.settings import ClassifyOptions, Settings
-from wsitool.experiment.plan import ExperimentPlan, read_plan
-from wsitool.functions.options import as_sequence, command_words, keywords, known, whole_stores
+from wsitool.experiment.plan import ExperimentDevice, ExperimentPlan, read_plan
+from wsitool.functions.options import command_words, keywords, known, whole_stores
 from wsitool.mil.options import SlideOptions, SlideSettings, chosen_settings
 from wsitool.predict.options import EmbedOptions, PredictOptions
 from wsitool.store.collection import Collection
@@ -40,6 +40,7 @@ def pretrain(
     method: str | type[Method[Any]],
     resume: bool | Literal["auto"] = False,
     overwrite: bool = False,
+    keep_checkpoint: bool = False,
     loggers: Sequence[MetricLogger] = (),
     progress: ProgressChoice = None,
     **options: Any,
@@ -48,7 +49,8 @@ def pretrain(
 
     Options are those of `wsitool pretrain`, the method's own among them (`temperature=0.1`). `method` is an
     installed one's name, or a class derived from `wsitool.api.Method`. `resume` goes on from `out`/last.ckpt,
-    bit for bit; "auto" starts where there is nothing to go on with. `loggers` take the rows of metrics.csv.
+    bit for bit; "auto" starts where there is nothing to go on with; a finished run of the same options stays.
+    `keep_checkpoint` lets a later `resume` make it longer. `loggers` take the rows of metrics.csv.
     Raises UsageError, PluginError, EncoderError or StoreError before anything is written, TrainingError or
     MemoryShortError if training cannot go on.
 
@@ -76,6 +78,7 @@ def pretrain(
         params=params,
         resume=resume,
         overwrite=overwrite,
+        keep_checkpoint=keep_checkpoint,
         loggers=loggers,
         reporter=reporter_of(progress),
         **asked,
@@ -187,7 +190,7 @@ def experiment(
     train: ExperimentPlan | Stores,
     out: str | Path,
     *,
-    devices: str | Sequence[str] = "auto",
+    device: str = "auto",
     progress: ProgressChoice = None,
     **options: Any,
 ) -> ExperimentResult:
@@ -204,14 +207,13 @@ def experiment(
     >>> result.cells, [row["arm"] for row in result.rows]
     (4, ['supervised'])
     """
-    given = known("experiment", options, ExperimentPlan)
+    given = known("experiment", options, ExperimentPlan, ExperimentDevice)
     plan = _plan(train, given)
 
     from wsitool.experiment.run import experiment as run
 
     words = command_words("experiment", [], out, plan.to_dict(), ExperimentPlan)
-    on = tuple(as_sequence(devices))
-    return replace(run(plan, out, devices=on, reporter=reporter_of(progress)), command=words)
+    return replace(run(plan, out, device=device, reporter=reporter_of(progress)), command=words)
 
 
 def _plan(train: ExperimentPlan | Stores, options: dict[str, Any]) -> ExperimentPlan:

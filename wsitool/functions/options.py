@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from wsitool.base.alike import others_for
 from wsitool.base.parameters import HParam, Params, as_shares
 from wsitool.base.paths import as_list, shown
 from wsitool.errors import UsageError
@@ -52,7 +53,7 @@ def known(what: str, options: Mapping[str, Any], *kinds: type[Params]) -> dict[s
     specs = {spec.name: spec for kind in kinds for spec in kind.hparams()}
     for name in options:
         if name not in specs:
-            near = get_close_matches(name, specs, n=1)
+            near = others_for(specs, name) or get_close_matches(name, specs, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(specs)}."
             raise UsageError(f"{what} has no option {name}: {hint}")
     return {name: _value(specs[name], value) for name, value in options.items()}

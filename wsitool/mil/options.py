@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from wsitool.base.devices import DeviceOptions, one_device
 from wsitool.base.machine import BatchSize
 from wsitool.base.parameters import Params, hparam, same_as, take
 from wsitool.classify.settings import VALIDATION, Penalty, Settings
@@ -52,11 +53,12 @@ class SlideSettings(SlideOptions):
     head_lr: float | None = same_as(Settings, "head_lr")
     c: Penalty = same_as(Settings, "c")
     batch_size: BatchSize = same_as(Settings, "batch_size")
-    device: str = same_as(Settings, "device")
+    device: str = same_as(DeviceOptions, "device")
     decode: Decode = same_as(DecodeOptions, "decode")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_device(self.device)
         if self.head == "auto":
             object.__setattr__(self, "head", SLIDE_HEADS.builtin[0].name)
         SLIDE_HEADS.check(self.head)

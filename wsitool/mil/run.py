@@ -16,7 +16,6 @@ from wsitool.base.interrupt import deferred, progress_on_stop
 from wsitool.base.lock import locked
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.account import judged_on_of, metrics_of, parts_of, said_first
-from wsitool.classify.checks import check_out
 from wsitool.classify.data import Paths
 from wsitool.classify.finished import finished_files, with_intervals
 from wsitool.classify.outputs import Part, account_files
@@ -57,13 +56,13 @@ def classify_slides(
     asked = ClassifyOptions.from_dict(options, what="classify")
     if not asked.test and judge is None and asked.folds is None and settings.validation is None:
         settings = replace(settings, validation=VALIDATION)
-    _check(out, asked, settings, judge)
+    _check(asked, settings, judge)
     test = (asked.test or None) if judge is None else judge
     data = open_labelled(train, test, level=settings.level, labels=asked.labels, reporter=reporter)
     _check_amounts(data.train, asked, settings)
     source = features_for(data, asked, settings, out, reporter)
     record = _record(data, source, asked, settings)
-    if asked.resume and (kept := _kept(out, record, settings, reporter)) is not None:
+    if not asked.overwrite and (kept := _kept(out, record, settings, reporter)) is not None:
         return kept
     for folder in (out, *source.folders):
         check_writable(folder)
@@ -86,8 +85,7 @@ def classify_slides(
         return _carry_out(task, data, source, out, asked, record, began)
 
 
-def _check(out: Path, asked: ClassifyOptions, settings: SlideSettings, judge: Collection | None) -> None:
-    check_out(out, asked)
+def _check(asked: ClassifyOptions, settings: SlideSettings, judge: Collection | None) -> None:
     if asked.features is not None:
         raise UsageError(
             f"With --level {settings.level} features take the place of stores: pass "

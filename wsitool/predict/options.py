@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wsitool.backbones.options import BackboneOptions
+from wsitool.base.devices import DeviceOptions
 from wsitool.base.machine import BatchSize
 from wsitool.base.parameters import Params, hparam, same_as
-from wsitool.classify.settings import Settings
 from wsitool.predict.verdict import VerdictRule
 from wsitool.slides.read_options import ReadOptions
 from wsitool.slides.slide import Icc
@@ -54,13 +54,14 @@ class PredictOptions(Params):
     batch_size: BatchSize = hparam(
         64, "Patches the network sees at once. auto: 64, halved until it fits in memory.", ge=1
     )
-    device: str = same_as(Settings, "device")
+    device: str = same_as(DeviceOptions, "device")
     precision: str = hparam(
         "auto",
         "Bits of the network's products; auto: bf16 on CUDA that computes in it, else 32.",
         choices=("auto", "32", "bf16", "16"),
     )
     threads: int = hparam(2, "Threads that decode ahead.", ge=1)
+    overwrite: bool = hparam(False, "Replace predictions in OUT that were made otherwise.")
     decode: Decode = same_as(DecodeOptions, "decode")
     stain_norm: StainChoice | None = same_as(
         StainOptions,

@@ -12,6 +12,7 @@ from pathlib import Path
 from wsitool.base.file_names import FileNames
 from wsitool.base.files import check_writable
 from wsitool.base.sentences import one_sentence, system_error
+from wsitool.errors import UsageError
 from wsitool.predict.prediction import Prediction, file_names_of, write_prediction
 from wsitool.predict.slide_summary import SlideSummary, append_summary, read_summary, write_summary
 from wsitool.predict.verdict import VerdictRule
@@ -31,13 +32,22 @@ class Outcomes:
     """What has become of the slides of a run into `out`; the files follow every step.
 
     `digest` stands for the classifier and the options: what an earlier run made of the same slide with the
-    same digest is kept. A slide's files are complete before its row is in summary.csv, which can therefore be
-    relied on. Rows are added as slides end, and brought into the order of the items by `end`. For one thread.
+    same digest is kept, and what would be lost of it refused without `overwrite`. A slide's files are
+    complete before its row is in summary.csv, which can therefore be relied on. Rows are added as slides end,
+    and brought into the order of the items by `end`. For one thread.
     """
 
     def __init__(
-        self, out: Path, classes: Sequence[str], *, rule: VerdictRule, doubts: Sequence[str], digest: str
+        self,
+        out: Path,
+        classes: Sequence[str],
+        *,
+        rule: VerdictRule,
+        doubts: Sequence[str],
+        digest: str,
+        overwrite: bool = True,
     ) -> None:
+        self._overwrite = overwrite
         self._out, self._classes, self._rule, self._doubts = out, classes, rule, doubts
         self._digest = digest
         # Several rows for an imported store, one for each image.
@@ -79,8 +89,19 @@ class Outcomes:
                     self._rows[self._place[item]] = rows
                     self.kept += len(rows)
                     yield item
+        self._check_lost()
         # Also where nothing was kept: rows of other slides or options are gone from here on.
         self.end()
+
+    def _check_lost(self) -> None:
+        """UsageError where rows of an earlier run would go, and nobody said --overwrite."""
+        made = set(self._made_from.values())
+        lost = sum(len(rows) for source, rows in self._earlier.items() if source and source not in made)
+        if lost and not self._overwrite:
+            raise UsageError(
+                f"'{self._out / SUMMARY}' holds {lost} prediction(s) of other slides or options, or of "
+                "another classifier: pass --overwrite to lose them, or choose another --out."
+            )
 
     def unfinished(self, items: Sequence[Item]) -> list[Item]:
         return [item for item in items if self._place[item] not in self._rows]

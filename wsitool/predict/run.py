@@ -59,7 +59,7 @@ from wsitool.store.reader import Reader
 __all__ = ["predict"]
 
 # Options that do not change what comes out, save by rounding.
-_ONLY_SPEED = ("batch_size", "device", "threads")
+_ONLY_SPEED = ("batch_size", "device", "threads", "overwrite")
 
 
 def predict(
@@ -114,6 +114,7 @@ def _predict_all(
         rule=options.rule,
         doubts=doubts,
         digest=_digest(run, options, doubts),
+        overwrite=options.overwrite,
     )
     with (
         progress_on_stop(lambda: f"{outcomes.finished} of {len(items)} slides done; run again to go on"),

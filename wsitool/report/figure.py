@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,5 +26,8 @@ def new_figure(width: float, height: float, *, dpi: int) -> Figure:
 def save_figure(path: str | Path, figure: Figure) -> None:
     """Write `figure` as PNG; the file is complete or not there."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with warnings.catch_warnings():
+        # Boxes then stand for the letters: of Korean names, where the system has no font with them.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+        figure.savefig(buffer, format="png")
     replace_file(Path(path), buffer.getvalue())

@@ -68,6 +68,7 @@ class Run:
     ) -> None:
         self.out, self.reporter, self.member = out, reporter, member
         self.loggers, self.changes, self.history = list[MetricLogger](), Changes(), list[dict[str, Any]]()
+        self.keeps_checkpoint = True
         method_type = load_method(config.method)
         params: Params = method_type.params_type.from_preset(config.preset, config.params)
         everything = stores if isinstance(stores, Collection) else open_collection(stores)
@@ -105,8 +106,7 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        config, rank = self.config, self.member.local_rank
-        return training_device(config.accelerator, local_rank=rank, devices=config.devices)
+        return training_device(self.config.device, local_rank=self.member.local_rank)
 
     def take_up(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; UsageError where it is of another run."""
@@ -321,7 +321,20 @@ class Run:
                 self.reporter.say(sentence)
             draw_curves(rows, self.out / "curves.png")
             self._write_facts(status="complete", result=result.figures(), skipped=list(skipped))
+            if not self.keeps_checkpoint:
+                self._remove_checkpoint()
         return result
+
+    def _remove_checkpoint(self) -> None:
+        """Of a run that is complete; with the optimizer it is some times the encoder's size."""
+        checkpoint = self.out / "last.ckpt"
+        if checkpoint.is_file():
+            size = checkpoint.stat().st_size / 1e6
+            checkpoint.unlink()
+            self.reporter.say(
+                f"last.ckpt ({size:.0f} MB) is removed: this run cannot be made longer (--keep-checkpoint "
+                "keeps it), but another can start from its encoder by --init."
+            )
 
     def _result(self, **figures: Any) -> PretrainResult:
         return PretrainResult(

@@ -108,7 +108,7 @@ def bench(
     batch_size: int = 64,
     image_size: int | None = None,
     threads: int = 2,
-    device: str | None = None,
+    device: str = "auto",
     precision: str = "auto",
     decode: Decode = "auto",
     seconds: float = 3.0,
@@ -119,7 +119,7 @@ def bench(
     The figures are of data that was read before. UsageError if the collection has less than one batch.
     """
     _check_amount(collection, batch_size)
-    hardware = choose_device(device or "auto")
+    hardware = choose_device(device)
     config = PretrainConfig(
         method=method,
         backbone=backbone,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wsitool.backbones.precision import effective_precision
+from wsitool.base.devices import device_names, placed
 from wsitool.errors import TrainingError, UsageError
 from wsitool.loading.device_decode import effective_decode
 from wsitool.store.collection import Collection
@@ -37,12 +38,11 @@ Changes = dict[str, list[Any]]
 _FREE = ("threads", "save_every", "snapshot_every", "keep_snapshots", "logger")
 # Where the same steps are taken, which changes how they are rounded and, with the processes, what is drawn.
 _WHERE = (
-    "accelerator",
+    "device",
     "compile",
     "gradient_checkpointing",
     "deterministic",
     "batch_size",
-    "devices",
     "num_nodes",
 )
 
@@ -50,7 +50,8 @@ _WHERE = (
 def previous_state(out: Path, *, resume: Resume, overwrite: bool) -> State | None:
     """The checkpoint to go on from; UsageError if the folder does not fit the options.
 
-    None means to start anew. A finished run whose checkpoint was removed gives a state without weights.
+    None means to start anew. A finished run whose checkpoint was removed, or that nobody asked to go on with,
+    gives a state without weights.
     """
     if resume not in (True, False, "auto"):
         raise UsageError(f"resume must be True, False or 'auto', got {resume!r}.")
@@ -68,6 +69,10 @@ def previous_state(out: Path, *, resume: Resume, overwrite: bool) -> State | Non
     if resume and not begun:
         raise UsageError(f"There is no run in '{out}' to resume: leave out --resume, or pass --resume auto.")
     # The processes of further devices come here after the first has begun the run.
+    if begun and not overwrite:
+        _check_command(out)
+        if (finished := finished_state(out)) is not None:
+            return finished
     if begun and not overwrite and is_first_process():
         if not checkpoint.is_file():
             raise UsageError(
@@ -75,7 +80,7 @@ def previous_state(out: Path, *, resume: Resume, overwrite: bool) -> State | Non
                 "--save-every says): pass --overwrite to start anew."
             )
         raise UsageError(
-            f"'{out}' holds a run already: pass --resume to go on with it, or --overwrite to start anew."
+            f"'{out}' holds an unfinished run: pass --resume to go on with it, or --overwrite to start anew."
         )
     return None
 
@@ -94,7 +99,7 @@ def check_same(state: State, config: PretrainConfig, data: str) -> Changes:
     fewer epochs a whole one.
     """
     # As JSON has them: tuples as lists and keys as text, which is how the checkpoint's side was written.
-    now, before = (json.loads(json.dumps(each)) for each in (config.to_dict(), state["config"]))
+    now, before = (json.loads(json.dumps(each)) for each in (config.to_dict(), placed(state["config"])))
     before.setdefault("decode", "cpu")  # as all did before there was a choice
     if isinstance(before.get("params"), dict):
         # A parameter that a method has since got was not to be chosen.
@@ -105,7 +110,8 @@ def check_same(state: State, config: PretrainConfig, data: str) -> Changes:
         # An option of an earlier build that is gone had one value only that still has a meaning.
         if name in now and name not in _FREE and now[name] != value
     }
-    allowed = set(_WHERE) if _whole_batch(before) == _whole_batch(now) else {"accelerator"}
+    allowed = set(_WHERE) if _whole_batch(before) == _whole_batch(now) else set()
+    allowed |= {"device"} if _devices(before) == _devices(now) else set()
     if _may_go_on_longer(state, before, now):
         allowed.add("epochs")
     refused = [
@@ -115,23 +121,42 @@ def check_same(state: State, config: PretrainConfig, data: str) -> Changes:
         refused.append("the stores hold other patches")
     if refused:
         raise UsageError(
-            f"The run cannot be resumed with other options ({'; '.join(refused)}): "
-            "repeat the command as it was, or start anew with --overwrite."
+            f"The run that is there has other options ({'; '.join(refused)}): repeat the command as it was, "
+            f"start anew with --overwrite{_longer(state, before, now)}."
         )
     return differing
 
 
+def _longer(state: State, before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What may help where more epochs are asked for of a finished run without its checkpoint."""
+    if state["batches"] is not None or not _more_epochs(before, now):
+        return ""
+    if state["longer"]:
+        return ", or go on for more --epochs with --resume"
+    return (
+        "; its last.ckpt is removed (--keep-checkpoint keeps it), but another run can start from it by --init"
+    )
+
+
 def _whole_batch(config: dict[str, Any]) -> object:
-    numbers = [config.get(name) for name in ("batch_size", "devices", "num_nodes")]
+    numbers = [config.get("batch_size"), _devices(config), config.get("num_nodes")]
     counts = [number for number in numbers if isinstance(number, int)]
     return math.prod(counts) if len(counts) == len(numbers) else numbers
+
+
+def _devices(config: dict[str, Any]) -> int:
+    return len(device_names(config.get("device", "auto")))
 
 
 def _may_go_on_longer(state: State, before: dict[str, Any], now: dict[str, Any]) -> bool:
     # Without its checkpoint a run cannot go on; after a step of fewer batches none could begin where it did.
     if state["batches"] is None or state["batches"] % now["accumulate"]:
         return False
-    return isinstance(before.get("epochs"), int) and now["epochs"] > before["epochs"]
+    return _more_epochs(before, now)
+
+
+def _more_epochs(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    return isinstance(before.get("epochs"), int) and bool(now["epochs"] > before["epochs"])
 
 
 def check_amount(collection: Collection, config: PretrainConfig) -> None:
@@ -154,11 +179,11 @@ def check_amount(collection: Collection, config: PretrainConfig) -> None:
 def chosen_precision(config: PretrainConfig) -> str:
     """The precision that "auto" is here, or the one asked for.
 
-    UsageError for float16 on a CPU, and where there is no such accelerator.
+    UsageError for float16 on a CPU, and where there is no such device.
     """
-    return effective_precision(config.precision, device_type(config.accelerator))
+    return effective_precision(config.precision, device_type(config.device))
 
 
 def chosen_decode(config: PretrainConfig) -> Decode:
     """Where patches are decoded here; UsageError where a GPU is asked to and cannot."""
-    return effective_decode(config.decode, device_type(config.accelerator))
+    return effective_decode(config.decode, device_type(config.device))

@@ -6,6 +6,7 @@ from dataclasses import MISSING, asdict, dataclass, replace
 from typing import Any
 
 from wsitool.backbones.options import INIT, BackboneOptions
+from wsitool.base.devices import DeviceOptions, device_names, same_kind
 from wsitool.base.machine import BatchSize, first_batch_size
 from wsitool.base.parameters import hparam, internal, same_as
 from wsitool.base.recipe import OPTIMIZERS, SCHEDULES, Recipe
@@ -13,10 +14,9 @@ from wsitool.errors import UsageError
 from wsitool.stain.options import StainChoice, StainOptions
 from wsitool.store.options import Decode, DecodeOptions
 
-__all__ = ["ACCELERATORS", "LARGEST_LR", "LOGGERS", "OPTIMIZERS", "PRECISIONS", "RECIPE", "PretrainConfig"]
+__all__ = ["LARGEST_LR", "LOGGERS", "OPTIMIZERS", "PRECISIONS", "RECIPE", "PretrainConfig"]
 
 PRECISIONS = ("auto", "32", "bf16", "16")
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 LARGEST_LR = 1e30  # optimisers compute in float32 with it
 LOGGERS = ("none", "tensorboard")
 # What is the method's recipe where it is not given.
@@ -73,8 +73,12 @@ class PretrainConfig(BackboneOptions):
         "Bits of the network's products; auto: bf16 on CUDA that computes in it, else 32; 16: GPUs only.",
         choices=PRECISIONS,
     )
-    accelerator: str = hparam("auto", "What to train on; auto: a GPU if there is one.", choices=ACCELERATORS)
-    devices: int = hparam(1, "Devices per node.", ge=1)
+    device: str = same_as(
+        DeviceOptions,
+        "device",
+        help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps; several train together, cuda:0,cuda:1 or "
+        "cuda:0-3, of each machine.",
+    )
     num_nodes: int = hparam(1, "Machines.", ge=1)
     compile: bool = hparam(
         False,
@@ -112,6 +116,7 @@ class PretrainConfig(BackboneOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        same_kind(self.device)
         if self.early_stop is not None and not (self.holdout or self.probe_every):
             raise UsageError(
                 "--early-stop needs something to judge by: pass --holdout 0.1, or --probe-every 1 where "
@@ -120,7 +125,7 @@ class PretrainConfig(BackboneOptions):
         if self.batch_size == "auto" and self.processes > 1:
             raise UsageError(
                 f"--batch-size auto tries a step on one device, and this run has {self.processes}: find the "
-                "number with --devices 1, and give that."
+                "number with one --device, and give that."
             )
 
     @property
@@ -131,7 +136,7 @@ class PretrainConfig(BackboneOptions):
     @property
     def processes(self) -> int:
         """How many processes train together, one per device."""
-        return self.devices * self.num_nodes
+        return len(device_names(self.device)) * self.num_nodes
 
     @property
     def whole_batch(self) -> int:

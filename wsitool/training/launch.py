@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsitool.base.devices import device_names
 from wsitool.base.lock import locked
 from wsitool.errors import UsageError
 
@@ -58,19 +59,20 @@ def only_writer(out: Path) -> AbstractContextManager[None]:
     return locked(out, what=f"'{out}'")
 
 
-def find_member(devices: int, num_nodes: int) -> Member:
-    """This process's place in a run of `devices` processes on each of `num_nodes` machines.
+def find_member(device: str, num_nodes: int) -> Member:
+    """This process's place in a run of one process for each name of a `device` on `num_nodes` machines.
 
     From the variables of torchrun (or of the process that started this one), else of srun; else it starts the
     others of its machine itself, NODE_RANK, MASTER_ADDR and MASTER_PORT saying of which. UsageError where
     somebody has started another number of processes, or one of these is missing.
     """
+    devices = len(device_names(device))
     processes = devices * num_nodes
     given = _given(os.environ)
     if given is not None and given.world_size != processes:
         raise UsageError(
             f"{given.world_size} process(es) were started, say RANK and WORLD_SIZE or srun's variables, "
-            f"and --devices {devices} on --num-nodes {num_nodes} are {processes}: let both agree."
+            f"and --device {device} on --num-nodes {num_nodes} are {processes}: name as many, as cuda:0-3."
         )
     if given is not None:
         return given

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wsitool.backbones.card import EncoderCard, LineageStep, read_card
+from wsitool.base.devices import placed
 from wsitool.base.json_files import read_json
 from wsitool.base.paths import AnyPath, as_list
 from wsitool.errors import EncoderError
@@ -106,6 +107,8 @@ def finished_state(out: Path) -> dict[str, Any] | None:
         return None
     # Only what this version knows; a newer one may have written more.
     names = {field.name for field in dataclasses.fields(PretrainConfig)}
-    config = {name: value for name, value in record.items() if name in names}
+    config = {name: value for name, value in placed(record).items() if name in names}
     state = {"batches": None, "config": config, "data": record.get("fingerprint"), "method": None}
+    # Of a run that nobody asked to go on with the checkpoint may still be there.
+    state["longer"] = (out / "last.ckpt").is_file()
     return state | {"warnings": {}, "skipped": [], "history": [], "snapshots": record.get("snapshots")}

@@ -41,6 +41,7 @@ def pretrain(
     init: str | Path = "imagenet",
     resume: Resume = False,
     overwrite: bool = False,
+    keep_checkpoint: bool = True,
     loggers: Sequence[MetricLogger] = (),
     reporter: Reporter = SILENT,
     **options: Any,
@@ -50,10 +51,11 @@ def pretrain(
     `params` are the method's own; `options` the further fields of `PretrainConfig` (epochs, batch_size, lr,
     backbone, ...); `loggers` take its rows, see `MetricLogger`. `resume` goes on from `out`/last.ckpt with
     the very same options, bit for bit (on other devices with the same batch over all of them, or for more
-    epochs, which run.json notes), and leaves a finished run as it is; "auto" starts where there is nothing to
-    go on with. Raises UsageError, PluginError, EncoderError or StoreError (as while another process writes to
-    `out`) before anything is written, TrainingError or MemoryShortError if training cannot go on, and
-    Interrupted at a signal, after the step in hand and a checkpoint.
+    epochs, which run.json notes); "auto" starts where there is nothing to go on with. A finished run of the
+    same options stays as it is. Without `keep_checkpoint` last.ckpt is removed in the end. Raises UsageError,
+    PluginError, EncoderError or StoreError (as while another process writes to `out`) before anything is
+    written, TrainingError or MemoryShortError if training cannot go on, and Interrupted at a signal, after
+    the step in hand and a checkpoint.
     """
     try:
         # Before stores and plugins are looked at: an option's name costs nothing to check.
@@ -61,7 +63,7 @@ def pretrain(
     except TypeError as error:
         raise UsageError(f"pretrain has no such option ({error}).") from None
     config = dataclasses.replace(config, precision=chosen_precision(config), decode=chosen_decode(config))
-    member = find_member(config.devices, config.num_nodes)
+    member = find_member(config.device, config.num_nodes)
     # One voice: the whole command is run once for each further device.
     if not is_first_process():
         reporter = SILENT
@@ -76,6 +78,7 @@ def pretrain(
             make = partial(Run, stores=stores, out=Path(out), member=member)
             config = chosen_batch(config, partial(make, reporter=SILENT), reporter)
             run = make(config, reporter=reporter)
+        run.keeps_checkpoint = keep_checkpoint
         # Only now, as a state is compared with effective options: backbone and parameters are known by the
         # method and the encoder.
         if state is not None:

@@ -80,7 +80,8 @@ def image_attributes(metadata: bytes) -> dict[str, Any]:
 
 def mirax_file(folder: Path) -> Path | None:
     """The file by which OpenSlide opens a MIRAX slide whose data are `folder`; None for another folder."""
-    file = folder.with_name(f"{folder.name}.mrxs")
+    # The folder one stands in has no name of its own.
+    file = Path(f"{folder if folder.name else folder.resolve()}.mrxs")
     return file if os.path.isfile(folder / "Slidedat.ini") and os.path.isfile(file) else None  # noqa: PTH113
 
 
