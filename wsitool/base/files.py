@@ -69,7 +69,7 @@ def replace_file_in_parts(path: Path, parts: Iterable[bytes | memoryview]) -> No
 
 
 def place_file(path: Path, data: bytes, *, overwrite: bool) -> None:
-    """As `replace_file`, where nothing or the same is there; UsageError for anything else, unless `overwrite`."""
+    """As `replace_file`; UsageError where something else is there that nobody said to `overwrite`."""
     if not path.exists() or overwrite:
         replace_file(path, data)
     elif not path.is_file() or path.read_bytes() != data:

@@ -114,7 +114,7 @@ def write_predictions(path: Path, parts: Sequence[Part[LabelledPatches]]) -> Non
     replace_file_in_parts(path, map(table_bytes, iter(lambda: list(islice(rows, _AT_ONCE)), [])))
 
 
-def _predicted(part: Part, classes: Sequence[str]) -> Iterator[Sequence[Any]]:
+def _predicted(part: Part[LabelledPatches], classes: Sequence[str]) -> Iterator[Sequence[Any]]:
     # Uncalibrated, as the argmax is the same and the temperature is in metrics.json.
     probabilities = softmax(part.logits)
     predicted, labels = probabilities.argmax(axis=1).tolist(), part.patches.labels.tolist()

@@ -338,7 +338,7 @@ def _features_at(run: _Run, files: Sequence[Path], patches: Collection) -> Featu
     parts = []
     for number, places in patches.rows_by_store():
         # Rising, as h5py wants them: a map's patches are in the order of stores and rows.
-        rows = patches.row[places]
+        rows = patches.row[places].astype(np.int64)
         if run.bags is not None:
             parts.append(run.bags.read(patches.stores[number], rows))
             continue
