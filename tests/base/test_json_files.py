@@ -18,7 +18,7 @@ from wsitool.base import json_files
 from wsitool.base.json_files import parse_json, read_json, typed
 from wsitool.cli import main
 from wsitool.errors import EncoderError, UsageError
-from wsitool.experiment.plan import read_plan
+from wsitool.experiment.plan_file import read_plan
 
 DEEP = "[" * 100_000 + "]" * 100_000
 

@@ -6,7 +6,7 @@ from classify_stores import labelled_store
 from click.testing import CliRunner
 
 from wsitool.cli import main
-from wsitool.experiment.plan import read_plan
+from wsitool.experiment.plan_file import read_plan
 
 _EXAMPLES = Path(__file__).parents[2] / "examples" / "reproduce_paper"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from wsitool.experiment.cells import _settings_key
-from wsitool.experiment.plan import read_plan
+from wsitool.experiment.plan_file import read_plan
 
 FOLDER = Path(__file__).parent.parent.parent / "examples" / "reproduce_paper"
 # As cells were keyed before there was a balance.

@@ -19,7 +19,8 @@ from wsitool.errors import LabelError, StoreError, UnknownMethodError, UsageErro
 from wsitool.experiment.estimate import estimate
 from wsitool.experiment.evaluation_splits import all_cells, auxiliary_data, open_splits
 from wsitool.experiment.grid import chains_of
-from wsitool.experiment.plan import Arm, percent, read_plan
+from wsitool.experiment.plan import Arm, percent
+from wsitool.experiment.plan_file import read_plan
 from wsitool.experiment.run import experiment
 from wsitool.experiment.stages import last_stages, pretrainings
 from wsitool.experiment.table import to_latex

@@ -14,7 +14,8 @@ from experiment_plans import small_plan
 from wsitool.errors import UsageError
 from wsitool.experiment.evaluation_splits import open_splits
 from wsitool.experiment.judged import TEST_PATCHES, judged_by
-from wsitool.experiment.plan import ExperimentPlan, read_plan
+from wsitool.experiment.plan import ExperimentPlan
+from wsitool.experiment.plan_file import read_plan
 from wsitool.experiment.run import experiment
 
 

@@ -18,7 +18,8 @@ from wsitool.experiment import color_arm, report, run
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.evaluation_splits import all_cells, open_splits
 from wsitool.experiment.narrative import caveats, verdicts
-from wsitool.experiment.plan import ExperimentPlan, read_plan
+from wsitool.experiment.plan import ExperimentPlan
+from wsitool.experiment.plan_file import read_plan
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, as_json, summarise
 from wsitool.experiment.run import experiment

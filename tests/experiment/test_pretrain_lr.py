@@ -16,7 +16,8 @@ from wsitool.errors import UsageError
 from wsitool.experiment import stages
 from wsitool.experiment.estimate import estimate
 from wsitool.experiment.evaluation_splits import all_cells, open_splits
-from wsitool.experiment.plan import ExperimentPlan, read_plan
+from wsitool.experiment.plan import ExperimentPlan
+from wsitool.experiment.plan_file import read_plan
 from wsitool.experiment.run import experiment
 from wsitool.experiment.stages import last_stages, pretrainings, start_keys
 from wsitool.training.run import pretrain

@@ -10,7 +10,7 @@ from experiment_plans import small_data, small_plan
 
 from wsitool.errors import UsageError
 from wsitool.experiment.evaluation_splits import all_cells, open_splits
-from wsitool.experiment.plan import read_plan
+from wsitool.experiment.plan_file import read_plan
 from wsitool.experiment.run import experiment
 from wsitool.experiment.stages import _stage_key, last_stages
 from wsitool.viewer.mistakes import experiment_choices

@@ -170,7 +170,7 @@ def test_mistakes_of_one_cell_of_an_experiment(server: Server) -> None:
     group = next(one for one in _json(server, "/api/library")["groups"] if one["kind"] == "experiment")
     address = f"/api/experiments/{group['id']}"
     about = _json(server, address)
-    assert (about["rows"], about["amounts"], about["seeds"]) == (["supervised"], ["50 %", "100 %"], 2)
+    assert (about["rows"], about["amounts"], about["seeds"]) == (["supervised"], ["50 %", "100 %"], [2, 2])
     told = _json(server, f"{address}/0/1/0")
     assert (told["patches"], told["wrong"]) == (3, 2)
     first, second = told["most_confident"]

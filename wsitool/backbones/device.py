@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -54,6 +56,25 @@ def pin_threads() -> None:
     Until it is set, MKL chooses it for every product by how busy the machine is, and the last bits with it.
     """
     torch.set_num_threads(torch.get_num_threads())
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """In this block torch computes on `count` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_each(devices: Sequence[str]) -> int:
+    """Of each of several processes, one for each of `devices`: those on the CPU share its threads.
+
+    With all threads each they would mostly wait for one another.
+    """
+    return max(1, torch.get_num_threads() // max(1, sum(device == "cpu" for device in devices)))
 
 
 def keep_freed_memory(device: torch.device) -> None:

@@ -59,15 +59,7 @@ def export_encoder(
     'resnet18.pth'
     """
     out = Path(out)
-    if to not in (*EXPORTS, _ONNX, _FOLDER):
-        raise UsageError(f"--to must be one of {', '.join((*EXPORTS, _ONNX, _FOLDER))}, got '{to}'.")
-    if push is not None:
-        if to != _FOLDER:
-            raise UsageError(f"--push uploads the folder of --to {_FOLDER}, got --to {to}.")
-        check_push(push)
-    suffixes = (".onnx",) if to == _ONNX else (*_TORCH_SUFFIXES, ".safetensors")
-    if to != _FOLDER and out.suffix not in suffixes:
-        raise UsageError(f"A file for {to} ends in {' or '.join(suffixes)}, got '{out.name}'.")
+    _check_asked(out, to, push)
     built = run_encoder(Path(encoder), snapshot)
     built.eval()  # batch statistics of two random images would be compared otherwise
     size = image_size or built.card.image_size or 224
@@ -90,6 +82,18 @@ def export_encoder(
         _compare(built, to, computed, expected)
         place_file(out, data, overwrite=overwrite)
     return out
+
+
+def _check_asked(out: Path, to: str, push: str | None) -> None:
+    if to not in (*EXPORTS, _ONNX, _FOLDER):
+        raise UsageError(f"--to must be one of {', '.join((*EXPORTS, _ONNX, _FOLDER))}, got '{to}'.")
+    if push is not None:
+        if to != _FOLDER:
+            raise UsageError(f"--push uploads the folder of --to {_FOLDER}, got --to {to}.")
+        check_push(push)
+    suffixes = (".onnx",) if to == _ONNX else (*_TORCH_SUFFIXES, ".safetensors")
+    if to != _FOLDER and out.suffix not in suffixes:
+        raise UsageError(f"A file for {to} ends in {' or '.join(suffixes)}, got '{out.name}'.")
 
 
 def _compare(encoder: Encoder, to: str, computed: Tensor, expected: Tensor) -> None:

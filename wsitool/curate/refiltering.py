@@ -125,11 +125,7 @@ def refilter(
             result = replace(result, lost=_why_lost(store, slide))
         if dry_run:
             return result
-        if result.lost:
-            raise StoreError(
-                f"{path} would lose {result.dropped} patches for good, as {result.lost}: write the others "
-                "elsewhere with --out."
-            )
+        _check_lost(path, result)
         if target != path and target.exists() and not overwrite:
             _check_same(store, target, limits, result)
             result = replace(result, there=True)
@@ -140,6 +136,14 @@ def refilter(
             _drop(store, target, limits, decided, new[old], reporter)
         source = path_of(store.meta.source) if slide is None else slide
     return _followed(path, target, source, result)
+
+
+def _check_lost(path: Path, result: RefilterResult) -> None:
+    if result.lost:
+        raise StoreError(
+            f"{path} would lose {result.dropped} patches for good, as {result.lost}: write the others "
+            "elsewhere with --out."
+        )
 
 
 def _target(path: Path, out: Path) -> Path:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from wsitool.backbones.build import build_encoder
+from wsitool.backbones.device import threads, threads_each
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encode
 from wsitool.classify.penalty import search_penalty
@@ -21,7 +20,7 @@ from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.subsets import class_counts
 from wsitool.experiment.cells import is_finished
 from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, all_cells, open_splits
-from wsitool.experiment.grid import chains_of, threads_each
+from wsitool.experiment.grid import chains_of
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.preflight import check_plan
 from wsitool.experiment.stages import Pretraining, pretrainings
@@ -47,16 +46,6 @@ class Estimate:
     pretrained_images: int
     trained_images: int
     seconds: float
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +78,7 @@ def estimate(plan: ExperimentPlan, out: Path, *, devices: Sequence[str] = ("auto
     whole = splits[0].train.whole
     size = plan.image_size or whole.collection.patch_size
     trains = bool(pretrained or work.trained)
-    with _threads(threads_each(devices)):
+    with threads(threads_each(devices)):
         speed = measure_speed(
             encoder,
             image_size=size,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import groupby
 from multiprocessing import connection
@@ -18,8 +18,7 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
+from wsitool.backbones.device import threads, threads_each
 from wsitool.base.interrupt import Interrupted
 from wsitool.base.machine import explain_memory
 from wsitool.base.paths import as_list
@@ -29,12 +28,13 @@ from wsitool.experiment.cells import CellResult, run_cell
 from wsitool.experiment.evaluation_splits import Cell, all_cells
 from wsitool.experiment.plan import ExperimentPlan, percent
 
-__all__ = ["chains_of", "in_chains", "run_grid", "threads_each"]
+__all__ = ["chains_of", "in_chains", "run_grid"]
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 _GRACE_SECONDS = 20.0  # in which a worker's pretraining may save the step in hand
+_threads = ExitStack()  # those of a worker process, for as long as it lives
 _device = "auto"  # of a worker process; set once when it starts
 
 
@@ -162,12 +162,7 @@ def chains_of(plan: ExperimentPlan, cells: list[Cell]) -> list[list[Cell]]:
     return [list(chain) for _, chain in groupby(cells, key=shared)]
 
 
-def threads_each(devices: Sequence[str]) -> int:
-    """Of each worker on the CPU: with all threads each they would mostly wait for one another."""
-    return max(1, torch.get_num_threads() // max(1, sum(device == "cpu" for device in devices)))
-
-
-def _take_device(queue: Queue[str], threads: int) -> None:
+def _take_device(queue: Queue[str], count: int) -> None:
     """Begin a worker, of so many threads if it is on the CPU."""
     global _device
     # Before the queue is asked: a worker whose parent is gone would wait for a device for ever.
@@ -180,7 +175,7 @@ def _take_device(queue: Queue[str], threads: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = _device.removeprefix("cuda:")
         _device = "cuda"
     elif _device == "cpu":
-        torch.set_num_threads(threads)
+        _threads.enter_context(threads(count))
 
 
 def _end_with_parent() -> None:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-import tomllib
-import typing
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from wsitool.backbones.options import INIT, BackboneOptions
-from wsitool.base.alike import others_for
 from wsitool.base.devices import DeviceOptions
 from wsitool.base.file_names import lone_file_name
-from wsitool.base.json_files import parse_json, read_text, typed
-from wsitool.base.parameters import Params, as_shares, hparam, same_as
+from wsitool.base.parameters import Params, hparam, same_as
 from wsitool.base.paths import as_list
 from wsitool.classify.head_registry import DEFAULT_HEAD, HEADS, head_named
 from wsitool.classify.settings import HEADS_IN_WORDS, PRECISIONS, Penalty, Settings
@@ -28,6 +24,7 @@ from wsitool.training.config import PretrainConfig
 __all__ = [
     "ARMS",
     "COLOR",
+    "LISTS",
     "Arm",
     "ExperimentDevice",
     "ExperimentPlan",
@@ -36,7 +33,6 @@ __all__ = [
     "file_part",
     "order_of",
     "percent",
-    "read_plan",
 ]
 
 ARMS = ("supervised", "rotation", "jitter-rotation", "simclr", "simclr+auxiliary")
@@ -45,7 +41,7 @@ _NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
 _ARM = re.compile(r"(?P<method>[^+]+)(?:\+(?P<data>[A-Za-z][\w-]*)(?::(?P<count>[1-9]\d*))?)?")
 _MOST = 10_000  # of what is run one after another: more is a slip of the keyboard
 _STARTS = " or ".join(f"{kind.name}:{kind.argument}" for kind in STARTS.values())
-_LISTS = ("train", "test", "auxiliary", "methods", "select")  # one alone may be given as text
+LISTS = ("train", "test", "auxiliary", "methods", "select")  # one alone may be given as text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +195,7 @@ class ExperimentPlan(BackboneOptions):
 
     def __post_init__(self) -> None:
         """UsageError naming what cannot work."""
-        for name in _LISTS:
+        for name in LISTS:
             items = tuple(str(item) for item in as_list(getattr(self, name)))
             object.__setattr__(self, name, items)  # frozen: this is its one way in
         super().__post_init__()
@@ -381,47 +377,3 @@ def amount_of(fraction: Amount) -> dict[str, float | int | None]:
 def _is_each_once(values: tuple[object, ...]) -> bool:
     # At least one, each once.
     return len(set(values)) == len(values) > 0
-
-
-def read_plan(path: str | Path, **changes: Any) -> ExperimentPlan:
-    """Read a plan from a TOML or JSON file whose keys are the fields of `ExperimentPlan`.
-
-    `changes` override them.
-
-    Fractions are percentages (5, 25, 100) where one of them is above 1, else shares.
-    UsageError if the file is unreadable or has other keys.
-    """
-    path = Path(path)
-    try:
-        text = read_text(path)
-        values: dict[str, Any] = parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read as a plan (TOML or JSON): {error}.") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"{path} is no plan: it must hold names and values.")
-    # Evaluated types, since annotations are text: what each key must be.
-    types = typing.get_type_hints(ExperimentPlan)
-    unknown = sorted(set(values) - set(types))
-    if unknown:
-        # Where it is computed changes no result.
-        others = others_for([*types, "device"], unknown[0])
-        if others == ["device"]:
-            others = ["--device of the command, and no part of a plan"]
-        hint = f"{unknown[0]} is {' or '.join(others)}" if others else f"a plan has {', '.join(types)}"
-        raise UsageError(f"{path} has unknown keys {', '.join(unknown)}: {hint}.")
-    # "train = 'a.h5'" for a list of one.
-    values |= {name: [values[name]] for name in _LISTS if isinstance(values.get(name), str)}
-    try:
-        values = {name: typed(types[name], value, name) for name, value in values.items()}
-    except ValueError as error:
-        raise UsageError(f"{path} is no plan: {error}.") from None
-    # Given in Python or on the command line: they are typed already.
-    values |= changes
-    if "fractions" in values:
-        # After `changes`, so that percentages may come from either.
-        values["fractions"] = as_shares(values["fractions"])
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    try:
-        return ExperimentPlan(**values)
-    except TypeError as error:
-        raise UsageError(f"{path} is no plan: {error}.") from None

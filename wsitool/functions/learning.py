@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from wsitool.base.console import ProgressChoice, reporter_of
 from wsitool.base.paths import AnyPath, as_list
 from wsitool.classify.settings import ClassifyOptions, Settings
-from wsitool.experiment.plan import ExperimentDevice, ExperimentPlan, read_plan
+from wsitool.experiment.plan import ExperimentDevice, ExperimentPlan
+from wsitool.experiment.plan_file import read_plan
 from wsitool.functions.options import command_words, keywords, known, whole_stores
 from wsitool.mil.options import SlideOptions, SlideSettings, chosen_settings
 from wsitool.predict.options import EmbedOptions, PredictOptions
@@ -50,9 +51,8 @@ def pretrain(
     Options are those of `wsitool pretrain`, the method's own among them (`temperature=0.1`). `method` is an
     installed one's name, or a class derived from `wsitool.api.Method`. `resume` goes on from `out`/last.ckpt,
     bit for bit; "auto" starts where there is nothing to go on with; a finished run of the same options stays.
-    `keep_checkpoint` lets a later `resume` make it longer. `loggers` take the rows of metrics.csv.
-    Raises UsageError, PluginError, EncoderError or StoreError before anything is written, TrainingError or
-    MemoryShortError if training cannot go on.
+    `keep_checkpoint` lets a later `resume` make it longer. `loggers` take the rows of metrics.csv. Raises
+    UsageError, PluginError, EncoderError or StoreError first, TrainingError or MemoryShortError on the way.
 
     >>> result = wsitool.pretrain(
     ...     "stores", "encoder", method="simclr", init="encoder.safetensors", epochs=1, batch_size=6
