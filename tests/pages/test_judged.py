@@ -13,7 +13,7 @@ from patch_stores import patch_folder
 from PIL import Image
 
 from wsitool.pages.classification import _mistakes_of, _read
-from wsitool.pages.predictions import _deciding
+from wsitool.pages.predictions import _deciding, _table
 from wsitool.pages.write import write_page
 from wsitool.predict.prediction import file_names_of
 from wsitool.predict.slide_summary import SlideSummary, write_summary
@@ -149,8 +149,8 @@ def test_predict_shows_slides_by_verdict_with_heatmaps_and_the_patches_that_deci
 
 def test_the_patches_that_decided_are_the_most_probable_ones_and_what_speaks_against(tmp_path: Path) -> None:
     _predictions(tmp_path / "out", [_slide("s", "a", 0.8)])
-    chosen = _deciding(tmp_path / "out" / "s.csv", "a", CLASSES)
-    assert [(x, called) for x, _, _, called, _ in chosen] == [
+    chosen = _deciding(_table(tmp_path / "out" / "s.csv", CLASSES), CLASSES.index("a"))
+    assert [(one.x, CLASSES[called]) for one, called in chosen] == [
         (11 * 32, "a"),
         (10 * 32, "a"),
         (9 * 32, "a"),
@@ -158,7 +158,7 @@ def test_the_patches_that_decided_are_the_most_probable_ones_and_what_speaks_aga
         (0, "<b>"),
         (32, "<b>"),
     ]
-    assert chosen[0][4] == 1.0 and chosen[4][4] == 1.0
+    assert [one.p[called] for one, called in (chosen[0], chosen[4])] == [1.0, 1.0]
 
 
 def test_a_thousand_slides_open_no_more_than_twelve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,9 +166,7 @@ def test_a_thousand_slides_open_no_more_than_twelve(tmp_path: Path, monkeypatch:
     slides = [_slide("stores-0", "a", 0.8), *(_slide(f"s{n}", "a", 0.7, ("x" * 300,)) for n in range(999))]
     folder = _predictions(tmp_path / "out", slides)
     looked: list[str] = []
-    monkeypatch.setattr(
-        "wsitool.pages.predictions._deciding", lambda path, *_: looked.append(path.name) or []
-    )
+    monkeypatch.setattr("wsitool.pages.predictions._table", lambda path, *_: looked.append(path.name) or [])
     page = write_page(folder, command=["wsitool", "predict", "run", str(stores)])
     assert len(looked) == 12 and page.stat().st_size < 5_000_000
     assert "The first 200 of 1,000 slides" in page.read_text()

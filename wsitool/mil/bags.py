@@ -129,6 +129,14 @@ class SlideBags:
 
     `train` and `held_out` index them; nothing is held out where it is not asked for. Features are read by
     `read`, a bag at a time: all of them may be larger than memory.
+
+    >>> import numpy as np
+    >>> none = np.zeros(0, np.int64)
+    >>> bags = wsitool.SlideBags(
+    ...     labels=none, groups=none, classes=2, feature_dim=8, train=none, held_out=none, bags=()
+    ... )
+    >>> len(bags), bags.feature_dim
+    (0, 8)
     """
 
     labels: Indices

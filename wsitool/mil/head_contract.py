@@ -25,6 +25,10 @@ class FittedSlideHead:
     seen them: probabilities are calibrated by these where nothing is held out. `choices` are for run.json,
     `warning` is for the user, `history` has a row for each epoch that was judged on what is held out; `sizes`
     are what `BuildSlideHead` needs to make an empty one.
+
+    >>> import torch
+    >>> wsitool.FittedSlideHead(head=torch.nn.Linear(8, 2), choices={"epochs": 12}).choices
+    {'epochs': 12}
     """
 
     head: nn.Module

@@ -43,6 +43,10 @@ class SlideSettings(SlideOptions):
 
     The others are those of `Settings`; a `head_lr` of None is 0.001, and `batch_size` is of patches of which
     features are made.
+
+    >>> settings = wsitool.SlideSettings(level="slide", head="attention", epochs=20)
+    >>> settings.counted, settings.held_out_of(30), settings.held_out_of(300)
+    ('slides', 0.0, 0.2)
     """
 
     head: str = same_as(Settings, "head")

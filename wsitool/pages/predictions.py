@@ -93,7 +93,10 @@ def _slide(page: Page, folder: Path, row: Row, classes: Sequence[str], inputs: I
             page.image(picture, caption)
     table = _table(folder / f"{row['files']}.csv", classes)
     attended = [one for one in table if one.attention is not None]
-    patches = _attended(attended) if attended else _deciding(table, classes.index(row["most_probable"]))
+    patches = _attended(attended)
+    # A table that was edited may name what is no class.
+    if not attended and row["most_probable"] in classes:
+        patches = _deciding(table, classes.index(row["most_probable"]))
     if not patches:
         return
     corners = [(one.x, one.y) for one, _ in patches]
