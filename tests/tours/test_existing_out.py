@@ -51,7 +51,13 @@ def _files(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in kept}
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+# Each skips what is finished in tests of its own too; all of them together take a minute.
+_SLOW = ("tile", "import", "split", "export", "embed")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else []) for name in COMMANDS]
+)
 def test_what_is_there(disk: Path, name: str) -> None:
     command, other, says, code = COMMANDS[name]
     if "stores" in command or "run" in command.split():

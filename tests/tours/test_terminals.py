@@ -21,7 +21,7 @@ _ASCII: dict[str, str | None] = {
 _TILE = "tile '내 슬라이드' --out stores --patch-size 32 --workers 1"
 
 
-@pytest.mark.parametrize("columns", [60, 100])
+@pytest.mark.parametrize("columns", [60, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -40,6 +40,7 @@ def test_what_is_drawn_fits_the_terminal(disk: Path, words: str, says: str, colu
     assert len(drawn) > 5 and max(map(cell_len, drawn)) <= columns, shown
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_a_terminal_saves_the_step_in_hand(disk: Path) -> None:
     assert on_terminal(_TILE, disk, columns=80)[0] == 0
     pressed: list[bool] = []
