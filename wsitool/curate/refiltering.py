@@ -93,10 +93,9 @@ def refilter(
     `changes` maps min_tissue, min_sharpness, max_pen, max_fold, max_white, max_black to new values. The store
     is replaced in one step, or written to `out`: a store's name, or a folder to hold one of the same name,
     where a store that is this result already is left alone, and another replaced only with `overwrite`.
-    Without the slide patches can only be dropped: StoreError where rejected candidates would now be kept and
-    `slide` is not given, or is another file. StoreError too where patches would be dropped in place that
-    could not be cut again, as the images were imported or the slide is gone. NoTissueError where nothing
-    would be left; then nothing is changed. Slides.csv, images.csv and the preview beside the store follow.
+    Without `slide` patches can only be dropped, else StoreError; StoreError too where patches would be
+    dropped in place that could not be cut again, as the images were imported or the slide is gone.
+    NoTissueError where nothing would be left. Slides.csv, images.csv and the preview follow.
 
     >>> store = wsitool.tile("slide.svs", "patches", patch_size=128, level=0, min_tissue=0.1).slides[0].store
     >>> wsitool.refilter(store, {"min_tissue": 0.5}, dry_run=True).added
@@ -125,10 +124,13 @@ def refilter(
             result = replace(result, lost=_why_lost(store, slide))
         if dry_run:
             return result
-        _check_lost(path, result)
+        if result.lost:
+            raise StoreError(
+                f"{path} would lose {result.dropped} patches for good, as {result.lost}: write the others "
+                "elsewhere with --out."
+            )
         if target != path and target.exists() and not overwrite:
-            _check_same(store, target, limits, result)
-            result = replace(result, there=True)
+            result = _check_same(store, target, limits, result)
         # Anew as a whole: pixels of added patches come from the slide, and rows must be in grid order.
         elif result.added and slide is not None:
             result = _cut_again(store, target, limits, Path(slide), result, reporter)
@@ -136,14 +138,6 @@ def refilter(
             _drop(store, target, limits, decided, new[old], reporter)
         source = path_of(store.meta.source) if slide is None else slide
     return _followed(path, target, source, result)
-
-
-def _check_lost(path: Path, result: RefilterResult) -> None:
-    if result.lost:
-        raise StoreError(
-            f"{path} would lose {result.dropped} patches for good, as {result.lost}: write the others "
-            "elsewhere with --out."
-        )
 
 
 def _target(path: Path, out: Path) -> Path:
@@ -183,7 +177,9 @@ def _why_lost(store: Reader, slide: str | Path | None) -> str:
     return "" if same else f"its slide '{source}' is another file now (--slide says where it is)"
 
 
-def _check_same(store: Reader, target: Path, limits: tuple[Limit, ...], result: RefilterResult) -> None:
+def _check_same(
+    store: Reader, target: Path, limits: tuple[Limit, ...], result: RefilterResult
+) -> RefilterResult:
     """StoreError unless the store that is at `target` is what would be written there."""
     # As it would read back; who wrote it does not matter.
     expected = replace(store.meta, params=as_stored(_params(store, limits)), wsitool_version="")
@@ -194,6 +190,7 @@ def _check_same(store: Reader, target: Path, limits: tuple[Limit, ...], result: 
         same = False
     if not same:
         raise StoreError(f"{target} exists already: pass --overwrite to replace it, or name another --out.")
+    return replace(result, there=True)
 
 
 def _followed(path: Path, target: Path, source: str | Path, result: RefilterResult) -> RefilterResult:

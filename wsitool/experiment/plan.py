@@ -202,16 +202,7 @@ class ExperimentPlan(BackboneOptions):
         if isinstance(self.seeds, tuple) and len(self.seeds) == 1:
             object.__setattr__(self, "seeds", self.seeds[0])  # in plan.json the number it has always been
         object.__setattr__(self, "head", head_named(self.head))
-        for arm in self.arms:
-            if arm.auxiliary and arm.auxiliary not in self.auxiliaries:
-                name = "" if arm.auxiliary == AUXILIARY else f"{arm.auxiliary}="
-                raise UsageError(
-                    f"The arm {arm.name} needs --auxiliary {name}STORES, or leave it out of --methods."
-                )
-            if arm.kind.frozen and not HEADS[self.head].frozen:
-                raise UsageError(
-                    f"The arm {arm.name} has no network that could be fine-tuned: use --head linear or knn."
-                )
+        self._check_arms()
         asking = " and ".join(select for select in self.select if asks(select))
         rules = (
             (bool(self.train), "--train must name at least one store"),
@@ -257,6 +248,18 @@ class ExperimentPlan(BackboneOptions):
             check_order(select, self.balance)
         # Last, as the classifier's own rules are about values that are in bounds by now.
         self.settings("auto")
+
+    def _check_arms(self) -> None:
+        for arm in self.arms:
+            if arm.auxiliary and arm.auxiliary not in self.auxiliaries:
+                name = "" if arm.auxiliary == AUXILIARY else f"{arm.auxiliary}="
+                raise UsageError(
+                    f"The arm {arm.name} needs --auxiliary {name}STORES, or leave it out of --methods."
+                )
+            if arm.kind.frozen and not HEADS[self.head].frozen:
+                raise UsageError(
+                    f"The arm {arm.name} has no network that could be fine-tuned: use --head linear or knn."
+                )
 
     @property
     def arms(self) -> tuple[Arm, ...]:

@@ -48,14 +48,13 @@ def pretrain(
 ) -> PretrainResult:
     """Train an encoder on the unlabelled patches of `stores` (or of a Collection) into the folder `out`.
 
-    `params` are the method's own; `options` the further fields of `PretrainConfig` (epochs, batch_size, lr,
-    backbone, ...); `loggers` take its rows, see `MetricLogger`. `resume` goes on from `out`/last.ckpt with
-    the very same options, bit for bit (on other devices with the same batch over all of them, or for more
-    epochs, which run.json notes); "auto" starts where there is nothing to go on with. A finished run of the
-    same options stays as it is. Without `keep_checkpoint` last.ckpt is removed in the end. Raises UsageError,
-    PluginError, EncoderError or StoreError (as while another process writes to `out`) before anything is
-    written, TrainingError or MemoryShortError if training cannot go on, and Interrupted at a signal, after
-    the step in hand and a checkpoint.
+    `params` are the method's own, `options` further fields of `PretrainConfig` (epochs, lr, backbone, ...);
+    `loggers` take its rows, see `MetricLogger`. `resume` goes on from `out`/last.ckpt with the very same
+    options, bit for bit (on other devices with the same batch over all of them, or for more epochs, which
+    run.json notes); "auto" starts where there is nothing to go on with. A finished run of the same options
+    stays as it is. Without `keep_checkpoint` last.ckpt is removed in the end. Raises UsageError, PluginError,
+    EncoderError or StoreError (another process writes to `out`) before anything is written, TrainingError or
+    MemoryShortError if training cannot go on, and Interrupted at a signal, after a checkpoint.
     """
     try:
         # Before stores and plugins are looked at: an option's name costs nothing to check.
