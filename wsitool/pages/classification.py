@@ -14,6 +14,7 @@ from wsitool.base.pictures import small_jpeg
 from wsitool.evaluation.metrics import METRICS
 from wsitool.pages.facts import add_settings, as_text, read_object
 from wsitool.pages.material import Inputs
+from wsitool.pages.model_card import classifier_card
 from wsitool.pages.registry import Folder
 from wsitool.predict.verdict import as_probability
 from wsitool.report.charts import confusion_chart, curves_chart, reliability_chart
@@ -77,6 +78,7 @@ def sections(page: Page, folder: Folder) -> None:
                 f"{name}: {part.get(counted, 0):,} {counted} of {len(part.get('groups', ())):,} groups; "
                 f"{as_text(part.get('per_class'))}."
             )
+    classifier_card(page, metrics, run, manifest, counted)
     page.section("Settings and versions")
     steps = (run.get("encoder") or {}).get("lineage") or []
     page.text(

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from wsitool.pages.facts import add_settings, as_text, read_object
+from wsitool.pages.model_card import encoder_card
 from wsitool.pages.registry import Folder
 from wsitool.report.charts import curves_chart
 from wsitool.report.page import Page
@@ -38,6 +39,7 @@ def sections(page: Page, folder: Folder) -> None:
     _curves(page, rows)
     _collapse(page, rows)
     _snapshots(page, run)
+    encoder_card(page, run)
     page.section("Settings and versions")
     add_settings(page, run.get("result") or {})
     add_settings(page, run, without=_SHOWN_APART)
