@@ -90,6 +90,21 @@ def test_classify_says_first_what_must_be_known_and_shows_figures_and_patches(ru
     assert "is &lt;b&gt;" in text and "<b>" not in text
 
 
+def test_the_card_of_a_classifier_says_how_far_to_trust_it(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["baselines"] = {"color": {"auroc": 0.75, "beaten": False}}
+    metrics |= {"near_duplicates_in_test": 3, "split_by": "patch"}
+    metrics["test"]["guessing"] = {"better": False}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    card = write_page(run).read_text().split("Model card</a></h2>")[1].split("</table>")[0]
+    assert "accuracy 0.500 (0.250 to 0.750)" in card and "random -&gt; kidney, then on labels; seed 7" in card
+    assert (
+        "colour alone: AUROC 0.750, not shown to be beaten" in card and "nothing was held out for it" in card
+    )
+    for limit in ("not found to be better than guessing", "3 test patches look like", "figures flatter"):
+        assert limit in card
+
+
 def test_patches_that_are_away_are_told_of_in_words(run: Path) -> None:
     text = write_page(run).read_text()
     assert "data:image/jpeg" not in text and "their pictures are not shown" in text.lower()

@@ -209,6 +209,8 @@ def test_pretrain_shows_curves_collapse_and_what_it_has_seen(tmp_path: Path) -> 
         assert f">{title}</text>" in text
     assert "Did the features collapse?" in text and "random -&gt; kidney" in text
     assert "It may have collapsed &lt;script&gt;" in text
+    card = text.split("Model card</a></h2>")[1].split("</table>")[0]
+    assert "12 patches without labels, 1 stores, 1 groups" in card and "None on a task" in card
 
 
 def test_embed_shows_its_map_and_files(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from wsitool.report.page import Page
 
 __all__ = ["classifier_card", "encoder_card"]
 
-_HEADERS = ("", "")
+_HEADERS = ("what", "of this run")
+_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
 _SHIFT = "Other scanners, stains, laboratories and tissues than those it has seen may change what it says."
 _USE = "Research. It is no medical device, and no diagnosis may rest on it."
 
@@ -112,12 +113,12 @@ def _count(value: object) -> str:
 def _evaluation(metrics: Mapping[str, Any], figures: Mapping[str, Any], counted: str) -> str:
     intervals = figures.get("intervals") or {}
     told = []
-    for name in ("accuracy", "balanced_accuracy", "auroc"):
+    for name in _NAMES:
         value = figures.get(name)
         if isinstance(value, int | float):
             between = intervals.get(name)
             limits = f" ({between[0]:.3f} to {between[1]:.3f})" if between else " (no interval)"
-            told.append(f"{name.replace('_', ' ')} {value:.3f}{limits}")
+            told.append(f"{_NAMES[name]} {value:.3f}{limits}")
     where = {
         "test": "of test patients",
         "folds": "by cross-validation over groups",
