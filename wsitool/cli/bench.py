@@ -9,6 +9,7 @@ import click
 
 from wsitool.base.devices import DeviceOptions
 from wsitool.cli.command import Command
+from wsitool.cli.completing import completer
 from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import declared
 from wsitool.cli.options import image_size_option, json_option
@@ -28,7 +29,14 @@ __all__ = ["command"]
     """,
 )
 @click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
-@click.option("--method", default="simclr", show_default=True, metavar="NAME", help="SSL method.")
+@click.option(
+    "--method",
+    default="simclr",
+    show_default=True,
+    metavar="NAME",
+    help="SSL method.",
+    shell_complete=completer("method"),
+)
 @click.option("--backbone", default="resnet18", show_default=True, help="Network.")
 @click.option(
     "--batch-size", default=64, show_default=True, type=click.IntRange(min=2), help="Patches per step."

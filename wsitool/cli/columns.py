@@ -1,4 +1,4 @@
-"""Tables of text that fit the terminal: columns give way first, then the middle of long names."""
+"""Tables of text that fit the terminal: the middle of long names gives way, then columns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 __all__ = ["columns", "terminal_width"]
 
-_SHORTEST_NAME = 12
+_NAME, _SHORTEST_NAME = 16, 12  # letters of a name: with fewer a column goes first
 
 
 def terminal_width() -> int | None:
@@ -21,8 +21,9 @@ def columns(
 ) -> list[str]:
     """Lines of `rows`, the first column's names first; `align` has < or > for each column.
 
-    Where lines would be wider than the terminal (or `widest`, where there is none) the columns numbered in
-    `drop` are left out, one after another, then the names cropped. Letters of two columns count as two.
+    Where lines would be wider than the terminal (or `widest`, where there is none) names are cropped, and the
+    columns numbered in `drop` left out, one after another, before little is left of the names. Letters of two
+    columns count as two.
     """
     from rich.cells import cell_len
 
@@ -34,7 +35,7 @@ def columns(
         return sum(sizes[at] for at in kept[1:]) + 2 * (len(kept) - 1)
 
     for column in drop:
-        if width is None or sizes[0] + beside() <= width:
+        if width is None or min(sizes[0], _NAME) + beside() <= width:
             break
         kept.remove(column)
     if width is not None:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from wsitool.base.parameters import HParam, Params, as_shares, take
+from wsitool.cli.completing import offered
 
 __all__ = ["COMMA_LIST", "PERCENT", "DeclaredOption", "declared", "given", "take"]
 
@@ -126,6 +128,10 @@ class DeclaredOption(click.Option):
             help=help_text(spec),
         )
         self.spec = spec
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = offered(self.spec.name, ctx, incomplete)
+        return super().shell_complete(ctx, incomplete) if found is None else found
 
 
 def help_text(spec: HParam) -> str:

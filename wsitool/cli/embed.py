@@ -11,6 +11,7 @@ import click
 
 from wsitool.backbones.options import INIT
 from wsitool.cli.command import SOME_FAILED, Command
+from wsitool.cli.completing import completer
 from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import declared, take
 from wsitool.cli.options import json_option, out_option
@@ -30,7 +31,7 @@ __all__ = ["command"]
     """,
 )
 @click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
-@click.option("--encoder", required=True, help=INIT)
+@click.option("--encoder", required=True, help=INIT, shell_complete=completer("encoder"))
 @out_option
 @declared(EmbedOptions)
 @json_option

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from wsitool.cli.completing import completer
 from wsitool.cli.console import console_reporter
 from wsitool.cli.declared import declared, take
 from wsitool.cli.options import image_size_option, seed_option
@@ -28,7 +29,13 @@ __all__ = ["command"]
     """,
 )
 @click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
-@click.option("--method", required=True, metavar="NAME", help="SSL method; see 'wsitool methods'.")
+@click.option(
+    "--method",
+    required=True,
+    metavar="NAME",
+    help="SSL method; see 'wsitool methods'.",
+    shell_complete=completer("method"),
+)
 @click.option(
     "--out",
     default=Path("views.png"),
