@@ -205,6 +205,13 @@ def test_the_map_shows_what_the_features_differ_in(server: Server) -> None:
     assert [about["classes"][label] for label in np.unique(columns["label"][gone])] == ["c"]
 
 
+def test_a_classifier_of_slides_has_no_patches_to_show(lab: Lab, tmp_path: Path) -> None:
+    head, row = "part,slide,group,patches,label,predicted,p_a,p_b", "test,s,g,9,a,b,.4,.6"
+    (tmp_path / "predictions.csv").write_text(f"{head}\n{row}\n")
+    with pytest.raises(UsageError, match="judges whole slides: its report.html"):
+        mistakes(tmp_path, Library([lab.folder]))
+
+
 def test_rows_of_a_store_that_was_cut_anew_are_not_shown_as_the_old_ones(lab: Lab, tmp_path: Path) -> None:
     for name in ("patches", "run", "features"):
         shutil.copytree(lab.folder / name, tmp_path / name)

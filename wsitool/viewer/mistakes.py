@@ -42,6 +42,9 @@ def mistakes(run: Path, library: Library) -> dict[str, Any]:
     `run` is the folder; of its table the test patches count where there are any, else all. WsitoolError
     where it cannot be read.
     """
+    table = read_table(run / "predictions.csv", needs=("predicted",))
+    if "row" not in table.headers and "patches" in table.headers:
+        raise UsageError("This classifier judges whole slides: its report.html says which it gets wrong.")
     table = read_table(run / "predictions.csv", needs=JUDGED_COLUMNS)
     classes = [header.removeprefix("p_") for name, header in table.headers.items() if name.startswith("p_")]
     judged, hashes = judged_rows(table), manifest_hashes(run)
