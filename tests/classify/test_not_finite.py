@@ -176,7 +176,7 @@ def test_predict_fails_that_slide_and_writes_nothing_of_it(
 ) -> None:
     card = replace(_classifier(encoder).card, encoder=replace(encoder.card, feature_dim=3))
     broken = Classifier(_overflowing(encoder), nn.Linear(3, 3), card)
-    monkeypatch.setattr(predicting, "load_classifier", lambda _: broken.eval())
+    monkeypatch.setattr(predicting, "load_judge", lambda _: broken.eval())
     slides = patch_folder(tmp_path / "p", stores=3, each=2)
     (tmp_path / "classifier.safetensors").write_bytes(b"its digest tells runs apart")
     result = predict(tmp_path, [slides], tmp_path / "out")

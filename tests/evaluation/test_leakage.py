@@ -23,7 +23,10 @@ def test_pretraining_on_the_test_is_refused_unless_allowed() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"head": "mlp"}, "There is no head 'mlp' for labels of patches: choose one of finetune, lora, linear, knn"),
+        (
+            {"head": "mlp"},
+            "There is no head 'mlp' for labels of patches: choose one of finetune, lora, linear, knn",
+        ),
         ({"head_lr": 0.0}, "--head-lr must be above 0"),
         ({"validation": 0.0}, "--validation 0 leaves nothing to choose"),
         ({"validation": 0.0, "head": "linear", "c": "validation"}, "--validation 0 leaves nothing to choose"),

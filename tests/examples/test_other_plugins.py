@@ -81,7 +81,7 @@ def test_they_are_listed_and_checked_by_name(site: Path, tmp_path: Path) -> None
     listed = _wsitool("plugin", "list", "--check-imports").output
     for part in (["reader", "npy"], ["tissue", "pink"], ["export", "tsv"], ["head", "max"]):
         row = next(row for row in listed.splitlines() if row.split()[:2] == part)
-        assert row.endswith("  ok") and " 0.1.0  wsitool_" in row
+        assert row.endswith("  ok") and row.split()[3] == "0.1.0" and row.split()[4].startswith("wsitool_")
     slides = _slides(tmp_path / "slides")
     checked = _wsitool("plugin", "check", "npy", "--file", slides / "n0.npy").output
     assert "npy: 12 of 12 checks passed" in checked

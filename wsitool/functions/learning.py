@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wsitool.base.console import ProgressChoice, reporter_of
+from wsitool.base.parameters import take
 from wsitool.base.paths import AnyPath, as_list
 from wsitool.classify.settings import ClassifyOptions, Settings
 from wsitool.experiment.plan import ExperimentDevice, ExperimentPlan
@@ -185,12 +186,11 @@ def predict(
     return replace(result, command=words)
 
 
-@keywords(ExperimentPlan)
+@keywords(ExperimentPlan, ExperimentDevice)
 def experiment(
     train: ExperimentPlan | Stores,
     out: str | Path,
     *,
-    device: str = "auto",
     progress: ProgressChoice = None,
     **options: Any,
 ) -> ExperimentResult:
@@ -208,6 +208,7 @@ def experiment(
     (4, ['supervised'])
     """
     given = known("experiment", options, ExperimentPlan, ExperimentDevice)
+    device = take(ExperimentDevice, given).device
     plan = _plan(train, given)
 
     from wsitool.experiment.run import experiment as run

@@ -63,7 +63,7 @@ def plan_webdataset(
     }
     parts = [
         _shard(f"shard-{index:06d}.tar", sources, ends, own, numbers, made_of)
-        for index, own in enumerate(np.array_split(order, shards))
+        for index, own in enumerate(np.array_split(order, shards) if total else ())
     ]
     return ExportPlan(parts=parts, numbers=numbers, unit="shards")
 
