@@ -80,7 +80,7 @@ def test_what_is_no_project_is_said(tmp_path: Path) -> None:
     project.write_text("[project")
     fails(tmp_path, "is not valid TOML")
     project.write_text("[project]\nname = 'a'\n")
-    fails(tmp_path, "registers no method or reader or tissue or export or backbone: add")
+    fails(tmp_path, "registers no method or reader or tissue or export or backbone or head: add")
     entries = '[project.entry-points."wsitool.methods"]\nm = "scaffold_zoo:M"\n'
     project.write_text(entries)
     fails(tmp_path, r"Module scaffold_zoo .* cannot be imported \(ModuleNotFoundError")
