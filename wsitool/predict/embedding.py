@@ -191,7 +191,7 @@ class _Run:
                 made_from = self._made_from(store)
                 is_kept, other = self.bags.kept(store, made_from), self.bags.other(store, made_from)
             else:
-                is_kept = self._finished(store, target)
+                is_kept = target.exists() and self._finished(store, target)
                 other = target if target.exists() and not is_kept else None
             if other is not None:
                 raise UsageError(

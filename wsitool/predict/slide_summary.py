@@ -129,11 +129,12 @@ def read_summary(path: Path, classes: Sequence[str]) -> list[SlideSummary]:
     columns = [column.lower() for column in _columns(classes)]
     try:
         rows = read_table(path, needs=columns, exact=True, what="summary of predict").rows
-    except (WsitoolError, ValueError):
+        is_whole = path.read_bytes().endswith(b"\n")
+    except (WsitoolError, ValueError, OSError):
         return []
     slides = []
-    # Failed slides are tried again. Of a row that is cut off the last cell, `made_from`, is like no other.
-    for row in rows:
+    # Failed slides are tried again. What a killed run was writing has no end of line, and is no row yet.
+    for row in rows if is_whole else rows[:-1]:
         if row["status"] == "done":
             with suppress(ValueError):
                 slides.append(_slide(row, classes))
