@@ -33,6 +33,7 @@ MAY_USE_TORCH = (
     "mil",
     "predict",
     "testing",
+    "tracking.tensorboard",
     "training",
 )
 

@@ -66,6 +66,8 @@ class HParam:
             return self._check_one(value)
         if isinstance(value, int | float) and self.type is not str:
             value = (value,)  # one number is a list of one
+        if isinstance(value, str) and self.choices is not None:
+            value = tuple(part.strip() for part in value.split(","))  # none of them has a comma
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise UsageError(f"{self.option} must be a list of {self.type.__name__}, got {value!r}.")
         return tuple(self._check_one(item) for item in value)

@@ -14,6 +14,7 @@ from wsitool.backbones.encoder import Encoder
 from wsitool.base.progress import Reporter
 from wsitool.classify.data import TrainTest
 from wsitool.classify.feature_files import features_of
+from wsitool.classify.finetune import Epoch
 from wsitool.classify.fit import Features, Fitted, fit_classifier
 from wsitool.classify.heads import head_logits
 from wsitool.classify.logits import predict_logits
@@ -82,7 +83,12 @@ class ClassificationTask:
         ]
         return picked
 
-    def fit(self, inside: NDArray[np.int64], features: Features | None) -> tuple[Fitted, LabelledPatches]:
+    def fit(
+        self,
+        inside: NDArray[np.int64],
+        features: Features | None,
+        each_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    ) -> tuple[Fitted, LabelledPatches]:
         """Train on the labelled ones of the rows `inside` of the training patches; returns these too.
 
         With `features` (N, D) of all training patches only the head is trained. Warns where the split had to
@@ -98,6 +104,7 @@ class ClassificationTask:
             seed=self.seed,
             features=None if features is None else features[rows],
             reporter=self.reporter,
+            each_epoch=each_epoch,
         )
         if fitted.split.warning:
             self.reporter.warn(fitted.split.warning)

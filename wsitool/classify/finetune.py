@@ -7,7 +7,7 @@ choosing one needs the validation loss each time, and the best weights stay in m
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -59,9 +59,11 @@ def finetune(
     *,
     seed: int,
     reporter: Reporter = SILENT,
+    each_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> list[Epoch]:
     """Train `classifier` in place with Adam; leave it at the (earliest) epoch of lowest validation loss.
 
+    `each_epoch` hears of each when it is over.
     Processes that train together take a part of each batch, such that the steps are those of one. Raises
     TrainingError if the loss, a gradient or a weight stops being a number.
     """
@@ -80,6 +82,7 @@ def finetune(
             # Waits for the device; ends in evaluation mode, which the next epoch undoes.
             line = _validate(classifier, validation, settings, epoch, train_loss, reporter)
             history.append(line)
+            each_epoch(line)
             note = f"epoch {epoch + 1}, validation loss {line.validation_loss:.4f}"
             # < and not <=: of equal losses the earliest epoch stays.
             if best is None or line.validation_loss < best[0]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -76,6 +76,7 @@ def fit_classifier(
     seed: int,
     features: Features | None = None,
     reporter: Reporter = SILENT,
+    each_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Fitted:
     """Train on `subset` (split inside it, by `settings`); `encoder` is changed in place by fine-tuning.
 
@@ -85,7 +86,7 @@ def fit_classifier(
     split = _split(subset, settings, seed)
     card = new_card(encoder, subset, settings, image_size)
     if not settings.frozen:
-        return _fit_everything(subset, split, encoder, card, settings, seed, reporter)
+        return _fit_everything(subset, split, encoder, card, settings, seed, reporter, each_epoch)
     # All of the subset once; train and validation are rows of it.
     if features is None:
         features = features_of(
@@ -142,10 +143,13 @@ def _fit_everything(
     settings: Settings,
     seed: int,
     reporter: Reporter,
+    each_epoch: Callable[[Epoch], None],
 ) -> Fitted:
     train, validation = subset.subset(split.train), subset.subset(split.held_out)
     with new_classifier(encoder, subset, card, settings, seed) as classifier:
-        history = finetune(classifier, train, validation, settings, seed=seed, reporter=reporter)
+        history = finetune(
+            classifier, train, validation, settings, seed=seed, reporter=reporter, each_epoch=each_epoch
+        )
     # Once more, with the weights of the epoch that was kept.
     logits = predict_logits(
         classifier,

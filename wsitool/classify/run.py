@@ -42,6 +42,7 @@ from wsitool.classify.data import Paths, TrainTest, open_train_test
 from wsitool.classify.feature_files import FeatureFiles
 from wsitool.classify.finished import finished_files, with_intervals
 from wsitool.classify.fit import Fitted
+from wsitool.classify.logged import classify_loggers, epoch_logger, log_result
 from wsitool.classify.outputs import Part, describe_patches, patches_hash, write_run
 from wsitool.classify.result import ClassifyResult
 from wsitool.classify.settings import VALIDATION, ClassifyOptions, Settings
@@ -54,6 +55,7 @@ from wsitool.stain.target import choose_norm
 from wsitool.store.collection import Collection
 from wsitool.store.options import Decode
 from wsitool.store.stain_table import StainNorm
+from wsitool.tracking.loggers import Loggers
 from wsitool.training.hardware import training_device
 from wsitool.training.launch import find_member, is_first_process
 from wsitool.training.ranks import joined
@@ -120,7 +122,7 @@ def classify(
         explain_memory(lambda: memory_advice(task)),
     ):
         found = {"near_duplicates_in_test": alike, "transductive_groups": seen}
-        return _carry_out(with_batch(task), out, asked, found, record, began)
+        return _logged(with_batch(task), out, asked, found, record, began)
 
 
 def _decode_of(settings: Settings) -> Decode:
@@ -144,6 +146,22 @@ def _together(settings: Settings, reporter: Reporter) -> Iterator[Settings]:
         yield replace(settings, device=str(device))
 
 
+def _logged(
+    task: ClassificationTask,
+    out: Path,
+    asked: ClassifyOptions,
+    data_figures: dict[str, Any],
+    record: dict[str, Any],
+    began: float,
+) -> ClassifyResult:
+    """Carry it out, with the loggers told of all of it."""
+    writes = _writes(task.settings)
+    with classify_loggers(asked, task.settings, out, writes=writes, reporter=task.reporter) as loggers:
+        result = _carry_out(task, out, asked, data_figures, record, began, loggers)
+        log_result(loggers, result)
+    return result
+
+
 def _carry_out(
     task: ClassificationTask,
     out: Path,
@@ -151,6 +169,7 @@ def _carry_out(
     data_figures: dict[str, Any],
     record: dict[str, Any],
     began: float,
+    loggers: Loggers,
 ) -> ClassifyResult:
     """Train, evaluate and write; `data_figures` go into metrics.json, `record` into run.json."""
     train, folds = task.data.train, asked.folds
@@ -160,7 +179,7 @@ def _carry_out(
         own = replace(task, settings=settings)
         features = own.start_features if at_once and settings.frozen else None
         parts = cross_validate(own, folds, features) if folds else []
-        fitted, subset = own.fit(np.arange(len(train)), features)
+        fitted, subset = own.fit(np.arange(len(train)), features, epoch_logger(loggers))
         parts += test_part(own, fitted) + validation_part(fitted, subset)
     result = ClassifyResult(
         out=out,

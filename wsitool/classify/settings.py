@@ -18,6 +18,7 @@ from wsitool.evaluation.subsets import Amount, Balance, PerClass, Select
 from wsitool.stain.options import StainChoice, StainOptions
 from wsitool.store.options import Decode, DecodeOptions
 from wsitool.store.splits import SplitBy
+from wsitool.tracking.registry import LoggerOptions, check_loggers
 
 __all__ = ["FEW_STEPS", "HEADS_IN_WORDS", "VALIDATION", "ClassifyOptions", "Penalty", "Settings"]
 
@@ -203,6 +204,7 @@ class ClassifyOptions(BackboneOptions):
         "one command can be queued again and again.",
     )
     overwrite: bool = hparam(False, "Replace a finished run in --out.")
+    logger: tuple[str, ...] = same_as(LoggerOptions, "logger")
     seed: int = hparam(0, "Seed of all randomness.", ge=0)
 
     @property
@@ -214,6 +216,7 @@ class ClassifyOptions(BackboneOptions):
         # One path or many, from the command line, a file or Python: always a tuple of texts from here on.
         object.__setattr__(self, "test", tuple(str(item) for item in as_list(self.test)))
         super().__post_init__()
+        check_loggers(self.logger)
         if self.test and self.folds is not None:
             raise UsageError("Give either --test or --folds: both say what the classifier is judged on.")
         if self.labels_per_class is not None and self.fraction < 1:

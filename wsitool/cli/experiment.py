@@ -49,6 +49,7 @@ def command(
     out: Path,
     plan_file: str | None,
     device: str,
+    logger: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
     report: bool,
@@ -63,6 +64,7 @@ def command(
     if plan_file is None and "train" not in given:
         raise click.UsageError("Give --train STORES, or --plan FILE.")
     _check_there(given)
+    ExperimentDevice(device=device, logger=logger)  # what cannot be is said before torch is imported
     plan: ExperimentPlan = ExperimentPlan(**given) if plan_file is None else read_plan(plan_file, **given)
 
     from wsitool.cli.console import torch_reporter
@@ -77,7 +79,9 @@ def command(
             click.echo(line)
         return
     words = shlex.join(["wsitool", *sys.argv[1:]])
-    result = experiment(plan, out, device=device, command=words, page=report, reporter=reporter)
+    result = experiment(
+        plan, out, device=device, logger=logger, command=words, page=report, reporter=reporter
+    )
     if as_json:
         click.echo(json.dumps(json.loads((out / "results.json").read_text()), indent=2))
         return

@@ -19,6 +19,7 @@ from wsitool.evaluation.subsets import Amount, Balance, PerClass, Select, asks, 
 from wsitool.experiment.start_registry import ENCODER, STARTS, StartKind
 from wsitool.store.schema import LARGEST_PATCH
 from wsitool.store.splits import SplitBy
+from wsitool.tracking.registry import LoggerOptions, check_loggers
 from wsitool.training.config import PretrainConfig
 
 __all__ = [
@@ -345,7 +346,7 @@ class ExperimentPlan(BackboneOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentDevice(Params):
-    """Where an experiment is computed, which is no part of its plan."""
+    """Where an experiment is computed and told of, which is no part of its plan."""
 
     device: str = same_as(
         DeviceOptions,
@@ -353,6 +354,11 @@ class ExperimentDevice(Params):
         help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps; several share the cells, cuda:0,cuda:1 "
         "or cuda:0-3.",
     )
+    logger: tuple[str, ...] = same_as(LoggerOptions, "logger")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_loggers(self.logger)
 
 
 def order_of(plan: ExperimentPlan, fraction: Amount, select: Select) -> Select:

@@ -35,11 +35,13 @@ from wsitool.experiment.evaluation_splits import (
 from wsitool.experiment.grid import run_grid
 from wsitool.experiment.judged import CELLS_JSON, TEST_PATCH_COLUMNS, TEST_PATCHES
 from wsitool.experiment.narrative import said_first
-from wsitool.experiment.plan import ExperimentPlan, amount_of, percent
+from wsitool.experiment.plan import ExperimentDevice, ExperimentPlan, amount_of, percent
 from wsitool.experiment.preflight import check_plan
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, summarise
 from wsitool.report.result import Result
+from wsitool.tracking.loggers import Loggers
+from wsitool.tracking.registry import NO_LOGGER
 
 __all__ = ["ExperimentResult", "experiment"]
 
@@ -97,6 +99,7 @@ def experiment(
     out: str | Path,
     *,
     device: str = "auto",
+    logger: str | Sequence[str] = (NO_LOGGER,),
     command: str = "",
     page: bool = True,
     reporter: Reporter = SILENT,
@@ -107,7 +110,7 @@ def experiment(
     Raises what `classify` and `pretrain` raise, and StoreError while another process writes to `out`;
     finished cells stay.
     """
-    out = Path(out)
+    out, where = Path(out), ExperimentDevice.from_dict({"device": device, "logger": logger})
     splits = open_splits(plan)
     check_plan(plan, splits, reporter)
     # Before hours of work, not at its first file.
@@ -123,7 +126,7 @@ def experiment(
         (out / CELLS_JSON).unlink(missing_ok=True)  # it names the cells of a whole run
         _write_manifest(plan, splits, out)
         _write_test_patches(splits, out)
-        cells = run_grid(plan, out, devices=device_names(device), reporter=reporter)
+        cells = run_grid(plan, out, devices=device_names(where.device), reporter=reporter)
         keys = {cell.file_names(plan)[0]: result.facts["key"] for cell, result in cells.items()}
         write_json(out / CELLS_JSON, keys)
         if any(cell.asks for cell in cells):
@@ -131,10 +134,28 @@ def experiment(
         results = summarise(plan, splits, cells, color_cells(plan, out, reporter))
         notes += _warnings(cells.values())
         report = write_report(results, out, command=command, notes=notes, page=page)
-    reused = sum(result.reused for result in cells.values())
-    return ExperimentResult(
-        out=out, results=results, page=report if page else None, cells=len(cells), reused=reused
-    )
+        reused = sum(result.reused for result in cells.values())
+        result = ExperimentResult(
+            out=out, results=results, page=report if page else None, cells=len(cells), reused=reused
+        )
+        _log(result, where.logger, reporter)
+    return result
+
+
+def _log(result: ExperimentResult, names: Sequence[str], reporter: Reporter) -> None:
+    """Tell the loggers of the table; of cells that were added, in the run that they know."""
+    out, config = result.out, result.results.plan.to_dict()
+    figures: dict[str, float | None] = {}
+    for (arm, amount), row in result.results.arms.items():
+        figures[f"{arm} {percent(amount)}/trained_on"] = row.trained_on
+        for name, value in row.mean.items():
+            figures[f"{arm} {percent(amount)}/{name}"] = value
+            if (interval := row.intervals.get(name)) is not None:
+                figures[f"{arm} {percent(amount)}/{name}_low"] = interval.low
+                figures[f"{arm} {percent(amount)}/{name}_high"] = interval.high
+    files = [out / name for name in ("plan.json", "results.json", "table2.csv")]
+    with Loggers(names, out, command="experiment", config=config, resume=True, reporter=reporter) as loggers:
+        loggers.finish(figures, pictures=result.pictures, files=files)
 
 
 def _near_duplicates(splits: Sequence[EvaluationSplit], folder: Path, reporter: Reporter) -> list[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wsitool.classify.result import ClassifyResult
     from wsitool.experiment.run import ExperimentResult
     from wsitool.predict.result import EmbedResult, PredictResult
-    from wsitool.training.loggers import MetricLogger
+    from wsitool.tracking.contract import MetricLogger
     from wsitool.training.result import PretrainResult
 
 __all__ = ["classify", "embed", "experiment", "predict", "pretrain"]
@@ -208,13 +208,14 @@ def experiment(
     (4, ['supervised'])
     """
     given = known("experiment", options, ExperimentPlan, ExperimentDevice)
-    device = take(ExperimentDevice, given).device
+    where = take(ExperimentDevice, given)
     plan = _plan(train, given)
 
     from wsitool.experiment.run import experiment as run
 
     words = command_words("experiment", [], out, plan.to_dict(), ExperimentPlan)
-    return replace(run(plan, out, device=device, reporter=reporter_of(progress)), command=words)
+    result = run(plan, out, device=where.device, logger=where.logger, reporter=reporter_of(progress))
+    return replace(result, command=words)
 
 
 def _plan(train: ExperimentPlan | Stores, options: dict[str, Any]) -> ExperimentPlan:

@@ -17,7 +17,9 @@ from wsitool.base.lock import locked
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.account import judged_on_of, metrics_of, parts_of, said_first
 from wsitool.classify.data import Paths
+from wsitool.classify.finetune import Epoch
 from wsitool.classify.finished import finished_files, with_intervals
+from wsitool.classify.logged import classify_loggers, log_epochs, log_result
 from wsitool.classify.outputs import Part, account_files
 from wsitool.classify.result import ClassifyResult
 from wsitool.classify.settings import VALIDATION, ClassifyOptions
@@ -82,7 +84,11 @@ def classify_slides(
             reader=BagReader(),
             reporter=reporter,
         )
-        return _carry_out(task, data, source, out, asked, record, began)
+        with classify_loggers(asked, settings, out, writes=True, reporter=reporter) as loggers:
+            result, history = _carry_out(task, data, source, out, asked, record, began)
+            log_epochs(loggers, history)
+            log_result(loggers, result)
+        return result
 
 
 def _check(asked: ClassifyOptions, settings: SlideSettings, judge: Collection | None) -> None:
@@ -114,7 +120,7 @@ def _carry_out(
     asked: ClassifyOptions,
     record: dict[str, Any],
     began: float,
-) -> ClassifyResult:
+) -> tuple[ClassifyResult, Sequence[Epoch]]:
     settings, counted = task.settings, task.settings.counted
     parts = cross_validate(task, asked.folds) if asked.folds else []
     fit = task.fit(np.arange(len(task.train)))
@@ -153,7 +159,7 @@ def _carry_out(
         classifier = SlideClassifier(source.encoder, fit.fitted.head, _card(task, data, source, fit))
         save_slide_classifier(classifier, out / SLIDE_CLASSIFIER_FILE)
         write_bag_predictions(out / "predictions.csv", parts)
-    return _result(out, metrics, manifest, settings)
+    return _result(out, metrics, manifest, settings), fit.fitted.history
 
 
 def _outside(task: SlideTask, fit: FittedBags) -> list[Part[LabelledBags]]:

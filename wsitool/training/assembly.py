@@ -28,6 +28,8 @@ from wsitool.loading.device_decode import say_decoding
 from wsitool.methods.meta import check_needs, describer, find_pairs
 from wsitool.methods.registry import load_method
 from wsitool.store.collection import Collection, open_collection
+from wsitool.tracking.contract import MetricLogger
+from wsitool.tracking.loggers import IDS_FILE
 from wsitool.training.checkpoint import load_method_state, restore
 from wsitool.training.checks import (
     Changes,
@@ -39,7 +41,6 @@ from wsitool.training.diagnostics import Diagnostics, FeatureWatch
 from wsitool.training.fit import fit, prepare
 from wsitool.training.hardware import training_device
 from wsitool.training.launch import Member, is_first_process
-from wsitool.training.loggers import MetricLogger
 from wsitool.training.metrics_file import read_metrics
 from wsitool.training.module import Schedule
 from wsitool.training.monitor import Monitor, Start
@@ -57,7 +58,7 @@ from wsitool.training.words import NO_PROBE, TF32, begin_words, changes_words, r
 
 __all__ = ["Run"]
 
-_RESULTS = ("last.ckpt", "encoder.safetensors", "curves.png", "broken-batch.json")
+_RESULTS = ("last.ckpt", "encoder.safetensors", "curves.png", "broken-batch.json", IDS_FILE)
 
 
 class Run:

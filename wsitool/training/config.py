@@ -13,12 +13,12 @@ from wsitool.base.recipe import OPTIMIZERS, SCHEDULES, Recipe
 from wsitool.errors import UsageError
 from wsitool.stain.options import StainChoice, StainOptions
 from wsitool.store.options import Decode, DecodeOptions
+from wsitool.tracking.registry import LoggerOptions, check_loggers
 
-__all__ = ["LARGEST_LR", "LOGGERS", "OPTIMIZERS", "PRECISIONS", "RECIPE", "PretrainConfig"]
+__all__ = ["LARGEST_LR", "OPTIMIZERS", "PRECISIONS", "RECIPE", "PretrainConfig"]
 
 PRECISIONS = ("auto", "32", "bf16", "16")
 LARGEST_LR = 1e30  # optimisers compute in float32 with it
-LOGGERS = ("none", "tensorboard")
 # What is the method's recipe where it is not given.
 RECIPE = (
     *("optimizer", "lr", "schedule", "warmup", "weight_decay", "final_weight_decay", "clip_grad"),
@@ -111,12 +111,13 @@ class PretrainConfig(BackboneOptions):
         "probe), and keep the best encoder.",
         ge=1,
     )
-    logger: str = hparam("none", "Beside metrics.csv.", choices=LOGGERS)
+    logger: tuple[str, ...] = same_as(LoggerOptions, "logger")
     seed: int = hparam(0, "Seed of all randomness.", ge=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         same_kind(self.device)
+        check_loggers(self.logger)
         if self.early_stop is not None and not (self.holdout or self.probe_every):
             raise UsageError(
                 "--early-stop needs something to judge by: pass --holdout 0.1, or --probe-every 1 where "

@@ -19,10 +19,10 @@ from wsitool.base.files import write_json
 from wsitool.base.interrupt import StopRequest
 from wsitool.base.progress import Task
 from wsitool.errors import TrainingError
+from wsitool.tracking.contract import MetricLogger
 from wsitool.training.checkpoint import save_checkpoint
 from wsitool.training.diagnostics import Diagnostics
 from wsitool.training.launch import is_first_process
-from wsitool.training.loggers import MetricLogger
 from wsitool.training.metrics_file import MetricsFile, read_metrics
 from wsitool.training.module import PretrainModule, Training
 from wsitool.training.parts import part_name

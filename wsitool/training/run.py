@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,11 @@ from wsitool.base.paths import as_list
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import UsageError
 from wsitool.store.collection import Collection
+from wsitool.tracking.contract import MetricLogger
+from wsitool.tracking.loggers import Loggers
+from wsitool.tracking.registry import NO_LOGGER
 from wsitool.training.assembly import Run
+from wsitool.training.checkpoint import State
 from wsitool.training.checks import (
     Resume,
     chosen_decode,
@@ -23,7 +26,6 @@ from wsitool.training.checks import (
 )
 from wsitool.training.config import PretrainConfig
 from wsitool.training.launch import find_member, is_first_process, only_writer
-from wsitool.training.loggers import MetricLogger, TensorBoard
 from wsitool.training.parts import as_begun
 from wsitool.training.record import Stores
 from wsitool.training.result import PretrainResult
@@ -86,9 +88,27 @@ def pretrain(
                 return run.conclude(state)
         elif asked == "auto":
             run.history.append({"batches": 0, "changed": {"batch_size": [asked, config.batch_size]}})
-        run.loggers = list(loggers)
-        if config.logger == "none":
-            return run.train(state)
-        with closing(TensorBoard(run.out / "tensorboard")) as board:
-            run.loggers.append(board)
-            return run.train(state)
+        return _logged(run, state, loggers, reporter)
+
+
+def _logged(
+    run: Run, state: State | None, others: Sequence[MetricLogger], reporter: Reporter
+) -> PretrainResult:
+    """Train, with the loggers by name told of all of it, by the first process."""
+    names = run.config.logger if is_first_process() else (NO_LOGGER,)
+    with Loggers(
+        names,
+        run.out,
+        command="pretrain",
+        config=run.config.to_dict(),
+        resume=state is not None,
+        reporter=reporter,
+    ) as named:
+        run.loggers = [*others, named]
+        result = run.train(state)
+        named.finish(
+            {name: value for name, value in result.figures().items() if isinstance(value, int | float)},
+            pictures=result.pictures,
+            files=[run.out / "run.json"],
+        )
+    return result

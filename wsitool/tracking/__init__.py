@@ -1,0 +1,1 @@
+"""Where runs are told of beside their folder: TensorBoard, MLflow, Weights & Biases."""
