@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from feature_bags import drawn, feature_folder, write_features
+from logging_libraries import stand_in
 
 from wsitool.classify.result import ClassifyResult
 from wsitool.cli import main
@@ -43,6 +44,18 @@ def _run(
 def _rows(out: Path) -> list[dict[str, str]]:
     with (out / "predictions.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_loggers_are_told_of_epochs_and_figures(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = stand_in("wandb", monkeypatch)
+    settings = {"head": "attention", "epochs": 2, "validation": 0.3}
+    result = _run(features, tmp_path / "run", settings=settings, logger=("wandb",))
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        rows = [{name: float(text) for name, text in row.items()} for row in csv.DictReader(file)]
+    assert list(library.run.rows.values()) == rows and rows
+    assert library.run.figures["folds/accuracy"] == result.scores["accuracy"]
 
 
 @pytest.mark.parametrize("head", ["mean", "attention"])

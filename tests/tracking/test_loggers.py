@@ -86,7 +86,8 @@ def test_both_are_told_what_the_run_writes(
     for library in libraries.values():
         told = library.run
         assert told.rows == _rows(out) and len(told.rows) == 10
-        assert told.end == "finished" and told.figures["loss"] > 0
+        assert told.end == "finished" and told.figures["result/loss"] > 0
+        assert told.figures.keys().isdisjoint(told.rows[1])  # which would be points of a curve
         assert told.files["curves.png"] == (out / "curves.png").read_bytes()
         assert told.files["run.json"] == (out / "run.json").read_bytes()
         assert str(told.config["epochs"]) == "2" and told.config["report"] == str(out / "report.html")
@@ -129,6 +130,12 @@ def test_a_resumed_run_is_the_same_run_of_the_logger(
     for library in libraries.values():
         assert (library.run.begun, library.run.end) == (2, "finished")
         assert library.run.rows == _rows(out)
+    # Killed after the last step: what the run came to is told when it is concluded.
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    for _ in range(2):  # the second time nothing is left to tell
+        pretrain(stores, out=out, logger=BOTH, resume=True, **QUICK)
+        assert {library.run.begun for library in libraries.values()} == {3}
     pretrain(stores, out=out, logger=BOTH, overwrite=True, **QUICK)
     assert all(len(library.runs) == 2 for library in libraries.values())
 
@@ -225,7 +232,7 @@ def test_an_experiment_tells_of_each_arm_and_amount(tmp_path: Path, libraries: d
         assert library.run.begun == 2
 
 
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", (*BOTH, "tensorboard"))
 def test_what_is_not_installed_is_said_before_anything(
     stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

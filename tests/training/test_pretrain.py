@@ -230,6 +230,7 @@ def test_tensorboard_gets_every_row_of_the_metrics(kidney: Path, tmp_path: Path)
 
     pretrain(kidney, method="simclr", out=tmp_path / "r", logger="tensorboard", **QUICK)
     events = EventAccumulator(str(tmp_path / "r" / "tensorboard")).Reload()
+    assert events.Tags()["images"] == ["curves"]
     seen = {event.step: event.value for event in events.Scalars("loss")}
     assert seen == pytest.approx({int(row["step"]): float(row["loss"]) for row in _rows(tmp_path / "r")})
 

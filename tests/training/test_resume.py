@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import shutil
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import torch
 from patch_stores import damaged_folder, patch_folder
 from safetensors.torch import load_file
 
-from wsitool.errors import TrainingError, UsageError
+from wsitool.errors import TrainingError
 from wsitool.training import monitor
 from wsitool.training.checkpoint import load_checkpoint
 from wsitool.training.diagnostics import Diagnostics
@@ -146,10 +145,3 @@ def test_loggers_get_every_row(stores: Path, tmp_path: Path) -> None:
     pretrain(stores, method="rotation", out=tmp_path / "r", loggers=[logger], **QUICK)
     steps, losses = (_column(tmp_path / "r", name) for name in ("step", "loss"))
     assert logger.rows == [(int(step), float(loss)) for step, loss in zip(steps, losses, strict=True)]
-
-
-@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="tensorboard is installed")
-def test_a_missing_logger_says_what_to_install(stores: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"needs tensorboard: install wsitool\[tensorboard\]"):
-        pretrain(stores, method="rotation", out=tmp_path / "r", logger="tensorboard", **QUICK)
-    assert not (tmp_path / "r").exists()

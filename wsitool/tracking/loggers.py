@@ -23,7 +23,7 @@ __all__ = ["IDS_FILE", "Loggers"]
 
 IDS_FILE = "loggers.json"
 """Of each logger the id of the run in it, with which a resumed run goes on."""
-_LAST_WAIT = 60.0  # seconds for what is left to be told at the end of a run
+_LAST_WAIT = 30.0  # seconds for what is left to be told at the end of a run
 _STOPPED_WAIT = 10.0  # the same where the run was stopped: a scheduler may kill what takes longer
 
 
@@ -90,7 +90,7 @@ class Loggers:
             if teller.problem and not teller.has_warned:
                 teller.has_warned = True
                 self._reporter.warn(
-                    f"The logger {teller.kind.name} fails ({teller.problem}): the run goes on without it; "
+                    f"The logger {teller.kind.name} fails ({teller.problem}): the run does without it; "
                     f"what it is not told of is in '{self._out}'."
                 )
 

@@ -35,7 +35,7 @@ class TensorBoardRun:
 
     def figures(self, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
-            self._writer.add_scalar(f"result/{name}", value, self._step)
+            self._writer.add_scalar(name, value, self._step)
 
     def picture(self, path: Path) -> None:
         with Image.open(path) as image:

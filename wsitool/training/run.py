@@ -27,7 +27,7 @@ from wsitool.training.checks import (
 from wsitool.training.config import PretrainConfig
 from wsitool.training.launch import find_member, is_first_process, only_writer
 from wsitool.training.parts import as_begun
-from wsitool.training.record import Stores
+from wsitool.training.record import Stores, read_facts
 from wsitool.training.result import PretrainResult
 from wsitool.training.trial import chosen_batch
 
@@ -84,7 +84,7 @@ def pretrain(
         # method and the encoder.
         if state is not None:
             run.take_up(state)
-            if run.has_ended(state):
+            if run.has_ended(state) and read_facts(run.out).get("status") == "complete":
                 return run.conclude(state)
         elif asked == "auto":
             run.history.append({"batches": 0, "changed": {"batch_size": [asked, config.batch_size]}})
@@ -94,7 +94,7 @@ def pretrain(
 def _logged(
     run: Run, state: State | None, others: Sequence[MetricLogger], reporter: Reporter
 ) -> PretrainResult:
-    """Train, with the loggers by name told of all of it, by the first process."""
+    """Do what is left, with the loggers by name told of all of it, by the first process."""
     names = run.config.logger if is_first_process() else (NO_LOGGER,)
     with Loggers(
         names,
@@ -105,9 +105,17 @@ def _logged(
         reporter=reporter,
     ) as named:
         run.loggers = [*others, named]
-        result = run.train(state)
+        if state is not None and run.has_ended(state):
+            result = run.conclude(state)
+        else:
+            result = run.train(state)
+        # Under a name of their own: "loss" is a curve.
         named.finish(
-            {name: value for name, value in result.figures().items() if isinstance(value, int | float)},
+            {
+                f"result/{name}": value
+                for name, value in result.figures().items()
+                if isinstance(value, int | float)
+            },
             pictures=result.pictures,
             files=[run.out / "run.json"],
         )
