@@ -223,9 +223,9 @@ def test_an_experiment_tells_of_each_arm_and_amount(tmp_path: Path, libraries: d
     for _ in range(2):  # the second finds all of it done, and is the same run
         result = experiment(plan, tmp_path / "table", device="cpu", logger="mlflow,wandb")
     for library in libraries.values():
-        figures = {name.replace("%", "-"): value for name, value in library.run.figures.items()}
+        figures = library.run.figures
         for row in result.rows:
-            amount = f"supervised {100 * row['fraction']:g} -"  # type: ignore[operator]
+            amount = f"supervised/{100 * row['fraction']:g}pct"  # type: ignore[operator]
             assert figures[f"{amount}/accuracy"] == row["accuracy"]
             assert figures[f"{amount}/trained_on"] == row["trained_on"]
         assert {"table2.csv", *(path.name for path in result.pictures)} <= set(library.run.files)

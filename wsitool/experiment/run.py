@@ -35,7 +35,7 @@ from wsitool.experiment.evaluation_splits import (
 from wsitool.experiment.grid import run_grid
 from wsitool.experiment.judged import CELLS_JSON, TEST_PATCH_COLUMNS, TEST_PATCHES
 from wsitool.experiment.narrative import said_first
-from wsitool.experiment.plan import ExperimentDevice, ExperimentPlan, amount_of, percent
+from wsitool.experiment.plan import ExperimentDevice, ExperimentPlan, amount_of, file_part, percent
 from wsitool.experiment.preflight import check_plan
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, summarise
@@ -147,12 +147,12 @@ def _log(result: ExperimentResult, names: Sequence[str], reporter: Reporter) -> 
     out, config = result.out, result.results.plan.to_dict()
     figures: dict[str, float | None] = {}
     for (arm, amount), row in result.results.arms.items():
-        figures[f"{arm} {percent(amount)}/trained_on"] = row.trained_on
+        figures[f"{arm}/{file_part(amount)}/trained_on"] = row.trained_on
         for name, value in row.mean.items():
-            figures[f"{arm} {percent(amount)}/{name}"] = value
+            figures[f"{arm}/{file_part(amount)}/{name}"] = value
             if (interval := row.intervals.get(name)) is not None:
-                figures[f"{arm} {percent(amount)}/{name}_low"] = interval.low
-                figures[f"{arm} {percent(amount)}/{name}_high"] = interval.high
+                figures[f"{arm}/{file_part(amount)}/{name}_low"] = interval.low
+                figures[f"{arm}/{file_part(amount)}/{name}_high"] = interval.high
     files = [out / name for name in ("plan.json", "results.json", "table2.csv")]
     with Loggers(names, out, command="experiment", config=config, resume=True, reporter=reporter) as loggers:
         loggers.finish(figures, pictures=result.pictures, files=files)
