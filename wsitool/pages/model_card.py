@@ -55,7 +55,7 @@ def classifier_card(
     """Of a classifier of `counted` ("patches", "slides"), from the files of its run."""
     encoder = run.get("encoder") or {}
     settings = run.get("settings") or {}
-    figures = metrics.get(metrics.get("judged_on")) or {}
+    figures = metrics.get(str(metrics.get("judged_on"))) or {}
     train, validation = (manifest.get(name) or {} for name in ("train", "validation"))
     classes = [str(name) for name in metrics.get("classes") or ()]
     chosen = validation.get(counted) or 0
