@@ -30,6 +30,7 @@ WRONG = {
     "classify": "links --out o",
     "predict": "'lab encoder.safetensors' links --out o",
     "experiment": "--train nothing --out o",
+    "status": "nothing",
 }
 PARTLY = (
     ("tile links broken.svs --out o --patch-size 32 --workers 1", 1),
