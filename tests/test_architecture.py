@@ -15,6 +15,7 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 import wsitool
+from wsitool.cli import COMMANDS
 
 ROOT = Path(wsitool.__file__).parent.parent
 PLUGINS = ROOT / "plugins" / "wsitool_plugins"
@@ -201,6 +202,12 @@ def test_help_imports_nothing_heavy() -> None:
     assert "click" in loaded
     heavy = {"numpy", "h5py", "zarr", "skimage", "matplotlib", "openslide", "rich"}
     assert not loaded & (TORCH_FAMILY | heavy)
+
+
+def test_no_command_needs_anything_heavy_for_its_help() -> None:
+    modules = ", ".join(module for module, _ in COMMANDS.values())
+    loaded = _loaded_after(f"import {modules}")
+    assert "wsitool" in loaded and not loaded & (TORCH_FAMILY | {"scipy", "skimage", "matplotlib", "zarr"})
 
 
 def test_commands_wait_for_torch_and_for_nothing_else() -> None:

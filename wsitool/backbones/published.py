@@ -7,14 +7,16 @@ asked for by name, and their licences are their authors'.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from wsitool.backbones.card import LineageStep
 from wsitool.base.registry import Registry
 
-__all__ = ["ENCODERS", "PublishedEncoder"]
+__all__ = ["ENCODERS", "PublishedEncoder", "encoders_folder"]
 
 Three = tuple[float, float, float]
 _IMAGENET: tuple[Three, Three] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -64,6 +66,12 @@ class PublishedEncoder:
         """The weights' lineage under the encoder's own name."""
         about = {"hub": self.hub, "licence": self.licence}
         return replace(step, kind="published", name=self.name, params={**step.params, **about})
+
+
+def encoders_folder() -> Path:
+    """The folder with one folder of weights per published encoder: $WSITOOL_ENCODERS, or one of the cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("WSITOOL_ENCODERS") or cache / "wsitool" / "encoders")
 
 
 def _vit(name: str, hub: str, **more: Any) -> PublishedEncoder:

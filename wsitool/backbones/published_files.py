@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 
 from wsitool.backbones.files import ENCODER_FILE, folder_weights
 from wsitool.backbones.hub import from_hub
 from wsitool.backbones.options import Norm
-from wsitool.backbones.published import PublishedEncoder
+from wsitool.backbones.published import PublishedEncoder, encoders_folder
 from wsitool.base.json_files import read_json
 from wsitool.errors import UsageError
 
-__all__ = ["encoders_folder", "folder_start", "norm_beside", "published_start"]
-
-
-def encoders_folder() -> Path:
-    """The folder with one folder of weights per published encoder: $WSITOOL_ENCODERS, or one of the cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("WSITOOL_ENCODERS") or cache / "wsitool" / "encoders")
+__all__ = ["folder_start", "norm_beside", "published_start"]
 
 
 def published_start(entry: PublishedEncoder) -> tuple[str, Path | None]:

@@ -7,8 +7,7 @@ import json
 
 import click
 
-from wsitool.backbones.published import ENCODERS, PublishedEncoder
-from wsitool.backbones.published_files import encoders_folder
+from wsitool.backbones.published import ENCODERS, PublishedEncoder, encoders_folder
 from wsitool.cli.columns import columns
 from wsitool.cli.command import Command
 from wsitool.cli.options import json_option
