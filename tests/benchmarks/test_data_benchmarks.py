@@ -68,6 +68,7 @@ def test_augmentation_peers_run() -> None:
     assert 0 < shares["mae"] < 1
 
 
+@pytest.mark.slow
 def test_steps_run(tmp_path: Path) -> None:
     rates = bench_step.run(tmp_path, bench_step.small_model, number=128, size=32, steps=1, rounds=1)
     assert {"wsitool loader and augmentation", "the step alone, fixed views"} <= set(rates)

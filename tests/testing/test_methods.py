@@ -55,7 +55,7 @@ BAD: list[tuple[type[Method[Any]], str, str]] = [
     (bad_methods.Lambda, "pickling", "module level"),
     (bad_methods.Rises, "loss-falls", "sign"),
     (bad_methods_on_import.Seeds, "import", "torch's random state"),
-    (bad_methods.Local, "distributed", "mean loss"),
+    pytest.param(bad_methods.Local, "distributed", "mean loss", marks=pytest.mark.slow),
     (bad_methods.NoGradient, "distributed", "mean gradient"),
     (bad_methods.Needs, "contract", "coords, labels, pairs, tokens"),
     (bad_methods.NoMeta, "contract", r"declare views\(self, patches, rng, meta\)"),

@@ -55,6 +55,7 @@ def test_a_student_compares_pretraining() -> None:
     step("info table", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("disk")
 def test_a_pathologist_looks_at_a_classifier() -> None:
     step("tile links --out links-stores --patch-size 32 --workers 1 --group-regex '^p[0-9]'", 0)
@@ -81,6 +82,7 @@ def test_a_pathologist_looks_at_a_classifier() -> None:
     step("embed '내 패치' --encoder 'lab encoder.safetensors' --out '특징' --device cpu", 0, "map in map.png")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("disk")
 def test_an_engineer_writes_a_pipeline() -> None:
     step("--version", 0)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +25,19 @@ from wsitool.classify.head_registry import HEADS
 from wsitool.errors import EncoderError
 from wsitool.slides.spec import CandidateRule
 
-__all__ = ["CLASSIFIER_FILE", "Classifier", "ClassifierCard", "load_classifier", "save_classifier"]
+__all__ = [
+    "CLASSIFIER_FILE",
+    "Classifier",
+    "ClassifierCard",
+    "load_classifier",
+    "read_weights",
+    "save_classifier",
+    "with_weights",
+    "write_weights",
+]
+
+C = TypeVar("C")
+N = TypeVar("N", bound=nn.Module)
 
 CLASSIFIER_FILE = "classifier.safetensors"
 _KEY = "wsitool_classifier"
@@ -108,9 +121,7 @@ class Classifier(nn.Module):
 
 def save_classifier(classifier: Classifier, path: Path) -> None:
     """Write weights and card to one safetensors file, complete or not at all; EncoderError if not finite."""
-    tensors = {key: value.detach().cpu().contiguous() for key, value in classifier.state_dict().items()}
-    check_finite(tensors, what=f"'{path}' was not written", advice="Train again, with a lower --lr")
-    replace_file(path, to_safetensors(tensors, {"format": "pt", _KEY: classifier.card.to_json()}))
+    write_weights(classifier, classifier.card.to_json(), path, key=_KEY, rate="--lr")
 
 
 def load_classifier(path: str | Path) -> Classifier:
@@ -129,15 +140,32 @@ def load_classifier(path: str | Path) -> Classifier:
         raise EncoderError(
             f"There is no classifier '{file}': pass a folder that 'wsitool classify' has written."
         )
+    card, tensors = read_weights(file, ClassifierCard.from_json, key=_KEY, what="a classifier of wsitool")
+    if card.encoder.backbone.startswith(FEATURES_PREFIX):
+        raise EncoderError(
+            f"{file} was trained on features made elsewhere ({card.encoder.chain}), and there is no encoder "
+            "to make such of new patches: train one with --encoder."
+        )
+    return with_weights(Classifier(empty_encoder(card.encoder), _head(card), card), tensors, file)
+
+
+def write_weights(network: nn.Module, card: str, path: Path, *, key: str, rate: str) -> None:
+    """Write a network and its `card`, under `key`, as `save_classifier` does; `rate` is what to lower."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    check_finite(tensors, what=f"'{path}' was not written", advice=f"Train again, with a lower {rate}")
+    replace_file(path, to_safetensors(tensors, {"format": "pt", key: card}))
+
+
+def read_weights(
+    file: Path, parse: Callable[[str], C], *, key: str, what: str
+) -> tuple[C, dict[str, Tensor]]:
+    """Card and weights that `write_weights` wrote; EncoderError for anything else, and weights not finite."""
     try:
         with safe_open(file, framework="pt") as opened:
-            text = (opened.metadata() or {}).get(_KEY)
+            text = (opened.metadata() or {}).get(key)
         if text is None:
-            raise EncoderError(
-                f"{file} is not a classifier of wsitool: pass the run folder of 'wsitool classify'."
-            )
-        card = ClassifierCard.from_json(text)
-        tensors = safetensors.torch.load_file(file)
+            raise EncoderError(f"{file} is not {what}: pass the run folder of 'wsitool classify'.")
+        card, tensors = parse(text), safetensors.torch.load_file(file)
     except (OSError, SafetensorError) as error:
         raise EncoderError(f"{file} cannot be read as a classifier ({error}).") from None
     except (ValueError, TypeError, KeyError) as error:
@@ -145,22 +173,21 @@ def load_classifier(path: str | Path) -> Classifier:
             f"The card of {file} is damaged, or of a newer wsitool ({error}): upgrade wsitool, or train "
             "again."
         ) from None
-    if card.encoder.backbone.startswith(FEATURES_PREFIX):
-        raise EncoderError(
-            f"{file} was trained on features made elsewhere ({card.encoder.chain}), and there is no encoder "
-            "to make such of new patches: train one with --encoder."
-        )
     # Before anything of it is used: a single NaN weight would make every probability NaN.
     check_finite(tensors, what=f"{file} is not used", advice="Train the classifier again")
-    classifier = Classifier(empty_encoder(card.encoder), _head(card), card)
+    return card, tensors
+
+
+def with_weights(network: N, tensors: Mapping[str, Tensor], file: Path) -> N:
+    """The network with these weights, for inference; EncoderError where they are not its own."""
     try:
         # Strict: head and encoder, buffers too.
-        classifier.load_state_dict(tensors, strict=True)
+        network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         raise EncoderError(
             f"{file} does not fit its own card: {str(error).splitlines()[-1].strip()}"
         ) from None
-    return classifier.eval()
+    return network.eval()
 
 
 def _head(card: ClassifierCard) -> nn.Module:

@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from wsitool.backbones.build import empty_encoder
 from wsitool.backbones.card import EncoderCard, check_positive
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import as_images
-from wsitool.backbones.files import check_finite, to_safetensors
-from wsitool.base.files import replace_file
 from wsitool.base.json_files import parse_json, typed
+from wsitool.classify.model import read_weights, with_weights, write_weights
 from wsitool.errors import EncoderError
 from wsitool.evaluation.calibration import check_logits
 from wsitool.mil.head_registry import SLIDE_HEADS
@@ -146,9 +143,7 @@ def _numbers(value: Tensor) -> NDArray[np.float64]:
 
 def save_slide_classifier(classifier: SlideClassifier, path: Path) -> None:
     """Write weights and card to one safetensors file, complete or not at all; EncoderError if not finite."""
-    tensors = {key: value.detach().cpu().contiguous() for key, value in classifier.state_dict().items()}
-    check_finite(tensors, what=f"'{path}' was not written", advice="Train again, with a lower --head-lr")
-    replace_file(path, to_safetensors(tensors, {"format": "pt", _KEY: classifier.card.to_json()}))
+    write_weights(classifier, classifier.card.to_json(), path, key=_KEY, rate="--head-lr")
 
 
 def load_slide_classifier(path: str | Path) -> SlideClassifier:
@@ -159,28 +154,8 @@ def load_slide_classifier(path: str | Path) -> SlideClassifier:
     """
     path = Path(path)
     file = path / SLIDE_CLASSIFIER_FILE if path.is_dir() else path
-    try:
-        with safe_open(file, framework="pt") as opened:
-            text = (opened.metadata() or {}).get(_KEY)
-        if text is None:
-            raise EncoderError(f"{file} is not a classifier of slides: pass a folder of 'wsitool classify'.")
-        card, tensors = SlideCard.from_json(text), safetensors.torch.load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise EncoderError(f"{file} cannot be read as a classifier ({error}).") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise EncoderError(
-            f"The card of {file} is damaged, or of a newer wsitool ({error}): upgrade wsitool, or train "
-            "again."
-        ) from None
-    check_finite(tensors, what=f"{file} is not used", advice="Train the classifier again")
+    card, tensors = read_weights(file, SlideCard.from_json, key=_KEY, what="a classifier of slides")
     encoder = None if card.image_size is None else empty_encoder(card.encoder)
     entry = SLIDE_HEADS.get(card.head)
     head: Any = SLIDE_HEADS.call(entry, entry.build, card.encoder.feature_dim, len(card.classes), card.sizes)
-    classifier = SlideClassifier(encoder, head, card)
-    try:
-        classifier.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        raise EncoderError(
-            f"{file} does not fit its own card: {str(error).splitlines()[-1].strip()}"
-        ) from None
-    return classifier.eval()
+    return with_weights(SlideClassifier(encoder, head, card), tensors, file)
