@@ -14,6 +14,8 @@ from faults.commands import Case
 from faults.runs import Ended, Server, processes_of
 from faults.snapshot import difference, leftovers, snapshot
 
+from wsitool.errors import WsitoolError
+
 __all__ = ["STOPS", "Bench", "Stop"]
 
 
@@ -113,7 +115,7 @@ class Bench:
     def _is_complete(self, out: Path) -> bool:
         try:
             return self._result(out) == self.expected
-        except (OSError, ValueError):
+        except (OSError, ValueError, WsitoolError):  # half made, such as a database without its tables
             return False
 
     def _result(self, out: Path) -> dict[str, str]:
