@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wsitool.base.tables import Row, read_table
-from wsitool.errors import UsageError
+from wsitool.errors import UsageError, WsitoolError
 from wsitool.experiment.judged import judged_by
 from wsitool.experiment.plan import percent
 from wsitool.experiment.plan_file import read_plan
@@ -42,10 +42,15 @@ def mistakes(run: Path, library: Library) -> dict[str, Any]:
     `run` is the folder; of its table the test patches count where there are any, else all. WsitoolError
     where it cannot be read.
     """
-    table = read_table(run / "predictions.csv", needs=("predicted",))
-    if "row" not in table.headers and "patches" in table.headers:
-        raise UsageError("This classifier judges whole slides: its report.html says which it gets wrong.")
-    table = read_table(run / "predictions.csv", needs=JUDGED_COLUMNS)
+    path = run / "predictions.csv"
+    try:
+        table = read_table(path, needs=JUDGED_COLUMNS)
+    except WsitoolError:
+        if "patches" in read_table(path, needs=("predicted",)).headers:
+            raise UsageError(
+                "This classifier judges whole slides: its report.html says which it gets wrong."
+            ) from None
+        raise
     classes = [header.removeprefix("p_") for name, header in table.headers.items() if name.startswith("p_")]
     judged, hashes = judged_rows(table), manifest_hashes(run)
     calls = [
