@@ -48,7 +48,7 @@ def test_a_stopped_command_run_again_gives_the_undisturbed_result(
 ) -> None:
     bench = _bench(server, case)
     for stop in (_KILL, other):
-        for moment in bench.moments(1, stop, seed=int(time.time()) // 86_400):
+        for moment in bench.moments(1, stop, seed=1):  # not by the day: CI is to say the same tomorrow
             bench.check(stop, moment)
 
 
