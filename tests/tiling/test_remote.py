@@ -147,7 +147,7 @@ def test_a_cluster_whose_worker_is_killed(tmp_path: Path) -> None:
 
 def test_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed", reason="the dask extra is not installed")
-    monkeypatch.setattr("wsitool.tiling.cluster._CONNECT_SECONDS", 1)
+    monkeypatch.setattr("wsitool.base.cluster._CONNECT_SECONDS", 1)
     slide = synthetic_slide(tmp_path / "s.svs", size=(512, 512))
     with pytest.raises(UsageError, match="No dask scheduler answers"):
         tile_slides([slide], tmp_path / "o", dask="tcp://127.0.0.1:1")

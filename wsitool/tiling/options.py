@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from wsitool.base.cluster import DASK
 from wsitool.base.parameters import Params, hparam, same_as
 from wsitool.base.shards import SHARD
 from wsitool.slides.read_options import ReadOptions
@@ -44,7 +45,7 @@ class TileOptions(Params):
         None, "Slides tiled at once, each in its own process; without it one per processor.", ge=1
     )
     shard: str | None = hparam(None, SHARD)
-    dask: str | None = hparam(None, "Tile on the dask cluster with the scheduler at this address.")
+    dask: str | None = hparam(None, DASK)
     overwrite: bool = hparam(False, "Replace stores that exist.")
     max_failures: int | None = hparam(None, "Give a slide up after this many unreadable patches.", ge=0)
     dry_run: bool = hparam(False, "Say what would be kept; write nothing.")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from wsitool.base.cluster import on_cluster
 from wsitool.base.files import check_writable
 from wsitool.base.groups import group_clashes
 from wsitool.base.interrupt import progress_on_stop
@@ -26,7 +27,7 @@ from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers.channels import check_channels
 from wsitool.slides.slide_list import SlideInput, find_slides
 from wsitool.slides.spec import TileSpec
-from wsitool.tiling.guarded import run_guarded, run_locked
+from wsitool.tiling.guarded import failed_result, run_guarded, run_locked
 from wsitool.tiling.labelling import LabelPlan, plan_outlines
 from wsitool.tiling.options import TileOptions
 from wsitool.tiling.paip import masks_beside, without_masks
@@ -265,10 +266,21 @@ def _run(
     tasks: Sequence[SlideTask], processes: int, dask: str | None, reporter: Reporter
 ) -> Generator[tuple[int, SlideResult]]:
     if dask is not None:
-        from wsitool.tiling.cluster import run_on_cluster
-
-        return run_on_cluster(tasks, address=dask)
+        return _on_cluster(tasks, dask)
     if len(tasks) > 1:
         return run_in_processes(tasks, workers=processes, reporter=reporter)
     # One slide has the whole machine, and no process to start.
     return ((index, run_guarded(task, reporter)) for index, task in enumerate(tasks))
+
+
+def _on_cluster(tasks: Sequence[SlideTask], address: str) -> Generator[tuple[int, SlideResult]]:
+    texts, names = [task.to_json() for task in tasks], [task.slide.name for task in tasks]
+    for index, answer in on_cluster(_remote, texts, names, address=address):
+        if isinstance(answer, str):
+            yield index, failed_result(tasks[index], answer)
+        else:
+            yield index, SlideResult(**answer)
+
+
+def _remote(task: str) -> dict[str, Any]:
+    return asdict(run_guarded(SlideTask.from_json(task)))

@@ -1,0 +1,54 @@
+"""Items of a command on a dask.distributed cluster: a task each, on machines that share the folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
+
+from wsitool.errors import UsageError
+
+__all__ = ["DASK", "on_cluster"]
+
+DASK = "Work on this dask cluster, such as tcp://host:8786."
+_CONNECT_SECONDS = 30
+
+T = TypeVar("T")
+
+
+def on_cluster(
+    work: Callable[[str], T], tasks: Sequence[str], names: Sequence[str], *, address: str
+) -> Generator[tuple[int, T | str]]:
+    """Call `work` with each of the tasks on the cluster whose scheduler is at `address`, as workers are free.
+
+    Yields (index, what it returned) as tasks end, and (index, reason) of one that raised or whose workers
+    died: dask gives it to others first, `allowed-failures` times. `work` is a function of a module, a task is
+    text, as workers may run another Python; what it returns is plain values that are no text. Raises
+    UsageError where dask is not installed, the scheduler does not answer, or a task raises it.
+    """
+    try:
+        from distributed import Client, as_completed
+    except ImportError:
+        raise UsageError(
+            "--dask needs dask.distributed: install it with pip install 'wsitool[dask]'."
+        ) from None
+    try:
+        # Not the default client: the caller may be using dask for something else.
+        client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"No dask scheduler answers at '{address}': {error}.") from error
+    with client:
+        # Not pure: dask would give a slide tiled before its old result, whose store may be gone.
+        futures = {
+            # The name in the key shows in dask's dashboard; the number keeps two slides apart.
+            client.submit(work, task, pure=False, key=f"wsitool-{name}-{i}"): i
+            for i, (task, name) in enumerate(zip(tasks, names, strict=True))
+        }
+        for future in as_completed(futures, loop=client.loop):
+            failure = future.exception()
+            if failure is None:
+                yield futures[future], future.result()
+            elif isinstance(failure, UsageError):
+                # The same for every task, so the run ends.
+                raise failure
+            else:
+                yield futures[future], f"On the cluster: {type(failure).__name__}: {failure}"
