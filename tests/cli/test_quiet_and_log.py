@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -62,3 +63,19 @@ def test_count_and_time_never_give_way(width: int) -> None:
     last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue()).rstrip().splitlines()[-1]  # type: ignore[attr-defined]
     assert "12345/27000" in last and re.search(r"-:--:--|\d:\d\d:\d\d", last)
     assert len(last) <= width and last.startswith("Pret")
+
+
+def test_verbose_is_a_line_for_each_step_here_and_in_the_log(slides: Path, tmp_path: Path) -> None:
+    words = ["tile", str(slides), "--patch-size", "64", "--log", str(tmp_path / "log")]
+    told = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "plain")])
+    assert told.exit_code == 0 and "slides: 1/2" not in told.stderr + (tmp_path / "log").read_text()
+    told = CliRunner().invoke(main, [*words, "-v", "--json", "--out", str(tmp_path / "v")])
+    assert told.exit_code == 0 and json.loads(told.stdout)["slides"]
+    for text in (told.stderr, (tmp_path / "log").read_text()):
+        assert re.search(r"slides: 1/2 slides s\d", text) and re.search(r"slides: 2/2 slides s\d", text), text
+
+
+@pytest.mark.parametrize("words", [["-q", "-v"], ["-v", "-q"]])
+def test_quiet_and_verbose_are_asked_back(words: list[str], slides: Path) -> None:
+    told = CliRunner().invoke(main, ["info", str(slides / "s0.svs"), *words])
+    assert told.exit_code == 2 and "leave one of them out" in told.output

@@ -34,10 +34,15 @@ _PLAIN_EVERY_SECONDS = 5.0
 _COUNT_AND_TIME = 30  # columns of "100000/100000", "0:00:00" and the gaps
 
 
-def console_reporter(*, quiet: bool = False) -> Reporter:
-    """Choose bars or plain lines by whether stderr is a terminal; results belong to stdout, progress here."""
+def console_reporter(*, quiet: bool = False, verbose: bool = False) -> Reporter:
+    """Choose bars or plain lines by whether stderr is a terminal; results belong to stdout, progress here.
+
+    `verbose` are plain lines everywhere, one for each step. `quiet` goes first.
+    """
     console = Console(stderr=True, highlight=False)
-    return _RichReporter(console) if console.is_terminal and not quiet else _PlainReporter(quiet=quiet)
+    if quiet or verbose or not console.is_terminal:
+        return _PlainReporter(quiet=quiet, every=0.0 if verbose else _PLAIN_EVERY_SECONDS)
+    return _RichReporter(console)
 
 
 def reporter_of(progress: ProgressChoice = None) -> Reporter:
@@ -155,15 +160,16 @@ class _RichReporter:
 
 
 class _PlainTask:
-    def __init__(self, description: str, total: float, unit: str, quiet: bool) -> None:
-        self._description, self._total, self._unit, self._quiet = description, total, unit, quiet
+    def __init__(self, description: str, total: float, unit: str, *, quiet: bool, every: float) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._quiet, self._every = quiet, every
         self._done = 0.0
         self._last = time.monotonic()
 
     def advance(self, amount: float = 1, *, note: str = "") -> None:
         self._done += amount
         now = time.monotonic()
-        if not self._quiet and now - self._last >= _PLAIN_EVERY_SECONDS:
+        if not self._quiet and now - self._last >= self._every:
             self._last = now
             _print(f"{self._description}: {self._done:g}/{self._total:g} {self._unit} {note}".rstrip())
         raise_if_stopping()
@@ -179,12 +185,12 @@ def _print(line: str) -> None:
 
 
 class _PlainReporter:
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
+    def __init__(self, *, quiet: bool, every: float = _PLAIN_EVERY_SECONDS) -> None:
+        self._quiet, self._every = quiet, every
 
     @contextmanager
     def _open(self, description: str, total: float, unit: str) -> Iterator[Task]:
-        task = _PlainTask(description, total, unit, self._quiet)
+        task = _PlainTask(description, total, unit, quiet=self._quiet, every=self._every)
         with _told_on_stop(task.how_far):
             yield task
 

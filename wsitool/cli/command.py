@@ -24,6 +24,7 @@ __all__ = [
     "CommandGroup",
     "command_words",
     "is_quiet",
+    "is_verbose",
     "log_of_command",
     "wants_traceback",
 ]
@@ -31,6 +32,7 @@ __all__ = [
 SOME_FAILED = 1
 _DEBUG = "wsitool.debug"
 _QUIET = "wsitool.quiet"
+_VERBOSE = "wsitool.verbose"
 _LOG = "wsitool.log"
 _WORDS = "wsitool.words"
 _MOST = 2**31 - 1  # of seeds, sizes and counts; torch, numpy and h5py each fail in another way beyond it
@@ -52,6 +54,13 @@ class Command(click.Command):
                 expose_value=False,
                 callback=_remember_quiet,
                 help="Show no progress: only warnings, errors and the result.",
+            ),
+            click.Option(
+                ["-v", "--verbose"],
+                is_flag=True,
+                expose_value=False,
+                callback=_remember_verbose,
+                help="Say every step in a line of its own, each slide and each batch, here and in --log.",
             ),
             click.Option(
                 ["--log"],
@@ -88,6 +97,8 @@ class Command(click.Command):
             value = ctx.params.get(parameter.name or "")
             for number in value if isinstance(value, tuple) else (value,):
                 _check_number(ctx, parameter, number)
+        if ctx.meta.get(_QUIET) and ctx.meta.get(_VERBOSE):
+            raise click.UsageError("--quiet and --verbose say the opposite: leave one of them out.", ctx)
         return rest
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -129,6 +140,12 @@ def is_quiet() -> bool:
     return ctx is not None and bool(ctx.meta.get(_QUIET))
 
 
+def is_verbose() -> bool:
+    """Whether the command that is running was given --verbose."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and bool(ctx.meta.get(_VERBOSE))
+
+
 def log_of_command() -> LogFile | None:
     """The --log of the command that is running."""
     ctx = click.get_current_context(silent=True)
@@ -161,6 +178,10 @@ def _logged(ctx: click.Context) -> Iterator[None]:
 
 def _remember_quiet(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     ctx.meta[_QUIET] = value or ctx.meta.get(_QUIET, False)
+
+
+def _remember_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta[_VERBOSE] = value or ctx.meta.get(_VERBOSE, False)
 
 
 def _remember_log(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:

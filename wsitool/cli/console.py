@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from wsitool.base import console
 from wsitool.base.progress import Reporter
-from wsitool.cli.command import is_quiet, log_of_command
+from wsitool.cli.command import is_quiet, is_verbose, log_of_command
 from wsitool.cli.log_file import Logged
 
 __all__ = ["console_reporter", "torch_reporter"]
 
 
 def console_reporter(*, quiet: bool = False) -> Reporter:
-    """A `base.console.console_reporter` that heeds the running command's --quiet and --log."""
-    shown = console.console_reporter(quiet=quiet or is_quiet())
+    """A `base.console.console_reporter` that heeds the running command's --quiet, --verbose and --log."""
+    verbose = is_verbose()
+    shown = console.console_reporter(quiet=is_quiet() or (quiet and not verbose), verbose=verbose)
     log = log_of_command()
-    return shown if log is None else Logged(shown, log)
+    return shown if log is None else Logged(shown, log, verbose=verbose)
 
 
 def torch_reporter(*, quiet: bool = False) -> Reporter:

@@ -33,14 +33,16 @@ class LogFile:
 
 
 class _LoggedTask:
-    def __init__(self, shown: Task, log: LogFile, description: str, total: float, unit: str) -> None:
-        self._shown, self._log, self._what = shown, log, (description, total, unit)
+    def __init__(
+        self, shown: Task, log: LogFile, description: str, total: float, unit: str, *, every: float
+    ) -> None:
+        self._shown, self._log, self._what, self._every = shown, log, (description, total, unit), every
         self._done, self._last = 0.0, time.monotonic()
 
     def advance(self, amount: float = 1, *, note: str = "") -> None:
         self._done += amount
         now = time.monotonic()
-        if now - self._last >= _PROGRESS_SECONDS:
+        if now - self._last >= self._every:
             self._last = now
             description, total, unit = self._what
             self._log.write("progress", f"{description}: {self._done:g}/{total:g} {unit} {note}".rstrip())
@@ -48,15 +50,16 @@ class _LoggedTask:
 
 
 class Logged:
-    """A reporter that also writes to a log: messages and warnings, and progress every half minute."""
+    """A reporter that also writes to a log: what is said, and progress every half minute or at each step."""
 
-    def __init__(self, shown: Reporter, log: LogFile) -> None:
+    def __init__(self, shown: Reporter, log: LogFile, *, verbose: bool = False) -> None:
         self._shown, self._log = shown, log
+        self._every = 0.0 if verbose else _PROGRESS_SECONDS
 
     @contextmanager
     def _open(self, description: str, total: float, unit: str) -> Iterator[Task]:
         with self._shown.task(description, total=total, unit=unit) as task:
-            yield _LoggedTask(task, self._log, description, total, unit)
+            yield _LoggedTask(task, self._log, description, total, unit, every=self._every)
 
     def task(self, description: str, *, total: float, unit: str = "it") -> AbstractContextManager[Task]:
         return self._open(description, total, unit)
