@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from pathlib import Path
 
@@ -65,7 +66,11 @@ def test_count_and_time_never_give_way(width: int) -> None:
     assert len(last) <= width and last.startswith("Pret")
 
 
-def test_verbose_is_a_line_for_each_step_here_and_in_the_log(slides: Path, tmp_path: Path) -> None:
+def test_verbose_is_a_line_for_each_step_here_and_in_the_log(
+    slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsitool.base.console._PLAIN_EVERY_SECONDS", math.inf)
+    monkeypatch.setattr("wsitool.cli.log_file._PROGRESS_SECONDS", math.inf)
     words = ["tile", str(slides), "--patch-size", "64", "--log", str(tmp_path / "log")]
     told = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "plain")])
     assert told.exit_code == 0 and "slides: 1/2" not in told.stderr + (tmp_path / "log").read_text()

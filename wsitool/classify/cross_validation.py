@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wsitool.backbones.encoder import Encoder
 from wsitool.base.progress import Reporter
 from wsitool.classify.data import TrainTest
+from wsitool.classify.encoder_reference import EncoderReference
 from wsitool.classify.feature_files import features_of
 from wsitool.classify.finetune import Epoch
 from wsitool.classify.fit import Features, Fitted, fit_classifier
@@ -30,7 +31,10 @@ __all__ = ["ClassificationTask", "all_parts", "cross_validate", "test_part", "va
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationTask:
-    """What every step of one run needs; `encoder` builds a fresh one each time."""
+    """What every step of one run needs; `encoder` builds a fresh one each time.
+
+    With a `reference` the classifier that is written refers to the encoder's file.
+    """
 
     data: TrainTest
     settings: Settings
@@ -41,6 +45,7 @@ class ClassificationTask:
     encoder: Callable[[], Encoder]
     cache: Path | None
     reporter: Reporter
+    reference: EncoderReference | None = None
 
     def features(self, patches: LabelledPatches) -> Features | None:
         """Features of frozen encoders; None where the encoder is going to change.

@@ -26,6 +26,7 @@ _BEFORE = {
     "settings.decode": "cpu",
     "settings.balance": "subset",
     "select": "random",
+    "copy_encoder": True,
 }
 _NAMES = {"data": "the stores or labels", "encoder": "the encoder"}
 

@@ -19,6 +19,7 @@ from wsitool.backbones.features import as_images
 from wsitool.backbones.files import check_finite, to_safetensors
 from wsitool.base.files import replace_file
 from wsitool.base.json_files import parse_json, typed
+from wsitool.classify.encoder_reference import REFERENCE_KEY, EncoderReference
 from wsitool.classify.feature_files import FEATURES_PREFIX
 from wsitool.classify.head_contract import BuildHead
 from wsitool.classify.head_registry import HEADS
@@ -119,9 +120,12 @@ class Classifier(nn.Module):
         return logits
 
 
-def save_classifier(classifier: Classifier, path: Path) -> None:
-    """Write weights and card to one safetensors file, complete or not at all; EncoderError if not finite."""
-    write_weights(classifier, classifier.card.to_json(), path, key=_KEY, rate="--lr")
+def save_classifier(classifier: Classifier, path: Path, *, reference: EncoderReference | None = None) -> None:
+    """Write weights and card to one safetensors file, complete or not at all; EncoderError if not finite.
+
+    With a `reference` the encoder's weights are left out, and read from its own file again.
+    """
+    write_weights(classifier, classifier.card.to_json(), path, key=_KEY, rate="--lr", reference=reference)
 
 
 def load_classifier(path: str | Path) -> Classifier:
@@ -149,11 +153,24 @@ def load_classifier(path: str | Path) -> Classifier:
     return with_weights(Classifier(empty_encoder(card.encoder), _head(card), card), tensors, file)
 
 
-def write_weights(network: nn.Module, card: str, path: Path, *, key: str, rate: str) -> None:
+def write_weights(
+    network: nn.Module,
+    card: str,
+    path: Path,
+    *,
+    key: str,
+    rate: str,
+    reference: EncoderReference | None = None,
+) -> None:
     """Write a network and its `card`, under `key`, as `save_classifier` does; `rate` is what to lower."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    tensors = {
+        name: value.detach().cpu().contiguous()
+        for name, value in network.state_dict().items()
+        if reference is None or not reference.left_out(name)
+    }
     check_finite(tensors, what=f"'{path}' was not written", advice=f"Train again, with a lower {rate}")
-    replace_file(path, to_safetensors(tensors, {"format": "pt", key: card}))
+    refers = {} if reference is None else {REFERENCE_KEY: reference.to_json()}
+    replace_file(path, to_safetensors(tensors, {"format": "pt", key: card, **refers}))
 
 
 def read_weights(
@@ -162,10 +179,12 @@ def read_weights(
     """Card and weights that `write_weights` wrote; EncoderError for anything else, and weights not finite."""
     try:
         with safe_open(file, framework="pt") as opened:
-            text = (opened.metadata() or {}).get(key)
-        if text is None:
+            metadata = opened.metadata() or {}
+        if key not in metadata:
             raise EncoderError(f"{file} is not {what}: pass the run folder of 'wsitool classify'.")
-        card, tensors = parse(text), safetensors.torch.load_file(file)
+        card, tensors = parse(metadata[key]), safetensors.torch.load_file(file)
+        refers = metadata.get(REFERENCE_KEY)
+        reference = None if refers is None else EncoderReference.from_json(refers)
     except (OSError, SafetensorError) as error:
         raise EncoderError(f"{file} cannot be read as a classifier ({error}).") from None
     except (ValueError, TypeError, KeyError) as error:
@@ -173,6 +192,8 @@ def read_weights(
             f"The card of {file} is damaged, or of a newer wsitool ({error}): upgrade wsitool, or train "
             "again."
         ) from None
+    if reference is not None:
+        tensors |= reference.tensors(file)
     # Before anything of it is used: a single NaN weight would make every probability NaN.
     check_finite(tensors, what=f"{file} is not used", advice="Train the classifier again")
     return card, tensors

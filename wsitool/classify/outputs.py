@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wsitool.base.files import replace_file, replace_file_in_parts, write_json
 from wsitool.base.tables import table_bytes
+from wsitool.classify.encoder_reference import EncoderReference
 from wsitool.classify.finetune import Epoch
 from wsitool.classify.fit import Fitted
 from wsitool.classify.model import CLASSIFIER_FILE, save_classifier
@@ -60,13 +61,14 @@ def write_run(
     judged: str,
     manifest: dict[str, Any],
     run: dict[str, Any],
+    reference: EncoderReference | None = None,
 ) -> None:
     """Write everything of a run into `out`; `judged` names the part of `metrics` the pictures show."""
     files = account_files(
         out, metrics=metrics, judged=judged, manifest=manifest, run=run, history=fitted.history
     )
     with files:
-        save_classifier(fitted.classifier, out / CLASSIFIER_FILE)
+        save_classifier(fitted.classifier, out / CLASSIFIER_FILE, reference=reference)
         write_predictions(out / "predictions.csv", parts)
 
 

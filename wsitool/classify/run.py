@@ -39,6 +39,7 @@ from wsitool.classify.cross_validation import (
     validation_part,
 )
 from wsitool.classify.data import Paths, TrainTest, open_train_test
+from wsitool.classify.encoder_reference import EncoderReference
 from wsitool.classify.feature_files import FeatureFiles
 from wsitool.classify.finished import finished_files, with_intervals
 from wsitool.classify.fit import Fitted
@@ -47,6 +48,7 @@ from wsitool.classify.outputs import Part, describe_patches, patches_hash, write
 from wsitool.classify.result import ClassifyResult
 from wsitool.classify.settings import VALIDATION, ClassifyOptions, Settings
 from wsitool.classify.trial import memory_advice, with_batch
+from wsitool.errors import UsageError
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.subsets import asks
 from wsitool.loading.device_decode import effective_decode, say_decoding
@@ -105,6 +107,7 @@ def classify(
         image_size=chosen_image_size(asked.image_size, first, data.train.collection.patch_size),
         encoder=lambda: first if files else _under(norm, _built(asked)),
         cache=None if asked.cache is None else Path(asked.cache),
+        reference=_reference(first, asked, settings, out),
         reporter=reporter,
     )
     if files is None:
@@ -214,6 +217,7 @@ def _carry_out(
                 "c_search": fitted.search.to_dict() if fitted.search is not None else None,
                 "seconds": seconds,
             },
+            reference=task.reference,
         )
     return replace(result, metrics=metrics)
 
@@ -253,6 +257,19 @@ def _optimizer_steps(fitted: Fitted, settings: Settings) -> int | None:
 
 def _built(asked: ClassifyOptions, reporter: Reporter = SILENT) -> Encoder:
     return build_encoder(asked, asked.encoder, asked.seed, reporter)
+
+
+def _reference(
+    encoder: Encoder, asked: ClassifyOptions, settings: Settings, out: Path
+) -> EncoderReference | None:
+    if asked.copy_encoder:
+        return None
+    if not settings.frozen:
+        raise UsageError(
+            "--no-copy-encoder is for heads on a frozen encoder (--head linear, knn): fine-tuning changes "
+            "its weights, and the classifier holds them."
+        )
+    return EncoderReference.of(None if asked.features else encoder, asked.features or asked.encoder, out)
 
 
 def _under(norm: StainNorm | None, encoder: Encoder) -> Encoder:
@@ -316,6 +333,7 @@ def _run_record(task: ClassificationTask, encoder: Encoder, asked: ClassifyOptio
         "seed": task.seed,
         "image_size": task.image_size,
         "classes": list(task.data.train.classes),
+        "copy_encoder": asked.copy_encoder,
     }
 
 

@@ -197,6 +197,9 @@ class ClassifyOptions(BackboneOptions):
     stain_norm: StainChoice | None = same_as(StainOptions, "stain_norm")
     stain_target: str | None = same_as(StainOptions, "stain_target")
     cache: str | None = hparam(None, "Folder that keeps features of frozen encoders between runs.")
+    copy_encoder: bool = hparam(
+        True, "Hold a copy of the frozen encoder in the classifier; without it a reference to its file."
+    )
     allow_transductive: bool = hparam(False, "Accept an encoder pretrained on test groups.")
     resume: Literal["auto"] | None = hparam(
         None,

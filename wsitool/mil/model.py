@@ -17,6 +17,7 @@ from wsitool.backbones.card import EncoderCard, check_positive
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import as_images
 from wsitool.base.json_files import parse_json, typed
+from wsitool.classify.encoder_reference import EncoderReference
 from wsitool.classify.model import read_weights, with_weights, write_weights
 from wsitool.errors import EncoderError
 from wsitool.evaluation.calibration import check_logits
@@ -141,9 +142,15 @@ def _numbers(value: Tensor) -> NDArray[np.float64]:
     return numbers
 
 
-def save_slide_classifier(classifier: SlideClassifier, path: Path) -> None:
-    """Write weights and card to one safetensors file, complete or not at all; EncoderError if not finite."""
-    write_weights(classifier, classifier.card.to_json(), path, key=_KEY, rate="--head-lr")
+def save_slide_classifier(
+    classifier: SlideClassifier, path: Path, *, reference: EncoderReference | None = None
+) -> None:
+    """Write weights and card to one safetensors file, complete or not at all; EncoderError if not finite.
+
+    With a `reference` without the encoder's weights, as `save_classifier`.
+    """
+    card = classifier.card.to_json()
+    write_weights(classifier, card, path, key=_KEY, rate="--head-lr", reference=reference)
 
 
 def load_slide_classifier(path: str | Path) -> SlideClassifier:

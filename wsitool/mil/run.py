@@ -17,6 +17,7 @@ from wsitool.base.lock import locked
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.account import judged_on_of, metrics_of, parts_of, said_first
 from wsitool.classify.data import Paths
+from wsitool.classify.encoder_reference import EncoderReference
 from wsitool.classify.finetune import Epoch
 from wsitool.classify.finished import finished_files, with_intervals
 from wsitool.classify.logged import classify_loggers, log_epochs, log_result
@@ -63,6 +64,9 @@ def classify_slides(
     data = open_labelled(train, test, level=settings.level, labels=asked.labels, reporter=reporter)
     _check_amounts(data.train, asked, settings)
     source = features_for(data, asked, settings, out, reporter)
+    reference = None
+    if not asked.copy_encoder:
+        reference = EncoderReference.of(source.encoder, asked.encoder, out)
     record = _record(data, source, asked, settings)
     if not asked.overwrite and (kept := _kept(out, record, settings, reporter)) is not None:
         return kept
@@ -85,7 +89,7 @@ def classify_slides(
             reporter=reporter,
         )
         with classify_loggers(asked, settings, out, writes=True, reporter=reporter) as loggers:
-            result, history = _carry_out(task, data, source, out, asked, record, began)
+            result, history = _carry_out(task, data, source, out, asked, record, began, reference)
             log_epochs(loggers, history)
             log_result(loggers, result)
         return result
@@ -120,6 +124,7 @@ def _carry_out(
     asked: ClassifyOptions,
     record: dict[str, Any],
     began: float,
+    reference: EncoderReference | None,
 ) -> tuple[ClassifyResult, Sequence[Epoch]]:
     settings, counted = task.settings, task.settings.counted
     parts = cross_validate(task, asked.folds) if asked.folds else []
@@ -157,7 +162,7 @@ def _carry_out(
     )
     with progress_on_stop(lambda: f"all is done and written to '{out}'"), deferred(), files:
         classifier = SlideClassifier(source.encoder, fit.fitted.head, _card(task, data, source, fit))
-        save_slide_classifier(classifier, out / SLIDE_CLASSIFIER_FILE)
+        save_slide_classifier(classifier, out / SLIDE_CLASSIFIER_FILE, reference=reference)
         write_bag_predictions(out / "predictions.csv", parts)
     return _result(out, metrics, manifest, settings), fit.fitted.history
 
@@ -238,6 +243,7 @@ def _record(
         "seed": asked.seed,
         "image_size": source.image_size,
         "classes": list(data.train.classes),
+        "copy_encoder": asked.copy_encoder,
     }
 
 
