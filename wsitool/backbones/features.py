@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 from wsitool.augment import resize, to_float
 from wsitool.backbones.device import choose_device, place
 from wsitool.backbones.encoder import Encoder
+from wsitool.backbones.feature_cache import FeatureCache
 from wsitool.backbones.fetching import fetched
 from wsitool.backbones.precision import effective_precision, inference
-from wsitool.base.files import replace_file
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import CorruptStoreError, EncoderError
 from wsitool.loading import PatchLoader
@@ -26,7 +25,7 @@ from wsitool.stain.target import check_stain
 from wsitool.store.collection import Collection
 from wsitool.store.options import Decode, decoder_mark
 
-__all__ = ["as_images", "encode", "encoder_digest", "encoding", "over_patches"]
+__all__ = ["as_images", "encode", "encoder_digest", "encoding", "features_mark", "over_patches"]
 
 
 def as_images(patches: Tensor, image_size: int) -> Tensor:
@@ -66,45 +65,30 @@ def encode(
     """Features (N, D) of every patch of `collection`, in its order; EncoderError if one is not finite.
 
     Computed in the bits of `precision` (see `effective_precision`), float32 whatever that is, of patches that
-    `decode` (see `effective_decode`) decodes. With a folder `cache` they are kept there under a name that
-    encoder, patches, size, bits and decoder decide; `digest` is the encoder's, where it is known.
+    `decode` (see `effective_decode`) decodes. With a folder `cache` they are kept there (see `FeatureCache`);
+    `digest` is the encoder's, where it is known.
     """
     check_stain(encoder.card.stain, collection.stain)
     hardware = choose_device(device)
     precision = effective_precision(precision, hardware.type)
-    if cache is not None:
-        # Everything that decides a feature is in the name, so that a changed encoder or store cannot meet an
-        # old file.
-        bits = ("" if precision == "32" else f":{precision}") + decoder_mark(decode)
-        key = f"{digest or encoder_digest(encoder)}:{collection.fingerprint}:{image_size}{bits}"
-        cache = cache / f"features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
-        kept = _cached(cache, (len(collection), encoder.feature_dim))
-        if kept is not None:
-            return kept
+
+    def compute(part: Collection) -> NDArray[np.float32]:
+        with inference(hardware, precision):
+            return over_patches(
+                encoder, step, part, batch_size, hardware, reporter, "features", decode=decode
+            )
 
     step = encoding(encoder, image_size)
-    with inference(hardware, precision):
-        features = over_patches(
-            encoder, step, collection, batch_size, hardware, reporter, "features", decode=decode
-        )
-    if cache is not None:
-        buffer = io.BytesIO()
-        np.save(buffer, features)
-        # Through a temporary name: a killed run leaves no half of a cache.
-        replace_file(cache, buffer.getvalue())
-    return features
+    if cache is None:
+        return compute(collection)
+    made_by = features_mark(digest or encoder_digest(encoder), image_size, precision, decode)
+    kept = FeatureCache(folder=cache, made_by=made_by, width=encoder.feature_dim)
+    return kept.features(collection, compute)
 
 
-def _cached(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-    """The features of a file of the cache; None if there is none, or it is damaged and to be written anew."""
-    try:
-        with path.open("rb") as file:
-            # No pickles: a cache folder may be shared.
-            kept: NDArray[np.float32] = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    # Damage that keeps the shape, such as zeroed pages, is not found; NaN is.
-    return kept if kept.shape == shape and kept.dtype == np.float32 and np.isfinite(kept).all() else None
+def features_mark(digest: str, image_size: int, precision: str, decode: Decode) -> str:
+    """What decides features beside the patches; `precision` is the effective one."""
+    return f"{digest}:{image_size}" + ("" if precision == "32" else f":{precision}") + decoder_mark(decode)
 
 
 def encoder_digest(encoder: Encoder) -> str:
