@@ -184,9 +184,7 @@ def test_folds_judge_every_patch_by_others(stores: Path, tmp_path: Path, head: s
     for row in _predictions(tmp_path / "r"):
         folds.setdefault(row["group"], set()).add(row["part"])
     assert len(folds) == 6 and all(len(parts) == 1 for parts in folds.values())
-    assert (
-        len(list((tmp_path / "cache").iterdir())) == 6
-    )  # a file for each store, computed once for all folds
+    assert len(list((tmp_path / "cache").iterdir())) == 6  # one for each store
 
 
 def test_folds_are_calibrated_each_by_its_own_temperature(stores: Path, tmp_path: Path) -> None:
