@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,9 +52,29 @@ def test_stores_are_found_again_in_other_collections(stores: Path, tmp_path: Pat
     assert np.array_equal(cache.features(two, compute), expected) and compute.computed == 6
     some = two.subset(np.array([4, 1, 2]))
     assert np.array_equal(cache.features(some, compute), expected[[4, 1, 2]]) and compute.computed == 6
-    three = cache.features(open_collection(stores), compute)
-    assert np.array_equal(three[:6], expected) and compute.computed == 9
-    assert np.array_equal(three[6:, 0], _Means()(open_collection(stores / "c.h5"))[:, 0])
+    # Small stores go through the network together, or not at all: rounding is that of a folder without files.
+    assert np.array_equal(cache.features(open_collection(stores), compute), _Means()(open_collection(stores)))
+    assert compute.computed == 6 + 9
+
+
+def test_large_stores_are_computed_and_kept_one_by_one(
+    stores: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("wsitool.backbones.feature_cache._ALONE", 3)
+    cache, compute = _cache(tmp_path), _Means()
+    all_three = open_collection(stores)
+
+    def fails(patches: Collection) -> NDArray[np.float32]:
+        if compute.computed == 6:
+            raise KeyboardInterrupt
+        return compute(patches)
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.features(all_three, fails)
+    # Of each store alone, `compute` numbers it 0.
+    expected = np.concatenate([_Means()(open_collection(stores / f"{name}.h5")) for name in "abc"])
+    found = cache.features(all_three, compute)
+    assert np.array_equal(found[:, 0], expected[:, 0]) and compute.computed == 9
 
 
 def test_parts_of_stores_are_kept_together_and_whole_ones_by_themselves(stores: Path, tmp_path: Path) -> None:
@@ -63,8 +84,9 @@ def test_parts_of_stores_are_kept_together_and_whole_ones_by_themselves(stores: 
     assert np.array_equal(cache.features(part, compute), _Means()(part)) and compute.computed == 5
     assert len(list(cache.folder.iterdir())) == 2
     assert np.array_equal(cache.features(part, compute), _Means()(part)) and compute.computed == 5
-    # b is known; another part is not.
-    assert len(cache.features(all_three.subset(np.array([0, 3, 4])), compute)) == 3 and compute.computed == 6
+    # b is known; other parts are not.
+    assert len(cache.features(all_three.subset(np.array([0, 3, 4])), compute)) == 3 and compute.computed == 8
+    assert len(cache.features(all_three.subset(np.array([3, 4])), compute)) == 2 and compute.computed == 8
 
 
 def test_a_file_is_that_of_a_whole_store(stores: Path, tmp_path: Path) -> None:

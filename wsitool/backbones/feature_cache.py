@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.base.files import replace_file_in_parts
+from wsitool.base.progress import SILENT, Reporter
 from wsitool.store.collection import Collection
 
 __all__ = ["FeatureCache"]
 
 Features = NDArray[np.float32]
+
+
+_ALONE = 256  # patches; of a smaller store a batch or two would go nearly empty through the network
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """A file of `count` rows, of which `rows` are those of the collection at `places`."""
+
+    path: Path
+    places: NDArray[np.int64]
+    rows: NDArray[np.integer[Any]]
+    count: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,32 +48,28 @@ class FeatureCache:
     made_by: str
     width: int
 
-    def features(self, collection: Collection, compute: Callable[[Collection], Features]) -> Features:
-        """(N, width) of every patch of `collection`; what is in no file comes from one call of `compute`.
+    def features(
+        self, collection: Collection, compute: Callable[[Collection], Features], reporter: Reporter = SILENT
+    ) -> Features:
+        """(N, width) of every patch of `collection`, in its order; `compute` makes what is in no file.
 
         Stores of which the collection has every patch are kept for others; of the parts of stores that it has
-        otherwise, all together in one file.
+        otherwise, all together in one file. What goes through the network together, and so how it is rounded,
+        does not depend on what is there: a large store goes alone, small ones all or not at all.
         """
-        found: list[tuple[NDArray[np.int64], Features]] = []
-        whole: list[tuple[Path, NDArray[np.int64]]] = []
-        parts: list[NDArray[np.int64]] = []
-        for number, places in collection.rows_by_store():
-            path, count = self._of_store(collection, number), len(collection.stores[number])
-            rows = collection.row[places]
-            if (kept := self._read(path, count)) is not None:
-                found.append((places, kept[rows]))
-            elif np.array_equal(rows, np.arange(count)):
-                whole.append((path, places))
-            else:
-                parts.append(places)
-        if parts:
-            places = np.sort(np.concatenate(parts))
-            path = self._path(collection.subset(places).fingerprint)
-            if (kept := self._read(path, len(places))) is not None:
-                found.append((places, kept))
-            else:
-                whole.append((path, places))
-        return self._joined(collection, found, whole, compute)
+        features = np.empty((len(collection), self.width), np.float32)
+        missing = [unit for unit in self._units(collection, features) if not self._take(unit, features)]
+        todo = sum(len(piece.places) for unit in missing for piece in unit)
+        bar = reporter.task("features", total=todo, unit="patches") if len(missing) > 1 else nullcontext()
+        with bar as task:
+            for unit in missing:
+                together = np.sort(np.concatenate([piece.places for piece in unit]))
+                features[together] = compute(collection.subset(together))
+                for piece in unit:
+                    _write(piece.path, features[piece.places])
+                if task is not None:
+                    task.advance(len(together))
+        return features
 
     def file(self, collection: Collection, compute: Callable[[Collection], Features]) -> Path:
         """The file of a collection that is one whole store; computed if it is not there."""
@@ -66,26 +78,32 @@ class FeatureCache:
             _write(path, compute(collection))
         return path
 
-    def _joined(
-        self,
-        collection: Collection,
-        found: list[tuple[NDArray[np.int64], Features]],
-        missing: list[tuple[Path, NDArray[np.int64]]],
-        compute: Callable[[Collection], Features],
-    ) -> Features:
-        if not missing:
-            features = np.empty((len(collection), self.width), np.float32)
-        elif not found:
-            features = compute(collection)
-        else:
-            features = np.empty((len(collection), self.width), np.float32)
-            places = np.sort(np.concatenate([places for _, places in missing]))
-            features[places] = compute(collection.subset(places))
-        for path, places in missing:
-            _write(path, features[places])
-        for places, kept in found:
-            features[places] = kept
-        return features
+    def _units(self, collection: Collection, features: Features) -> list[list[_Piece]]:
+        """What is computed together; parts of stores whose files are all there are taken at once."""
+        units, small, parts = [], [], []
+        for number, places in collection.rows_by_store():
+            rows, count = collection.row[places], len(collection.stores[number])
+            piece = _Piece(path=self._of_store(collection, number), places=places, rows=rows, count=count)
+            if not np.array_equal(rows, np.arange(count)):
+                parts.append(piece)
+            elif count >= _ALONE:
+                units.append([piece])
+            else:
+                small.append(piece)
+        if parts and not self._take(parts, features):
+            places = np.sort(np.concatenate([piece.places for piece in parts]))
+            path, count = self._path(collection.subset(places).fingerprint), len(places)
+            units.append([_Piece(path=path, places=places, rows=np.arange(count), count=count)])
+        return [*units, *([small] if small else [])]
+
+    def _take(self, unit: Sequence[_Piece], features: Features) -> bool:
+        """Whether all files of a unit are there; their rows are put where they belong."""
+        for piece in unit:
+            kept = self._read(piece.path, piece.count)
+            if kept is None:
+                return False
+            features[piece.places] = kept[piece.rows]
+        return True
 
     def _of_store(self, collection: Collection, number: int) -> Path:
         stain = "" if collection.stain is None else collection.stain.keys[number]

@@ -83,7 +83,7 @@ def encode(
         return compute(collection)
     made_by = features_mark(digest or encoder_digest(encoder), image_size, precision, decode)
     kept = FeatureCache(folder=cache, made_by=made_by, width=encoder.feature_dim)
-    return kept.features(collection, compute)
+    return kept.features(collection, compute, reporter)
 
 
 def features_mark(digest: str, image_size: int, precision: str, decode: Decode) -> str:

@@ -55,7 +55,6 @@ from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.stain.slides import with_stain
 from wsitool.stain.target import choose_norm
 from wsitool.store.collection import Collection
-from wsitool.store.options import Decode
 from wsitool.store.stain_table import StainNorm
 from wsitool.tracking.loggers import Loggers
 from wsitool.training.hardware import training_device
@@ -82,14 +81,10 @@ def classify(
     else the patches'. Writes into `out`; a finished run there stays unless `overwrite` says so, and is
     refused if it differs. UsageError for choices that cannot work together or leak, LabelError, EncoderError.
     """
-    began, out, settings = time.monotonic(), Path(out), settings or Settings()
-    reporter = reporter if _writes(settings) else SILENT
+    began, out = time.monotonic(), Path(out)
     asked = ClassifyOptions.from_dict(options, what="classify")
-    if not asked.test and asked.folds is None and settings.validation is None:
-        # Nothing else to judge by, also where the head needs none to choose by.
-        settings = replace(settings, validation=VALIDATION)
-    check_choices(asked, settings)
-    settings = replace(settings, decode=_decode_of(settings))
+    settings = _checked(settings or Settings(), asked)
+    reporter = reporter if _writes(settings) else SILENT
     test = (asked.test or None) if judge is None else judge
     data = open_train_test(train, test, labels=asked.labels, split=settings.split, reporter=reporter)
     check_amounts(data.train, asked, settings)
@@ -128,8 +123,14 @@ def classify(
         return _logged(with_batch(task), out, asked, found, record, began)
 
 
-def _decode_of(settings: Settings) -> Decode:
-    return effective_decode(settings.decode, choose_device(settings.first_device))
+def _checked(settings: Settings, asked: ClassifyOptions) -> Settings:
+    """The settings with nothing left to choose; UsageError where they do not fit what is asked."""
+    if not asked.test and asked.folds is None and settings.validation is None:
+        # Nothing else to judge by, also where the head needs none to choose by.
+        settings = replace(settings, validation=VALIDATION)
+    check_choices(asked, settings)
+    decode = effective_decode(settings.decode, choose_device(settings.first_device))
+    return replace(settings, decode=decode)
 
 
 def _writes(settings: Settings) -> bool:
