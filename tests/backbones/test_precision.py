@@ -86,10 +86,10 @@ def test_pretrain_and_classify_warn_of_them(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
     for name in ("a", "b"):
         small_store(tmp_path / "stores" / f"{name}.h5", ("x", "y", "x", "y"))
-    common = f"{tmp_path / 'stores'} --backbone resnet18 --image-size 16 --epochs 1 --no-report"
+    common = f"{tmp_path}/stores --backbone resnet18 --image-size 16 --epochs 1 --batch-size 4 --no-report"
     for words in (
-        "pretrain {} --precision bf16 --method rotation --init random --batch-size 4",
-        "classify {} --precision bf16 --encoder random --folds 2 --batch-size 4 --head finetune --validation 0.5",
+        "pretrain {} --precision bf16 --method rotation --init random",
+        "classify {} --precision bf16 --encoder random --folds 2 --head finetune --validation 0.5",
     ):
         told = CliRunner().invoke(
             main, [*words.format(common).split(), "--out", str(tmp_path / words.split()[0])]
