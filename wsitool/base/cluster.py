@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Sequence
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from wsitool.errors import UsageError
 
-__all__ = ["DASK", "on_cluster"]
+__all__ = ["DASK", "for_workers", "on_cluster"]
 
 DASK = "Work on this dask cluster, such as tcp://host:8786."
 _CONNECT_SECONDS = 30
@@ -52,3 +53,12 @@ def on_cluster(
                 raise failure
             else:
                 yield futures[future], f"On the cluster: {type(failure).__name__}: {failure}"
+
+
+@overload
+def for_workers(text: str) -> str: ...
+@overload
+def for_workers(text: str | None) -> str | None: ...
+def for_workers(text: str | None) -> str | None:
+    """A path that is here as workers find it, who run in other folders; any other text as it is."""
+    return os.path.abspath(text) if text and os.path.lexists(text) else text  # noqa: PTH100 - of a text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -197,6 +198,11 @@ class Record:
     def __init__(self, folder: Path) -> None:
         self._folder, self._path = folder, folder / RECORD
         self.parts: dict[str, dict[str, Any]] = {}
+        self.read()
+
+    def read(self) -> None:
+        """Read it again, for what other jobs have noted meanwhile."""
+        self.parts = {}
         lines = self._path.read_text(encoding="utf-8", errors="replace") if self._path.is_file() else ""
         for line in lines.splitlines():
             try:
@@ -221,8 +227,11 @@ class Record:
     def note(self, part: ExportPart, *, done: bool) -> None:
         """Append that `part` is begun, or done."""
         self.parts[part.name] = part.entry(done=done)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(self._line(part.name))
+        with self._path.open("a+b") as file:
+            # After the torn last line of a job that was killed, which another goes on from.
+            file.seek(0, os.SEEK_END)
+            torn = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+            file.write(b"\n" * torn + self._line(part.name).encode())
 
     def rewrite(self) -> None:
         """One line for each part, in order of their names."""
