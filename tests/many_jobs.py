@@ -21,7 +21,12 @@ __all__ = ["cluster_of_two", "content", "kill_when", "run_jobs", "start"]
 # Each is a fork of one process that has imported the slow parts.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
-    ["wsitool.cli.tile", "wsitool.predict.embedding", "wsitool.predict.run", "wsitool.curate.export.run"]
+    [
+        *("timm", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "click.testing"),
+        *("wsitool.predict.embedding", "wsitool.predict.run", "wsitool.report.scatter"),
+        *("wsitool.cli.embed", "wsitool.cli.predict", "wsitool.cli.export", "wsitool.curate.export.run"),
+        *("wsitool.curate.export.images", "wsitool.curate.export.coordinates", "wsitool.slides.readers"),
+    ]
 )
 
 

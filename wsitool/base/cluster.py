@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar, overload
 
@@ -38,10 +39,11 @@ def on_cluster(
     except (OSError, ValueError) as error:
         raise UsageError(f"No dask scheduler answers at '{address}': {error}.") from error
     with client:
-        # Not pure: dask would give a slide tiled before its old result, whose store may be gone.
+        # Of this call alone: dask gives what has a known key its old result, be it of another command.
+        call = secrets.token_hex(4)
         futures = {
             # The name in the key shows in dask's dashboard; the number keeps two slides apart.
-            client.submit(work, task, pure=False, key=f"wsitool-{name}-{i}"): i
+            client.submit(work, task, pure=False, key=f"wsitool-{name}-{i}-{call}"): i
             for i, (task, name) in enumerate(zip(tasks, names, strict=True))
         }
         for future in as_completed(futures, loop=client.loop):

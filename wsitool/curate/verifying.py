@@ -114,7 +114,7 @@ def verify_stores(
     if slide is not None and len(stores) > 1 and not Path(slide).is_dir():
         raise UsageError(f"{where} holds {len(stores)} stores: give --slide the folder of their slides.")
     part = part_of(stores, shard)
-    common = {"slide": slide, "reader": reader, "samples": samples, "seed": seed}
+    common: dict[str, Any] = {"slide": slide, "reader": reader, "samples": samples, "seed": seed}
     found: dict[int, StoreReport] = {}
     with reporter.task("Verifying", total=len(part), unit="stores") as task:
         here = ((number, verify_store(store, **common)) for number, store in enumerate(part))

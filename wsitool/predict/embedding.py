@@ -32,7 +32,14 @@ from wsitool.loading.device_decode import say_decoding
 from wsitool.predict.clam_bags import BAGS_CSV, ClamBags
 from wsitool.predict.options import EmbedOptions
 from wsitool.predict.result import EmbedResult
-from wsitool.predict.store_features import StoreEmbedder, embedder, remote_store, stains_of, task_of
+from wsitool.predict.store_features import (
+    StoreEmbedder,
+    common_of,
+    embedder,
+    remote_store,
+    stains_of,
+    task_of,
+)
 from wsitool.report.scatter import save_scatter
 from wsitool.stain.slides import with_stain
 from wsitool.stain.target import choose_norm
@@ -83,7 +90,9 @@ def embed(
     normed = with_stain(collection.subset(rows), norm, reporter, needed=settings.shard is None)
     for warning in resolution_warnings(built.card, collection):
         reporter.warn(warning)
-    run = replace(embedder(built, normed, settings, str(folder), reporter), bags=bags)
+    size, classes = collection.patch_size, collection.classes
+    run = embedder(built, settings, patch_size=size, classes=classes, folder=str(folder), reporter=reporter)
+    run = replace(run, stains=stains_of(normed), bags=bags)
     say_decoding(run.decode, collection, reporter)
     kept = {number for number in part if run.check(collection.stores[number], targets[number])}
     check_size(built, run.image_size, reporter)
@@ -99,19 +108,8 @@ def embed(
         folder=folder,
         reporter=reporter,
     )
-    done, failed, drawn = work.embed_part(part, kept)
     named = {shown(path.name) for path in mine}
-    files = [run.files(collection.stores[number], targets[number]) for number in done]
-    return EmbedResult(
-        out=folder,
-        files=tuple(path for each in files for path in each),
-        map=folder / _MAP if drawn else None,
-        method=settings.projection,
-        unit="stores" if bags is None else "bags",
-        patches=sum(len(collection.stores[number]) for number in done),
-        feature_dim=built.feature_dim,
-        failed=(*(each for each in unopened if each[0] in named), *failed),
-    )
+    return work.embed_part(part, kept, [each for each in unopened if each[0] in named])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +127,9 @@ class _Work:
     reporter: Reporter
 
     def embed_part(
-        self, part: Sequence[int], kept: set[int]
-    ) -> tuple[list[int], list[tuple[str, str]], bool]:
-        """The stores of `part` that are there, (store, reason) of the others, and whether a map was drawn.
+        self, part: Sequence[int], kept: set[int], unopened: Sequence[tuple[str, str]]
+    ) -> EmbedResult:
+        """Embed the stores of `part` that are not `kept`.
 
         A job of an array locks one store at a time, and draws the map if it finds all there; any other run
         has the folder for itself.
@@ -146,7 +144,16 @@ class _Work:
                 refuse_others(made.values(), what)
             done, failed = self._embed_each(part, kept, plan)
             drawn = self._draw(done) if whole else self._draw_last(plan)
-        return done, failed, drawn
+        return EmbedResult(
+            out=self.folder,
+            files=tuple(path for number in done for path in self._files(number)),
+            map=self.folder / _MAP if drawn else None,
+            method=self.settings.projection,
+            unit="stores" if self.run.bags is None else "bags",
+            patches=sum(len(self.collection.stores[number]) for number in done),
+            feature_dim=self.run.encoder.feature_dim,
+            failed=(*unopened, *failed),
+        )
 
     @property
     def _filled(self) -> list[int]:
@@ -199,10 +206,8 @@ class _Work:
     def _embed_there(self, numbers: Sequence[int]) -> Iterator[tuple[int, str]]:
         """The same on a cluster, as they end."""
         stores, names = self.collection.stores, [self._name(number) for number in numbers]
-        tasks = [
-            task_of(self.run, stores[number], self.targets[number], self.start, self.settings)
-            for number in numbers
-        ]
+        common = common_of(self.run, self.start, self.settings, self.collection.patch_size)
+        tasks = [task_of(common, self.run, stores[number], self.targets[number]) for number in numbers]
         for index, answer in on_cluster(remote_store, tasks, names, address=self.settings.dask or ""):
             if isinstance(answer, str):
                 yield numbers[index], answer

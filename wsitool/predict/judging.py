@@ -50,7 +50,7 @@ from wsitool.store.collection import Collection
 from wsitool.store.opening import open_store
 from wsitool.store.reader import Reader
 
-__all__ = ["Judge", "judge_of", "opened", "remote_item", "rows_of", "task_of", "weights_digest"]
+__all__ = ["Judge", "common_of", "judge_of", "opened", "remote_item", "rows_of", "task_of", "weights_digest"]
 
 _loading = threading.Lock()
 
@@ -122,24 +122,31 @@ def weights_digest(run: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def task_of(judge: Judge, run: str | Path, item: Item, files: ItemFiles, made_from: str) -> str:
-    """The judging of one item as text, for `remote_item`; bits and decoder are those of this machine."""
-    common = {
-        "run": for_workers(str(run)),
-        "weights": weights_digest(run),
-        "options": replace(judge.options, dask=None).to_dict(),
-        "doubts": judge.doubts,
-        "out": str(judge.out.absolute()),
-    }
-    slide = replace(item, path=for_workers(item.path)) if isinstance(item, SlideInput) else None
+def common_of(judge: Judge, run: str | Path) -> str:
+    """What the tasks of a call have in common, as text; bits and decoder are those of this machine."""
     return json.dumps(
         {
-            # One text for all, by which a worker finds the classifier that it has loaded.
-            "common": json.dumps(common, sort_keys=True),
-            "store": None if isinstance(item, SlideInput) else str(item.absolute()),
-            "slide": None if slide is None else asdict(slide),
+            "run": for_workers(str(run)),
+            "weights": weights_digest(run),
+            "options": replace(judge.options, dask=None).to_dict(),
+            "doubts": judge.doubts,
+            "out": str(judge.out.absolute()),
+        }
+    )
+
+
+def task_of(common: str, item: Item, files: ItemFiles, made_from: str) -> str:
+    """The judging of one item as text, for `remote_item`."""
+    slide = asdict(replace(item, path=for_workers(item.path))) if isinstance(item, SlideInput) else None
+    store = None if isinstance(item, SlideInput) else str(item.absolute())
+    last = str(files.last.absolute())
+    return json.dumps(
+        {
+            "common": common,
+            "store": store,
+            "slide": slide,
             "names": files.names,
-            "last": str(files.last.absolute()),
+            "last": last,
             "made_from": made_from,
         }
     )

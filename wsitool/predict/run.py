@@ -21,7 +21,16 @@ from wsitool.base.sentences import one_sentence, system_error
 from wsitool.base.shards import part_of
 from wsitool.classify.model import ClassifierCard
 from wsitool.predict.bags import SlideJudge, load_judge, say_level
-from wsitool.predict.judging import Judge, judge_of, opened, remote_item, rows_of, task_of, weights_digest
+from wsitool.predict.judging import (
+    Judge,
+    common_of,
+    judge_of,
+    opened,
+    remote_item,
+    rows_of,
+    task_of,
+    weights_digest,
+)
 from wsitool.predict.options import PredictOptions
 from wsitool.predict.outcomes import SUMMARY, Item, Outcomes, digest_of, name_of
 from wsitool.predict.result import PredictResult
@@ -125,7 +134,8 @@ def _judge_here(judge: Judge, _: str | Path, outcomes: Outcomes, reporter: Repor
 def _judge_there(judge: Judge, run: str | Path, outcomes: Outcomes, reporter: Reporter) -> Iterator[Item]:
     """The same on a cluster."""
     items = outcomes.unfinished()
-    tasks = [task_of(judge, run, item, outcomes.files(item), outcomes.look_at(item)) for item in items]
+    common = common_of(judge, run)
+    tasks = [task_of(common, item, outcomes.files(item), outcomes.look_at(item)) for item in items]
     names = [name_of(item) for item in items]
     for index, answer in on_cluster(remote_item, tasks, names, address=judge.options.dask or ""):
         item = items[index]

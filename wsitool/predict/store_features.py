@@ -6,9 +6,9 @@ import hashlib
 import io
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from wsitool.store.opening import open_store
 from wsitool.store.options import Decode, decoder_mark
 from wsitool.store.schema import PatchStore
 
-__all__ = ["StoreEmbedder", "embedder", "remote_store", "stains_of", "task_of"]
+__all__ = ["StoreEmbedder", "common_of", "embedder", "remote_store", "stains_of", "task_of"]
 
 Features = NDArray[np.float32]
 _building = threading.Lock()
@@ -67,9 +67,9 @@ class StoreEmbedder:
     decode: Decode
     classes: tuple[str, ...]
     overwrite: bool
-    stains: Mapping[str, str]
     dtype: str
     folder: str
+    stains: Mapping[str, str] = field(default_factory=dict)
     bags: ClamBags | None = None
 
     def files(self, store: PatchStore, target: Path) -> tuple[Path, ...]:
@@ -166,16 +166,21 @@ class StoreEmbedder:
 
 
 def embedder(
-    encoder: Encoder, collection: Collection, settings: EmbedOptions, folder: str, reporter: Reporter
+    encoder: Encoder,
+    settings: EmbedOptions,
+    *,
+    patch_size: int,
+    classes: tuple[str, ...],
+    folder: str,
+    reporter: Reporter,
 ) -> StoreEmbedder:
-    """How the stores of `collection` are embedded; UsageError for what this device cannot do.
+    """How stores of such patches and classes are embedded; UsageError for what this device cannot do.
 
     For a cluster no batch is tried here: its workers have other memory.
     """
-    size = settings.image_size or encoder.card.image_size or collection.patch_size
+    size = settings.image_size or encoder.card.image_size or patch_size
     device = choose_device(settings.device)
     precision = effective_precision(settings.precision, device.type)
-    patch_size = collection.patch_size
     room = encoding_batch(encoder, image_size=size, patch_size=patch_size, device=device, precision=precision)
     return StoreEmbedder(
         encoder=encoder,
@@ -186,9 +191,8 @@ def embedder(
         device=settings.device,
         precision=precision,
         decode=effective_decode(settings.decode, device),
-        classes=collection.classes,
+        classes=classes,
         overwrite=settings.overwrite,
-        stains=stains_of(collection),
         dtype=settings.dtype,
         folder=folder,
     )
@@ -200,10 +204,8 @@ def stains_of(collection: Collection) -> dict[str, str]:
     return {store.content_hash: f":{key}" for store, key in zip(collection.stores, keys, strict=False)}
 
 
-def task_of(
-    run: StoreEmbedder, store: PatchStore, target: Path, start: str | Path, settings: EmbedOptions
-) -> str:
-    """The embedding of one store as text, for `remote_store`; bits and decoder are those of this machine."""
+def common_of(run: StoreEmbedder, start: str | Path, settings: EmbedOptions, patch_size: int) -> str:
+    """What the tasks of a call have in common, as text; bits and decoder are those of this machine."""
     same = replace(
         settings,
         image_size=run.image_size,
@@ -213,18 +215,23 @@ def task_of(
         stain_target=for_workers(settings.stain_target),
         dask=None,
     )
-    common = {"start": for_workers(str(start)), "settings": same.to_dict(), "digest": run.digest}
     return json.dumps(
         {
-            # One text for all, by which a worker finds the encoder that it has built.
-            "common": json.dumps(common, sort_keys=True),
-            "store": for_workers(str(store.path)),
-            "target": str(target.absolute()),
-            "folder": run.folder,
+            "start": for_workers(str(start)),
+            "settings": same.to_dict(),
+            "digest": run.digest,
+            "patch_size": patch_size,
             "classes": run.classes,
-            "bags": None if run.bags is None else run.bags.names(store),
+            "folder": run.folder,
         }
     )
+
+
+def task_of(common: str, run: StoreEmbedder, store: PatchStore, target: Path) -> str:
+    """The embedding of one store as text, for `remote_store`."""
+    names = None if run.bags is None else run.bags.names(store)
+    paths = {"store": for_workers(str(store.path)), "target": str(target.absolute())}
+    return json.dumps({"common": common, "bags": names, **paths})
 
 
 def remote_store(task: str) -> dict[str, Any]:
@@ -232,16 +239,14 @@ def remote_store(task: str) -> dict[str, Any]:
     told, said = json.loads(task), Warnings()
     try:
         with _building:
-            encoder, settings = _built(told["common"])
+            run, settings = _built(told["common"])
         with open_store(told["store"]) as store:
-            norm = choose_norm(settings.stain_norm, settings.stain_target, encoder.card.stain)
-            # Of the stains of all, which the client has looked at: it has told of those that cannot be.
+            norm = choose_norm(settings.stain_norm, settings.stain_target, run.encoder.card.stain)
+            # The client has looked at the stains of all, and told of those that cannot be normalised.
             patches = with_stain(Collection.of([store]), norm, needed=False)
-            target = Path(told["target"])
-            run = embedder(encoder, patches, settings, told["folder"], said)
-            names: Sequence[str] | None = told["bags"]
+            target, names = Path(told["target"]), told["bags"]
             bags = None if names is None else ClamBags(target.parent, [store], names=names)
-            run = replace(run, classes=tuple(told["classes"]), bags=bags)
+            run = replace(run, stains=stains_of(patches), bags=bags)
             run.make(patches, store, target, said)
     except UsageError:
         raise  # the same for every store
@@ -252,17 +257,19 @@ def remote_store(task: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _built(common: str) -> tuple[Encoder, EmbedOptions]:
-    """The encoder, once a process; UsageError where it is not the client's."""
+def _built(common: str) -> tuple[StoreEmbedder, EmbedOptions]:
+    """The encoder on its device, once a process; UsageError where it is not the client's."""
     told, said = json.loads(common), Warnings()
     settings = EmbedOptions.from_dict(told["settings"])
     encoder = build_encoder(settings, told["start"], reporter=said)
-    if encoder_digest(encoder) != told["digest"]:
+    size, classes, folder = told["patch_size"], tuple(told["classes"]), told["folder"]
+    run = embedder(encoder, settings, patch_size=size, classes=classes, folder=folder, reporter=said)
+    if run.digest != told["digest"]:
         raise UsageError(
             f"'{told['start']}' is another encoder on a worker of the cluster: have all machines see the "
             "same files."
         )
-    return encoder, settings
+    return run, settings
 
 
 def _as_stored(features: Features, dtype: str) -> NDArray[np.floating[Any]]:

@@ -23,6 +23,7 @@ from wsitool.curate.export.parts import RECORD, ExportOutcome, ExportPart, Expor
 from wsitool.curate.export.writing import (
     CLASSES_FILE,
     check_names,
+    common_of,
     last_file,
     open_sources,
     plan_of,
@@ -104,12 +105,14 @@ def export_stores(
         raise plan.failed[0][1]
     made = not out.exists()
     check_writable(out)
-    task = partial(task_of, export, plan, sources, out=out, shard_size=shard_size, seed=seed)
+    common = partial(common_of, export, plan, sources, shard_size=shard_size, seed=seed)
     work = _Work(export=export, plan=plan, out=out, shard=shard, reporter=reporter)
     what = f"The export '{out}'"
     try:
         with locked(out / RECORD, what=what) if shard is None else nullcontext():
-            outcomes = work.run(overwrite, partial(work.write_there, dask, task) if dask else work.write_here)
+            outcomes = work.run(
+                overwrite, partial(work.write_there, dask, common) if dask else work.write_here
+            )
         return _result(work, sources, outcomes)
     finally:
         with suppress(OSError):  # there is something in it, as there should be
@@ -213,12 +216,13 @@ class _Work:
             yield part, self._begun(part, record) or write_part(self.export, part, self.out)
 
     def write_there(
-        self, address: str, task: Callable[[ExportPart], str], record: Record
+        self, address: str, common: Callable[[], str], record: Record
     ) -> Iterator[tuple[ExportPart, ExportOutcome]]:
         begun = [(part, self._begun(part, record)) for part in self.parts]
         yield from ((part, outcome) for part, outcome in begun if outcome is not None)
         waiting = [part for part, outcome in begun if outcome is None]
-        tasks, names = [task(part) for part in waiting], [part.name for part in waiting]
+        told, names = common() if waiting else "", [part.name for part in waiting]
+        tasks = [task_of(told, part, self.out) for part in waiting]
         for index, answer in on_cluster(remote_part, tasks, names, address=address):
             failed = {"patches": 0, "problem": answer}
             yield waiting[index], ExportOutcome(**(failed if isinstance(answer, str) else answer))

@@ -32,6 +32,7 @@ from wsitool.store.opening import open_store
 __all__ = [
     "CLASSES_FILE",
     "check_names",
+    "common_of",
     "last_file",
     "open_sources",
     "plan_of",
@@ -84,27 +85,18 @@ def write_part(export: Export, part: ExportPart, out: Path) -> ExportOutcome:
         return ExportOutcome(patches=0, problem=one_sentence(error))
 
 
-def task_of(
-    export: Export,
-    plan: ExportPlan,
-    sources: Sequence[ExportSource],
-    part: ExportPart,
-    out: Path,
-    *,
-    shard_size: int,
-    seed: int,
+def common_of(
+    export: Export, plan: ExportPlan, sources: Sequence[ExportSource], *, shard_size: int, seed: int
 ) -> str:
+    """What the tasks of a call have in common, as text."""
+    stores = [str(source.path.absolute()) for source in sources]
+    told = {"to": export.name, "stores": stores, "shard_size": shard_size, "seed": seed}
+    return json.dumps({**told, "plan": _digest_of(plan)})
+
+
+def task_of(common: str, part: ExportPart, out: Path) -> str:
     """The writing of one part as text, for `remote_part`."""
-    common = {
-        "to": export.name,
-        "stores": [str(source.path.absolute()) for source in sources],
-        "shard_size": shard_size,
-        "seed": seed,
-        "plan": _digest_of(plan),
-    }
-    # One text for all, by which a worker finds the plan that it has made.
-    text = json.dumps(common, sort_keys=True)
-    return json.dumps({"common": text, "part": part.name, "out": str(out.absolute())})
+    return json.dumps({"common": common, "part": part.name, "out": str(out.absolute())})
 
 
 def remote_part(task: str) -> dict[str, Any]:
