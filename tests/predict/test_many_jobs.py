@@ -98,7 +98,7 @@ def test_three_jobs_at_once(material: Path, alone: dict[str, Path], tmp_path: Pa
 def test_a_job_that_is_killed(material: Path, alone: dict[str, Path], tmp_path: Path, name: str) -> None:
     words, out = (_embed if name == "embed" else _predict)(material), tmp_path / "o"
     kind = "*.h5" if name == "embed" else "*.csv"
-    victim = start(tmp_path, f"{words} --shard 1/2", held=0.15)
+    victim = start(tmp_path, f"{words} --shard 1/2", held=1.0)
     tables = {"summary.csv"}
     kill_when(victim, lambda: [path for path in out.glob(kind) if path.name not in tables])
     (found,) = standing(out)
