@@ -16,7 +16,7 @@ from typing import Any
 
 from wsitool.cli import main
 
-__all__ = ["cluster_of_two", "content", "kill_when", "run_jobs", "start"]
+__all__ = ["cluster_of_threads", "cluster_of_two", "content", "kill_when", "run_jobs", "start"]
 
 # Each is a fork of one process that has imported the slow parts.
 _FORKS = multiprocessing.get_context("forkserver")
@@ -91,6 +91,17 @@ def cluster_of_two() -> Iterator[Any]:
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
     ) as cluster:
         yield cluster
+
+
+@contextmanager
+def cluster_of_threads() -> Iterator[str]:
+    """The address of a dask cluster within this process."""
+    import distributed
+
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, silence_logs=50
+    ) as running:
+        yield running.scheduler_address
 
 
 def content(out: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from classify_stores import labelled_store
 from click.testing import CliRunner
-from many_jobs import content, kill_when, run_jobs, start
+from many_jobs import cluster_of_threads, content, kill_when, run_jobs, start
 from patch_stores import patch_folder
 
 from wsitool.cli import main
@@ -35,11 +35,9 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cluster() -> Iterator[str]:
-    distributed = pytest.importorskip("distributed", reason="the dask extra is not installed")
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, silence_logs=50
-    ) as running:
-        yield running.scheduler_address
+    pytest.importorskip("distributed", reason="the dask extra is not installed")
+    with cluster_of_threads() as address:
+        yield address
 
 
 @pytest.mark.parametrize("to", ["imagefolder", "trident", "webdataset"])
