@@ -136,14 +136,12 @@ class _Work:
         """
         whole, what = self.settings.shard is None, f"'{self.folder}'"
         made = {self._name(number): self._files(number)[-1] for number in self._filled}
-        with (
-            locked(self.folder / _MAP, what=what) if whole else nullcontext(),
-            noted(self.folder, "embed", made, whole=whole) as plan,
-        ):
+        with locked(self.folder / _MAP, what=what) if whole else nullcontext():
             if whole:
                 refuse_others(made.values(), what)
-            done, failed = self._embed_each(part, kept, plan)
-            drawn = self._draw(done) if whole else self._draw_last(plan)
+            with noted(self.folder, "embed", made, whole=whole) as plan:
+                done, failed = self._embed_each(part, kept, plan)
+                drawn = self._draw(done) if whole else self._draw_last(plan)
         return EmbedResult(
             out=self.folder,
             files=tuple(path for number in done for path in self._files(number)),

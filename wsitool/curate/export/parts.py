@@ -142,10 +142,15 @@ class ExportPart:
     def names(self) -> tuple[str, ...]:
         return tuple(self.files())
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that decides what is in the files."""
+        return _digest(self.made_of)
+
     def entry(self, *, done: bool) -> dict[str, Any]:
         """What the record says of it; `top` are the files and folders directly in the export."""
         top = sorted({name.partition("/")[0] for name in self.names})
-        return {"fingerprint": _digest(self.made_of), "done": done, "top": top}
+        return {"fingerprint": self.fingerprint, "done": done, "top": top}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,10 +219,15 @@ class Record:
 
     def differing(self, parts: Sequence[ExportPart]) -> list[str]:
         """The recorded parts that `parts` has not, or made of something else and not to be renewed."""
-        expected = {part.name: _digest(part.made_of) for part in parts}
+        expected = {part.name: part.fingerprint for part in parts}
         renewed = {part.name for part in parts if part.renewed}
         others = [name for name, entry in self.parts.items() if expected.get(name) != entry["fingerprint"]]
         return [name for name in others if name not in renewed]
+
+    def says_done(self, part: ExportPart) -> bool:
+        """Whether `part` was finished as it is now."""
+        said = self.parts.get(part.name, {})
+        return bool(said.get("done")) and said["fingerprint"] == part.fingerprint
 
     def is_done(self, part: ExportPart) -> bool:
         """Whether `part` was finished as it is now, and all its files are there."""

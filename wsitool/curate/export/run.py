@@ -171,7 +171,12 @@ class _Work:
     @cached_property
     def made(self) -> dict[str, Path]:
         """By part, the file that is written last."""
-        return {part.name: last_file(self.out, part) for part in self.plan.parts if part.names}
+        made = {}
+        for part in self.plan.parts:
+            with suppress(Exception):  # a store that is damaged has no names, and fails in its turn
+                if part.names:
+                    made[part.name] = last_file(self.out, part)
+        return made
 
     @contextmanager
     def _noting(self, record: Record) -> Iterator[None]:
@@ -189,26 +194,26 @@ class _Work:
         if not alone:
             self.out.mkdir(parents=True, exist_ok=True)
         record = Record(self.out)
-        with self._noting(record):
-            _begin(record, self.out, self.plan, overwrite=overwrite, alone=alone)
         outcomes: dict[str, ExportOutcome] = {}
         unit, count = self.plan.unit, len(self.parts)
-        with (
-            progress_on_stop(lambda: f"{len(outcomes)} of {count} {unit} exported; run again to go on"),
-            noted(self.out, "export", self.made, whole=alone) as listed,
-            self.reporter.task("Exporting", total=count, unit=unit) as task,
-        ):
+        with progress_on_stop(lambda: f"{len(outcomes)} of {count} {unit} exported; run again to go on"):
             if alone:
                 refuse_others(self.made.values(), self._what)
-            for part, outcome in write(record):
-                outcomes[part.name] = outcome
-                if outcome.problem:
-                    listed.fails(part.name, outcome.problem)
-                elif not outcome.skipped:
-                    with self._noting(record):
-                        record.note(part, done=True)
-                task.advance(note=part.name)
-            self._end(record, listed)
+            with self._noting(record):
+                _begin(record, self.out, self.plan, overwrite=overwrite, alone=alone)
+            with (
+                noted(self.out, "export", self.made, whole=alone) as listed,
+                self.reporter.task("Exporting", total=count, unit=unit) as task,
+            ):
+                for part, outcome in write(record):
+                    outcomes[part.name] = outcome
+                    if outcome.problem:
+                        listed.fails(part.name, outcome.problem)
+                    elif not outcome.skipped:
+                        with self._noting(record):
+                            record.note(part, done=True)
+                    task.advance(note=part.name)
+                self._end(record, listed)
         return outcomes
 
     def write_here(self, record: Record) -> Iterator[tuple[ExportPart, ExportOutcome]]:
@@ -247,7 +252,7 @@ class _Work:
         with self._noting(record):
             failed = {} if self.shard is None else listed.failed()
             others = [part for part in self.plan.parts if self.shard is not None and part.name not in failed]
-            lacking = [part for part in others if record.parts.get(part.name) != part.entry(done=True)]
+            lacking = [part for part in others if not record.says_done(part)]
             if not lacking:
                 if self.plan.numbers:
                     write_json(self.out / CLASSES_FILE, self.plan.numbers)

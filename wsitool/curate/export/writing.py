@@ -124,7 +124,7 @@ def _planned(common: str) -> tuple[Export, dict[str, ExportPart]]:
 
 def _digest_of(plan: ExportPlan) -> str:
     """Of all that decides what is in the files."""
-    entries = [(part.name, part.entry(done=True)) for part in plan.parts]
+    entries = [(part.name, part.fingerprint) for part in plan.parts]
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
