@@ -173,7 +173,8 @@ class _Work:
         """By part, the file that is written last."""
         made = {}
         for part in self.plan.parts:
-            with suppress(Exception):  # a store that is damaged has no names, and fails in its turn
+            with suppress(Exception):  # a damaged store, or a format's bad names: it fails in its turn
+                check_names(self.export, part)
                 if part.names:
                     made[part.name] = last_file(self.out, part)
         return made
