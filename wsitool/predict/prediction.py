@@ -129,7 +129,6 @@ def write_prediction(out: Path, prediction: Prediction, told: SlideSummary, *, l
     as it was before. Memory: the pictures are shrunk first, tables and GeoJSON go out in parts.
     """
     table, objects, *pictures = (out / name for name in file_names_of(told.files, prediction.classes))
-    replace_file_in_parts(table, _table(prediction))
     mask = prediction.tissue
     write_geojson(
         objects,
@@ -145,6 +144,8 @@ def write_prediction(out: Path, prediction: Prediction, told: SlideSummary, *, l
     )
     _draw(prediction, told, pictures)
     prediction.draw_more(out, told)
+    # Last: that it is there tells other jobs that the slide is done.
+    replace_file_in_parts(table, _table(prediction))
 
 
 def _draw(prediction: Prediction, told: SlideSummary, pictures: Sequence[Path]) -> None:
