@@ -144,7 +144,7 @@ def _read(path: Path) -> _List:
 
 
 def planned_in(folder: Path) -> Iterable[tuple[str, dict[str, Path], dict[str, str], dict[str, int]]]:
-    """Each command with a list in `folder`, the file of each of its items, why some failed, and see `ended`."""
+    """Each command with a list in `folder`: files of its items, why some failed, and `before` of `ended`."""
     for path in sorted(folder.glob(f".*{_ENDING}")):
         plan = _read(path)
         items = {name: folder / part for name, part in plan.items.items()}

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 from wsitool.backbones.options import INIT, BackboneOptions
-from wsitool.base.devices import DeviceOptions
 from wsitool.base.file_names import lone_file_name
-from wsitool.base.parameters import Params, hparam, same_as
+from wsitool.base.parameters import hparam, same_as
 from wsitool.base.paths import as_list
 from wsitool.classify.head_registry import DEFAULT_HEAD, HEADS, head_named
 from wsitool.classify.settings import HEADS_IN_WORDS, PRECISIONS, Penalty, Settings
@@ -19,7 +18,6 @@ from wsitool.evaluation.subsets import Amount, Balance, PerClass, Select, asks, 
 from wsitool.experiment.start_registry import ENCODER, STARTS, StartKind
 from wsitool.store.schema import LARGEST_PATCH
 from wsitool.store.splits import SplitBy
-from wsitool.tracking.registry import LoggerOptions, check_loggers
 from wsitool.training.config import PretrainConfig
 
 __all__ = [
@@ -27,7 +25,6 @@ __all__ = [
     "COLOR",
     "LISTS",
     "Arm",
-    "ExperimentDevice",
     "ExperimentPlan",
     "Row",
     "amount_of",
@@ -342,23 +339,6 @@ class ExperimentPlan(BackboneOptions):
             device=device,
             precision=self.precision or Settings.precision,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExperimentDevice(Params):
-    """Where an experiment is computed and told of, which is no part of its plan."""
-
-    device: str = same_as(
-        DeviceOptions,
-        "device",
-        help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps; several share the cells, cuda:0,cuda:1 "
-        "or cuda:0-3.",
-    )
-    logger: tuple[str, ...] = same_as(LoggerOptions, "logger")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_loggers(self.logger)
 
 
 def order_of(plan: ExperimentPlan, fraction: Amount, select: Select) -> Select:
