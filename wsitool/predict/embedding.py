@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from wsitool.backbones.build import build_encoder
 from wsitool.backbones.device import choose_device
 from wsitool.backbones.encoder import Encoder
-from wsitool.backbones.features import encode, encoder_digest
+from wsitool.backbones.features import encode, encoder_digest, features_digest
 from wsitool.backbones.memory import InferenceBatch, encoding_batch
 from wsitool.backbones.precision import effective_precision
 from wsitool.backbones.resolution import resolution_warnings
@@ -45,6 +45,7 @@ from wsitool.store.attributes import coords_attributes, plain_text
 from wsitool.store.collection import Collection, open_readable, renumbered
 from wsitool.store.options import Decode, decoder_mark
 from wsitool.store.schema import PatchStore
+from wsitool.store.stain_table import StainNorm
 
 __all__ = ["embed", "project"]
 
@@ -126,6 +127,7 @@ def _run(encoder: Encoder, collection: Collection, settings: EmbedOptions, repor
         classes=collection.classes,
         overwrite=settings.overwrite,
         stains=_stains(collection),
+        norm=None if collection.stain is None else collection.stain.norm,
         dtype=settings.dtype,
     )
 
@@ -176,6 +178,7 @@ class _Run:
     overwrite: bool
     stains: Mapping[str, str]  # by content hash, how the store is normalised
     dtype: str
+    norm: StainNorm | None
     bags: ClamBags | None = None
 
     def check(self, collection: Collection, targets: Sequence[Path]) -> set[int]:
@@ -240,11 +243,16 @@ class _Run:
         about["lineage"] = self.encoder.card.chain
         about["content_hash"] = store.content_hash
         about["made_from"] = self._made_from(store)
+        about["features_digest"] = self._features_digest
         _write_columns(file, store, self.classes, rows)
 
     @cached_property
     def _encoder_digest(self) -> str:
         return encoder_digest(self.encoder)
+
+    @cached_property
+    def _features_digest(self) -> str:
+        return features_digest(self._encoder_digest, self.image_size, self.norm)
 
     def _made_from(self, store: PatchStore) -> str:
         bits = ("" if self.precision == "32" else f":{self.precision}") + decoder_mark(self.decode)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from wsitool.base.file_names import FileNames
 from wsitool.base.files import check_writable
+from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
+from wsitool.base.progress import Reporter
 from wsitool.base.sentences import one_sentence, system_error
 from wsitool.errors import UsageError
-from wsitool.predict.prediction import Prediction, file_names_of, write_prediction
+from wsitool.mil.feature_rows import content_of
+from wsitool.predict.prediction import Prediction, is_written, write_prediction
 from wsitool.predict.slide_summary import SlideSummary, append_summary, read_summary, write_summary
 from wsitool.predict.verdict import VerdictRule
 from wsitool.slides.readers import fingerprint
@@ -21,11 +26,21 @@ from wsitool.slides.slide_list import SlideInput
 from wsitool.store.opening import open_store
 from wsitool.store.reader import Reader
 
-__all__ = ["SUMMARY", "Item", "Outcomes", "Source", "digest_of", "name_of"]
+__all__ = ["SUMMARY", "FeatureFile", "Item", "Outcomes", "Source", "digest_of", "judge_each", "name_of"]
 
 SUMMARY = "summary.csv"
-Item = Path | SlideInput  # a store, or a slide
-Source = Reader | SlideInput  # the same, a store opened
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """A file of features that is judged in place of a slide."""
+
+    path: Path
+
+
+Item = Path | SlideInput | FeatureFile  # a store, a slide, or features
+Source = Reader | SlideInput | FeatureFile  # the same, a store opened
+I = TypeVar("I", bound=Item)  # noqa: E741
 
 
 class Outcomes:
@@ -70,7 +85,7 @@ class Outcomes:
         """The rows of what is finished, in the order of the items."""
         return [row for number in sorted(self._rows) for row in self._rows[number]]
 
-    def keep_finished(self, items: Sequence[Item]) -> Iterator[Item]:
+    def keep_finished(self, items: Sequence[I]) -> Iterator[I]:
         """Take over, and yield, the items that an earlier run has finished; to be gone through first."""
         # Places are those of the whole list, so that rows come out in its order whatever was kept.
         self._place = {item: number for number, item in enumerate(items)}
@@ -79,9 +94,8 @@ class Outcomes:
             with suppress(Exception):  # it will fail again, and then be told of
                 self._made_from[item] = self._identity(open_store(item) if isinstance(item, Path) else item)
                 rows = self._earlier.get(self._made_from[item], [])
-                names = [name for row in rows for name in file_names_of(row.files, self._classes)]
                 # A row promises files; one that was deleted is made again.
-                if rows and all((self._out / name).is_file() for name in names):
+                if rows and all(is_written(self._out, row.files, self._classes) for row in rows):
                     for row in rows:
                         # Reserved before any new name is given, or a new slide could take the files of a kept
                         # one.
@@ -103,7 +117,7 @@ class Outcomes:
                 "another classifier: pass --overwrite to lose them, or choose another --out."
             )
 
-    def unfinished(self, items: Sequence[Item]) -> list[Item]:
+    def unfinished(self, items: Sequence[I]) -> list[I]:
         return [item for item in items if self._place[item] not in self._rows]
 
     def look_at(self, item: Item, source: Source) -> None:
@@ -146,9 +160,37 @@ class Outcomes:
         """A hash of the classifier, the options and what the source holds."""
         if isinstance(source, Reader):
             return digest_of([self._digest, str(source.path), source.content_hash])
+        if isinstance(source, FeatureFile):
+            return digest_of([self._digest, str(source.path), content_of(source.path)])
         # With what the slide list says of it: another mpp or group is another prediction.
         what = (source.path, fingerprint(source.path), str(source.mpp), str(source.group))
         return digest_of([self._digest, *what])
+
+
+def judge_each(
+    outcomes: Outcomes, items: Sequence[I], judge: Callable[[I], list[Prediction]], reporter: Reporter
+) -> None:
+    """Have every item that an earlier run has not finished judged; one that fails does not stop the others.
+
+    The error of a disk that is full ends the run.
+    """
+    with (
+        progress_on_stop(lambda: f"{outcomes.finished} of {len(items)} slides done; run again to go on"),
+        reporter.task("predict", total=len(items), unit="slides") as task,
+    ):
+        # First those, as their files' names must be reserved.
+        for item in outcomes.keep_finished(items):
+            task.advance(1, note=name_of(item))
+        for item in outcomes.unfinished(items):
+            try:
+                # Under no name: a slide's picture goes before the next slide has one.
+                outcomes.add(item, judge(item))
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is one slide's
+                # A signal shows as whatever error it interrupted; it is no failure of the slide.
+                raise_if_stopping()
+                outcomes.fails(item, error)
+            task.advance(1, note=name_of(item))
+        outcomes.end()
 
 
 def name_of(item: Item | Reader) -> str:

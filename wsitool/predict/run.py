@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsitool import __version__
 from wsitool.augment import to_device
 from wsitool.backbones.device import choose_device, place
 from wsitool.backbones.fetching import fetched
 from wsitool.backbones.memory import InferenceBatch
 from wsitool.backbones.precision import effective_precision, inference
 from wsitool.base.files import check_writable
-from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
-from wsitool.base.json_files import read_json
 from wsitool.base.lock import locked
 from wsitool.base.machine import explain_memory, first_batch_size
 from wsitool.base.paths import AnyPath, as_list
@@ -33,9 +28,11 @@ from wsitool.errors import EncoderError, SlideError, UsageError
 from wsitool.loading import PatchLoader
 from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.loading.stain import StainNormalizer
-from wsitool.predict.bags import SlideJudge, classifier_file, judged, load_judge, say_level
+from wsitool.predict.bags import SlideJudge, judged, load_judge, say_level
+from wsitool.predict.known import digest_of_run, doubts_of, warn_of_classifier, warn_of_group
+from wsitool.predict.of_features import given_features, predict_features
 from wsitool.predict.options import PredictOptions
-from wsitool.predict.outcomes import SUMMARY, Item, Outcomes, Source, digest_of, name_of
+from wsitool.predict.outcomes import SUMMARY, Outcomes, Source, judge_each, name_of
 from wsitool.predict.prediction import (
     Picture,
     Prediction,
@@ -58,9 +55,6 @@ from wsitool.store.reader import Reader
 
 __all__ = ["predict"]
 
-# Options that do not change what comes out, save by rounding.
-_ONLY_SPEED = ("batch_size", "device", "threads", "overwrite")
-
 
 def predict(
     run: str | Path,
@@ -72,6 +66,8 @@ def predict(
 ) -> PredictResult:
     """Judge every tissue patch of slides (files, folders, CSV) or stores with the classifier in `run`.
 
+    A classifier of slides judges files of features of its encoder, too: see `predict_features`.
+
     Writes `out`/<slide>.csv, <slide>.geojson (QuPath), <slide>-<class>.jpg and summary.csv, which grows as
     slides finish. Stores of `import` give these for each of their images. A slide that fails does not stop
     the others; what an earlier run into `out` made of the same slide with the same classifier and options is
@@ -79,8 +75,10 @@ def predict(
     """
     options, out = options or PredictOptions(), Path(out)
     options.rule  # noqa: B018  # raises UsageError
+    if files := given_features(inputs):
+        return predict_features(run, files, out, options=options, reporter=reporter)
     classifier = load_judge(run)
-    say_level(classifier, reporter)
+    say_level(classifier.slides.card.level if isinstance(classifier, SlideJudge) else "patch", reporter)
     check_stain_asked(classifier.card, options)
     READERS.check(options.reader)
     check_tissue(tile_spec(classifier.card, options).tissue)
@@ -101,44 +99,32 @@ def predict(
 def _predict_all(
     classifier: Classifier,
     run: str | Path,
-    items: Sequence[Item],
+    items: Sequence[Path | SlideInput],
     out: Path,
     options: PredictOptions,
     reporter: Reporter,
 ) -> PredictResult:
-    doubts, batch_size = _doubts_of(Path(run)), first_batch_size(options.batch_size)
+    doubts, batch_size = doubts_of(Path(run)), first_batch_size(options.batch_size)
     _warn_first(classifier.card, doubts, items, options, reporter)
     outcomes = Outcomes(
         out,
         classifier.card.classes,
         rule=options.rule,
         doubts=doubts,
-        digest=_digest(run, options, doubts),
+        digest=digest_of_run(run, options, doubts),
         overwrite=options.overwrite,
     )
-    with (
-        progress_on_stop(lambda: f"{outcomes.finished} of {len(items)} slides done; run again to go on"),
-        reporter.task("predict", total=len(items), unit="slides") as task,
-    ):
-        # First those, as their files' names must be reserved.
-        for item in outcomes.keep_finished(items):
-            task.advance(1, note=name_of(item))
-        for item in outcomes.unfinished(items):
-            try:
-                with open_store(item) if isinstance(item, Path) else nullcontext(item) as source:
-                    outcomes.look_at(item, source)
-                    with explain_memory(lambda: _room(classifier, options).advice(batch_size)):
-                        predictions = _predict_one(classifier, source, options, reporter)
-                    # Only now, as the group of a slide may be told by its store.
-                    _warn_of(classifier.card, source, predictions[0].group, reporter)
-                    outcomes.add(item, predictions)
-                    del predictions  # with its picture, before the next slide has one
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is one slide's
-                # A signal shows as whatever error it interrupted; it is no failure of the slide.
-                raise_if_stopping()
-                outcomes.fails(item, error)
-            task.advance(1, note=name_of(item))
-        outcomes.end()
+
+    def judge(item: Path | SlideInput) -> list[Prediction]:
+        with open_store(item) if isinstance(item, Path) else nullcontext(item) as source:
+            outcomes.look_at(item, source)
+            with explain_memory(lambda: _room(classifier, options).advice(batch_size)):
+                predictions = _predict_one(classifier, source, options, reporter)
+            # Only now, as the group of a slide may be told by its store.
+            _warn_of(classifier.card, source, predictions[0].group, reporter)
+        return predictions
+
+    judge_each(outcomes, items, judge, reporter)
     return PredictResult(
         out=out,
         slides=tuple(outcomes.slides),
@@ -160,34 +146,9 @@ def _room(classifier: Classifier, options: PredictOptions) -> InferenceBatch:
     )
 
 
-def _doubts_of(run: Path) -> tuple[str, ...]:
-    """What is known against every verdict of the classifier of a run folder: that it was found to guess."""
-    try:
-        record = read_json(run / "run.json")
-        guessed = record["better_than_guessing"] is False
-    except (OSError, ValueError, KeyError, TypeError):
-        return ()
-    return ("its classifier was not found to be better than guessing",) if guessed else ()
-
-
-def _digest(run: str | Path, options: PredictOptions, doubts: tuple[str, ...]) -> str:
-    # The file as it is, not its path: a classifier trained anew in the same folder is another.
-    with classifier_file(run).open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
-    settings = {name: value for name, value in asdict(options).items() if name not in _ONLY_SPEED}
-    # As it was before there was a choice.
-    settings.pop("stain_norm")  # of which there is one only: the classifier's
-    if options.precision == "32":
-        settings.pop("precision")
-    if options.decode == "cpu":
-        settings.pop("decode")
-    # The version as well, since reading and tiling may change with it.
-    return digest_of([__version__, weights, json.dumps(settings, sort_keys=True), *doubts])
-
-
-def _find(inputs: AnyPath | Iterable[AnyPath], reporter: Reporter) -> list[Item]:
+def _find(inputs: AnyPath | Iterable[AnyPath], reporter: Reporter) -> list[Path | SlideInput]:
     """Stores as paths, everything else as slides, in the order given."""
-    items: list[Item] = []
+    items: list[Path | SlideInput] = []
     for item in as_list(inputs):
         stores = find_stores(item)
         items += stores or find_slides(item, reporter=reporter)
@@ -197,20 +158,13 @@ def _find(inputs: AnyPath | Iterable[AnyPath], reporter: Reporter) -> list[Item]
 
 def _warn_first(
     card: ClassifierCard,
-    doubts: Sequence[str],
-    items: Sequence[Item],
+    doubts: tuple[str, ...],
+    items: Sequence[Path | SlideInput],
     options: PredictOptions,
     reporter: Reporter,
 ) -> None:
     """What holds for every slide, before the first."""
-    if doubts:
-        reporter.warn("The classifier was not found to be better than guessing: every slide is uncertain.")
-    # 1 exactly is what training leaves where there was nothing to fit it on.
-    if card.temperature == 1:
-        reporter.warn(
-            "The classifier's probabilities are not calibrated, as nothing was held out of its training for "
-            "that: they may be far too sure."
-        )
+    warn_of_classifier(card.temperature, doubts, reporter)
     told = options.mpp is not None or options.level is not None
     if card.mpp is None and not told and any(not isinstance(item, Path) for item in items):
         reporter.warn(
@@ -220,11 +174,7 @@ def _warn_first(
 
 
 def _warn_of(card: ClassifierCard, source: Source, group: str, reporter: Reporter) -> None:
-    if group in card.groups:
-        reporter.warn(
-            f"{name_of(source)}: its group {group} was in the classifier's training data, so its verdict "
-            "tells nothing of new patients."
-        )
+    warn_of_group(name_of(source), group, card.groups, reporter)
     classes = source.meta.classes if isinstance(source, Reader) else ()
     if isinstance(source, Reader) and classes and set(classes) != set(card.classes):
         reporter.warn(
@@ -234,7 +184,7 @@ def _warn_of(card: ClassifierCard, source: Source, group: str, reporter: Reporte
 
 
 def _predict_one(
-    classifier: Classifier, source: Source, options: PredictOptions, reporter: Reporter
+    classifier: Classifier, source: Reader | SlideInput, options: PredictOptions, reporter: Reporter
 ) -> list[Prediction]:
     if isinstance(source, Reader):
         return [judged(classifier, part) for part in _predict_store(classifier, source, options, reporter)]
