@@ -53,7 +53,7 @@ class Judged:
 
 def cell_names(arm: Arm, amount: Amount, select: Select, seed: int, part: str) -> tuple[str, ...]:
     """The file a cell is written to, then others that it may be found in; `part` names its split."""
-    start = f"{arm.file_part}-{file_part(amount)}"
+    start = "-".join(filter(None, (arm.file_part, arm.head, file_part(amount))))
     plain = f"{start}-seed{seed}-{part}.npz"
     if select == "spread":
         return (plain,)

@@ -104,6 +104,7 @@ def _of_collection(collection: Collection) -> Side:
                 rows=np.sort(rows[inside]),
                 whole=False,
                 content=store.content_hash,
+                slide=name,
             )
             slides.append(
                 SlideRows(
@@ -160,7 +161,7 @@ def _of_files(paths: Sequence[Path]) -> Side:
         store, content = header.name or path.stem, content_of(path)
         for name, rows in images_of(header, store):
             own = () if header.labels is None else tuple(sorted(set(header.labels[rows].tolist()) - {""}))
-            part = Part(path=path, rows=rows, whole=len(rows) == header.rows, content=content)
+            part = Part(path=path, rows=rows, whole=len(rows) == header.rows, content=content, slide=name)
             slides.append(SlideRows(name=name, store=store, group=group_name(store), own=own, part=part))
     if not slides:
         raise StoreError(f"'{paths[0].parent}' holds files without a patch: make the features again.")
