@@ -83,6 +83,11 @@ def judged_by(folder: Path, plan: ExperimentPlan, row: Row, amount: Amount, seed
 
     UsageError where a cell is not computed, or is of other patches than test_patches.csv names.
     """
+    if plan.of_slides:
+        raise UsageError(
+            f"'{folder.name}' judges {plan.counted} as a whole, so that it has no patches to show: its "
+            "report.html and test_slides.csv say what it judged."
+        )
     parts = _test_patches(folder)
     classes = _classes(folder)
     keys, select = _keys(folder), order_of(plan, amount, row.select)
