@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -20,6 +21,9 @@ from click.testing import CliRunner
 from feature_bags import feature_folder, write_features
 from sklearn.linear_model import LogisticRegression
 
+from wsitool.backbones.build import build_backbone
+from wsitool.backbones.card import LineageStep
+from wsitool.backbones.files import save_encoder
 from wsitool.cli import main
 from wsitool.errors import LabelError, StoreError, UsageError
 from wsitool.evaluation.calibration import softmax
@@ -34,6 +38,7 @@ from wsitool.experiment.run import experiment
 from wsitool.mil import making
 from wsitool.mil.options import SlideSettings
 from wsitool.mil.run import classify_slides
+from wsitool.predict.embedding import embed
 
 QUICK: dict[str, Any] = {"epochs": 4, "bags_per_step": 2, "head_lr": 0.05, "attention_dim": 4}
 
@@ -196,7 +201,7 @@ def test_stores_have_their_features_made_once_for_all_cells(
         labels=str(tmp_path / "slides.csv"),
         level="slide",
         heads=("mean", "attention"),
-        methods=("supervised",),
+        methods=("supervised", f"features:{tmp_path / 'embedded'}"),
         labels_per_class=(2,),
         fractions=(1.0,),
         seeds=1,
@@ -208,7 +213,9 @@ def test_stores_have_their_features_made_once_for_all_cells(
         validation=0.0,
         **QUICK,
     )
-    assert estimate(plan, tmp_path / "out", devices=("cpu",)).cells == 8
+    how = {"backbone": "resnet18", "image_size": 32, "device": "cpu"}
+    embed(tmp_path / "train", encoder="random", out=tmp_path / "embedded", **how)
+    assert estimate(plan, tmp_path / "out", devices=("cpu",)).cells == 16
     result = experiment(plan, tmp_path / "out", device="cpu")
     assert sorted(made) == [f"p{number}" for number in range(6)]
     assert result.results.color
@@ -226,8 +233,42 @@ def test_stores_have_their_features_made_once_for_all_cells(
     )
     row = next(row for key, row in result.results.arms.items() if key[0] == "supervised (attention)")
     assert row.mean["loss"] == pytest.approx(one.scores["loss"], abs=0)
+    # The same features in files, joined by the images' names.
+    for (name, amount), figures in result.results.arms.items():
+        if name.startswith("supervised"):
+            other = f"features:{tmp_path / 'embedded'} {name.removeprefix('supervised ')}"
+            assert figures.mean["loss"] == pytest.approx(
+                result.results.arms[other, amount].mean["loss"], abs=1e-4
+            )
     color = next(iter(result.results.color.values()))
     assert color.mean["loss"] == one.metrics["baselines"]["color"]["loss"]
+
+
+def test_an_encoder_that_saw_test_patients_is_refused_before_anything(tmp_path: Path) -> None:
+    for number in range(4):
+        classes = (("plain", "dotted")[number % 2],)
+        labelled_store(tmp_path / "train" / f"p{number}.h5", per_class=2, seed=number, classes=classes)
+    built = build_backbone("resnet18", init="random", seed=5)
+    step = LineageStep(kind="pretrain", name="leaky", groups=("p0",))
+    save_encoder(built, tmp_path / "leaky.safetensors", dataclasses.replace(built.card, lineage=(step,)))
+    plan = ExperimentPlan(
+        train=(str(tmp_path / "train"),),
+        level="slide",
+        methods=(f"encoder:{tmp_path / 'leaky.safetensors'}",),
+        fractions=(1.0,),
+        seeds=1,
+        folds=2,
+        c=0.1,
+        image_size=32,
+    )
+    with pytest.raises(UsageError, match="p0"):
+        experiment(plan, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+    allowed = experiment(
+        dataclasses.replace(plan, allow_transductive=True), tmp_path / "out", device="cpu", page=False
+    )
+    notes = json.loads((tmp_path / "out" / "results.json").read_text())["notes"]
+    assert allowed.cells == 2 and any("Transductive" in note for note in notes)
 
 
 def test_patients_are_bags_of_all_their_slides(folder: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.base.progress import Reporter
+from wsitool.base.progress import SILENT, Reporter
 from wsitool.evaluation.leakage import check_pretraining
 from wsitool.experiment.evaluation_splits import Cell, labelled_rows, open_splits
 from wsitool.experiment.plan import ExperimentPlan
@@ -60,7 +60,8 @@ def train_slide_cell(
         seed=cell.seed,
         feature_dim=arm.card.feature_dim,
         reader=arm.reader,
-        reporter=reporter,
+        # What it warns of is told once for all cells, see `facts`.
+        reporter=SILENT,
     )
     fit = task.fit(split.train.rows)
     logits = logits_of(fit.fitted.head, arm.test.subset(split.test.rows), task)
