@@ -202,7 +202,6 @@ def test_stores_have_their_features_made_once_for_all_cells(
         level="slide",
         heads=("mean", "attention"),
         methods=("supervised", f"features:{tmp_path / 'embedded'}"),
-        labels_per_class=(2,),
         fractions=(1.0,),
         seeds=1,
         folds=2,
@@ -215,7 +214,7 @@ def test_stores_have_their_features_made_once_for_all_cells(
     )
     how = {"backbone": "resnet18", "image_size": 32, "device": "cpu"}
     embed(tmp_path / "train", encoder="random", out=tmp_path / "embedded", **how)
-    assert estimate(plan, tmp_path / "out", devices=("cpu",)).cells == 16
+    assert estimate(plan, tmp_path / "out", devices=("cpu",)).cells == 8
     result = experiment(plan, tmp_path / "out", device="cpu")
     assert sorted(made) == [f"p{number}" for number in range(6)]
     assert result.results.color
@@ -226,7 +225,6 @@ def test_stores_have_their_features_made_once_for_all_cells(
         settings=settings,
         labels=tmp_path / "slides.csv",
         folds=2,
-        labels_per_class=2,
         encoder="random",
         backbone="resnet18",
         image_size=32,
