@@ -46,7 +46,7 @@ def _table(path: Path) -> list[dict[str, str]]:
 
 
 def test_each_bag_gets_the_heads_own_verdict_and_attention(folder: Path, tmp_path: Path) -> None:
-    result = predict(folder / "run", folder / "features", tmp_path / "out")
+    result = predict(folder / "run", iter([folder / "features"]), tmp_path / "out")
     classifier = load_slide_classifier(folder / "run")
     assert len(result.slides) == 12 and not result.failed
     for slide in result.slides:

@@ -75,17 +75,7 @@ def predict_features(
     slides are read.
     """
     file = classifier_file(run)
-    if file.name != SLIDE_CLASSIFIER_FILE:
-        raise UsageError(
-            f"'{files[0].path}' holds features, and the classifier in '{run}' judges patches by itself: pass "
-            "the slides or their stores, or train with --level slide."
-        )
-    plain = PredictOptions()
-    if given := [name for name in _OF_SLIDES if getattr(options, name) != getattr(plain, name)]:
-        raise UsageError(
-            f"--{given[0].replace('_', '-')} says how slides are read, and the features are made already: "
-            "leave it out, or pass the slides."
-        )
+    _check(file, files[0], options)
     # So that neither is part of what the predictions follow from.
     options = replace(options, precision="32", decode="cpu")
     classifier = load_slide_classifier(file)
@@ -120,6 +110,20 @@ def predict_features(
         kept=outcomes.kept,
         whole=True,
     )
+
+
+def _check(classifier: Path, first: FeatureFile, options: PredictOptions) -> None:
+    if classifier.name != SLIDE_CLASSIFIER_FILE:
+        raise UsageError(
+            f"'{first.path}' holds features, and the classifier '{classifier}' judges patches by itself: "
+            "pass the slides or their stores, or train with --level slide."
+        )
+    plain = PredictOptions()
+    if given := [name for name in _OF_SLIDES if getattr(options, name) != getattr(plain, name)]:
+        raise UsageError(
+            f"--{given[0].replace('_', '-')} says how slides are read, and the features are made already: "
+            "leave it out, or pass the slides."
+        )
 
 
 class _FeatureJudge:

@@ -75,6 +75,7 @@ def predict(
     """
     options, out = options or PredictOptions(), Path(out)
     options.rule  # noqa: B018  # raises UsageError
+    inputs = as_list(inputs)
     if files := given_features(inputs):
         return predict_features(run, files, out, options=options, reporter=reporter)
     classifier = load_judge(run)
