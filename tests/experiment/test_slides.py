@@ -22,8 +22,8 @@ from feature_bags import feature_folder, write_features
 from sklearn.linear_model import LogisticRegression
 
 from wsitool.backbones.build import build_backbone
-from wsitool.backbones.card import LineageStep
-from wsitool.backbones.files import save_encoder
+from wsitool.backbones.card import LineageStep, read_card
+from wsitool.backbones.files import encoder_file, save_encoder
 from wsitool.cli import main
 from wsitool.errors import LabelError, StoreError, UsageError
 from wsitool.evaluation.calibration import softmax
@@ -267,6 +267,33 @@ def test_an_encoder_that_saw_test_patients_is_refused_before_anything(tmp_path: 
     )
     notes = json.loads((tmp_path / "out" / "results.json").read_text())["notes"]
     assert allowed.cells == 2 and any("Transductive" in note for note in notes)
+
+
+def test_a_pretrained_arm_sees_no_patch_of_the_slides_it_is_judged_on(tmp_path: Path) -> None:
+    for number in range(4):
+        classes = (("plain", "dotted")[number % 2],)
+        labelled_store(tmp_path / "train" / f"p{number}.h5", per_class=4, seed=number, classes=classes)
+    plan = ExperimentPlan(
+        train=(str(tmp_path / "train"),),
+        level="slide",
+        methods=("rotation",),
+        heads=("mean",),
+        fractions=(1.0,),
+        seeds=1,
+        folds=2,
+        c=0.1,
+        backbone="resnet18",
+        init="random",
+        image_size=32,
+        pretrain_epochs=1,
+        pretrain_batch_size=8,
+    )
+    experiment(plan, tmp_path / "out", device="cpu", page=False)
+    for split in open_splits(plan):
+        card = read_card(encoder_file(tmp_path / "out" / "pretrain" / f"rotation-{split.name}-seed0"))
+        assert card is not None
+        groups = set(card.groups)
+        assert groups == set(split.train.patches.groups) and not groups & set(split.test.patches.groups)
 
 
 def test_patients_are_bags_of_all_their_slides(folder: Path, tmp_path: Path) -> None:
