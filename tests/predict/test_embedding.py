@@ -21,7 +21,7 @@ from wsitool.backbones.files import save_encoder
 from wsitool.base.interrupt import Interrupted
 from wsitool.cli import main
 from wsitool.errors import StoreError, UsageError
-from wsitool.predict import embedding
+from wsitool.predict import embedding, store_features
 from wsitool.predict.embedding import embed, project
 from wsitool.predict.result import EmbedResult
 from wsitool.store.collection import open_collection
@@ -85,7 +85,7 @@ def test_half_the_size(encoder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert [path.stat().st_mtime_ns for path in half.files] == before
     with pytest.raises(UsageError, match="was not made of these"):
         embed(stores, encoder=encoder, out=tmp_path / "half")
-    real = embedding.encode
+    real = store_features.encode
 
     def large(*arguments: Any, **options: Any) -> Any:
         # One store's features are let go before the next are made.
@@ -94,7 +94,7 @@ def test_half_the_size(encoder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         made.append(weakref.ref(features))
         return features
 
-    monkeypatch.setattr(embedding, "encode", large)
+    monkeypatch.setattr(store_features, "encode", large)
     result = embed(stores, encoder=encoder, out=tmp_path / "large", dtype="float16")
     assert not result.files and "use --dtype float32" in result.failed[0][1] and len(made) == 2
 
@@ -157,7 +157,8 @@ def test_a_stopped_run_goes_on_and_a_failing_store_costs_itself(
         calls = [0]
         with pytest.MonkeyPatch.context() as patch:
             for at in dict.fromkeys(("encode", where)):
-                real = getattr(embedding, at)
+                home = embedding if at == "_draw" else store_features
+                real = getattr(home, at)
 
                 def called(*arguments: Any, _at: str = at, _real: Any = real, **options: Any) -> Any:
                     calls[0] += _at == "encode"
@@ -166,7 +167,7 @@ def test_a_stopped_run_goes_on_and_a_failing_store_costs_itself(
                         raise error
                     return _real(*arguments, **options)
 
-                patch.setattr(embedding, at, called)
+                patch.setattr(home, at, called)
             return embed(stores, encoder=encoder, out=tmp_path / name), calls[0]
 
     counts: dict[str, int] = {}
@@ -198,7 +199,7 @@ def test_out_is_tried_before_anything_is_computed(encoder: Path, tmp_path: Path)
     stores = patch_folder(tmp_path / "stores", each=3)
     (tmp_path / "file").write_text("mine")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UsageError, match="Nothing can be written to"):
-        patch.delattr(embedding, "encode")
+        patch.delattr(store_features, "encode")
         embed(stores, encoder=encoder, out=tmp_path / "file" / "below")
 
 

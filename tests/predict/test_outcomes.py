@@ -24,8 +24,7 @@ from wsitool.base.interrupt import Interrupted
 from wsitool.classify.model import Classifier, ClassifierCard, save_classifier
 from wsitool.cli import main
 from wsitool.errors import UsageError
-from wsitool.predict import prediction
-from wsitool.predict import run as module
+from wsitool.predict import judging, prediction
 from wsitool.predict.options import PredictOptions
 from wsitool.predict.run import predict
 from wsitool.testing import draw_tissue
@@ -149,8 +148,7 @@ def test_one_failing_slide_costs_itself(
     judge: Run, slides: list[Path], tmp_path: Path, where: str, error: Exception
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        home = module if where == "_predict_one" else importlib.import_module("wsitool.predict.outcomes")
-        _at(2, error, patch, home, where)
+        _at(2, error, patch, judging, where)
         found = judge(slides)
     assert [row.name for row in found.slides] == ["a", "c"] and found.failed[0][0] == "b"
     rows = _rows(tmp_path / "o")
@@ -172,7 +170,7 @@ def test_a_disk_that_is_full_ends_the_run_with_what_is_done(
     full = OSError(errno.ENOSPC, "No space left on device")
     with pytest.MonkeyPatch.context() as patch:
         home = importlib.import_module("wsitool.predict.outcomes")
-        _at(2, full, patch, home, "write_prediction")
+        _at(2, full, patch, judging, "write_prediction")
         _at(1, UsageError("Nothing can be written to 'o'"), patch, home, "check_writable")
         with pytest.raises(UsageError, match="Nothing can be written"):
             judge(slides)
@@ -190,7 +188,7 @@ def test_out_is_tried_before_anything_is_computed(
     else:
         out.write_text("mine")
         out = out / "below" if bad == "below a file" else out
-    monkeypatch.delattr(module, "_predict_one")
+    monkeypatch.delattr(judging, "_predict_one")
     result = CliRunner().invoke(main, ["predict", str(run), str(slides[0]), "--out", str(out)])
     sentence = "is a file" if bad == "file" else f"Error: Nothing can be written to '{out}'"
     assert result.exit_code == 2 and sentence in result.stderr
@@ -210,7 +208,7 @@ def test_out_is_tried_before_anything_is_computed(
 def test_a_run_that_was_stopped_goes_on(
     judge: Run, slides: list[Path], tmp_path: Path, where: str, number: int
 ) -> None:
-    names = {"_predict_one": "run", "draw_heatmap": "prediction"}
+    names = {"_predict_one": "judging", "write_prediction": "judging", "draw_heatmap": "prediction"}
     with pytest.MonkeyPatch.context() as patch:
         home = importlib.import_module(f"wsitool.predict.{names.get(where, 'outcomes')}")
         _at(number, Interrupted(signal.SIGTERM), patch, home, where)

@@ -16,7 +16,7 @@ from wsitool.classify.model import Classifier, ClassifierCard, load_classifier, 
 from wsitool.cli import main
 from wsitool.curate.importing import import_images
 from wsitool.errors import EncoderError, StoreError, UsageError
-from wsitool.predict import run as predicting
+from wsitool.predict import judging
 from wsitool.predict.embedding import embed
 from wsitool.predict.options import PredictOptions
 from wsitool.predict.prediction import Picture, mosaic
@@ -156,7 +156,7 @@ def test_another_resolution_is_refused_unless_told(
     run: Path, slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:  # before tissue is looked for, which may take minutes
-        patched.delattr(predicting, "open_stream")
+        patched.delattr(judging, "open_stream")
         refused = predict(run, [slide], tmp_path / "a", options=PredictOptions(mpp=1.0))
     assert "more than 10 % off" in refused.failed[0][1]
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["summary.csv"]

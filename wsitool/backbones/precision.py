@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from wsitool.errors import UsageError
 
-__all__ = ["Precision", "best_precision", "effective_precision", "inference", "tuned"]
+__all__ = ["Precision", "best_precision", "effective_precision", "inference", "slow_precision", "tuned"]
 
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
@@ -30,6 +30,18 @@ def effective_precision(name: str, device_type: str) -> str:
             "float16 is for GPUs, and this run is on the CPU: pass --precision 32 (its default) or bf16."
         )
     return best_precision(device_type) if name == "auto" else name
+
+
+def slow_precision(name: str, device_type: str) -> str:
+    """What must be known of an effective precision that `device_type` has no instructions for."""
+    known: dict[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # of a torch without it nothing is known
+    if name != "bf16" or device_type != "cpu" or known.get("architecture") != "x86_64":
+        return ""
+    if known.get("avx512_bf16") or known.get("amx_bf16"):
+        return ""
+    return "This CPU has no bfloat16 instructions, so --precision bf16 is many times slower here than 32."
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Callable, Generator, Sequence
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from wsitool.errors import UsageError
 
-__all__ = ["DASK", "on_cluster"]
+__all__ = ["DASK", "for_workers", "on_cluster"]
 
 DASK = "Work on this dask cluster, such as tcp://host:8786."
 _CONNECT_SECONDS = 30
@@ -37,10 +39,11 @@ def on_cluster(
     except (OSError, ValueError) as error:
         raise UsageError(f"No dask scheduler answers at '{address}': {error}.") from error
     with client:
-        # Not pure: dask would give a slide tiled before its old result, whose store may be gone.
+        # Of this call alone: dask gives what has a known key its old result, be it of another command.
+        call = secrets.token_hex(4)
         futures = {
             # The name in the key shows in dask's dashboard; the number keeps two slides apart.
-            client.submit(work, task, pure=False, key=f"wsitool-{name}-{i}"): i
+            client.submit(work, task, pure=False, key=f"wsitool-{name}-{i}-{call}"): i
             for i, (task, name) in enumerate(zip(tasks, names, strict=True))
         }
         for future in as_completed(futures, loop=client.loop):
@@ -52,3 +55,12 @@ def on_cluster(
                 raise failure
             else:
                 yield futures[future], f"On the cluster: {type(failure).__name__}: {failure}"
+
+
+@overload
+def for_workers(text: str) -> str: ...
+@overload
+def for_workers(text: str | None) -> str | None: ...
+def for_workers(text: str | None) -> str | None:
+    """A path that is here as workers find it, who run in other folders; any other text as it is."""
+    return os.path.abspath(text) if text and os.path.lexists(text) else text  # noqa: PTH100 - of a text

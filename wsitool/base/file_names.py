@@ -77,6 +77,10 @@ class FileNames:
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
+    def has(self, name: str) -> bool:
+        """Whether the plain file name for `name` is taken."""
+        return _folded(safe_name(name)) in self._taken
+
     def give(self, name: str, thing: str = "") -> str:
         """The file name for `name`; another one every time, so ask once for each thing."""
         plain = unique = safe_name(name)

@@ -79,7 +79,7 @@ def is_locked(path: Path) -> bool:
     """Whether somebody holds the lock of `path`; True also where that cannot be found out."""
     try:
         descriptor = os.open(lock_of(path), os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, UnicodeEncodeError):  # a name this locale has not, nobody writes here
         return False
     except OSError:
         return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-__all__ = ["SILENT", "Reporter", "Task"]
+__all__ = ["SILENT", "Reporter", "Task", "Warnings"]
 
 
 class Task(Protocol):
@@ -49,6 +49,16 @@ class _Silent:
 
     def warn(self, message: str) -> None:
         pass
+
+
+class Warnings(_Silent):
+    """Keeps the warnings alone, for whoever can show them: what works on another machine has no terminal."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.heard.append(message)
 
 
 SILENT: Reporter = _Silent()

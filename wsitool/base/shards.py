@@ -5,15 +5,26 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
+from wsitool.base.cluster import DASK
+from wsitool.base.parameters import Params, hparam
 from wsitool.errors import UsageError
 
-__all__ = ["SHARD", "part_of"]
+__all__ = ["SHARD", "JobOptions", "part_of"]
 
 SHARD = "i/N: only the i-th of N parts of the list; auto: as the SLURM array job says."
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions(Params):
+    """Which part of a list this job works on, and which cluster does the work."""
+
+    shard: str | None = hparam(None, SHARD)
+    dask: str | None = hparam(None, DASK)
 
 
 def part_of(

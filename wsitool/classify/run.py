@@ -16,6 +16,7 @@ from wsitool.backbones.build import build_encoder
 from wsitool.backbones.device import choose_device
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.features import encoder_digest
+from wsitool.backbones.precision import slow_precision
 from wsitool.backbones.sizes import check_size
 from wsitool.base.files import check_writable
 from wsitool.base.interrupt import deferred, progress_on_stop
@@ -91,7 +92,7 @@ def classify(
     files = None if asked.features is None else FeatureFiles.at(asked.features)
     first = files.stand_in(data.train.collection) if files else _built(asked, reporter)
     data, norm = _normalized(data, first, asked, reporter)
-    _say_decoding(data, settings, reporter)
+    _say_how(data, settings, reporter)
     seen = check_leaks(data, first, asked, reporter)
     task = ClassificationTask(
         data=data,
@@ -291,7 +292,9 @@ def _normalized(
     return replace(data, train=train, test=test), norm
 
 
-def _say_decoding(data: TrainTest, settings: Settings, reporter: Reporter) -> None:
+def _say_how(data: TrainTest, settings: Settings, reporter: Reporter) -> None:
+    if slow := slow_precision(settings.precision, choose_device(settings.first_device).type):
+        reporter.warn(slow)
     for patches in (data.train, data.test):
         if patches is not None:
             say_decoding(settings.decode, patches.collection, reporter)

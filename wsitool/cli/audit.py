@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsitool.base.shards import JobOptions
 from wsitool.cli.columns import columns
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
@@ -36,21 +37,22 @@ _WIDEST = 100
 )
 @click.argument("slides", nargs=-1, required=True, type=click.Path())
 @declared(TileSpec, QualityThresholds, without=("stride", "quality", "codec", "resample"))
-@declared(ReadOptions)
+@declared(ReadOptions, JobOptions)
 @json_option
 def command(slides: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Look slides over before tiling them.
 
     Format, levels, resolution, unreadable parts, duplicates, and what tiling would give. Nothing is written;
-    times are for one thread. Exit code 1 if a slide cannot be tiled as asked.
+    times are for one thread. Exit code 1 if a slide cannot be tiled as asked. With --shard each job audits
+    its part and prints that; slides of the same content are then found within a part only.
     """
     from wsitool.curate.audit import audit_slides
 
     limits = take(QualityThresholds, options).limits
     spec = take(TileSpec, options, limits=limits)
-    read = take(ReadOptions, options)
+    read, job = take(ReadOptions, options), take(JobOptions, options)
     reporter = console_reporter(quiet=as_json)
-    audits = audit_slides(slides, spec, **read.to_dict(), reporter=reporter)
+    audits = audit_slides(slides, spec, **read.to_dict(), **job.to_dict(), reporter=reporter)
     if as_json:
         click.echo(json.dumps([audit.to_dict() for audit in audits], indent=2))
     else:

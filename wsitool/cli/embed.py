@@ -52,10 +52,11 @@ def command(stores: tuple[str, ...], encoder: str, out: Path, as_json: bool, **o
             "failed": result.failed,
         }
         click.echo(json.dumps(summary))
-    elif result.map is not None:
+    elif result.files:
+        drawn = "" if result.map is None else f"; {result.method.upper()} map in {result.map.name}"
         click.echo(
-            f"{result.map.parent}: {result.patches} patches of {len(result.files)} {result.unit}, "
-            f"{result.feature_dim} features each; {result.method.upper()} map in {result.map.name}."
+            f"{result.out}: {result.patches} patches of {len(result.files)} {result.unit}, "
+            f"{result.feature_dim} features each{drawn}."
         )
     for name, reason in result.failed:
         click.echo(f"Error: {name}: {reason}", err=True)

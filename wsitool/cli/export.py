@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
+from wsitool.base.shards import JobOptions
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
+from wsitool.cli.declared import declared, take
 from wsitool.cli.options import out_option
 from wsitool.curate.export.formats import EXPORTS
 
@@ -35,7 +38,10 @@ __all__ = ["command"]
 @click.option("--shard-size", default=10_000, show_default=True, help="Samples in a webdataset shard.")
 @click.option("--seed", default=0, show_default=True, help="Draws the order of webdataset's samples.")
 @click.option("--overwrite", is_flag=True, help="Replace an export in OUT that was made otherwise.")
-def command(path: Path, to: str, out: Path, shard_size: int, seed: int, overwrite: bool) -> None:
+@declared(JobOptions)
+def command(
+    path: Path, to: str, out: Path, shard_size: int, seed: int, overwrite: bool, **options: Any
+) -> None:
     """Write stores as other programs read them.
 
     clam, trident, hs2p, csv and geojson (QuPath) get positions, imagefolder and webdataset the patches
@@ -51,6 +57,7 @@ def command(path: Path, to: str, out: Path, shard_size: int, seed: int, overwrit
         shard_size=shard_size,
         seed=seed,
         overwrite=overwrite,
+        **take(JobOptions, options).to_dict(),
         reporter=console_reporter(),
     )
     click.echo(f"{done.patches:,} patches of {done.stores} stores in {len(done.files):,} files: {done.out}")

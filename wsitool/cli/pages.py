@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,12 +67,26 @@ def _leave(out: Path, options: dict[str, Any]) -> None:
     from wsitool.base.interrupt import raise_if_stopping
     from wsitool.base.sentences import one_sentence, printable
 
-    words = command_words(click.get_current_context())
+    words = _of_all_jobs(command_words(click.get_current_context()))
     try:
+        from wsitool.base.lock import locked
+        from wsitool.base.planned import TABLE_PATIENCE_SECONDS
         from wsitool.pages.write import write_page
 
-        write_page(out, command=words)
+        # One job of an array after the other: the last one's page has what all of them made.
+        page = out / "report.html"
+        with locked(page, what=f"'{page}'", wait_seconds=TABLE_PATIENCE_SECONDS):
+            write_page(out, command=words)
     except Exception as error:  # noqa: BLE001 - the folder is what was asked for, its page an extra
         raise_if_stopping()
         reason = printable(one_sentence(error)).rstrip(".")
         click.echo(f"Warning: The page {out / 'report.html'} could not be made: {reason}.", err=True)
+
+
+def _of_all_jobs(words: Sequence[str]) -> tuple[str, ...]:
+    """The command line without --shard: what is in the folder is of all parts."""
+    kept = [word for word in words if not word.startswith("--shard=")]
+    while "--shard" in kept:
+        place = kept.index("--shard")
+        del kept[place : place + 2]
+    return tuple(kept)

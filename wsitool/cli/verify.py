@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
+from wsitool.base.shards import JobOptions
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
+from wsitool.cli.declared import declared, take
 from wsitool.cli.options import json_option, seed_option
 from wsitool.slides.reader_registry import READERS
 
@@ -33,18 +36,30 @@ __all__ = ["command"]
     "--samples", type=click.IntRange(1), default=64, show_default=True, help="Patches compared per slide."
 )
 @seed_option
+@declared(JobOptions)
 @json_option
-def command(path: Path, slide: Path | None, reader: str, samples: int, seed: int, as_json: bool) -> None:
+def command(
+    path: Path, slide: Path | None, reader: str, samples: int, seed: int, as_json: bool, **options: Any
+) -> None:
     """Re-read stores: counts, hashes, every patch.
 
     PATH is a store or a folder of them. With --slide, random patches are compared with the slide's pixels.
+    Nothing is written: with --shard each job checks its part, and prints and ends by what it found there.
     """
     from wsitool.curate.verifying import verify_stores
 
     if reader:
         READERS.check(reader)
     reporter = console_reporter(quiet=as_json)
-    reports = verify_stores(path, slide=slide, reader=reader, samples=samples, seed=seed, reporter=reporter)
+    reports = verify_stores(
+        path,
+        slide=slide,
+        reader=reader,
+        samples=samples,
+        seed=seed,
+        **take(JobOptions, options).to_dict(),
+        reporter=reporter,
+    )
     if as_json:
         click.echo(json.dumps([report.to_dict() for report in reports], indent=2))
     else:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from wsitool.base.cluster import for_workers, on_cluster
 from wsitool.base.paths import AnyPath
 from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.shards import part_of
 from wsitool.errors import RegionReadError, WsitoolError
 from wsitool.slides.grid import ReadPlan, plan_grid
 from wsitool.slides.masks import check_tissue
@@ -87,12 +90,15 @@ def audit_slides(
     default_mpp: float | None = None,
     channels: tuple[int, ...] = (),
     icc: Icc = "keep",
+    shard: str | None = None,
+    dask: str | None = None,
     reporter: Reporter = SILENT,
 ) -> list[SlideAudit]:
     """Audit files, folders, URLs or CSVs of slides for being tiled with `spec`; nothing is written.
 
     A slide that cannot be opened or tiled is in the result with its error. Slides of equal fingerprint get
-    a warning that names the others.
+    a warning that names the others. `shard` "i/N" takes the i-th of N parts of the slides, and compares
+    those alone; `dask` is the address of a cluster, of which each slide is a task.
 
     >>> (slide,) = wsitool.audit_slides("slide.svs", wsitool.TileSpec(patch_size=128, level=0))
     >>> slide.error, slide.width, slide.mpp
@@ -102,14 +108,39 @@ def audit_slides(
     check_channels(channels)
     reading = ReadOptions(reader=reader, default_mpp=default_mpp, channels=channels, icc=icc)
     check_tissue((spec or TileSpec()).tissue)
-    inputs = find_slides(slides, reporter=reporter)
-    audits: list[SlideAudit] = []
+    inputs = part_of(find_slides(slides, reporter=reporter), shard)
+    found: dict[int, SlideAudit] = {}
     with reporter.task("Auditing", total=len(inputs), unit="slides") as task:
-        for slide in inputs:
-            # One after the other: decoding times are measured, which other threads would spoil.
-            audits.append(_audit(slide, spec or TileSpec(), reading))
-            task.advance(note=slide.name)
-    return _with_duplicates(audits)
+        # One after the other: decoding times are measured, which other threads would spoil.
+        here = ((number, _audit(slide, spec or TileSpec(), reading)) for number, slide in enumerate(inputs))
+        audits = here if dask is None else _on_cluster(inputs, spec or TileSpec(), reading, dask)
+        for number, audit in audits:
+            found[number] = audit
+            task.advance(note=inputs[number].name)
+    if shard is not None:
+        reporter.say("Slides of the same content were looked for in this part only.")
+    return _with_duplicates([found[number] for number in range(len(inputs))])
+
+
+def _on_cluster(
+    slides: Sequence[SlideInput], spec: TileSpec, reading: ReadOptions, address: str
+) -> Iterator[tuple[int, SlideAudit]]:
+    common = {"spec": asdict(spec), "reading": reading.to_dict()}
+    here = [asdict(replace(slide, path=for_workers(slide.path))) for slide in slides]
+    tasks = [json.dumps({**common, "slide": slide}) for slide in here]
+    for index, answer in on_cluster(_remote, tasks, [slide.name for slide in slides], address=address):
+        slide = slides[index]
+        if isinstance(answer, str):
+            yield index, SlideAudit(name=slide.name, path=slide.path, error=answer)
+        else:
+            lists = {name: tuple(answer[name]) for name in ("warnings", "downsamples")}
+            yield index, SlideAudit(**{**answer, **lists, "path": slide.path})
+
+
+def _remote(task: str) -> dict[str, Any]:
+    told = json.loads(task)
+    spec, reading = TileSpec.from_params(told["spec"]), ReadOptions.from_dict(told["reading"])
+    return asdict(_audit(SlideInput(**told["slide"]), spec, reading))
 
 
 def _audit(slide: SlideInput, spec: TileSpec, reading: ReadOptions) -> SlideAudit:

@@ -47,7 +47,10 @@ def standing(folder: str | Path, *, now: float | None = None) -> list[Standing]:
     if not folder.is_dir():
         raise UsageError(f"There is no folder '{folder}': check the spelling.")
     reasons = _reasons(folder)
-    return [_standing(folder, command, made, reasons, now) for command, made in planned_in(folder)]
+    return [
+        _standing(folder, command, made, {**why, **(reasons if command == "tile" else {})}, now)
+        for command, made, why in planned_in(folder)
+    ]
 
 
 def _standing(
@@ -62,7 +65,7 @@ def _standing(
             running[name] = holder
         elif (ended := _ended(path)) is not None:
             ends.append(ended)
-        elif command == "tile" and name in reasons:
+        elif name in reasons:
             failed[name] = reasons[name]
     left = len(made) - len(ends) - len(failed)
     since = [each for each in ends if now - _WINDOW <= each <= now]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter, minimum_filter
 
+from wsitool.base.cluster import for_workers, on_cluster
 from wsitool.base.paths import AnyPath, as_list, path_of
 from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.shards import part_of
 from wsitool.errors import NotAStoreError, StoreError, UsageError, WsitoolError
 from wsitool.slides.grid import TileGrid, listed_grid, plan_grid
 from wsitool.slides.readers import TiledSlide
@@ -28,13 +31,14 @@ from wsitool.tiling.resample import area_resample, psnr
 
 __all__ = ["Check", "StoreReport", "spec_of", "verify_store", "verify_stores"]
 
-Verdict = Literal["ok", "CHANGED", "DAMAGED", "not a store"]
+Verdict = Literal["ok", "CHANGED", "DAMAGED", "not a store", "not checked"]
 
 _BATCH = 256
 # Of decoded patches at once: 64 MB.
 _BATCH_BYTES = 1 << 26
 _HEADERS = 8  # that are looked at for their color resolution
 _HASH, _SLIDE = "content hash", "same as the slide"
+_NOT_CHECKED = "was not checked"  # as the worker that was at it died
 # A patch brought to another resolution by the decoder, and compressed after, is this near to the exact mean.
 _RESAMPLED_MIN_DB = 28.0
 # OpenSlide interpolates at levels whose downsample is not whole: a pixel then lies between its neighbors,
@@ -72,6 +76,8 @@ class StoreReport:
         if self.foreign:
             return "not a store"
         wrong = {check.name for check in self.checks if check.problem}
+        if wrong == {_NOT_CHECKED}:
+            return "not checked"
         # Both can read perfectly: somebody changed it, or cut it otherwise.
         if wrong and wrong <= {_HASH, _SLIDE}:
             return "CHANGED"
@@ -89,13 +95,16 @@ def verify_stores(
     reader: str = "",
     samples: int = 64,
     seed: int = 0,
+    shard: str | None = None,
+    dask: str | None = None,
     reporter: Reporter = SILENT,
 ) -> list[StoreReport]:
     """Verify the store at `path`, or all stores in that folder (or several); StoreError if there is none.
 
     UsageError where all there is are files of other programs; beside stores they are listed as such.
     `slide` is the slide the one store was cut from; a folder's stores look for theirs in `slide` as a folder.
-    It is read by `reader`, without one by that of the store.
+    It is read by `reader`, without one by that of the store. `shard` "i/N" takes the i-th of N parts of the
+    stores, and reports on that alone; `dask` is the address of a cluster, of which each store is a task.
     """
     places = as_list(path)
     stores = find_stores(places)
@@ -104,15 +113,39 @@ def verify_stores(
         raise StoreError(f"There is no patch store at {where}: expected a .h5 or .zarr, or a folder of them.")
     if slide is not None and len(stores) > 1 and not Path(slide).is_dir():
         raise UsageError(f"{where} holds {len(stores)} stores: give --slide the folder of their slides.")
-    with reporter.task("Verifying", total=len(stores), unit="stores") as task:
-        reports = []
-        for store in stores:
-            reports.append(verify_store(store, slide=slide, reader=reader, samples=samples, seed=seed))
-            task.advance(note=store.name)
-    if all(report.foreign for report in reports):
+    part = part_of(stores, shard)
+    common: dict[str, Any] = {"slide": slide, "reader": reader, "samples": samples, "seed": seed}
+    found: dict[int, StoreReport] = {}
+    with reporter.task("Verifying", total=len(part), unit="stores") as task:
+        here = ((number, verify_store(store, **common)) for number, store in enumerate(part))
+        for number, report in here if dask is None else _on_cluster(part, common, dask):
+            found[number] = report
+            task.advance(note=part[number].name)
+    reports = [found[number] for number in range(len(part))]
+    # Of a part others may be stores.
+    if shard is None and all(report.foreign for report in reports):
         more = f" The other {len(reports) - 1} there are no stores either." if len(reports) > 1 else ""
         raise UsageError(f"{reports[0].foreign}{more}")
     return reports
+
+
+def _on_cluster(
+    stores: Sequence[Path], options: Mapping[str, Any], address: str
+) -> Iterator[tuple[int, StoreReport]]:
+    slide = options["slide"]
+    common = {**options, "slide": None if slide is None else for_workers(str(slide))}
+    tasks = [json.dumps({**common, "path": for_workers(str(store))}) for store in stores]
+    for index, answer in on_cluster(_remote, tasks, [store.name for store in stores], address=address):
+        path = str(stores[index])
+        if isinstance(answer, str):
+            yield index, StoreReport(path=path, patches=0, checks=(Check(name=_NOT_CHECKED, problem=answer),))
+        else:
+            checks = tuple(Check(**check) for check in answer["checks"])
+            yield index, StoreReport(**{**answer, "path": path, "checks": checks})
+
+
+def _remote(task: str) -> dict[str, Any]:
+    return asdict(verify_store(**json.loads(task)))
 
 
 def verify_store(

@@ -48,19 +48,32 @@ class ClamBags:
     """The bags of all `stores` below `folder`, one store at a time in, the table last.
 
     Labels are those of `table`, or the stores' own. Reads the image names of stores that hold several.
+    `names` are those of the bags of the one store, where others of the same folder are not known here.
     """
 
-    def __init__(self, folder: Path, stores: Sequence[Reader], table: LabelTable | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stores: Sequence[Reader],
+        table: LabelTable | None = None,
+        *,
+        names: Sequence[str] | None = None,
+    ) -> None:
         self._folder, self._table = folder, table
         images = [_images(store) for store in stores]
         # Over all stores: no two bags share a file. CLAM's names of slides have no suffix.
         all_images = [(store, name) for store, own in zip(stores, images, strict=True) for name, _ in own]
         plain = [_without_suffix(name, store) for store, name in all_images]
-        names = iter(file_names(plain, [f"{store.meta.name}/{name}" for store, name in all_images]))
+        given = names or file_names(plain, [f"{store.meta.name}/{name}" for store, name in all_images])
+        each = iter(given)
         self._bags: dict[Path, tuple[_Bag, ...]] = {
-            store.path: tuple(_Bag(name=next(names), rows=rows) for _, rows in own)
+            store.path: tuple(_Bag(name=next(each), rows=rows) for _, rows in own)
             for store, own in zip(stores, images, strict=True)
         }
+
+    def names(self, store: PatchStore) -> tuple[str, ...]:
+        """What CLAM calls the bags of a store."""
+        return tuple(bag.name for bag in self._bags[store.path])
 
     def files(self, store: PatchStore) -> tuple[Path, ...]:
         """The HDF5 files of a store's bags."""

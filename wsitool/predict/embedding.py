@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +14,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.backbones.build import build_encoder
-from wsitool.backbones.device import choose_device
-from wsitool.backbones.encoder import Encoder
-from wsitool.backbones.features import encode, encoder_digest, features_digest
-from wsitool.backbones.memory import InferenceBatch, encoding_batch
-from wsitool.backbones.precision import effective_precision
 from wsitool.backbones.resolution import resolution_warnings
 from wsitool.backbones.sizes import check_size
+from wsitool.base.cluster import on_cluster
 from wsitool.base.file_names import file_names
-from wsitool.base.files import check_writable, replace_file_in_parts
+from wsitool.base.files import check_writable
 from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
 from wsitool.base.lock import locked
-from wsitool.base.machine import explain_memory
 from wsitool.base.paths import AnyPath, shown
+from wsitool.base.planned import TABLE_PATIENCE_SECONDS, Noted, noted, refuse_others
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.sentences import one_sentence, system_error
-from wsitool.errors import EncoderError, StoreError, UsageError
+from wsitool.base.shards import part_of
+from wsitool.errors import UsageError
 from wsitool.evaluation.labels import check_table, read_label_table
-from wsitool.loading.device_decode import effective_decode, say_decoding
-from wsitool.predict.clam_bags import ClamBags
+from wsitool.loading.device_decode import say_decoding
+from wsitool.predict.clam_bags import BAGS_CSV, ClamBags
 from wsitool.predict.options import EmbedOptions
 from wsitool.predict.result import EmbedResult
+from wsitool.predict.store_features import (
+    StoreEmbedder,
+    common_of,
+    embedder,
+    remote_store,
+    task_of,
+    under_norm,
+)
 from wsitool.report.scatter import save_scatter
 from wsitool.stain.slides import with_stain
 from wsitool.stain.target import choose_norm
-from wsitool.store.attributes import coords_attributes, plain_text
-from wsitool.store.collection import Collection, open_readable, renumbered
-from wsitool.store.options import Decode, decoder_mark
-from wsitool.store.schema import PatchStore
+from wsitool.store.collection import Collection, open_readable, stores_at
 from wsitool.store.stain_table import StainNorm
 
 __all__ = ["embed", "project"]
 
-_MAP_POINTS = 5000
+_MAP, _MAP_POINTS = "map.png", 5000
 Features = NDArray[np.float32]
 
 
@@ -67,12 +66,18 @@ def embed(
     that of the store. Beside them stand `tissue` (N,) and, where the store has them, `label` (N,) int16 with
     the collection's `classes`, and `source` (N,).
     `options` are the fields of `EmbedOptions`. Files of an earlier run that were made of the same patches
-    with the same encoder are kept. Raises UsageError if choices do not fit, or other files are in the way. A
-    store that cannot be opened or fails does not stop the others.
+    with the same encoder are kept. With `shard` the map is drawn by the job that finds all stores there, with
+    `dask` each store is a task of that cluster. Raises UsageError if choices do not fit, or other files are
+    in the way. A store that cannot be opened or fails does not stop the others.
     """
     settings = EmbedOptions.from_dict(options, what="embed")
-    collection, unopened = open_readable(stores)
+    paths = stores_at(stores)
+    collection, unopened = open_readable(paths)
     _check(collection, settings)
+    # Of the paths: every job has the same list, whatever it can open.
+    mine = set(part_of(paths, settings.shard))
+    filled = np.unique(collection.store_index).tolist()
+    part = [number for number in filled if collection.stores[number].path in mine]
     folder = Path(out)
     names = [store.meta.name for store in collection.stores]
     targets = [folder / f"{name}.h5" for name in file_names(names)]
@@ -81,211 +86,167 @@ def embed(
         raise UsageError("Two stores are of a slide of the same name: embed them into folders of their own.")
     built = build_encoder(settings, encoder, reporter=reporter)
     norm = choose_norm(settings.stain_norm, settings.stain_target, built.card.stain)
-    collection = with_stain(collection, norm, reporter)
+    rows = np.flatnonzero(np.isin(collection.store_index, part))
+    normed = with_stain(collection.subset(rows), norm, reporter, needed=settings.shard is None)
     for warning in resolution_warnings(built.card, collection):
         reporter.warn(warning)
-    run = replace(_run(built, collection, settings, reporter), bags=bags)
-    kept = run.check(collection, targets)
+    size, classes = collection.patch_size, collection.classes
+    run = embedder(built, settings, patch_size=size, classes=classes, folder=str(folder), reporter=reporter)
+    run = under_norm(run, normed, bags)
+    say_decoding(run.decode, collection, reporter)
+    kept = {number for number in part if run.check(collection.stores[number], targets[number])}
     check_size(built, run.image_size, reporter)
     check_writable(folder)
-    with locked(folder / "map.png", what=f"'{folder}'"):
-        done, failed = _embed_each(run, collection, targets, kept, folder, reporter)
-        if done:
-            rest = collection.subset(np.flatnonzero(np.isin(collection.store_index, done)))
-            _draw(folder / "map.png", run, targets, rest, settings)
-            if bags is not None:
-                bags.write_table(collection, done, reporter)
-    files = [(targets[i],) if bags is None else bags.files(collection.stores[i]) for i in done]
-    return EmbedResult(
-        out=folder,
-        files=tuple(path for own in files for path in own),
-        map=folder / "map.png" if done else None,
-        method=settings.projection,
-        unit="stores" if bags is None else "bags",
-        patches=sum(len(collection.stores[index]) for index in done),
-        feature_dim=built.feature_dim,
-        failed=(*unopened, *failed),
+    work = _Work(
+        run=run,
+        collection=collection,
+        normed=normed,
+        norm=norm,
+        targets=targets,
+        settings=settings,
+        start=encoder,
+        folder=folder,
+        reporter=reporter,
     )
-
-
-def _run(encoder: Encoder, collection: Collection, settings: EmbedOptions, reporter: Reporter) -> _Run:
-    size = settings.image_size or encoder.card.image_size or collection.patch_size
-    device = choose_device(settings.device)
-    precision = effective_precision(settings.precision, device.type)
-    decode = effective_decode(settings.decode, device)
-    say_decoding(decode, collection, reporter)
-    patch_size = collection.patch_size
-    room = encoding_batch(encoder, image_size=size, patch_size=patch_size, device=device, precision=precision)
-    return _Run(
-        encoder=encoder,
-        image_size=size,
-        batch_size=room.chosen(settings.batch_size, reporter),
-        room=room,
-        device=settings.device,
-        precision=precision,
-        decode=decode,
-        classes=collection.classes,
-        overwrite=settings.overwrite,
-        stains=_stains(collection),
-        norm=None if collection.stain is None else collection.stain.norm,
-        dtype=settings.dtype,
-    )
-
-
-def _embed_each(
-    run: _Run,
-    collection: Collection,
-    targets: Sequence[Path],
-    kept: set[int],
-    folder: Path,
-    reporter: Reporter,
-) -> tuple[list[int], list[tuple[str, str]]]:
-    """The numbers of the stores whose files are there, and (store, reason) of those that failed."""
-    done: list[int] = []
-    failed: list[tuple[str, str]] = []
-    again = "do all once more" if run.overwrite else "go on"
-    with (
-        progress_on_stop(lambda: f"{len(done)} of {len(targets)} stores done; run again to {again}"),
-        reporter.task("embed", total=len(targets), unit="stores") as task,
-    ):
-        for index, store_rows in collection.rows_by_store():
-            target = targets[index]
-            try:
-                if index not in kept:
-                    run.embed_store(collection.subset(store_rows), collection.stores[index], target, reporter)
-                done.append(index)
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is one store's
-                raise_if_stopping()
-                failed.append((collection.stores[index].meta.name, one_sentence(error)))
-                if system_error(error) is not None:
-                    check_writable(folder)  # if it is full, the others would be computed for nothing
-            task.advance(note=target.stem)
-    return done, failed
+    named = {shown(path.name) for path in mine}
+    return work.embed_part(part, kept, [each for each in unopened if each[0] in named])
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Run:
-    """How every store of one call is embedded."""
+class _Work:
+    """The stores of one call and their files; of `normed` only what this job embeds has patches."""
 
-    encoder: Encoder
-    image_size: int
-    batch_size: int
-    room: InferenceBatch
-    device: str
-    precision: str
-    decode: Decode
-    classes: tuple[str, ...]
-    overwrite: bool
-    stains: Mapping[str, str]  # by content hash, how the store is normalised
-    dtype: str
+    run: StoreEmbedder
+    collection: Collection
+    normed: Collection
     norm: StainNorm | None
-    bags: ClamBags | None = None
+    targets: Sequence[Path]
+    settings: EmbedOptions
+    start: str | Path
+    folder: Path
+    reporter: Reporter
 
-    def check(self, collection: Collection, targets: Sequence[Path]) -> set[int]:
-        """The numbers of the stores whose files are what would be written, and are kept.
+    def embed_part(
+        self, part: Sequence[int], kept: set[int], unopened: Sequence[tuple[str, str]]
+    ) -> EmbedResult:
+        """Embed the stores of `part` that are not `kept`.
 
-        UsageError where a file is in the way that is not.
+        A job of an array locks one store at a time, and draws the map if it finds all there; any other run
+        has the folder for itself.
         """
-        kept: set[int] = set()
-        for index, (store, target) in enumerate(zip(collection.stores, targets, strict=True)):
-            if self.overwrite:
+        whole, what = self.settings.shard is None, f"'{self.folder}'"
+        made = {self._name(number): self._files(number)[-1] for number in self._filled}
+        with locked(self.folder / _MAP, what=what) if whole else nullcontext():
+            if whole:
+                refuse_others(made.values(), what)
+            with noted(self.folder, "embed", made, whole=whole) as plan:
+                done, failed = self._embed_each(part, kept, plan)
+                drawn = self._draw(done) if whole else self._draw_last(plan)
+        return EmbedResult(
+            out=self.folder,
+            files=tuple(path for number in done for path in self._files(number)),
+            map=self.folder / _MAP if drawn else None,
+            method=self.settings.projection,
+            unit="stores" if self.run.bags is None else "bags",
+            patches=sum(len(self.collection.stores[number]) for number in done),
+            feature_dim=self.run.encoder.feature_dim,
+            failed=(*unopened, *failed),
+        )
+
+    @property
+    def _filled(self) -> list[int]:
+        """The stores that have patches."""
+        return [number for number, store in enumerate(self.collection.stores) if len(store)]
+
+    def _name(self, number: int) -> str:
+        return self.targets[number].stem
+
+    def _files(self, number: int) -> tuple[Path, ...]:
+        return self.run.files(self.collection.stores[number], self.targets[number])
+
+    def _embed_each(
+        self, part: Sequence[int], kept: set[int], plan: Noted
+    ) -> tuple[list[int], list[tuple[str, str]]]:
+        done, failed = sorted(kept), dict[int, str]()
+        again = "do all once more" if self.settings.overwrite else "go on"
+        waiting = [number for number in part if number not in kept]
+        with (
+            progress_on_stop(lambda: f"{len(done)} of {len(part)} stores done; run again to {again}"),
+            self.reporter.task("embed", total=len(part), unit="stores") as task,
+        ):
+            task.advance(len(kept))
+            for number, problem in (
+                self._embed_here(waiting) if self.settings.dask is None else self._embed_there(waiting)
+            ):
+                if problem:
+                    failed[number] = problem
+                    plan.fails(self._name(number), problem)
+                else:
+                    done.append(number)
+                task.advance(note=self._name(number))
+        stores = self.collection.stores
+        return sorted(done), [(stores[number].meta.name, failed[number]) for number in sorted(failed)]
+
+    def _embed_here(self, numbers: Sequence[int]) -> Iterator[tuple[int, str]]:
+        """Each of the stores, and why it failed ("" where it did not)."""
+        rows = dict(self.normed.rows_by_store())
+        for number in numbers:
+            store, problem = self.collection.stores[number], ""
+            try:
+                self.run.make(self.normed.subset(rows[number]), store, self.targets[number], self.reporter)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is one store's
+                raise_if_stopping()
+                problem = one_sentence(error)
+                if system_error(error) is not None:
+                    check_writable(self.folder)  # if it is full, the others would be computed for nothing
+            yield number, problem
+
+    def _embed_there(self, numbers: Sequence[int]) -> Iterator[tuple[int, str]]:
+        """The same on a cluster, as they end."""
+        stores, names = self.collection.stores, [self._name(number) for number in numbers]
+        common = common_of(self.run, self.start, self.settings, self.collection.patch_size)
+        tasks = [task_of(common, self.run, stores[number], self.targets[number]) for number in numbers]
+        for index, answer in on_cluster(remote_store, tasks, names, address=self.settings.dask or ""):
+            if isinstance(answer, str):
+                yield numbers[index], answer
                 continue
-            if self.bags is not None:
-                made_from = self._made_from(store)
-                is_kept, other = self.bags.kept(store, made_from), self.bags.other(store, made_from)
-            else:
-                is_kept = target.exists() and self._finished(store, target)
-                other = target if target.exists() and not is_kept else None
-            if other is not None:
-                raise UsageError(
-                    f"{other} exists already and was not made of these patches with this encoder: pass "
-                    "--overwrite to replace it."
-                )
-            if is_kept:
-                kept.add(index)
-        return kept
+            for warning in answer["warnings"]:
+                self.reporter.warn(warning)
+            if answer["is_system"]:
+                check_writable(self.folder)
+            yield numbers[index], answer["problem"]
 
-    def embed_store(self, patches: Collection, store: PatchStore, target: Path, reporter: Reporter) -> None:
-        """Write the features (N, F) of `patches`, which are those of `store`."""
-        with explain_memory(lambda: self.room.advice(self.batch_size)):
-            features = encode(
-                self.encoder,
-                patches,
-                image_size=self.image_size,
-                batch_size=self.batch_size,
-                device=self.device,
-                precision=self.precision,
-                decode=self.decode,
-                reporter=reporter,
-            )
-        stored = _as_stored(features, self.dtype)
-        if self.bags is not None:
-            self.bags.write(store, stored, lambda file, rows: self._describe(file, store, rows))
-        else:
-            self._write(target, store, stored)
-
-    def _write(self, path: Path, store: PatchStore, features: NDArray[np.floating[Any]]) -> None:
-        if path.exists() and not self.overwrite:
-            raise StoreError(f"{path} exists already: pass --overwrite to replace it.")
-        buffer = io.BytesIO()  # on a full disk the HDF5 library ends the process
-        with h5py.File(buffer, "w") as file:
-            coords = file.create_dataset("coords", data=store.coords)
-            coords.attrs.update(coords_attributes(store.meta, path.parent))
-            file.create_dataset("features", data=features)
-            self._describe(file, store, np.arange(len(store)))
-        replace_file_in_parts(path, (buffer.getbuffer(),))
-
-    def _describe(self, file: h5py.File, store: PatchStore, rows: NDArray[np.int64]) -> None:
-        """What the features of some rows were made of, and what else is known of these rows."""
-        about = file["features"].attrs
-        about["name"] = plain_text(store.meta.name)
-        about["encoder"] = self.encoder.card.backbone
-        about["lineage"] = self.encoder.card.chain
-        about["content_hash"] = store.content_hash
-        about["made_from"] = self._made_from(store)
-        about["features_digest"] = self._features_digest
-        _write_columns(file, store, self.classes, rows)
-
-    @cached_property
-    def _encoder_digest(self) -> str:
-        return encoder_digest(self.encoder)
-
-    @cached_property
-    def _features_digest(self) -> str:
-        return features_digest(self._encoder_digest, self.image_size, self.norm)
-
-    def _made_from(self, store: PatchStore) -> str:
-        bits = ("" if self.precision == "32" else f":{self.precision}") + decoder_mark(self.decode)
-        identity = f"{self._encoder_digest}:{self.image_size}:{store.content_hash}:{self.classes}{bits}"
-        identity += self.stains.get(store.content_hash, "")
-        # As it was before there was a choice.
-        identity += "" if self.dtype == "float32" else f":{self.dtype}"
-        return hashlib.sha256(identity.encode()).hexdigest()[:16]
-
-    def _finished(self, store: PatchStore, target: Path) -> bool:
-        """Whether an earlier run wrote that file of the same; of the features only the shape is looked at."""
-        with suppress(OSError, KeyError, AttributeError, RuntimeError), h5py.File(target, "r") as file:
-            data = file["features"]
-            same = data.attrs.get("made_from") == self._made_from(store)
-            return bool(same and data.shape == (len(store), self.encoder.feature_dim))
+    def _draw_last(self, plan: Noted) -> bool:
+        """What is of all stores, where all jobs have ended; else say how many they lack."""
+        with locked(self.folder / _MAP, what=f"'{self.folder}'", wait_seconds=TABLE_PATIENCE_SECONDS):
+            there, lacking = [], plan.lacking()
+            if not lacking:
+                normed = with_stain(self.collection, self.norm, needed=False)
+                run = under_norm(self.run, normed, self.run.bags)
+                stores, failed = self.collection.stores, plan.failed()
+                kept = {each: run.kept(stores[each], self.targets[each]) for each in self._filled}
+                there = [each for each in kept if kept[each]]
+                # A file that was made otherwise is in the way of another job, which tells of it.
+                lacking = [
+                    name for each in kept if not kept[each] and (name := self._name(each)) not in failed
+                ]
+            if not lacking:
+                return self._draw(there)
+        also = "" if self.run.bags is None else f" and {BAGS_CSV}"
+        self.reporter.say(
+            f"{len(lacking)} of {len(self._filled)} stores are not there yet, of other jobs: the last one "
+            f"writes {_MAP}{also}."
+        )
         return False
 
-
-def _as_stored(features: Features, dtype: str) -> NDArray[np.floating[Any]]:
-    """The same as numbers of `dtype`; EncoderError where it cannot hold one."""
-    with np.errstate(over="ignore"):
-        stored = features.astype(dtype)
-    if not np.isfinite(stored).all():
-        raise EncoderError(
-            f"Its features reach {np.abs(features).max():.3g}, more than {dtype} holds: use --dtype float32."
-        )
-    return stored
-
-
-def _stains(collection: Collection) -> dict[str, str]:
-    """By content hash, what a norm does to each store; empty where there is none."""
-    keys = () if collection.stain is None else collection.stain.keys
-    return {store.content_hash: f":{key}" for store, key in zip(collection.stores, keys, strict=False)}
+    def _draw(self, done: Sequence[int]) -> bool:
+        """What is of all stores that are `done`; False where there is none."""
+        if done:
+            rest = self.collection.subset(np.flatnonzero(np.isin(self.collection.store_index, done)))
+            _draw(self.folder / _MAP, self.run, self.targets, rest, self.settings)
+            if self.run.bags is not None:
+                self.run.bags.write_table(self.collection, done, self.reporter)
+        return bool(done)
 
 
 def _bags(
@@ -310,21 +271,8 @@ def _check(collection: Collection, settings: EmbedOptions) -> None:
         _umap(seed=0)  # say now, not after an hour of computing, that it is missing
 
 
-def _write_columns(
-    file: h5py.File, store: PatchStore, classes: tuple[str, ...], rows: NDArray[np.int64]
-) -> None:
-    """What else is known of some rows; `label` counts in `classes`, the same in all files."""
-    file["tissue"] = store.tissue[rows]
-    if store.labels is not None:
-        numbers = renumbered(store.labels[rows], store.meta.classes, classes)
-        file.create_dataset("label", data=numbers).attrs["classes"] = list(classes)
-    if store.sources is not None:
-        texts = [shown(str(name)) for name in store.sources[rows]]
-        file.create_dataset("source", data=texts, dtype=h5py.string_dtype())
-
-
 def _draw(
-    path: Path, run: _Run, files: Sequence[Path], collection: Collection, settings: EmbedOptions
+    path: Path, run: StoreEmbedder, files: Sequence[Path], collection: Collection, settings: EmbedOptions
 ) -> None:
     """The map of some patches of `collection`; `files` has the features of each of its stores."""
     projection, color, seed = settings.projection, settings.color, settings.seed
@@ -341,7 +289,7 @@ def _draw(
     save_scatter(path, points, groups, names, title=f"{len(rows)} patches by {color}, {projection.upper()}")
 
 
-def _features_at(run: _Run, files: Sequence[Path], patches: Collection) -> Features:
+def _features_at(run: StoreEmbedder, files: Sequence[Path], patches: Collection) -> Features:
     """Features (N, F) of patches, read back from the files of their stores."""
     parts = []
     for number, places in patches.rows_by_store():

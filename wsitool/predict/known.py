@@ -14,10 +14,10 @@ from wsitool.predict.bags import classifier_file
 from wsitool.predict.options import PredictOptions
 from wsitool.predict.outcomes import digest_of
 
-__all__ = ["digest_of_run", "doubts_of", "warn_of_classifier", "warn_of_group"]
+__all__ = ["digest_of_run", "doubts_of", "warn_of_classifier", "warn_of_group", "weights_digest"]
 
 # Options that do not change what comes out, save by rounding.
-_ONLY_SPEED = ("batch_size", "device", "threads", "overwrite")
+_ONLY_SPEED = ("batch_size", "device", "threads", "overwrite", "shard", "dask")
 
 
 def doubts_of(run: Path) -> tuple[str, ...]:
@@ -30,11 +30,14 @@ def doubts_of(run: Path) -> tuple[str, ...]:
     return ("its classifier was not found to be better than guessing",) if guessed else ()
 
 
+def weights_digest(run: str | Path) -> str:
+    """SHA-256 of the classifier's file: trained anew in the same folder it is another."""
+    with classifier_file(run).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest_of_run(run: str | Path, options: PredictOptions, doubts: tuple[str, ...]) -> str:
     """What predictions follow from besides the slide: classifier, options, version."""
-    # The file as it is, not its path: a classifier trained anew in the same folder is another.
-    with classifier_file(run).open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
     settings = {name: value for name, value in asdict(options).items() if name not in _ONLY_SPEED}
     # As it was before there was a choice.
     settings.pop("stain_norm")  # of which there is one only: the classifier's
@@ -43,7 +46,7 @@ def digest_of_run(run: str | Path, options: PredictOptions, doubts: tuple[str, .
     if options.decode == "cpu":
         settings.pop("decode")
     # The version as well, since reading and tiling may change with it.
-    return digest_of([__version__, weights, json.dumps(settings, sort_keys=True), *doubts])
+    return digest_of([__version__, weights_digest(run), json.dumps(settings, sort_keys=True), *doubts])
 
 
 def warn_of_classifier(temperature: float, doubts: tuple[str, ...], reporter: Reporter) -> None:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from wsitool.backbones.device import choose_device, place
 from wsitool.backbones.features import encoder_digest, features_digest
-from wsitool.base.files import check_writable
 from wsitool.base.groups import group_name
 from wsitool.base.lock import locked
 from wsitool.base.paths import AnyPath, as_list
-from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.planned import ITEM_PATIENCE_SECONDS
+from wsitool.base.progress import Reporter
 from wsitool.classify.feature_files import FEATURES_PREFIX
 from wsitool.errors import StoreError, UsageError
 from wsitool.evaluation.calibration import softmax
@@ -25,14 +25,15 @@ from wsitool.mil.feature_rows import FeatureHeader, read_header, read_rows
 from wsitool.mil.model import SLIDE_CLASSIFIER_FILE, SlideClassifier, load_slide_classifier
 from wsitool.mil.sources import feature_files, images_of
 from wsitool.predict.bags import BagPrediction, classifier_file, say_level
-from wsitool.predict.known import digest_of_run, doubts_of, warn_of_classifier, warn_of_group
+from wsitool.predict.judging import write_rows
+from wsitool.predict.known import doubts_of, warn_of_classifier, warn_of_group
 from wsitool.predict.options import PredictOptions
-from wsitool.predict.outcomes import SUMMARY, FeatureFile, Outcomes, judge_each
+from wsitool.predict.outcomes import FeatureFile, ItemFiles
 from wsitool.predict.prediction import Picture, Prediction, image_name
-from wsitool.predict.result import PredictResult
+from wsitool.predict.slide_summary import SlideSummary
 from wsitool.report.heatmap import DRAWN_SIDE
 
-__all__ = ["given_features", "predict_features"]
+__all__ = ["FeatureJudge", "feature_judge", "given_features"]
 
 _OF_SLIDES = (
     "mpp",
@@ -60,56 +61,27 @@ def given_features(inputs: AnyPath | Iterable[AnyPath]) -> list[FeatureFile]:
     return list(dict.fromkeys(FeatureFile(path) for files in found for path in files))
 
 
-def predict_features(
+def feature_judge(
     run: str | Path,
     files: Sequence[FeatureFile],
     out: Path,
-    *,
     options: PredictOptions,
-    reporter: Reporter = SILENT,
-) -> PredictResult:
-    """Judge the slide, or each image, of every file by the classifier of slides in `run`, as `predict` does.
+    reporter: Reporter,
+) -> FeatureJudge:
+    """The classifier of slides in `run`, ready for `files`.
 
-    Maps and GeoJSON are made of files that say where their patches lie. A file that cannot be read, or is of
-    another encoder, does not stop the others. UsageError for a classifier of patches, and for options of how
-    slides are read.
+    UsageError for a classifier of patches, and for options of how slides are read.
     """
     file = classifier_file(run)
     _check(file, files[0], options)
     # So that neither is part of what the predictions follow from.
     options = replace(options, precision="32", decode="cpu")
     classifier = load_slide_classifier(file)
-    card = classifier.card
-    say_level(card.level, reporter)
+    say_level(classifier.card.level, reporter)
     place(classifier, choose_device(options.device))
     doubts = doubts_of(Path(run))
-    warn_of_classifier(card.temperature, doubts, reporter)
-    check_writable(out)
-    judge = _FeatureJudge(classifier, reporter)
-    with locked(out / SUMMARY, what=f"'{out}'"):
-        outcomes = Outcomes(
-            out,
-            card.classes,
-            rule=options.rule,
-            doubts=doubts,
-            digest=digest_of_run(run, options, doubts),
-            overwrite=options.overwrite,
-        )
-
-        def judged(file: FeatureFile) -> list[Prediction]:
-            outcomes.look_at(file, file)
-            return judge(file.path)
-
-        judge_each(outcomes, files, judged, reporter)
-        judge.say_untold()
-    return PredictResult(
-        out=out,
-        slides=tuple(outcomes.slides),
-        failed=tuple(outcomes.failed.values()),
-        doubts=doubts,
-        kept=outcomes.kept,
-        whole=True,
-    )
+    warn_of_classifier(classifier.card.temperature, doubts, reporter)
+    return FeatureJudge(classifier, options, doubts, out)
 
 
 def _check(classifier: Path, first: FeatureFile, options: PredictOptions) -> None:
@@ -124,17 +96,39 @@ def _check(classifier: Path, first: FeatureFile, options: PredictOptions) -> Non
             f"--{given[0].replace('_', '-')} says how slides are read, and the features are made already: "
             "leave it out, or pass the slides."
         )
+    if options.dask is not None:
+        raise UsageError("Features are judged in a moment: leave out --dask, or share them by --shard.")
 
 
-class _FeatureJudge:
-    """Judges files of features one by one, and keeps which of them did not say what should be known."""
+class FeatureJudge:
+    """Judges the slide, or each image, of files of features; keeps which did not say what should be known.
 
-    def __init__(self, classifier: SlideClassifier, reporter: Reporter) -> None:
-        self._classifier, self._reporter = classifier, reporter
+    Maps and GeoJSON are made of files that say where their patches lie.
+    """
+
+    whole = True
+
+    def __init__(
+        self, classifier: SlideClassifier, options: PredictOptions, doubts: tuple[str, ...], out: Path
+    ) -> None:
+        self.options, self.doubts, self.out = options, doubts, out
+        self.classes = classifier.card.classes
+        self._classifier = classifier
         self._encoder, self._digest = _said_by(classifier)
         self._untold: dict[str, list[str]] = {"encoder": [], "side": [], "places": []}
 
-    def __call__(self, path: Path) -> list[Prediction]:
+    def judge(
+        self, source: FeatureFile, files: ItemFiles, made_from: str, reporter: Reporter
+    ) -> list[SlideSummary]:
+        """Write the files of a slide, or of each image of a file; their rows of the summary.
+
+        StoreError where the file cannot be read, is of another encoder, or another process is at it.
+        """
+        with locked(files.last, what=f"'{files.last}'", wait_seconds=ITEM_PATIENCE_SECONDS):
+            predictions = self._predictions(source.path, reporter)
+            return write_rows(self.out, predictions, files, made_from, self.options.rule, self.doubts)
+
+    def _predictions(self, path: Path, reporter: Reporter) -> list[Prediction]:
         began, header = time.perf_counter(), read_header(path)
         self._check(path, header)
         places = read_places(path, header.rows)
@@ -144,7 +138,7 @@ class _FeatureJudge:
             self._untold["side"].append(path.name)
         store = header.name or path.stem
         group = group_name(store)
-        warn_of_group(store, group, self._classifier.card.groups, self._reporter)
+        warn_of_group(store, group, self._classifier.card.groups, reporter)
         predictions: list[Prediction] = []
         for name, rows in images_of(header, store):
             features = read_rows(path, None if len(rows) == header.rows else rows)
@@ -207,7 +201,7 @@ class _FeatureJudge:
             level=card.level,
         )
 
-    def say_untold(self) -> None:
+    def say_untold(self, reporter: Reporter) -> None:
         """Warn of what files did not say, each kind once."""
         sentences = {
             "encoder": "do not say which encoder made them, or not in the classifier's words, so only their "
@@ -219,7 +213,7 @@ class _FeatureJudge:
         for kind, names in self._untold.items():
             if names:
                 more = "" if len(names) == 1 else f" and {len(names) - 1} more"
-                self._reporter.warn(f"{names[0]}{more} {sentences[kind]}.")
+                reporter.warn(f"{names[0]}{more} {sentences[kind]}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from wsitool.backbones.options import BackboneOptions
 from wsitool.base.devices import DeviceOptions
 from wsitool.base.machine import BatchSize
 from wsitool.base.parameters import Params, hparam, same_as
+from wsitool.base.shards import JobOptions
 from wsitool.predict.verdict import VerdictRule
 from wsitool.slides.read_options import ReadOptions
 from wsitool.slides.slide import Icc
@@ -61,6 +62,8 @@ class PredictOptions(Params):
         choices=("auto", "32", "bf16", "16"),
     )
     threads: int = hparam(2, "Threads that decode ahead.", ge=1)
+    shard: str | None = same_as(JobOptions, "shard")
+    dask: str | None = same_as(JobOptions, "dask")
     overwrite: bool = hparam(False, "Replace predictions in OUT that were made otherwise.")
     decode: Decode = same_as(DecodeOptions, "decode")
     stain_norm: StainChoice | None = same_as(
@@ -100,5 +103,7 @@ class EmbedOptions(BackboneOptions):
     labels: str | None = hparam(
         None, "For dataset.csv of --layout clam: CSV with file,label[,group]; without it the stores' own."
     )
+    shard: str | None = same_as(JobOptions, "shard")
+    dask: str | None = same_as(JobOptions, "dask")
     overwrite: bool = hparam(False, "Replace files in OUT.")
     seed: int = hparam(0, "Seed of all randomness.", ge=0)

@@ -152,9 +152,15 @@ def write_prediction(out: Path, prediction: Prediction, told: SlideSummary, *, l
     as it was before. Memory: the pictures are shrunk first, tables and GeoJSON go out in parts.
     """
     table, objects, *pictures = (out / name for name in file_names_of(told.files, prediction.classes))
+    if prediction.placed:
+        _write_places(prediction, told, objects, least_lead)
+        _draw(prediction, told, pictures)
+        prediction.draw_more(out, told)
+    # Last: that it is there tells other jobs that the slide is done.
     replace_file_in_parts(table, _table(prediction))
-    if not prediction.placed:
-        return
+
+
+def _write_places(prediction: Prediction, told: SlideSummary, objects: Path, least_lead: float) -> None:
     mask = prediction.tissue
     write_geojson(
         objects,
@@ -168,8 +174,6 @@ def write_prediction(out: Path, prediction: Prediction, told: SlideSummary, *, l
         about=told.to_dict(),
         measured=prediction.measured,
     )
-    _draw(prediction, told, pictures)
-    prediction.draw_more(out, told)
 
 
 def _draw(prediction: Prediction, told: SlideSummary, pictures: Sequence[Path]) -> None:

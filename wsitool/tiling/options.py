@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from wsitool.base.cluster import DASK
 from wsitool.base.parameters import Params, hparam, same_as
-from wsitool.base.shards import SHARD
+from wsitool.base.shards import JobOptions
 from wsitool.slides.read_options import ReadOptions
 from wsitool.slides.slide import Icc
 from wsitool.slides.spec import LabelRule
@@ -44,8 +43,8 @@ class TileOptions(Params):
     workers: int | None = hparam(
         None, "Slides tiled at once, each in its own process; without it one per processor.", ge=1
     )
-    shard: str | None = hparam(None, SHARD)
-    dask: str | None = hparam(None, DASK)
+    shard: str | None = same_as(JobOptions, "shard")
+    dask: str | None = same_as(JobOptions, "dask")
     overwrite: bool = hparam(False, "Replace stores that exist.")
     max_failures: int | None = hparam(None, "Give a slide up after this many unreadable patches.", ge=0)
     dry_run: bool = hparam(False, "Say what would be kept; write nothing.")

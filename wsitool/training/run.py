@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wsitool.backbones.precision import slow_precision
 from wsitool.base.machine import explain_memory
 from wsitool.base.paths import as_list
 from wsitool.base.progress import SILENT, Reporter
@@ -25,6 +26,7 @@ from wsitool.training.checks import (
     previous_state,
 )
 from wsitool.training.config import PretrainConfig
+from wsitool.training.hardware import device_type
 from wsitool.training.launch import find_member, is_first_process, only_writer
 from wsitool.training.parts import as_begun
 from wsitool.training.record import Stores, read_facts
@@ -68,6 +70,8 @@ def pretrain(
     # One voice: the whole command is run once for each further device.
     if not is_first_process():
         reporter = SILENT
+    if slow := slow_precision(config.precision, device_type(config.device)):
+        reporter.warn(slow)
     stores = stores if isinstance(stores, Collection) else as_list(stores)
     # Around the look at what is there: two runs that begin at once must not both find the folder empty.
     with only_writer(Path(out)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -141,10 +142,15 @@ class ExportPart:
     def names(self) -> tuple[str, ...]:
         return tuple(self.files())
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that decides what is in the files."""
+        return _digest(self.made_of)
+
     def entry(self, *, done: bool) -> dict[str, Any]:
         """What the record says of it; `top` are the files and folders directly in the export."""
         top = sorted({name.partition("/")[0] for name in self.names})
-        return {"fingerprint": _digest(self.made_of), "done": done, "top": top}
+        return {"fingerprint": self.fingerprint, "done": done, "top": top}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +203,11 @@ class Record:
     def __init__(self, folder: Path) -> None:
         self._folder, self._path = folder, folder / RECORD
         self.parts: dict[str, dict[str, Any]] = {}
+        self.read()
+
+    def read(self) -> None:
+        """Read it again, for what other jobs have noted meanwhile."""
+        self.parts = {}
         lines = self._path.read_text(encoding="utf-8", errors="replace") if self._path.is_file() else ""
         for line in lines.splitlines():
             try:
@@ -208,10 +219,15 @@ class Record:
 
     def differing(self, parts: Sequence[ExportPart]) -> list[str]:
         """The recorded parts that `parts` has not, or made of something else and not to be renewed."""
-        expected = {part.name: _digest(part.made_of) for part in parts}
+        expected = {part.name: part.fingerprint for part in parts}
         renewed = {part.name for part in parts if part.renewed}
         others = [name for name, entry in self.parts.items() if expected.get(name) != entry["fingerprint"]]
         return [name for name in others if name not in renewed]
+
+    def says_done(self, part: ExportPart) -> bool:
+        """Whether `part` was finished as it is now."""
+        said = self.parts.get(part.name, {})
+        return bool(said.get("done")) and said["fingerprint"] == part.fingerprint
 
     def is_done(self, part: ExportPart) -> bool:
         """Whether `part` was finished as it is now, and all its files are there."""
@@ -221,8 +237,11 @@ class Record:
     def note(self, part: ExportPart, *, done: bool) -> None:
         """Append that `part` is begun, or done."""
         self.parts[part.name] = part.entry(done=done)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(self._line(part.name))
+        with self._path.open("a+b") as file:
+            # After the torn last line of a job that was killed, which another goes on from.
+            file.seek(0, os.SEEK_END)
+            torn = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+            file.write(b"\n" * torn + self._line(part.name).encode())
 
     def rewrite(self) -> None:
         """One line for each part, in order of their names."""
