@@ -20,7 +20,8 @@ from wsitool.base.progress import SILENT
 from wsitool.classify.run import classify
 from wsitool.classify.settings import Settings
 from wsitool.errors import TrainingError, UsageError
-from wsitool.experiment.plan import ExperimentDevice, ExperimentPlan
+from wsitool.experiment.device import ExperimentDevice
+from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.run import experiment
 from wsitool.tracking import loggers as named_loggers
 from wsitool.tracking.loggers import Loggers

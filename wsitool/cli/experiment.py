@@ -16,7 +16,8 @@ from wsitool.cli.declared import declared
 from wsitool.cli.options import json_option, out_option
 from wsitool.cli.pages import report_option
 from wsitool.errors import UsageError
-from wsitool.experiment.plan import ExperimentDevice, ExperimentPlan
+from wsitool.experiment.device import ExperimentDevice
+from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.plan_file import read_plan
 
 if TYPE_CHECKING:

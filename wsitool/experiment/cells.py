@@ -39,6 +39,7 @@ from wsitool.experiment.evaluation_splits import (
 )
 from wsitool.experiment.judged import order_hash, read_cell
 from wsitool.experiment.plan import ExperimentPlan
+from wsitool.experiment.slide_cells import slide_cell_key, train_slide_cell
 from wsitool.experiment.stages import ensure, last_stages, start_keys
 from wsitool.experiment.starts import start_encoder, start_key
 
@@ -73,6 +74,9 @@ def run_cell(
     if finished is not None:
         return finished
     path = out / "cells" / cell.file_names(plan)[0]
+    if plan.of_slides:
+        logits, facts = train_slide_cell(plan, cell, out, device=device, reporter=reporter)
+        return _kept(path, logits, {"key": key, "judged": _judged(plan, cell.split), **facts})
     training = _CellTraining(plan=plan, cell=cell, chosen=split, out=out, device=device, reporter=reporter)
     # All candidates are trained and compared before any looks at the test patches.
     best, losses = _lowest(training)
@@ -95,12 +99,15 @@ def run_cell(
         "lineage": card.chain,
         "transductive_groups": training.seen_test_groups(best.start.encoder),
     }
-    logits = training.predict(best)
+    return _kept(path, training.predict(best), figures)
+
+
+def _kept(path: Path, logits: NDArray[np.float64], facts: dict[str, Any]) -> CellResult:
     buffer = io.BytesIO()
     # One file for both, so that logits and facts can never be of two runs; text in an array needs no pickle.
-    np.savez(buffer, logits=logits, facts=np.array(json.dumps(figures)))
+    np.savez(buffer, logits=logits, facts=np.array(json.dumps(facts)))
     replace_file(path, buffer.getvalue())
-    return CellResult(logits=logits, facts=figures, reused=False)
+    return CellResult(logits=logits, facts=facts, reused=False)
 
 
 def is_finished(plan: ExperimentPlan, cell: Cell, out: Path) -> bool:
@@ -244,6 +251,8 @@ class _CellTraining:
 
 
 def _cell_key(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str:
+    if plan.of_slides:
+        return slide_cell_key(plan, cell)
     values = [
         # The device is left out: it changes no more than rounding.
         *(_settings_key(plan), plan.seed, cell.seed, plan.identity, plan.image_size),

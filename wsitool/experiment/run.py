@@ -19,10 +19,11 @@ from wsitool.base.json_files import read_json, typed
 from wsitool.base.lock import locked
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import table_bytes
-from wsitool.classify.outputs import describe_patches, places_of
+from wsitool.classify.outputs import places_of
 from wsitool.evaluation.duplicates import LOOK, Signatures, near_duplicates, signatures
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.color_arm import color_cells
+from wsitool.experiment.device import ExperimentDevice
 from wsitool.experiment.evaluation_splits import (
     Cell,
     EvaluationSplit,
@@ -35,10 +36,11 @@ from wsitool.experiment.evaluation_splits import (
 from wsitool.experiment.grid import run_grid
 from wsitool.experiment.judged import CELLS_JSON, TEST_PATCH_COLUMNS, TEST_PATCHES
 from wsitool.experiment.narrative import said_first
-from wsitool.experiment.plan import ExperimentDevice, ExperimentPlan, amount_of, file_part, percent
+from wsitool.experiment.plan import ExperimentPlan, amount_of, file_part, percent
 from wsitool.experiment.preflight import check_plan
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, summarise
+from wsitool.experiment.slide_tables import describe, write_test_bags
 from wsitool.report.result import Result
 from wsitool.tracking.loggers import Loggers
 from wsitool.tracking.registry import NO_LOGGER
@@ -117,7 +119,7 @@ def experiment(
     check_writable(out)
     # Two runs in one folder would pretrain the same encoder at once.
     with locked(out, what=f"'{out}'"):
-        notes = judging_problems(splits)
+        notes = judging_problems(splits, plan.one)
         for line in notes:
             reporter.warn(line)
         notes += _near_duplicates(splits, out / "features", reporter)
@@ -159,7 +161,12 @@ def _log(result: ExperimentResult, names: Sequence[str], reporter: Reporter) -> 
 
 
 def _near_duplicates(splits: Sequence[EvaluationSplit], folder: Path, reporter: Reporter) -> list[str]:
-    """What is said of each split; kept in `folder` under the fingerprints of the patches."""
+    """What is said of each split; kept in `folder` under the fingerprints of the patches.
+
+    Of slides and patients nothing: there patches decide nothing by themselves.
+    """
+    if splits[0].train.side is not None:
+        return []
     sides = [
         [split.name, *(view.patches.collection.fingerprint for view in (split.train, split.test))]
         for split in splits
@@ -215,6 +222,9 @@ def _warnings(cells: Collection[CellResult]) -> list[str]:
 
 def _write_test_patches(splits: Sequence[EvaluationSplit], out: Path) -> None:
     """What each row of the cells' logits is of."""
+    if splits[0].train.side is not None:
+        write_test_bags(splits, out)
+        return
 
     def lines(split: EvaluationSplit) -> bytes:
         patches = split.test.patches
@@ -250,7 +260,7 @@ def _write_manifest(
             continue
         # "round" is the key that readers of the file know.
         place = {"round": split.name, "seed": cell.seed, "select": cell.select, **of_arm}
-        description = describe_patches(split.train.patches.subset(rows))
+        description = describe(split.train.patches.subset(rows), plan)
         subsets.append({**place, **amount_of(cell.fraction), **description})
-    tests = {split.name: describe_patches(split.test.patches) for split in splits}
+    tests = {split.name: describe(split.test.patches, plan) for split in splits}
     write_json(out / "manifest.json", {"subsets": subsets, "tests": tests})

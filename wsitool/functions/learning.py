@@ -12,7 +12,8 @@ from wsitool.base.console import ProgressChoice, reporter_of
 from wsitool.base.parameters import take
 from wsitool.base.paths import AnyPath, as_list
 from wsitool.classify.settings import ClassifyOptions, Settings
-from wsitool.experiment.plan import ExperimentDevice, ExperimentPlan
+from wsitool.experiment.device import ExperimentDevice
+from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.plan_file import read_plan
 from wsitool.functions.options import command_words, keywords, known, whole_stores
 from wsitool.mil.options import SlideOptions, SlideSettings, chosen_settings
