@@ -95,7 +95,7 @@ def test_a_server_of_whole_files_is_refused(tmp_path: Path, reader: str) -> None
         try:
             url = f"http://127.0.0.1:{httpd.server_address[1]}/s.svs"
             with (
-                pytest.raises(SlideError, match="download the slide"),
+                pytest.raises(SlideError, match="download the file"),
                 open_slide(url, reader=reader) as slide,
             ):
                 slide.read_region(0, 0, 0, 64, 64)  # by name, the TIFF reader may get as far as this

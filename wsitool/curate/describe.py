@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from wsitool.base.json_files import parse_json, read_json
 from wsitool.base.lock import is_locked
 from wsitool.base.tables import read_table
+from wsitool.base.urls import is_url
 from wsitool.curate.folders import FolderKind, kind_of_folder
 from wsitool.curate.foreign_files import foreign_facts, foreign_files
 from wsitool.curate.splitting import SIDES, SPLIT_JSON
 from wsitool.errors import EncoderError, NotAStoreError, StoreError, UsageError
 from wsitool.slides.readers import open_slide
-from wsitool.slides.readers.byte_source import is_url
 from wsitool.slides.readers.folders import entry_file, image_attributes, zarr_metadata
 from wsitool.slides.readers.icc import profile_name
 from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE
