@@ -126,7 +126,7 @@ def _asked_once(ranges: Sequence[tuple[RemoteObject, int, int]]) -> list[bytes |
 
 
 def _is_proved(remote: RemoteObject, data: bytes) -> bool:
-    """Whether all bytes of an object show by its tag, mostly their MD5, that they are of the version listed."""
+    """Whether all bytes of an object show by its tag, mostly their MD5, that they are the ones listed."""
     if len(data) != remote.size:
         return False
     return ("etag", hashlib.md5(data, usedforsecurity=False).hexdigest()) in remote.state

@@ -33,14 +33,14 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     return RemotePath(path) if is_url(path) else Path(path)
 
 
-def refuse_url(path: str | os.PathLike[str], *, what: str = "Results are") -> None:
-    """UsageError where a file would be written to a URL, also one that pathlib has made a folder `s3:` of."""
+def refuse_url(path: str | os.PathLike[str]) -> None:
+    """UsageError for a URL where a local path is needed, also one that pathlib has made a folder `s3:` of."""
     text = str(path)
     if is_url(text) or _URL.match(text):
         url = text if is_url(text) else text.replace(":/", "://", 1)
         raise UsageError(
-            f"{what} written to a folder of this machine, got the URL '{url}': give a folder, and copy it "
-            "there afterwards (only 'wsitool tile' writes into a bucket)."
+            f"Expected a path of this machine, got the URL '{url}': use a folder here, and copy it from or "
+            "to there (only 'wsitool tile' writes into a bucket)."
         )
 
 

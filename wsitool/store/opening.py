@@ -48,7 +48,7 @@ def create_store(
     >>> len(wsitool.open_store("mine.h5"))
     2
     """
-    refuse_url(path, what="Stores are")
+    refuse_url(path)
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise UsageError(f"A store's name ends in .h5 or .zarr, got '{path.name}'.")
