@@ -7,7 +7,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+from urllib.request import Request, urlopen
 
 import fsspec
 import pytest
@@ -28,7 +30,14 @@ class S3Server:
         """Requests for bytes, of which listings are none."""
         return [each for each in self.asked if each[0] == "GET" and each[1].count("/") > 1]
 
-    @property
+    def empty(self) -> None:
+        """One empty bucket."""
+        for method, path in (("POST", "moto-api/reset"), ("PUT", BUCKET)):
+            with urlopen(Request(f"{self.address}/{path}", method=method), timeout=60):
+                pass
+        self.asked.clear()
+
+    @cached_property
     def files(self) -> Any:
         """The bucket by fsspec."""
         return fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)

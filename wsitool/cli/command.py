@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsitool.base.alike import others_for
-from wsitool.base.urls import RemotePath, refuse_url
+from wsitool.base.urls import RemotePath, is_url, refuse_url
 from wsitool.cli.config_file import add_config_options, print_config
 from wsitool.cli.ending import in_one_sentence
 from wsitool.errors import UsageError
@@ -84,7 +84,8 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's, but no number may be NaN, infinite, or a whole one beyond what libraries take."""
-        ctx.meta[_WORDS] = ("wsitool", str(self.name), *args)  # click empties the list
+        given = tuple(args)  # click empties the list
+        ctx.meta[_WORDS] = ("wsitool", str(self.name), *given)
         try:
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -95,6 +96,11 @@ class Command(click.Command):
             names = " or ".join(f"'{name}'" for name in others)
             told = f"No such option '{error.option_name}': here it is {names}."
             raise click.UsageError(told, ctx) from None
+        except click.BadParameter as error:
+            for url in filter(is_url, given):
+                if f"'{url}' does not exist" in error.message:  # nobody has looked
+                    _check_path(ctx, error.param, Path(url))
+            raise
         for parameter in self.get_params(ctx):
             value = ctx.params.get(parameter.name or "")
             for one in value if isinstance(value, tuple) else (value,):
@@ -127,7 +133,7 @@ def _check_number(ctx: click.Context, parameter: click.Parameter, value: Any) ->
         raise click.BadParameter(f"expected a whole number up to {_MOST:,}, got {value}.", ctx, parameter)
 
 
-def _check_path(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+def _check_path(ctx: click.Context, parameter: click.Parameter | None, value: Any) -> None:
     if isinstance(value, Path) and not isinstance(value, RemotePath):
         try:
             refuse_url(value)

@@ -142,6 +142,8 @@ def _stores_at(path: Path) -> list[Path]:
 def _remote_stores_at(path: RemotePath) -> list[Path]:
     if path.suffix in SUFFIXES:
         return [path] if path.exists() else []
+    if str(path).startswith(("http://", "https://")):
+        return []  # to list a page a server may have to send a slide of gigabytes
     names = [name for name in names_in(str(path)) if name.endswith(SUFFIXES) and not name.startswith(".")]
     return [path / name for name in complete_in(str(path), names)]
 
