@@ -17,7 +17,9 @@ from patch_stores import patch_folder
 
 from wsitool.base.objects import upload
 from wsitool.cli import main
+from wsitool.errors import UsageError
 from wsitool.store.opening import find_stores
+from wsitool.training.run import pretrain
 
 _PRETRAIN = "--method rotation --backbone timm:test_resnet --init random --batch-size 4 --device cpu"
 
@@ -83,3 +85,10 @@ def test_classify_embed_and_predict(s3: Any, tmp_path: Path) -> None:
         with h5py.File(near[path]) as one, h5py.File(far[path]) as other:
             assert np.array_equal(one["features"][:], other["features"][:]), path
     assert not Path("s3:").exists()
+
+
+def test_a_run_is_not_written_to_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="got the URL 's3://bucket/run'"):
+        pretrain(patch_folder(tmp_path / "kidney"), method="rotation", out="s3://bucket/run")
+    assert [path.name for path in tmp_path.iterdir()] == ["kidney"]

@@ -79,7 +79,7 @@ def _options(scheme: str) -> Mapping[str, Any]:
         config = {"retries": {"max_attempts": 0}, "max_pool_connections": AT_ONCE}
         config |= {"connect_timeout": _SILENCE_SECONDS / 2, "read_timeout": _SILENCE_SECONDS / 2}
         return {"config_kwargs": config, "use_listings_cache": False}
-    return {}
+    return {"use_listings_cache": False} if scheme in ("gs", "gcs") else {}
 
 
 def client_of(url: str) -> tuple[Any, str]:

@@ -12,8 +12,8 @@ from wsitool.errors import UsageError
 
 __all__ = ["RemotePath", "as_path", "file_name", "is_url", "refuse_url"]
 
-# As pathlib leaves a URL: of two slashes one. Windows' drives have one letter.
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]+:/")
+# As pathlib leaves a URL: of two slashes one. Only schemes that are known, as a folder may be named "run:".
+_URL = re.compile(r"(s3a?|gc?s|https?|az|abfss?|adl|s?ftp|ssh|hdfs|oss|memory|file):/", re.IGNORECASE)
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from wsitool.base.machine import explain_memory
 from wsitool.base.paths import as_list
 from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.urls import refuse_url
 from wsitool.errors import UsageError
 from wsitool.store.collection import Collection
 from wsitool.tracking.contract import MetricLogger
@@ -68,6 +69,7 @@ def pretrain(
     # One voice: the whole command is run once for each further device.
     if not is_first_process():
         reporter = SILENT
+    refuse_url(out)
     stores = stores if isinstance(stores, Collection) else as_list(stores)
     # Around the look at what is there: two runs that begin at once must not both find the folder empty.
     with only_writer(Path(out)):
