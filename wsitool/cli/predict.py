@@ -35,12 +35,12 @@ _KNOWS = "Whatever a slide shows is called one of "
     """,
 )
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
-@click.argument("inputs", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("inputs", type=click.Path(), nargs=-1, required=True)
 @out_option
 @declared(PredictOptions)
 @json_option
 @leaves_page
-def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
+def command(run: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Judge every patch of slides or stores by a classifier.
 
     RUN is a folder of 'wsitool classify'. For each slide: a CSV, a GeoJSON that QuPath opens, and a heatmap

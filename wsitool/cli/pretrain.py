@@ -14,7 +14,7 @@ from wsitool.base.recipe import Recipe
 from wsitool.cli.command import Command
 from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import DeclaredOption, declared
-from wsitool.cli.options import json_option, out_option
+from wsitool.cli.options import STORES, json_option, out_option
 from wsitool.cli.pages import leaves_page
 from wsitool.errors import PluginError, WsitoolError
 from wsitool.training.config import PretrainConfig
@@ -125,7 +125,7 @@ def _peek(args: Sequence[str], option: str) -> str | None:
     wsitool pretrain --method simclr --help
     """,
 )
-@click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
+@click.argument("stores", nargs=-1, required=True, type=STORES)
 @out_option
 @declared(PretrainConfig)
 @click.option(

@@ -24,8 +24,8 @@ from wsitool.loading.stain import normalizer_of
 from wsitool.loading.stats import BadPatch, LoaderStats
 from wsitool.store import jpeg
 from wsitool.store.collection import Collection
+from wsitool.store.layout import Tally
 from wsitool.store.options import Decode
-from wsitool.store.reader import Tally
 
 __all__ = ["Batch", "PatchLoader"]
 

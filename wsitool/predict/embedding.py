@@ -43,7 +43,8 @@ from wsitool.predict.store_features import (
 from wsitool.report.scatter import save_scatter
 from wsitool.stain.slides import with_stain
 from wsitool.stain.target import choose_norm
-from wsitool.store.collection import Collection, open_readable, stores_at
+from wsitool.store.collection import Collection, open_readable
+from wsitool.store.opening import stores_at
 from wsitool.store.stain_table import StainNorm
 
 __all__ = ["embed", "project"]

@@ -28,6 +28,7 @@ from wsitool.base.machine import explain_memory, first_batch_size
 from wsitool.base.planned import ITEM_PATIENCE_SECONDS
 from wsitool.base.progress import Reporter, Warnings
 from wsitool.base.sentences import one_sentence, system_error
+from wsitool.base.urls import as_path
 from wsitool.classify.model import Classifier, ClassifierCard
 from wsitool.errors import EncoderError, SlideError, StoreError, UsageError
 from wsitool.loading import PatchLoader
@@ -175,7 +176,7 @@ def remote_item(task: str) -> dict[str, Any]:
         # A UsageError is of all items here, and of the one below.
         judge = _loaded(told["common"])
     try:
-        item: SlideItem = Path(told["store"]) if told["slide"] is None else SlideInput(**told["slide"])
+        item: SlideItem = as_path(told["store"]) if told["slide"] is None else SlideInput(**told["slide"])
         files = ItemFiles(names=tuple(map(tuple, told["names"])), last=Path(told["last"]))
         with opened(item) as source:
             rows = judge.judge(source, files, told["made_from"], said)

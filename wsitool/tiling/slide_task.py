@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.base.file_names import lone_file_name
+from wsitool.base.objects import listed, look_at
 from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.urls import RemotePath
 from wsitool.errors import RegionReadError, SlideError, UsageError
 from wsitool.report.preview import preview_jpeg
 from wsitool.slides.coordinates import PatchCoordinates, find_coordinates, read_coordinates
@@ -48,7 +50,7 @@ class SlideTask:
     """All that is needed to tile one slide, in this process or another one.
 
     Serialisable: `to_json` and back gives an equal task. `threads` decode within this task. `coords` is where
-    positions to cut are looked for; `placed` reads them.
+    positions to cut are looked for; `placed` reads them. Into `bucket`, a URL, what was made goes in the end.
     """
 
     slide: SlideInput
@@ -67,6 +69,7 @@ class SlideTask:
     outlines: SlideAnnotation | None = None
     coords: str | None = None
     coords_digest: str = ""
+    bucket: str = ""
 
     @property
     def store(self) -> Path:
@@ -381,6 +384,9 @@ class _Cutting:
 
 def store_bytes(path: Path) -> int:
     """Size on disk of a store, file or folder."""
+    if isinstance(path, RemotePath):
+        remote = look_at(str(path))
+        return sum(each.size for each in listed(str(path)).values()) if remote is None else remote.size
     if path.is_file():
         return path.stat().st_size
     return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())

@@ -12,6 +12,7 @@ from wsitool.backbones.precision import slow_precision
 from wsitool.base.machine import explain_memory
 from wsitool.base.paths import as_list
 from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.urls import refuse_url
 from wsitool.errors import UsageError
 from wsitool.store.collection import Collection
 from wsitool.tracking.contract import MetricLogger
@@ -70,6 +71,7 @@ def pretrain(
     # One voice: the whole command is run once for each further device.
     if not is_first_process():
         reporter = SILENT
+    refuse_url(out)
     if slow := slow_precision(config.precision, device_type(config.device)):
         reporter.warn(slow)
     stores = stores if isinstance(stores, Collection) else as_list(stores)
