@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ __all__ = ["pretrain"]
 
 
 def pretrain(
-    stores: Stores,
+    stores: Stores | Callable[[], Collection],
     *,
     method: str,
     out: str | Path,
@@ -52,6 +52,7 @@ def pretrain(
 ) -> PretrainResult:
     """Train an encoder on the unlabelled patches of `stores` (or of a Collection) into the folder `out`.
 
+    What makes the Collection is called once it is clear that `out` can be written.
     `params` are the method's own, `options` further fields of `PretrainConfig` (epochs, lr, backbone, ...);
     `loggers` take its rows, see `MetricLogger`. `resume` goes on from `out`/last.ckpt with the very same
     options, bit for bit (on other devices with the same batch over all of them, or for more epochs, which
@@ -72,15 +73,16 @@ def pretrain(
         reporter = SILENT
     if slow := slow_precision(config.precision, device_type(config.device)):
         reporter.warn(slow)
-    stores = stores if isinstance(stores, Collection) else as_list(stores)
     # Around the look at what is there: two runs that begin at once must not both find the folder empty.
     with only_writer(Path(out)):
         state = previous_state(Path(out), resume=resume, overwrite=overwrite)
         if state is not None:
             config = as_begun(config, state["config"])
+        patches = stores() if callable(stores) else stores
+        patches = patches if isinstance(patches, Collection) else as_list(patches)
         asked = config.batch_size
         with explain_memory(config.memory_advice()):
-            make = partial(Run, stores=stores, out=Path(out), member=member)
+            make = partial(Run, stores=patches, out=Path(out), member=member)
             config = chosen_batch(config, partial(make, reporter=SILENT), reporter)
             run = make(config, reporter=reporter)
         run.keeps_checkpoint = keep_checkpoint
