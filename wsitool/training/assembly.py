@@ -94,7 +94,7 @@ class Run:
             config,
             backbone=self.encoder.name,
             params=params.to_dict(),
-            order=chosen_order(config, self.collection),
+            order=chosen_order(config, streamed=everything.streamed),
         )
         self.near = Near(self.collection) if config.order == "near" else None
         recipe, self.recipe_source = recipe_of(method_type, self.encoder)

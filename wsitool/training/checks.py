@@ -185,9 +185,9 @@ def chosen_precision(config: PretrainConfig) -> str:
     return effective_precision(config.precision, device_type(config.device))
 
 
-def chosen_order(config: PretrainConfig, collection: Collection) -> Order:
-    """The order that "auto" is here; UsageError where slides would be decoded over and over."""
-    if not collection.streamed:
+def chosen_order(config: PretrainConfig, *, streamed: bool) -> Order:
+    """The order that "auto" is; UsageError for one by which `streamed` slides are decoded over and over."""
+    if not streamed:
         return "whole" if config.order == "auto" else config.order
     if config.order == "whole":
         raise UsageError(

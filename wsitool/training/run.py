@@ -22,6 +22,7 @@ from wsitool.training.checkpoint import State
 from wsitool.training.checks import (
     Resume,
     chosen_decode,
+    chosen_order,
     chosen_precision,
     previous_state,
 )
@@ -78,6 +79,8 @@ def pretrain(
         state = previous_state(Path(out), resume=resume, overwrite=overwrite)
         if state is not None:
             config = as_begun(config, state["config"])
+        if callable(stores):
+            chosen_order(config, streamed=True)  # raises UsageError before slides are looked through
         patches = stores() if callable(stores) else stores
         patches = patches if isinstance(patches, Collection) else as_list(patches)
         asked = config.batch_size
