@@ -25,9 +25,10 @@ from wsitool.store import regions
 from wsitool.testing.synthetic import synthetic_slide
 from wsitool.training.words import streamed_words
 
+NETWORK = "timm:test_resnet"  # 0.4 million weights
 CUT: dict[str, Any] = {"patch_size": 32, "level": 0, "max_white": 0.6}
 QUICK: dict[str, Any] = {
-    "backbone": "squeezenet1_1",
+    "backbone": NETWORK,
     "init": "random",
     "epochs": 2,
     "batch_size": 32,
@@ -69,7 +70,7 @@ def test_it_is_a_run_on_raw_stores_to_the_bit(
     slides: Path, tmp_path: Path, method: str, more: dict[str, Any]
 ) -> None:
     options = {**QUICK, **more, "method": method}
-    wsitool.tile(slides, tmp_path / "kidney", codec="raw", **CUT)
+    wsitool.tile(slides, tmp_path / "kidney", codec="raw", workers=1, **CUT)
     stored = wsitool.pretrain(tmp_path / "kidney", tmp_path / "stored", order="near", **options)
     streamed = wsitool.pretrain(slides, tmp_path / "streamed", stream=True, **CUT, **options)
     assert _same(stored.out, streamed.out) and streamed.failed == ()
@@ -115,7 +116,7 @@ def test_kill_9_and_resume_is_the_undisturbed_run(slides: Path, tmp_path: Path) 
     words = (
         f"pretrain {slides} --stream --patch-size 32 --level 0 --method rotation --resume auto --save-every 2"
     )
-    words += " --backbone squeezenet1_1 --init random --epochs 2 --batch-size 32"
+    words += f" --backbone {NETWORK} --init random --epochs 2 --batch-size 32"
     killed, whole = str(tmp_path / "killed"), str(tmp_path / "whole")
     codes = []
     # In processes of their own, as a user's runs are.
@@ -191,7 +192,7 @@ def test_the_command_names_slides_that_failed_and_ends_with_1(slides: Path, tmp_
         "--method",
         "rotation",
     ]
-    words += ["--backbone", "squeezenet1_1", "--init", "random", "--epochs", "1", "--batch-size", "32"]
+    words += ["--backbone", NETWORK, "--init", "random", "--epochs", "1", "--batch-size", "32"]
     done = _run(*words, "--out", tmp_path / "r")
     assert done.exit_code == 1, done.output
     assert done.stderr.splitlines()[-1].startswith(
@@ -205,7 +206,7 @@ def test_the_command_names_slides_that_failed_and_ends_with_1(slides: Path, tmp_
 
 
 def test_what_cannot_be_is_one_sentence_with_exit_code_2(slides: Path, tmp_path: Path) -> None:
-    wsitool.tile(slides, tmp_path / "t", patch_size=64, level=0)
+    wsitool.tile(slides, tmp_path / "t", patch_size=64, level=0, workers=1)
     run = ("--method", "rotation", "--out", tmp_path / "r", "--init", "random")
     for words, message in (
         ((tmp_path / "t", "--stream", *run), "is a patch store, and what is streamed are slides: leave out"),
