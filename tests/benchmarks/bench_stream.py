@@ -10,13 +10,16 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from side_by_side import measure, print_table
 from tissue_slide import write_tissue_slide
 
+from wsitool.backbones.device import keep_freed_memory
 from wsitool.loading import PatchLoader
 from wsitool.loading.near import Near
 from wsitool.store.collection import open_collection
@@ -28,13 +31,14 @@ __all__ = ["run"]
 
 
 def run(
-    slide: Path, folder: Path, options: StreamOptions, *, threads: int, rounds: int
+    slide: Path, folder: Path, options: StreamOptions, *, threads: int, rounds: int, cpu: bool = False
 ) -> tuple[dict[str, float], float]:
     """Patches per second of epochs in the same order, and decoded tiles per tile needed in one of a slide."""
     results = {
         codec: tile_slide(slide, folder / codec, replace(options.spec, codec=codec), threads=threads)
         for codec in ("raw", "jpeg")
     }
+    keep_freed_memory(torch.device("cpu"))  # as training does
     with closing(stream_slides(slide, options, threads=threads)) as streamed:
         collections = {f"store, {codec}": open_collection(folder / codec) for codec in results}
         collections["slide, streamed"] = streamed.collection
@@ -55,7 +59,8 @@ def run(
                 raise AssertionError(f"{patches} patches of {results['raw'].kept}")
             return patches
 
-        rates = measure({name: lambda name=name: epoch(name) for name in loaders}, rounds=rounds)  # type: ignore[misc]
+        turns = {name: lambda name=name: epoch(name) for name in loaders}  # type: ignore[misc]
+        rates = measure(turns, rounds=rounds, clock=time.process_time if cpu else time.perf_counter)
     return rates, max(epochs) / results["raw"].needed_tiles
 
 
@@ -65,13 +70,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--patch-size", type=int, default=224)
     parser.add_argument("--mpp", type=float, default=0.25)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cpu", action="store_true", help="per second of processor time, of all threads")
     given = parser.parse_args(arguments)
     source = Path(os.environ["WSITOOL_TEST_DATA"]) / "slides" / "breast_her2st_B4.tiff"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         slide = write_tissue_slide(folder / "t.svs", source, columns=given.tiles, rows=given.tiles)
         options = StreamOptions(mpp=given.mpp, patch_size=given.patch_size, min_tissue=0)
-        rates, ratio = run(slide, folder, options, threads=given.threads, rounds=3)
+        rates, ratio = run(slide, folder, options, threads=given.threads, rounds=3, cpu=given.cpu)
     title = f"Epochs of {given.patch_size} px at {given.mpp:g} um/px, {given.threads} threads"
     print_table(f"{title}, each square's turn once", rates, [])
     stored = rates["store, jpeg"] / rates["slide, streamed"]

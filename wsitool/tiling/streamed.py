@@ -233,7 +233,9 @@ class SlidePatches(Reader):
     ) -> None:
         """Copy the patches `asked` (n,) out of those of `members`, which were cut together."""
         places = np.searchsorted(members, asked)
-        out[targets] = cut.pixels[places]
+        # One by one: an array of places would be copied twice.
+        for target, place in zip(targets.tolist(), places.tolist(), strict=True):
+            out[target] = cut.pixels[place]
         for i in np.flatnonzero(np.isin(places, list(cut.failures))).tolist():
             reason = cut.failures[int(places[i])]
             if tally is None:
@@ -252,10 +254,12 @@ class SlidePatches(Reader):
         counts = CutCounts()
         with self._shared.slides.lease(self._task.slide.path, self._open) as slide, executor(1) as pool:
             view = LevelView(slide.tiles(plan.level), plan, size, fast=self._shrinks)
-            # Copied out of the buffer, which the cutter fills again at once.
-            for block in cut_at(view, positions, np.copy, pool=pool, counts=counts):
+            # A block's buffer is its own until the next is asked for.
+            for block in cut_at(view, positions, _as_they_are, pool=pool, counts=counts):
                 failures |= block.failures
-                if block.payload is not None:
+                if block.payload is not None and not block.failures:
+                    pixels[block.start : block.stop] = block.payload
+                elif block.payload is not None:
                     pixels[block.readable] = block.payload
             # After the last read: pixels of a file that was replaced meanwhile must not be trained on.
             slide.check_unchanged()
@@ -299,6 +303,10 @@ def plan_slide(task: SlideTask, shared: Shared, reporter: Reporter = SILENT) -> 
         patches = SlidePatches(task, slide, source, shared)
         slide.check_unchanged()
         return patches
+
+
+def _as_they_are(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return pixels
 
 
 def _identity(
