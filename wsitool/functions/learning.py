@@ -73,8 +73,7 @@ def pretrain(
     given = known(f"pretrain with {name}", options, *kinds, load_method(name).params_type)
     cut = {key: given.pop(key) for key in StreamOptions.names() if key in given}
     streaming = stream_options(cut.pop("stream", False), cut)
-    declared = {key: value for key, value in given.items() if key in PretrainConfig.names()}
-    params = {key: value for key, value in given.items() if key not in declared}
+    declared = {key: given.pop(key) for key in PretrainConfig.names() if key in given}
     if "init" in declared:
         declared["init"] = os.fspath(declared["init"])
     patches = stores if isinstance(stores, Collection) else as_list(stores)
@@ -86,7 +85,7 @@ def pretrain(
         result = run(
             patches if slides is None else slides.collection,
             out=out,
-            params=params,
+            params=given,
             resume=resume,
             overwrite=overwrite,
             keep_checkpoint=keep_checkpoint,
@@ -96,7 +95,7 @@ def pretrain(
         )
     said = asked if streaming is None else asked | streaming.to_dict()
     words = command_words("pretrain", paths, out, said, *kinds)
-    own = [f"--{key.replace('_', '-')}={value}" for key, value in params.items()]
+    own = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
     return replace(result, command=(*words, *own), failed=() if slides is None else slides.failed)
 
 
