@@ -19,10 +19,10 @@ from wsitool.tiling.stream_options import StreamOptions
 def test_a_streamed_epoch_decodes_few_tiles_twice(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(regions, "_SIDE_PX", 1024)
+    monkeypatch.setattr(regions, "_SIDE_PX", 2048)
     source = real_data / "slides" / "breast_her2st_B4.tiff"
     slide = write_tissue_slide(tmp_path / "t.svs", source, columns=16, rows=16)
-    options = StreamOptions(level=0, patch_size=56, min_tissue=0)
+    options = StreamOptions(level=0, patch_size=120, min_tissue=0)
     rates, ratio = bench_stream.run(slide, tmp_path, options, threads=2, rounds=1)
     assert set(rates) == {"store, raw", "store, jpeg", "slide, streamed"}
     assert 1 <= ratio <= 1.3

@@ -104,7 +104,7 @@ def squares(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_epoch_decodes_few_tiles_twice(tmp_path: Path) -> None:
     for number in range(2):
         synthetic_slide(tmp_path / f"s{number}.svs", size=(1400, 1300), tile=32, seed=number)
-    options = StreamOptions(level=0, patch_size=28)
+    options = StreamOptions(level=0, patch_size=27)  # squares that end within tiles
     with closing(stream_slides(tmp_path, options, threads=2)) as slides:
         needed = sum(s.needed_tiles for s in tile_slides(tmp_path, tmp_path / "t", options.spec).slides)
         loader = PatchLoader(slides.collection, batch_size=64, near=Near(slides.collection), threads=2)
@@ -120,7 +120,7 @@ def test_an_epoch_decodes_few_tiles_twice(tmp_path: Path) -> None:
         before = counts.decoded
         slides.close()
         slides.collection.read([5, 6, 7])
-        assert counts.decoded - before <= 8
+        assert counts.decoded - before <= 3 * 4
 
 
 @pytest.mark.usefixtures("squares")

@@ -101,7 +101,7 @@ class SlidePatches(Reader):
         kept, candidates = source.kept, source.candidates
         # Without the columns of all positions, which it keeps once it was asked.
         self._grid: TileGrid = replace(source.grid)
-        self._task, self._shared, self._shrinks = task, shared, source.shrinks
+        self._task, self.shared, self._shrinks = task, shared, source.shrinks
         self._kept = kept.astype(np.int32)
         self._tissue = candidates.tissue[kept]
         meta = as_read_back(
@@ -163,7 +163,7 @@ class SlidePatches(Reader):
         for region in np.unique(self._region[rows]).tolist():
             members = self._members(region)
             size = len(members) * self._patch_bytes
-            self._shared.ahead.begin((id(self), region), size, partial(self._cut, members))
+            self.shared.ahead.begin((id(self), region), size, partial(self._cut, members))
 
     def read_into(
         self,
@@ -181,7 +181,7 @@ class SlidePatches(Reader):
         alone: list[NDArray[np.int64]] = []
         for region in np.unique(self._region[asked]).tolist():
             here = np.flatnonzero(self._region[asked] == region)
-            decoded = self._shared.ahead.get((id(self), region))
+            decoded = self.shared.ahead.get((id(self), region))
             if decoded is None:
                 alone.append(here)
             else:
@@ -210,7 +210,7 @@ class SlidePatches(Reader):
 
     def close(self) -> None:
         """Forget what is decoded and close the slides, of the whole collection; reading opens them again."""
-        self._shared.close()
+        self.shared.close()
 
     def __repr__(self) -> str:
         return f"<slide {self._meta.name}: {len(self)} patches of {self._meta.patch_size} px, streamed>"
@@ -252,7 +252,7 @@ class SlidePatches(Reader):
         pixels = np.empty((len(members), size, size, 3), np.uint8)
         failures: dict[int, str] = {}
         counts = CutCounts()
-        with self._shared.slides.lease(self._task.slide.path, self._open) as slide, executor(1) as pool:
+        with self.shared.slides.lease(self._task.slide.path, self._open) as slide, executor(1) as pool:
             view = LevelView(slide.tiles(plan.level), plan, size, fast=self._shrinks)
             # A block's buffer is its own until the next is asked for.
             for block in cut_at(view, positions, _as_they_are, pool=pool, counts=counts):
@@ -263,7 +263,7 @@ class SlidePatches(Reader):
                     pixels[block.readable] = block.payload
             # After the last read: pixels of a file that was replaced meanwhile must not be trained on.
             slide.check_unchanged()
-        self._shared.count(counts)
+        self.shared.count(counts)
         return Cut(pixels=pixels, failures=failures)
 
     def _open(self) -> TiledSlide:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -17,7 +17,7 @@ from wsitool.errors import SlideError, UsageError
 from wsitool.slides.masks import check_tissue
 from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers.channels import check_channels
-from wsitool.slides.slide_list import find_slides
+from wsitool.slides.slide_list import SlideInput, find_slides
 from wsitool.store.collection import Collection
 from wsitool.store.opening import find_stores
 from wsitool.store.regions import SQUARES_MIXED, region_bytes
@@ -70,30 +70,43 @@ def stream_slides(
         )
     inputs = find_slides(slides, group_regex=options.group_regex, reporter=reporter)
     tell_of_groups(inputs, reporter)
-    shared = Shared(
+    patches, failed = _looked_through(inputs, options, _shared(spec.patch_size, threads), reporter)
+    if not patches:
+        raise SlideError(f"No slide can be read: {next(iter(failed.values()))}")
+    return Streamed(collection=Collection.of(patches), failed=tuple(failed.items()), shared=patches[0].shared)
+
+
+def _shared(patch_size: int, threads: int) -> Shared:
+    # Squares that are mixed, those that come next, and half as many for patches that come late.
+    squares = 3 * SQUARES_MIXED // 2 + threads
+    return Shared(
         slides=OpenThings(min(_MOST_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)),
-        # Those that are mixed, those that come next, and half as many for patches that come late.
-        ahead=DecodedAhead(
-            threads=threads, limit=(3 * SQUARES_MIXED // 2 + threads) * region_bytes(spec.patch_size)
-        ),
+        ahead=DecodedAhead(threads=threads, limit=squares * region_bytes(patch_size)),
     )
+
+
+def _looked_through(
+    inputs: Sequence[SlideInput], options: StreamOptions, shared: Shared, reporter: Reporter
+) -> tuple[list[SlidePatches], dict[str, str]]:
+    """The slides of which patches are kept, and by name why others are left out."""
+    spec, reading = options.spec, options.reading
     classes = tuple(sorted({slide.label for slide in inputs if slide.label is not None}))
     patches: list[SlidePatches] = []
-    failed: dict[str, Exception] = {}
+    failed: dict[str, str] = {}
     with reporter.task("finding patches", total=len(inputs), unit="slides") as task:
         for slide in inputs:
+            work = SlideTask(
+                slide=slide,
+                out_dir=Path(),
+                spec=spec,
+                reader=reading.reader,
+                default_mpp=reading.default_mpp,
+                channels=reading.channels,
+                icc=reading.icc,
+                classes=classes,
+                threads=available_threads(),
+            )
             try:
-                work = SlideTask(
-                    slide=slide,
-                    out_dir=Path(),
-                    spec=spec,
-                    reader=reading.reader,
-                    default_mpp=reading.default_mpp,
-                    channels=reading.channels,
-                    icc=reading.icc,
-                    classes=classes,
-                    threads=available_threads(),
-                )
                 patches.append(plan_slide(work, shared, reporter))
             except UsageError:
                 # Of the options, not of the slide.
@@ -101,17 +114,11 @@ def stream_slides(
             except Exception as error:  # noqa: BLE001 - around one slide of many
                 # A signal shows as whatever error it interrupted.
                 raise_if_stopping()
-                failed[slide.name] = error
+                failed[slide.name] = one_sentence(error)
                 # At once, and in the end once more: until then hours may go by.
-                reporter.warn(f"{slide.name} is left out: {one_sentence(error)}")
+                reporter.warn(f"{slide.name} is left out: {failed[slide.name]}")
             task.advance(note=slide.name)
-    if not patches:
-        raise SlideError(f"No slide can be read: {one_sentence(next(iter(failed.values())))}")
-    return Streamed(
-        collection=Collection.of(patches),
-        failed=tuple((name, one_sentence(error)) for name, error in failed.items()),
-        shared=shared,
-    )
+    return patches, failed
 
 
 class Streaming:
