@@ -10,7 +10,7 @@ from typing import Any
 
 from wsitool.backbones.precision import slow_precision
 from wsitool.base.machine import explain_memory
-from wsitool.base.paths import as_list
+from wsitool.base.paths import AnyPath, as_list
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import UsageError
 from wsitool.store.collection import Collection
@@ -79,10 +79,7 @@ def pretrain(
         state = previous_state(Path(out), resume=resume, overwrite=overwrite)
         if state is not None:
             config = as_begun(config, state["config"])
-        if callable(stores):
-            chosen_order(config, streamed=True)  # raises UsageError before slides are looked through
-        patches = stores() if callable(stores) else stores
-        patches = patches if isinstance(patches, Collection) else as_list(patches)
+        patches = _patches_of(stores, config)
         asked = config.batch_size
         with explain_memory(config.memory_advice()):
             make = partial(Run, stores=patches, out=Path(out), member=member)
@@ -98,6 +95,16 @@ def pretrain(
         elif asked == "auto":
             run.history.append({"batches": 0, "changed": {"batch_size": [asked, config.batch_size]}})
         return _logged(run, state, loggers, reporter)
+
+
+def _patches_of(
+    stores: Stores | Callable[[], Collection], config: PretrainConfig
+) -> Collection | list[AnyPath]:
+    if callable(stores):
+        # Raises UsageError before slides are looked through.
+        chosen_order(config, streamed=True)
+        return stores()
+    return stores if isinstance(stores, Collection) else as_list(stores)
 
 
 def _logged(
