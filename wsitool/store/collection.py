@@ -194,6 +194,17 @@ class Collection(IndexedPatches):
             if tally is not None and cost is not None:
                 tally.add(cost)
 
+    def prefetch(self, indices: NDArray[np.int64]) -> None:
+        """Say which patches will be read soon: slides that are streamed decode them meanwhile."""
+        numbers = self.store_index[indices]
+        for number in np.unique(numbers).tolist():
+            self.stores[number].prefetch(self.row[indices[numbers == number]])
+
+    @property
+    def streamed(self) -> bool:
+        """Whether patches are cut from slides as they are read, and lie in no store."""
+        return any(store.streamed for store in self.stores)
+
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Collection:
         """Only the patches at `indices`, in that order; stores, classes and groups stay as they are.
 

@@ -23,7 +23,7 @@ from wsitool.store.schema import SUFFIX_OF, StoreMeta, StoreWriter
 from wsitool.store.zarr import ZarrWriter
 from wsitool.store.zarr_reading import open_zarr
 
-__all__ = ["SUFFIXES", "create_store", "find_stores", "open_store", "stores_at"]
+__all__ = ["SUFFIXES", "as_read_back", "create_store", "find_stores", "open_store", "stores_at"]
 
 SUFFIXES = tuple(SUFFIX_OF.values())
 
@@ -54,8 +54,19 @@ def create_store(
         raise UsageError(f"A store's name ends in .h5 or .zarr, got '{path.name}'.")
     if meta.codec == "jpeg" and not 1 <= (meta.quality or 0) <= 100:
         raise UsageError(f"A store of codec 'jpeg' needs a quality of 1 to 100, got {meta.quality!r}.")
-    # Texts as they will be read back, so that the hash made while writing is the one of reading.
-    meta = replace(
+    # So that the hash made while writing is the one of reading.
+    meta = as_read_back(meta)
+    # Here and not at `finish`: hours of tiling should not end in a store that cannot be opened.
+    problem = problem_of(meta)
+    if problem:
+        raise StoreError(f"{path} would not be a store that can be read again: {problem}.")
+    writer = Hdf5Writer if path.suffix == ".h5" else ZarrWriter
+    return writer(path, meta, overwrite=overwrite, expected=expected)
+
+
+def as_read_back(meta: StoreMeta) -> StoreMeta:
+    """The attributes as a store keeps them: texts as UTF-8 can hold them, and this version's name."""
+    return replace(
         meta,
         name=shown(meta.name),
         group=shown(meta.group),
@@ -63,12 +74,6 @@ def create_store(
         classes=tuple(shown(name) for name in meta.classes),
         wsitool_version=meta.wsitool_version or __version__,
     )
-    # Here and not at `finish`: hours of tiling should not end in a store that cannot be opened.
-    problem = problem_of(meta)
-    if problem:
-        raise StoreError(f"{path} would not be a store that can be read again: {problem}.")
-    writer = Hdf5Writer if path.suffix == ".h5" else ZarrWriter
-    return writer(path, meta, overwrite=overwrite, expected=expected)
 
 
 def open_store(path: str | Path) -> Reader:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,9 @@ class Reader(IndexedPatches):
     those that `open_files` lends; pickled, it is opened anew by whoever unpickles it. Each of the properties
     that return an array reads it from the disk and checks it: CorruptStoreError where its values cannot be.
     """
+
+    streamed: ClassVar[bool] = False
+    """Whether patches are cut from a slide as they are read."""
 
     def __init__(self, path: Path, meta: StoreMeta, summary: Summary, layout: Layout) -> None:
         self._path, self._meta, self._summary, self._layout = path, meta, summary, layout
@@ -154,6 +157,9 @@ class Reader(IndexedPatches):
                 self._read_encoded(rows_asked, out, targets, tally, put)
         except OSError as error:
             raise damaged(self._path, f"its patches cannot be read ({error.strerror})") from error
+
+    def prefetch(self, rows: NDArray[np.integer[Any]]) -> None:
+        """Say which patches will be read soon; of no use to a store, whose disk reads ahead itself."""
 
     def encoded(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> list[bytes]:
         """The stored bytes of patches: JPEG streams, or P*P*3 bytes of raw pixels.

@@ -35,7 +35,7 @@ from wsitool.tiling.processes import run_in_processes
 from wsitool.tiling.results import SLIDES_CSV, SlideResult, TileResult, merge_slides_csv
 from wsitool.tiling.slide_task import SlideTask, available_threads
 
-__all__ = ["tile_slide", "tile_slides"]
+__all__ = ["tell_of_groups", "tile_slide", "tile_slides"]
 
 _OF_ONE_SLIDE = ("format", "reader", "default_mpp", "channels", "icc", "overwrite", "max_failures", "coords")
 # At the end there is time: many jobs of an array may queue for the table.
@@ -111,7 +111,7 @@ def tile_slides(
     if not settings.dry_run:
         output.check()
     # After what can stop the command: an error stands alone.
-    _tell_of_groups(inputs, reporter)
+    tell_of_groups(inputs, reporter)
     # No more processes than slides.
     processes = min(settings.workers or available_threads(), max(1, len(part)))
     # The processors divided: the decoding threads of all processes together fill the machine once.
@@ -142,7 +142,8 @@ def _inputs(
     return (*given, *(without_masks(found) if options.dataset == "paip" else found))
 
 
-def _tell_of_groups(slides: Sequence[SlideInput], reporter: Reporter) -> None:
+def tell_of_groups(slides: Sequence[SlideInput], reporter: Reporter) -> None:
+    """Warn where slides have no patients, or patients whose names differ by little."""
     if len(slides) > 1 and not any(slide.group for slide in slides):
         reporter.warn(
             "Every slide is a group (patient) of its own: if a patient has several, say so with "
