@@ -37,3 +37,25 @@ def browser() -> Iterator[Any]:
         running = api.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield running
         running.close()
+
+
+@pytest.fixture(scope="session")
+def _s3_session() -> Iterator[Any]:
+    from s3_server import s3_server
+
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(_s3_session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An S3 server with an empty bucket that the environment leads to, and an empty cache."""
+    from s3_server import environment
+
+    for name, value in environment(_s3_session, tmp_path / "cache").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("wsitool.base.remote.BACKOFF_SECONDS", 0.01)
+    _s3_session.fault = lambda _: None
+    _s3_session.empty()
+    yield _s3_session
+    _s3_session.fault = lambda _: None

@@ -18,7 +18,9 @@ def drawn(seed: int, label: int, patches: int = 12, *, telling: int = 4) -> NDAr
     return features
 
 
-def write_features(path: Path, features: NDArray[np.floating], *, encoder: str = "") -> Path:
+def write_features(
+    path: Path, features: NDArray[np.floating], *, encoder: str = "", digest: str = ""
+) -> Path:
     """An .h5 with features and coords on a row."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
@@ -26,6 +28,8 @@ def write_features(path: Path, features: NDArray[np.floating], *, encoder: str =
         file["coords"] = np.stack([np.arange(features.shape[-2]) * 256, np.zeros(features.shape[-2], int)], 1)
         if encoder:
             file["features"].attrs["encoder"] = encoder
+        if digest:
+            file["features"].attrs["features_digest"] = digest
     return path
 
 

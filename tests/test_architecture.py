@@ -16,6 +16,7 @@ from hatchling.builders.wheel import WheelBuilder
 
 import wsitool
 from wsitool.cli import COMMANDS
+from wsitool.testing.stores import write_example
 
 ROOT = Path(wsitool.__file__).parent.parent
 PLUGINS = ROOT / "plugins" / "wsitool_plugins"
@@ -231,6 +232,22 @@ import wsitool
 assert len(wsitool.open_store(folder + '/o/s.h5')) > 4
 """
     assert "h5py" in _loaded_after(code)
+
+
+def test_nothing_remote_is_imported_for_what_is_here(tmp_path: Path) -> None:
+    """fsspec alone costs a tenth of a second, s3fs and botocore one."""
+    for name in ("a.h5", "b.zarr"):  # zarr itself imports fsspec, where a store is written
+        write_example(tmp_path / name, "raw")
+    code = f"""
+from wsitool.cli import main
+for words in (['tile', '--help'], ['info', {str(tmp_path)!r}], ['embed', '--out', 's3://b/x', 'y']):
+    try: main(words)
+    except SystemExit: pass
+from wsitool.store.collection import open_collection
+assert len(open_collection({str(tmp_path)!r}).read([0, 30])) == 2
+"""
+    remote = {"fsspec", "s3fs", "gcsfs", "boto3", "botocore", "aiobotocore", "aiohttp"}
+    assert not _loaded_after(code) & remote
 
 
 def test_wheel_holds_exactly_the_tree(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ COMMANDS = {
     "label": "label {few} --classes a,b --import {outlines} --export out/labels.csv --geojson out/outlines",
     "pretrain": f"pretrain {{labelled}} --method rotation --backbone {NETWORK} --init random --epochs 1 "
     "--batch-size 4",
+    "pretrain stream": f"pretrain {{slides}} --stream --patch-size 16 --level 0 --min-tissue 0 "
+    f"--method rotation --backbone {NETWORK} --init random --epochs 1 --batch-size 4",
     "classify": f"classify {{labelled}} --encoder random --backbone {NETWORK} --epochs 1 --batch-size 4",
     "classify folds": "classify {labelled} --encoder {encoder} --head linear --c 0.1 --folds 2 --device cpu",
     "experiment": f"experiment --train {{labelled}} --methods supervised,rotation --fractions 100 --seeds 1 "

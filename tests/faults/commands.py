@@ -100,6 +100,11 @@ COMMANDS: tuple[Case, ...] = (
     ),
     Case(name="pretrain", words=f"{_PRETRAIN} --method rotation"),
     Case(name="pretrain-holdout", words=f"{_PRETRAIN} --method simclr --holdout 0.5 --save-every 3"),
+    Case(
+        name="pretrain-stream",
+        words=_PRETRAIN.replace("{m}/few", "{m}/slides.csv --stream --patch-size 32")
+        + " --method rotation --save-every 1",
+    ),
     Case(name="classify", words=f"{_CLASSIFY} {_FIT}"),
     Case(
         name="classify-linear",

@@ -150,7 +150,7 @@ def test_test_slides_and_the_page(features: Path, tmp_path: Path) -> None:
     info = CliRunner().invoke(main, ["info", str(tmp_path / "run")])
     assert info.exit_code == 0 and "slide" in info.output
     with pytest.raises(EncoderError, match="trained on features made elsewhere"):
-        predict(tmp_path / "run", tmp_path / "train", tmp_path / "out")
+        predict(tmp_path / "run", tmp_path / "slide.svs", tmp_path / "out")
     shutil.copy(features / "s0.h5", tmp_path / "test" / "s0.h5")
     with pytest.raises(UsageError, match="in both the training and the test data"):
         _run(tmp_path / "train", tmp_path / "again", test=tmp_path / "test", folds=None)

@@ -101,6 +101,20 @@ def _is_of(rows: np.ndarray, classifier: SlideClassifier, store: Path) -> bool:
 def test_embeds_files_give_what_stores_give(folder: Path, tmp_path: Path) -> None:
     how = ("--backbone", "resnet18", "--image-size", "32", "--device", "cpu")
     _wsitool("embed", folder / "patches", "--encoder", "random", *how, "--out", tmp_path / "features")
+    # Also judged by the classifier of the stores: the files say that they are of its very encoder.
+    of_files = predict(folder / "run", tmp_path / "features", tmp_path / "files")
+    of_stores = predict(folder / "run", folder / "patches", tmp_path / "stores")
+    assert [slide.name for slide in of_files.slides] == [slide.name for slide in of_stores.slides]
+    for one, other in zip(of_files.slides, of_stores.slides, strict=True):
+        assert list(one.mean.values()) == pytest.approx(list(other.mean.values()), abs=2e-5)
+        mine, theirs = (_table(place.out / f"{one.files}.csv") for place in (of_files, of_stores))
+        assert [(row["x"], row["y"], row["size"]) for row in mine] == [
+            (row["x"], row["y"], row["size"]) for row in theirs
+        ]
+    other = ("--backbone", "resnet18", "--image-size", "48", "--device", "cpu")
+    _wsitool("embed", folder / "patches", "--encoder", "random", *other, "--out", tmp_path / "larger")
+    refused = predict(folder / "run", tmp_path / "larger", tmp_path / "refused")
+    assert not refused.slides and "another image size" in refused.failed[0][1]
     labels = ("--labels", folder / "slides.csv", "--level", "slide")
     _wsitool("classify", tmp_path / "features", *labels, *_HEAD, "--out", tmp_path / "run")
     mine, theirs = (_table(one / "run" / "predictions.csv") for one in (tmp_path, folder))

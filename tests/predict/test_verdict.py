@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wsitool.errors import UsageError
-from wsitool.predict.run import _doubts_of
+from wsitool.predict.known import doubts_of
 from wsitool.predict.verdict import Verdict, VerdictRule, as_probability, as_share
 from wsitool.training.record import read_facts
 
@@ -69,4 +69,4 @@ def test_only_all_is_100_percent_and_no_probability_is_1() -> None:
 )
 def test_a_damaged_record_of_a_classifier_says_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    assert _doubts_of(tmp_path) == () and read_facts(tmp_path) in ({}, {"better_than_guessing": True})
+    assert doubts_of(tmp_path) == () and read_facts(tmp_path) in ({}, {"better_than_guessing": True})

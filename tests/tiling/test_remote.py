@@ -16,9 +16,13 @@ import pytest
 from click.testing import CliRunner
 
 from wsitool.cli import main
-from wsitool.errors import SlideError, UnsupportedSlideError, UsageError
+from wsitool.errors import SlideError, StoreError, UnsupportedSlideError, UsageError
 from wsitool.slides.readers import open_slide
 from wsitool.slides.spec import TileSpec
+from wsitool.store.opening import find_stores, open_store
+from wsitool.store.reader import content_hash
+from wsitool.store.schema import Codec
+from wsitool.testing.stores import write_example
 from wsitool.testing.synthetic import synthetic_slide
 from wsitool.tiling.run import tile_slide, tile_slides
 
@@ -95,13 +99,26 @@ def test_a_server_of_whole_files_is_refused(tmp_path: Path, reader: str) -> None
         try:
             url = f"http://127.0.0.1:{httpd.server_address[1]}/s.svs"
             with (
-                pytest.raises(SlideError, match="download the slide"),
+                pytest.raises(SlideError, match="download the file"),
                 open_slide(url, reader=reader) as slide,
             ):
                 slide.read_region(0, 0, 0, 64, 64)  # by name, the TIFF reader may get as far as this
         finally:
             httpd.shutdown()
             thread.join()
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_a_store_by_url(tmp_path: Path, server: str, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HDF5, of a server of files; zarr would need its listing."""
+    pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp")
+    monkeypatch.setenv("WSITOOL_CACHE", str(tmp_path / "cache"))
+    write_example(tmp_path / "a.h5", codec, 60)
+    far, near = open_store(f"{server}/a.h5"), open_store(tmp_path / "a.h5")
+    assert content_hash(far) == near.content_hash and (far.read([3, 59]) == near.read([3, 59])).all()
+    with pytest.raises(StoreError, match="There is no patch store at http"):
+        open_store(f"{server}/none.h5")
+    assert not find_stores(server)
 
 
 def test_info_of_a_url(tmp_path: Path, server: str) -> None:

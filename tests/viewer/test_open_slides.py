@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from wsitool.base.open_things import OpenThings
 from wsitool.viewer import app
 from wsitool.viewer.library import Library, SlideEntry
-from wsitool.viewer.open_slides import OpenThings
 
 
 class _Thing:

@@ -36,7 +36,7 @@ class LineageStep:
 
     `kind` is "imagenet", "random", "file", "published" or "pretrain"; `name` is what a reader would call it
     (the weights' name, or the folder of stores). The rest is set for "pretrain". `groups` are the patients it
-    has seen.
+    has seen, `streamed` how its patches were cut where they came straight from slides.
     """
 
     kind: str
@@ -49,6 +49,7 @@ class LineageStep:
     fingerprint: str | None = None
     slides: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    streamed: dict[str, Any] = field(default_factory=dict)
 
 
 def check_positive(**values: float | None) -> None:
@@ -113,8 +114,11 @@ class EncoderCard:
         return json.dumps(self.to_dict(), allow_nan=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields; a norm only where there is one, as in cards of before there were any."""
+        """The fields; a norm, and how slides were cut, only where it was so, as in cards of before."""
         values = asdict(self)
+        for step in values["lineage"]:
+            if not step["streamed"]:
+                del step["streamed"]
         if self.stain is None:
             del values["stain"]
         return values

@@ -24,8 +24,17 @@ from wsitool.loading import PatchLoader
 from wsitool.stain.target import check_stain
 from wsitool.store.collection import Collection
 from wsitool.store.options import Decode, decoder_mark
+from wsitool.store.stain_table import StainNorm
 
-__all__ = ["as_images", "encode", "encoder_digest", "encoding", "features_mark", "over_patches"]
+__all__ = [
+    "as_images",
+    "encode",
+    "encoder_digest",
+    "encoding",
+    "features_digest",
+    "features_mark",
+    "over_patches",
+]
 
 
 def as_images(patches: Tensor, image_size: int) -> Tensor:
@@ -107,6 +116,12 @@ def encoder_digest(encoder: Encoder) -> str:
         # As bytes, since numpy has no bfloat16.
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def features_digest(encoder: str, image_size: int, stain: StainNorm | None) -> str:
+    """What features follow from besides the patches, in 32 hex digits; `encoder` is its `encoder_digest`."""
+    norm = "" if stain is None else f":{stain.method}:{stain.target}"
+    return hashlib.sha256(f"{encoder}:{image_size}{norm}".encode()).hexdigest()[:32]
 
 
 def over_patches(

@@ -34,7 +34,9 @@ def effective_precision(name: str, device_type: str) -> str:
 
 def slow_precision(name: str, device_type: str) -> str:
     """What must be known of an effective precision that `device_type` has no instructions for."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()  # of a torch without it nothing is known
+    known: dict[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # of a torch without it nothing is known
     if name != "bf16" or device_type != "cpu" or known.get("architecture") != "x86_64":
         return ""
     if known.get("avx512_bf16") or known.get("amx_bf16"):

@@ -10,6 +10,7 @@ from typing import Any
 
 from wsitool.base.partial import partial_path, remove_all_abandoned
 from wsitool.base.sentences import unusable_output
+from wsitool.base.urls import refuse_url
 from wsitool.errors import UsageError
 
 __all__ = [
@@ -31,6 +32,7 @@ def check_writable(folder: str | Path) -> None:
     Also removes what killed runs left in it. Raises UsageError where the path cannot be used (a file, no
     permission, read-only, a name too long), WsitoolError where the disk is full.
     """
+    refuse_url(folder)
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from wsitool.base.interrupt import Interrupted, deferred
 from wsitool.base.lock import hidden_name, lock_of, locked, taken_over
+from wsitool.base.urls import refuse_url
 
 __all__ = ["partial_path", "remove_abandoned", "remove_all_abandoned", "replace_path"]
 
@@ -34,6 +35,7 @@ def partial_path(final: Path) -> Iterator[Path]:
     What is still there at the end of the `with` block is removed. Makes the folder, and the first time in a
     process clears it of what killed writers left.
     """
+    refuse_url(final)  # of which a folder "s3:" would be made
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.parent.absolute() not in _seen:
         _seen.add(final.parent.absolute())

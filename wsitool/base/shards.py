@@ -12,7 +12,7 @@ from wsitool.base.cluster import DASK
 from wsitool.base.parameters import Params, hparam
 from wsitool.errors import UsageError
 
-__all__ = ["SHARD", "JobOptions", "part_of"]
+__all__ = ["SHARD", "JobOptions", "numbers_of", "part_of"]
 
 SHARD = "i/N: only the i-th of N parts of the list; auto: as the SLURM array job says."
 
@@ -37,13 +37,19 @@ def part_of(
     """
     if shard is None:
         return items
+    part, parts = numbers_of(shard, environment)
+    return items[part - 1 :: parts]
+
+
+def numbers_of(shard: str, environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Which part of how many a `shard` means, from 1; UsageError as `part_of`."""
     text = _of_slurm(environment) if shard == "auto" else shard
     match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
     part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= part <= parts:
         said = f"'{text}' by the SLURM array; number it without gaps" if shard == "auto" else f"'{text}'"
         raise UsageError(f"--shard must be i/N with i from 1 to N, as in 2/8, got {said}.")
-    return items[part - 1 :: parts]
+    return part, parts
 
 
 def _of_slurm(environment: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ from wsitool.cli.command import Command
 from wsitool.cli.completing import completer
 from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import declared
-from wsitool.cli.options import image_size_option, json_option
+from wsitool.cli.options import STORES, image_size_option, json_option
 from wsitool.store.options import Decode, DecodeOptions
 
 __all__ = ["command"]
@@ -28,7 +28,7 @@ __all__ = ["command"]
     wsitool bench kidney --method simclr --backbone resnet50 --batch-size 128 --threads 4
     """,
 )
-@click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
+@click.argument("stores", nargs=-1, required=True, type=STORES)
 @click.option(
     "--method",
     default="simclr",

@@ -12,7 +12,7 @@ from wsitool.classify.settings import ClassifyOptions, Settings
 from wsitool.cli.command import Command
 from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import declared, take
-from wsitool.cli.options import json_option, out_option
+from wsitool.cli.options import STORES, json_option, out_option
 from wsitool.cli.pages import leaves_page
 from wsitool.mil.options import SlideOptions, SlideSettings, chosen_settings
 
@@ -36,7 +36,7 @@ _PATHS = click.Path(path_type=Path)
     wsitool classify features --level patient --head attention --labels slides.csv --folds 5 --out run
     """,
 )
-@click.argument("train", type=click.Path(exists=True), nargs=-1, required=True)
+@click.argument("train", type=STORES, nargs=-1, required=True)
 @out_option
 @declared(ClassifyOptions, SlideOptions, Settings)
 @json_option

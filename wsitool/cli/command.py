@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsitool.base.alike import others_for
+from wsitool.base.urls import RemotePath, is_url, refuse_url
 from wsitool.cli.config_file import add_config_options, print_config
 from wsitool.cli.ending import in_one_sentence
+from wsitool.errors import UsageError
 
 if TYPE_CHECKING:
     from wsitool.cli.log_file import LogFile
@@ -82,7 +84,8 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's, but no number may be NaN, infinite, or a whole one beyond what libraries take."""
-        ctx.meta[_WORDS] = ("wsitool", str(self.name), *args)  # click empties the list
+        given = tuple(args)  # click empties the list
+        ctx.meta[_WORDS] = ("wsitool", str(self.name), *given)
         try:
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -93,10 +96,16 @@ class Command(click.Command):
             names = " or ".join(f"'{name}'" for name in others)
             told = f"No such option '{error.option_name}': here it is {names}."
             raise click.UsageError(told, ctx) from None
+        except click.BadParameter as error:
+            for url in filter(is_url, given):
+                if f"'{url}' does not exist" in error.message:  # nobody has looked
+                    _check_path(ctx, error.param, Path(url))
+            raise
         for parameter in self.get_params(ctx):
             value = ctx.params.get(parameter.name or "")
-            for number in value if isinstance(value, tuple) else (value,):
-                _check_number(ctx, parameter, number)
+            for one in value if isinstance(value, tuple) else (value,):
+                _check_number(ctx, parameter, one)
+                _check_path(ctx, parameter, one)
         if ctx.meta.get(_QUIET) and ctx.meta.get(_VERBOSE):
             raise click.UsageError("--quiet and --verbose say the opposite: leave one of them out.", ctx)
         return rest
@@ -122,6 +131,14 @@ def _check_number(ctx: click.Context, parameter: click.Parameter, value: Any) ->
         raise click.BadParameter(f"expected a finite number, got {value}.", ctx, parameter)
     if isinstance(value, int) and abs(value) > _MOST:
         raise click.BadParameter(f"expected a whole number up to {_MOST:,}, got {value}.", ctx, parameter)
+
+
+def _check_path(ctx: click.Context, parameter: click.Parameter | None, value: Any) -> None:
+    if isinstance(value, Path) and not isinstance(value, RemotePath):
+        try:
+            refuse_url(value)
+        except UsageError as error:
+            raise click.BadParameter(str(error), ctx, parameter) from None
 
 
 def command_words(ctx: click.Context) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.completing import completer
 from wsitool.cli.console import torch_reporter
 from wsitool.cli.declared import declared, take
-from wsitool.cli.options import json_option, out_option
+from wsitool.cli.options import STORES, json_option, out_option
 from wsitool.cli.pages import leaves_page
 from wsitool.predict.options import EmbedOptions
 
@@ -30,7 +30,7 @@ __all__ = ["command"]
     wsitool embed breast --encoder encoder-breast --color label --out features
     """,
 )
-@click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
+@click.argument("stores", nargs=-1, required=True, type=STORES)
 @click.option("--encoder", required=True, help=INIT, shell_complete=completer("encoder"))
 @out_option
 @declared(EmbedOptions)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from wsitool.base.devices import device_names
+from wsitool.base.urls import RemotePath
 from wsitool.cli.command import SOME_FAILED, command_words
 from wsitool.cli.ending import is_of_stdout
 
@@ -62,7 +63,7 @@ def _writes(options: dict[str, Any]) -> bool:
 
 
 def _leave(out: Path, options: dict[str, Any]) -> None:
-    if options.get("dry_run") or not _writes(options):
+    if options.get("dry_run") or isinstance(out, RemotePath) or not _writes(options):
         return
     from wsitool.base.interrupt import raise_if_stopping
     from wsitool.base.sentences import one_sentence, printable

@@ -31,15 +31,16 @@ _KNOWS = "Whatever a slide shows is called one of "
     wsitool predict run slide.svs --out predictions
     wsitool predict run slides/ --stride 112 --out predictions
     wsitool predict run patches/slide.h5 --out predictions --json
+    wsitool predict slide-run features/ --out predictions
     """,
 )
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
-@click.argument("inputs", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("inputs", type=click.Path(), nargs=-1, required=True)
 @out_option
 @declared(PredictOptions)
 @json_option
 @leaves_page
-def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
+def command(run: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Judge every patch of slides or stores by a classifier.
 
     RUN is a folder of 'wsitool classify'. For each slide: a CSV, a GeoJSON that QuPath opens, and a heatmap
@@ -52,7 +53,8 @@ def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **opt
 
     A RUN of --level slide or patient judges a slide as a whole, whatever its patches would be called alone:
     its probabilities stand for the means, and the attention that each patch had is in the CSV, the GeoJSON
-    and a heatmap of its own.
+    and a heatmap of its own. It also takes features of its encoder in place of slides: files or folders of
+    'wsitool embed', CLAM or TRIDENT.
     """
 
     settings = take(PredictOptions, options)
@@ -64,7 +66,11 @@ def command(run: Path, inputs: tuple[Path, ...], out: Path, as_json: bool, **opt
     rule = settings.rule.sentence(whole=result.whole)
     if as_json:
         summary = {"out": str(out), "rule": rule, "doubts": result.doubts}
-        slides = [slide.to_dict() for slide in result.slides]
+        attended = {slide.files: [one.to_dict() for one in result.attended(slide)] for slide in result.slides}
+        slides = [
+            {**slide.to_dict(), **({"most_attended": attended[slide.files]} if result.whole else {})}
+            for slide in result.slides
+        ]
         click.echo(json.dumps({**summary, "slides": slides, "failed": result.failed}, indent=2))
     else:
         for slide in result.slides:

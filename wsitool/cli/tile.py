@@ -14,7 +14,7 @@ from wsitool.cli.columns import columns
 from wsitool.cli.command import SOME_FAILED, Command
 from wsitool.cli.console import console_reporter
 from wsitool.cli.declared import declared, take
-from wsitool.cli.options import json_option, out_option
+from wsitool.cli.options import bucket_option, json_option
 from wsitool.cli.pages import leaves_page
 from wsitool.slides.spec import QualityThresholds, TileSpec
 from wsitool.tiling.options import TileOptions
@@ -29,13 +29,14 @@ _EXAMPLES = """
 wsitool tile slide.svs --out stores
 wsitool tile slides/ --out stores --mpp 0.5 --patch-size 224 --group-regex '^[^_]+'
 wsitool tile slides.csv --out stores --level 0 --codec raw --format zarr
+wsitool tile s3://bucket/slide.svs --out s3://bucket/stores --format zarr
 wsitool tile slides/ --out stores --annotations outlines/ --label-map classes.json
 """
 
 
 @click.command("tile", cls=Command, examples=_EXAMPLES, help="Cut slides into patch stores.")
 @click.argument("slides", nargs=-1, required=True, type=click.Path())
-@out_option
+@bucket_option
 @declared(TileSpec, QualityThresholds, TileOptions)
 @json_option
 @leaves_page

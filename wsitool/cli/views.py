@@ -10,7 +10,7 @@ import click
 from wsitool.cli.completing import completer
 from wsitool.cli.console import console_reporter
 from wsitool.cli.declared import declared, take
-from wsitool.cli.options import image_size_option, seed_option
+from wsitool.cli.options import STORES, image_size_option, seed_option
 from wsitool.cli.pretrain import METHOD_PREFIX, MethodCommand
 from wsitool.stain.options import StainOptions
 
@@ -28,7 +28,7 @@ __all__ = ["command"]
     wsitool views kidney --method simclr --stain-norm macenko
     """,
 )
-@click.argument("stores", nargs=-1, required=True, type=click.Path(exists=True))
+@click.argument("stores", nargs=-1, required=True, type=STORES)
 @click.option(
     "--method",
     required=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from safetensors import SafetensorError, safe_open
 from wsitool.base.json_files import parse_json, read_json
 from wsitool.base.lock import is_locked
 from wsitool.base.tables import read_table
+from wsitool.base.urls import as_path, is_url
 from wsitool.curate.folders import FolderKind, kind_of_folder
 from wsitool.curate.foreign_files import foreign_facts, foreign_files
 from wsitool.curate.splitting import SIDES, SPLIT_JSON
 from wsitool.errors import EncoderError, NotAStoreError, StoreError, UsageError
 from wsitool.slides.readers import open_slide
-from wsitool.slides.readers.byte_source import is_url
 from wsitool.slides.readers.folders import entry_file, image_attributes, zarr_metadata
 from wsitool.slides.readers.icc import profile_name
 from wsitool.slides.slide import BLANK_TILES, NOT_SQUARE
@@ -42,12 +43,17 @@ class Description:
 
 
 def describe(path: str | Path) -> Description:
-    """Say what `path`, or a slide's URL, is; UsageError if nothing is there, else what its reader raises.
+    """Say what `path`, or the URL of a slide or store, is; UsageError if nothing is there.
+
+    Else what its reader raises.
 
     Folders are told apart by `kind_of_folder`, files by their suffix; nothing is changed. A damaged store,
     slide or weights file raises its reader's error.
     """
     if is_url(path):
+        if str(path).endswith(SUFFIXES):
+            with suppress(NotAStoreError):  # an OME-Zarr image has the same ending
+                return Description(kind="store", path=str(path), facts=_store(as_path(path)))
         return Description(kind="slide", path=str(path), facts=_slide(path))
     path = Path(path)
     if not path.exists():

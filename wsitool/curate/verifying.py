@@ -23,8 +23,9 @@ from wsitool.slides.readers.folders import entry_file
 from wsitool.slides.spec import TileSpec
 from wsitool.store import jpeg
 from wsitool.store.hashing import covers_attributes
+from wsitool.store.layout import Tally
 from wsitool.store.opening import find_stores, open_store
-from wsitool.store.reader import Reader, Tally, content_hash
+from wsitool.store.reader import Reader, content_hash
 from wsitool.store.schema import Sampling, StoreMeta
 from wsitool.tiling.reopening import reopen
 from wsitool.tiling.resample import area_resample, psnr

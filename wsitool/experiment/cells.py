@@ -40,6 +40,7 @@ from wsitool.experiment.evaluation_splits import (
 )
 from wsitool.experiment.judged import order_hash, read_cell
 from wsitool.experiment.plan import ExperimentPlan
+from wsitool.experiment.slide_cells import slide_cell_key, train_slide_cell
 from wsitool.experiment.stages import ensure, last_stages, start_keys
 from wsitool.experiment.starts import start_encoder, start_key
 
@@ -74,10 +75,17 @@ def run_cell(
     if finished is not None:
         return finished
     path = out / "cells" / cell.file_names(plan)[0]
-    training = _CellTraining(plan=plan, cell=cell, chosen=split, out=out, device=device, reporter=reporter)
     with making(path, what=f"the cell {path.stem}"):
         finished = _finished(plan, cell, out, key)  # another process may have made it since
-        return _computed(training, key, path) if finished is None else finished
+        if finished is not None:
+            return finished
+        if plan.of_slides:
+            logits, facts = train_slide_cell(plan, cell, out, device=device, reporter=reporter)
+            return _kept(path, logits, {"key": key, "judged": _judged(plan, cell.split), **facts})
+        training = _CellTraining(
+            plan=plan, cell=cell, chosen=split, out=out, device=device, reporter=reporter
+        )
+        return _computed(training, key, path)
 
 
 def _computed(training: _CellTraining, key: str, path: Path) -> CellResult:
@@ -103,12 +111,15 @@ def _computed(training: _CellTraining, key: str, path: Path) -> CellResult:
         "lineage": card.chain,
         "transductive_groups": training.seen_test_groups(best.start.encoder),
     }
-    logits = training.predict(best)
+    return _kept(path, training.predict(best), figures)
+
+
+def _kept(path: Path, logits: NDArray[np.float64], facts: dict[str, Any]) -> CellResult:
     buffer = io.BytesIO()
     # One file for both, so that logits and facts can never be of two runs; text in an array needs no pickle.
-    np.savez(buffer, logits=logits, facts=np.array(json.dumps(figures)))
+    np.savez(buffer, logits=logits, facts=np.array(json.dumps(facts)))
     replace_file(path, buffer.getvalue())
-    return CellResult(logits=logits, facts=figures, reused=False)
+    return CellResult(logits=logits, facts=facts, reused=False)
 
 
 def is_finished(plan: ExperimentPlan, cell: Cell, out: Path) -> bool:
@@ -258,6 +269,8 @@ class _CellTraining:
 
 
 def _cell_key(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str:
+    if plan.of_slides:
+        return slide_cell_key(plan, cell)
     values = [
         # The device is left out: it changes no more than rounding.
         *(_settings_key(plan), plan.seed, cell.seed, plan.identity, plan.image_size),

@@ -18,8 +18,9 @@ from wsitool.classify.color_baseline import color_logits
 from wsitool.evaluation.color import COLOR_NUMBERS, color_features
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.experiment.cells import CellResult
-from wsitool.experiment.evaluation_splits import Cell, labelled_rows, open_splits
+from wsitool.experiment.evaluation_splits import Cell, View, labelled_rows, open_splits
 from wsitool.experiment.plan import COLOR, ExperimentPlan
+from wsitool.mil.baselines import colors_of_bags
 
 __all__ = ["color_cells"]
 
@@ -33,8 +34,10 @@ def color_cells(plan: ExperimentPlan, out: Path, reporter: Reporter) -> dict[Cel
     The 24 numbers of each patch and each cell's logits are kept in `out` under what they follow from.
     """
     splits = open_splits(plan)
-    patches = {id(view.whole): view.whole for split in splits for view in (split.train, split.test)}
-    numbers = {key: _numbers(each, out / "features") for key, each in patches.items()}
+    if any(view.collection is None for split in splits for view in split.views):
+        return {}  # features have no color
+    patches = {id(view.whole): view for split in splits for view in split.views}
+    numbers = {key: _numbers(each, plan, out / "features") for key, each in patches.items()}
     cells, seen = {}, dict[str, NDArray[np.float64]]()
     keys = [
         Cell(arm=COLOR, fraction=fraction, seed=seed, split=number, select=plan.drawn)
@@ -60,7 +63,11 @@ def color_cells(plan: ExperimentPlan, out: Path, reporter: Reporter) -> dict[Cel
 
 def _key(plan: ExperimentPlan, *sides: LabelledPatches) -> str:
     """Of what decides the logits besides the seed: labelled and judged patches, their groups, settings."""
-    values = [plan.balance, plan.split, *(side.identity_hash(before_group="@") for side in sides)]
+    # Of bags the group is part of what they are.
+    told = [
+        side.identity_hash() if plan.of_slides else side.identity_hash(before_group="@") for side in sides
+    ]
+    values = [plan.balance, plan.split, *told]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
@@ -78,16 +85,22 @@ def _logits(
             subset.group_index,
             numbers[id(split.test.whole)][split.test.rows],
             len(subset.classes),
-            settings=plan.settings("cpu"),
+            settings=plan.color_settings,
             seed=cell.seed,
         ),
     )
 
 
-def _numbers(patches: LabelledPatches, folder: Path) -> Floats:
-    """(N, 24) of all patches, from the file in `folder` where it is there and whole."""
-    path = folder / f"color-{patches.identity_hash()[:16]}.npy"
-    return _kept(path, (len(patches), len(COLOR_NUMBERS)), lambda: color_features(patches.collection))
+def _numbers(view: View, plan: ExperimentPlan, folder: Path) -> Floats:
+    """(N, 24) of all patches or bags, from the file in `folder` where it is there and whole."""
+    path = folder / f"color-{view.whole.identity_hash()[:16]}.npy"
+
+    def compute() -> Floats:
+        if plan.of_slides and view.collection is not None:
+            return colors_of_bags(view.bags.bags, view.collection)
+        return color_features(view.whole.collection)
+
+    return _kept(path, (len(view.whole), len(COLOR_NUMBERS)), compute)
 
 
 def _kept(path: Path, shape: tuple[int, int], compute: Callable[[], NDArray[F]]) -> NDArray[F]:

@@ -23,6 +23,7 @@ from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, all_cell
 from wsitool.experiment.grid import chains_of
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.preflight import check_plan
+from wsitool.experiment.slide_estimate import encoder_of, seconds_of_slides
 from wsitool.experiment.stages import Pretraining, pretrainings
 from wsitool.methods.registry import load_method
 
@@ -71,6 +72,16 @@ def estimate(plan: ExperimentPlan, out: Path, *, devices: Sequence[str] = ("auto
     pretrained = sum(
         load_method(stage.method).images_per_patch * stage.patches * stage.epochs for stage in ahead
     )
+    if plan.of_slides:
+        seconds = seconds_of_slides(plan, splits, left, device, pretrained)
+        return Estimate(
+            cells=len(cells),
+            finished=len(cells) - len(left),
+            pretrainings=stages,
+            pretrained_images=pretrained,
+            trained_images=0,
+            seconds=_START + seconds / _at_once(plan, left, devices) + _FIGURE * _figures(plan),
+        )
     work = _work(plan, splits, left, device)
     # The weights do not matter, and none is fetched.
     standard = plan.init in ("imagenet", "random")
@@ -91,8 +102,7 @@ def estimate(plan: ExperimentPlan, out: Path, *, devices: Sequence[str] = ("auto
         seconds += speed.forward * work.forward
         if work.searched:
             seconds += work.searched * _seconds_a_label(plan, whole, encoder, size, device)
-    # No more at once than there are chains.
-    seconds /= min(len(devices), max(1, len(chains_of(plan, left))))
+    seconds /= _at_once(plan, left, devices)
     return Estimate(
         cells=len(cells),
         finished=len(cells) - len(left),
@@ -101,6 +111,15 @@ def estimate(plan: ExperimentPlan, out: Path, *, devices: Sequence[str] = ("auto
         trained_images=work.trained,
         seconds=seconds + _around(plan, splits),
     )
+
+
+def _at_once(plan: ExperimentPlan, left: list[Cell], devices: Sequence[str]) -> int:
+    # No more at once than there are chains.
+    return min(len(devices), max(1, len(chains_of(plan, left))))
+
+
+def _figures(plan: ExperimentPlan) -> int:
+    return 2 * len(plan.rows) * len(plan.amounts) + 3
 
 
 def _work(
@@ -125,17 +144,9 @@ def _work(
     wholes = {id(view.whole): len(view.whole) for split in splits for view in (split.train, split.test)}
     # Features of everything once for each encoder that stays as it is, or by which labels are asked for.
     seen = [cell for cell in left if (settings.frozen or cell.asks) and not cell.arm.kind.frozen]
-    frozen = {_encoder(plan, cell): cell for cell in seen}
+    frozen = {encoder_of(plan, cell): cell for cell in seen}
     encoders = sum(1 if cell.arm.method is None else len(plan.pretrain_lrs) for cell in frozen.values())
     return _Work(trained=trained, forward=forward + encoders * sum(wholes.values()), searched=searched)
-
-
-def _encoder(plan: ExperimentPlan, cell: Cell) -> tuple[object, ...]:
-    """What tells the encoders of cells apart: a random start is another one for each label seed."""
-    if cell.arm.method is None:
-        start = cell.arm.start or plan.init
-        return start, cell.seed if start == "random" else 0
-    return cell.arm.name, cell.split, cell.seed % plan.pretrain_seeds
 
 
 def _seconds_a_label(
@@ -159,8 +170,7 @@ def _around(plan: ExperimentPlan, splits: Sequence[EvaluationSplit]) -> float:
     some = _some(splits[0].train.whole).collection
     a_patch = fastest(lambda: (signatures(some), color_features(some)), 0) / len(some)
     wholes = {id(view.whole): len(view.whole) for split in splits for view in (split.train, split.test)}
-    figures = 2 * len(plan.rows) * len(plan.amounts) + 3
-    return _START + _FIGURE * figures + a_patch * sum(wholes.values())
+    return _START + _FIGURE * _figures(plan) + a_patch * sum(wholes.values())
 
 
 def _some(patches: LabelledPatches) -> LabelledPatches:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,9 @@ from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.subsets import Amount, Select, asks, patients_in_turn
 from wsitool.experiment.judged import cell_names
 from wsitool.experiment.plan import Arm, ExperimentPlan, order_of
+from wsitool.mil.bags import LabelledBags
+from wsitool.mil.data import open_labelled
+from wsitool.mil.sources import Side
 from wsitool.store.collection import Collection, open_collection
 from wsitool.store.splits import group_folds, holdout
 
@@ -38,24 +43,57 @@ LEAST_TEST_GROUPS = 5  # of fewer patients hardly anything can be said of others
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """Some rows of labelled patches; keeping the whole lets features be computed once for all splits."""
+    """Some rows of labelled patches; keeping the whole lets features be computed once for all splits.
+
+    With labels of slides or patients it is of `LabelledBags`, which take the place of patches in all that
+    looks at labels, groups and names only; `side` is then where the bags are from.
+    """
 
     whole: LabelledPatches
     rows: NDArray[np.int64]
+    side: Side | None = None
 
     @property
     def patches(self) -> LabelledPatches:
         return self.whole.subset(self.rows)
 
+    @property
+    def bags(self) -> LabelledBags:
+        """The whole, where it is of bags; ValueError for patches."""
+        whole: object = self.whole
+        if not isinstance(whole, LabelledBags):
+            raise ValueError("Labels of patches are of no bags.")
+        return whole
+
+    @property
+    def collection(self) -> Collection | None:
+        """The whole's patches in stores; None of features made elsewhere."""
+        return self.whole.collection if self.side is None else self.side.collection
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSplit:
-    """One training and test set. `unlabelled` is what pretraining may see: every patch of no test group."""
+    """One training and test set.
+
+    `seen` is what pretraining may see, every patch of no test group; None of features made elsewhere.
+    """
 
     name: str
     train: View
     test: View
-    unlabelled: Collection
+    seen: Collection | None
+
+    @property
+    def unlabelled(self) -> Collection:
+        """`seen`; UsageError where there are no patches."""
+        if self.seen is None:
+            raise UsageError("Pretraining needs patches: give --train stores in place of features.")
+        return self.seen
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Training and test side, of one whole or of two."""
+        return (self.train, self.test)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +180,11 @@ def _auxiliary_stores(paths: tuple[str, ...]) -> Collection:
     return open_collection(paths)
 
 
-def judging_problems(splits: Sequence[EvaluationSplit]) -> list[str]:
-    """What must be said of the test sides: too few patients in all, or a class that nothing is judged on."""
+def judging_problems(splits: Sequence[EvaluationSplit], one: str = "patch") -> list[str]:
+    """What must be said of the test sides: too few patients in all, or a class that nothing is judged on.
+
+    `one` is what has a label.
+    """
     groups = {group for split in splits for group in split.test.patches.groups.tolist()}
     lines = []
     if len(groups) < LEAST_TEST_GROUPS:
@@ -158,7 +199,7 @@ def judging_problems(splits: Sequence[EvaluationSplit]) -> list[str]:
         absent = [name for name, count in zip(patches.classes, counts, strict=True) if not count]
         if absent:
             lines.append(
-                f"{split.name}: no test patch is {' or '.join(absent)}: how well that is recognised is not "
+                f"{split.name}: no test {one} is {' or '.join(absent)}: how well that is recognised is not "
                 "known, and means over classes leave it out."
             )
     return lines
@@ -175,6 +216,8 @@ def open_splits(plan: ExperimentPlan) -> tuple[EvaluationSplit, ...]:
 
 
 def _splits(plan: ExperimentPlan, reporter: Reporter) -> tuple[EvaluationSplit, ...]:
+    if plan.of_slides:
+        return _of_slides(plan, reporter)
     # Not only labelled patches: pretraining takes those without a label, too.
     everything = open_collection(plan.train)
     data = open_train_test(
@@ -184,26 +227,61 @@ def _splits(plan: ExperimentPlan, reporter: Reporter) -> tuple[EvaluationSplit, 
     if data.test is not None:
         train = View(whole=patches, rows=np.arange(len(patches)))
         test = View(whole=data.test, rows=np.arange(len(data.test)))
-        return (EvaluationSplit(name="test", train=train, test=test, unlabelled=everything),)
-    if plan.folds is not None:
-        fold_of = group_folds(patches.labels, patches.group_index, folds=plan.folds, seed=plan.seed)
-        held_out = [(f"fold{fold + 1}", np.flatnonzero(fold_of == fold)) for fold in range(plan.folds)]
-    else:
-        split = holdout(
-            patches.labels,
-            patches.group_index,
-            share=plan.test_share,
-            seed=plan.seed,
-            least_groups=LEAST_TEST_GROUPS,
-        )
-        # `holdout` falls back to patches where groups are too few, which a test set must not.
-        if split.by != "group":
-            raise UsageError(
-                "The training groups are too few, or too unlike, to hold some out as a test with every class "
-                "on both sides: give --test STORES, or --folds."
-            )
-        held_out = [("heldout", split.held_out)]
+        return (EvaluationSplit(name="test", train=train, test=test, seen=everything),)
+    held_out = _held_out(plan, patches.labels, patches.group_index)
     return tuple(_split(name, patches, rows, everything) for name, rows in held_out)
+
+
+def _held_out(
+    plan: ExperimentPlan, labels: NDArray[np.int64], groups: NDArray[np.int64]
+) -> list[tuple[str, NDArray[np.int64]]]:
+    """Name and test rows of each split that the training data are divided into."""
+    if plan.folds is not None:
+        fold_of = group_folds(labels, groups, folds=plan.folds, seed=plan.seed)
+        return [(f"fold{fold + 1}", np.flatnonzero(fold_of == fold)) for fold in range(plan.folds)]
+    split = holdout(labels, groups, share=plan.test_share, seed=plan.seed, least_groups=LEAST_TEST_GROUPS)
+    # `holdout` falls back to patches where groups are too few, which a test set must not.
+    if split.by != "group":
+        raise UsageError(
+            "The training groups are too few, or too unlike, to hold some out as a test with every class "
+            "on both sides: give --test STORES, or --folds."
+        )
+    return [("heldout", split.held_out)]
+
+
+def _of_slides(plan: ExperimentPlan, reporter: Reporter) -> tuple[EvaluationSplit, ...]:
+    """The same of labelled slides or patients, as `classify --level` opens and splits them."""
+    data = open_labelled(
+        plan.train, plan.test or None, level=plan.level, labels=plan.labels, reporter=reporter
+    )
+    side = data.sides[0]
+
+    def view(bags: LabelledBags, rows: NDArray[np.int64], side: Side) -> View:
+        return View(whole=cast(LabelledPatches, bags), rows=rows, side=side)
+
+    if data.test is not None:
+        train = view(data.train, np.arange(len(data.train)), side)
+        test = view(data.test, np.arange(len(data.test)), data.sides[1])
+        return (EvaluationSplit(name="test", train=train, test=test, seen=side.collection),)
+    bags = data.train
+    return tuple(
+        EvaluationSplit(
+            name=name,
+            train=view(bags, np.setdiff1d(np.arange(len(bags)), rows), side),
+            test=view(bags, rows, side),
+            seen=_without_stores(side.collection, bags.subset(rows)),
+        )
+        for name, rows in _held_out(plan, bags.labels, bags.group_index)
+    )
+
+
+def _without_stores(everything: Collection | None, held_out: LabelledBags) -> Collection | None:
+    """Without stores that have any patch of what is held out."""
+    if everything is None:
+        return None
+    held = {part.path for bag in held_out.bags for part in bag.parts}
+    numbers = [number for number, store in enumerate(everything.stores) if Path(store.path) in held]
+    return everything.subset(np.flatnonzero(~np.isin(everything.store_index, numbers)))
 
 
 def _split(
@@ -217,5 +295,5 @@ def _split(
         name=name,
         train=View(whole=patches, rows=inside),
         test=View(whole=patches, rows=held_out),
-        unlabelled=everything.subset(np.flatnonzero(~np.isin(everything.store_index, held_stores))),
+        seen=everything.subset(np.flatnonzero(~np.isin(everything.store_index, held_stores))),
     )

@@ -53,7 +53,7 @@ class Judged:
 
 def cell_names(arm: Arm, amount: Amount, select: Select, seed: int, part: str) -> tuple[str, ...]:
     """The file a cell is written to, then others that it may be found in; `part` names its split."""
-    start = f"{arm.file_part}-{file_part(amount)}"
+    start = "-".join(filter(None, (arm.file_part, arm.head, file_part(amount))))
     plain = f"{start}-seed{seed}-{part}.npz"
     if select == "spread":
         return (plain,)
@@ -83,6 +83,11 @@ def judged_by(folder: Path, plan: ExperimentPlan, row: Row, amount: Amount, seed
 
     UsageError where a cell is not computed, or is of other patches than test_patches.csv names.
     """
+    if plan.of_slides:
+        raise UsageError(
+            f"'{folder.name}' judges {plan.counted} as a whole, so that it has no patches to show: its "
+            "report.html and test_slides.csv say what it judged."
+        )
     parts = _test_patches(folder)
     classes = _classes(folder)
     keys, select = _keys(folder), order_of(plan, amount, row.select)

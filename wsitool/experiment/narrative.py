@@ -54,7 +54,7 @@ def _compared(results: Results) -> list[str]:
     ]
     less = f" With less: {'; '.join(baseline_lines)}." if baseline_lines else ""
     name = f"{results.baseline} with {percent(full.fraction)} of the labels"
-    right = f"{_accuracy(full)} of the test patches right"
+    right = f"{_accuracy(full)} of the test {results.plan.counted} right"
     if results.no_mark:
         lines = [f"There is no mark to reach: {name} has {right}, but {results.no_mark}.{less}"]
     else:
@@ -73,9 +73,8 @@ def _compared(results: Results) -> list[str]:
 
 def _at_the_same_labels(results: Results, row: Row) -> list[str]:
     """A row against the baseline in its order, and against its own arm in the first order."""
-    names = {(other.arm.name, other.select): other.name for other in results.plan.rows}
-    first = results.plan.select[0]
-    base = next(other.arm.name for other in results.plan.rows if other.name == results.baseline)
+    names = {(other.arm, other.select): other.name for other in results.plan.rows}
+    first, base = results.plan.select[0], results.plan.base
     compared = (
         (results.same_fraction, f"{names[base, row.select]} with the same labels"),
         (results.same_arm, f"as many labels in the order {first}"),
@@ -121,10 +120,15 @@ def caveats(results: Results) -> list[str]:
         )
         lines = [
             f"Intervals leave out each of the {count} test groups (patients) in turn; figures are means over "
-            f"{plan.seeds_text}, {luck}; comparisons are paired on the same patches."
+            f"{plan.seeds_text}, {luck}; comparisons are paired on the same {plan.counted}."
         ]
     lines += _power(results) + _asked(results)
-    if HEADS[plan.head].frozen and results.baseline == "supervised":
+    if plan.of_slides:
+        lines.append(
+            "No network is trained on labels: heads of slides learn on the features of networks that stay as "
+            f"they are, of a {plan.one} as a whole."
+        )
+    elif HEADS[plan.head].frozen and results.baseline == "supervised":
         lines.append(
             f"No network is trained on labels (--head {plan.head}): supervised is a probe of the network it "
             f"starts from ({plan.init}), and fine-tuning it with all labels may do better than this mark."
@@ -161,8 +165,9 @@ def _power(results: Results) -> list[str]:
     share = median(error.seeds_share or 0.0 for error in errors)
     if share > 0.5:
         lines.append(
-            f"Most of what is uncertain, {100 * share:.0f} % of the variance, is which patches were "
-            "labelled: more --seeds narrow the intervals more than more patients."
+            f"Most of what is uncertain, {100 * share:.0f} % of the variance, is which "
+            f"{results.plan.counted} were labelled: more --seeds narrow the intervals more than more "
+            "patients."
         )
     if len(errors) > 1:
         lines.append(

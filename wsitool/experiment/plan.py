@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -15,6 +15,7 @@ from wsitool.classify.head_registry import DEFAULT_HEAD, HEADS, head_named
 from wsitool.classify.settings import HEADS_IN_WORDS, PRECISIONS, Penalty, Settings
 from wsitool.errors import UsageError
 from wsitool.evaluation.subsets import Amount, Balance, PerClass, Select, asks, check_order
+from wsitool.experiment.slide_plan import SlidePlan
 from wsitool.experiment.start_registry import ENCODER, STARTS, StartKind
 from wsitool.store.schema import LARGEST_PATCH
 from wsitool.store.splits import SplitBy
@@ -39,7 +40,7 @@ _NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
 _ARM = re.compile(r"(?P<method>[^+]+)(?:\+(?P<data>[A-Za-z][\w-]*)(?::(?P<count>[1-9]\d*))?)?")
 _MOST = 10_000  # of what is run one after another: more is a slip of the keyboard
 _STARTS = " or ".join(f"{kind.name}:{kind.argument}" for kind in STARTS.values())
-LISTS = ("train", "test", "auxiliary", "methods", "select")  # one alone may be given as text
+LISTS = ("train", "test", "auxiliary", "methods", "select", "heads")  # one alone may be given as text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,8 @@ class Arm:
     """One way of training: no pretraining (`method` None), or a method, after auxiliary data or not.
 
     `auxiliary` names those data ("" for none), of which at most `patches` are seen.
-    `start` is what it starts from, of that `kind`, where that is not the plan's `init`.
+    `start` is what it starts from, of that `kind`, where that is not the plan's `init`. `head` is that of
+    slides, "" of patches.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Arm:
     patches: int | None = None
     start: str | None = None
     kind: StartKind = ENCODER
+    head: str = ""
 
     @property
     def file_part(self) -> str:
@@ -89,16 +92,20 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of the table: an arm, and the order in which its patches are labelled."""
+    """One row of the table: an arm, and the order in which its patches are labelled.
+
+    `order` is that, where there are several.
+    """
 
     name: str
     arm: Arm
     select: Select
+    order: str = ""
 
     @property
     def file_part(self) -> str:
         """The name in names of files."""
-        return self.arm.file_part if self.name == self.arm.name else f"{self.arm.file_part}-{self.select}"
+        return "-".join(filter(None, (self.arm.file_part, self.arm.head, self.order)))
 
 
 # Always beside the arms, and none of them: 24 colour and edge numbers and logistic regression.
@@ -106,7 +113,7 @@ COLOR = Arm(name="color baseline", method=None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentPlan(BackboneOptions):
+class ExperimentPlan(SlidePlan, BackboneOptions):
     """The whole experiment; paths as given, fractions in (0, 1], defaults the paper's.
 
     Judged on `test`, or by `folds` over groups, or on a held-out `test_share` of the groups. Pretraining sees
@@ -199,7 +206,11 @@ class ExperimentPlan(BackboneOptions):
         super().__post_init__()
         if isinstance(self.seeds, tuple) and len(self.seeds) == 1:
             object.__setattr__(self, "seeds", self.seeds[0])  # in plan.json the number it has always been
-        object.__setattr__(self, "head", head_named(self.head))
+        self.check_level(self)
+        if self.of_slides and self.methods == ARMS:
+            object.__setattr__(self, "methods", ARMS[:1])
+        # Of slides it says what is true of their heads as well: the network stays as it is.
+        object.__setattr__(self, "head", "linear" if self.of_slides else head_named(self.head))
         self._check_arms()
         asking = " and ".join(select for select in self.select if asks(select))
         rules = (
@@ -261,17 +272,27 @@ class ExperimentPlan(BackboneOptions):
 
     @property
     def arms(self) -> tuple[Arm, ...]:
-        return tuple(Arm.parse(name) for name in self.methods)
+        arms = [Arm.parse(name) for name in self.methods]
+        # Heads of one encoder follow one another, as they share its features.
+        heads = self.heads if self.of_slides else ("",)
+        return tuple(replace(arm, head=head) for arm in arms for head in heads)
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The rows of the table: each arm in each order, named by both where there are several."""
-        several = len(self.select) > 1
-        return tuple(
-            Row(name=f"{arm.name} ({select})" if several else arm.name, arm=arm, select=select)
-            for arm in self.arms
-            for select in self.select
-        )
+        """The rows of the table: each arm in each order, named by head and order where there are several."""
+        orders = {select: select if len(self.select) > 1 else "" for select in self.select}
+        rows = []
+        for arm in self.arms:
+            for select, order in orders.items():
+                told = ", ".join(filter(None, (arm.head if len(self.heads) > 1 else "", order)))
+                name = f"{arm.name} ({told})" if told else arm.name
+                rows.append(Row(name=name, arm=arm, select=select, order=order))
+        return tuple(rows)
+
+    @property
+    def base(self) -> Arm:
+        """The arm that the others are compared with: "supervised", or the first where it is not there."""
+        return next((arm for arm in self.arms if arm.name == "supervised"), self.arms[0])
 
     @property
     def drawn(self) -> Select:
@@ -318,8 +339,16 @@ class ExperimentPlan(BackboneOptions):
     @property
     def validates(self) -> bool:
         """Whether each cell has a loss on labelled patches that it was not trained on."""
+        if self.of_slides:
+            return self.chooses_inside()
         settings = self.settings("auto")
         return settings.held_out > 0 or settings.chooses_by_folds
+
+    @property
+    def color_settings(self) -> Settings:
+        """Of the color baseline."""
+        # As `classify` has it beside heads of slides.
+        return Settings(head="linear", balance=self.balance) if self.of_slides else self.settings("cpu")
 
     def settings(self, device: str) -> Settings:
         """The part that concerns training a classifier."""

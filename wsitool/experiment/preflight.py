@@ -12,6 +12,7 @@ from wsitool.evaluation.leakage import check_pretraining
 from wsitool.evaluation.subsets import class_counts
 from wsitool.experiment.evaluation_splits import EvaluationSplit, auxiliary_data
 from wsitool.experiment.plan import ExperimentPlan, percent
+from wsitool.experiment.slide_features import of_files
 from wsitool.experiment.starts import start_encoder, start_key
 from wsitool.methods.meta import check_needs
 from wsitool.methods.registry import load_method
@@ -55,11 +56,20 @@ def _check_method(name: str, plan: ExperimentPlan, splits: Sequence[EvaluationSp
 def _check_starts(plan: ExperimentPlan, splits: Sequence[EvaluationSplit], reporter: Reporter) -> None:
     """Build each start that is no standard one, as its cells will, and tell how its weights were read."""
     starts = {arm.start or plan.init: arm for arm in plan.arms}
-    wholes = {id(view.whole): view.whole for split in splits for view in (split.train, split.test)}
-    collections = [patches.collection for patches in wholes.values()]
-    for warning in mixed_resolutions(*collections):
-        reporter.warn(warning)
+    wholes = {id(view.whole): view.collection for split in splits for view in split.views}
+    collections = [collection for collection in wholes.values() if collection is not None]
+    if collections:
+        for warning in mixed_resolutions(*collections):
+            reporter.warn(warning)
     for init, arm in starts.items():
+        if plan.of_slides and arm.kind.frozen:
+            of_files(plan, init)
+            continue
+        if len(collections) < len(wholes):
+            raise UsageError(
+                f"The arm {arm.name} needs patches, and --train holds features: name arms of features, "
+                f"--methods features:{plan.train[0]}, or give --train stores."
+            )
         # Standard starts are not fetched again where all their cells are finished.
         if init in ("imagenet", "random"):
             continue
@@ -81,11 +91,18 @@ def _check_fractions(plan: ExperimentPlan, splits: Sequence[EvaluationSplit]) ->
     for split in splits:
         train = split.train.patches
         for fraction in plan.amounts:
-            counts = class_counts(train.labels, fraction, train.classes, balance=plan.balance)
+            counts = class_counts(
+                train.labels, fraction, train.classes, balance=plan.balance, what=plan.counted
+            )
             if counts.min() < least:
                 rarest = train.classes[int(counts.argmin())]
+                otherwise = (
+                    ", or leave nothing to choose: --c 1 for head mean, --validation 0 for attention"
+                    if plan.of_slides
+                    else ""
+                )
                 raise LabelError(
-                    f"{percent(fraction)} of the labels is a single patch of {rarest}, and 2 of each class "
-                    "are needed, one to train on and one to validate with: use a larger fraction, or label "
-                    "more patches."
+                    f"{percent(fraction)} of the labels is a single {plan.one} of {rarest}, and 2 of each "
+                    "class are needed, one to train on and one to validate with: use a larger fraction, or "
+                    f"label more {plan.counted}{otherwise}."
                 )

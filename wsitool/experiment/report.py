@@ -15,6 +15,7 @@ from wsitool.experiment import table
 from wsitool.experiment.narrative import caveats, choices, said_first, verdicts
 from wsitool.experiment.plan import COLOR, file_part, percent
 from wsitool.experiment.results import ArmResult, Results, as_json
+from wsitool.experiment.slide_plan import SlidePlan
 from wsitool.report.confusion import draw_confusion
 from wsitool.report.efficiency import EfficiencyCurve, draw_efficiency
 from wsitool.report.page import Page
@@ -96,10 +97,12 @@ def _curve(arm: str, arm_results: Sequence[ArmResult], metric: str) -> Efficienc
 def _page(results: Results, out: Path, said: dict[str, list[str]], command: str) -> Page:
     plan = results.plan
     orders = f", labelled in the orders {', '.join(plan.select)}" if len(plan.select) > 1 else ""
+    heads = f" with heads {', '.join(plan.heads)}" if plan.of_slides else ""
     page = Page(
         "How many labels are needed?",
-        f"{', '.join(plan.methods)}{orders}: compared at {_number(len(plan.amounts), 'label fraction')} with "
-        f"{plan.seeds_text} each, and judged on {len(results.labels):,} patches of "
+        f"{', '.join(plan.methods)}{heads}{orders}: compared at "
+        f"{_number(len(plan.amounts), 'label fraction')} with {plan.seeds_text} each, and judged on "
+        f"{len(results.labels):,} {plan.counted} of "
         f"{len(results.groups)} groups (patients) that none of them was trained on.",
     )
     # Above everything else, as no figure may be read without it.
@@ -110,7 +113,8 @@ def _page(results: Results, out: Path, said: dict[str, list[str]], command: str)
     if words:
         page.section("In words", "\n\n".join(words))
     page.note("\n\n".join(said["caveats"] + said["notes"]))
-    page.section("Table 2", "Patch accuracy in percent [95 % interval] / loss per patch.")
+    one = plan.one
+    page.section("Table 2", f"{one.capitalize()} accuracy in percent [95 % interval] / loss per {one}.")
     page.table(table.headers(results), table.rows(results))
     mark = f"{results.baseline} with {percent(results.full.fraction)} of the labels"
     line = "there is no mark to draw" if results.no_mark else f"the dotted line is {mark}"
@@ -139,7 +143,8 @@ def _settings(results: Results) -> list[tuple[str, str]]:
     """What was chosen, without what was left empty."""
     rows = []
     for name, value in results.plan.to_dict().items():
-        if value not in (None, ()):
+        # What says something of slides only.
+        if value not in (None, ()) and (results.plan.of_slides or name not in SlidePlan.names()):
             text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
             rows.append((name.replace("_", " "), text))
     return rows

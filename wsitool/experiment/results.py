@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsitool.errors import UsageError
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.guessing import Guessing, against_guessing
 from wsitool.evaluation.intervals import Comparison, Interval, Jackknife, compare, holm
@@ -20,7 +21,7 @@ from wsitool.evaluation.summary import mean_by
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, open_splits
 from wsitool.experiment.mark import Reach, margin_of, no_mark, reaches
-from wsitool.experiment.plan import COLOR, ExperimentPlan, Row, amount_of, order_of
+from wsitool.experiment.plan import COLOR, Arm, ExperimentPlan, Row, amount_of, order_of, percent
 
 __all__ = ["ArmResult", "Results", "as_json", "summarise"]
 
@@ -105,6 +106,7 @@ def summarise(
 
     `cells` must hold every cell of the plan, `color` those of the color baseline or none.
     """
+    _check_comparable(cells)
     tests = [split.test.patches for split in splits]
     # All splits one after the other: in cross-validation each patch is tested once.
     labels = np.concatenate([patches.labels for patches in tests])
@@ -116,8 +118,8 @@ def summarise(
         fraction: _arm(beside_row, plan.drawn, fraction, color, truth, tests[0].classes, plan)
         for fraction in (plan.amounts if color else ())
     }
-    first = {row.arm.name: row.name for row in reversed(plan.rows)}
-    baseline = first.get("supervised", plan.rows[0].name)
+    first = {row.arm: row.name for row in reversed(plan.rows)}
+    baseline = first[plan.base]
     full = arms[baseline, max(plan.amounts)]
     with_full = {
         key: compare(arm_result.jackknife, full.jackknife)
@@ -150,6 +152,21 @@ def summarise(
     )
 
 
+def _check_comparable(cells: Mapping[Cell, CellResult]) -> None:
+    """UsageError where arms were trained on other labels, or judged on others, than their comparison says."""
+    seen: dict[tuple[object, ...], str | None] = {}
+    for cell, result in cells.items():
+        labels = [] if cell.asks else [("subset", cell.fraction, cell.select, cell.seed, cell.split)]
+        for key in [*labels, ("judged", cell.split)]:
+            told = result.facts.get(str(key[0]))  # cells of earlier builds do not say all
+            if told is not None and seen.setdefault(key, told) != told:
+                where = f"{cell.arm.name}, {percent(cell.fraction)}, seed {cell.seed}, split {cell.split + 1}"
+                raise UsageError(
+                    f"The cells are not of the same labels in every arm and cannot be compared ({where}): "
+                    "run the experiment with another --out."
+                )
+
+
 def _rows(
     plan: ExperimentPlan,
     cells: Mapping[Cell, CellResult],
@@ -158,11 +175,11 @@ def _rows(
 ) -> dict[tuple[str, Amount], ArmResult]:
     """Each row at each fraction; rows of the same cells have one `jackknife`, which says so."""
     arms: dict[tuple[str, Amount], ArmResult] = {}
-    made: dict[tuple[str, Amount, Select], ArmResult] = {}
+    made: dict[tuple[Arm, Amount, Select], ArmResult] = {}
     for row in plan.rows:
         for fraction in plan.amounts:
             order = order_of(plan, fraction, row.select)
-            key = (row.arm.name, fraction, order)
+            key = (row.arm, fraction, order)
             if key not in made:
                 made[key] = _arm(row, order, fraction, cells, truth, classes, plan)
             arms[row.name, fraction] = replace(made[key], arm=row.name, select=row.select)
@@ -176,14 +193,13 @@ def _at_the_same_labels(
 
     P-values are adjusted for all of them together; what is the same comparison is made and counted once.
     """
-    base = "supervised" if "supervised" in plan.methods else plan.methods[0]
-    names = {(row.arm.name, row.select): row.name for row in plan.rows}
-    others = [row for row in plan.rows if row.arm.name != base]
+    names = {(row.arm, row.select): row.name for row in plan.rows}
+    others = [row for row in plan.rows if row.arm != plan.base]
     later = [row for row in plan.rows if row.select != plan.select[0]]
     pairs = (
-        {(row.name, each): (names[base, row.select], each) for row in others for each in plan.amounts},
+        {(row.name, each): (names[plan.base, row.select], each) for row in others for each in plan.amounts},
         {
-            (row.name, each): (names[row.arm.name, plan.select[0]], each)
+            (row.name, each): (names[row.arm, plan.select[0]], each)
             for row in later
             for each in plan.amounts
             if order_of(plan, each, row.select) != order_of(plan, each, plan.select[0])
@@ -214,11 +230,7 @@ def _arm(
     plan: ExperimentPlan,
 ) -> ArmResult:
     labels, groups, images = truth
-    mine = [
-        cell
-        for cell in cells
-        if (cell.arm.name, cell.fraction, cell.select) == (row.arm.name, fraction, order)
-    ]
+    mine = [cell for cell in cells if (cell.arm, cell.fraction, cell.select) == (row.arm, fraction, order)]
     index = np.unique(groups, return_inverse=True)[1]
     # One row a seed, its splits in order, so that predictions line up with `labels`.
     by_seed = [
@@ -314,7 +326,7 @@ def as_json(results: Results) -> dict[str, Any]:
     return {
         "plan": results.plan.to_dict(),
         "classes": list(results.classes),
-        "test_patches": len(results.labels),
+        f"test_{results.plan.counted}": len(results.labels),
         "test_groups": list(results.groups),
         "baseline": results.baseline,
         "margin": results.margin,
@@ -331,7 +343,7 @@ def _row(results: Results, arm_result: ArmResult) -> dict[str, Any]:
         "arm": arm_result.arm,
         "select": arm_result.select,
         **amount_of(arm_result.fraction),
-        "labelled_patches": arm_result.trained_on,
+        f"labelled_{results.plan.counted}": arm_result.trained_on,
         "mean": arm_result.mean,
         "guessing": arm_result.guessing.to_dict(),
         "sd_over_seeds": arm_result.spread,

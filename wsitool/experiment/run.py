@@ -18,7 +18,7 @@ from wsitool.base.json_files import read_json, typed
 from wsitool.base.lock import locked
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import table_bytes
-from wsitool.classify.outputs import describe_patches, places_of
+from wsitool.classify.outputs import places_of
 from wsitool.evaluation.duplicates import LOOK, Signatures, near_duplicates, signatures
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.color_arm import color_cells
@@ -39,6 +39,7 @@ from wsitool.experiment.plan import ExperimentPlan, amount_of, file_part, percen
 from wsitool.experiment.preflight import check_plan
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, summarise
+from wsitool.experiment.slide_tables import describe, write_test_bags
 from wsitool.report.result import Result
 from wsitool.tracking.loggers import Loggers
 
@@ -130,7 +131,7 @@ def write_whole(
 ) -> ExperimentResult:
     """As `experiment`, of a plan that is checked, and for one process at a time."""
     splits = open_splits(plan)
-    notes = judging_problems(splits)
+    notes = judging_problems(splits, plan.one)
     for line in notes:
         reporter.warn(line)
     notes += _near_duplicates(splits, out / "features", reporter)
@@ -184,7 +185,12 @@ def _log(result: ExperimentResult, names: Sequence[str], reporter: Reporter) -> 
 
 
 def _near_duplicates(splits: Sequence[EvaluationSplit], folder: Path, reporter: Reporter) -> list[str]:
-    """What is said of each split; kept in `folder` under the fingerprints of the patches."""
+    """What is said of each split; kept in `folder` under the fingerprints of the patches.
+
+    Of slides and patients nothing: there patches decide nothing by themselves.
+    """
+    if splits[0].train.side is not None:
+        return []
     sides = [
         [split.name, *(view.patches.collection.fingerprint for view in (split.train, split.test))]
         for split in splits
@@ -240,6 +246,9 @@ def _warnings(cells: Collection[CellResult]) -> list[str]:
 
 def _write_test_patches(splits: Sequence[EvaluationSplit], out: Path) -> None:
     """What each row of the cells' logits is of."""
+    if splits[0].train.side is not None:
+        write_test_bags(splits, out)
+        return
 
     def lines(split: EvaluationSplit) -> bytes:
         patches = split.test.patches
@@ -275,7 +284,7 @@ def _write_manifest(
             continue
         # "round" is the key that readers of the file know.
         place = {"round": split.name, "seed": cell.seed, "select": cell.select, **of_arm}
-        description = describe_patches(split.train.patches.subset(rows))
+        description = describe(split.train.patches.subset(rows), plan)
         subsets.append({**place, **amount_of(cell.fraction), **description})
-    tests = {split.name: describe_patches(split.test.patches) for split in splits}
+    tests = {split.name: describe(split.test.patches, plan) for split in splits}
     write_json(out / "manifest.json", {"subsets": subsets, "tests": tests})

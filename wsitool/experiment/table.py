@@ -16,11 +16,11 @@ __all__ = ["headers", "rows", "to_csv", "to_latex", "to_markdown"]
 
 
 def headers(results: Results) -> list[str]:
-    """Arm, then one column per fraction with the labelled patches it stands for."""
+    """Arm, then one column per fraction with how many labels it stands for."""
     columns = ["arm"]
     for fraction in sorted(results.plan.amounts):
         patches = results.arms[results.baseline, fraction].trained_on
-        columns.append(f"{percent(fraction)} ({patches} patches)")
+        columns.append(f"{percent(fraction)} ({patches} {results.plan.counted})")
     return columns
 
 
@@ -63,7 +63,7 @@ def to_csv(results: Results) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     figures = ("mean", "sd_over_seeds", "low", "high", "no_interval")
-    writer.writerow(("arm", "fraction", "labelled_patches", "metric", *figures))
+    writer.writerow(("arm", "fraction", f"labelled_{results.plan.counted}", "metric", *figures))
     for arm_result in (*results.arms.values(), *results.color.values()):
         fraction = arm_result.fraction
         amount = percent(fraction) if isinstance(fraction, PerClass) else fraction

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -19,6 +20,7 @@ from wsitool.functions.options import command_words, keywords, known, whole_stor
 from wsitool.mil.options import SlideOptions, SlideSettings, chosen_settings
 from wsitool.predict.options import EmbedOptions, PredictOptions
 from wsitool.store.collection import Collection
+from wsitool.tiling.stream_options import StreamOptions, stream_options
 from wsitool.training.config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ Stores = AnyPath | Iterable[AnyPath] | Collection
 _CLASSIFY = (ClassifyOptions, SlideOptions, Settings)
 
 
-@keywords(PretrainConfig)
+@keywords(PretrainConfig, StreamOptions)
 def pretrain(
     stores: Stores,
     out: str | Path,
@@ -54,7 +56,8 @@ def pretrain(
     Options are those of `wsitool pretrain`, the method's own among them (`temperature=0.1`). `method` is an
     installed one's name, or a class derived from `wsitool.api.Method`. `resume` goes on from `out`/last.ckpt,
     bit for bit; "auto" starts where there is nothing to go on with; a finished run of the same options stays.
-    `keep_checkpoint` lets a later `resume` make it longer. `loggers` take the rows of metrics.csv. Raises
+    `keep_checkpoint` lets a later `resume` make it longer. `loggers` take the rows of metrics.csv. With
+    `stream` slides are named in place of stores; those that fail are told of in the result. Raises
     UsageError, PluginError, EncoderError or StoreError first, TrainingError or MemoryShortError on the way.
 
     >>> result = wsitool.pretrain(
@@ -64,31 +67,38 @@ def pretrain(
     (2, 'resnet18')
     """
     from wsitool.methods.registry import load_method, named
+    from wsitool.tiling.streaming import Streaming
     from wsitool.training.run import pretrain as run
 
     name = named(method)
-    given = known(f"pretrain with {name}", options, PretrainConfig, load_method(name).params_type)
-    declared = {key: value for key, value in given.items() if key in PretrainConfig.names()}
-    params = {key: value for key, value in given.items() if key not in declared}
+    kinds = (PretrainConfig, StreamOptions)
+    given = known(f"pretrain with {name}", options, *kinds, load_method(name).params_type)
+    cut = {key: given.pop(key) for key in StreamOptions.names() if key in given}
+    streaming = stream_options(cut.pop("stream", False), cut)
+    declared = {key: given.pop(key) for key in PretrainConfig.names() if key in given}
     if "init" in declared:
         declared["init"] = os.fspath(declared["init"])
     patches = stores if isinstance(stores, Collection) else as_list(stores)
     asked = {"method": name, **declared}
     paths = patches if isinstance(patches, list) else [store.path for store in patches.stores]
-    result = run(
-        patches,
-        out=out,
-        params=params,
-        resume=resume,
-        overwrite=overwrite,
-        keep_checkpoint=keep_checkpoint,
-        loggers=loggers,
-        reporter=reporter_of(progress),
-        **asked,
-    )
-    words = command_words("pretrain", paths, out, asked, PretrainConfig)
-    own = [f"--{key.replace('_', '-')}={value}" for key, value in params.items()]
-    return replace(result, command=(*words, *own))
+    reporter = reporter_of(progress)
+    slides = None if streaming is None else Streaming(paths, streaming, declared.get("threads"), reporter)
+    with slides or nullcontext():
+        result = run(
+            patches if slides is None else slides.collection,
+            out=out,
+            params=given,
+            resume=resume,
+            overwrite=overwrite,
+            keep_checkpoint=keep_checkpoint,
+            loggers=loggers,
+            reporter=reporter,
+            **asked,
+        )
+    said = asked if streaming is None else asked | streaming.to_dict()
+    words = command_words("pretrain", paths, out, said, *kinds)
+    own = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
+    return replace(result, command=(*words, *own), failed=() if slides is None else slides.failed)
 
 
 @keywords(EmbedOptions)

@@ -17,8 +17,9 @@ from wsitool.base.tables import read_table
 from wsitool.errors import CorruptStoreError, LabelError, UsageError
 from wsitool.labelling.database import StoreRecord
 from wsitool.store.collection import Collection, open_readable
+from wsitool.store.layout import Tally
 from wsitool.store.opening import find_stores, open_store
-from wsitool.store.reader import Reader, Tally
+from wsitool.store.reader import Reader
 
 __all__ = ["Patches", "columns_of", "groups_of_test", "numbered", "open_patches", "unreadable"]
 

@@ -19,13 +19,15 @@ from wsitool.errors import CorruptStoreError, UsageError
 from wsitool.loading.adjacent import Adjacent
 from wsitool.loading.buffers import PinnedRing, SharedBuffers, ring_for
 from wsitool.loading.device_decode import DeviceDecoder, Streams, UndecodedError
+from wsitool.loading.near import Near
 from wsitool.loading.order import BatchPlan, Order, Sampling
 from wsitool.loading.stain import normalizer_of
 from wsitool.loading.stats import BadPatch, LoaderStats
 from wsitool.store import jpeg
 from wsitool.store.collection import Collection
+from wsitool.store.layout import Tally
 from wsitool.store.options import Decode
-from wsitool.store.reader import Tally
+from wsitool.store.regions import region_side
 
 __all__ = ["Batch", "PatchLoader"]
 
@@ -77,7 +79,8 @@ class PatchLoader:
     the epoch; `set_epoch` chooses it. A patch that cannot be decoded is skipped (with
     several ranks, another of the batch comes twice instead) and noted in `stats.bad`; more than
     `max_bad_share` of the collection is a CorruptStoreError, as is a store that was deleted or replaced.
-    With `pairs` each patch comes with one that lies beside it, see `Adjacent`; `least` is `BatchPlan`'s.
+    With `pairs` each patch comes with one that lies beside it, see `Adjacent`; `near` is in which order they
+    come instead of `Sampling`'s; `least` is `BatchPlan`'s.
     Where the collection has a `stain`, patches are brought to it on the device. `decode` is an
     `effective_decode`: with "gpu" the device gets JPEG streams as they are stored, and decodes them.
     Works wherever an iterable with a length does.
@@ -99,6 +102,7 @@ class PatchLoader:
         device: str | torch.device = "cpu",
         max_bad_share: float = 0.01,
         pairs: Adjacent | None = None,
+        near: Near | None = None,
         least: int = 2,
         decode: Decode = "cpu",
         **sampling: Any,
@@ -117,7 +121,7 @@ class PatchLoader:
             least=least,
         )
         self.stats = LoaderStats()
-        self._pairs = pairs
+        self._pairs, self._near = pairs, near
         self._rank, self._threads, self._device = rank, threads, torch.device(device)
         self._normalize = normalizer_of(collection, self._device)
         # At least one, so that a small collection does not end with its first bad patch.
@@ -129,6 +133,11 @@ class PatchLoader:
         self._buffers = SharedBuffers(shape)
         self._decoder = DeviceDecoder(self._device) if decode == "gpu" else None
         self._ring = ring_for(shape, threads + 1, self._device)
+        # Only where neighbours come together: else whole squares would be decoded for a patch of each.
+        told = collection.streamed and (near is not None or not self.sampling.shuffle)
+        square = region_side(collection.patch_size) ** 2
+        # A square for each thread that decodes, beside the batches that are being read.
+        self._told_ahead = threads + -(-threads * square // batch_size) if told else 0
 
     @property
     def batch_size(self) -> int:
@@ -176,6 +185,8 @@ class PatchLoader:
             "batch_size": self.plan.batch_size,
             "world_size": self.plan.world_size,
             "collection": self.collection.fingerprint,
+            # Absent where it is not used, as in states of before there was one.
+            **({} if self._near is None else {"near": True}),
         }
 
     def order(self, epoch: int) -> Order:
@@ -184,6 +195,8 @@ class PatchLoader:
         (N,), a function of (seed, epoch) and the collection; with balance "slides" patches may be missing and
         repeated.
         """
+        if self._near is not None:
+            return self._near.order(seed=self.sampling.seed, epoch=epoch)
         return self.sampling.order(self.collection.store_index, epoch)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -213,18 +226,35 @@ class PatchLoader:
                     future.cancel()
 
     def _jobs(self, numbers: Iterable[int]) -> Iterator[NDArray[np.int64]]:
-        """The indices of each batch of this rank; stores are looked at anew with every epoch."""
+        """The indices of each batch of this rank, those of pairs behind them."""
+        for number, indices in self._told(self._indices(numbers)):
+            if self._pairs is not None:
+                # By the batch's number, so that a resumed run has the same pairs.
+                seed = (self.sampling.seed, number, self._rank)
+                indices = np.concatenate([indices, self._pairs.draw(indices, seed)])
+            yield indices
+
+    def _indices(self, numbers: Iterable[int]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Each batch's number and the indices of this rank; stores are looked at anew with every epoch."""
         for epoch, steps in groupby(numbers, key=lambda number: number // len(self)):
             # A store replaced since the last epoch would give other patches at the same indices.
             self.collection.check()
             order = self.order(epoch)
             for number in steps:
-                indices = order[self.plan.positions(number % len(self), self._rank)]
-                if self._pairs is not None:
-                    # By the batch's number, so that a resumed run has the same pairs.
-                    seed = (self.sampling.seed, number, self._rank)
-                    indices = np.concatenate([indices, self._pairs.draw(indices, seed)])
-                yield indices
+                yield number, order[self.plan.positions(number % len(self), self._rank)]
+
+    def _told(
+        self, batches: Iterator[tuple[int, NDArray[np.int64]]]
+    ) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """The same batches, of which a streamed collection hears before they are read."""
+        coming: deque[tuple[int, NDArray[np.int64]]] = deque()
+        for number, indices in batches:
+            if self._told_ahead:
+                self.collection.prefetch(indices)
+            coming.append((number, indices))
+            if len(coming) > self._told_ahead:
+                yield coming.popleft()
+        yield from coming
 
     def _read_ahead(
         self, pool: ThreadPoolExecutor, jobs: Iterator[NDArray[np.int64]], ahead: deque[Future[_Read]]
@@ -307,9 +337,12 @@ class PatchLoader:
         return f"patch {self.collection.row[patch.index]} of {store.path} ({patch.reason})"
 
     def _too_bad(self, patch: BadPatch) -> CorruptStoreError:
+        mend = "write that store again"
+        if self.collection.streamed:
+            mend = "run 'wsitool tile' first, which leaves them out"
         return CorruptStoreError(
             f"{len(self.stats.bad)} of {len(self.collection)} patches cannot be read and {self._bad_allowed} "
-            f"may be skipped; one is {self._in_words(patch)}: write that store again."
+            f"may be skipped; one is {self._in_words(patch)}: {mend}."
         )
 
     def _waited(self, future: Future[_Read]) -> _Read:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
-from wsitool.store.reader import Tally
+from wsitool.store.layout import Tally
 
 __all__ = ["BadPatch", "LoaderStats"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,16 @@ _KEPT_BYTES = 1 << 28  # of small bags that stay in memory
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Rows of a patch store or a file of features; `content` says what is in it, whoever reads it."""
+    """Rows of a patch store or a file of features; `content` says what is in it, whoever reads it.
+
+    `slide` is what the image or slide is called that they are of.
+    """
 
     path: Path
     rows: Indices
     whole: bool
     content: str
+    slide: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +47,7 @@ class Bag:
     def __len__(self) -> int:
         return sum(len(part.rows) for part in self.parts)
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """What it holds, whoever reads it: the contents of its files and the rows of each."""
         return ";".join(
@@ -79,6 +84,10 @@ class LabelledBags:
         """Only the bags at `rows`, in that order."""
         bags = tuple(self.bags[row] for row in rows.tolist())
         return LabelledBags(bags=bags, classes=self.classes, labels=self.labels[rows])
+
+    def identity_hash(self) -> str:
+        """SHA-256 over the sorted `identities`: which bags, in any order."""
+        return hashlib.sha256("\n".join(sorted(self.identities())).encode()).hexdigest()
 
     def identities(self) -> list[str]:
         """What each bag is and is called, see `Bag.identity`."""

@@ -16,9 +16,10 @@ from wsitool.evaluation.color import color_numbers
 from wsitool.mil.bags import Bag, LabelledBags
 from wsitool.mil.data import LabelledSides
 from wsitool.mil.fitting import FittedBags, SlideTask, joined
+from wsitool.store.collection import Collection
 from wsitool.store.reader import Reader
 
-__all__ = ["baselines_of_bags"]
+__all__ = ["baselines_of_bags", "colors_of_bags"]
 
 _SAMPLED = 32  # patches of a slide whose colours are looked at, evenly spread
 
@@ -63,6 +64,12 @@ def _beside(
         settings=Settings(head="linear", balance=task.settings.balance),
         seed=task.seed,
     )
+
+
+def colors_of_bags(bags: Sequence[Bag], collection: Collection) -> NDArray[np.float32]:
+    """(M, 24) color numbers of bags of stores: means over at most 32 patches of each part."""
+    stores = {Path(store.path): store for store in collection.stores}
+    return np.stack([_colors(bag, stores) for bag in bags])
 
 
 def _colors(bag: Bag, stores: dict[Path, Reader]) -> NDArray[np.float32]:

@@ -91,6 +91,11 @@ def _check_kinds(sides: Sequence[Side]) -> None:
             f"The features of training ({first.width} values, '{first.encoder or 'not said'}') and --test "
             f"({last.width}, '{last.encoder or 'not said'}') are of different encoders: pass those of one."
         )
+    if first.digest and last.digest and first.digest != last.digest:
+        raise UsageError(
+            "The features of training and --test are of different weights, image sizes or stain norms: make "
+            "both by one 'wsitool embed'."
+        )
     collections = [side.collection for side in sides if side.collection is not None]
     if len({collection.patch_size for collection in collections}) > 1:
         sizes = " and ".join(f"{collection.patch_size} px" for collection in collections)

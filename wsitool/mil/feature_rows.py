@@ -24,6 +24,7 @@ _ROWS = 8192  # whose sums are looked at together
 class FeatureHeader:
     """What a file says of itself: features (rows, width), the slide's `name` and `encoder`, "" if not said.
 
+    `digest` is a hash of weights, image size and stain norm (`features_digest`), which `embed` writes.
     `sources` (rows,) are the images its patches are of, `labels` (rows,) their classes, "" for none; None
     where the file has no such column.
     """
@@ -32,6 +33,7 @@ class FeatureHeader:
     width: int
     name: str
     encoder: str
+    digest: str
     sources: NDArray[np.str_] | None
     labels: NDArray[np.str_] | None
 
@@ -61,7 +63,14 @@ def read_header(path: Path) -> FeatureHeader:
     shape = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
     if len(shape) != 2:
         raise StoreError(f"'{path}' must hold features (N, D), got {shape}.")
-    values: dict[str, Any] = {"name": "", "encoder": "", "sources": None, "labels": None, **header}
+    values: dict[str, Any] = {
+        "name": "",
+        "encoder": "",
+        "digest": "",
+        "sources": None,
+        "labels": None,
+        **header,
+    }
     for name in ("sources", "labels"):
         if values[name] is not None and len(values[name]) != shape[0]:
             raise StoreError(
@@ -82,6 +91,7 @@ def _columns(file: h5py.File) -> dict[str, Any]:
     return {
         "name": str(attributes.get("name", "")) if "made_from" in attributes else "",
         "encoder": ", ".join(told),
+        "digest": str(attributes.get("features_digest", "")),
         "sources": np.array(file["source"].asstr()[()], np.str_) if "source" in file else None,
         "labels": labels,
     }

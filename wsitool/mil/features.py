@@ -28,7 +28,9 @@ from wsitool.mil.options import SlideSettings
 from wsitool.mil.sources import Side
 from wsitool.stain.target import choose_norm
 
-__all__ = ["FeatureSource", "features_for"]
+__all__ = ["FeatureSource", "card_of_files", "features_for"]
+
+_NOT_SAID = "not said"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +122,17 @@ def _of_files(data: LabelledSides, asked: ClassifyOptions) -> FeatureSource:
             "stores."
         )
     side = data.sides[0]
-    name = side.encoder or "not said"
-    card = EncoderCard(
+    name = side.encoder or _NOT_SAID
+    return FeatureSource(card=card_of_files(side), digest=hashlib.sha256(name.encode()).hexdigest())
+
+
+def card_of_files(side: Side) -> EncoderCard:
+    """What stands for the encoder of files of features."""
+    name = side.encoder or _NOT_SAID
+    return EncoderCard(
         backbone=f"{FEATURES_PREFIX}{name}",
         feature_dim=side.width,
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         lineage=(LineageStep(kind="file", name=name),),
     )
-    return FeatureSource(card=card, digest=hashlib.sha256(name.encode()).hexdigest())

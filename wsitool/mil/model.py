@@ -43,7 +43,8 @@ class SlideCard:
     """What a classifier of slides is and has seen; sizes in pixels, `mpp` in um/px (None where not known).
 
     As `ClassifierCard`; `level` says what it was trained to judge, `sizes` make its head. `patch_size` and
-    `image_size` are None where it was trained on features made elsewhere.
+    `image_size` are None where it was trained on features made elsewhere, of which `features_digest` is kept
+    where the files say it.
     """
 
     classes: tuple[str, ...]
@@ -57,6 +58,7 @@ class SlideCard:
     mpp: float | None = None
     candidates: CandidateRule | None = None
     sizes: dict[str, int] = field(default_factory=dict)
+    features_digest: str = ""
 
     def __post_init__(self) -> None:
         check_positive(

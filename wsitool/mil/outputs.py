@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def write_bag_predictions(path: Path, parts: Sequence[Part[LabelledBags]]) -> No
 
 def bags_hash(bags: LabelledBags) -> str:
     """SHA-256 over all that a run depends on of its bags, in whatever order: contents, class and patient."""
-    return hashlib.sha256("\n".join(sorted(bags.identities())).encode()).hexdigest()
+    return bags.identity_hash()
 
 
 def describe_bags(bags: LabelledBags, counted: str) -> dict[str, Any]:

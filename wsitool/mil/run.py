@@ -222,6 +222,7 @@ def _card(task: SlideTask, data: LabelledSides, source: FeatureSource, fit: Fitt
         if collection is None
         else CandidateRule.common(store.meta.params for store in collection.stores),
         sizes=dict(fit.fitted.sizes),
+        features_digest=data.sides[0].digest,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,11 +16,11 @@ from wsitool.base.paths import AnyPath, as_list
 from wsitool.classify.data import Paths
 from wsitool.errors import StoreError, UsageError
 from wsitool.mil.bags import Part
-from wsitool.mil.feature_rows import content_of, is_feature_file, read_header
+from wsitool.mil.feature_rows import FeatureHeader, content_of, is_feature_file, read_header
 from wsitool.store.collection import Collection, open_collection
 from wsitool.store.reader import Reader
 
-__all__ = ["Side", "SlideRows", "open_side"]
+__all__ = ["Side", "SlideRows", "feature_files", "images_of", "open_side"]
 
 _SUFFIXES = (".h5", ".pt")
 # CLAM keeps the same features twice; h5 files also say where a patch lies.
@@ -44,13 +45,15 @@ class SlideRows:
 class Side:
     """What training, or the test, is given: slides of a `collection`, or of files of features of one kind.
 
-    `width` and `encoder` are those of the files, 0 and "" of stores, whose features are still to be made.
+    `width`, `encoder` and `digest` (if all say one) are those of the files; of stores, whose features are
+    still to be made, 0 and "".
     """
 
     slides: tuple[SlideRows, ...]
     collection: Collection | None
     width: int = 0
     encoder: str = ""
+    digest: str = ""
     classes: tuple[str, ...] = ()
 
 
@@ -62,7 +65,7 @@ def open_side(paths: Paths | Collection) -> Side:
     if isinstance(paths, Collection):
         return _of_collection(paths)
     items = as_list(paths)
-    files = [_feature_files(item) for item in items]
+    files = [feature_files(item) for item in items]
     if not any(files):
         return _of_collection(open_collection(items))
     if not all(files):
@@ -71,15 +74,17 @@ def open_side(paths: Paths | Collection) -> Side:
     return _of_files([path for found in files for path in found])
 
 
-def _feature_files(item: AnyPath) -> list[Path]:
-    """The feature files at a path, none where it is of stores: the first file of a folder tells."""
+def feature_files(item: AnyPath) -> list[Path]:
+    """The feature files at a path, none where it is of stores: the first whole file of a folder tells."""
     path = Path(os.fsdecode(item))
     if not path.is_dir():
         return [path] if path.suffix in _SUFFIXES and is_feature_file(path) else []
     inner = next((path / name for name in _FOLDERS if (path / name).is_dir()), path)
     for suffix in _SUFFIXES:
-        files = sorted(inner.glob(f"*{suffix}"))
-        if files and is_feature_file(files[0]):
+        # Hidden names are files being written.
+        files = [file for file in sorted(inner.glob(f"*{suffix}")) if not file.name.startswith(".")]
+        first = next((file for file in files if suffix == ".pt" or h5py.is_hdf5(file)), None)
+        if first is not None and is_feature_file(first):
             return files
     return []
 
@@ -99,6 +104,7 @@ def _of_collection(collection: Collection) -> Side:
                 rows=np.sort(rows[inside]),
                 whole=False,
                 content=store.content_hash,
+                slide=name,
             )
             slides.append(
                 SlideRows(
@@ -121,6 +127,13 @@ def _by_source(store: Reader, rows: NDArray[np.int64]) -> Iterator[tuple[str, ND
     yield from _each(np.asarray(sources[rows], np.str_))
 
 
+def images_of(header: FeatureHeader, store: str) -> list[tuple[str, NDArray[np.int64]]]:
+    """Name and rows of each image of a file of features, or of its slide, which is called `store`."""
+    if header.sources is None:
+        return [(store, np.arange(header.rows))]
+    return list(_each(header.sources))
+
+
 def _each(names: NDArray[np.str_]) -> Iterator[tuple[str, NDArray[np.int64]]]:
     for name in np.unique(names).tolist():
         yield name, np.flatnonzero(names == name)
@@ -137,15 +150,25 @@ def _of_files(paths: Sequence[Path]) -> Side:
     if len(encoders) > 1:
         names = " and ".join(f"'{name or 'not said'}'" for name in sorted(encoders))
         raise UsageError(f"The feature files are of different encoders ({names}): pass files of one.")
+    digests = {header.digest for header in headers}
+    if len(digests - {""}) > 1:
+        raise UsageError(
+            "The feature files are of different weights, image sizes or stain norms, whatever their encoder "
+            "is called: make them by one 'wsitool embed'."
+        )
     slides: list[SlideRows] = []
     for path, header in zip(paths, headers, strict=True):
         store, content = header.name or path.stem, content_of(path)
-        everything = np.arange(header.rows)
-        images = [(store, everything)] if header.sources is None else list(_each(header.sources))
-        for name, rows in images:
+        for name, rows in images_of(header, store):
             own = () if header.labels is None else tuple(sorted(set(header.labels[rows].tolist()) - {""}))
-            part = Part(path=path, rows=rows, whole=len(rows) == header.rows, content=content)
+            part = Part(path=path, rows=rows, whole=len(rows) == header.rows, content=content, slide=name)
             slides.append(SlideRows(name=name, store=store, group=group_name(store), own=own, part=part))
     if not slides:
         raise StoreError(f"'{paths[0].parent}' holds files without a patch: make the features again.")
-    return Side(slides=tuple(slides), collection=None, width=widths.pop(), encoder=encoders.pop())
+    return Side(
+        slides=tuple(slides),
+        collection=None,
+        width=widths.pop(),
+        encoder=encoders.pop(),
+        digest=digests.pop() if len(digests) == 1 else "",
+    )

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from wsitool.base.file_names import lone_file_name
 from wsitool.base.pictures import SMALL_SIDE
+from wsitool.base.urls import is_url
 from wsitool.curate.folders import kind_of_folder
 from wsitool.errors import WsitoolError
 from wsitool.predict.prediction import image_name
 from wsitool.slides.readers import open_slide
-from wsitool.slides.readers.byte_source import is_url
 from wsitool.slides.slide import Slide
 from wsitool.slides.slide_list import find_slides, slide_name
 from wsitool.store.opening import SUFFIXES, find_stores, open_store

@@ -35,7 +35,8 @@ def encoder_card(page: Page, run: Mapping[str, Any]) -> None:
         ),
         (
             "Training data",
-            f"{_count(run.get('patches'))} patches without labels, {len(run.get('stores') or ()):,} stores, "
+            f"{_count(run.get('patches'))} patches without labels, {len(run.get('stores') or ()):,} "
+            f"{'slides (streamed)' if run.get('streamed') else 'stores'}, "
             f"{len(groups):,} groups (patients)",
         ),
         ("Intended use", f"Features for a classifier, or its start. {_USE}"),

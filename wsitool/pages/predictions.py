@@ -14,6 +14,7 @@ from wsitool.errors import WsitoolError
 from wsitool.pages.facts import add_settings, read_object
 from wsitool.pages.material import Inputs
 from wsitool.pages.registry import Folder
+from wsitool.predict.attended import AttendedPatch, most_attended
 from wsitool.predict.prediction import file_names_of
 from wsitool.predict.verdict import as_probability
 from wsitool.report.page import Card, Page
@@ -21,10 +22,11 @@ from wsitool.report.page import Card, Page
 __all__ = ["sections"]
 
 _SHOWN = 12  # slides with pictures
-_DECIDING, _ATTENDED = 6, 10  # patches of each
+_DECIDING = 6  # patches of each
 _LISTED, _FAILURES = 200, 50
 _SIDE = 620
 _LARGEST_TABLE = 30_000_000  # bytes; a slide of a hundred thousand patches has a tenth
+_NOT_SHOWN = "The patches that decided are not shown: neither the slide nor its store is where it was."
 _NEEDS = (
     "slide",
     "status",
@@ -91,38 +93,57 @@ def _slide(page: Page, folder: Path, row: Row, classes: Sequence[str], inputs: I
         picture = smaller(folder / name, side=_SIDE)
         if picture is not None:
             page.image(picture, caption)
-    table = _table(folder / f"{row['files']}.csv", classes)
-    attended = [one for one in table if one.attention is not None]
-    patches = _attended(attended)
+    path = folder / f"{row['files']}.csv"
+    table = _table(path, classes)
+    attended = most_attended(path) if _is_small(path) else []
+    if attended:
+        _show_attended(page, row, attended, inputs)
+        return
     # A table that was edited may name what is no class.
-    if not attended and row["most_probable"] in classes:
-        patches = _deciding(table, classes.index(row["most_probable"]))
+    called_one = row["most_probable"] in classes
+    patches = _deciding(table, classes.index(row["most_probable"])) if called_one else []
     if not patches:
         return
     corners = [(one.x, one.y) for one, _ in patches]
     squares = inputs.squares(row["slide"], row["group"], corners, patches[0][0].side)
     if squares is None:
-        page.text("The patches that decided are not shown: neither the slide nor its store is where it was.")
+        page.text(_NOT_SHOWN)
         return
     against = any(classes[called] != row["most_probable"] for _, called in patches)
     rest = ", and what is most probably something else" if against else ""
-    page.text(
-        f"The {len(patches)} patches of most attention, with what each would be called alone:"
-        if attended
-        else f"The patches most probably {row['most_probable']}{rest}:"
-    )
+    page.text(f"The patches most probably {row['most_probable']}{rest}:")
     page.cards(
         [
-            Card(image=small_jpeg(pixels), lines=_lines(one, called, classes, len(table)))
+            Card(
+                image=small_jpeg(pixels),
+                lines=(f"{classes[called]} {as_probability(one.p[called])}", f"{one.x}, {one.y}"),
+            )
             for pixels, (one, called) in zip(squares, patches, strict=True)
         ]
     )
 
 
-def _lines(one: _Patch, called: int, classes: Sequence[str], patches: int) -> tuple[str, ...]:
-    # Of 1 / n each patch would have the same.
-    attention = () if one.attention is None else (f"attention {one.attention * patches:.3g} x the mean",)
-    return (*attention, f"{classes[called]} {as_probability(one.p[called])}", f"{one.x}, {one.y}")
+def _show_attended(page: Page, row: Row, patches: Sequence[AttendedPatch], inputs: Inputs) -> None:
+    """The patches of most attention as pictures, or in a table where there are none of them."""
+    corners = [(one.x, one.y) for one in patches if one.x is not None and one.y is not None]
+    squares = None
+    if corners and (side := patches[0].side) is not None:
+        squares = inputs.squares(row["slide"], row["group"], corners, side)
+    page.text(f"The {len(patches)} patches of most attention, with what each would be called alone:")
+    lines = [
+        (
+            f"attention {one.relative:.3g} x the mean",
+            f"{one.called} {as_probability(one.probability)}",
+            one.place,
+        )
+        for one in patches
+    ]
+    if squares is None:
+        page.table(("attention", "alone", "place"), lines, _NOT_SHOWN)
+        return
+    page.cards(
+        [Card(image=small_jpeg(pixels), lines=told) for pixels, told in zip(squares, lines, strict=True)]
+    )
 
 
 def _heatmaps(row: Row, classes: Sequence[str]) -> list[tuple[str, str]]:
@@ -141,32 +162,29 @@ def _heatmaps(row: Row, classes: Sequence[str]) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Patch:
-    """A row of a slide's table: level-0 corner and side, and `p` (K,); attention of classifiers of slides."""
+    """A row of a slide's table: level-0 corner and side, and `p` (K,)."""
 
     x: int
     y: int
     side: float
     p: tuple[float, ...]
-    attention: float | None
 
 
 def _table(path: Path, classes: Sequence[str]) -> list[_Patch]:
     """The patches of a slide; none where the table cannot be read, or is too large for a page."""
     try:
-        if path.stat().st_size > _LARGEST_TABLE:
+        if not _is_small(path):
             return []
         with path.open(encoding="utf-8", newline="") as file:
             rows = csv.reader(file)
             head = next(rows)
             columns = [head.index(f"p_{name}") for name in classes]
-            attention = head.index("attention") if "attention" in head else None
             return [
                 _Patch(
                     x=int(row[0]),
                     y=int(row[1]),
                     side=float(row[2]),
                     p=tuple(float(row[column]) for column in columns),
-                    attention=None if attention is None else float(row[attention]),
                 )
                 for row in rows
             ]
@@ -174,10 +192,11 @@ def _table(path: Path, classes: Sequence[str]) -> list[_Patch]:
         return []
 
 
-def _attended(table: Sequence[_Patch]) -> list[tuple[_Patch, int]]:
-    """The ten of most attention, those surest of a class first where it is equal, and the class of each."""
-    first = sorted(table, key=lambda one: (-(one.attention or 0), -max(one.p)))[:_ATTENDED]
-    return [(one, one.p.index(max(one.p))) for one in first]
+def _is_small(path: Path) -> bool:
+    try:
+        return path.stat().st_size <= _LARGEST_TABLE
+    except OSError:
+        return False
 
 
 def _deciding(table: Sequence[_Patch], wanted: int) -> list[tuple[_Patch, int]]:

@@ -45,7 +45,8 @@ def sections(page: Page, folder: Folder) -> None:
     add_settings(page, run, without=_SHOWN_APART)
     groups, stores = run.get("groups") or [], run.get("stores") or []
     page.section("What it has seen")
-    page.text(f"{len(stores):,} stores of {len(groups):,} groups (patients): {as_text(groups)}.")
+    what = "slides, streamed without stores," if run.get("streamed") else "stores"
+    page.text(f"{len(stores):,} {what} of {len(groups):,} groups (patients): {as_text(groups)}.")
     steps = (run.get("card") or {}).get("lineage") or []
     if steps:
         _lineage(page, steps)

@@ -30,7 +30,8 @@ class SlideJudge(Classifier):
         if slides.encoder is None or card.image_size is None or card.patch_size is None:
             raise EncoderError(
                 f"This classifier was trained on features made elsewhere ({card.encoder.chain}), and there "
-                "is no encoder to make such of new patches: train one on stores, with --encoder."
+                "is no encoder to make such of new patches: pass features of that encoder in place of "
+                "slides, or train one on stores, with --encoder."
             )
         of_patches = ClassifierCard(
             classes=card.classes,
@@ -52,9 +53,9 @@ class SlideJudge(Classifier):
         return self.slides.features(patches)
 
 
-def say_level(classifier: Classifier, reporter: Reporter) -> None:
+def say_level(level: str, reporter: Reporter) -> None:
     """Warn where what is judged here, one slide at a time, is not what the classifier was trained on."""
-    if isinstance(classifier, SlideJudge) and classifier.slides.card.level == "patient":
+    if level == "patient":
         reporter.warn(
             "The classifier was trained on all slides of a patient together, and judges each slide by itself "
             "here."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,14 @@ from wsitool.predict.store_features import (
     common_of,
     embedder,
     remote_store,
-    stains_of,
     task_of,
+    under_norm,
 )
 from wsitool.report.scatter import save_scatter
 from wsitool.stain.slides import with_stain
 from wsitool.stain.target import choose_norm
-from wsitool.store.collection import Collection, open_readable, stores_at
+from wsitool.store.collection import Collection, open_readable
+from wsitool.store.opening import stores_at
 from wsitool.store.stain_table import StainNorm
 
 __all__ = ["embed", "project"]
@@ -92,7 +93,7 @@ def embed(
         reporter.warn(warning)
     size, classes = collection.patch_size, collection.classes
     run = embedder(built, settings, patch_size=size, classes=classes, folder=str(folder), reporter=reporter)
-    run = replace(run, stains=stains_of(normed), bags=bags)
+    run = under_norm(run, normed, bags)
     say_decoding(run.decode, collection, reporter)
     kept = {number for number in part if run.check(collection.stores[number], targets[number])}
     check_size(built, run.image_size, reporter)
@@ -221,8 +222,8 @@ class _Work:
         with locked(self.folder / _MAP, what=f"'{self.folder}'", wait_seconds=TABLE_PATIENCE_SECONDS):
             there, lacking = [], plan.lacking()
             if not lacking:
-                stains = stains_of(with_stain(self.collection, self.norm, needed=False))
-                run = replace(self.run, stains=stains)
+                normed = with_stain(self.collection, self.norm, needed=False)
+                run = under_norm(self.run, normed, self.run.bags)
                 stores, failed = self.collection.stores, plan.failed()
                 kept = {each: run.kept(stores[each], self.targets[each]) for each in self._filled}
                 there = [each for each in kept if kept[each]]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -28,20 +28,22 @@ from wsitool.base.machine import explain_memory, first_batch_size
 from wsitool.base.planned import ITEM_PATIENCE_SECONDS
 from wsitool.base.progress import Reporter, Warnings
 from wsitool.base.sentences import one_sentence, system_error
+from wsitool.base.urls import as_path
 from wsitool.classify.model import Classifier, ClassifierCard
 from wsitool.errors import EncoderError, SlideError, StoreError, UsageError
 from wsitool.loading import PatchLoader
 from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.loading.stain import StainNormalizer
-from wsitool.predict.bags import classifier_file, judged, load_judge
+from wsitool.predict.bags import SlideJudge, judged, load_judge
+from wsitool.predict.known import warn_of_group, weights_digest
 from wsitool.predict.options import PredictOptions
-from wsitool.predict.outcomes import Item, ItemFiles, Source, name_of
+from wsitool.predict.outcomes import Item, ItemFiles, SlideItem, Source, name_of
 from wsitool.predict.prediction import Picture, Prediction, by_image, mosaic, write_prediction
 from wsitool.predict.rules import check_mpp, reading, tile_spec
 from wsitool.predict.slide_summary import SlideSummary
 from wsitool.predict.stain import slide_normalizer
 from wsitool.predict.stream import PatchBatch, open_stream
-from wsitool.predict.verdict import Verdict
+from wsitool.predict.verdict import Verdict, VerdictRule
 from wsitool.slides.grid import plan_read
 from wsitool.slides.readers import open_slide
 from wsitool.slides.slide_list import SlideInput
@@ -50,7 +52,7 @@ from wsitool.store.collection import Collection
 from wsitool.store.opening import open_store
 from wsitool.store.reader import Reader
 
-__all__ = ["Judge", "common_of", "judge_of", "opened", "remote_item", "rows_of", "task_of", "weights_digest"]
+__all__ = ["Judge", "common_of", "judge_of", "opened", "remote_item", "rows_of", "task_of", "write_rows"]
 
 _loading = threading.Lock()
 
@@ -64,8 +66,17 @@ class Judge:
     doubts: tuple[str, ...]
     out: Path
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.classifier.card.classes
+
+    @property
+    def whole(self) -> bool:
+        """Whether a slide is judged as a whole."""
+        return isinstance(self.classifier, SlideJudge)
+
     def judge(
-        self, source: Source, files: ItemFiles, made_from: str, reporter: Reporter
+        self, source: Reader | SlideInput, files: ItemFiles, made_from: str, reporter: Reporter
     ) -> list[SlideSummary]:
         """Write the files of a slide, or of each image of a store; their rows of the summary.
 
@@ -78,17 +89,29 @@ class Judge:
                 predictions = _predict_one(self.classifier, source, options, reporter)
             # Only now, as the group of a slide may be told by its store.
             _warn_of(self.classifier.card, source, predictions[0].group, reporter)
-            rows, names = [], list(files.names)
-            for part in predictions:
-                verdict = part.verdict(options.rule, self.doubts)
-                # Two images of a store may have one name: the first of them has the first file.
-                own = next((pair for pair in names if pair[0] == part.name), None)
-                if own is None:
-                    raise StoreError(f"It holds '{part.name}' now, which it did not before: run again")
-                names.remove(own)
-                rows.append(part.summary(verdict, files=own[1], made_from=made_from))
-                write_prediction(self.out, part, rows[-1], least_lead=options.rule.lead)
-            return rows
+            return write_rows(self.out, predictions, files, made_from, options.rule, self.doubts)
+
+
+def write_rows(
+    out: Path,
+    predictions: Sequence[Prediction],
+    files: ItemFiles,
+    made_from: str,
+    rule: VerdictRule,
+    doubts: tuple[str, ...],
+) -> list[SlideSummary]:
+    """Write the files of what is said of an item, or of each of its images; their rows of the summary."""
+    rows, names = [], list(files.names)
+    for part in predictions:
+        verdict = part.verdict(rule, doubts)
+        # Two images of a store may have one name: the first of them has the first file.
+        own = next((pair for pair in names if pair[0] == part.name), None)
+        if own is None:
+            raise StoreError(f"It holds '{part.name}' now, which it did not before: run again")
+        names.remove(own)
+        rows.append(part.summary(verdict, files=own[1], made_from=made_from))
+        write_prediction(out, part, rows[-1], least_lead=rule.lead)
+    return rows
 
 
 def judge_of(
@@ -116,12 +139,6 @@ def opened(item: Item) -> Any:
     return open_store(item) if isinstance(item, Path) else nullcontext(item)
 
 
-def weights_digest(run: str | Path) -> str:
-    """SHA-256 of the classifier's file: trained anew in the same folder it is another."""
-    with classifier_file(run).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def common_of(judge: Judge, run: str | Path) -> str:
     """What the tasks of a call have in common, as text; bits and decoder are those of this machine."""
     return json.dumps(
@@ -135,7 +152,7 @@ def common_of(judge: Judge, run: str | Path) -> str:
     )
 
 
-def task_of(common: str, item: Item, files: ItemFiles, made_from: str) -> str:
+def task_of(common: str, item: SlideItem, files: ItemFiles, made_from: str) -> str:
     """The judging of one item as text, for `remote_item`."""
     slide = asdict(replace(item, path=for_workers(item.path))) if isinstance(item, SlideInput) else None
     store = None if isinstance(item, SlideInput) else str(item.absolute())
@@ -159,7 +176,7 @@ def remote_item(task: str) -> dict[str, Any]:
         # A UsageError is of all items here, and of the one below.
         judge = _loaded(told["common"])
     try:
-        item: Item = Path(told["store"]) if told["slide"] is None else SlideInput(**told["slide"])
+        item: SlideItem = as_path(told["store"]) if told["slide"] is None else SlideInput(**told["slide"])
         files = ItemFiles(names=tuple(map(tuple, told["names"])), last=Path(told["last"]))
         with opened(item) as source:
             rows = judge.judge(source, files, told["made_from"], said)
@@ -190,11 +207,7 @@ def _loaded(common: str) -> Judge:
 
 
 def _warn_of(card: ClassifierCard, source: Source, group: str, reporter: Reporter) -> None:
-    if group in card.groups:
-        reporter.warn(
-            f"{name_of(source)}: its group {group} was in the classifier's training data, so its verdict "
-            "tells nothing of new patients."
-        )
+    warn_of_group(name_of(source), group, card.groups, reporter)
     classes = source.meta.classes if isinstance(source, Reader) else ()
     if isinstance(source, Reader) and classes and set(classes) != set(card.classes):
         reporter.warn(
@@ -215,7 +228,7 @@ def _room(classifier: Classifier, options: PredictOptions) -> InferenceBatch:
 
 
 def _predict_one(
-    classifier: Classifier, source: Source, options: PredictOptions, reporter: Reporter
+    classifier: Classifier, source: Reader | SlideInput, options: PredictOptions, reporter: Reporter
 ) -> list[Prediction]:
     if isinstance(source, Reader):
         return [judged(classifier, part) for part in _predict_store(classifier, source, options, reporter)]

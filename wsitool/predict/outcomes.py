@@ -17,18 +17,39 @@ from wsitool.base.files import check_writable
 from wsitool.base.lock import locked
 from wsitool.base.planned import TABLE_PATIENCE_SECONDS, Noted
 from wsitool.errors import UsageError
-from wsitool.predict.prediction import file_names_of, image_name
+from wsitool.mil.feature_rows import content_of, read_header
+from wsitool.predict.prediction import image_name, is_written
 from wsitool.predict.slide_summary import SlideSummary, append_summary, read_summary, write_summary
 from wsitool.slides.readers import fingerprint
 from wsitool.slides.slide_list import SlideInput
 from wsitool.store.opening import open_store
 from wsitool.store.reader import Reader
 
-__all__ = ["SUMMARY", "Item", "ItemFiles", "Outcomes", "Source", "digest_of", "name_of"]
+__all__ = [
+    "SUMMARY",
+    "FeatureFile",
+    "Item",
+    "ItemFiles",
+    "Outcomes",
+    "SlideItem",
+    "Source",
+    "digest_of",
+    "name_of",
+]
 
 SUMMARY = "summary.csv"
-Item = Path | SlideInput  # a store, or a slide
-Source = Reader | SlideInput  # the same, a store opened
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """A file of features that is judged in place of a slide."""
+
+    path: Path
+
+
+SlideItem = Path | SlideInput  # a store, or a slide
+Item = SlideItem | FeatureFile  # or features
+Source = Reader | SlideInput | FeatureFile  # the same, a store opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +155,7 @@ class Outcomes:
         return bool(made_from) and all(row.made_from == made_from for row in rows)
 
     def _are_there(self, rows: Sequence[SlideSummary]) -> bool:
-        names = [name for row in rows for name in file_names_of(row.files, self._classes)]
-        return all((self._out / name).is_file() for name in names)
+        return all(is_written(self._out, row.files, self._classes) for row in rows)
 
     def _check_lost(self, earlier: Sequence[SlideSummary], others: Collection[Item]) -> None:
         """UsageError where rows of an earlier run would go, and nobody said --overwrite."""
@@ -241,6 +261,8 @@ class Outcomes:
         """A hash of the classifier, the options and what the source holds."""
         if isinstance(source, Reader):
             return digest_of([self._digest, str(source.path), source.content_hash])
+        if isinstance(source, FeatureFile):
+            return digest_of([self._digest, str(source.path), content_of(source.path)])
         # With what the slide list says of it: another mpp or group is another prediction.
         what = (source.path, fingerprint(source.path), str(source.mpp), str(source.group))
         return digest_of([self._digest, *what])
@@ -250,10 +272,14 @@ def _names_in(item: Item) -> list[str]:
     """What an item's predictions are called: of a slide its own name, of an import those of its images."""
     if isinstance(item, SlideInput):
         return [item.name]
-    with suppress(Exception), open_store(item) as store:  # who reads it will tell what is wrong with it
-        if store.sources is None:
-            return [store.meta.name]
-        return [image_name(str(source)) for source in np.unique(store.sources)]
+    with suppress(Exception):  # who reads it will tell what is wrong with it
+        if isinstance(item, FeatureFile):
+            header = read_header(item.path)
+            name, sources = header.name or item.path.stem, header.sources
+        else:
+            with open_store(item) as store:
+                name, sources = store.meta.name, store.sources
+        return [name] if sources is None else [image_name(str(source)) for source in np.unique(sources)]
     return [name_of(item)]
 
 

@@ -22,7 +22,16 @@ from wsitool.report.heatmap import DRAWN_SIDE, draw_called, draw_heatmap, heat
 from wsitool.slides.tissue import TissueMask
 from wsitool.store.schema import PatchStore
 
-__all__ = ["Picture", "Prediction", "by_image", "file_names_of", "image_name", "mosaic", "write_prediction"]
+__all__ = [
+    "Picture",
+    "Prediction",
+    "by_image",
+    "file_names_of",
+    "image_name",
+    "is_written",
+    "mosaic",
+    "write_prediction",
+]
 
 _MOSAIC_SIDE = 2000  # pixels of the longer side of a picture put together from patches
 _BATCH = 256
@@ -54,7 +63,9 @@ class Prediction:
     """Calibrated probabilities (N, K) of the patches of one slide at level-0 corners `coords` (N, 2).
 
     `size_level0` is a patch's side, `unreadable` how many could not be read, `seconds` what the slide took,
-    `tissue` where patches were looked for, None of a store, which does not say. Rows are in (y, x) order.
+    `tissue` where patches were looked for, None of a store, which does not say. Rows are in (y, x) order, of
+    features made elsewhere in that of their file. Where these do not say where they lie it is not `placed`:
+    then x is the row in the file, and nothing is drawn.
     """
 
     name: str
@@ -67,6 +78,7 @@ class Prediction:
     unreadable: int
     seconds: float
     tissue: TissueMask | None = None
+    placed: bool = True
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -122,6 +134,17 @@ def file_names_of(files: str, classes: Sequence[str]) -> list[str]:
     return [f"{files}.csv", f"{files}.geojson", *(f"{safe_name(f'{files}-{part}')}.jpg" for part in parts)]
 
 
+def is_written(out: Path, files: str, classes: Sequence[str]) -> bool:
+    """Whether all files of a slide are there; of one that is not placed that is the table alone."""
+    table, *others = (out / name for name in file_names_of(files, classes))
+    try:
+        with table.open("rb") as file:
+            placed = not file.read(4).startswith(b"row,")
+    except OSError:
+        return False
+    return not placed or all(path.is_file() for path in others)
+
+
 def write_prediction(out: Path, prediction: Prediction, told: SlideSummary, *, least_lead: float) -> None:
     """Write the files of `file_names_of` into `out`; GeoJSON and pictures carry the verdict of `told`.
 
@@ -129,6 +152,15 @@ def write_prediction(out: Path, prediction: Prediction, told: SlideSummary, *, l
     as it was before. Memory: the pictures are shrunk first, tables and GeoJSON go out in parts.
     """
     table, objects, *pictures = (out / name for name in file_names_of(told.files, prediction.classes))
+    if prediction.placed:
+        _write_places(prediction, told, objects, least_lead)
+        _draw(prediction, told, pictures)
+        prediction.draw_more(out, told)
+    # Last: that it is there tells other jobs that the slide is done.
+    replace_file_in_parts(table, _table(prediction))
+
+
+def _write_places(prediction: Prediction, told: SlideSummary, objects: Path, least_lead: float) -> None:
     mask = prediction.tissue
     write_geojson(
         objects,
@@ -142,10 +174,6 @@ def write_prediction(out: Path, prediction: Prediction, told: SlideSummary, *, l
         about=told.to_dict(),
         measured=prediction.measured,
     )
-    _draw(prediction, told, pictures)
-    prediction.draw_more(out, told)
-    # Last: that it is there tells other jobs that the slide is done.
-    replace_file_in_parts(table, _table(prediction))
 
 
 def _draw(prediction: Prediction, told: SlideSummary, pictures: Sequence[Path]) -> None:
@@ -177,8 +205,9 @@ def _draw(prediction: Prediction, told: SlideSummary, pictures: Sequence[Path]) 
 
 def _table(prediction: Prediction) -> Iterator[bytes]:
     """The lines of the CSV, a batch of patches at a time."""
+    places = ("x", "y", "size") if prediction.placed else ("row",)
     rows: list[tuple[object, ...]] = [
-        ("x", "y", "size", "predicted", *(f"p_{n}" for n in prediction.classes), *prediction.measured)
+        (*places, "predicted", *(f"p_{n}" for n in prediction.classes), *prediction.measured)
     ]
     size = f"{prediction.size_level0:g}"
     for start in range(0, len(prediction.coords), _BATCH):
@@ -187,7 +216,8 @@ def _table(prediction: Prediction) -> Iterator[bytes]:
         lines = zip(prediction.coords[part].tolist(), prediction.probabilities[part], *more, strict=True)
         for (x, y), p, *measured in lines:
             called, each = prediction.classes[int(p.argmax())], (f"{value:.6f}" for value in p)
-            rows.append((x, y, size, called, *each, *measured))
+            place = (x, y, size) if prediction.placed else (x,)
+            rows.append((*place, called, *each, *measured))
         # At most 256 lines in memory: a gigapixel has a hundred thousand patches.
         yield table_bytes(rows)
         rows = []

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.base.tables import read_table
+from wsitool.predict.attended import AttendedPatch, most_attended
 from wsitool.predict.prediction import file_names_of
 from wsitool.predict.slide_summary import SlideSummary, summary_row
 from wsitool.report.result import Result, as_dataframe, missing_extra
@@ -114,8 +115,9 @@ class PredictResult(Result):
 
     @property
     def pictures(self) -> Sequence[Path]:
-        # Of each slide the map of the class each patch was called.
-        return [self.out / file_names_of(slide.files, tuple(slide.mean))[2] for slide in self.slides]
+        # Of each slide the map of the class each patch was called; features may not say where they lie.
+        maps = [self.out / file_names_of(slide.files, tuple(slide.mean))[2] for slide in self.slides]
+        return [path for path in maps if path.is_file()]
 
     @property
     def rows(self) -> Sequence[Mapping[str, object]]:
@@ -124,8 +126,17 @@ class PredictResult(Result):
 
     @property
     def patches(self) -> Sequence[Mapping[str, object]]:
-        """A row for each patch: slide, level-0 x, y and size, class predicted, probability of each class."""
+        """A row for each patch: slide, level-0 x, y and size, class predicted, probability of each class.
+
+        Of features that do not say where they lie `row` in their file in place of the three.
+        """
         return [row for slide in self.slides for row in _rows_of_patches(self.out, slide)]
+
+    def attended(self, slide: SlideSummary) -> list[AttendedPatch]:
+        """The ten patches of most attention of one of `slides`; none by a classifier of patches."""
+        return (
+            most_attended(self.out / file_names_of(slide.files, tuple(slide.mean))[0]) if self.whole else []
+        )
 
     def to_anndata(self) -> anndata.AnnData:
         """The patches of all slides as AnnData: `X` (N, K) probabilities, `var` the classes.
@@ -136,7 +147,8 @@ class PredictResult(Result):
         classes = list(self.slides[0].mean) if self.slides else []
         rows = self.patches
         probabilities = [[row[f"p_{name}"] for name in classes] for row in rows]
-        told = [{name: row[name] for name in ("slide", "x", "y", "size", "predicted")} for row in rows]
+        shown = ("slide", "x", "y", "size", "row", "predicted")
+        told = [{name: row[name] for name in shown if name in row} for row in rows]
         matrix = np.asarray(probabilities, np.float32).reshape(len(rows), len(classes))
         return _as_anndata(matrix, told, classes)
 
@@ -164,12 +176,16 @@ def _rows_of_features(path: Path) -> Iterator[dict[str, object]]:
 def _rows_of_patches(out: Path, slide: SlideSummary) -> Iterator[dict[str, object]]:
     classes = tuple(slide.mean)
     path = out / file_names_of(slide.files, classes)[0]
-    for row in read_table(path, needs=("x", "y", "predicted"), exact=True).rows:
+    table = read_table(path, needs=("predicted",), exact=True)
+    for row in table.rows:
+        place = (
+            {"x": int(row["x"]), "y": int(row["y"]), "size": float(row["size"])}
+            if "x" in table.headers
+            else None
+        )
         yield {
             "slide": slide.name,
-            "x": int(row["x"]),
-            "y": int(row["y"]),
-            "size": float(row["size"]),
+            **(place or {"row": int(row["row"])}),
             "predicted": row["predicted"],
             # Headings are read in lower case.
             **{f"p_{name}": float(row[f"p_{name}".lower()]) for name in classes},
@@ -186,7 +202,8 @@ def _as_anndata(
     obs = as_dataframe(rows)
     # AnnData's names are texts, each once: a slide's patches by their corner.
     obs.index = [f"{row['slide']}:{number}" for number, row in enumerate(rows)]
-    spatial = np.array([(row["x"], row["y"]) for row in rows], np.int64).reshape(len(rows), 2)
+    # Features need not say where they lie; a position that is not known is (-1, -1).
+    spatial = np.array([(row.get("x", -1), row.get("y", -1)) for row in rows], np.int64).reshape(len(rows), 2)
     var: Any = as_dataframe([{} for _ in variables])
     var.index = list(variables)
     return anndata.AnnData(X=matrix, obs=obs, var=var, obsm={"spatial": spatial})

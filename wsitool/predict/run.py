@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
-from wsitool import __version__
 from wsitool.base.cluster import on_cluster
 from wsitool.base.files import check_writable
 from wsitool.base.interrupt import progress_on_stop, raise_if_stopping
-from wsitool.base.json_files import read_json
 from wsitool.base.lock import locked
 from wsitool.base.paths import AnyPath, as_list
 from wsitool.base.planned import refuse_others
@@ -29,10 +25,11 @@ from wsitool.predict.judging import (
     remote_item,
     rows_of,
     task_of,
-    weights_digest,
 )
+from wsitool.predict.known import digest_of_run, doubts_of, warn_of_classifier
+from wsitool.predict.of_features import FeatureJudge, feature_judge, given_features
 from wsitool.predict.options import PredictOptions
-from wsitool.predict.outcomes import SUMMARY, Item, Outcomes, digest_of, name_of
+from wsitool.predict.outcomes import SUMMARY, FeatureFile, Item, Outcomes, name_of
 from wsitool.predict.result import PredictResult
 from wsitool.predict.rules import tile_spec
 from wsitool.predict.stain import check_stain_asked
@@ -42,9 +39,6 @@ from wsitool.slides.slide_list import find_slides
 from wsitool.store.opening import find_stores
 
 __all__ = ["predict"]
-
-# Options that do not change what comes out, save by rounding.
-_ONLY_SPEED = ("batch_size", "device", "threads", "overwrite", "shard", "dask")
 
 
 def predict(
@@ -57,6 +51,7 @@ def predict(
 ) -> PredictResult:
     """Judge every tissue patch of slides (files, folders, CSV) or stores with the classifier in `run`.
 
+    A classifier of slides judges files of features of its encoder, too: see `FeatureJudge`.
     Writes `out`/<slide>.csv, <slide>.geojson (QuPath), <slide>-<class>.jpg and summary.csv, which grows as
     slides finish. Stores of `import` give these for each of their images. A slide that fails does not stop
     the others; what an earlier run into `out` made of the same slide with the same classifier and options is
@@ -66,28 +61,47 @@ def predict(
     """
     options, out = options or PredictOptions(), Path(out)
     options.rule  # noqa: B018  # raises UsageError
+    inputs = as_list(inputs)
+    items: Sequence[Item]
+    judge: Judge | FeatureJudge
+    if items := (files := given_features(inputs)):
+        judge = feature_judge(run, files, out, options, reporter)
+    else:
+        judge, items = _judge_of_slides(run, inputs, out, options, reporter)
+    check_writable(out)
+    with locked(out / SUMMARY, what=f"'{out}'") if options.shard is None else nullcontext():
+        result = _predict_all(judge, run, items, reporter)
+    if isinstance(judge, FeatureJudge):
+        judge.say_untold(reporter)
+    return result
+
+
+def _judge_of_slides(
+    run: str | Path, inputs: Sequence[AnyPath], out: Path, options: PredictOptions, reporter: Reporter
+) -> tuple[Judge, list[Item]]:
+    """The classifier that judges slides and stores, and these."""
     classifier = load_judge(run)
-    say_level(classifier, reporter)
+    say_level(classifier.slides.card.level if isinstance(classifier, SlideJudge) else "patch", reporter)
     check_stain_asked(classifier.card, options)
     READERS.check(options.reader)
     check_tissue(tile_spec(classifier.card, options).tissue)
     items = _find(inputs, reporter)
-    judge = judge_of(classifier, options, _doubts_of(Path(run)), out, reporter)
+    judge = judge_of(classifier, options, doubts_of(Path(run)), out, reporter)
     _warn_first(classifier.card, judge.doubts, items, options, reporter)
-    check_writable(out)
-    with locked(out / SUMMARY, what=f"'{out}'") if options.shard is None else nullcontext():
-        return _predict_all(judge, run, items, reporter)
+    return judge, items
 
 
-def _predict_all(judge: Judge, run: str | Path, items: Sequence[Item], reporter: Reporter) -> PredictResult:
-    out, options, card = judge.out, judge.options, judge.classifier.card
+def _predict_all(
+    judge: Judge | FeatureJudge, run: str | Path, items: Sequence[Item], reporter: Reporter
+) -> PredictResult:
+    out, options = judge.out, judge.options
     part = None if options.shard is None else part_of(items, options.shard)
     outcomes = Outcomes(
         out,
-        card.classes,
+        judge.classes,
         items,
         part=part,
-        digest=_digest(run, options, judge.doubts),
+        digest=digest_of_run(run, options, judge.doubts),
         overwrite=options.overwrite,
     )
     if part is None:
@@ -99,8 +113,11 @@ def _predict_all(judge: Judge, run: str | Path, items: Sequence[Item], reporter:
     ):
         for item in outcomes.keep_finished():
             task.advance(1, note=name_of(item))
-        judged = _judge_here if options.dask is None else _judge_there
-        for item in judged(judge, run, outcomes, reporter):
+        if isinstance(judge, Judge) and options.dask is not None:
+            judged = _judge_there(judge, run, outcomes, reporter)
+        else:
+            judged = _judge_here(judge, outcomes, reporter)
+        for item in judged:
             task.advance(1, note=name_of(item))
         lacking = outcomes.end()
     if lacking and part is not None:
@@ -113,11 +130,11 @@ def _predict_all(judge: Judge, run: str | Path, items: Sequence[Item], reporter:
         failed=tuple(outcomes.failed[place] for place in sorted(outcomes.failed)),
         doubts=judge.doubts,
         kept=outcomes.kept,
-        whole=isinstance(judge.classifier, SlideJudge),
+        whole=judge.whole,
     )
 
 
-def _judge_here(judge: Judge, _: str | Path, outcomes: Outcomes, reporter: Reporter) -> Iterator[Item]:
+def _judge_here(judge: Judge | FeatureJudge, outcomes: Outcomes, reporter: Reporter) -> Iterator[Item]:
     """The unfinished items, as they end."""
     for item in outcomes.unfinished():
         try:
@@ -133,7 +150,7 @@ def _judge_here(judge: Judge, _: str | Path, outcomes: Outcomes, reporter: Repor
 
 def _judge_there(judge: Judge, run: str | Path, outcomes: Outcomes, reporter: Reporter) -> Iterator[Item]:
     """The same on a cluster."""
-    items = outcomes.unfinished()
+    items = [item for item in outcomes.unfinished() if not isinstance(item, FeatureFile)]
     common = common_of(judge, run)
     tasks = [task_of(common, item, outcomes.files(item), outcomes.look_at(item)) for item in items]
     names = [name_of(item) for item in items]
@@ -151,28 +168,6 @@ def _judge_there(judge: Judge, run: str | Path, outcomes: Outcomes, reporter: Re
         yield item
 
 
-def _doubts_of(run: Path) -> tuple[str, ...]:
-    """What is known against every verdict of the classifier of a run folder: that it was found to guess."""
-    try:
-        record = read_json(run / "run.json")
-        guessed = record["better_than_guessing"] is False
-    except (OSError, ValueError, KeyError, TypeError):
-        return ()
-    return ("its classifier was not found to be better than guessing",) if guessed else ()
-
-
-def _digest(run: str | Path, options: PredictOptions, doubts: tuple[str, ...]) -> str:
-    settings = {name: value for name, value in asdict(options).items() if name not in _ONLY_SPEED}
-    # As it was before there was a choice.
-    settings.pop("stain_norm")  # of which there is one only: the classifier's
-    if options.precision == "32":
-        settings.pop("precision")
-    if options.decode == "cpu":
-        settings.pop("decode")
-    # The version as well, since reading and tiling may change with it.
-    return digest_of([__version__, weights_digest(run), json.dumps(settings, sort_keys=True), *doubts])
-
-
 def _find(inputs: AnyPath | Iterable[AnyPath], reporter: Reporter) -> list[Item]:
     """Stores as paths, everything else as slides, in the order given."""
     items: list[Item] = []
@@ -185,20 +180,13 @@ def _find(inputs: AnyPath | Iterable[AnyPath], reporter: Reporter) -> list[Item]
 
 def _warn_first(
     card: ClassifierCard,
-    doubts: Sequence[str],
+    doubts: tuple[str, ...],
     items: Sequence[Item],
     options: PredictOptions,
     reporter: Reporter,
 ) -> None:
     """What holds for every slide, before the first."""
-    if doubts:
-        reporter.warn("The classifier was not found to be better than guessing: every slide is uncertain.")
-    # 1 exactly is what training leaves where there was nothing to fit it on.
-    if card.temperature == 1:
-        reporter.warn(
-            "The classifier's probabilities are not calibrated, as nothing was held out of its training for "
-            "that: they may be far too sure."
-        )
+    warn_of_classifier(card.temperature, doubts, reporter)
     told = options.mpp is not None or options.level is not None
     if card.mpp is None and not told and any(not isinstance(item, Path) for item in items):
         reporter.warn(

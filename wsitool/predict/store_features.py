@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from wsitool.backbones.build import build_encoder
 from wsitool.backbones.device import choose_device
 from wsitool.backbones.encoder import Encoder
-from wsitool.backbones.features import encode, encoder_digest
+from wsitool.backbones.features import encode, encoder_digest, features_digest
 from wsitool.backbones.memory import InferenceBatch, encoding_batch
 from wsitool.backbones.precision import effective_precision
 from wsitool.base.cluster import for_workers
@@ -42,8 +42,9 @@ from wsitool.store.collection import Collection, renumbered
 from wsitool.store.opening import open_store
 from wsitool.store.options import Decode, decoder_mark
 from wsitool.store.schema import PatchStore
+from wsitool.store.stain_table import StainNorm
 
-__all__ = ["StoreEmbedder", "common_of", "embedder", "remote_store", "stains_of", "task_of"]
+__all__ = ["StoreEmbedder", "common_of", "embedder", "remote_store", "task_of", "under_norm"]
 
 Features = NDArray[np.float32]
 _building = threading.Lock()
@@ -53,8 +54,8 @@ _building = threading.Lock()
 class StoreEmbedder:
     """How every store of one call is embedded.
 
-    `digest` is the encoder's, `folder` what the files say they lie in, `stains` by content hash how a store
-    is normalised.
+    `digest` is the encoder's, `folder` what the files say they lie in, `norm` how stores are normalised and
+    `stains`, by content hash, how each is.
     """
 
     encoder: Encoder
@@ -70,6 +71,7 @@ class StoreEmbedder:
     dtype: str
     folder: str
     stains: Mapping[str, str] = field(default_factory=dict)
+    norm: StainNorm | None = None
     bags: ClamBags | None = None
 
     def files(self, store: PatchStore, target: Path) -> tuple[Path, ...]:
@@ -146,6 +148,7 @@ class StoreEmbedder:
         about["lineage"] = self.encoder.card.chain
         about["content_hash"] = store.content_hash
         about["made_from"] = self._made_from(store)
+        about["features_digest"] = features_digest(self.digest, self.image_size, self.norm)
         _write_columns(file, store, self.classes, rows)
 
     def _made_from(self, store: PatchStore) -> str:
@@ -198,10 +201,12 @@ def embedder(
     )
 
 
-def stains_of(collection: Collection) -> dict[str, str]:
-    """By content hash, what a norm does to each store; empty where there is none."""
+def under_norm(run: StoreEmbedder, collection: Collection, bags: ClamBags | None) -> StoreEmbedder:
+    """The same for the stores of `collection`, under its stain norm."""
+    norm = None if collection.stain is None else collection.stain.norm
     keys = () if collection.stain is None else collection.stain.keys
-    return {store.content_hash: f":{key}" for store, key in zip(collection.stores, keys, strict=False)}
+    stains = {store.content_hash: f":{key}" for store, key in zip(collection.stores, keys, strict=False)}
+    return replace(run, stains=stains, norm=norm, bags=bags)
 
 
 def common_of(run: StoreEmbedder, start: str | Path, settings: EmbedOptions, patch_size: int) -> str:
@@ -246,7 +251,7 @@ def remote_store(task: str) -> dict[str, Any]:
             patches = with_stain(Collection.of([store]), norm, needed=False)
             target, names = Path(told["target"]), told["bags"]
             bags = None if names is None else ClamBags(target.parent, [store], names=names)
-            run = replace(run, stains=stains_of(patches), bags=bags)
+            run = under_norm(run, patches, bags)
             run.make(patches, store, target, said)
     except UsageError:
         raise  # the same for every store

@@ -185,15 +185,23 @@ class TileGrid(Sequence[tuple[int, int]]):
     def positions(self) -> Positions:
         """(M, 2) x, y in canvas pixels."""
         rows, columns = self.shape
+        return self.positions_of(np.arange(rows * columns, dtype=np.int64))
+
+    def positions_of(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """Of some of them (n,), without the memory for all: (n, 2) x, y in canvas pixels."""
         # Row by row, hence in (y, x) order without sorting.
-        y, x = np.divmod(np.arange(rows * columns, dtype=np.int64), columns)
+        y, x = np.divmod(indices.astype(np.int64), self.shape[1])
         return np.stack([x, y], axis=1) * self.stride
 
     @cached_property
     def coords(self) -> NDArray[np.int64]:
         """(M, 2) x, y of the corners in level-0 pixels."""
+        return self.coords_of(self.positions)
+
+    def coords_of(self, positions: Positions) -> NDArray[np.int64]:
+        """(n, 2) x, y in level-0 pixels of positions (n, 2)."""
         # Scaled at once from whole positions: errors do not add up over the slide.
-        corners: NDArray[np.int64] = np.rint(self.positions * np.array(self.plan.downsample)).astype(np.int64)
+        corners: NDArray[np.int64] = np.rint(positions * np.array(self.plan.downsample)).astype(np.int64)
         return corners
 
     def __len__(self) -> int:

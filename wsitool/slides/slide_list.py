@@ -14,8 +14,9 @@ from wsitool.base.groups import group_name
 from wsitool.base.paths import AnyPath, as_list, located, path_of
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import Row, decimal, read_table
+from wsitool.base.urls import file_name, is_url
 from wsitool.errors import UsageError
-from wsitool.slides.readers.byte_source import file_name, is_url, stem
+from wsitool.slides.readers.byte_source import stem
 from wsitool.slides.readers.folders import is_dicom, mirax_file, series_files, zarr_metadata
 from wsitool.slides.slide_folder import slides_in
 

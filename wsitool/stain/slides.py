@@ -17,6 +17,7 @@ from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import StoreError
 from wsitool.stain.fit import Unfit, fit_stain, transform
 from wsitool.store.collection import Collection
+from wsitool.store.layout import Tally
 from wsitool.store.reader import Reader
 from wsitool.store.stain_table import STAIN_VALUES, StainMethod, StainNorm, StainTable
 
@@ -66,20 +67,29 @@ def _figures(pixels: NDArray[np.uint8], method: StainMethod) -> tuple[float, ...
 def stain_of_store(store: Reader) -> dict[str, tuple[float, ...] | str]:
     """The figures of a store, as `stain_of_pixels`: of its file where that is of these patches, else fitted.
 
-    The file is written where the folder allows it.
+    The file is written where the folder allows it; beside a slide that is streamed there is none.
     """
+    if store.streamed:
+        return _fitted(store)
     path, key = stain_file(store.path), f"{_VERSION}:{SAMPLED_PATCHES}:{store.content_hash}"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         kept = read_json(path)
         if kept["fitted_on"] == key:
             return {method: _checked(kept[method], method) for method in STAIN_VALUES}
-    rows = sample_of(len(store))
-    patches = np.empty((len(rows), store.meta.patch_size, store.meta.patch_size, 3), np.uint8)
-    store.read_into(rows, patches)
-    stains = stain_of_pixels(patches)
+    stains = _fitted(store)
     with contextlib.suppress(OSError):  # a folder that may only be read: fitted again next time
         write_json(path, {"name": store.meta.name, "fitted_on": key, **stains})
     return stains
+
+
+def _fitted(store: Reader) -> dict[str, tuple[float, ...] | str]:
+    rows = sample_of(len(store))
+    patches = np.empty((len(rows), store.meta.patch_size, store.meta.patch_size, 3), np.uint8)
+    tally = Tally() if store.streamed else None
+    store.read_into(rows, patches, tally=tally)
+    # Nobody has left damaged patches of a slide out yet.
+    bad = [] if tally is None else [row for row, _ in tally.bad]
+    return stain_of_pixels(np.delete(patches, bad, axis=0) if bad else patches)
 
 
 def _checked(value: object, method: StainMethod) -> tuple[float, ...] | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -11,18 +12,22 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.base.paths import AnyPath, as_list, shown
+from wsitool.base.paths import AnyPath, shown
 from wsitool.base.sentences import one_sentence
+from wsitool.base.urls import RemotePath
 from wsitool.errors import LabelError, StoreError, UsageError
 from wsitool.store import jpeg
 from wsitool.store.indexing import IndexedPatches
-from wsitool.store.opening import find_stores, open_store
-from wsitool.store.reader import Place, Reader, Tally
+from wsitool.store.layout import Tally
+from wsitool.store.opening import open_store, stores_at
+from wsitool.store.reader import Place, Reader
 from wsitool.store.schema import UNLABELLED, StoreMeta
 from wsitool.store.splits import SplitBy, holdout
 from wsitool.store.stain_table import StainTable
 
-__all__ = ["Collection", "open_collection", "open_readable", "renumbered", "stores_at", "union_of_classes"]
+__all__ = ["Collection", "open_collection", "open_readable", "renumbered", "union_of_classes"]
+
+_REMOTE_AT_ONCE = 16  # stores of which something is asked for at the same time
 
 
 class Collection(IndexedPatches):
@@ -171,10 +176,34 @@ class Collection(IndexedPatches):
         numbers, rows = self.store_index[picked], self.row[picked]
         order = np.argsort(numbers, kind="stable")
         edges = np.flatnonzero(np.diff(numbers[order])) + 1
-        for targets in np.split(order, edges):
-            if len(targets):
-                store = self.stores[numbers[targets[0]]]
-                store.read_into(rows[targets], out, rows=targets, tally=tally, place=place)
+        parts = [targets for targets in np.split(order, edges) if len(targets)]
+
+        def read(targets: NDArray[np.int64]) -> Tally | None:
+            own = None if tally is None else Tally()
+            store = self.stores[numbers[targets[0]]]
+            store.read_into(rows[targets], out, rows=targets, tally=own, place=place)
+            return own
+
+        if any(self.stores[numbers[targets[0]]].is_remote for targets in parts):
+            # One after the other they would wait for an answer each.
+            with ThreadPoolExecutor(min(_REMOTE_AT_ONCE, len(parts))) as pool:
+                costs = list(pool.map(read, parts))
+        else:
+            costs = [read(targets) for targets in parts]
+        for cost in costs:
+            if tally is not None and cost is not None:
+                tally.add(cost)
+
+    def prefetch(self, indices: NDArray[np.int64]) -> None:
+        """Say which patches will be read soon: slides that are streamed decode them meanwhile."""
+        numbers = self.store_index[indices]
+        for number in np.unique(numbers).tolist():
+            self.stores[number].prefetch(self.row[indices[numbers == number]])
+
+    @property
+    def streamed(self) -> bool:
+        """Whether patches are cut from slides as they are read, and lie in no store."""
+        return any(store.streamed for store in self.stores)
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Collection:
         """Only the patches at `indices`, in that order; stores, classes and groups stay as they are.
@@ -320,7 +349,7 @@ def open_collection(paths: AnyPath | Iterable[AnyPath]) -> Collection:
     >>> collection.classes, collection.groups, len(collection)
     (('adh', 'benign'), ('patient-a', 'patient-b'), 12)
     """
-    return Collection.of([open_store(path) for path in stores_at(paths)])
+    return Collection.of(_opened(stores_at(paths)))
 
 
 def open_readable(stores: AnyPath | Iterable[AnyPath]) -> tuple[Collection, list[tuple[str, str]]]:
@@ -337,18 +366,12 @@ def open_readable(stores: AnyPath | Iterable[AnyPath]) -> tuple[Collection, list
     return Collection.of(opened), [(name, one_sentence(error)) for name, error in errors.items()]
 
 
-def stores_at(paths: AnyPath | Iterable[AnyPath]) -> list[Path]:
-    """The stores that `open_collection` opens, each once; StoreError if a path holds none."""
-    store_paths: list[Path] = []
-    for path in as_list(paths):
-        stores = find_stores(path)
-        if not stores:
-            raise StoreError(
-                f"{path} holds no patch store (.h5 or .zarr): give a store, a folder of stores, "
-                "or write some with 'wsitool tile' or 'wsitool import'."
-            )
-        store_paths += stores
-    return list(dict.fromkeys(store_paths))
+def _opened(paths: Sequence[Path]) -> list[Reader]:
+    if not any(isinstance(path, RemotePath) for path in paths):
+        return [open_store(path) for path in paths]
+    # Each waits for several answers, one after the other.
+    with ThreadPoolExecutor(_REMOTE_AT_ONCE) as pool:
+        return list(pool.map(open_store, paths))
 
 
 def union_of_classes(metas: Sequence[StoreMeta]) -> tuple[str, ...]:

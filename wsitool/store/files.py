@@ -88,6 +88,16 @@ class KnownFile:
     def _from(cls, path: str, stat: os.stat_result) -> KnownFile:
         return cls(path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
+    def read(self, offset: int, count: int) -> bytes:
+        """At most `count` bytes from `offset`, fewer at the end of the file; errors of `OpenFiles.lease`."""
+        with open_files.lease(self) as descriptor:
+            return os.pread(descriptor, count, offset)
+
+    def read_into(self, out: memoryview, offset: int) -> int:
+        """As `read_fully`; errors of `OpenFiles.lease`."""
+        with open_files.lease(self) as descriptor:
+            return read_fully(descriptor, out, offset)
+
     def check(self, descriptor: int | None = None) -> None:
         """Raise CorruptStoreError if the path (or the open `descriptor`) is no longer this very file.
 

@@ -7,8 +7,9 @@ places of the patches is compared with HDF5's own index each time, and a repacke
 from __future__ import annotations
 
 import math
-import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,14 +17,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from wsitool.base.urls import RemotePath
 from wsitool.errors import CorruptStoreError, NotAStoreError
 from wsitool.store.attributes import ATTRIBUTES, from_attributes
 from wsitool.store.columns import FIXED, Found, Kind, problem_of_columns, problem_of_reasons, problem_of_texts
 from wsitool.store.damage import as_corruption, damaged
-from wsitool.store.files import KnownFile, open_files, read_fully
+from wsitool.store.files import KnownFile
 from wsitool.store.foreign import hdf5_in_words, is_foreign
+from wsitool.store.layout import Segments
 from wsitool.store.plain_values import attribute_values, plain_dtype
-from wsitool.store.reader import Reader, Segments
+from wsitool.store.reader import Reader
+from wsitool.store.remote_files import StoredFile, remote_file
 
 __all__ = ["OFFSETS", "chunk_offsets", "open_hdf5"]
 
@@ -59,11 +63,11 @@ def open_hdf5(path: Path) -> Reader:
     NotAStoreError where it is a sound file of another kind.
     """
     # Opening a pipe would wait for a writer for ever, opening a device may do anything.
-    if not stat.S_ISREG(path.stat().st_mode):
+    if not isinstance(path, RemotePath) and not stat.S_ISREG(path.stat().st_mode):
         raise damaged(path, "it is no regular file")
     # Before HDF5 looks: if the file changes in between, the first read notices.
-    file_state = KnownFile.of(path)
-    with as_corruption(path, "the HDF5 file"), h5py.File(path, "r") as file:
+    file_state = remote_file(str(path)) if isinstance(path, RemotePath) else KnownFile.of(path)
+    with as_corruption(path, "the HDF5 file"), _opened(file_state) as file:
         attributes = attribute_values(path, file.id, ATTRIBUTES)
         # With our index in it the file is ours and lost its attributes: damaged, which is another advice.
         if is_foreign(attributes) and OFFSETS not in file:
@@ -90,6 +94,17 @@ def open_hdf5(path: Path) -> Reader:
     # The h5py file is closed here: from now on patches are read by position, columns by opening it anew.
     layout = _Layout(file_state, columns, members.plain, tuple(reasons or ()), places)
     return Reader(path, meta, summary, layout)
+
+
+@contextmanager
+def _opened(stored: StoredFile) -> Iterator[h5py.File]:
+    if isinstance(stored, KnownFile):
+        with h5py.File(stored.path, "r") as file:
+            yield file
+        return
+    # By way of its file objects: what one fails with, h5py keeps to itself.
+    with stored.stream() as stream, h5py.File(stream, "r") as file:
+        yield file
 
 
 def _jpeg_places(path: Path, members: _Members, patches: int) -> _JpegPlaces:
@@ -251,13 +266,14 @@ class _Layout:
 
     def __init__(
         self,
-        file: KnownFile,
+        file: StoredFile,
         columns: dict[str, Found],
         plain: dict[str, Plain],
         reasons: tuple[str, ...],
         places: _Places,
     ) -> None:
-        self.files, self.columns, self.reasons, self._places = (file,), columns, reasons, places
+        self.files: tuple[StoredFile] = (file,)
+        self.columns, self.reasons, self._places = columns, reasons, places
         self._plain = {name: plain[name] for name in columns if name in plain}
 
     def locate(self, indices: NDArray[np.int64]) -> Segments:
@@ -269,7 +285,7 @@ class _Layout:
         # h5py opens by name and would read a file that took the old one's place.
         self.files[0].check()
         path = self.files[0].path
-        with as_corruption(path, f"the column '{name}'"), h5py.File(path, "r") as file:
+        with as_corruption(path, f"the column '{name}'"), _opened(self.files[0]) as file:
             data = file[name]
             if self.columns[name].kind == "text":
                 self._check_texts(name, data)
@@ -281,8 +297,8 @@ class _Layout:
         """Values whose bytes are those of the file, by position: a tenth of opening it with h5py."""
         values: NDArray[Any] = np.empty(self.columns[name].shape, dtype)
         path = self.files[0].path
-        with as_corruption(path, f"the column '{name}'"), open_files.lease(self.files[0]) as descriptor:
-            if values.size and read_fully(descriptor, values.data.cast("B"), offset) != values.nbytes:
+        with as_corruption(path, f"the column '{name}'"):
+            if values.size and self.files[0].read_into(values.data.cast("B"), offset) != values.nbytes:
                 raise ValueError("the file ends before its bytes")
         return values
 
@@ -290,9 +306,8 @@ class _Layout:
         """Many entries may name one long text: what all of them take must fit into the file."""
         if not len(data):
             return
-        with open_files.lease(self.files[0]) as descriptor:
-            # By position and not by h5py, which would follow every reference and allocate its text.
-            entries = os.pread(descriptor, len(data) * _REFERENCE.itemsize, data.id.get_offset())
+        # By position and not by h5py, which would follow every reference and allocate its text.
+        entries = self.files[0].read(data.id.get_offset(), len(data) * _REFERENCE.itemsize)
         lengths = np.frombuffer(entries, _REFERENCE)["length"].astype(np.int64)
         problem = problem_of_texts(name, len(lengths), int(lengths.max()))
         if problem or lengths.sum() > self.files[0].size:

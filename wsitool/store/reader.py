@@ -7,76 +7,33 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsitool.base.urls import RemotePath
 from wsitool.errors import CorruptStoreError
 from wsitool.store import jpeg
 from wsitool.store.attributes import Summary
-from wsitool.store.columns import Found, in_schema, problem_of_values, score_names
+from wsitool.store.columns import in_schema, problem_of_values, score_names
 from wsitool.store.damage import damaged
 from wsitool.store.files import KnownFile, open_files, read_fully
 from wsitool.store.hashing import ContentHash, covers_attributes, patch_digest
 from wsitool.store.indexing import IndexedPatches
+from wsitool.store.layout import Layout, Segments, Tally
+from wsitool.store.remote_files import read_at_once
 from wsitool.store.schema import Candidates, Failure, StoreMeta
 
-__all__ = ["Layout", "Place", "Reader", "Segments", "Tally", "content_hash"]
+__all__ = ["Place", "Reader", "content_hash"]
 
 Place = Callable[[bytes, NDArray[np.uint8], int], str]
 """(JPEG stream, its patch of the output, the row of that) -> "", or why the patch is bad."""
-
-
-@dataclass(frozen=True)
-class Segments:
-    """Byte ranges to read, in the order of the rows asked for; a row may need several of them.
-
-    `row` (S,) is the position in the request, `file` (S,) the file's number, `start` and `length` (S,) bytes.
-    """
-
-    row: NDArray[np.int64]
-    file: NDArray[np.int64]
-    start: NDArray[np.int64]
-    length: NDArray[np.int64]
-
-
-class Layout(Protocol):
-    """What a format knows: its files, where patches lie in them, and its columns.
-
-    `columns` by schema name ("coords", "candidates/x") have been checked for shape and size.
-    """
-
-    @property
-    def files(self) -> tuple[KnownFile, ...]: ...
-
-    @property
-    def columns(self) -> Mapping[str, Found]: ...
-
-    @property
-    def reasons(self) -> tuple[str, ...]: ...
-
-    def locate(self, indices: NDArray[np.int64]) -> Segments: ...
-
-    def column(self, name: str) -> NDArray[Any]:
-        """A whole column of those there are, its values unchecked; CorruptStoreError if it cannot be read."""
-        ...
-
-
-@dataclass
-class Tally:
-    """What reading cost, and which rows were bad; one per thread, or per batch."""
-
-    read_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    bytes_read: int = 0
-    # (row of the output, why), see `Reader.read_into`.
-    bad: list[tuple[int, str]] = field(default_factory=list)
 
 
 class Reader(IndexedPatches):
@@ -86,6 +43,9 @@ class Reader(IndexedPatches):
     those that `open_files` lends; pickled, it is opened anew by whoever unpickles it. Each of the properties
     that return an array reads it from the disk and checks it: CorruptStoreError where its values cannot be.
     """
+
+    streamed: ClassVar[bool] = False
+    """Whether patches are cut from a slide as they are read."""
 
     def __init__(self, path: Path, meta: StoreMeta, summary: Summary, layout: Layout) -> None:
         self._path, self._meta, self._summary, self._layout = path, meta, summary, layout
@@ -97,6 +57,11 @@ class Reader(IndexedPatches):
 
     def __fspath__(self) -> str:
         return os.fspath(self._path)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is read over a network, where what is asked for together comes together."""
+        return isinstance(self._path, RemotePath)
 
     @property
     def meta(self) -> StoreMeta:
@@ -184,12 +149,17 @@ class Reader(IndexedPatches):
             return
         targets = np.arange(len(rows_asked)) if rows is None else rows
         try:
-            if self._meta.codec == "raw":
+            if self._meta.codec == "raw" and not self.is_remote:
                 self._read_raw(rows_asked, out, targets, tally)
             else:
-                self._read_jpeg(rows_asked, out, targets, tally, place)
+                # What comes over a network is put in its place afterwards.
+                put = _put_pixels if self._meta.codec == "raw" else place
+                self._read_encoded(rows_asked, out, targets, tally, put)
         except OSError as error:
             raise damaged(self._path, f"its patches cannot be read ({error.strerror})") from error
+
+    def prefetch(self, rows: NDArray[np.integer[Any]]) -> None:
+        """Say which patches will be read soon; of no use to a store, whose disk reads ahead itself."""
 
     def encoded(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> list[bytes]:
         """The stored bytes of patches: JPEG streams, or P*P*3 bytes of raw pixels.
@@ -217,11 +187,11 @@ class Reader(IndexedPatches):
         if self._meta.codec == "raw":  # the format has seen to that
             return ""
         sizes = set()
-        for row in {0, len(self) // 2, len(self) - 1}:
-            try:
-                sizes.add(jpeg.size_of(self.encoded([row])[0]))
-            except (ValueError, CorruptStoreError):
-                continue
+        rows = np.unique([0, len(self) // 2, len(self) - 1]).astype(np.int64)
+        with suppress(OSError):
+            for _, data in self._fetch(rows):
+                with suppress(ValueError):
+                    sizes |= set() if isinstance(data, str) else {jpeg.size_of(data)}
         side = self._meta.patch_size
         if not sizes or (side, side) in sizes:
             return ""
@@ -239,7 +209,8 @@ class Reader(IndexedPatches):
         Not needed for correctness: descriptors are few, shared, and closed when others need room.
         """
         for file in self._layout.files:
-            open_files.forget(file)
+            if isinstance(file, KnownFile):
+                open_files.forget(file)
 
     def __enter__(self) -> Self:
         return self
@@ -286,7 +257,7 @@ class Reader(IndexedPatches):
         for file, begin, end in _runs_by_file(segments, rows):
             # lists, as taking numbers out of arrays one by one would cost as much as the reading
             columns = (begin, end, rows[begin] * size, rows[end - 1] * size + size, segments.start[begin])
-            with open_files.lease(self._layout.files[file]) as descriptor:
+            with open_files.lease(self._local(file)) as descriptor:
                 for first, last, at, to, start in zip(*(column.tolist() for column in columns), strict=True):
                     # (S,) runs: a read a run, in the order of the request; first and last are segments, at
                     # and to bytes of `out`.
@@ -312,7 +283,7 @@ class Reader(IndexedPatches):
             raise self._corrupt(int(rows_asked[segments.row[first]]), reason)
         tally.bad += [(int(targets[segments.row[position]]), reason) for position in range(first, last)]
 
-    def _read_jpeg(
+    def _read_encoded(
         self,
         rows_asked: NDArray[np.int64],
         out: NDArray[np.uint8],
@@ -342,18 +313,41 @@ class Reader(IndexedPatches):
         # A patch in several pieces arrives in the order of its pieces, as its segments follow each other.
         pieces: dict[int, list[bytes]] = {}
         short: set[int] = set()
+        for row, length, data in self._stored(segments):
+            pieces.setdefault(row, []).append(data)
+            if len(data) != length:  # patches are far too small for a read to end early otherwise
+                short.add(row)
+        for row, parts in pieces.items():
+            yield row, "the file ends before its bytes" if row in short else b"".join(parts)
+
+    def _stored(self, segments: Segments) -> Iterator[tuple[int, int, bytes]]:
+        """The row, length and bytes of each segment, those of one file in their order."""
+        files = self._layout.files
+        if self.is_remote:
+            rows, numbers = segments.row.tolist(), segments.file.tolist()
+            starts, lengths = segments.start.tolist(), segments.length.tolist()
+            asked = [
+                (files[f], start, length) for f, start, length in zip(numbers, starts, lengths, strict=True)
+            ]
+            yield from zip(rows, lengths, read_at_once(asked), strict=True)
+            return
         for file in np.unique(segments.file).tolist():
             in_file = np.flatnonzero(segments.file == file)
             columns = (segments.row[in_file], segments.start[in_file], segments.length[in_file])
-            with open_files.lease(self._layout.files[file]) as descriptor:
+            with open_files.lease(self._local(file)) as descriptor:
                 for row, start, length in zip(*(column.tolist() for column in columns), strict=True):
                     # By position: descriptors are shared, and a file has one position for all threads.
-                    data = os.pread(descriptor, length, start)
-                    pieces.setdefault(row, []).append(data)
-                    if len(data) != length:  # patches are far too small for a read to end early otherwise
-                        short.add(row)
-        for row, parts in pieces.items():
-            yield row, "the file ends before its bytes" if row in short else b"".join(parts)
+                    yield row, length, os.pread(descriptor, length, start)
+
+    def _local(self, number: int) -> KnownFile:
+        file = self._layout.files[number]
+        assert isinstance(file, KnownFile)
+        return file
+
+
+def _put_pixels(data: bytes, out: NDArray[np.uint8], _: int) -> str:
+    out.reshape(-1)[:] = np.frombuffer(data, np.uint8)
+    return ""
 
 
 def _runs_by_file(

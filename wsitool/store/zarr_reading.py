@@ -17,8 +17,10 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from wsitool.base.json_files import read_json
-from wsitool.errors import CorruptStoreError, NotAStoreError
+from wsitool.base.json_files import MOST_BYTES, parse_json, read_json
+from wsitool.base.objects import listed
+from wsitool.base.urls import RemotePath
+from wsitool.errors import CorruptStoreError, NotAStoreError, StoreError
 from wsitool.store.attributes import from_attributes
 from wsitool.store.columns import (
     FIXED,
@@ -33,7 +35,9 @@ from wsitool.store.damage import as_corruption, damaged
 from wsitool.store.files import KnownFile
 from wsitool.store.foreign import is_foreign, zarr_in_words
 from wsitool.store.hashing import covers_attributes
-from wsitool.store.reader import Reader, Segments
+from wsitool.store.layout import Segments
+from wsitool.store.reader import Reader
+from wsitool.store.remote_files import RemoteFile, StoredFile, read_at_once
 from wsitool.store.schema import StoreMeta
 
 __all__ = ["array_metadata", "open_zarr"]
@@ -83,8 +87,8 @@ def open_zarr(path: Path) -> Reader:
 
     NotAStoreError where it is something else.
     """
-    folder = _Folder(path)
-    if not (path / "zarr.json").exists() and not (path / "patches").exists():
+    folder = _RemoteFolder(path) if isinstance(path, RemotePath) else _Folder(path)
+    if not folder.has("zarr.json") and not folder.has("patches"):
         raise NotAStoreError(f"{path} is not a wsitool patch store but {zarr_in_words(path, None)}.")
     with as_corruption(path, "the zarr metadata"):
         # No zarr-python here: importing it costs more than opening the store.
@@ -120,58 +124,54 @@ def open_zarr(path: Path) -> Reader:
     # JPEG patches have lengths of their own.
     length = meta.patch_size**2 * 3 if meta.codec == "raw" else None
     with as_corruption(path, "the index of a shard"):
-        shards = [
-            _read_index(folder, first // rows_per_shard, rows_per_shard, summary.patches - first, length)
-            for first in range(0, summary.patches, rows_per_shard)
-        ]
-    index = np.concatenate([entries for _, entries in shards])
-    files = tuple(file for file, _ in shards)
+        files = [folder.shard(number) for number in range(-(-summary.patches // rows_per_shard))]
+        index = _read_indices(path, files, rows_per_shard, summary.patches, length)
     old = not covers_attributes(summary.content_hash)
     return Reader(
         path, meta, summary, _ShardLayout(folder, columns, tuple(reasons), files, rows_per_shard, index, old)
     )
 
 
-def _read_index(
-    folder: _Folder, shard: int, rows: int, used: int, raw_length: int | None
-) -> tuple[KnownFile, NDArray[np.int64]]:
-    """The shard's file and the first `used` of the `rows` of its index, (R, 2) offset and length.
+def _read_indices(
+    path: Path, files: Sequence[StoredFile], rows: int, patches: int, raw_length: int | None
+) -> NDArray[np.int64]:
+    """The first `patches` entries of the shards' indices, (N, 2) offset and length; each has room for `rows`.
 
-    CorruptStoreError unless they are there, lie within the file and, for raw pixels, have their length.
+    CorruptStoreError unless they are there, lie within their file and, for raw pixels, have their length.
     """
-    path, file = folder.path, folder.file("patches", "c", str(shard), "0", "0", "0")
-    try:
-        file_state = KnownFile.of(file)
-    except FileNotFoundError:
-        raise CorruptStoreError(
-            f"{path} lacks its shard {shard}: restore the file or write it again."
-        ) from None
     # 16 bytes for each patch the shard has room for, then 4 of CRC32C.
-    size = rows * 16
-    if file_state.size < size + 4:
-        raise damaged(path, f"shard {shard} is shorter than its index")
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        # One read of the tail; the pixels are not touched, so opening costs the same for any patch size.
-        tail = os.pread(descriptor, size + 4, file_state.size - size - 4)
-    finally:
-        os.close(descriptor)
-    if len(tail) != size + 4 or google_crc32c.value(tail[:-4]) != int.from_bytes(tail[-4:], "little"):
+    size = rows * 16 + 4
+    for shard, file in enumerate(files):
+        if file.size < size:
+            raise damaged(path, f"shard {shard} is shorter than its index")
+    # One read of the tail; the pixels are not touched, so opening costs the same for any patch size.
+    tails = read_at_once([(file, file.size - size, size) for file in files])
+    indices = [
+        _index(path, shard, file.size, tail, min(rows, patches - shard * rows), raw_length)
+        for shard, (file, tail) in enumerate(zip(files, tails, strict=True))
+    ]
+    return np.concatenate(indices)
+
+
+def _index(
+    path: Path, shard: int, size: int, tail: bytes, used: int, raw_length: int | None
+) -> NDArray[np.int64]:
+    if google_crc32c.value(tail[:-4]) != int.from_bytes(tail[-4:], "little"):
         raise CorruptStoreError(
             f"{path}: the index of shard {shard} does not match its checksum, so the file was truncated or "
             "damaged; write the store again."
         )
     # (R, 2); of an absent chunk both fields are 2**64 - 1, which as int64 is -1.
-    entries = np.frombuffer(tail[:-4], dtype="<u8").reshape(rows, 2)[:used].astype(np.int64)
+    entries = np.frombuffer(tail[:-4], dtype="<u8").reshape(-1, 2)[:used].astype(np.int64)
     start, length = entries.T
     if entries.min() < 0:
         raise CorruptStoreError(f"{path} lacks patches that its shape promises: write the store again.")
     # Written as a difference, since offset + length of a hostile index overflows; lengths are kept as int32.
-    if (length > file_state.size - start).any() or length.max() >= 2**31:
+    if (length > size - start).any() or length.max() >= 2**31:
         raise damaged(path, f"the index of shard {shard} leads outside of it")
     if raw_length is not None and (length != raw_length).any():
         raise damaged(path, f"not all patches in shard {shard} have {raw_length} bytes")
-    return file_state, entries
+    return entries
 
 
 class _Folder:
@@ -194,10 +194,38 @@ class _Folder:
             raise damaged(self.path, f"'{'/'.join(parts)}' is no regular file")
         return file
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file or folder of that name."""
+        return (self.path / name).exists()
+
+    def members(self, name: str) -> list[str]:
+        """The folders in a folder that may be there, sorted."""
+        group = self.path / name
+        return sorted(entry.name for entry in os.scandir(group) if entry.is_dir()) if group.is_dir() else []
+
+    def read(self, *parts: str) -> bytes:
+        """All of a file; FileNotFoundError where it is not there."""
+        return self.file(*parts).read_bytes()
+
+    def shard(self, number: int) -> StoredFile:
+        """A file of patches; CorruptStoreError where it is not there."""
+        try:
+            return self._known("patches", "c", str(number), "0", "0", "0")
+        except FileNotFoundError:
+            raise CorruptStoreError(
+                f"{self.path} lacks its shard {number}: restore the file or write it again."
+            ) from None
+
+    def _known(self, *parts: str) -> StoredFile:
+        return KnownFile.of(self.file(*parts))
+
+    def _json(self, *parts: str) -> Any:
+        return read_json(self.file(*parts))
+
     def metadata(self, name: str) -> dict[str, Any]:
         """The zarr.json of an array or group; CorruptStoreError if it is no JSON object."""
         try:
-            values = read_json(self.file(*filter(None, name.split("/")), "zarr.json"))
+            values = self._json(*filter(None, name.split("/")), "zarr.json")
         except ValueError as error:
             raise damaged(
                 self.path, f"'{name}/zarr.json' cannot be read, {error}".replace("'/", "'")
@@ -209,15 +237,11 @@ class _Folder:
     def columns(self) -> dict[str, Found]:
         """All columns by schema name, with the scores there are."""
         names = list(FIXED)
-        members = self.path / "candidates"
-        if members.is_dir():
-            members_there = sorted(entry.name for entry in os.scandir(members) if entry.is_dir())
-            if len(members_there) > _MOST_IN_GROUP:
-                raise damaged(self.path, f"its group 'candidates' has {len(members_there)} members")
-            names += [
-                name for name in (f"candidates/{member}" for member in members_there) if name not in FIXED
-            ]
-        return {name: self._found(name) for name in names if (self.path / name).is_dir()}
+        members = self.members("candidates")
+        if len(members) > _MOST_IN_GROUP:
+            raise damaged(self.path, f"its group 'candidates' has {len(members)} members")
+        names += [name for name in (f"candidates/{member}" for member in members) if name not in FIXED]
+        return {name: self._found(name) for name in names if self.has(name)}
 
     def _found(self, name: str) -> Found:
         """What an array says it is; CorruptStoreError for codecs, types or chunks that are not ours."""
@@ -252,11 +276,11 @@ class _Folder:
         text = array["data_type"] == "string"
         dtype = np.dtype("O" if text else array["data_type"]).newbyteorder("<")
         # Default chunk keys: c/0 or c/0/0.
-        file = self.file(*name.split("/"), "c", *("0" for _ in shape))
+        parts = (*name.split("/"), "c", *("0" for _ in shape))
         # Stores of before lack chunks that were all zeros; from then on a missing file is damage.
-        if not number or (may_lack_zeros and not file.exists() and not array["fill_value"]):
+        if not number or (may_lack_zeros and not self.has("/".join(parts)) and not array["fill_value"]):
             return np.zeros(shape, np.dtype("U1") if text else dtype)
-        data = file.read_bytes()
+        data = self.read(*parts)
         packed = len(array["codecs"]) > 1
         if text:
             return _texts(self.path, name, _unpacked_text(data, number) if packed else data, number)
@@ -266,6 +290,45 @@ class _Folder:
         if len(data) != size:
             raise ValueError(f"{len(data)} bytes instead of {size}")
         return np.frombuffer(data, dtype).reshape(shape)
+
+
+class _RemoteFolder(_Folder):
+    """The same of a URL: listed once, and all metadata read at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._objects = listed(str(path))
+        if not self._objects:
+            raise StoreError(f"There is no patch store at {path}: check the URL, or list its folder.")
+        metadata = [name for name in self._objects if name.rpartition("/")[2] == "zarr.json"]
+        asked = [
+            (RemoteFile(self._objects[name]), 0, min(self._objects[name].size, MOST_BYTES))
+            for name in metadata
+        ]
+        self._metadata = dict(zip(metadata, read_at_once(asked), strict=True))
+
+    def has(self, name: str) -> bool:
+        return name in self._objects or any(other.startswith(f"{name}/") for other in self._objects)
+
+    def members(self, name: str) -> list[str]:
+        inside = [other[len(name) + 1 :] for other in self._objects if other.startswith(f"{name}/")]
+        return sorted({rest.partition("/")[0] for rest in inside if "/" in rest})
+
+    def read(self, *parts: str) -> bytes:
+        file = self._known(*parts)
+        return file.read(0, file.size)
+
+    def _known(self, *parts: str) -> StoredFile:
+        try:
+            return RemoteFile(self._objects["/".join(parts)])
+        except KeyError:
+            raise FileNotFoundError(f"it has no '{'/'.join(parts)}'") from None
+
+    def _json(self, *parts: str) -> Any:
+        try:
+            return parse_json(self._metadata["/".join(parts)])
+        except KeyError:
+            raise ValueError("it is missing") from None
 
 
 def _unpacked_text(data: bytes, number: int) -> bytes:
@@ -309,7 +372,7 @@ class _ShardLayout:
         folder: _Folder,
         columns: dict[str, Found],
         reasons: tuple[str, ...],
-        files: Sequence[KnownFile],
+        files: Sequence[StoredFile],
         rows_per_shard: int,
         index: NDArray[np.int64],
         may_lack_zeros: bool,

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from wsitool.errors import CorruptStoreError, SchemaVersionError, StoreError, WsitoolError
 from wsitool.store import jpeg as jpeg_codec
+from wsitool.store.layout import Tally
 from wsitool.store.opening import create_store, find_stores, open_store
-from wsitool.store.reader import Reader, Tally, content_hash
+from wsitool.store.reader import Reader, content_hash
 from wsitool.store.schema import Candidates, Codec, Failure, Rows, StoreMeta
 
 __all__ = ["STORE_CHECKS", "check_store", "example_meta", "example_patches", "write_example"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from wsitool.base.lock import locked
 from wsitool.base.partial import remove_abandoned
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.sentences import one_sentence
-from wsitool.errors import SlideError, UsageError
+from wsitool.base.urls import RemotePath
+from wsitool.errors import SlideError, StoreError, UsageError
+from wsitool.slides.coordinates import PatchCoordinates
+from wsitool.tiling.bucket import deliver
 from wsitool.tiling.results import SlideResult
 from wsitool.tiling.resume import finished
 from wsitool.tiling.slide_task import SlideTask, run_task
@@ -44,11 +48,27 @@ def run_locked(task: SlideTask, reporter: Reporter = SILENT) -> SlideResult:
     with locked(task.store, what=f"'{task.store}'", wait_seconds=_PATIENCE_SECONDS):
         # Under the lock: what is partial now is of a writer that is gone.
         remove_abandoned(task.out_dir)
+        if task.bucket:
+            return _into_bucket(task, reporter, positions)
         earlier = finished(task, reporter)
         # What is in the way now, if anything, is damaged or meant to be replaced.
         return (
             earlier if earlier is not None else run_task(replace(task, overwrite=True), reporter, positions)
         )
+
+
+def _into_bucket(task: SlideTask, reporter: Reporter, positions: PatchCoordinates | None) -> SlideResult:
+    there = replace(task, out_dir=RemotePath(task.bucket), bucket="")
+    earlier = finished(there, reporter)
+    if earlier is not None:
+        return earlier
+    made = None
+    with suppress(StoreError):  # one that was made otherwise is nobody's
+        made = finished(task, reporter)  # and could not be uploaded then
+    if made is None:
+        made = run_task(replace(task, overwrite=True), reporter, positions)
+    deliver(task)
+    return replace(made, status="done", store=str(there.store))
 
 
 def failed_result(task: SlideTask, reason: str) -> SlideResult:

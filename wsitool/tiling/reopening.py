@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from wsitool.base.json_files import typed
+from wsitool.base.urls import is_url
 from wsitool.errors import PluginError, SlideError, StoreError, UsageError
 from wsitool.slides.masks import find_tissue
 from wsitool.slides.read_options import ReadOptions
 from wsitool.slides.readers import TiledSlide, open_slide
-from wsitool.slides.readers.byte_source import is_url
 from wsitool.slides.spec import ADDED_READING
 from wsitool.slides.tissue import TissueMask
 from wsitool.slides.tissue_registry import DEFAULT_TISSUE

@@ -14,6 +14,7 @@ from wsitool.base.files import replace_file
 from wsitool.base.paths import path_of, shown
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import read_table, table_bytes
+from wsitool.base.urls import as_path
 from wsitool.errors import WsitoolError
 from wsitool.report.result import Result
 from wsitool.store.schema import StoreMeta
@@ -211,7 +212,7 @@ def _merged(listed: _Listed, results: Sequence[SlideResult]) -> _Listed:
         old = rows[same[0]] if same else {}
         # Neither made nor unmade by this run.
         untouched = result.status == "skipped" or (result.failed and old.get("status") == "done")
-        if untouched and old.get("store") and Path(path_of(old["store"])).exists():
+        if untouched and old.get("store") and as_path(path_of(old["store"])).exists():
             continue
         for index in same:
             rows.pop(index, None)

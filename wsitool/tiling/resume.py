@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.base.progress import Reporter
+from wsitool.base.urls import RemotePath
 from wsitool.errors import CorruptStoreError, PluginError, SlideError, StoreError, UsageError
 from wsitool.report.preview import preview_jpeg
 from wsitool.slides.masks import find_tissue
@@ -52,9 +53,8 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
         raise StoreError(
             f"'{task.store}' exists and {differs}: pass --overwrite to replace it, or choose another --out."
         )
-    if not task.preview.exists() and not redraw_preview(
-        task.preview, task.slide.path, meta, candidates, task.spec, labels
-    ):
+    there = isinstance(task.store, RemotePath) or task.preview.exists()
+    if not there and not redraw_preview(task.preview, task.slide.path, meta, candidates, task.spec, labels):
         reporter.warn(f"The preview of {task.slide.name} is missing and could not be drawn again.")
     return SlideResult(
         name=task.slide.name,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from wsitool.base.cluster import on_cluster
-from wsitool.base.files import check_writable
 from wsitool.base.groups import group_clashes
 from wsitool.base.interrupt import progress_on_stop
 from wsitool.base.lock import locked
@@ -27,6 +26,7 @@ from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers.channels import check_channels
 from wsitool.slides.slide_list import SlideInput, find_slides
 from wsitool.slides.spec import TileSpec
+from wsitool.tiling.bucket import Output
 from wsitool.tiling.guarded import failed_result, run_guarded, run_locked
 from wsitool.tiling.labelling import LabelPlan, plan_outlines
 from wsitool.tiling.options import TileOptions
@@ -35,7 +35,7 @@ from wsitool.tiling.processes import run_in_processes
 from wsitool.tiling.results import SLIDES_CSV, SlideResult, TileResult, merge_slides_csv
 from wsitool.tiling.slide_task import SlideTask, available_threads
 
-__all__ = ["tile_slide", "tile_slides"]
+__all__ = ["tell_of_groups", "tile_slide", "tile_slides"]
 
 _OF_ONE_SLIDE = ("format", "reader", "default_mpp", "channels", "icc", "overwrite", "max_failures", "coords")
 # At the end there is time: many jobs of an array may queue for the table.
@@ -67,9 +67,11 @@ def tile_slide(
     settings = TileOptions(**options)
     if settings.coords is not None:
         check_coordinates(settings.coords, spec or TileSpec(), 1)
+    output = Output.of(out_dir)
     task = SlideTask(
         slide=SlideInput(path=str(path), group=group),
-        out_dir=Path(out_dir),
+        out_dir=output.folder,
+        bucket=output.url,
         spec=spec or TileSpec(),
         threads=threads or available_threads(),
         **_of_one_slide(settings),
@@ -87,6 +89,8 @@ def tile_slides(
 ) -> TileResult:
     """Cut slides (files, folders, URLs, CSVs, or `SlideInput`s) into stores, and list them in slides.csv.
 
+    `out_dir` may be a URL of a bucket (s3://BUCKET/FOLDER): each store is made on this machine and uploaded.
+
     `options` are the fields of `TileOptions`. Several slides are tiled in `workers` processes (default: one
     per processor), a single one in this process; with `dask` all on that cluster. `shard` "i/N" takes the
     i-th of N parts of the list. A slide whose store is complete and was made in the same way is skipped; one
@@ -103,21 +107,22 @@ def tile_slides(
         check_coordinates(settings.coords, spec or TileSpec(), len(inputs))
     labels = _labels(inputs, settings, reporter)
     part = part_of(inputs, settings.shard)
+    output = Output.of(out_dir, settings.shard)
     if not settings.dry_run:
-        check_writable(Path(out_dir))
+        output.check()
     # After what can stop the command: an error stands alone.
-    _tell_of_groups(inputs, reporter)
+    tell_of_groups(inputs, reporter)
     # No more processes than slides.
     processes = min(settings.workers or available_threads(), max(1, len(part)))
     # The processors divided: the decoding threads of all processes together fill the machine once.
     threads = max(1, available_threads() // processes)
-    tasks = [_task(slide, labels, Path(out_dir), spec or TileSpec(), settings, threads) for slide in inputs]
+    tasks = [_task(slide, labels, output, spec or TileSpec(), settings, threads) for slide in inputs]
     mine = part_of(tasks, settings.shard)
-    if settings.dry_run:
-        return _tile(mine, Path(out_dir), labels, settings, processes, reporter)
+    if settings.dry_run or output.url:
+        return _tile(mine, output, labels, settings, processes, reporter)
     made = {task.slide.name: task.store for task in tasks}
-    with noted(Path(out_dir), "tile", made, whole=len(mine) == len(tasks)):
-        return _tile(mine, Path(out_dir), labels, settings, processes, reporter)
+    with noted(output.folder, "tile", made, whole=len(mine) == len(tasks)):
+        return _tile(mine, output, labels, settings, processes, reporter)
 
 
 def _of_one_slide(options: TileOptions) -> dict[str, Any]:
@@ -137,7 +142,8 @@ def _inputs(
     return (*given, *(without_masks(found) if options.dataset == "paip" else found))
 
 
-def _tell_of_groups(slides: Sequence[SlideInput], reporter: Reporter) -> None:
+def tell_of_groups(slides: Sequence[SlideInput], reporter: Reporter) -> None:
+    """Warn where slides have no patients, or patients whose names differ by little."""
     if len(slides) > 1 and not any(slide.group for slide in slides):
         reporter.warn(
             "Every slide is a group (patient) of its own: if a patient has several, say so with "
@@ -167,11 +173,12 @@ def _labels(slides: Sequence[SlideInput], options: TileOptions, reporter: Report
 
 
 def _task(
-    slide: SlideInput, labels: LabelPlan, folder: Path, spec: TileSpec, options: TileOptions, threads: int
+    slide: SlideInput, labels: LabelPlan, output: Output, spec: TileSpec, options: TileOptions, threads: int
 ) -> SlideTask:
     return SlideTask(
         slide=replace(slide, problem=slide.problem or labels.problems.get(slide.name, "")),
-        out_dir=folder,
+        out_dir=output.folder,
+        bucket=output.url,
         spec=spec,
         classes=labels.classes,
         threads=threads,
@@ -183,7 +190,7 @@ def _task(
 
 def _tile(
     tasks: Sequence[SlideTask],
-    folder: Path,
+    output: Output,
     labels: LabelPlan,
     options: TileOptions,
     processes: int,
@@ -192,7 +199,7 @@ def _tile(
     """Run the tasks and list their results as they come."""
     # By position in the list, as they come in any order.
     results: dict[int, SlideResult] = {}
-    listing = _Listing(None if options.dry_run else folder, reporter)
+    listing = _Listing(None if options.dry_run else output, reporter)
     bar = reporter.task("slides", total=len(tasks), unit="slides") if len(tasks) > 1 else nullcontext()
     try:
         with (
@@ -214,10 +221,11 @@ def _tile(
     finally:
         # Workers that were ended, or crashed, cannot clear up after themselves.
         if not options.dry_run:
-            remove_abandoned(folder)
-            remove_abandoned(folder / "previews")
+            remove_abandoned(output.folder)
+            remove_abandoned(output.folder / "previews")
+            output.clear()
     return TileResult(
-        out=folder,
+        out=output.path,
         slides=tuple(results[i] for i in range(len(tasks))),
         unlisted=listing.failure,
     )
@@ -230,8 +238,8 @@ class _Listing:
     waits `_CSV_PAUSE` times as long as the last writing took.
     """
 
-    def __init__(self, folder: Path | None, reporter: Reporter) -> None:
-        self._folder, self._reporter = folder, reporter
+    def __init__(self, output: Output | None, reporter: Reporter) -> None:
+        self._output, self._reporter = output, reporter
         self._waiting: list[SlideResult] = []
         self._next = 0.0
         self.failure = ""
@@ -246,13 +254,15 @@ class _Listing:
         self._write(_CSV_PATIENCE_SECONDS)
 
     def _write(self, patience: float) -> None:
-        if self._folder is None or not self._waiting:
+        if self._output is None or not self._waiting:
             return
-        table = self._folder / SLIDES_CSV
+        table = self._output.folder / SLIDES_CSV
         began = time.monotonic()
         try:
             with locked(table, what="slides.csv", wait_seconds=patience):
-                merge_slides_csv(self._folder, self._waiting, self._reporter)
+                self._output.fetch_table()
+                merge_slides_csv(self._output.folder, self._waiting, self._reporter)
+                self._output.send_table()
         except (OSError, StoreError) as error:
             # The stores are there all the same: the table can be brought up to date by the next run.
             self.failure = one_sentence(error)

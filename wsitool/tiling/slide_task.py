@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.base.file_names import lone_file_name
+from wsitool.base.objects import listed, look_at
 from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.urls import RemotePath
 from wsitool.errors import RegionReadError, SlideError, UsageError
 from wsitool.report.preview import preview_jpeg
 from wsitool.slides.coordinates import PatchCoordinates, find_coordinates, read_coordinates
@@ -23,13 +25,20 @@ from wsitool.slides.grid import ListedGrid
 from wsitool.slides.masks import file_of
 from wsitool.slides.read_options import ReadOptions
 from wsitool.slides.readers import TiledSlide, open_slide
-from wsitool.slides.readers.icc import profile_name
 from wsitool.slides.slide import BLANK_TILES, ICC_STATE, Icc
 from wsitool.slides.slide_list import SlideInput
 from wsitool.slides.spec import ADDED_READING, TileSpec
 from wsitool.store.opening import create_store
 from wsitool.store.preparing import prepare
-from wsitool.store.schema import SUFFIX_OF, UNLABELLED, Candidates, Failure, Format, Prepared, Rows, StoreMeta
+from wsitool.store.schema import (
+    SUFFIX_OF,
+    UNLABELLED,
+    Candidates,
+    Failure,
+    Format,
+    Prepared,
+    Rows,
+)
 from wsitool.tiling.candidates import count_reasons, with_unreadable
 from wsitool.tiling.cutter import Block
 from wsitool.tiling.executor import Executor, executor
@@ -37,8 +46,9 @@ from wsitool.tiling.fidelity import Fidelity, stored_sampling
 from wsitool.tiling.labelling import SlideAnnotation, count_labels
 from wsitool.tiling.results import SlideResult, of_store, preview_of
 from wsitool.tiling.source import patch_source
+from wsitool.tiling.store_meta import meta_of
 
-__all__ = ["SlideTask", "available_threads", "run_task", "store_bytes"]
+__all__ = ["SlideTask", "available_threads", "run_task", "store_bytes", "tell_of_slide"]
 
 _LOOKED_AT = 32  # patches of a slide that are decoded again to say what JPEG cost
 
@@ -48,7 +58,7 @@ class SlideTask:
     """All that is needed to tile one slide, in this process or another one.
 
     Serialisable: `to_json` and back gives an equal task. `threads` decode within this task. `coords` is where
-    positions to cut are looked for; `placed` reads them.
+    positions to cut are looked for; `placed` reads them. Into `bucket`, a URL, what was made goes in the end.
     """
 
     slide: SlideInput
@@ -67,6 +77,7 @@ class SlideTask:
     outlines: SlideAnnotation | None = None
     coords: str | None = None
     coords_digest: str = ""
+    bucket: str = ""
 
     @property
     def store(self) -> Path:
@@ -160,17 +171,22 @@ def run_task(
     if task.slide.label is not None and task.slide.label not in task.classes:
         raise UsageError(f"The label '{task.slide.label}' is none of the classes {', '.join(task.classes)}.")
     with open_slide(task.slide.path, **task.reading.how(task.slide.mpp)) as slide:
-        if slide.info.mpp_source == "objective" and task.spec.level is None:
-            reporter.warn(
-                f"{slide.info.name} states no mpp: {slide.info.mpp:g} um/px is assumed from its "
-                f"{slide.info.objective_power:g}x objective (--default-mpp says better)."
-            )
-        if blank := slide.info.properties.get(BLANK_TILES):
-            reporter.warn(f"{slide.info.name} leaves {blank} of its own tiles out: they count as blank.")
-        if task.icc != "keep":
-            reporter.say(f"{slide.info.name}: {slide.info.properties[ICC_STATE]}.")
+        tell_of_slide(task, slide, reporter)
         cutting = _Cutting(task, slide, reporter, positions)
         return cutting.run(began)
+
+
+def tell_of_slide(task: SlideTask, slide: TiledSlide, reporter: Reporter) -> None:
+    """What was taken for granted when `slide` was opened."""
+    if slide.info.mpp_source == "objective" and task.spec.level is None:
+        reporter.warn(
+            f"{slide.info.name} states no mpp: {slide.info.mpp:g} um/px is assumed from its "
+            f"{slide.info.objective_power:g}x objective (--default-mpp says better)."
+        )
+    if blank := slide.info.properties.get(BLANK_TILES):
+        reporter.warn(f"{slide.info.name} leaves {blank} of its own tiles out: they count as blank.")
+    if task.icc != "keep":
+        reporter.say(f"{slide.info.name}: {slide.info.properties[ICC_STATE]}.")
 
 
 class _Cutting:
@@ -191,6 +207,15 @@ class _Cutting:
         self._failed: list[int] = []
         self._hash = ""
         self._sampling = stored_sampling(self._spec.subsampling, slide.tiles(self._grid.plan.level))
+        self._meta = meta_of(
+            self._info,
+            self._grid,
+            task.spec,
+            group=task.slide.group,
+            classes=task.classes,
+            params=task.params(),
+            sampling=self._sampling,
+        )
         self._fidelity = Fidelity()
         self._labels: NDArray[np.int16] | None = None
         self._note = ""
@@ -217,7 +242,7 @@ class _Cutting:
         task, kept = self._task, self._source.kept
         with (
             executor(task.threads) as pool,
-            create_store(task.store, self._meta(), overwrite=task.overwrite, expected=len(kept)) as writer,
+            create_store(task.store, self._meta, overwrite=task.overwrite, expected=len(kept)) as writer,
             self._reporter.task(self._info.name, total=len(kept), unit="patches") as progress,
         ):
             for block in self._blocks(pool):
@@ -296,35 +321,6 @@ class _Cutting:
         value = UNLABELLED if task.slide.label is None else task.classes.index(task.slide.label)
         self._labels = np.full(number, value, np.int16)
 
-    def _meta(self) -> StoreMeta:
-        info, plan, spec = self._info, self._grid.plan, self._spec
-        return StoreMeta(
-            name=info.name,
-            group=self._task.slide.group or info.name,
-            source=info.path,
-            fingerprint=info.fingerprint,
-            level0_width=info.width,
-            level0_height=info.height,
-            patch_size=spec.patch_size,
-            patch_size_level0=self._grid.patch_size_level0,
-            stride=self._grid.stride,
-            stride_level0=self._grid.stride_level0,
-            level=plan.level,
-            mpp_level0=info.mpp,
-            mpp_requested=plan.mpp_requested,
-            mpp_effective=plan.mpp_effective,
-            level0_magnification=info.objective_power,
-            target_magnification=plan.magnification,
-            codec=spec.codec,
-            # Native tiles have the scanner's quality, which nobody states.
-            quality=spec.quality if spec.codec == "jpeg" else None,
-            reader=info.reader,
-            icc_profile=profile_name(info.icc_profile) or None,
-            subsampling=self._sampling if spec.codec == "jpeg" else None,
-            classes=self._task.classes,
-            params=self._task.params(),
-        )
-
     def _preview(self, candidates: Candidates) -> None:
         preview_jpeg(
             self._task.preview,
@@ -375,12 +371,15 @@ class _Cutting:
             seconds=seconds,
             content_hash=self._hash,
             psnr=self._fidelity.decibels,
-            **of_store(self._meta(), count_reasons(candidates)),
+            **of_store(self._meta, count_reasons(candidates)),
         )
 
 
 def store_bytes(path: Path) -> int:
     """Size on disk of a store, file or folder."""
+    if isinstance(path, RemotePath):
+        remote = look_at(str(path))
+        return sum(each.size for each in listed(str(path)).values()) if remote is None else remote.size
     if path.is_file():
         return path.stat().st_size
     return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())

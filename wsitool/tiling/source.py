@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wsitool.errors import NoTissueError
 from wsitool.slides.detectors import stained_within
-from wsitool.slides.grid import TileGrid, listed_grid, plan_grid
+from wsitool.slides.grid import Positions, TileGrid, listed_grid, plan_grid
 from wsitool.slides.masks import find_tissue
 from wsitool.slides.readers import TiledSlide
 from wsitool.slides.spec import TileSpec
@@ -28,7 +28,7 @@ from wsitool.tiling.executor import Executor
 from wsitool.tiling.level_view import LevelView, choose_shrink
 from wsitool.tiling.passthrough import check_passthrough, pass_tiles
 
-__all__ = ["PatchSource", "patch_source"]
+__all__ = ["PatchSource", "cut_at", "patch_source"]
 
 T = TypeVar("T")
 # Shares above which it is more likely that glass or stain has been mistaken.
@@ -108,16 +108,8 @@ class PatchSource:
         `convert` makes a block's payload of its pixels (B, P, P, 3) uint8 in the pool; the cutter uses that
         memory again, so it must not keep it. Every native tile is decoded once.
         """
-        view, _ = self._view
         positions = self.grid.positions[self.kept]
-        corners = view.corners(positions)
-
-        def finish(pixels: NDArray[np.uint8], indices: NDArray[np.int64]) -> T:
-            if view.resamples:
-                pixels = view.finish(pixels, positions[indices], corners[indices])
-            return convert(pixels)
-
-        return cut(view, corners, view.cut_size, finish, pool=pool, counts=self.counts)
+        return cut_at(self._view[0], positions, convert, pool=pool, counts=self.counts)
 
     def native_blocks(self, *, pool: Executor) -> Iterator[Block[Prepared]]:
         """The kept patches as the slide's own compressed tiles; only for codec "native".
@@ -127,6 +119,11 @@ class PatchSource:
         # Whole tiles: `check_passthrough` has seen to sizes and strides.
         places = np.asarray(self.grid.positions[self.kept] // self.spec.patch_size, np.int64)
         return pass_tiles(self.slide.tiles(self.grid.plan.level), places, pool=pool)
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether the decoder's own shrinking is used; may decode a few tiles to tell."""
+        return self._view[0].fast
 
     @cached_property
     def _view(self) -> tuple[LevelView, str]:
@@ -154,6 +151,25 @@ class PatchSource:
             return view, f"{factor}x{factor} mean"
         proof = "" if decibels is None else f" ({decibels:.1f} dB from the exact mean)"
         return view, f"decoder's 1/{factor}{proof}"
+
+
+def cut_at(
+    view: LevelView,
+    positions: Positions,
+    convert: Callable[[NDArray[np.uint8]], T],
+    *,
+    pool: Executor,
+    counts: CutCounts,
+) -> Iterator[Block[T]]:
+    """Patches at `positions` (N, 2), sorted by (y, x), as `PatchSource.blocks` gives them."""
+    corners = view.corners(positions)
+
+    def finish(pixels: NDArray[np.uint8], indices: NDArray[np.int64]) -> T:
+        if view.resamples:
+            pixels = view.finish(pixels, positions[indices], corners[indices])
+        return convert(pixels)
+
+    return cut(view, corners, view.cut_size, finish, pool=pool, counts=counts)
 
 
 def patch_source(

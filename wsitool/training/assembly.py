@@ -25,6 +25,7 @@ from wsitool.base.parameters import Params
 from wsitool.base.progress import Reporter
 from wsitool.loading import PatchLoader
 from wsitool.loading.device_decode import say_decoding
+from wsitool.loading.near import Near
 from wsitool.methods.meta import check_needs, describer, find_pairs
 from wsitool.methods.registry import load_method
 from wsitool.store.collection import Collection, open_collection
@@ -35,6 +36,7 @@ from wsitool.training.checks import (
     Changes,
     check_amount,
     check_same,
+    chosen_order,
 )
 from wsitool.training.config import PretrainConfig
 from wsitool.training.diagnostics import Diagnostics, FeatureWatch
@@ -54,10 +56,18 @@ from wsitool.training.snapshots import Snapshots, card_after, judged_by
 from wsitool.training.stain import normalized
 from wsitool.training.stream import BatchStream
 from wsitool.training.trial import memory_advice
-from wsitool.training.words import NO_PROBE, TF32, begin_words, changes_words, recipe_words
+from wsitool.training.words import (
+    NO_PROBE,
+    TF32,
+    begin_words,
+    changes_words,
+    recipe_words,
+    streamed_words,
+)
 
 __all__ = ["Run"]
 
+_BAD_OF_STORES, _BAD_OF_SLIDES = 0.01, 0.1  # largest share of patches that may be skipped
 _RESULTS = ("last.ckpt", "encoder.safetensors", "curves.png", "broken-batch.json", IDS_FILE)
 
 
@@ -80,7 +90,13 @@ class Run:
         # Of everything, held-out patients as well: labels are asked for, not trained on.
         rows = probe_rows(everything, config.seed) if config.probe_every else None
         self.labelled = None if rows is None else everything.subset(rows)
-        config = dataclasses.replace(config, backbone=self.encoder.name, params=params.to_dict())
+        config = dataclasses.replace(
+            config,
+            backbone=self.encoder.name,
+            params=params.to_dict(),
+            order=chosen_order(config, streamed=everything.streamed),
+        )
+        self.near = Near(self.collection) if config.order == "near" else None
         recipe, self.recipe_source = recipe_of(method_type, self.encoder)
         self.config = config.with_recipe(recipe)
         self.pairs = check_needs(method_type, config.method, self.collection, self.encoder, reporter)
@@ -91,7 +107,9 @@ class Run:
         check_step(self.method, self.collection, self.config)
         # Of a method with a teacher that, with its own weights; the backbone is what is trained.
         self.exported = exported_encoder(self.method, config.method)
-        self.diagnostics = Diagnostics(reporter, shortcut_metric=method_type.shortcut_metric)
+        self.diagnostics = Diagnostics(
+            reporter, shortcut_metric=method_type.shortcut_metric, streamed=everything.streamed
+        )
         by = judged_by(config, held_out=self.held_out is not None, labelled=self.labelled is not None)
         self.snapshots = Snapshots(
             out, self.exported, self.card, config, by=by, record=lambda: self._write_facts(status="running")
@@ -286,6 +304,9 @@ class Run:
             device=device,
             decode=self.config.decode,
             pairs=find_pairs(type(self.method), collection) if held_out else self.pairs,
+            near=None if held_out else self.near,
+            # Nobody has looked through slides before, as `tile` does.
+            max_bad_share=_BAD_OF_SLIDES if collection.streamed else _BAD_OF_STORES,
         )
 
     def _review(self, device: torch.device, watch: FeatureWatch) -> EpochReview:
@@ -318,6 +339,8 @@ class Run:
 
             # The record comes last: "complete" promises the other files.
             save_encoder(self.exported, result.encoder, result.card)
+            if self.collection.streamed and result.time is not None:
+                self.reporter.say(streamed_words(result.time.waiting, self.config.threads))
             if sentence := self.snapshots.sentence():
                 self.reporter.say(sentence)
             draw_curves(rows, self.out / "curves.png")

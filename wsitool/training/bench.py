@@ -28,8 +28,8 @@ from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.methods.meta import check_needs, describer, find_pairs, first_batch
 from wsitool.methods.registry import blame_plugin, load_method
 from wsitool.store.collection import Collection
+from wsitool.store.layout import Tally
 from wsitool.store.options import Decode
-from wsitool.store.reader import Tally
 from wsitool.training.config import PretrainConfig
 from wsitool.training.engine import run_steps
 from wsitool.training.fit import prepare

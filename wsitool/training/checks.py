@@ -14,7 +14,7 @@ from wsitool.loading.device_decode import effective_decode
 from wsitool.store.collection import Collection
 from wsitool.store.options import Decode
 from wsitool.training.checkpoint import State, load_checkpoint
-from wsitool.training.config import PretrainConfig
+from wsitool.training.config import Order, PretrainConfig
 from wsitool.training.hardware import device_type
 from wsitool.training.launch import is_first_process
 from wsitool.training.record import finished_state, read_facts
@@ -25,6 +25,7 @@ __all__ = [
     "check_amount",
     "check_same",
     "chosen_decode",
+    "chosen_order",
     "chosen_precision",
     "previous_state",
 ]
@@ -100,7 +101,7 @@ def check_same(state: State, config: PretrainConfig, data: str) -> Changes:
     """
     # As JSON has them: tuples as lists and keys as text, which is how the checkpoint's side was written.
     now, before = (json.loads(json.dumps(each)) for each in (config.to_dict(), placed(state["config"])))
-    before.setdefault("decode", "cpu")  # as all did before there was a choice
+    before = {"decode": "cpu", "order": "whole"} | before  # as all did before there was a choice
     if isinstance(before.get("params"), dict):
         # A parameter that a method has since got was not to be chosen.
         now["params"] = {name: now["params"].get(name) for name in before["params"]}
@@ -118,7 +119,7 @@ def check_same(state: State, config: PretrainConfig, data: str) -> Changes:
         f"{name} was {was!r} and is {new!r}" for name, (was, new) in differing.items() if name not in allowed
     ]
     if state["data"] != data:
-        refused.append("the stores hold other patches")
+        refused.append("the stores hold other patches, or slides have changed")
     if refused:
         raise UsageError(
             f"The run that is there has other options ({'; '.join(refused)}): repeat the command as it was, "
@@ -182,6 +183,18 @@ def chosen_precision(config: PretrainConfig) -> str:
     UsageError for float16 on a CPU, and where there is no such device.
     """
     return effective_precision(config.precision, device_type(config.device))
+
+
+def chosen_order(config: PretrainConfig, *, streamed: bool) -> Order:
+    """The order that "auto" is; UsageError for one by which `streamed` slides are decoded over and over."""
+    if not streamed:
+        return "whole" if config.order == "auto" else config.order
+    if config.order == "whole":
+        raise UsageError(
+            "--order whole with --stream would decode every tile again and again: leave it out, or run "
+            "'wsitool tile' first."
+        )
+    return "near"
 
 
 def chosen_decode(config: PretrainConfig) -> Decode:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from wsitool.backbones.options import INIT, BackboneOptions
 from wsitool.base.devices import DeviceOptions, device_names, same_kind
@@ -15,7 +15,9 @@ from wsitool.stain.options import StainChoice, StainOptions
 from wsitool.store.options import Decode, DecodeOptions
 from wsitool.tracking.registry import LoggerOptions, check_loggers
 
-__all__ = ["LARGEST_LR", "OPTIMIZERS", "PRECISIONS", "RECIPE", "PretrainConfig"]
+__all__ = ["LARGEST_LR", "OPTIMIZERS", "PRECISIONS", "RECIPE", "Order", "PretrainConfig"]
+
+Order = Literal["auto", "whole", "near"]
 
 PRECISIONS = ("auto", "32", "bf16", "16")
 LARGEST_LR = 1e30  # optimisers compute in float32 with it
@@ -92,7 +94,12 @@ class PretrainConfig(BackboneOptions):
         False,
         "Only what can be repeated to the bit, on GPUs too; slower, and an error where there is no way.",
     )
-    threads: int = hparam(2, "Reader threads.", ge=1)
+    threads: int = hparam(2, "Reader threads, and as many that decode slides with --stream.", ge=1)
+    order: Order = hparam(
+        "auto",
+        "Patches of an epoch shuffled over the whole, or near: mixed from 16 squares of neighbours at a time "
+        "(a weaker shuffle; for slow disks); auto: whole, near with --stream.",
+    )
     decode: Decode = same_as(DecodeOptions, "decode")
     save_every: int | None = hparam(
         None,

@@ -75,11 +75,14 @@ class FeatureWatch:
 class Diagnostics:
     """Looks at an epoch's rows and says what is wrong, each kind of trouble once; `warnings` keeps it all.
 
-    `shortcut_metric` names the metric that is near 1 only where the task is solved by a shortcut.
+    `shortcut_metric` names the metric that is near 1 only where the task is solved by a shortcut; patches of
+    `streamed` slides are decoded in every epoch.
     """
 
-    def __init__(self, reporter: Reporter, *, shortcut_metric: str | None = None) -> None:
-        self._reporter = reporter
+    def __init__(
+        self, reporter: Reporter, *, shortcut_metric: str | None = None, streamed: bool = False
+    ) -> None:
+        self._reporter, self._streamed = reporter, streamed
         self._shortcut_metric = shortcut_metric
         self.warnings: dict[str, str] = {}  # by their kind, in the order in which they came
 
@@ -138,7 +141,11 @@ class Diagnostics:
             self._warn(
                 "skipped",
                 f"{len(skipped)} patch(es) could not be read and were skipped, the first is {skipped[0]}: "
-                "'wsitool verify' names them all; write that store again.",
+                + (
+                    "'wsitool tile' leaves them out."
+                    if self._streamed
+                    else "'wsitool verify' names them all; write that store again."
+                ),
             )
 
     def after_resuming(self, problem: str) -> None:
@@ -156,8 +163,8 @@ class Diagnostics:
         if wait > _WAITING:
             self._warn(
                 "data",
-                f"{wait:.0%} of the time was spent waiting for patches: raise --threads, "
-                "or move the stores to a faster disk.",
+                f"{wait:.0%} of the time was spent waiting for patches: raise --threads, or "
+                + ("run 'wsitool tile' first." if self._streamed else "move the stores to a faster disk."),
             )
 
     def _look_at_loss(self, rows: Sequence[Mapping[str, float | int]], epoch: int) -> None:

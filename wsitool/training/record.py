@@ -17,6 +17,8 @@ from wsitool.training.config import PretrainConfig
 
 __all__ = ["Stores", "finished_state", "groups_of", "read_facts", "run_card", "run_facts"]
 
+# Of one slide or of its store: said elsewhere, or of no meaning to patches that are in none.
+_OF_STORES = ("group", "label", "classes", "annotations", "codec", "quality", "subsampling")
 Stores = AnyPath | Iterable[AnyPath] | Collection
 
 
@@ -42,6 +44,7 @@ def run_card(
             sorted({collection.stores[index].meta.name for index in set(collection.store_index.tolist())})
         ),
         groups=tuple(groups_of(collection)),
+        streamed=_cut_of(collection),
     )
     return dataclasses.replace(
         before,
@@ -56,6 +59,14 @@ def run_card(
 def groups_of(collection: Collection) -> list[str]:
     """The names of the patients that the patches are of, sorted."""
     return sorted({collection.groups[index] for index in set(collection.group_index.tolist())})
+
+
+def _cut_of(collection: Collection) -> dict[str, Any]:
+    """How slides were cut that no store was made of; nothing of stores, which say it themselves."""
+    if not collection.streamed:
+        return {}
+    params = collection.stores[0].meta.params
+    return {name: value for name, value in params.items() if name not in _OF_STORES}
 
 
 def _name_of(stores: Stores) -> str:
@@ -78,7 +89,9 @@ def run_facts(
         "lineage": card.chain,
         # Flat beside the facts, as people look for "lr" and not for "config.lr".
         **config.to_dict(),
-        "stores": [str(store.path) for store in collection.stores],
+        # As they were named: a URL is no path.
+        "stores": [store.meta.source if store.streamed else str(store.path) for store in collection.stores],
+        **({"streamed": card.lineage[-1].streamed} if collection.streamed else {}),
         "patches": len(collection),
         "groups": list(card.lineage[-1].groups),
         "fingerprint": collection.fingerprint,

@@ -21,6 +21,7 @@ class PretrainResult(Result):
     """A finished run: `loss` is the last epoch's mean, `warnings` what the diagnostics said.
 
     `time` says where the time went; None if nothing was left to train. Figures that are not known are NaN.
+    `failed` are the slides that could not be streamed, each with the reason.
 
     >>> result = wsitool.pretrain(
     ...     "stores", "encoder", method="rotation", init="encoder.safetensors", epochs=1, batch_size=6
@@ -37,6 +38,7 @@ class PretrainResult(Result):
     images_per_second: float
     time: TimeShares | None = None
     warnings: tuple[str, ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
 
     @property
     def summary(self) -> str:
@@ -46,7 +48,8 @@ class PretrainResult(Result):
     @property
     def facts(self) -> Mapping[str, object]:
         speed = {} if math.isnan(self.images_per_second) else {"images/s": f"{self.images_per_second:.0f}"}
-        return {**speed, **{f"warning {i + 1}": text for i, text in enumerate(self.warnings)}}
+        failed = {f"{name} failed": reason for name, reason in self.failed}
+        return {**speed, **failed, **{f"warning {i + 1}": text for i, text in enumerate(self.warnings)}}
 
     @property
     def pictures(self) -> Sequence[Path]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wsitool.backbones.precision import slow_precision
 from wsitool.base.machine import explain_memory
-from wsitool.base.paths import as_list
+from wsitool.base.paths import AnyPath, as_list
 from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.urls import refuse_url
 from wsitool.errors import UsageError
 from wsitool.store.collection import Collection
 from wsitool.tracking.contract import MetricLogger
@@ -22,6 +23,7 @@ from wsitool.training.checkpoint import State
 from wsitool.training.checks import (
     Resume,
     chosen_decode,
+    chosen_order,
     chosen_precision,
     previous_state,
 )
@@ -37,7 +39,7 @@ __all__ = ["pretrain"]
 
 
 def pretrain(
-    stores: Stores,
+    stores: Stores | Callable[[], Collection],
     *,
     method: str,
     out: str | Path,
@@ -52,6 +54,7 @@ def pretrain(
 ) -> PretrainResult:
     """Train an encoder on the unlabelled patches of `stores` (or of a Collection) into the folder `out`.
 
+    What makes the Collection is called once it is clear that `out` can be written.
     `params` are the method's own, `options` further fields of `PretrainConfig` (epochs, lr, backbone, ...);
     `loggers` take its rows, see `MetricLogger`. `resume` goes on from `out`/last.ckpt with the very same
     options, bit for bit (on other devices with the same batch over all of them, or for more epochs, which
@@ -70,17 +73,18 @@ def pretrain(
     # One voice: the whole command is run once for each further device.
     if not is_first_process():
         reporter = SILENT
+    refuse_url(out)
     if slow := slow_precision(config.precision, device_type(config.device)):
         reporter.warn(slow)
-    stores = stores if isinstance(stores, Collection) else as_list(stores)
     # Around the look at what is there: two runs that begin at once must not both find the folder empty.
     with only_writer(Path(out)):
         state = previous_state(Path(out), resume=resume, overwrite=overwrite)
         if state is not None:
             config = as_begun(config, state["config"])
+        patches = _patches_of(stores, config)
         asked = config.batch_size
         with explain_memory(config.memory_advice()):
-            make = partial(Run, stores=stores, out=Path(out), member=member)
+            make = partial(Run, stores=patches, out=Path(out), member=member)
             config = chosen_batch(config, partial(make, reporter=SILENT), reporter)
             run = make(config, reporter=reporter)
         run.keeps_checkpoint = keep_checkpoint
@@ -93,6 +97,16 @@ def pretrain(
         elif asked == "auto":
             run.history.append({"batches": 0, "changed": {"batch_size": [asked, config.batch_size]}})
         return _logged(run, state, loggers, reporter)
+
+
+def _patches_of(
+    stores: Stores | Callable[[], Collection], config: PretrainConfig
+) -> Collection | list[AnyPath]:
+    if callable(stores):
+        # Raises UsageError before slides are looked through.
+        chosen_order(config, streamed=True)
+        return stores()
+    return stores if isinstance(stores, Collection) else as_list(stores)
 
 
 def _logged(

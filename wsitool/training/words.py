@@ -11,7 +11,17 @@ from wsitool.training.config import PretrainConfig
 if TYPE_CHECKING:
     from wsitool.backbones.card import EncoderCard
 
-__all__ = ["NO_PROBE", "TF32", "begin_words", "changes_words", "rates_words", "recipe_words"]
+__all__ = [
+    "NO_PROBE",
+    "TF32",
+    "begin_words",
+    "changes_words",
+    "rates_words",
+    "recipe_words",
+    "streamed_words",
+]
+
+_KEPT_UP = 0.05
 
 NO_PROBE = "There is no probe: it needs labels of two classes and patients of two groups."
 TF32 = "Products of matrices are computed in TF32, of 10 bits, as --precision 32 is on CUDA."
@@ -51,6 +61,17 @@ def rates_words(recipe: Recipe, size: str) -> str:
     return (
         f"{recipe.optimizer} at lr {recipe.lr:.3g} {size}, {recipe.schedule}, {recipe.warmup:.0%} warm-up, "
         f"weight decay {decay}{clip}{layers}"
+    )
+
+
+def streamed_words(waiting: float, threads: int) -> str:
+    """Whether slides were decoded as fast as they were trained on; `waiting` is the share of the time."""
+    if waiting <= _KEPT_UP:
+        return f"Decoding the slides kept up with training, which waited {waiting:.0%} of its time."
+    return (
+        f"Training waited {waiting:.0%} of its time for slides to be decoded: raise --threads ({threads}) "
+        "where processors are idle, or run 'wsitool tile' first, which decodes them once and not in every "
+        "epoch."
     )
 
 

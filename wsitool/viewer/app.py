@@ -18,6 +18,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from wsitool.base.open_things import OpenThings
 from wsitool.base.sentences import one_sentence
 from wsitool.errors import UsageError, WsitoolError
 from wsitool.methods.registry import installed_methods
@@ -34,7 +35,6 @@ from wsitool.viewer.feature_map import feature_map
 from wsitool.viewer.library import Group, Library, SlideEntry
 from wsitool.viewer.mistakes import experiment_choices, experiment_mistakes, mistakes
 from wsitool.viewer.neighbours import features_of, neighbours
-from wsitool.viewer.open_slides import OpenThings
 from wsitool.viewer.posted import Posted, taking
 from wsitool.viewer.pyramid import Pyramid
 from wsitool.viewer.regions import Regions

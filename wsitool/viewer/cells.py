@@ -16,10 +16,12 @@ import shapely
 from numpy.typing import NDArray
 
 from wsitool.errors import WsitoolError
+from wsitool.predict.attended import most_attended
 from wsitool.slides.contours import outlines_of
 from wsitool.slides.tissue import TissueMask
 from wsitool.store.reader import Reader
 
+_ATTENTION = "relative_attention"
 __all__ = ["packed", "prediction_cells", "store_cells", "tissue_rings"]
 
 
@@ -81,24 +83,32 @@ def tissue_rings(tissue: TissueMask) -> bytes:
 def prediction_cells(table: Path) -> bytes:
     """The patches of a slide's table of `predict`: x, y and the probability of each class, (N, K) by row.
 
-    WsitoolError where the table is none of `predict`.
+    Of a classifier of slides also `attention`, 1 where all patches had the same, and the most attended
+    patches. WsitoolError where the table is none of `predict`, or of features that do not say where they lie.
     """
     try:
         with table.open(encoding="utf-8", newline="") as file:
             head = next(csv.reader([file.readline()]))
-            classes = [name.removeprefix("p_") for name in head[4:]]
-            wanted = (0, 1, 2, *range(4, len(head)))
+            if head[:1] == ["row"]:
+                raise ValueError("the features do not say where their patches lie")
+            attention = [head.index(_ATTENTION)] if _ATTENTION in head else []
+            columns = [number for number, name in enumerate(head) if number > 3 and name.startswith("p_")]
+            classes = [head[number].removeprefix("p_") for number in columns]
+            wanted = (0, 1, 2, *columns, *attention)
             numbers = np.loadtxt(file, delimiter=",", quotechar='"', ndmin=2, usecols=wanted, comments=None)
     except (OSError, ValueError, StopIteration) as error:
         raise WsitoolError(
             f"'{table.name}' is no table of `wsitool predict` ({error}): run it again."
         ) from None
-    about = {"size": float(numbers[0, 2]) if len(numbers) else 1.0, "classes": classes}
-    return packed(
-        about,
-        {
-            "x": numbers[:, 0].astype(np.int32),
-            "y": numbers[:, 1].astype(np.int32),
-            "probability": numbers[:, 3:].astype(np.float32).reshape(-1),
-        },
-    )
+    about = {
+        "size": float(numbers[0, 2]) if len(numbers) else 1.0,
+        "classes": classes,
+        "attended": [one.to_dict() for one in most_attended(table)] if attention else [],
+    }
+    end = 3 + len(classes)
+    drawn: dict[str, NDArray[Any]] = {
+        "x": numbers[:, 0].astype(np.int32),
+        "y": numbers[:, 1].astype(np.int32),
+        "probability": numbers[:, 3:end].astype(np.float32).reshape(-1),
+    }
+    return packed(about, drawn | ({"attention": numbers[:, end].astype(np.float32)} if attention else {}))

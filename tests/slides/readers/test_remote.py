@@ -15,9 +15,10 @@ import pytest
 
 pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp")
 
+from wsitool.base.remote import RETRIES
 from wsitool.errors import SlideError, UnsupportedSlideError
 from wsitool.slides.readers import open_slide, remote
-from wsitool.slides.readers.remote import RETRIES, RemoteBytes
+from wsitool.slides.readers.remote import RemoteBytes
 from wsitool.slides.readers.source import fingerprint
 from wsitool.slides.spec import TileSpec
 from wsitool.testing.synthetic import synthetic_slide
@@ -92,7 +93,7 @@ class Server:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], Server]]:
-    monkeypatch.setattr(remote, "_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("wsitool.base.remote.BACKOFF_SECONDS", 0.01)
     servers = []
 
     def start(data: bytes) -> Server:

@@ -18,8 +18,9 @@ from PIL import Image
 from wsitool.base.file_names import file_names
 from wsitool.curate.export.parts import ExportOutcome, ExportPart, ExportPlan, ExportSource
 from wsitool.store.files import Pending
+from wsitool.store.layout import Tally
 from wsitool.store.opening import open_store
-from wsitool.store.reader import Reader, Tally
+from wsitool.store.reader import Reader
 from wsitool.store.schema import UNLABELLED
 
 __all__ = ["plan_image_folders", "plan_webdataset"]

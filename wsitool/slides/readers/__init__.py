@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+from wsitool.base.urls import file_name, is_url
 from wsitool.errors import PluginError, RefusedSlideError, SlideError, UnsupportedSlideError, UsageError
 from wsitool.slides.reader_registry import READERS, TIFF_MAGIC, SlideReader
-from wsitool.slides.readers.byte_source import ByteSource, file_name, is_url
+from wsitool.slides.readers.byte_source import ByteSource
 from wsitool.slides.readers.channels import check_channels
 from wsitool.slides.readers.directories import read_directories
 from wsitool.slides.readers.folders import entry_file, series_files, zarr_metadata

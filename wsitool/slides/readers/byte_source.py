@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import io
-import os
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
-__all__ = ["ByteSource", "SourceStream", "file_name", "is_url", "stem"]
+__all__ = ["ByteSource", "stem"]
 
 
 class ByteSource(Protocol):
@@ -45,45 +41,8 @@ class ByteSource(Protocol):
     def close(self) -> None: ...
 
 
-def is_url(path: str | Path) -> bool:
-    """Whether `path` is an fsspec URL (https://, s3://, memory://, ...) rather than a local path."""
-    return "://" in str(path)
-
-
-def file_name(path: str | Path) -> str:
-    """The last part of a path or URL."""
-    return str(path).rstrip("/").rsplit("/", 1)[-1] if is_url(path) else Path(path).name
-
-
 def stem(name: str) -> str:
     """A file's name without its last suffix: what the slide is called."""
     # A leading dot is no suffix, and neither is a number: names of DICOM files are UIDs.
     before, _, suffix = name.rpartition(".")
     return before if before and not suffix.isdecimal() else name
-
-
-class SourceStream(io.RawIOBase):
-    """A source as a file object, for libraries that want one."""
-
-    def __init__(self, source: ByteSource) -> None:
-        self._source, self._place = source, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._place = (
-            offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._source.size}[whence]
-        )
-        if self._place < 0:
-            raise OSError(errno.EINVAL, "a place before the file")
-        return self._place
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._source.read(self._place, len(buffer)) if self._place < self._source.size else b""
-        buffer[: len(data)] = data
-        self._place += len(data)
-        return len(data)

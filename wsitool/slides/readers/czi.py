@@ -13,8 +13,9 @@ from defusedxml.ElementTree import fromstring
 from numpy.typing import NDArray
 
 from wsitool.base.limits import MAX_LEVEL_PIXELS, check_limit
+from wsitool.base.urls import is_url
 from wsitool.errors import RefusedSlideError, RegionReadError, UnsupportedSlideError
-from wsitool.slides.readers.byte_source import ByteSource, is_url, stem
+from wsitool.slides.readers.byte_source import ByteSource, stem
 from wsitool.slides.readers.channels import rgb_channels
 from wsitool.slides.readers.codecs import DECODE_ERRORS
 from wsitool.slides.readers.resolution import length_um, number, resolve_mpp, square_mpp

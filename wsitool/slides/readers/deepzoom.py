@@ -18,8 +18,9 @@ from defusedxml.ElementTree import fromstring
 from numpy.typing import NDArray
 
 from wsitool.base.limits import MAX_LEVEL_PIXELS, MAX_TILE_PIXELS, check_limit
+from wsitool.base.urls import is_url
 from wsitool.errors import RefusedSlideError, RegionReadError, UnsupportedSlideError
-from wsitool.slides.readers.byte_source import ByteSource, is_url, stem
+from wsitool.slides.readers.byte_source import ByteSource, stem
 from wsitool.slides.readers.codecs import DECODE_ERRORS, to_rgb
 from wsitool.slides.readers.folders import pixel_folder
 from wsitool.slides.readers.resolution import number, resolve_mpp, square_mpp

@@ -16,8 +16,9 @@ import zarr
 from numpy.typing import NDArray
 
 from wsitool.base.limits import MAX_LEVEL_PIXELS, MAX_TILE_PIXELS, check_limit
+from wsitool.base.urls import is_url
 from wsitool.errors import RefusedSlideError, RegionReadError, UnsupportedSlideError
-from wsitool.slides.readers.byte_source import ByteSource, is_url, stem
+from wsitool.slides.readers.byte_source import ByteSource, stem
 from wsitool.slides.readers.channels import rgb_channels
 from wsitool.slides.readers.codecs import DECODE_ERRORS
 from wsitool.slides.readers.folders import SEVERAL_IMAGES, ZARR_METADATA, image_attributes

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import ImageCms
 
 from wsitool.base.limits import MAX_LEVEL_PIXELS, check_limit
+from wsitool.base.urls import is_url
 from wsitool.errors import RefusedSlideError, RegionReadError, SlideError, UnsupportedSlideError
-from wsitool.slides.readers.byte_source import ByteSource, is_url, stem
+from wsitool.slides.readers.byte_source import ByteSource, stem
 from wsitool.slides.readers.dicom_frames import FrameLevel, frame_levels
 from wsitool.slides.readers.directories import read_directories
 from wsitool.slides.readers.folders import MIRAX_DATA, is_dicom, series_files

@@ -10,8 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from wsitool.base.byte_stream import SourceStream
+from wsitool.base.urls import file_name, is_url
 from wsitool.errors import SlideError, UnsupportedSlideError
-from wsitool.slides.readers.byte_source import ByteSource, SourceStream, file_name, is_url
+from wsitool.slides.readers.byte_source import ByteSource
 from wsitool.slides.readers.folders import (
     MIRAX_DATA,
     ZARR_METADATA,

@@ -8,8 +8,9 @@ import zipfile
 from collections.abc import Iterable
 from typing import BinaryIO, cast
 
+from wsitool.base.byte_stream import SourceStream
 from wsitool.errors import UnsupportedSlideError
-from wsitool.slides.readers.byte_source import ByteSource, SourceStream
+from wsitool.slides.readers.byte_source import ByteSource
 
 __all__ = ["ZIP_MAGICS", "zipped_slide"]
 

@@ -117,6 +117,13 @@ class SlidePage {
     this.choose(index);
   }
 
+  // Level-0 corner of a patch that may be of no store.
+  goToPlace(x, y, side) {
+    const index = this.cells ? this.cellAt(x + side / 2, y + side / 2) : -1;
+    if (index >= 0) this.goTo(index);
+    else this.zoom.center(x + side / 2, y + side / 2, Math.max(this.zoom.scale ?? 0, 160 / side));
+  }
+
   choose(index) {
     this.chosen = index;
     this.drawDetail();
@@ -195,7 +202,10 @@ class SlidePage {
     if (id) {
       try {
         this.prediction = await columns(`/api/slides/${this.id}/predictions/${id}`);
-        this.show.classIndex = Math.min(this.show.classIndex, this.prediction.classes.length - 1);
+        // Where a slide was judged as a whole attention is what to look at: the layer after those of the classes.
+        const { classes, columns: { attention } } = this.prediction;
+        this.highest = attention ? attention.reduce((one, other) => Math.max(one, other), 0) : 0;
+        this.show.classIndex = attention ? classes.length : Math.min(this.show.classIndex, classes.length - 1);
       } catch (error) {
         this.problems.add(error.message);
         this.told.textContent = [...this.problems].join(" ");
@@ -257,14 +267,27 @@ class SlidePage {
       ...options.map(([value, text]) => make("option", { value, selected: value === show.prediction }, text)));
     const parts = [make("h2", {}, "Prediction"), choice];
     if (this.prediction) {
-      parts.push(make("select", { "aria-label": "Class", onchange: (event) => { show.classIndex = Number(event.target.value); this.zoom.redraw(); } },
-        ...this.prediction.classes.map((name, index) => make("option", { value: index, selected: index === show.classIndex }, `probability of ${name}`))));
+      parts.push(make("select", { "aria-label": "Class", onchange: (event) => { show.classIndex = Number(event.target.value); this.drawPanel(); this.zoom.redraw(); } },
+        ...[...this.prediction.classes.map((name) => `probability of ${name}`), ...(this.highest ? ["attention"] : [])]
+          .map((text, index) => make("option", { value: index, selected: index === show.classIndex }, text))));
       parts.push(this.box("uncertainty instead", "transparent", show.uncertain, () => this.toggle("uncertain")));
       const ramp = make("div", { className: "ramp" });
       ramp.style.background = `linear-gradient(to right, ${[0, 0.25, 0.5, 0.75, 1].map(probabilityColor).join(",")})`;
-      parts.push(ramp, make("div", { className: "ends" }, make("span", {}, "0"), make("span", {}, "1")));
+      const end = this.showsAttention() ? `${this.highest.toPrecision(3)} x the mean` : "1";
+      parts.push(ramp, make("div", { className: "ends" }, make("span", {}, "0"), make("span", {}, end)));
+      if (this.prediction.attended.length) parts.push(this.attendedPatches());
     }
     return make("div", {}, ...parts);
+  }
+
+  showsAttention() {
+    return Boolean(this.highest) && this.show.classIndex === this.prediction.classes.length && !this.show.uncertain;
+  }
+
+  attendedPatches() {
+    return make("div", {}, make("h2", {}, "Most attention"), make("ol", {}, ...this.prediction.attended.map((one) => make("li", {},
+      make("button", { onclick: () => this.goToPlace(one.x, one.y, one.side) }, `${count(one.x)}, ${count(one.y)}`),
+      ` ${one.relative.toPrecision(3)} x the mean; ${one.called} ${percent(one.probability)} alone`))));
   }
 
   help() {
@@ -332,11 +355,10 @@ class SlidePage {
   probabilities(index) {
     const at = this.prediction ? this.predictionAt(this.cells.columns.x[index], this.cells.columns.y[index]) : -1;
     if (at < 0) return [];
-    const { classes, columns: { probability } } = this.prediction;
-    return classes.map((name, k) => {
-      const p = probability[at * classes.length + k];
-      return make("div", { className: "bar" }, make("span", {}, name), make("meter", { value: p }), make("span", {}, percent(p)));
-    });
+    const { classes, columns: { probability, attention } } = this.prediction;
+    const bar = (name, value, text) => make("div", { className: "bar" }, make("span", {}, name), make("meter", { value }), make("span", {}, text));
+    const bars = classes.map((name, k) => bar(name, probability[at * classes.length + k], percent(probability[at * classes.length + k])));
+    return attention ? [...bars, bar("attention", attention[at] / this.highest, `${attention[at].toPrecision(3)} x`)] : bars;
   }
 
   predictionAt(x, y) {
@@ -399,11 +421,12 @@ class SlidePage {
   }
 
   drawPrediction(context, view) {
-    const { classes, columns: { probability } } = this.prediction;
+    const { classes, columns: { probability, attention } } = this.prediction;
     const k = classes.length;
+    const attended = this.showsAttention();
     context.globalAlpha = this.show.opacity;
     this.onScreen(this.prediction, view, (i, left, upper, side) => {
-      let value = probability[i * k + this.show.classIndex];
+      let value = attended ? attention[i] / this.highest : probability[i * k + this.show.classIndex];
       if (this.show.uncertain) value = 1 - Math.max(...probability.subarray(i * k, i * k + k));
       context.fillStyle = probabilityColor(value);
       context.fillRect(left, upper, side, side);

@@ -1,4 +1,4 @@
-"""The slides and stores that requests need, kept open while they are used again and again."""
+"""Things such as slides and stores, kept open while they are used again and again, but few at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Held(Generic[T]):
 class OpenThings(Generic[T]):
     """At most `limit` open things beside those in use, the longest unused closed first; for many threads.
 
-    Memory and descriptors do not grow with the slides that a page has shown.
+    Memory and descriptors do not grow with what has been opened.
     """
 
     def __init__(self, limit: int) -> None:
