@@ -25,6 +25,7 @@ _HOME = {
     "EmbedResult": "wsitool.predict.result",
     "ClassifyResult": "wsitool.classify.result",
     "PredictResult": "wsitool.predict.result",
+    "ExperimentPart": "wsitool.experiment.parts",
     "ExperimentResult": "wsitool.experiment.run",
     "PatchDataset": "wsitool.loading.dataset",
     "PatchLoader": "wsitool.loading.loader",

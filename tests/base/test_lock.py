@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from wsitool.base.interrupt import Interrupted
-from wsitool.base.lock import is_locked, locked
+from wsitool.base.lock import Held, is_locked, locked
 from wsitool.errors import StoreError
 
 
@@ -28,6 +28,28 @@ def test_a_held_lock_names_its_holder(tmp_path: Path) -> None:
             pass
         with locked(tmp_path / "b.h5", what="b.h5"):
             pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_shared_lock_has_many_holders_and_keeps_out_who_wants_it_alone(tmp_path: Path) -> None:
+    target = tmp_path / "o"
+    with locked(target, what="o", shared=True):
+        with locked(target, what="o", shared=True):
+            pass
+        # The first that goes leaves it to the others.
+        with (
+            pytest.raises(Held, match="o is being written by another process") as held,
+            locked(target, what="o"),
+        ):
+            pass
+        assert (held.value.path, held.value.what) == (target, "o")
+    assert not list(tmp_path.iterdir())
+    with (
+        locked(target, what="o"),
+        pytest.raises(Held, match=f"process {os.getpid()} on"),
+        locked(target, what="o", shared=True),
+    ):
+        pass
     assert not list(tmp_path.iterdir())
 
 

@@ -53,6 +53,30 @@ def test_summary_and_json(train: Path, tmp_path: Path) -> None:
     assert code == 0 and json.loads(out)["baseline"] == "supervised"
 
 
+def test_parts_of_a_job_array(train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (*_common(train, tmp_path / "o"), "--methods", "supervised", "--folds", 2)
+    code, out, err = _run(*words, "--shard", "2/2")
+    assert code == 0, err
+    assert out.startswith("This part is done, and 2 of all 4 cells are not: whichever part is the last")
+    assert "4 cells, " not in out and not (tmp_path / "o" / "report.html").exists()
+    code, out, _ = _run(*words, "--shard", "2/2", "--json")
+    assert code == 0 and json.loads(out) == {"cells": 2, "whole": 4, "left": 2}
+    told = CliRunner().invoke(main, ["status", str(tmp_path / "o")]).stdout
+    assert "experiment, 4 in all" in told and "Nothing is at work" in told
+    monkeypatch.setattr("sys.argv", ["wsitool", "experiment", "--shard", "1/2", "--out", "1/2", "--folds=2"])
+    code, out, err = _run(*words, "--shard", "1/2")
+    assert code == 0 and "4 cells, 4 of them finished before" in out, err
+    # The command of the whole, whichever part was the last.
+    assert "wsitool experiment --out 1/2 --folds=2" in (tmp_path / "o" / "report.html").read_text()
+    assert "Nothing is noted" in CliRunner().invoke(main, ["status", str(tmp_path / "o")]).stdout
+    for wrong, sentence in (
+        (("--shard", "3/2"), "--shard must be i/N with i from 1 to N"),
+        (("--shard", "1/2", "--dask", "tcp://localhost:1"), "--dask gives out all cells"),
+    ):
+        code, _, err = _run(*words, *wrong)
+        assert code == 2 and sentence in err
+
+
 def test_wrong_usage_is_one_sentence(train: Path, tmp_path: Path) -> None:
     code, _, err = _run(*_common(train, tmp_path / "o"), "--methods", "simclr+auxiliary")
     assert code == 2 and "needs --auxiliary" in err

@@ -19,6 +19,7 @@ from wsitool.errors import LabelError, StoreError, UnknownMethodError, UsageErro
 from wsitool.experiment.estimate import estimate
 from wsitool.experiment.evaluation_splits import all_cells, auxiliary_data, open_splits
 from wsitool.experiment.grid import chains_of
+from wsitool.experiment.place import ExperimentDevice
 from wsitool.experiment.plan import Arm, percent
 from wsitool.experiment.plan_file import read_plan
 from wsitool.experiment.run import experiment
@@ -378,8 +379,8 @@ def _is_alive(pid: int) -> bool:
 @pytest.mark.slow
 def test_two_devices_give_the_same_as_one(data: Path, tmp_path: Path) -> None:
     plan = small_plan(data, methods=("supervised", "rotation"), seeds=1, pretrain_epochs=1)
-    one = experiment(plan, tmp_path / "one", device="cpu")
-    two = experiment(plan, tmp_path / "two", device="cpu,cpu")
+    one = experiment(plan, tmp_path / "one", where=ExperimentDevice(device="cpu"))
+    two = experiment(plan, tmp_path / "two", where=ExperimentDevice(device="cpu,cpu"))
     for place, found in one.results.arms.items():
         for a, b in zip(found.runs, two.results.arms[place].runs, strict=True):
             assert np.abs(a - b).max() < 1e-5

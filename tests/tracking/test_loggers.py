@@ -20,7 +20,7 @@ from wsitool.base.progress import SILENT
 from wsitool.classify.run import classify
 from wsitool.classify.settings import Settings
 from wsitool.errors import TrainingError, UsageError
-from wsitool.experiment.device import ExperimentDevice
+from wsitool.experiment.place import ExperimentDevice
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.run import experiment
 from wsitool.tracking import loggers as named_loggers
@@ -222,7 +222,9 @@ def test_an_experiment_tells_of_each_arm_and_amount(tmp_path: Path, libraries: d
         backbone="squeezenet1_1",
     )
     for _ in range(2):  # the second finds all of it done, and is the same run
-        result = experiment(plan, tmp_path / "table", device="cpu", logger="mlflow,wandb")
+        result = experiment(
+            plan, tmp_path / "table", where=ExperimentDevice(device="cpu", logger=("mlflow", "wandb"))
+        )
     for library in libraries.values():
         figures = library.run.figures
         for row in result.rows:

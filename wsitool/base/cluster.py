@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Generator, Sequence
-from typing import TypeVar, overload
+from collections.abc import Callable, Generator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar, overload
 
 from wsitool.errors import UsageError
 
@@ -18,14 +19,22 @@ T = TypeVar("T")
 
 
 def on_cluster(
-    work: Callable[[str], T], tasks: Sequence[str], names: Sequence[str], *, address: str
+    work: Callable[[str], T],
+    tasks: Sequence[str],
+    names: Sequence[str],
+    *,
+    address: str,
+    needs: Mapping[int, Sequence[int]] = MappingProxyType({}),
+    resource: str | None = None,
 ) -> Generator[tuple[int, T | str]]:
     """Call `work` with each of the tasks on the cluster whose scheduler is at `address`, as workers are free.
 
     Yields (index, what it returned) as tasks end, and (index, reason) of one that raised or whose workers
     died: dask gives it to others first, `allowed-failures` times. `work` is a function of a module, a task is
-    text, as workers may run another Python; what it returns is plain values that are no text. Raises
-    UsageError where dask is not installed, the scheduler does not answer, or a task raises it.
+    text, as workers may run another Python; what it returns is plain values that are no text. A task begins
+    once those before it that it `needs` have ended, and has their reason where one failed. Workers with a
+    `resource` take so many tasks at once as they have of it, others none. Raises UsageError where dask is not
+    installed, the scheduler does not answer, or a task raises it.
     """
     try:
         from distributed import Client, as_completed
@@ -40,21 +49,27 @@ def on_cluster(
         raise UsageError(f"No dask scheduler answers at '{address}': {error}.") from error
     with client:
         # Of this call alone: dask gives what has a known key its old result, be it of another command.
-        call = secrets.token_hex(4)
-        futures = {
+        call, futures = secrets.token_hex(4), list[Any]()
+        for i, (task, name) in enumerate(zip(tasks, names, strict=True)):
+            before = [futures[each] for each in needs.get(i, ())]
             # The name in the key shows in dask's dashboard; the number keeps two slides apart.
-            client.submit(work, task, pure=False, key=f"wsitool-{name}-{i}-{call}"): i
-            for i, (task, name) in enumerate(zip(tasks, names, strict=True))
-        }
+            key, resources = f"wsitool-{name}-{i}-{call}", {resource: 1} if resource else None
+            futures.append(client.submit(_after, work, task, *before, key=key, resources=resources))
+        index = {future: i for i, future in enumerate(futures)}
         for future in as_completed(futures, loop=client.loop):
             failure = future.exception()
             if failure is None:
-                yield futures[future], future.result()
+                yield index[future], future.result()
             elif isinstance(failure, UsageError):
                 # The same for every task, so the run ends.
                 raise failure
             else:
-                yield futures[future], f"On the cluster: {type(failure).__name__}: {failure}"
+                yield index[future], f"On the cluster: {type(failure).__name__}: {failure}"
+
+
+def _after(work: Callable[[str], T], task: str, *_: object) -> T:
+    """The work on a task, once the others that are given here have ended."""
+    return work(task)
 
 
 @overload

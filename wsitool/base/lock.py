@@ -16,12 +16,20 @@ from pathlib import Path
 from wsitool.base.interrupt import Interrupted, deferred
 from wsitool.errors import StoreError
 
-__all__ = ["hidden_name", "holder_of", "is_locked", "lock_of", "locked", "taken_over"]
+__all__ = ["Held", "hidden_name", "holder_of", "is_locked", "lock_of", "locked", "taken_over"]
 
 _POLL_SECONDS = 0.05
 # What file systems answer that know no such locks, Lustre without its mount option among them.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _LONGEST_BYTES = 190  # of 255, so that a hidden name of a hidden name still fits
+
+
+class Held(StoreError):
+    """Another process has the lock of `path`; `what` that is and who has it, for people."""
+
+    def __init__(self, message: str, *, path: Path = Path(), what: str = "", holder: str = "") -> None:
+        super().__init__(message)
+        self.path, self.what, self.holder = path, what, holder
 
 
 def hidden_name(name: str, suffix: str) -> str:
@@ -38,40 +46,43 @@ def lock_of(path: Path) -> Path:
 
 
 @contextmanager
-def locked(path: Path, *, what: str, wait_seconds: float = 0.0) -> Iterator[None]:
+def locked(path: Path, *, what: str, wait_seconds: float = 0.0, shared: bool = False) -> Iterator[None]:
     """Hold the lock of `path`, kept in the hidden file `.<name>.lock` beside it, for a `with` block.
 
     The file states host and process of the holder, for people; the operating system's lock on it decides, and
-    is gone the moment its holder is, so a file left by a killed run locks nothing. Where the file system
-    knows no locks, nothing is locked. Raises StoreError, naming the holder of `what`, if it is still held
-    after `wait_seconds`.
+    is gone the moment its holder is, so a file left by a killed run locks nothing. A `shared` lock has many
+    holders, whom it does not name, and keeps out those who want it alone. Where the file system knows no
+    locks, nothing is locked. Raises Held, naming the holder of `what`, if it is still held after
+    `wait_seconds`.
     """
     # Monotonic: the wait does not end early where the clock is set.
-    lock, deadline = lock_of(path), time.monotonic() + wait_seconds
+    deadline = time.monotonic() + wait_seconds
     descriptors: list[int] = []
     try:
         # A list, so that `_acquire` can hand the descriptor over before a signal can come between.
         while not descriptors:
             with deferred():  # a signal between taking and noting it would leave the file behind
-                _acquire(lock, what, descriptors, final=time.monotonic() >= deadline)
+                _acquire(path, what, descriptors, final=time.monotonic() >= deadline, shared=shared)
             if not descriptors:
                 time.sleep(_POLL_SECONDS)
         yield
     finally:
         try:
             with deferred():
-                _let_go(lock, descriptors)
+                _let_go(lock_of(path), descriptors, shared=shared)
         except Interrupted:
             # It may have come just before it could be put off; a second one no longer raises.
-            _let_go(lock, descriptors)
+            _let_go(lock_of(path), descriptors, shared=shared)
             raise
 
 
-def _let_go(lock: Path, descriptors: list[int]) -> None:
+def _let_go(lock: Path, descriptors: list[int], *, shared: bool) -> None:
     # Removed before the lock is given up: another would else lock a file that then goes.
     while descriptors:
         with suppress(OSError):  # the folder may have become read-only, or be gone
-            lock.unlink()
+            # A shared one by its last holder, who can have it alone.
+            if not shared or _take(descriptors[0], lock):
+                lock.unlink()
         os.close(descriptors.pop())
 
 
@@ -157,28 +168,29 @@ def _is_dead(holder: dict[str, object] | None) -> bool:
     return False
 
 
-def _take(descriptor: int, lock: Path) -> bool:
+def _take(descriptor: int, lock: Path, *, shared: bool = False) -> bool:
     """Lock an open lock file; False if it is no longer the one of that name."""
     # flock and not lockf: the latter is lost when any descriptor of the file is closed in this process.
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     # The last holder may have removed the file between our open and our lock: then it guards nothing.
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), lock.stat())
     return False
 
 
-def _acquire(lock: Path, what: str, descriptors: list[int], *, final: bool) -> None:
-    """Try once for the lock, its descriptor into `descriptors`; StoreError if `final` and another has it."""
+def _acquire(path: Path, what: str, descriptors: list[int], *, final: bool, shared: bool) -> None:
+    """Try once for the lock, its descriptor into `descriptors`; Held if `final` and another has it."""
+    lock = lock_of(path)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
-            taken = _take(descriptor, lock)
+            taken = _take(descriptor, lock, shared=shared)
         except BlockingIOError:
             taken = False
             if final:
-                raise StoreError(
-                    f"{what} is being written by {_holder(descriptor)}: wait for it, or end it and run again."
-                ) from None
+                by = _holder(descriptor)
+                sentence = f"{what} is being written by {by}: wait for it, or end it and run again."
+                raise Held(sentence, path=path, what=what, holder=by) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
@@ -189,8 +201,9 @@ def _acquire(lock: Path, what: str, descriptors: list[int], *, final: bool) -> N
             with suppress(OSError):  # on a full disk the lock holds all the same, only without a name
                 # After the lock is held: until then it is the holder's text.
                 os.ftruncate(descriptor, 0)
-                holder = {"host": socket.gethostname(), "pid": os.getpid()}
-                os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+                if not shared:
+                    holder = {"host": socket.gethostname(), "pid": os.getpid()}
+                    os.pwrite(descriptor, json.dumps(holder).encode(), 0)
     finally:
         # Closing gives the lock up.
         if not descriptors:

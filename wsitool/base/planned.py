@@ -5,7 +5,7 @@ Jobs of an array note the same list. It is a hidden file, `.<command>.planned.js
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +15,15 @@ from wsitool.base.json_files import read_json, typed
 from wsitool.base.lock import holder_of, locked
 from wsitool.errors import StoreError
 
-__all__ = ["ITEM_PATIENCE_SECONDS", "TABLE_PATIENCE_SECONDS", "Noted", "noted", "planned_in", "refuse_others"]
+__all__ = [
+    "ITEM_PATIENCE_SECONDS",
+    "TABLE_PATIENCE_SECONDS",
+    "Noted",
+    "ended",
+    "noted",
+    "planned_in",
+    "refuse_others",
+]
 
 _ENDING = ".planned.json"
 ITEM_PATIENCE_SECONDS = 5.0
@@ -26,21 +34,33 @@ TABLE_PATIENCE_SECONDS = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class _List:
-    """What the file holds: the path of each item, why some failed, and what says how they are made."""
+    """What the file holds: the path of each item, why some failed, and what says how they are made.
+
+    `before` are items that are to be made again: when the old file was written, in nanoseconds.
+    """
 
     items: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     made_by: str = ""
+    before: dict[str, int] = field(default_factory=dict)
 
 
 class Noted:
     """The list of a command in `folder`, which jobs of an array share."""
 
-    def __init__(self, folder: Path, command: str, made: Mapping[str, Path], made_by: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        command: str,
+        made: Mapping[str, Path],
+        made_by: str = "",
+        again: Collection[str] = (),
+    ) -> None:
         self.path = folder / f".{command}{_ENDING}"
         self._made = made
         items = {name: each.relative_to(folder).as_posix() for name, each in made.items()}
-        self._list = _List(items=items, made_by=made_by)
+        before = {name: made[name].stat().st_mtime_ns for name in again if made[name].exists()}
+        self._list = _List(items=items, made_by=made_by, before=before)
 
     def is_there(self) -> bool:
         """Whether the same list was noted before, of what is made in the same way."""
@@ -81,21 +101,29 @@ class Noted:
 
     def end(self, *, whole: bool) -> None:
         """Take the list back where that was the `whole`, or everything is there."""
-        if whole or all(path.exists() for path in self._made.values()):
+        made = self._made.items()
+        if whole or all(ended(path, self._list.before.get(name)) is not None for name, path in made):
             with suppress(OSError):
                 self.path.unlink(missing_ok=True)
 
 
 @contextmanager
 def noted(
-    folder: Path, command: str, made: Mapping[str, Path], *, whole: bool, made_by: str = ""
+    folder: Path,
+    command: str,
+    made: Mapping[str, Path],
+    *,
+    whole: bool,
+    made_by: str = "",
+    again: Collection[str] = (),
 ) -> Iterator[Noted]:
     """Note for the `with` block which file or folder `command` makes of each item, whichever job does.
 
     Taken back at the end of a block that is the `whole` of it, and of a part where everything is there. What
-    is stopped leaves it. `made_by` is text that is another where the same files would be made otherwise.
+    is stopped leaves it. `made_by` is text that is another where the same files would be made otherwise. What
+    is there of the items `again` was, and counts only once it is replaced.
     """
-    plan = Noted(folder, command, made, made_by)
+    plan = Noted(folder, command, made, made_by, again)
     plan.write(anew=whole)
     yield plan
     plan.end(whole=whole)
@@ -115,9 +143,17 @@ def _read(path: Path) -> _List:
     return _List()
 
 
-def planned_in(folder: Path) -> Iterable[tuple[str, dict[str, Path], dict[str, str]]]:
-    """Each command with a list in `folder`, the file of each of its items, and why some failed."""
+def planned_in(folder: Path) -> Iterable[tuple[str, dict[str, Path], dict[str, str], dict[str, int]]]:
+    """Each command with a list in `folder`: files of its items, why some failed, and `before` of `ended`."""
     for path in sorted(folder.glob(f".*{_ENDING}")):
         plan = _read(path)
         items = {name: folder / part for name, part in plan.items.items()}
-        yield path.name.removesuffix(_ENDING).removeprefix("."), items, plan.failed
+        yield path.name.removesuffix(_ENDING).removeprefix("."), items, plan.failed, plan.before
+
+
+def ended(path: Path, before: int | None = None) -> float | None:
+    """When `path` was made, in seconds as of `time.time`; None if not, or if it is the one of `before`."""
+    with suppress(OSError):
+        written = path.stat()
+        return None if written.st_mtime_ns == before else written.st_mtime
+    return None

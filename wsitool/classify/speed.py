@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +19,8 @@ __all__ = ["Speed", "fastest", "measure_speed"]
 _SECONDS = 0.3  # of each kind of pass
 _LONGEST = 1.2  # of a batch, that it stays at a few seconds in all
 _VIEWS = 16
+
+Moments = Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]  # a weight, and Adam's two of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +59,11 @@ def measure_speed(
     """Time passes of random images; batches grow to `batch_size` as long as they are quick.
 
     Training is in `precision`, the forward pass alone in 32 bits, as verdicts are. Where nothing `trains`,
-    only the forward pass: an optimizer imports torch's compiler, for seconds.
+    only the forward pass.
     """
     where = choose_device(device)
     place(encoder, where)
-    # No decay and no lr: only its time counts.
-    bits, fused = Precision(effective_precision(precision, where.type), where), where.type in ("cpu", "cuda")
-    optimizer = torch.optim.Adam(encoder.parameters(), lr=0.0, fused=fused) if trains else None
+    bits = Precision(effective_precision(precision, where.type), where)
 
     def wait() -> None:
         if where.type == "cuda":
@@ -85,8 +85,8 @@ def measure_speed(
             encoder(batch)
         wait()
 
-    def update(optimizer: torch.optim.Optimizer) -> None:
-        optimizer.step()
+    def update(moments: Moments) -> None:
+        _adam_step(moments)
         wait()
 
     encoder.train(trains)
@@ -95,13 +95,27 @@ def measure_speed(
     while 4 * len(batch) <= batch_size and fastest(partial(slowest, batch), 0, on_cpu=on_cpu) < _LONGEST / 4:
         batch = images(4 * len(batch))
     count, per_step = len(batch), 0.0
-    if optimizer is not None:
+    if trains:
         per_step = fastest(partial(step, batch), on_cpu=on_cpu) / count
         # Apart, as it is once a batch, and this one may be smaller.
-        per_step += fastest(partial(update, optimizer), _SECONDS / 4, on_cpu=on_cpu) / batch_size
+        moments = [(each, torch.zeros_like(each), torch.zeros_like(each)) for each in encoder.parameters()]
+        per_step += fastest(partial(update, moments), _SECONDS / 4, on_cpu=on_cpu) / batch_size
     encoder.eval()
     per_forward = fastest(partial(forward, batch), _SECONDS / 2, on_cpu=on_cpu) / count
     patches = torch.randint(0, 256, (_VIEWS, 3, image_size, image_size), dtype=torch.uint8)
     rng, views = torch.Generator().manual_seed(0), ViewParams.from_preset("histology", {})
     per_view = fastest(lambda: two_views(patches, rng, views), _SECONDS / 4) / (2 * _VIEWS)
     return Speed(step=per_step, forward=per_forward, view=per_view if on_cpu else 0.0)
+
+
+@torch.no_grad()
+def _adam_step(moments: Moments) -> None:
+    """What Adam does to its tensors, with no lr: only its time counts.
+
+    `torch.optim` itself imports torch's compiler, for seconds.
+    """
+    for weight, mean, square in moments:
+        if weight.grad is not None:
+            mean.lerp_(weight.grad, 0.1)
+            square.mul_(0.999).addcmul_(weight.grad, weight.grad, value=0.001)
+            weight.addcdiv_(mean, square.sqrt().add_(1e-8), value=0.0)

@@ -12,11 +12,11 @@ import click
 
 from wsitool.base.devices import device_names
 from wsitool.cli.command import Command
-from wsitool.cli.declared import declared
+from wsitool.cli.declared import declared, take
 from wsitool.cli.options import json_option, out_option
 from wsitool.cli.pages import report_option
 from wsitool.errors import UsageError
-from wsitool.experiment.device import ExperimentDevice
+from wsitool.experiment.place import ExperimentDevice, ExperimentShard
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.plan_file import read_plan
 
@@ -37,20 +37,19 @@ _PATH = click.Path()
     wsitool experiment --train breast --folds 5 --methods supervised,simclr --seeds 3 --out table2
     wsitool experiment --plan plan.toml --out table2 --dry-run
     wsitool experiment --plan plan.toml --out table2 --device cuda:0,cuda:1
+    wsitool experiment --plan plan.toml --out table2 --shard 2/8
     """,
 )
 @out_option
 @click.option("--plan", "plan_file", type=_PATH, help="TOML or JSON file with these options as keys.")
 @declared(ExperimentPlan, unset=True)
-@declared(ExperimentDevice)
+@declared(ExperimentDevice, ExperimentShard)
 @click.option("--dry-run", is_flag=True, help="Only say what would be done and about how long it takes.")
 @json_option
 @report_option
 def command(
     out: Path,
     plan_file: str | None,
-    device: str,
-    logger: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
     report: bool,
@@ -61,28 +60,36 @@ def command(
     Finished cells are kept: the same command goes on where it was stopped. Ends with table2.md/.csv/.tex,
     results.json and report.html in --out.
     """
+    where = take(ExperimentDevice, options)  # what cannot be is said before torch is imported
+    shard = take(ExperimentShard, options).shard
+    if shard is not None and where.dask is not None:
+        raise click.UsageError("--shard is for jobs of their own, and --dask gives out all cells: say one.")
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if plan_file is None and "train" not in given:
         raise click.UsageError("Give --train STORES, or --plan FILE.")
     _check_there(given)
-    ExperimentDevice(device=device, logger=logger)  # what cannot be is said before torch is imported
     plan: ExperimentPlan = ExperimentPlan(**given) if plan_file is None else read_plan(plan_file, **given)
 
     from wsitool.cli.console import torch_reporter
 
     reporter = torch_reporter()
     from wsitool.experiment.estimate import estimate
+    from wsitool.experiment.parts import ExperimentPart, experiment_part
     from wsitool.experiment.run import experiment
 
     if dry_run:
-        devices = device_names(device)
+        devices = device_names(where.device)
         for line in _foreseen(plan, estimate(plan, out, devices=devices), len(devices)):
             click.echo(line)
         return
-    words = shlex.join(["wsitool", *sys.argv[1:]])
-    result = experiment(
-        plan, out, device=device, logger=logger, command=words, page=report, reporter=reporter
-    )
+    how: dict[str, Any] = {"where": where, "command": _words(shard), "page": report, "reporter": reporter}
+    if shard is None:
+        result = experiment(plan, out, **how)
+    elif isinstance(part := experiment_part(plan, out, shard=shard, **how), ExperimentPart):
+        click.echo(json.dumps(part.rows[0], indent=2) if as_json else part.summary)
+        return
+    else:
+        result = part
     if as_json:
         click.echo(json.dumps(json.loads((out / "results.json").read_text()), indent=2))
         return
@@ -93,6 +100,15 @@ def command(
     for line in verdicts(result.results)[bool(said_first(result.results)) :]:  # the table begins with it
         click.echo(line)
     click.echo(f"{result.cells} cells, {result.reused} of them finished before: {result.page or out}")
+
+
+def _words(shard: str | None) -> str:
+    """The command line for the page: that of the whole, whichever part writes it."""
+    words = ["wsitool", *sys.argv[1:]]
+    if shard is not None:
+        at = [i for i, word in enumerate(words) if word in ("--shard", f"--shard={shard}")]
+        words = [word for i, word in enumerate(words) if i not in at and not (i - 1 in at and word == shard)]
+    return shlex.join(words)
 
 
 def _check_there(given: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsitool.base.lock import holder_of
-from wsitool.base.planned import planned_in
+from wsitool.base.making import failure_of
+from wsitool.base.planned import ended, planned_in
 from wsitool.base.tables import read_table
 from wsitool.errors import UsageError, WsitoolError
 from wsitool.tiling.results import SLIDES_CSV
@@ -48,13 +49,18 @@ def standing(folder: str | Path, *, now: float | None = None) -> list[Standing]:
         raise UsageError(f"There is no folder '{folder}': check the spelling.")
     reasons = _reasons(folder)
     return [
-        _standing(folder, command, made, {**why, **(reasons if command == "tile" else {})}, now)
-        for command, made, why in planned_in(folder)
+        _standing(folder, command, made, before, {**why, **(reasons if command == "tile" else {})}, now)
+        for command, made, why, before in planned_in(folder)
     ]
 
 
 def _standing(
-    folder: Path, command: str, made: Mapping[str, Path], reasons: Mapping[str, str], now: float
+    folder: Path,
+    command: str,
+    made: Mapping[str, Path],
+    before: Mapping[str, int],
+    reasons: Mapping[str, str],
+    now: float,
 ) -> Standing:
     ends: list[float] = []
     running: dict[str, str] = {}
@@ -63,10 +69,10 @@ def _standing(
         holder = holder_of(path)
         if holder is not None:
             running[name] = holder
-        elif (ended := _ended(path)) is not None:
-            ends.append(ended)
-        elif name in reasons:
-            failed[name] = reasons[name]
+        elif (when := ended(path, before.get(name))) is not None:
+            ends.append(when)
+        elif reason := reasons.get(name) or failure_of(path):
+            failed[name] = reason
     left = len(made) - len(ends) - len(failed)
     since = [each for each in ends if now - _WINDOW <= each <= now]
     per_hour = None
@@ -86,13 +92,6 @@ def _standing(
         per_hour=per_hour,
         seconds_left=3600 * left / per_hour if at_work and per_hour else None,
     )
-
-
-def _ended(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None
 
 
 def _reasons(folder: Path) -> dict[str, str]:

@@ -23,6 +23,7 @@ from wsitool.backbones.build import build_backbone
 from wsitool.backbones.encoder import Encoder
 from wsitool.backbones.files import encoder_file
 from wsitool.base.files import replace_file
+from wsitool.base.making import making
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.fit import Fitted, fit_classifier
 from wsitool.classify.head_registry import HEADS
@@ -43,7 +44,7 @@ from wsitool.experiment.slide_cells import slide_cell_key, train_slide_cell
 from wsitool.experiment.stages import ensure, last_stages, start_keys
 from wsitool.experiment.starts import start_encoder, start_key
 
-__all__ = ["CellResult", "is_finished", "run_cell"]
+__all__ = ["CellResult", "finished_cell", "is_finished", "run_cell"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +65,8 @@ def run_cell(
     """Compute a cell, or read it if it was computed from the same inputs before.
 
     The same plan, cell and data give the same key, whichever the device. UsageError where an encoder has seen
-    test groups and the plan does not allow it; else what pretraining and fitting raise. Cells of one chain
-    (`grid.chains_of`) must not run at once.
+    test groups and the plan does not allow it; else what pretraining and fitting raise. Held where another
+    process is at it, or at what it needs.
     """
     split = open_splits(plan)[cell.split]
     # Its key hashes all inputs: the file is trusted only where they are the same.
@@ -74,16 +75,27 @@ def run_cell(
     if finished is not None:
         return finished
     path = out / "cells" / cell.file_names(plan)[0]
-    if plan.of_slides:
-        logits, facts = train_slide_cell(plan, cell, out, device=device, reporter=reporter)
-        return _kept(path, logits, {"key": key, "judged": _judged(plan, cell.split), **facts})
-    training = _CellTraining(plan=plan, cell=cell, chosen=split, out=out, device=device, reporter=reporter)
+    with making(path, what=f"the cell {path.stem}"):
+        finished = _finished(plan, cell, out, key)  # another process may have made it since
+        if finished is not None:
+            return finished
+        if plan.of_slides:
+            logits, facts = train_slide_cell(plan, cell, out, device=device, reporter=reporter)
+            return _kept(path, logits, {"key": key, "judged": _judged(plan, cell.split), **facts})
+        training = _CellTraining(
+            plan=plan, cell=cell, chosen=split, out=out, device=device, reporter=reporter
+        )
+        return _computed(training, key, path)
+
+
+def _computed(training: _CellTraining, key: str, path: Path) -> CellResult:
+    cell, split = training.cell, training.chosen
     # All candidates are trained and compared before any looks at the test patches.
     best, losses = _lowest(training)
     fitted, card = best.fitted, best.start.encoder.card
     figures = {
         "key": key,
-        "judged": _judged(plan, cell.split),
+        "judged": _judged(training.plan, cell.split),
         "subset": split.train.patches.subset(best.rows).identity_hash(),
         # Those of other orders are in the manifest before a cell is computed.
         "labelled_rows": best.rows.tolist() if cell.asks else None,
@@ -112,7 +124,12 @@ def _kept(path: Path, logits: NDArray[np.float64], facts: dict[str, Any]) -> Cel
 
 def is_finished(plan: ExperimentPlan, cell: Cell, out: Path) -> bool:
     """Whether `run_cell` would find this cell computed from the same inputs."""
-    return _finished(plan, cell, out, _cell_key(plan, cell, open_splits(plan)[cell.split])) is not None
+    return finished_cell(plan, cell, out) is not None
+
+
+def finished_cell(plan: ExperimentPlan, cell: Cell, out: Path) -> CellResult | None:
+    """What `run_cell` would find computed from the same inputs; None if it is not there."""
+    return _finished(plan, cell, out, _cell_key(plan, cell, open_splits(plan)[cell.split]))
 
 
 def _finished(plan: ExperimentPlan, cell: Cell, out: Path, key: str) -> CellResult | None:
@@ -182,9 +199,10 @@ class _CellTraining:
     def candidates(self) -> Iterator[_Candidate]:
         """A classifier from each encoder: those of the candidate lrs, or the start without pretraining."""
         stages = last_stages(self.plan, self.cell, self.chosen)
-        for stage in stages:
-            # Pretrained where it is not there yet; other cells of the chain then find it.
-            run = ensure(self.plan, stage, self.out / "pretrain", self.device, self.reporter)
+        # Pretrained where they are not there yet; before any is trained on, as another process may be at one.
+        folder = self.out / "pretrain"
+        runs = [ensure(self.plan, stage, folder, self.device, self.reporter) for stage in stages]
+        for stage, run in zip(stages, runs, strict=True):
             # With the time of its file, as one that was damaged is made again.
             key = f"{run.resolve()}:{encoder_file(run).stat().st_mtime_ns}"
             yield self._candidate(self._start(key, partial(build_backbone, init=run)), stage.lr)

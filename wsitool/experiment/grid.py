@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from itertools import groupby
 from multiprocessing import connection
@@ -19,16 +20,22 @@ from pathlib import Path
 from typing import TypeVar
 
 from wsitool.backbones.device import threads, threads_each
+from wsitool.base.devices import device_names
 from wsitool.base.interrupt import Interrupted
 from wsitool.base.machine import explain_memory
-from wsitool.base.paths import as_list
+from wsitool.base.planned import Noted, noted
 from wsitool.base.progress import SILENT, Reporter
+from wsitool.base.shards import part_of
+from wsitool.base.turns import in_turn, patiently
 from wsitool.errors import TrainingError
-from wsitool.experiment.cells import CellResult, run_cell
+from wsitool.experiment.cells import CellResult, is_finished, run_cell
 from wsitool.experiment.evaluation_splits import Cell, all_cells
+from wsitool.experiment.place import ExperimentDevice
 from wsitool.experiment.plan import ExperimentPlan, percent
+from wsitool.experiment.remote import cells_on_cluster
+from wsitool.experiment.stages import is_complete, stage_file, stages_of
 
-__all__ = ["chains_of", "in_chains", "run_grid"]
+__all__ = ["chains_of", "in_chains", "noted_grid", "part_of_grid", "run_grid"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -39,13 +46,19 @@ _device = "auto"  # of a worker process; set once when it starts
 
 
 def run_grid(
-    plan: ExperimentPlan, out: Path, *, devices: Sequence[str] = ("auto",), reporter: Reporter = SILENT
+    plan: ExperimentPlan,
+    out: Path,
+    *,
+    where: ExperimentDevice,
+    cells: Sequence[Cell] | None = None,
+    reporter: Reporter = SILENT,
 ) -> dict[Cell, CellResult]:
-    """Compute every cell, reusing finished ones; several `devices` share the work, one process each.
+    """Compute every cell, or these `cells`, reusing finished ones.
 
-    Cells that need the same encoder are computed one after another, so that none is pretrained twice.
+    Several devices share the work, one process each, or the workers of a cluster do. What another process is
+    at comes last, and is waited for: no cell and no encoder is made twice.
     """
-    cells, devices = all_cells(plan), as_list(devices)
+    cells = all_cells(plan) if cells is None else cells
     results: dict[Cell, CellResult] = {}
     with (
         reporter.task("experiment", total=len(cells), unit="cells") as task,
@@ -55,7 +68,7 @@ def run_grid(
         ),
     ):
         try:
-            for cell, result in _results(plan, cells, out, devices, reporter):
+            for cell, result in _results(plan, cells, out, where, reporter):
                 results[cell] = result
                 order = f" {cell.select}" if len(plan.select) > 1 else ""
                 task.advance(1, note=f"{cell.arm.name} {percent(cell.fraction)}{order} seed {cell.seed}")
@@ -67,13 +80,53 @@ def run_grid(
     return {cell: results[cell] for cell in cells}
 
 
+def part_of_grid(plan: ExperimentPlan, shard: str) -> list[Cell]:
+    """The cells of a shard in the plan's order; of each amount of labels as many as others have."""
+    # Those of one amount together: more labels cost more.
+    by_cost = sorted(all_cells(plan), key=lambda cell: plan.amounts.index(cell.fraction))
+    mine = set(part_of(by_cost, shard))
+    return [cell for cell in all_cells(plan) if cell in mine]
+
+
+def noted_grid(plan: ExperimentPlan, out: Path, *, whole: bool) -> AbstractContextManager[Noted]:
+    """Note the cells and pretrainings of a plan for `wsitool status`, see `noted`."""
+    made: dict[str, Path] = {}
+    again: list[str] = []
+    complete: dict[str, bool] = {}
+    for cell in all_cells(plan):
+        path, is_there = out / "cells" / cell.file_names(plan)[0], is_finished(plan, cell, out)
+        # Else it is there under another name.
+        if path.exists() or not is_there:
+            made[path.stem] = path
+            again += [] if is_there else [path.stem]
+        for stage in stages_of(plan, cell):
+            name = f"pretrain {stage.name}"
+            if name not in complete:
+                complete[name] = is_complete(plan, stage, out / "pretrain")
+            # An encoder that nothing needs any more may have been removed.
+            if complete[name] or not is_there:
+                made[name] = stage_file(plan, stage, out / "pretrain")
+                again += [] if complete[name] else [name]
+    made_by = json.dumps(plan.to_dict())
+    return noted(out, "experiment", made, whole=whole, made_by=made_by, again=again)
+
+
 def _results(
-    plan: ExperimentPlan, cells: list[Cell], out: Path, devices: Sequence[str], reporter: Reporter
+    plan: ExperimentPlan, cells: Sequence[Cell], out: Path, where: ExperimentDevice, reporter: Reporter
 ) -> Iterator[tuple[Cell, CellResult]]:
+    devices = device_names(where.device)
+    if where.dask is not None:
+        yield from cells_on_cluster(
+            plan, cells, out, device=devices[0], address=where.dask, resource=where.dask_resource
+        )
+        return
     # In this process: progress of trainings inside is seen, and an interrupt is theirs.
     if len(devices) == 1:
-        for cell in cells:
-            yield cell, run_cell(plan, cell, out, device=devices[0], reporter=reporter)
+
+        def make(cell: Cell) -> CellResult:
+            return run_cell(plan, cell, out, device=devices[0], reporter=reporter)
+
+        yield from in_turn(cells, make, reporter)
         return
     chains = chains_of(plan, cells)
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
@@ -146,7 +199,7 @@ def _ending_workers(pool: ProcessPoolExecutor) -> Iterator[None]:
         raise
 
 
-def chains_of(plan: ExperimentPlan, cells: list[Cell]) -> list[list[Cell]]:
+def chains_of(plan: ExperimentPlan, cells: Sequence[Cell]) -> list[list[Cell]]:
     """Cells that must not be computed at the same time: those of a chain share an encoder or its features.
 
     That is the arm and split; but an auxiliary stage, or the features of a start that no pretraining changes,
@@ -189,6 +242,6 @@ def _end_with_parent() -> None:
 
 def _run_there(plan: ExperimentPlan, out: Path, cell: Cell) -> CellResult:
     try:
-        return run_cell(plan, cell, out, device=_device)
+        return patiently(partial(run_cell, plan, cell, out, device=_device))
     except Interrupted as stop:
         os._exit(stop.exit_code)  # or the worker would take up another cell

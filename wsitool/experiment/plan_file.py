@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from wsitool.base.parameters import as_shares
 from wsitool.errors import UsageError
 from wsitool.experiment.plan import LISTS, ExperimentPlan
 
-__all__ = ["read_plan"]
+__all__ = ["plan_of", "read_plan"]
 
 
 def read_plan(path: str | Path, **changes: Any) -> ExperimentPlan:
@@ -32,6 +33,11 @@ def read_plan(path: str | Path, **changes: Any) -> ExperimentPlan:
         raise UsageError(f"{path} cannot be read as a plan (TOML or JSON): {error}.") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path} is no plan: it must hold names and values.")
+    return plan_of(values, changes, what=str(path))
+
+
+def plan_of(values: dict[str, Any], changes: Mapping[str, Any], *, what: str) -> ExperimentPlan:
+    """The plan that `values` from TOML or JSON are, and that `changes` override; UsageError of `what`."""
     # Evaluated types, since annotations are text: what each key must be.
     types = typing.get_type_hints(ExperimentPlan)
     unknown = sorted(set(values) - set(types))
@@ -41,13 +47,13 @@ def read_plan(path: str | Path, **changes: Any) -> ExperimentPlan:
         if others == ["device"]:
             others = ["--device of the command, and no part of a plan"]
         hint = f"{unknown[0]} is {' or '.join(others)}" if others else f"a plan has {', '.join(types)}"
-        raise UsageError(f"{path} has unknown keys {', '.join(unknown)}: {hint}.")
+        raise UsageError(f"{what} has unknown keys {', '.join(unknown)}: {hint}.")
     # "train = 'a.h5'" for a list of one.
     values |= {name: [values[name]] for name in LISTS if isinstance(values.get(name), str)}
     try:
         values = {name: typed(types[name], value, name) for name, value in values.items()}
     except ValueError as error:
-        raise UsageError(f"{path} is no plan: {error}.") from None
+        raise UsageError(f"{what} is no plan: {error}.") from None
     # Given in Python or on the command line: they are typed already.
     values |= changes
     if "fractions" in values:
@@ -57,4 +63,4 @@ def read_plan(path: str | Path, **changes: Any) -> ExperimentPlan:
     try:
         return ExperimentPlan(**values)
     except TypeError as error:
-        raise UsageError(f"{path} is no plan: {error}.") from None
+        raise UsageError(f"{what} is no plan: {error}.") from None

@@ -13,7 +13,6 @@ from types import MappingProxyType
 
 import numpy as np
 
-from wsitool.base.devices import device_names
 from wsitool.base.files import check_writable, replace_file_in_parts, write_json
 from wsitool.base.json_files import read_json, typed
 from wsitool.base.lock import locked
@@ -23,7 +22,6 @@ from wsitool.classify.outputs import places_of
 from wsitool.evaluation.duplicates import LOOK, Signatures, near_duplicates, signatures
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.color_arm import color_cells
-from wsitool.experiment.device import ExperimentDevice
 from wsitool.experiment.evaluation_splits import (
     Cell,
     EvaluationSplit,
@@ -33,9 +31,10 @@ from wsitool.experiment.evaluation_splits import (
     labelled_rows,
     open_splits,
 )
-from wsitool.experiment.grid import run_grid
+from wsitool.experiment.grid import noted_grid, run_grid
 from wsitool.experiment.judged import CELLS_JSON, TEST_PATCH_COLUMNS, TEST_PATCHES
 from wsitool.experiment.narrative import said_first
+from wsitool.experiment.place import ExperimentDevice
 from wsitool.experiment.plan import ExperimentPlan, amount_of, file_part, percent
 from wsitool.experiment.preflight import check_plan
 from wsitool.experiment.report import write_report
@@ -43,9 +42,8 @@ from wsitool.experiment.results import Results, summarise
 from wsitool.experiment.slide_tables import describe, write_test_bags
 from wsitool.report.result import Result
 from wsitool.tracking.loggers import Loggers
-from wsitool.tracking.registry import NO_LOGGER
 
-__all__ = ["ExperimentResult", "experiment"]
+__all__ = ["ExperimentResult", "begin", "experiment", "write_material", "write_whole"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -100,8 +98,7 @@ def experiment(
     plan: ExperimentPlan,
     out: str | Path,
     *,
-    device: str = "auto",
-    logger: str | Sequence[str] = (NO_LOGGER,),
+    where: ExperimentDevice | None = None,
     command: str = "",
     page: bool = True,
     reporter: Reporter = SILENT,
@@ -112,36 +109,63 @@ def experiment(
     Raises what `classify` and `pretrain` raise, and StoreError while another process writes to `out`;
     finished cells stay.
     """
-    out, where = Path(out), ExperimentDevice.from_dict({"device": device, "logger": logger})
+    out = Path(out)
     splits = open_splits(plan)
     check_plan(plan, splits, reporter)
     # Before hours of work, not at its first file.
     check_writable(out)
-    # Two runs in one folder would pretrain the same encoder at once.
+    # One alone says what is in the folder.
     with locked(out, what=f"'{out}'"):
-        notes = judging_problems(splits, plan.one)
-        for line in notes:
-            reporter.warn(line)
-        notes += _near_duplicates(splits, out / "features", reporter)
-        # The plan as it is now, also where cells of an earlier one are reused.
-        write_json(out / "plan.json", plan.to_dict())
-        (out / CELLS_JSON).unlink(missing_ok=True)  # it names the cells of a whole run
-        _write_manifest(plan, splits, out)
-        _write_test_patches(splits, out)
-        cells = run_grid(plan, out, devices=device_names(where.device), reporter=reporter)
-        keys = {cell.file_names(plan)[0]: result.facts["key"] for cell, result in cells.items()}
-        write_json(out / CELLS_JSON, keys)
-        if any(cell.asks for cell in cells):
-            _write_manifest(plan, splits, out, cells)
-        results = summarise(plan, splits, cells, color_cells(plan, out, reporter))
-        notes += _warnings(cells.values())
-        report = write_report(results, out, command=command, notes=notes, page=page)
-        reused = sum(result.reused for result in cells.values())
-        result = ExperimentResult(
-            out=out, results=results, page=report if page else None, cells=len(cells), reused=reused
-        )
-        _log(result, where.logger, reporter)
+        where = where or ExperimentDevice()
+        return write_whole(plan, out, where=where, command=command, page=page, reporter=reporter)
+
+
+def write_whole(
+    plan: ExperimentPlan,
+    out: Path,
+    *,
+    where: ExperimentDevice,
+    command: str,
+    page: bool,
+    reporter: Reporter,
+) -> ExperimentResult:
+    """As `experiment`, of a plan that is checked, and for one process at a time."""
+    splits = open_splits(plan)
+    notes = judging_problems(splits, plan.one)
+    for line in notes:
+        reporter.warn(line)
+    notes += _near_duplicates(splits, out / "features", reporter)
+    begin(plan, out)
+    write_material(plan, out)
+    with noted_grid(plan, out, whole=True):
+        cells = run_grid(plan, out, where=where, reporter=reporter)
+    keys = {cell.file_names(plan)[0]: result.facts["key"] for cell, result in cells.items()}
+    write_json(out / CELLS_JSON, keys)
+    if any(cell.asks for cell in cells):
+        _write_manifest(plan, splits, out, cells)
+    results = summarise(plan, splits, cells, color_cells(plan, out, reporter))
+    notes += _warnings(cells.values())
+    report = write_report(results, out, command=command, notes=notes, page=page)
+    reused = sum(result.reused for result in cells.values())
+    result = ExperimentResult(
+        out=out, results=results, page=report if page else None, cells=len(cells), reused=reused
+    )
+    _log(result, where.logger, reporter)
     return result
+
+
+def begin(plan: ExperimentPlan, out: Path) -> None:
+    """Write which plan is at work in `out`."""
+    # The plan as it is now, also where cells of an earlier one are reused.
+    write_json(out / "plan.json", plan.to_dict())
+    (out / CELLS_JSON).unlink(missing_ok=True)  # it names the cells of a whole run
+
+
+def write_material(plan: ExperimentPlan, out: Path) -> None:
+    """Write which patches the cells in `out` are trained and judged on."""
+    splits = open_splits(plan)
+    _write_manifest(plan, splits, out)
+    _write_test_patches(splits, out)
 
 
 def _log(result: ExperimentResult, names: Sequence[str], reporter: Reporter) -> None:

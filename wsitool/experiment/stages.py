@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from wsitool.backbones.card import read_card
-from wsitool.backbones.files import encoder_file
+from wsitool.backbones.files import ENCODER_FILE, encoder_file
 from wsitool.base.files import write_json
 from wsitool.base.json_files import read_json
+from wsitool.base.making import making
 from wsitool.base.progress import Reporter
 from wsitool.errors import EncoderError, TrainingError
 from wsitool.experiment.evaluation_splits import (
@@ -35,7 +36,17 @@ from wsitool.training.checkpoint import load_checkpoint
 from wsitool.training.config import PretrainConfig
 from wsitool.training.run import pretrain
 
-__all__ = ["Pretraining", "Stage", "ensure", "last_stages", "pretrainings", "start_keys"]
+__all__ = [
+    "Pretraining",
+    "Stage",
+    "ensure",
+    "is_complete",
+    "last_stages",
+    "pretrainings",
+    "stage_file",
+    "stages_of",
+    "start_keys",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,17 +81,31 @@ def pretrainings(plan: ExperimentPlan, out: Path | None = None) -> dict[str, Pre
     """Every pretraining the grid needs by its folder, in order; those in `out` may be finished."""
     planned: dict[str, Pretraining] = {}
     for cell in all_cells(plan):
-        for last in last_stages(plan, cell, open_splits(plan)[cell.split]):
-            # In the order in which they are carried out: first the stage before.
-            for stage in (last.before, last):
-                if stage is not None and stage.name not in planned:
-                    planned[stage.name] = Pretraining(
-                        method=stage.method,
-                        patches=len(stage.data),
-                        epochs=stage.epochs,
-                        finished=out is not None and _is_complete(*_find(plan, stage, out / "pretrain")),
-                    )
+        for stage in stages_of(plan, cell):
+            if stage.name not in planned:
+                planned[stage.name] = Pretraining(
+                    method=stage.method,
+                    patches=len(stage.data),
+                    epochs=stage.epochs,
+                    finished=out is not None and is_complete(plan, stage, out / "pretrain"),
+                )
     return planned
+
+
+def stages_of(plan: ExperimentPlan, cell: Cell) -> list[Stage]:
+    """What a cell needs to be pretrained, in the order in which it is carried out: first the stage before."""
+    lasts = last_stages(plan, cell, open_splits(plan)[cell.split])
+    return [stage for last in lasts for stage in (last.before, last) if stage is not None]
+
+
+def is_complete(plan: ExperimentPlan, stage: Stage, folder: Path) -> bool:
+    """Whether `ensure` would find this stage done."""
+    return _is_complete(*_find(plan, stage, folder))
+
+
+def stage_file(plan: ExperimentPlan, stage: Stage, folder: Path) -> Path:
+    """The encoder that a stage makes; its lock is that of the stage."""
+    return _find(plan, stage, folder)[0] / ENCODER_FILE
 
 
 def last_stages(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> list[Stage]:
@@ -101,15 +126,23 @@ def start_keys(plan: ExperimentPlan, cell: Cell, split: EvaluationSplit) -> str 
 def ensure(plan: ExperimentPlan, stage: Stage, folder: Path, device: str, reporter: Reporter) -> Path:
     """The finished run folder of a stage; pretrains it, or goes on with it, where needed.
 
-    Recursive over the stage before. One process at a time may ask for a stage; TrainingError and the like are
-    those of `pretrain`.
+    Recursive over the stage before. Held where another process is at one of them; TrainingError and the like
+    are those of `pretrain`.
     """
     out, key = _find(plan, stage, folder)
-    if _is_complete(out, key):
-        (out / "last.ckpt").unlink(missing_ok=True)  # of a run that was killed at its very end
-        return out
-    # Recursive: the auxiliary stage is one of its own, shared by all splits.
-    init = plan.init if stage.before is None else str(ensure(plan, stage.before, folder, device, reporter))
+    if not _is_complete(out, key):
+        # Recursive: the auxiliary stage is one of its own, shared by all splits.
+        init = plan.init if stage.before is None else ensure(plan, stage.before, folder, device, reporter)
+        with making(out / ENCODER_FILE, what=f"the pretraining {stage.name}"):
+            if not _is_complete(out, key):  # or another process has made it since
+                _pretrain(plan, stage, out, key, str(init), device, reporter)
+    (out / "last.ckpt").unlink(missing_ok=True)  # three times the encoder's size, and it is finished
+    return out
+
+
+def _pretrain(
+    plan: ExperimentPlan, stage: Stage, out: Path, key: str, init: str, device: str, reporter: Reporter
+) -> None:
     # Only a run begun with this very key: another's checkpoint would be resumed into the wrong encoder.
     goes_on = _known(out).get("key") == key and not _is_damaged(out / "last.ckpt", reporter)
     # Before it begins, so that a killed run is known again.
@@ -138,8 +171,6 @@ def ensure(plan: ExperimentPlan, stage: Stage, folder: Path, device: str, report
         reporter=reporter,
     )
     write_json(_note(out), {"key": key, "complete": True})
-    (out / "last.ckpt").unlink(missing_ok=True)  # three times the encoder's size, and it is finished
-    return out
 
 
 def _is_damaged(checkpoint: Path, reporter: Reporter) -> bool:

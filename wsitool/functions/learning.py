@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from wsitool.base.console import ProgressChoice, reporter_of
 from wsitool.base.parameters import take
 from wsitool.base.paths import AnyPath, as_list
 from wsitool.classify.settings import ClassifyOptions, Settings
-from wsitool.experiment.device import ExperimentDevice
+from wsitool.experiment.place import ExperimentDevice, ExperimentShard
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.plan_file import read_plan
 from wsitool.functions.options import command_words, keywords, known, whole_stores
@@ -26,6 +26,7 @@ from wsitool.training.config import PretrainConfig
 if TYPE_CHECKING:
     from wsitool.api import Method
     from wsitool.classify.result import ClassifyResult
+    from wsitool.experiment.parts import ExperimentPart
     from wsitool.experiment.run import ExperimentResult
     from wsitool.predict.result import EmbedResult, PredictResult
     from wsitool.tracking.contract import MetricLogger
@@ -197,19 +198,42 @@ def predict(
     return replace(result, command=words)
 
 
-@keywords(ExperimentPlan, ExperimentDevice)
+@overload
+def experiment(
+    train: ExperimentPlan | Stores,
+    out: str | Path,
+    *,
+    progress: ProgressChoice = None,
+    shard: None = None,
+    **options: Any,
+) -> ExperimentResult: ...
+
+
+@overload
+def experiment(
+    train: ExperimentPlan | Stores,
+    out: str | Path,
+    *,
+    progress: ProgressChoice = None,
+    shard: str,
+    **options: Any,
+) -> ExperimentResult | ExperimentPart: ...
+
+
+@keywords(ExperimentPlan, ExperimentDevice, ExperimentShard)
 def experiment(
     train: ExperimentPlan | Stores,
     out: str | Path,
     *,
     progress: ProgressChoice = None,
     **options: Any,
-) -> ExperimentResult:
+) -> ExperimentResult | ExperimentPart:
     """Compare ways of training at several label fractions, into the folder `out`.
 
     `train` are labelled stores, or a plan: a TOML or JSON file, or an `ExperimentPlan`, whose values
     `options` replace. Options are those of `wsitool experiment`; fractions above 1 are per cent. Finished
-    cells are kept. Raises what `classify` and `pretrain` raise.
+    cells are kept. A `shard` makes its cells only, and gives an `ExperimentPart` where others are left.
+    Raises what `classify` and `pretrain` raise.
 
     >>> result = wsitool.experiment(
     ...     "stores", "table", folds=2, methods=("supervised",), fractions=100, seeds=2, head="linear",
@@ -218,15 +242,18 @@ def experiment(
     >>> result.cells, [row["arm"] for row in result.rows]
     (4, ['supervised'])
     """
-    given = known("experiment", options, ExperimentPlan, ExperimentDevice)
-    where = take(ExperimentDevice, given)
+    given = known("experiment", options, ExperimentPlan, ExperimentDevice, ExperimentShard)
+    where, shard = take(ExperimentDevice, given), take(ExperimentShard, given).shard
     plan = _plan(train, given)
 
+    from wsitool.experiment.parts import experiment_part
     from wsitool.experiment.run import experiment as run
 
     words = command_words("experiment", [], out, plan.to_dict(), ExperimentPlan)
-    result = run(plan, out, device=where.device, logger=where.logger, reporter=reporter_of(progress))
-    return replace(result, command=words)
+    if shard is None:
+        return replace(run(plan, out, where=where, reporter=reporter_of(progress)), command=words)
+    part = experiment_part(plan, out, shard=shard, where=where, reporter=reporter_of(progress))
+    return replace(part, command=words)
 
 
 def _plan(train: ExperimentPlan | Stores, options: dict[str, Any]) -> ExperimentPlan:
