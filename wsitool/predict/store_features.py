@@ -38,7 +38,8 @@ from wsitool.predict.options import EmbedOptions
 from wsitool.stain.slides import with_stain
 from wsitool.stain.target import choose_norm
 from wsitool.store.attributes import coords_attributes, plain_text
-from wsitool.store.collection import Collection, renumbered
+from wsitool.store.classes import renumbered
+from wsitool.store.collection import Collection
 from wsitool.store.opening import open_store
 from wsitool.store.options import Decode, decoder_mark
 from wsitool.store.schema import PatchStore

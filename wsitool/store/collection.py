@@ -17,15 +17,16 @@ from wsitool.base.sentences import one_sentence
 from wsitool.base.urls import RemotePath
 from wsitool.errors import LabelError, StoreError, UsageError
 from wsitool.store import jpeg
+from wsitool.store.classes import renumbered, union_of_classes
 from wsitool.store.indexing import IndexedPatches
 from wsitool.store.layout import Tally
 from wsitool.store.opening import open_store, stores_at
 from wsitool.store.reader import Place, Reader
-from wsitool.store.schema import UNLABELLED, StoreMeta
+from wsitool.store.schema import UNLABELLED
 from wsitool.store.splits import SplitBy, holdout
 from wsitool.store.stain_table import StainTable
 
-__all__ = ["Collection", "open_collection", "open_readable", "renumbered", "union_of_classes"]
+__all__ = ["Collection", "open_collection", "open_readable"]
 
 _REMOTE_AT_ONCE = 16  # stores of which something is asked for at the same time
 
@@ -374,11 +375,6 @@ def _opened(paths: Sequence[Path]) -> list[Reader]:
         return list(pool.map(open_store, paths))
 
 
-def union_of_classes(metas: Sequence[StoreMeta]) -> tuple[str, ...]:
-    """The classes of several stores, each once, as first met; the place is a class's number in them all."""
-    return tuple(dict.fromkeys(name for meta in metas for name in meta.classes))
-
-
 def _check_sizes(stores: Sequence[Reader]) -> None:
     if not stores:
         raise StoreError("A collection needs at least one patch store, got none.")
@@ -398,12 +394,3 @@ def _labels(store: Reader, classes: tuple[str, ...]) -> NDArray[np.int16]:
     if labels is None:
         return np.full(len(store), UNLABELLED, dtype=np.int16)
     return renumbered(labels, store.meta.classes, classes)
-
-
-def renumbered(
-    labels: NDArray[np.int16], declared: Sequence[str], classes: Sequence[str]
-) -> NDArray[np.int16]:
-    """Labels that index the classes `declared` as ones that index `classes`; unlabelled ones stay so."""
-    # the extra last entry maps -1 to -1
-    new = np.array([*(classes.index(name) for name in declared), UNLABELLED], dtype=np.int16)
-    return new[labels]

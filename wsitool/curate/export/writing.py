@@ -26,7 +26,7 @@ from wsitool.curate.export.parts import (
     source_of,
 )
 from wsitool.errors import PluginError, UsageError, WsitoolError
-from wsitool.store.collection import union_of_classes
+from wsitool.store.classes import union_of_classes
 from wsitool.store.opening import open_store
 
 __all__ = [
