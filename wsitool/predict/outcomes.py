@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,6 +89,7 @@ class Outcomes:
         self._place = {item: number for number, item in enumerate(items)}
         self._mine = dict.fromkeys(items if part is None else part)
         self._made_from: dict[Item, str] = {}
+        self._opened: dict[Item, Reader] = {}
         self._files = self._all_files()
         self._item_of = {file: item for item in self._files for _, file in self._files[item].names}
         # Several rows for an imported store, one for each image.
@@ -102,12 +104,34 @@ class Outcomes:
         given, files = FileNames(), {}
         for item in self._place:
             pairs = []
-            for name in _names_in(item):
+            for name in self._names_in(item):
                 # What it is made of keeps slides of one name apart, and is looked at for those only.
                 thing = self.look_at(item) if given.has(name) else ""
                 pairs.append((name, given.give(name, thing)))
             files[item] = ItemFiles(names=tuple(pairs), last=self._out / f"{pairs[-1][1]}.csv")
         return files
+
+    def _names_in(self, item: Item) -> list[str]:
+        """What an item's predictions are called: of a slide its own name, of an import its images' names."""
+        if isinstance(item, SlideInput):
+            return [item.name]
+        with suppress(Exception):  # who reads it will tell what is wrong with it
+            if isinstance(item, FeatureFile):
+                header = read_header(item.path)
+                name, sources = header.name or item.path.stem, header.sources
+            else:
+                # Kept for who judges it: to open a store costs as much as a small one's patches.
+                store = self._opened[item] = open_store(item)
+                name, sources = store.meta.name, store.sources
+            return [name] if sources is None else [image_name(str(source)) for source in np.unique(sources)]
+        return [name_of(item)]
+
+    def opened(self, item: Item) -> AbstractContextManager[Any]:
+        """The `Source` of an item to be judged: a store opened, anything else as it is."""
+        if not isinstance(item, Path):
+            return nullcontext(item)
+        store = self._opened.pop(item, None)
+        return open_store(item) if store is None else store
 
     @property
     def finished(self) -> int:
@@ -140,6 +164,8 @@ class Outcomes:
             # Also where nothing was kept: rows of other slides or options are gone from here on.
             self._write()
         done = [item for item in self._mine if self._place[item] in self._rows]
+        for item in self._opened.keys() - set(self.unfinished()):
+            self._opened.pop(item).close()
         self.kept = sum(len(self._rows[self._place[item]]) for item in done)
         return done
 
@@ -185,9 +211,13 @@ class Outcomes:
         """
         if item not in self._made_from:
             with suppress(Exception):  # what it is will be told by whoever reads it
-                if source is None:
-                    source = open_store(item) if isinstance(item, Path) else item
-                self._made_from[item] = self._identity(source)
+                if source is None and isinstance(item, Path):
+                    source = self._opened.get(item)
+                    source = open_store(item) if source is None else source  # one without patches is false
+                elif source is None and not isinstance(item, Path):
+                    source = item
+                if source is not None:
+                    self._made_from[item] = self._identity(source)
         return self._made_from.get(item, "")
 
     def add(self, item: Item, rows: list[SlideSummary]) -> None:
@@ -266,21 +296,6 @@ class Outcomes:
         # With what the slide list says of it: another mpp or group is another prediction.
         what = (source.path, fingerprint(source.path), str(source.mpp), str(source.group))
         return digest_of([self._digest, *what])
-
-
-def _names_in(item: Item) -> list[str]:
-    """What an item's predictions are called: of a slide its own name, of an import those of its images."""
-    if isinstance(item, SlideInput):
-        return [item.name]
-    with suppress(Exception):  # who reads it will tell what is wrong with it
-        if isinstance(item, FeatureFile):
-            header = read_header(item.path)
-            name, sources = header.name or item.path.stem, header.sources
-        else:
-            with open_store(item) as store:
-                name, sources = store.meta.name, store.sources
-        return [name] if sources is None else [image_name(str(source)) for source in np.unique(sources)]
-    return [name_of(item)]
 
 
 def name_of(item: Item | Reader) -> str:

@@ -21,7 +21,6 @@ from wsitool.predict.judging import (
     Judge,
     common_of,
     judge_of,
-    opened,
     remote_item,
     rows_of,
     task_of,
@@ -138,7 +137,7 @@ def _judge_here(judge: Judge | FeatureJudge, outcomes: Outcomes, reporter: Repor
     """The unfinished items, as they end."""
     for item in outcomes.unfinished():
         try:
-            with opened(item) as source:
+            with outcomes.opened(item) as source:
                 made_from = outcomes.look_at(item, source)
                 outcomes.add(item, judge.judge(source, outcomes.files(item), made_from, reporter))
         except Exception as error:  # noqa: BLE001  # whatever it is, it is one slide's
