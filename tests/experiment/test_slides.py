@@ -31,6 +31,7 @@ from wsitool.experiment.cells import CellResult
 from wsitool.experiment.estimate import estimate
 from wsitool.experiment.evaluation_splits import all_cells, labelled_rows, open_splits
 from wsitool.experiment.judged import read_cell
+from wsitool.experiment.place import ExperimentDevice
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.plan_file import read_plan
 from wsitool.experiment.results import summarise
@@ -41,6 +42,8 @@ from wsitool.mil.run import classify_slides
 from wsitool.predict.embedding import embed
 
 QUICK: dict[str, Any] = {"epochs": 4, "bags_per_step": 2, "head_lr": 0.05, "attention_dim": 4}
+
+CPU = ExperimentDevice(device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def _plan(folder: Path, **changes: Any) -> ExperimentPlan:
 
 @pytest.fixture(scope="module")
 def finished(folder: Path) -> Path:
-    experiment(_plan(folder), folder / "out", device="cpu")
+    experiment(_plan(folder), folder / "out", where=CPU)
     return folder / "out"
 
 
@@ -112,7 +115,7 @@ def test_a_cell_is_a_run_of_classify(folder: Path, finished: Path, tmp_path: Pat
 
 def test_the_mean_is_scikit_learns_regression_on_mean_features(folder: Path, tmp_path: Path) -> None:
     plan = _plan(folder, heads=("mean",), c=0.5, labels_per_class=(1,), seeds=1)
-    experiment(plan, tmp_path / "out", device="cpu", page=False)
+    experiment(plan, tmp_path / "out", where=CPU, page=False)
     names = {number: f"s{number}" for number in range(12)}
     means = {}
     for name in names.values():
@@ -168,7 +171,7 @@ def test_a_kill_changes_nothing(folder: Path, tmp_path: Path) -> None:
     arms = (f"features:{folder / 'wide'}",)
     small = _plan(folder, methods=arms, heads=("attention",), validation=0.0, epochs=2, fractions=(1.0,))
     plan.write_text(json.dumps(small.to_dict()))
-    experiment(small, finished, device="cpu")
+    experiment(small, finished, where=CPU)
     words = [sys.executable, "-m", "wsitool", "experiment", "--plan", plan, "--out", out, "--device", "cpu"]
     process = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL)
     while process.poll() is None and len(list(out.glob("cells/*.npz"))) < 3:
@@ -177,7 +180,7 @@ def test_a_kill_changes_nothing(folder: Path, tmp_path: Path) -> None:
     process.wait()
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("cells/*.npz")}
     assert 3 <= len(before) < 8 and not (out / "results.json").exists()
-    again = experiment(read_plan(plan), out, device="cpu")
+    again = experiment(read_plan(plan), out, where=CPU)
     assert again.reused >= len(before) - 1
     for name in ("results.json", "table2.csv", "manifest.json", "test_slides.csv", "cells.json"):
         assert (out / name).read_bytes() == (finished / name).read_bytes(), name
@@ -215,7 +218,7 @@ def test_stores_have_their_features_made_once_for_all_cells(
     how = {"backbone": "resnet18", "image_size": 32, "device": "cpu"}
     embed(tmp_path / "train", encoder="random", out=tmp_path / "embedded", **how)
     assert estimate(plan, tmp_path / "out", devices=("cpu",)).cells == 8
-    result = experiment(plan, tmp_path / "out", device="cpu")
+    result = experiment(plan, tmp_path / "out", where=CPU)
     assert sorted(made) == [f"p{number}" for number in range(6)]
     assert result.results.color
     settings = SlideSettings(level="slide", head="attention", device="cpu", validation=0.0, **QUICK)
@@ -260,10 +263,10 @@ def test_an_encoder_that_saw_test_patients_is_refused_before_anything(tmp_path: 
         image_size=32,
     )
     with pytest.raises(UsageError, match="p0"):
-        experiment(plan, tmp_path / "out", device="cpu")
+        experiment(plan, tmp_path / "out", where=CPU)
     assert not (tmp_path / "out").exists()
     allowed = experiment(
-        dataclasses.replace(plan, allow_transductive=True), tmp_path / "out", device="cpu", page=False
+        dataclasses.replace(plan, allow_transductive=True), tmp_path / "out", where=CPU, page=False
     )
     notes = json.loads((tmp_path / "out" / "results.json").read_text())["notes"]
     assert allowed.cells == 2 and any("Transductive" in note for note in notes)
@@ -288,7 +291,7 @@ def test_a_pretrained_arm_sees_no_patch_of_the_slides_it_is_judged_on(tmp_path: 
         pretrain_epochs=1,
         pretrain_batch_size=8,
     )
-    experiment(plan, tmp_path / "out", device="cpu", page=False)
+    experiment(plan, tmp_path / "out", where=CPU, page=False)
     for split in open_splits(plan):
         card = read_card(encoder_file(tmp_path / "out" / "pretrain" / f"rotation-{split.name}-seed0"))
         assert card is not None
@@ -299,7 +302,7 @@ def test_a_pretrained_arm_sees_no_patch_of_the_slides_it_is_judged_on(tmp_path: 
 def test_patients_are_bags_of_all_their_slides(folder: Path, tmp_path: Path) -> None:
     of_patients = {"level": "patient", "heads": ("mean",), "c": 0.1, "labels_per_class": (), "seeds": 1}
     plan = _plan(folder, **of_patients)
-    result = experiment(plan, tmp_path / "out", device="cpu", page=False)
+    result = experiment(plan, tmp_path / "out", where=CPU, page=False)
     assert len(result.results.labels) == 6
     assert "100 % (3 patients)" in (tmp_path / "out" / "table2.md").read_text()
     # A slide that an arm lacks would make the bag another one.
@@ -309,17 +312,17 @@ def test_patients_are_bags_of_all_their_slides(folder: Path, tmp_path: Path) -> 
             (tmp_path / "less" / path.name).write_bytes(path.read_bytes())
     lacking = _plan(folder, **of_patients, methods=(f"features:{tmp_path / 'less'}",))
     with pytest.raises(StoreError, match=r"no features of 1 of the labelled slides \(s3\)"):
-        experiment(lacking, tmp_path / "lacking", device="cpu")
+        experiment(lacking, tmp_path / "lacking", where=CPU)
     assert not (tmp_path / "lacking").exists()
 
 
 def test_what_cannot_be_is_said_before_anything_is_computed(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--train holds features: name arms of features"):
-        experiment(_plan(folder, methods=("supervised",)), tmp_path / "out", device="cpu")
+        experiment(_plan(folder, methods=("supervised",)), tmp_path / "out", where=CPU)
     with pytest.raises(LabelError, match=r"a single slide of a.*--c 1 for head mean"):
-        experiment(_plan(folder, labels_per_class=(1,)), tmp_path / "out", device="cpu")
+        experiment(_plan(folder, labels_per_class=(1,)), tmp_path / "out", where=CPU)
     with pytest.raises(LabelError, match="9 labels of each class were asked for"):
-        experiment(_plan(folder, labels_per_class=(9,)), tmp_path / "out", device="cpu")
+        experiment(_plan(folder, labels_per_class=(9,)), tmp_path / "out", where=CPU)
     for words, message in (
         ({"head": "finetune"}, "named by --heads"),
         ({"select": ("margin",)}, "asks for patches"),
