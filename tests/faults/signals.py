@@ -85,8 +85,7 @@ class Bench:
         assert not processes_of(stopped.pid), f"{where}: processes are left"
         how = self._check_end(stopped, stop, where)
         if stopped.code != -signal.SIGKILL:
-            # The list of what is planned stays, for `wsitool status`, until the work is ended
-            left = [name for name in leftovers(out.parent) if not name.endswith(".planned.json")]
+            left = leftovers(out.parent, stopped=True)
             assert not left, f"{where}: {left}"
         self._run_again(out, where)
         shutil.rmtree(out.parent)

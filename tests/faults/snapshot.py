@@ -60,15 +60,19 @@ def difference(left: dict[str, str], right: dict[str, str]) -> str:
     return ""
 
 
-def leftovers(*folders: Path) -> list[str]:
-    """Hidden files and folders, and anything temporary by name, anywhere under `folders`."""
+def leftovers(*folders: Path, stopped: bool = False) -> list[str]:
+    """Hidden files and folders, and anything temporary by name, anywhere under `folders`.
+
+    A run that was `stopped` may leave the list of what it planned, which `wsitool status` reads; the run that
+    ends the work takes it back.
+    """
     found: list[str] = []
     for folder in folders:
         for path in folder.rglob("*"):
             name = path.name
             if name.startswith(".") or name.endswith((".partial", ".lock", ".tmp", ".replaced")):
                 found.append(str(path))
-    return found
+    return [name for name in found if not (stopped and name.endswith(".planned.json"))]
 
 
 def _items(folder: Path) -> Iterator[Path]:

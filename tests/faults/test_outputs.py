@@ -101,7 +101,7 @@ class _Place:
         # One sentence each for the items that failed, all for the same reason.
         reasons = {line.rsplit(": ", 2)[-2] for line in errors}
         assert said and len(reasons) <= 1, ended.stdout + ended.stderr
-        assert not leftovers(self.disk), leftovers(self.disk)
+        assert not leftovers(self.disk, stopped=True), leftovers(self.disk)
         for name, content in self.written().items():
             assert content, name  # what is there can be read as what its name says
 
