@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from wsitool.base.cluster import on_cluster
+from wsitool.base.cluster import for_workers, on_cluster
 from wsitool.base.groups import group_clashes
 from wsitool.base.interrupt import progress_on_stop
 from wsitool.base.lock import locked
@@ -284,12 +284,21 @@ def _run(
 
 
 def _on_cluster(tasks: Sequence[SlideTask], address: str) -> Generator[tuple[int, SlideResult]]:
-    texts, names = [task.to_json() for task in tasks], [task.slide.name for task in tasks]
+    texts, names = [_as_there(task).to_json() for task in tasks], [task.slide.name for task in tasks]
     for index, answer in on_cluster(_remote, texts, names, address=address):
+        task = tasks[index]
         if isinstance(answer, str):
-            yield index, failed_result(tasks[index], answer)
+            yield index, failed_result(task, answer)
         else:
-            yield index, SlideResult(**answer)
+            result = SlideResult(**answer)
+            # In the words of who asked, whatever the worker's folder.
+            yield index, replace(result, path=task.slide.path, store=result.store and str(task.store))
+
+
+def _as_there(task: SlideTask) -> SlideTask:
+    """The same for a worker, which runs in another folder."""
+    slide = replace(task.slide, path=for_workers(task.slide.path))
+    return replace(task, slide=slide, out_dir=task.out_dir.absolute(), coords=for_workers(task.coords))
 
 
 def _remote(task: str) -> dict[str, Any]:
