@@ -11,6 +11,7 @@ import pytest
 from wsitool.errors import StoreError, UsageError
 from wsitool.store.collection import Collection, open_collection
 from wsitool.store.opening import find_stores, open_store
+from wsitool.store.reader import Reader
 from wsitool.testing.stores import write_example
 
 
@@ -168,3 +169,17 @@ def test_stores_show_themselves(folder: Path) -> None:
         assert html.count("data:image/jpeg") == 1 and len(html) < 100_000 and "patches" in html
     empty = open_collection(folder).subset([])
     assert "data:image" not in empty._repr_html_()
+
+
+def test_a_subset_looks_only_at_the_stores_of_its_patches(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = open_collection(folder)
+    looked: list[str] = []
+    monkeypatch.setattr(Reader, "check", lambda store: looked.append(store.meta.name))
+    collection.subset([9, 31]).check()
+    assert looked == ["b"]
+    collection.check()
+    assert looked == ["b", "a", "b", "c"]
+    collection.subset([]).check()
+    assert len(looked) == 4
