@@ -37,7 +37,7 @@ from wsitool.loading.stain import StainNormalizer
 from wsitool.predict.bags import SlideJudge, judged, load_judge
 from wsitool.predict.known import warn_of_group, weights_digest
 from wsitool.predict.options import PredictOptions
-from wsitool.predict.outcomes import Item, ItemFiles, SlideItem, Source, name_of
+from wsitool.predict.outcomes import ItemFiles, SlideItem, Source, name_of
 from wsitool.predict.prediction import Picture, Prediction, by_image, mosaic, write_prediction
 from wsitool.predict.rules import check_mpp, reading, tile_spec
 from wsitool.predict.slide_summary import SlideSummary
@@ -52,7 +52,7 @@ from wsitool.store.collection import Collection
 from wsitool.store.opening import open_store
 from wsitool.store.reader import Reader
 
-__all__ = ["Judge", "common_of", "judge_of", "opened", "remote_item", "rows_of", "task_of", "write_rows"]
+__all__ = ["Judge", "common_of", "judge_of", "remote_item", "rows_of", "task_of", "write_rows"]
 
 _loading = threading.Lock()
 
@@ -134,11 +134,6 @@ def judge_of(
     return Judge(classifier=classifier, options=options, doubts=doubts, out=out)
 
 
-def opened(item: Item) -> Any:
-    """A context with the source of an item: a store opened, a slide as it is."""
-    return open_store(item) if isinstance(item, Path) else nullcontext(item)
-
-
 def common_of(judge: Judge, run: str | Path) -> str:
     """What the tasks of a call have in common, as text; bits and decoder are those of this machine."""
     return json.dumps(
@@ -178,7 +173,7 @@ def remote_item(task: str) -> dict[str, Any]:
     try:
         item: SlideItem = as_path(told["store"]) if told["slide"] is None else SlideInput(**told["slide"])
         files = ItemFiles(names=tuple(map(tuple, told["names"])), last=Path(told["last"]))
-        with opened(item) as source:
+        with open_store(item) if isinstance(item, Path) else nullcontext(item) as source:
             rows = judge.judge(source, files, told["made_from"], said)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is one slide's
         is_system = system_error(error) is not None

@@ -82,7 +82,7 @@ class _NoFile:
     reasons: tuple[str, ...] = ()
 
     def locate(self, indices: NDArray[np.int64]) -> Segments:
-        raise NotImplementedError("no patch of a slide lies in a file")
+        raise SlideError("Patches of a slide are cut as they are read and lie in no file: tile it for that.")
 
     def column(self, name: str) -> NDArray[Any]:
         raise KeyError(name)
