@@ -18,8 +18,9 @@ from skimage.color import rgb2gray, rgb2hsv
 from skimage.filters import threshold_otsu
 from skimage.morphology import closing, disk
 
+from wsitool.slides.limits import decide
 from wsitool.slides.quality import score_candidates
-from wsitool.slides.spec import QualityThresholds, decide
+from wsitool.slides.spec import QualityThresholds
 from wsitool.slides.tissue import TissueMask, apply_detector
 from wsitool.slides.tissue_registry import TISSUE
 

@@ -14,8 +14,9 @@ from wsitool.classify.run import classify
 from wsitool.classify.selection import _typicality, asked_first, labelled_rows
 from wsitool.classify.settings import Settings
 from wsitool.errors import UsageError
+from wsitool.evaluation.amounts import PerClass, Select, check_order
 from wsitool.evaluation.labels import LabelledPatches
-from wsitool.evaluation.subsets import PerClass, Select, check_order, class_orders
+from wsitool.evaluation.subsets import class_orders
 
 ASKING: tuple[Select, ...] = ("margin", "typical-margin")
 

@@ -18,6 +18,7 @@ from wsitool.curate.importing import import_images
 from wsitool.curate.refiltering import refilter
 from wsitool.curate.verifying import verify_store
 from wsitool.errors import NoTissueError, StoreError, UsageError
+from wsitool.slides.limits import rejects
 from wsitool.slides.spec import Limit, QualityThresholds, TileSpec
 from wsitool.store.opening import open_store
 from wsitool.testing import synthetic_slide
@@ -226,5 +227,5 @@ def test_limits_have_the_bounds_of_tiling(changes: dict[str, float], tmp_path: P
 
 def test_a_limit_beyond_float32_is_infinite() -> None:
     scores = np.array([0, 1e30], np.float32)
-    assert Limit(score="x", reason="x", at_least=1e300).rejects(scores).tolist() == [True, True]
-    assert Limit(score="x", reason="x", at_most=1e300).rejects(scores).tolist() == [False, False]
+    assert rejects(Limit(score="x", reason="x", at_least=1e300), scores).tolist() == [True, True]
+    assert rejects(Limit(score="x", reason="x", at_most=1e300), scores).tolist() == [False, False]

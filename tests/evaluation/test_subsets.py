@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from wsitool.errors import LabelError, UsageError
-from wsitool.evaluation.subsets import PerClass, class_counts, label_subset, patients_in_turn
+from wsitool.evaluation.amounts import PerClass
+from wsitool.evaluation.subsets import class_counts, label_subset, patients_in_turn
 
 CLASSES = ("benign", "adh", "dcis")
 

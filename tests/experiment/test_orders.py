@@ -12,8 +12,8 @@ import pytest
 from experiment_plans import rows_named, small_data, small_plan
 
 from wsitool.errors import UsageError
+from wsitool.evaluation.amounts import PerClass
 from wsitool.evaluation.intervals import holm
-from wsitool.evaluation.subsets import PerClass
 from wsitool.experiment import color_arm, report, run
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.evaluation_splits import all_cells, open_splits

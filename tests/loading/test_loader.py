@@ -77,11 +77,12 @@ def test_kept_batches_are_not_overwritten(collection: Collection) -> None:
 
 def test_memory_is_reused_over_epochs(collection: Collection) -> None:
     loader = PatchLoader(collection, batch_size=8, threads=2)
+    before = set(threading.enumerate())  # other tests of this process may have left some
     for _ in range(20):
         for batch in loader:
             del batch
     assert len(loader._buffers) <= 5
-    assert threading.active_count() < 10
+    assert len(set(threading.enumerate()) - before) <= 3
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

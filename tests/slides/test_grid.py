@@ -9,8 +9,9 @@ import pytest
 
 from wsitool.errors import MissingMppError, SlideError, UsageError
 from wsitool.slides.grid import plan_grid, plan_read
+from wsitool.slides.limits import decide
 from wsitool.slides.slide import Level, SlideInfo
-from wsitool.slides.spec import Limit, TileSpec, decide
+from wsitool.slides.spec import Limit, TileSpec
 
 
 def info(

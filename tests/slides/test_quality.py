@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from wsitool.errors import UsageError
 from wsitool.slides.grid import plan_grid
+from wsitool.slides.limits import decide
 from wsitool.slides.quality import ink_masks, score_candidates
 from wsitool.slides.readers import open_slide
 from wsitool.slides.spec import QualityThresholds, TileSpec
@@ -133,12 +134,12 @@ def test_first_reason_in_the_order_of_the_limits() -> None:
         "fold": zeros,
         "sharpness": np.array([9, np.nan], np.float32),
     }
-    reason, reasons = QualityThresholds(min_sharpness=5.0).first_reason(scores)
+    reason, reasons = decide(scores, QualityThresholds(min_sharpness=5.0).limits)
     assert [reasons[i] for i in reason] == ["near black", "pen"]
     off = QualityThresholds(max_pen=None, max_fold=None, max_white=None, max_black=None)
     assert off.limits == ()
     # An unknown sharpness rejects nothing: that pixels cannot be read is found out when they are.
-    reason, _ = replace(off, min_sharpness=5.0).first_reason(scores)
+    reason, _ = decide(scores, replace(off, min_sharpness=5.0).limits)
     assert reason.tolist() == [0, 0]
 
 
@@ -164,7 +165,7 @@ def test_real_tissue_is_hardly_rejected(real_data: Path, name: str, side: int, m
         coords = np.stack([x.ravel(), y.ravel()], axis=1)
         coords = coords[mask.fraction(coords, side) >= 0.3]
         scores = score_candidates(mask, coords, side)
-    reason, reasons = QualityThresholds().first_reason(scores)
+    reason, reasons = decide(scores, QualityThresholds().limits)
     assert (reason > 0).sum() <= most
     assert {reasons[i] for i in reason} <= {"kept", "near white"}
 

@@ -8,10 +8,11 @@ from wsitool.base.progress import Reporter
 from wsitool.classify.data import TrainTest
 from wsitool.classify.settings import ClassifyOptions, Settings
 from wsitool.errors import UsageError
+from wsitool.evaluation.amounts import check_order
 from wsitool.evaluation.duplicates import near_duplicates
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.leakage import check_pretraining
-from wsitool.evaluation.subsets import check_order, class_counts
+from wsitool.evaluation.subsets import class_counts
 from wsitool.store.splits import group_folds
 
 __all__ = [

@@ -22,8 +22,8 @@ from wsitool.classify.logits import predict_logits
 from wsitool.classify.outputs import Part
 from wsitool.classify.selection import labelled_rows
 from wsitool.classify.settings import Settings
+from wsitool.evaluation.amounts import Amount, Select
 from wsitool.evaluation.labels import LabelledPatches
-from wsitool.evaluation.subsets import Amount, Select
 from wsitool.store.splits import group_folds
 
 __all__ = ["ClassificationTask", "all_parts", "cross_validate", "test_part", "validation_part"]

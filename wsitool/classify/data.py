@@ -19,7 +19,7 @@ from wsitool.evaluation.labels import (
 )
 from wsitool.evaluation.leakage import check_separate, shared_groups
 from wsitool.store.collection import Collection, open_collection
-from wsitool.store.splits import SplitBy
+from wsitool.store.options import SplitBy
 
 __all__ = ["Paths", "TrainTest", "open_train_test"]
 

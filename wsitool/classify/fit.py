@@ -25,7 +25,8 @@ from wsitool.evaluation.calibration import fit_temperature, softmax
 from wsitool.evaluation.labels import LabelledPatches
 from wsitool.evaluation.metrics import score
 from wsitool.slides.spec import CandidateRule
-from wsitool.store.splits import Split, SplitBy, holdout
+from wsitool.store.options import SplitBy
+from wsitool.store.splits import Split, holdout
 
 __all__ = ["Fitted", "fit_classifier", "new_card", "new_classifier"]
 

@@ -12,7 +12,8 @@ from wsitool.classify.heads import PENALTIES, head_logits, linear_path
 from wsitool.errors import LabelError
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.metrics import score
-from wsitool.store.splits import SplitBy, patch_folds, whole_folds
+from wsitool.store.options import SplitBy
+from wsitool.store.splits import patch_folds, whole_folds
 
 __all__ = ["PenaltySearch", "search_penalty"]
 

@@ -50,8 +50,8 @@ from wsitool.classify.result import ClassifyResult
 from wsitool.classify.settings import VALIDATION, ClassifyOptions, Settings
 from wsitool.classify.trial import memory_advice, with_batch
 from wsitool.errors import UsageError
+from wsitool.evaluation.amounts import asks
 from wsitool.evaluation.labels import LabelledPatches
-from wsitool.evaluation.subsets import asks
 from wsitool.loading.device_decode import effective_decode, say_decoding
 from wsitool.stain.slides import with_stain
 from wsitool.stain.target import choose_norm

@@ -12,17 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.classify.heads import fit_linear, head_logits
+from wsitool.evaluation.amounts import Amount, Balance, Select, asks
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.labels import LabelledPatches
-from wsitool.evaluation.subsets import (
-    Amount,
-    Balance,
-    Select,
-    asks,
-    class_counts,
-    class_orders,
-    label_subset,
-)
+from wsitool.evaluation.subsets import class_counts, class_orders, label_subset
 
 __all__ = ["asked_first", "labelled_rows"]
 

@@ -14,10 +14,9 @@ from wsitool.base.parameters import Params, hparam, same_as
 from wsitool.base.paths import as_list
 from wsitool.classify.head_registry import DEFAULT_HEAD, HEADS, head_named
 from wsitool.errors import UsageError
-from wsitool.evaluation.subsets import Amount, Balance, PerClass, Select
+from wsitool.evaluation.amounts import Amount, Balance, PerClass, Select
 from wsitool.stain.options import StainChoice, StainOptions
-from wsitool.store.options import Decode, DecodeOptions
-from wsitool.store.splits import SplitBy
+from wsitool.store.options import Decode, DecodeOptions, SplitBy
 from wsitool.tracking.registry import LoggerOptions, check_loggers
 
 __all__ = ["FEW_STEPS", "HEADS_IN_WORDS", "VALIDATION", "ClassifyOptions", "Penalty", "Settings"]

@@ -90,7 +90,7 @@ def summary(result: TileResult) -> str:
 
 
 def _fidelity(done: list[SlideResult]) -> list[str]:
-    """What a patch of the slides tiled now takes and how near it is to their pixels: a line, or none."""
+    """What a patch of these slides takes and how near it is to their pixels: a line, or none."""
     if not done:
         return []
     from wsitool.tiling.fidelity import decibels_in_words

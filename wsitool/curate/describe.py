@@ -126,6 +126,7 @@ def _store(path: Path) -> dict[str, Any]:
             "labels": _label_counts(store),
             "counts": store.counts,
             "failures": len(store.failures),
+            **({} if store.psnr is None else {"psnr": store.psnr}),
             "content hash": store.content_hash,
         }
 

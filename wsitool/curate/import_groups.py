@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,12 @@ _COMPARED = ("group", "patch_size", "stride", "mpp_level0", "codec", "quality", 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportPlan:
-    """How every image of one import is cut and stored; `fidelity` grows with what is compressed."""
+    """How every image of one import is cut and stored."""
 
     folder: Path
     out_dir: Path
     classes: tuple[str, ...]
     options: ImportOptions
-    fidelity: Fidelity = field(default_factory=Fidelity)
 
     @property
     def patch_size(self) -> int:
@@ -140,6 +139,7 @@ def write_group(plan: ImportPlan, store: str, entries: Sequence[ImageEntry], tas
     meta = _meta(plan, entries, fingerprint=_fingerprint(entries), sampling=sampling)
     results: list[ImageResult] = []
     parts: list[Candidates] = []
+    fidelity = Fidelity()
     with create_store(plan.out_dir / store, meta, overwrite=True) as writer:
         for entry, stamp in zip(entries, stamps, strict=True):
             result, cut = _outcome(plan, store, entry, stamp)
@@ -150,13 +150,14 @@ def write_group(plan: ImportPlan, store: str, entries: Sequence[ImageEntry], tas
                 _append(plan, writer, entry, cut)
                 if sampling is not None and len(results) <= _LOOKED_AT:
                     first = cut.patches[0]
-                    plan.fidelity.look(first, jpeg.encode(first, plan.options.quality, sampling))
+                    fidelity.look(first, jpeg.encode(first, plan.options.quality, sampling))
             task.advance(1, note=entry.name)
         # Leaving the block without `finish` removes the store.
         if any(result.kept for result in results):
             joined = _join(parts)
             kept = int((joined.reason == 0).sum())
-            writer.finish(joined, counts={"kept": kept, "low tissue": len(joined.reason) - kept})
+            counts = {"kept": kept, "low tissue": len(joined.reason) - kept}
+            writer.finish(joined, counts=counts, psnr=fidelity.decibels)
             return results
     empty = NoTissueError(
         f"No patch of group '{entries[0].group}' has at least {plan.options.min_tissue:.0%} of pixels with "

@@ -31,6 +31,8 @@ from wsitool.slides.readers.image import picture_size
 from wsitool.store.attributes import plain_text
 from wsitool.store.collection import open_collection
 from wsitool.store.contact_sheet import sheet_of
+from wsitool.store.opening import open_store
+from wsitool.tiling.fidelity import pooled
 from wsitool.tiling.slide_task import store_bytes
 
 __all__ = ["ImageResult", "ImportResult", "choose_patch_size", "import_images"]
@@ -47,7 +49,7 @@ class ImportResult(Result):
 
     `ignored` counts files that are no images, `unlisted` images without a row in the label table (or below
     a folder that holds images itself), `skipped` stores that an earlier import had finished. `grouped` is
-    false where no groups were given. `psnr` is how far, in dB, some of the JPEG patches made now are from the
+    false where no groups were given. `psnr` is how far, in dB, some of the JPEG patches are from the
     images' pixels, `bytes` what all stores take.
 
     >>> result = wsitool.import_images("images", "imported", min_tissue=0)
@@ -148,6 +150,10 @@ def import_images(
 def _result(run: _Run, table: ImageTable, plan: ImportPlan) -> ImportResult:
     images = tuple(row for group in run.done.values() for row in group)
     stores = tuple(sorted({plan.out_dir / row.store for row in images if row.store}))
+    decibels = []
+    for path in stores:
+        with open_store(path) as store:
+            decibels += [] if store.psnr is None else [store.psnr]
     return ImportResult(
         out=plan.out_dir,
         stores=stores,
@@ -158,7 +164,7 @@ def _result(run: _Run, table: ImageTable, plan: ImportPlan) -> ImportResult:
         unlisted=table.unlisted,
         grouped=table.grouped,
         skipped=run.skipped,
-        psnr=plan.fidelity.decibels,
+        psnr=pooled(decibels),
         bytes=sum(store_bytes(store) for store in stores),
     )
 

@@ -21,8 +21,9 @@ from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import read_table, table_bytes
 from wsitool.curate.verifying import spec_of
 from wsitool.errors import CorruptStoreError, NoTissueError, SlideError, StoreError, UsageError
+from wsitool.slides.limits import decide
 from wsitool.slides.slide_list import SlideInput
-from wsitool.slides.spec import Limit, QualityThresholds, TileSpec, decide
+from wsitool.slides.spec import Limit, QualityThresholds, TileSpec
 from wsitool.store.attributes import as_stored
 from wsitool.store.opening import SUFFIXES, create_store, open_store
 from wsitool.store.reader import Reader
@@ -204,6 +205,7 @@ def _followed(path: Path, target: Path, source: str | Path, result: RefilterResu
             "labels": json.dumps(count_labels(store.labels, meta.classes)),
             "bytes": store_bytes(target),
             "raw_bytes": len(store) * meta.patch_size**2 * 3,
+            "psnr": "" if store.psnr is None else store.psnr,
             "content_hash": store.content_hash,
         }
         # By image, for images.csv; stores of slides have no sources.
@@ -341,7 +343,7 @@ def _drop(
                 )
             )
             progress.advance(len(batch))
-        writer.finish(candidates, counts=_counts(candidates), failures=store.failures)
+        writer.finish(candidates, counts=_counts(candidates), failures=store.failures, psnr=store.psnr)
 
 
 def _cut_again(

@@ -15,8 +15,9 @@ from wsitool.base.progress import SILENT, Reporter
 from wsitool.classify.data import open_train_test
 from wsitool.classify.selection import labelled_rows as rows_of
 from wsitool.errors import UsageError
+from wsitool.evaluation.amounts import Amount, Select, asks
 from wsitool.evaluation.labels import LabelledPatches
-from wsitool.evaluation.subsets import Amount, Select, asks, patients_in_turn
+from wsitool.evaluation.subsets import patients_in_turn
 from wsitool.experiment.judged import cell_names
 from wsitool.experiment.plan import Arm, ExperimentPlan, order_of
 from wsitool.mil.bags import LabelledBags

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wsitool.evaluation.amounts import Amount, amount_in_json
 from wsitool.evaluation.guessing import Guessing
 from wsitool.evaluation.intervals import Comparison, Interval
-from wsitool.evaluation.subsets import Amount, amount_in_json
 
 __all__ = ["LEVEL", "Reach", "margin_of", "no_mark", "reaches"]
 

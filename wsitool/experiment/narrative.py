@@ -8,9 +8,9 @@ from statistics import median
 
 from wsitool.classify.head_registry import HEADS
 from wsitool.classify.settings import FEW_STEPS
+from wsitool.evaluation.amounts import Amount, asks
 from wsitool.evaluation.guessing import as_p
 from wsitool.evaluation.intervals import Comparison
-from wsitool.evaluation.subsets import Amount, asks
 from wsitool.experiment.mark import Reach
 from wsitool.experiment.plan import COLOR, Row, percent
 from wsitool.experiment.results import ArmResult, Results

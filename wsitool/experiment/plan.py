@@ -14,11 +14,11 @@ from wsitool.base.paths import as_list
 from wsitool.classify.head_registry import DEFAULT_HEAD, HEADS, head_named
 from wsitool.classify.settings import HEADS_IN_WORDS, PRECISIONS, Penalty, Settings
 from wsitool.errors import UsageError
-from wsitool.evaluation.subsets import Amount, Balance, PerClass, Select, asks, check_order
+from wsitool.evaluation.amounts import Amount, Balance, PerClass, Select, asks, check_order
 from wsitool.experiment.slide_plan import SlidePlan
 from wsitool.experiment.start_registry import ENCODER, STARTS, StartKind
+from wsitool.store.options import SplitBy
 from wsitool.store.schema import LARGEST_PATCH
-from wsitool.store.splits import SplitBy
 from wsitool.training.config import PretrainConfig
 
 __all__ = [

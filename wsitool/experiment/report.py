@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from wsitool.base.files import replace_file, write_json
+from wsitool.evaluation.amounts import PerClass
 from wsitool.evaluation.intervals import TOO_FEW
 from wsitool.evaluation.metrics import CURVES, METRICS
-from wsitool.evaluation.subsets import PerClass
 from wsitool.experiment import table
 from wsitool.experiment.narrative import caveats, choices, said_first, verdicts
 from wsitool.experiment.plan import COLOR, file_part, percent

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import UsageError
+from wsitool.evaluation.amounts import Amount, Select
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.guessing import Guessing, against_guessing
 from wsitool.evaluation.intervals import Comparison, Interval, Jackknife, compare, holm
 from wsitool.evaluation.metrics import METRICS, confusion_matrix, score
-from wsitool.evaluation.subsets import Amount, Select
 from wsitool.evaluation.summary import mean_by
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, open_splits

@@ -7,7 +7,7 @@ from typing import Any
 
 from wsitool.base.parameters import hparam, same_as
 from wsitool.errors import UsageError
-from wsitool.evaluation.subsets import asks
+from wsitool.evaluation.amounts import asks
 from wsitool.mil.head_registry import SLIDE_HEADS
 from wsitool.mil.options import COUNTED, Level, SlideOptions, SlideSettings
 

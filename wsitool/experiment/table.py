@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 
+from wsitool.evaluation.amounts import PerClass
 from wsitool.evaluation.intervals import TOO_FEW
 from wsitool.evaluation.metrics import METRICS
-from wsitool.evaluation.subsets import PerClass
 from wsitool.experiment.narrative import said_first
 from wsitool.experiment.plan import COLOR, percent
 from wsitool.experiment.results import ArmResult, Results

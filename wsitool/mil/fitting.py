@@ -14,8 +14,9 @@ from wsitool.backbones.device import choose_device
 from wsitool.base.progress import Reporter
 from wsitool.classify.outputs import Part
 from wsitool.errors import PluginError
+from wsitool.evaluation.amounts import Amount, Select
 from wsitool.evaluation.calibration import fit_temperature
-from wsitool.evaluation.subsets import Amount, Select, label_subset
+from wsitool.evaluation.subsets import label_subset
 from wsitool.mil.bags import BagReader, LabelledBags, SlideBags
 from wsitool.mil.head_contract import FittedSlideHead
 from wsitool.mil.head_registry import SLIDE_HEADS

@@ -10,7 +10,7 @@ from wsitool.base.machine import BatchSize
 from wsitool.base.parameters import Params, hparam, same_as, take
 from wsitool.classify.settings import VALIDATION, Penalty, Settings
 from wsitool.errors import UsageError
-from wsitool.evaluation.subsets import Balance
+from wsitool.evaluation.amounts import Balance
 from wsitool.mil.head_registry import SLIDE_HEADS
 from wsitool.store.options import Decode, DecodeOptions
 

@@ -25,7 +25,8 @@ from wsitool.classify.outputs import Part, account_files
 from wsitool.classify.result import ClassifyResult
 from wsitool.classify.settings import VALIDATION, ClassifyOptions
 from wsitool.errors import UsageError
-from wsitool.evaluation.subsets import asks, class_counts
+from wsitool.evaluation.amounts import asks
+from wsitool.evaluation.subsets import class_counts
 from wsitool.mil.bags import BagReader, LabelledBags
 from wsitool.mil.baselines import baselines_of_bags
 from wsitool.mil.data import LabelledSides, open_labelled

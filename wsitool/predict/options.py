@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from wsitool.backbones.options import BackboneOptions
 from wsitool.base.devices import DeviceOptions
 from wsitool.base.machine import BatchSize
 from wsitool.base.parameters import Params, hparam, same_as
 from wsitool.base.shards import JobOptions
-from wsitool.predict.verdict import VerdictRule
 from wsitool.slides.read_options import ReadOptions
 from wsitool.slides.slide import Icc
 from wsitool.slides.spec import TileSpec
 from wsitool.slides.tissue_registry import DEFAULT_TISSUE
 from wsitool.stain.options import StainChoice, StainOptions
 from wsitool.store.options import Decode, DecodeOptions
+
+if TYPE_CHECKING:
+    from wsitool.predict.verdict import VerdictRule
 
 __all__ = ["EmbedOptions", "PredictOptions"]
 
@@ -75,6 +77,8 @@ class PredictOptions(Params):
     @property
     def rule(self) -> VerdictRule:
         """When a slide's verdict is uncertain."""
+        from wsitool.predict.verdict import VerdictRule
+
         return VerdictRule(lead=self.least_lead, least_patches=self.least_patches)
 
 

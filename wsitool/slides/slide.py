@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    RgbArray = NDArray[np.uint8]
 
 __all__ = ["BLANK_TILES", "ICC_STATE", "NOT_SQUARE", "Icc", "Level", "Slide", "SlideInfo"]
 
-RgbArray = NDArray[np.uint8]
 Icc = Literal["keep", "srgb"]
 """What is done with a slide's ICC profile: nothing, or its pixels converted to sRGB."""
 ICC_STATE = "icc"

@@ -6,12 +6,9 @@ Resolutions are um per pixel, sizes pixels of the patch, limits shares of the pa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
-
-import numpy as np
-from numpy.typing import NDArray
 
 from wsitool.base.json_files import typed
 from wsitool.base.parameters import Params, hparam, internal
@@ -31,7 +28,6 @@ __all__ = [
     "Resample",
     "Subsampling",
     "TileSpec",
-    "decide",
 ]
 
 KEPT = "kept"
@@ -60,33 +56,6 @@ class Limit:
     reason: str
     at_least: float | None = None
     at_most: float | None = None
-
-    def rejects(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """(M,) scores to (M,) bool."""
-        rejected = np.zeros(len(values), bool)
-        with np.errstate(over="ignore"):  # a limit beyond float32 is infinite, and so it is meant
-            if self.at_least is not None:
-                # NaN is below and above nothing: a score that was not measured rejects no patch.
-                rejected |= values < self.at_least
-            if self.at_most is not None:
-                rejected |= values > self.at_most
-        return rejected
-
-
-def decide(
-    scores: Mapping[str, NDArray[np.float32]], limits: Sequence[Limit]
-) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """The first reason to reject each candidate: (M,) uint8 indexing the reasons returned, 0 is "kept".
-
-    `limits` are tried in order; one whose score is absent is an error of the caller (KeyError).
-    """
-    # 0 is kept; limits may share a reason.
-    reasons = (KEPT, *dict.fromkeys(limit.reason for limit in limits))
-    reason = np.zeros(len(next(iter(scores.values()))), np.uint8)
-    for limit in limits:
-        # Only those no earlier limit has rejected.
-        reason[(reason == 0) & limit.rejects(scores[limit.score])] = reasons.index(limit.reason)
-    return reason, reasons
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,12 +213,3 @@ class QualityThresholds(Params):
             Limit(score="sharpness", reason="blurred", at_least=self.min_sharpness),
         )
         return tuple(limit for limit in limits if (limit.at_least, limit.at_most) != (None, None))
-
-    def first_reason(
-        self, scores: Mapping[str, NDArray[np.float32]]
-    ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-        """Why each candidate is rejected first: (M,) uint8 indexing the reasons returned; 0 is "kept".
-
-        `scores` by name, (M,) float32 each; KeyError where a limit's score is not among them.
-        """
-        return decide(scores, self.limits)

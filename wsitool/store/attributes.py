@@ -46,16 +46,18 @@ _MPP_AT_1X = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What is known once a store is complete."""
+    """What is known once a store is complete; `psnr` as in `StoreWriter.finish`."""
 
     patches: int
     counts: dict[str, int]
     content_hash: str
+    psnr: float | None = None
 
 
 _META = {field.name: field for field in dataclasses.fields(StoreMeta)}
 # The order is that of the fields, and so is that of the "is missing" message: the first one lacking is named.
-ATTRIBUTES = (*_META, *(field.name for field in dataclasses.fields(Summary)))
+_SUMMARY = {field.name: field for field in dataclasses.fields(Summary)}
+ATTRIBUTES = (*_META, *_SUMMARY)
 """The names of all attributes that are read."""
 
 
@@ -65,7 +67,7 @@ def to_attributes(meta: StoreMeta, summary: Summary) -> dict[str, Attribute]:
     Compound values are JSON text with sorted keys; what is None is left out.
     """
     values: dict[str, Any] = dataclasses.asdict(meta)
-    values |= {"patches": summary.patches, "counts": summary.counts, "content_hash": summary.content_hash}
+    values |= dataclasses.asdict(summary)
     return {
         # Sorted keys: the same store written twice has the same bytes in its attributes.
         name: json.dumps(as_stored(value), sort_keys=True) if name in _COMPOUND else value
@@ -101,13 +103,13 @@ def from_attributes(path: Path, attributes: Mapping[str, Any]) -> tuple[StoreMet
         values = {name: _parsed(name, attributes[name]) for name in ATTRIBUTES if name in attributes}
         # an attribute that is not known was left out
         # Types are text here (`from __future__ import annotations`), hence the look into it for "| None".
-        optional = {name: None for name, field in _META.items() if "None" in str(field.type)}
+        optional = {name: None for name, field in (_META | _SUMMARY).items() if "None" in str(field.type)}
         missing = [name for name in ATTRIBUTES if name not in optional | values]
         if missing:
             raise ValueError(f"{missing[0]} is missing")
         values = optional | values
         meta = typed(StoreMeta, {name: values[name] for name in _META})
-        summary = typed(Summary, {name: values[name] for name in ATTRIBUTES if name not in _META})
+        summary = typed(Summary, {name: values[name] for name in _SUMMARY})
         problem = problem_of(meta) or _problem_of_summary(summary)
     except ValueError as error:
         problem = str(error)
@@ -163,6 +165,8 @@ def _problem_of_summary(summary: Summary) -> str:
     # Callers may give no counts at all; where "kept" is among them it must be right.
     if any(count < 0 for count in counts.values()) or counts.get("kept", summary.patches) != summary.patches:
         return f"counts {str(counts)[:200]} do not fit {summary.patches} patches"
+    if summary.psnr is not None and not 0 <= summary.psnr < math.inf:
+        return f"psnr must be finite and 0 or more, got {summary.psnr}"
     return "" if _HASH.fullmatch(summary.content_hash) else "content_hash is no hash"
 
 

@@ -21,9 +21,10 @@ from wsitool.store.classes import renumbered, union_of_classes
 from wsitool.store.indexing import IndexedPatches
 from wsitool.store.layout import Tally
 from wsitool.store.opening import open_store, stores_at
+from wsitool.store.options import SplitBy
 from wsitool.store.reader import Place, Reader
 from wsitool.store.schema import UNLABELLED
-from wsitool.store.splits import SplitBy, holdout
+from wsitool.store.splits import holdout
 from wsitool.store.stain_table import StainTable
 
 __all__ = ["Collection", "open_collection", "open_readable"]

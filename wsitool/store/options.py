@@ -1,4 +1,4 @@
-"""The option where patches of stores are decoded, declared once for all commands that read them."""
+"""Options of commands that read stores: where patches are decoded, and what a split keeps together."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Literal
 
 from wsitool.base.parameters import Params, hparam
 
-__all__ = ["Decode", "DecodeOptions", "decoder_mark"]
+__all__ = ["Decode", "DecodeOptions", "SplitBy", "decoder_mark"]
 
 Decode = Literal["auto", "cpu", "gpu"]
+SplitBy = Literal["group", "patch"]
 
 
 @dataclass(frozen=True, kw_only=True)

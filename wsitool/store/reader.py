@@ -76,6 +76,10 @@ class Reader(IndexedPatches):
         return dict(self._summary.counts)
 
     @property
+    def psnr(self) -> float | None:
+        return self._summary.psnr
+
+    @property
     def failures(self) -> tuple[Failure, ...]:
         if "failures/coords" not in self._layout.columns:
             return ()

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "LARGEST_PATCH",
@@ -172,6 +173,11 @@ class PatchStore(Protocol):
         ...
 
     @property
+    def psnr(self) -> float | None:
+        """How far, in dB, some JPEG patches are from what they were made of; None where it is not known."""
+        ...
+
+    @property
     def failures(self) -> tuple[Failure, ...]: ...
 
     @property
@@ -218,13 +224,19 @@ class StoreWriter(Protocol):
     def append(self, rows: Rows) -> None: ...
 
     def finish(
-        self, candidates: Candidates, *, counts: dict[str, int], failures: Sequence[Failure] = ()
+        self,
+        candidates: Candidates,
+        *,
+        counts: dict[str, int],
+        failures: Sequence[Failure] = (),
+        psnr: float | None = None,
     ) -> str:
         """Complete the store and return its content hash.
 
-        `candidates` must hold at least the patches appended, `counts` their numbers by reason. Raises
-        StoreError where nothing was appended or a reader would refuse what came; the temporary file is then
-        still there and goes with the `with` block.
+        `candidates` must hold at least the patches appended, `counts` their numbers by reason. `psnr` is how
+        far, in dB, some JPEG patches are from what they were made of. Raises StoreError where nothing was
+        appended or a reader would refuse what came; the temporary file is then still there and goes with the
+        `with` block.
         """
         ...
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import LabelError, UsageError
+from wsitool.store.options import SplitBy
 
-__all__ = ["Split", "SplitBy", "group_folds", "holdout", "patch_folds", "whole_folds"]
+__all__ = ["Split", "group_folds", "holdout", "patch_folds", "whole_folds"]
 
-SplitBy = Literal["group", "patch"]
 Indices = NDArray[np.int64]
 _EXHAUSTIVE_GROUPS = 12  # 4,095 subsets; more groups than that are tried in random order
 _RANDOM_TRIES = 2000

@@ -141,7 +141,12 @@ class Writer(ABC):
             self._sources += rows.sources
 
     def finish(
-        self, candidates: Candidates, *, counts: dict[str, int], failures: Sequence[Failure] = ()
+        self,
+        candidates: Candidates,
+        *,
+        counts: dict[str, int],
+        failures: Sequence[Failure] = (),
+        psnr: float | None = None,
     ) -> str:
         """Complete the store, make it durable, give it its name; returns the content hash."""
         if not self._patches:
@@ -158,7 +163,7 @@ class Writer(ABC):
         )
         # Before the columns are written, as the hash is one of the attributes.
         digest = self._hash.hexdigest()
-        summary = Summary(patches=self._patches, counts=counts, content_hash=digest)
+        summary = Summary(patches=self._patches, counts=counts, content_hash=digest, psnr=psnr)
         problem = columns.problem(self._meta, summary)
         if problem:
             raise StoreError(f"{self._pending.final} would not be a store that can be read again: {problem}.")

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from wsitool.errors import NoTissueError
 from wsitool.slides.grid import TileGrid
+from wsitool.slides.limits import decide
 from wsitool.slides.quality import score_candidates
 from wsitool.slides.readers import TiledSlide
-from wsitool.slides.spec import Limit, TileSpec, decide
+from wsitool.slides.spec import Limit, TileSpec
 from wsitool.slides.tissue import TissueMask
 from wsitool.store.schema import Candidates
 from wsitool.tiling.sharpness import is_cheap, sharpness

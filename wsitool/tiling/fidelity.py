@@ -14,7 +14,7 @@ from wsitool.slides.spec import Subsampling
 from wsitool.store import jpeg
 from wsitool.store.schema import Sampling
 
-__all__ = ["Fidelity", "decibels_in_words", "stored_sampling"]
+__all__ = ["Fidelity", "decibels_in_words", "pooled", "stored_sampling"]
 
 # The headers that are looked at: the first tiles of a damaged slide may be gone.
 _PROBED_TILES = 8
@@ -64,6 +64,13 @@ class Fidelity:
             return None
         error = max(self.squares / self.values, 1e-6)  # 108 dB: an even color has no error at all
         return round(10 * float(np.log10(255**2 / error)), 1)
+
+
+def pooled(decibels: Sequence[float]) -> float | None:
+    """One figure for several of as many values each: that of their mean error; None of none."""
+    if not decibels:
+        return None
+    return round(-10 * float(np.log10(np.mean(10 ** (-np.array(decibels) / 10)))), 1)
 
 
 def decibels_in_words(decibels: Sequence[float]) -> str:

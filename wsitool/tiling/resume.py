@@ -40,7 +40,7 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
     try:
         with open_store(task.store) as store:
             meta, counts, content_hash = store.meta, store.counts, store.content_hash
-            failures, candidates = len(store.failures), store.candidates
+            failures, candidates, psnr = len(store.failures), store.candidates, store.psnr
             labels = store.labels
     except CorruptStoreError as error:
         reporter.warn(f"{task.slide.name} is tiled again: {error}")
@@ -66,6 +66,7 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
         labels=count_labels(labels, meta.classes),
         bytes=store_bytes(task.store),
         content_hash=content_hash,
+        psnr=psnr,
         **of_store(meta, counts),
     )
 

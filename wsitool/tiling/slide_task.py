@@ -259,7 +259,9 @@ class _Cutting:
                     f"{self._failures[0].reason}."
                 )
             final = with_unreadable(candidates, np.array(self._failed, np.int64))
-            self._hash = writer.finish(final, counts=count_reasons(final), failures=self._failures)
+            self._hash = writer.finish(
+                final, counts=count_reasons(final), failures=self._failures, psnr=self._fidelity.decibels
+            )
 
     def _blocks(self, pool: Executor) -> Iterator[Block[Prepared]]:
         codec, quality, sampling = self._spec.codec, self._spec.quality, self._sampling
