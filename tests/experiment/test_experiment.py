@@ -16,11 +16,12 @@ from sklearn.metrics import accuracy_score
 
 from wsitool.base.lock import locked
 from wsitool.errors import LabelError, StoreError, UnknownMethodError, UsageError
+from wsitool.evaluation.amounts import percent
 from wsitool.experiment.estimate import estimate
 from wsitool.experiment.evaluation_splits import all_cells, auxiliary_data, open_splits
 from wsitool.experiment.grid import chains_of
 from wsitool.experiment.place import ExperimentDevice
-from wsitool.experiment.plan import Arm, percent
+from wsitool.experiment.plan import Arm
 from wsitool.experiment.plan_file import read_plan
 from wsitool.experiment.run import experiment
 from wsitool.experiment.stages import last_stages, pretrainings

@@ -11,7 +11,7 @@ from wsitool.base.json_files import parse_json
 from wsitool.base.parameters import Params, hparam
 from wsitool.errors import UsageError
 
-__all__ = ["INIT", "BackboneOptions", "Norm", "parse_args", "parse_norm"]
+__all__ = ["INIT", "BackboneOptions", "CacheOptions", "Norm", "parse_args", "parse_norm"]
 
 INIT = (
     "imagenet, random, a published encoder ('wsitool encoders' lists them), a run folder, a folder of timm's "
@@ -69,6 +69,15 @@ class BackboneOptions(Params):
         """The network as text, of all that decides it: its name alone where nothing else was said."""
         stated = {name: value for name, value in self.how_built().items() if value}
         return f"{self.backbone} {json.dumps(stated, sort_keys=True)}" if stated else self.backbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions(Params):
+    """Where a command finds the features that another one made."""
+
+    cache: str | None = hparam(
+        None, "Folder that keeps features of frozen encoders for other runs, of this command or another."
+    )
 
 
 def parse_args(text: str | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
-from wsitool.backbones.options import INIT, BackboneOptions
+from wsitool.backbones.options import INIT, BackboneOptions, CacheOptions
 from wsitool.base.devices import DeviceOptions, device_names, same_kind
 from wsitool.base.machine import BatchSize, first_batch_size
 from wsitool.base.parameters import Params, hparam, same_as
@@ -195,7 +195,7 @@ class ClassifyOptions(BackboneOptions):
     )
     stain_norm: StainChoice | None = same_as(StainOptions, "stain_norm")
     stain_target: str | None = same_as(StainOptions, "stain_target")
-    cache: str | None = hparam(None, "Folder that keeps features of frozen encoders between runs.")
+    cache: str | None = same_as(CacheOptions, "cache")
     copy_encoder: bool = hparam(
         True, "Hold a copy of the frozen encoder in the classifier; without it a reference to its file."
     )

@@ -8,7 +8,18 @@ from typing import Literal
 
 from wsitool.errors import UsageError
 
-__all__ = ["Amount", "Balance", "PerClass", "Select", "amount_in_json", "asks", "check_order"]
+__all__ = [
+    "Amount",
+    "Balance",
+    "PerClass",
+    "Select",
+    "amount_in_json",
+    "amount_of",
+    "asks",
+    "check_order",
+    "file_part",
+    "percent",
+]
 
 Balance = Literal["weighted", "subset"]
 Select = Literal["spread", "random", "margin", "typical-margin"]
@@ -51,3 +62,20 @@ def check_order(select: Select, balance: Balance) -> None:
             f"--select {select} asks for patches whose classes are not known, and --balance subset takes as "
             "many of each: use --balance weighted, or --select spread or random."
         )
+
+
+def percent(fraction: Amount) -> str:
+    """An amount of labels as it is said to people: "25 %", "2.5 %", "5 per class"."""
+    return str(fraction) if isinstance(fraction, PerClass) else f"{100 * fraction:g} %"
+
+
+def file_part(fraction: Amount) -> str:
+    """An amount of labels in names of files: "25pct", "5each"."""
+    return f"{fraction.count}each" if isinstance(fraction, PerClass) else f"{100 * fraction:g}pct"
+
+
+def amount_of(fraction: Amount) -> dict[str, float | int | None]:
+    """An amount of labels in JSON: a share, or None and a number of each class."""
+    if isinstance(fraction, PerClass):
+        return {"fraction": None, "labels_per_class": fraction.count}
+    return {"fraction": fraction}

@@ -261,7 +261,7 @@ class _CellTraining:
             image_size=self.image_size,
             batch_size=self.plan.batch_size,
             device=self.device,
-            cache=self.out / "features",
+            cache=self.plan.features_folder(self.out),
             reporter=self.reporter,
         )
         picked: NDArray[np.float32] = whole_features[view.rows]

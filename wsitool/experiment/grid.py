@@ -28,10 +28,11 @@ from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.shards import part_of
 from wsitool.base.turns import in_turn, patiently
 from wsitool.errors import TrainingError
+from wsitool.evaluation.amounts import percent
 from wsitool.experiment.cells import CellResult, is_finished, run_cell
 from wsitool.experiment.evaluation_splits import Cell, all_cells
 from wsitool.experiment.place import ExperimentDevice
-from wsitool.experiment.plan import ExperimentPlan, percent
+from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.remote import cells_on_cluster
 from wsitool.experiment.stages import is_complete, stage_file, stages_of
 

@@ -17,9 +17,9 @@ from wsitool.base.json_files import read_json
 from wsitool.base.tables import Row as Line
 from wsitool.base.tables import read_table
 from wsitool.errors import UsageError
-from wsitool.evaluation.amounts import Amount, Select
+from wsitool.evaluation.amounts import Amount, Select, file_part
 from wsitool.evaluation.calibration import softmax
-from wsitool.experiment.plan import Arm, ExperimentPlan, Row, file_part, order_of
+from wsitool.experiment.plan import Arm, ExperimentPlan, Row, order_of
 
 __all__ = [
     "CELLS_JSON",

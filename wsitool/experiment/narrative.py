@@ -8,11 +8,11 @@ from statistics import median
 
 from wsitool.classify.head_registry import HEADS
 from wsitool.classify.settings import FEW_STEPS
-from wsitool.evaluation.amounts import Amount, asks
+from wsitool.evaluation.amounts import Amount, asks, percent
 from wsitool.evaluation.guessing import as_p
 from wsitool.evaluation.intervals import Comparison
 from wsitool.experiment.mark import Reach
-from wsitool.experiment.plan import COLOR, Row, percent
+from wsitool.experiment.plan import COLOR, Row
 from wsitool.experiment.results import ArmResult, Results
 
 __all__ = ["caveats", "choices", "learned_color", "said_first", "verdicts"]

@@ -76,7 +76,8 @@ def experiment_part(
     out, where = Path(out), where or ExperimentDevice()
     cells = part_of_grid(plan, shard)
     check_plan(plan, open_splits(plan), reporter)
-    check_writable(out)
+    for folder in (out, plan.features_folder(out)):
+        check_writable(folder)
 
     def finish() -> ExperimentResult:
         # Two may have found all there; the cells are only read, for which one device is enough.

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
-from wsitool.backbones.options import INIT, BackboneOptions
+from wsitool.backbones.options import INIT, BackboneOptions, CacheOptions
 from wsitool.base.file_names import lone_file_name
 from wsitool.base.parameters import hparam, same_as
 from wsitool.base.paths import as_list
@@ -28,10 +28,7 @@ __all__ = [
     "Arm",
     "ExperimentPlan",
     "Row",
-    "amount_of",
-    "file_part",
     "order_of",
-    "percent",
 ]
 
 ARMS = ("supervised", "rotation", "jitter-rotation", "simclr", "simclr+auxiliary")
@@ -196,6 +193,7 @@ class ExperimentPlan(SlidePlan, BackboneOptions):
     preset: str = same_as(PretrainConfig, "preset")
     pretrain_seeds: int = hparam(1, "Encoders pretrained per arm.", ge=1)
     seed: int = hparam(0, "Seed of folds, pretraining and heads.", ge=0, le=2**32 - 1)
+    cache: str | None = same_as(CacheOptions, "cache")
     allow_transductive: bool = hparam(False, "Accept encoders that saw test groups.")
 
     def __post_init__(self) -> None:
@@ -336,6 +334,10 @@ class ExperimentPlan(SlidePlan, BackboneOptions):
         rates = self.pretrain_lr
         return rates if isinstance(rates, tuple) else (rates,)
 
+    def features_folder(self, out: Path) -> Path:
+        """Where features of frozen encoders are kept."""
+        return out / "features" if self.cache is None else Path(self.cache)
+
     @property
     def validates(self) -> bool:
         """Whether each cell has a loss on labelled patches that it was not trained on."""
@@ -373,23 +375,6 @@ class ExperimentPlan(SlidePlan, BackboneOptions):
 def order_of(plan: ExperimentPlan, fraction: Amount, select: Select) -> Select:
     """The order of a cell: all labels are the same in any."""
     return "spread" if fraction == 1 and plan.balance == "weighted" else select
-
-
-def percent(fraction: Amount) -> str:
-    """An amount of labels as it is said to people: "25 %", "2.5 %", "5 per class"."""
-    return str(fraction) if isinstance(fraction, PerClass) else f"{100 * fraction:g} %"
-
-
-def file_part(fraction: Amount) -> str:
-    """An amount of labels in names of files: "25pct", "5each"."""
-    return f"{fraction.count}each" if isinstance(fraction, PerClass) else f"{100 * fraction:g}pct"
-
-
-def amount_of(fraction: Amount) -> dict[str, float | int | None]:
-    """An amount of labels in JSON: a share, or None and a number of each class."""
-    if isinstance(fraction, PerClass):
-        return {"fraction": None, "labels_per_class": fraction.count}
-    return {"fraction": fraction}
 
 
 def _is_each_once(values: tuple[object, ...]) -> bool:

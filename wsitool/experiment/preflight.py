@@ -8,10 +8,11 @@ from wsitool.backbones.build import build_encoder
 from wsitool.backbones.resolution import mixed_resolutions, resolution_warnings
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.errors import LabelError, UsageError
+from wsitool.evaluation.amounts import percent
 from wsitool.evaluation.leakage import check_pretraining
 from wsitool.evaluation.subsets import class_counts
 from wsitool.experiment.evaluation_splits import EvaluationSplit, auxiliary_data
-from wsitool.experiment.plan import ExperimentPlan, percent
+from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.slide_features import of_files
 from wsitool.experiment.starts import start_encoder, start_key
 from wsitool.methods.meta import check_needs

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from wsitool.base.files import replace_file, write_json
-from wsitool.evaluation.amounts import PerClass
+from wsitool.evaluation.amounts import PerClass, file_part, percent
 from wsitool.evaluation.intervals import TOO_FEW
 from wsitool.evaluation.metrics import CURVES, METRICS
 from wsitool.experiment import table
 from wsitool.experiment.narrative import caveats, choices, said_first, verdicts
-from wsitool.experiment.plan import COLOR, file_part, percent
+from wsitool.experiment.plan import COLOR
 from wsitool.experiment.results import ArmResult, Results, as_json
 from wsitool.experiment.slide_plan import SlidePlan
 from wsitool.report.confusion import draw_confusion

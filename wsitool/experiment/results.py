@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsitool.errors import UsageError
-from wsitool.evaluation.amounts import Amount, Select
+from wsitool.evaluation.amounts import Amount, Select, amount_of, percent
 from wsitool.evaluation.calibration import softmax
 from wsitool.evaluation.guessing import Guessing, against_guessing
 from wsitool.evaluation.intervals import Comparison, Interval, Jackknife, compare, holm
@@ -21,7 +21,7 @@ from wsitool.evaluation.summary import mean_by
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.evaluation_splits import Cell, EvaluationSplit, open_splits
 from wsitool.experiment.mark import Reach, margin_of, no_mark, reaches
-from wsitool.experiment.plan import COLOR, Arm, ExperimentPlan, Row, amount_of, order_of, percent
+from wsitool.experiment.plan import COLOR, Arm, ExperimentPlan, Row, order_of
 
 __all__ = ["ArmResult", "Results", "as_json", "summarise"]
 

@@ -19,6 +19,7 @@ from wsitool.base.lock import locked
 from wsitool.base.progress import SILENT, Reporter
 from wsitool.base.tables import table_bytes
 from wsitool.classify.outputs import places_of
+from wsitool.evaluation.amounts import amount_of, file_part, percent
 from wsitool.evaluation.duplicates import LOOK, Signatures, near_duplicates, signatures
 from wsitool.experiment.cells import CellResult
 from wsitool.experiment.color_arm import color_cells
@@ -35,7 +36,7 @@ from wsitool.experiment.grid import noted_grid, run_grid
 from wsitool.experiment.judged import CELLS_JSON, TEST_PATCH_COLUMNS, TEST_PATCHES
 from wsitool.experiment.narrative import said_first
 from wsitool.experiment.place import ExperimentDevice
-from wsitool.experiment.plan import ExperimentPlan, amount_of, file_part, percent
+from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.preflight import check_plan
 from wsitool.experiment.report import write_report
 from wsitool.experiment.results import Results, summarise
@@ -113,7 +114,8 @@ def experiment(
     splits = open_splits(plan)
     check_plan(plan, splits, reporter)
     # Before hours of work, not at its first file.
-    check_writable(out)
+    for folder in (out, plan.features_folder(out)):
+        check_writable(folder)
     # One alone says what is in the folder.
     with locked(out, what=f"'{out}'"):
         where = where or ExperimentDevice()

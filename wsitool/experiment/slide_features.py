@@ -124,7 +124,7 @@ def _made(
     maker = FeatureMaker(
         encoder=encoder,
         image_size=chosen_image_size(plan.image_size, encoder, patch_size),
-        folder=out / "features",
+        folder=plan.features_folder(out),
         device=device,
         decode=effective_decode(SlideSettings.decode, choose_device(device)),
         batch_size=plan.batch_size,

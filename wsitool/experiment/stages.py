@@ -20,6 +20,7 @@ from wsitool.base.json_files import read_json
 from wsitool.base.making import making
 from wsitool.base.progress import Reporter
 from wsitool.errors import EncoderError, TrainingError
+from wsitool.evaluation.amounts import file_part
 from wsitool.experiment.evaluation_splits import (
     Cell,
     EvaluationSplit,
@@ -28,7 +29,7 @@ from wsitool.experiment.evaluation_splits import (
     labelled_rows,
     open_splits,
 )
-from wsitool.experiment.plan import ExperimentPlan, file_part
+from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.starts import init_key, start_key
 from wsitool.methods.registry import load_method
 from wsitool.store.collection import Collection

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 
-from wsitool.evaluation.amounts import PerClass
+from wsitool.evaluation.amounts import PerClass, percent
 from wsitool.evaluation.intervals import TOO_FEW
 from wsitool.evaluation.metrics import METRICS
 from wsitool.experiment.narrative import said_first
-from wsitool.experiment.plan import COLOR, percent
+from wsitool.experiment.plan import COLOR
 from wsitool.experiment.results import ArmResult, Results
 
 __all__ = ["headers", "rows", "to_csv", "to_latex", "to_markdown"]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from wsitool.backbones.build import build_encoder
 from wsitool.backbones.features import encode, encoder_digest
+from wsitool.base.files import check_writable
 from wsitool.base.machine import first_batch_size
 from wsitool.base.progress import Reporter
 from wsitool.classify.checks import chosen_image_size
@@ -37,7 +38,8 @@ def features_of_patches(
     assert options.encoder is not None, "one of the two is asked for"
     encoder = build_encoder(options, options.encoder, reporter=reporter)
     size = chosen_image_size(options.image_size, encoder, collection.patch_size)
-    cache = Path(f"{database.path}.features")
+    cache = Path(f"{database.path}.features" if options.cache is None else options.cache)
+    check_writable(cache)
 
     def computed(keep: NDArray[np.int64]) -> NDArray[np.float32]:
         part = collection if len(keep) == len(collection) else collection.subset(keep)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from wsitool.backbones.options import INIT, BackboneOptions
+from wsitool.backbones.options import INIT, BackboneOptions, CacheOptions
 from wsitool.base.machine import BatchSize
 from wsitool.base.parameters import hparam, same_as
 from wsitool.base.paths import as_list
@@ -56,6 +56,11 @@ class LabelOptions(BackboneOptions):
     image_size: int | None = same_as(EmbedOptions, "image_size")
     batch_size: BatchSize = same_as(EmbedOptions, "batch_size")
     device: str = same_as(EmbedOptions, "device")
+    cache: str | None = same_as(
+        CacheOptions,
+        "cache",
+        help="Folder that keeps features, as in classify; without it DATABASE.features.",
+    )
     seed: int | None = hparam(None, "Seed of the queue; without it 0.", ge=0)
 
     def __post_init__(self) -> None:

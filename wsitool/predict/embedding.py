@@ -97,7 +97,8 @@ def embed(
     say_decoding(run.decode, collection, reporter)
     kept = {number for number in part if run.check(collection.stores[number], targets[number])}
     check_size(built, run.image_size, reporter)
-    check_writable(folder)
+    for each in (folder, *([] if run.cache is None else [run.cache])):
+        check_writable(each)
     work = _Work(
         run=run,
         collection=collection,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from wsitool.backbones.options import BackboneOptions
+from wsitool.backbones.options import BackboneOptions, CacheOptions
 from wsitool.base.devices import DeviceOptions
 from wsitool.base.machine import BatchSize
 from wsitool.base.parameters import Params, hparam, same_as
@@ -109,5 +109,6 @@ class EmbedOptions(BackboneOptions):
     )
     shard: str | None = same_as(JobOptions, "shard")
     dask: str | None = same_as(JobOptions, "dask")
+    cache: str | None = same_as(CacheOptions, "cache")
     overwrite: bool = hparam(False, "Replace files in OUT.")
     seed: int = hparam(0, "Seed of all randomness.", ge=0)

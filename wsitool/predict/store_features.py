@@ -56,7 +56,7 @@ class StoreEmbedder:
     """How every store of one call is embedded.
 
     `digest` is the encoder's, `folder` what the files say they lie in, `norm` how stores are normalised and
-    `stains`, by content hash, how each is.
+    `stains`, by content hash, how each is. In `cache` features are kept for others, and theirs are taken.
     """
 
     encoder: Encoder
@@ -73,6 +73,7 @@ class StoreEmbedder:
     folder: str
     stains: Mapping[str, str] = field(default_factory=dict)
     norm: StainNorm | None = None
+    cache: Path | None = None
     bags: ClamBags | None = None
 
     def files(self, store: PatchStore, target: Path) -> tuple[Path, ...]:
@@ -122,6 +123,8 @@ class StoreEmbedder:
                 device=self.device,
                 precision=self.precision,
                 decode=self.decode,
+                cache=self.cache,
+                digest=self.digest,
                 reporter=reporter,
             )
         stored = _as_stored(features, self.dtype)
@@ -199,6 +202,7 @@ def embedder(
         overwrite=settings.overwrite,
         dtype=settings.dtype,
         folder=folder,
+        cache=None if settings.cache is None else Path(settings.cache),
     )
 
 
@@ -219,6 +223,7 @@ def common_of(run: StoreEmbedder, start: str | Path, settings: EmbedOptions, pat
         decode=run.decode,
         backbone=for_workers(settings.backbone),
         stain_target=for_workers(settings.stain_target),
+        cache=for_workers(settings.cache),
         dask=None,
     )
     return json.dumps(

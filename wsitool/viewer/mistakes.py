@@ -11,8 +11,8 @@ from typing import Any
 
 from wsitool.base.tables import Row, read_table
 from wsitool.errors import UsageError, WsitoolError
+from wsitool.evaluation.amounts import percent
 from wsitool.experiment.judged import judged_by
-from wsitool.experiment.plan import percent
 from wsitool.experiment.plan_file import read_plan
 from wsitool.viewer.library import Library
 from wsitool.viewer.predicted import JUDGED_COLUMNS, judged_rows, manifest_hashes
