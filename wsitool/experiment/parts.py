@@ -76,7 +76,7 @@ def experiment_part(
     out, where = Path(out), where or ExperimentDevice()
     cells = part_of_grid(plan, shard)
     check_plan(plan, open_splits(plan), reporter)
-    for folder in (out, *([] if plan.cache is None else [plan.cache])):
+    for folder in {out, Path(plan.cache or out)}:
         check_writable(folder)
 
     def finish() -> ExperimentResult:

@@ -114,7 +114,7 @@ def experiment(
     splits = open_splits(plan)
     check_plan(plan, splits, reporter)
     # Before hours of work, not at its first file.
-    for folder in (out, *([] if plan.cache is None else [plan.cache])):
+    for folder in {out, Path(plan.cache or out)}:
         check_writable(folder)
     # One alone says what is in the folder.
     with locked(out, what=f"'{out}'"):
