@@ -14,6 +14,7 @@ import wsitool
 from wsitool.backbones import features
 from wsitool.backbones.build import build_backbone
 from wsitool.backbones.files import save_encoder
+from wsitool.classify.model import Classifier
 from wsitool.errors import UsageError
 from wsitool.experiment.run import experiment
 from wsitool.labelling.opening import opened
@@ -76,6 +77,41 @@ def test_what_embed_made_is_found_by_all(data: Path, tmp_path: Path, computed: l
     assert sum(computed) == 108
     for arm, expected in alone.results.arms.items():
         assert np.allclose(result.results.arms[arm].runs, expected.runs, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", ["patch", "slide"])
+def test_predict_takes_what_classify_made_and_leaves_its_own(
+    level: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, stores = tmp_path / "cache", data / "train"
+    common = {"encoder": str(data / "mine.safetensors"), "c": 0.1, "cache": str(cache), "batch_size": 4}
+    if level == "slide":
+        table = "file,label\n" + "".join(f"p{n},{'ab'[n % 2]}\n" for n in range(6))
+        (tmp_path / "slides.csv").write_text(table)
+        common |= {"level": "slide", "labels": str(tmp_path / "slides.csv"), "head": "mean", "validation": 0}
+    else:
+        common |= {"head": "linear"}
+    wsitool.classify(stores, folds=2, out=tmp_path / "run", **common)
+    own = wsitool.predict(tmp_path / "run", [stores], out=tmp_path / "own", batch_size=4)
+
+    passes: list[int] = []
+    features_of = Classifier.features
+
+    def counted(classifier: Classifier, patches: Any) -> Any:
+        passes.append(len(patches))
+        return features_of(classifier, patches)
+
+    monkeypatch.setattr(Classifier, "features", counted)
+    taken = wsitool.predict(tmp_path / "run", [stores], out=tmp_path / "taken", cache=cache)
+    assert passes == []
+    for file in cache.glob("*.npy"):
+        file.unlink()
+    made = wsitool.predict(tmp_path / "run", [stores], out=tmp_path / "made", cache=cache)
+    assert sum(passes) == 108 and len(list(cache.glob("*.npy"))) == 6
+    for slide, *others in zip(own.slides, taken.slides, made.slides, strict=True):
+        for other in others:
+            assert other.name == slide.name and other.verdict.verdict == slide.verdict.verdict
+            assert other.mean == pytest.approx(slide.mean, abs=1e-5)
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(data: Path, tmp_path: Path) -> None:

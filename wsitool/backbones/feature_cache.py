@@ -78,6 +78,14 @@ class FeatureCache:
             _write(path, compute(collection))
         return path
 
+    def kept(self, collection: Collection) -> Features | None:
+        """What is there of a collection that is one whole store; None where nothing is."""
+        return self._read(self._of_store(collection, 0), len(collection))
+
+    def keep(self, collection: Collection, features: Features) -> None:
+        """Keep (N, width) features of a collection that is one whole store."""
+        _write(self._of_store(collection, 0), features)
+
     def _units(self, collection: Collection, features: Features) -> list[list[_Piece]]:
         """What is computed together; parts of stores whose files are all there are taken at once."""
         units, small, parts = [], [], []

@@ -116,7 +116,16 @@ class Classifier(nn.Module):
 
     def logits(self, patches: Tensor) -> Tensor:
         """Logits (B, K) of uint8 patches (B, 3, P, P), brought to the card's `image_size`."""
-        logits: Tensor = self(as_images(patches, self.card.image_size))
+        return self.of_features(self.features(patches))
+
+    def features(self, patches: Tensor) -> Tensor:
+        """Features (B, D) of uint8 patches (B, 3, P, P), brought to the card's `image_size`."""
+        features: Tensor = self.encoder(as_images(patches, self.card.image_size))
+        return features
+
+    def of_features(self, features: Tensor) -> Tensor:
+        """Logits (B, K) of the encoder's features (B, D)."""
+        logits: Tensor = self.head(features)
         return logits
 
 

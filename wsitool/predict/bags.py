@@ -48,9 +48,9 @@ class SlideJudge(Classifier):
         super().__init__(slides.encoder, slides.head, of_patches)
         self.slides = slides
 
-    def logits(self, patches: Tensor) -> Tensor:
-        """Features (B, D) of uint8 patches (B, 3, P, P)."""
-        return self.slides.features(patches)
+    def of_features(self, features: Tensor) -> Tensor:
+        """The features: what they come to is a matter of all together."""
+        return features
 
 
 def say_level(level: str, reporter: Reporter) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -19,10 +19,13 @@ from torch import Tensor
 
 from wsitool.augment import to_device
 from wsitool.backbones.device import choose_device, place
+from wsitool.backbones.feature_cache import FeatureCache
+from wsitool.backbones.features import encoder_digest, features_mark
 from wsitool.backbones.fetching import fetched
 from wsitool.backbones.memory import InferenceBatch
 from wsitool.backbones.precision import effective_precision, inference
 from wsitool.base.cluster import for_workers
+from wsitool.base.files import check_writable
 from wsitool.base.lock import locked
 from wsitool.base.machine import explain_memory, first_batch_size
 from wsitool.base.planned import ITEM_PATIENCE_SECONDS
@@ -59,12 +62,16 @@ _loading = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """A classifier on its device, and how slides are read, judged and written into `out`."""
+    """A classifier on its device, and how slides are read, judged and written into `out`.
+
+    In `cache` features of whole stores are kept for others, and theirs are taken.
+    """
 
     classifier: Classifier
     options: PredictOptions
     doubts: tuple[str, ...]
     out: Path
+    cache: FeatureCache | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -86,7 +93,7 @@ class Judge:
         batch_size = first_batch_size(options.batch_size)
         with locked(files.last, what=f"'{files.last}'", wait_seconds=ITEM_PATIENCE_SECONDS):
             with explain_memory(lambda: _room(self.classifier, options).advice(batch_size)):
-                predictions = _predict_one(self.classifier, source, options, reporter)
+                predictions = _predict_one(self, source, reporter)
             # Only now, as the group of a slide may be told by its store.
             _warn_of(self.classifier.card, source, predictions[0].group, reporter)
             return write_rows(self.out, predictions, files, made_from, options.rule, self.doubts)
@@ -131,7 +138,19 @@ def judge_of(
     place(classifier, device)
     if options.dask is None:  # of a cluster the workers have the memory
         options = replace(options, batch_size=_room(classifier, options).chosen(options.batch_size, reporter))
-    return Judge(classifier=classifier, options=options, doubts=doubts, out=out)
+    return Judge(
+        classifier=classifier, options=options, doubts=doubts, out=out, cache=_cache(classifier, options)
+    )
+
+
+def _cache(classifier: Classifier, options: PredictOptions) -> FeatureCache | None:
+    if options.cache is None:
+        return None
+    check_writable(options.cache)
+    made_by = features_mark(
+        encoder_digest(classifier.encoder), classifier.card.image_size, options.precision, options.decode
+    )
+    return FeatureCache(folder=Path(options.cache), made_by=made_by, width=classifier.encoder.feature_dim)
 
 
 def common_of(judge: Judge, run: str | Path) -> str:
@@ -140,7 +159,7 @@ def common_of(judge: Judge, run: str | Path) -> str:
         {
             "run": for_workers(str(run)),
             "weights": weights_digest(run),
-            "options": replace(judge.options, dask=None).to_dict(),
+            "options": replace(judge.options, dask=None, cache=for_workers(judge.options.cache)).to_dict(),
             "doubts": judge.doubts,
             "out": str(judge.out.absolute()),
         }
@@ -222,18 +241,14 @@ def _room(classifier: Classifier, options: PredictOptions) -> InferenceBatch:
     )
 
 
-def _predict_one(
-    classifier: Classifier, source: Reader | SlideInput, options: PredictOptions, reporter: Reporter
-) -> list[Prediction]:
+def _predict_one(judge: Judge, source: Reader | SlideInput, reporter: Reporter) -> list[Prediction]:
     if isinstance(source, Reader):
-        return [judged(classifier, part) for part in _predict_store(classifier, source, options, reporter)]
-    return [judged(classifier, _predict_slide(classifier, source, options, reporter))]
+        return [judged(judge.classifier, part) for part in _predict_store(judge, source, reporter)]
+    return [judged(judge.classifier, _predict_slide(judge.classifier, source, judge.options, reporter))]
 
 
-def _predict_store(
-    classifier: Classifier, store: Reader, options: PredictOptions, reporter: Reporter
-) -> list[Prediction]:
-    card = classifier.card
+def _predict_store(judge: Judge, store: Reader, reporter: Reporter) -> list[Prediction]:
+    card, options = judge.classifier.card, judge.options
     meta = store.meta
     if meta.patch_size != card.patch_size:
         raise UsageError(
@@ -241,9 +256,52 @@ def _predict_store(
             f"{card.patch_size}: tile the slide with that --patch-size, or pass the slide itself."
         )
     check_mpp(card, meta.mpp_effective, meta.name, options)
-    norm = card.encoder.stain
-    collection = with_stain(Collection.of([store]), norm, reporter, needed=False)
-    device = next(classifier.parameters()).device
+    collection = with_stain(Collection.of([store]), card.encoder.stain, reporter, needed=False)
+    say_decoding(options.decode, collection, reporter)
+    began = time.perf_counter()
+    readable, values = _values(judge, collection, reporter)
+    prediction = Prediction(
+        name=meta.name,
+        group=meta.group,
+        classes=card.classes,
+        # Only of what could be read; rows follow `readable`.
+        coords=store.coords[readable],
+        size_level0=meta.patch_size_level0,
+        probabilities=values,
+        unreadable=len(store) - len(readable),
+        picture=mosaic(store, readable),
+        seconds=time.perf_counter() - began,
+    )
+    return by_image(prediction, store, readable)
+
+
+def _values(
+    judge: Judge, collection: Collection, reporter: Reporter
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """The rows of a store that can be read, and what the classifier's `logits` are of each."""
+    classifier, cache = judge.classifier, judge.cache
+    if cache is None:
+        return _over_store(judge, collection, classifier.logits, reporter)
+    rows, features = np.arange(len(collection)), cache.kept(collection)
+    if features is None:
+        rows, features = _over_store(judge, collection, classifier.features, reporter)
+        if len(rows) == len(collection):
+            cache.keep(collection, features)
+    device, size = next(classifier.parameters()).device, first_batch_size(judge.options.batch_size)
+    with inference(device, judge.options.precision):
+        made = [
+            classifier.of_features(torch.from_numpy(features[first : first + size]).to(device)).cpu()
+            for first in range(0, len(features), size)
+        ]
+    return rows, _finite(torch.cat(made).float().numpy())
+
+
+def _over_store(
+    judge: Judge, collection: Collection, step: Callable[[Tensor], Tensor], reporter: Reporter
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """The rows of a store that can be read, and what `step` makes of each; SlideError where none can."""
+    options, (store,) = judge.options, collection.stores
+    device = next(judge.classifier.parameters()).device
     loader = PatchLoader(
         collection,
         # A store of one patch needs batches of one.
@@ -253,34 +311,19 @@ def _predict_store(
         device=device,
         decode=options.decode,
     )
-    say_decoding(options.decode, collection, reporter)
-    began, rows, logits = time.perf_counter(), [], []
+    rows, made = [], []
     with (
-        reporter.task(meta.name, total=len(store), unit="patches") as task,
+        reporter.task(store.meta.name, total=len(store), unit="patches") as task,
         inference(device, options.precision),
     ):
-        made = ((classifier.logits(batch.patches), batch.indices.numpy()) for batch in loader)
-        for values, index in fetched(made):
-            logits.append(_finite(values))
+        for values, index in fetched((step(batch.patches), batch.indices.numpy()) for batch in loader):
+            made.append(_finite(values))
             # The loader may leave out unreadable patches: `rows` says which came.
             rows.append(index)
             task.advance(len(index))
     if not rows:
-        raise SlideError(f"None of the {len(store)} patches of '{meta.name}' can be read")
-    readable = np.concatenate(rows)
-    prediction = Prediction(
-        name=meta.name,
-        group=meta.group,
-        classes=card.classes,
-        # Only of what could be read; rows follow `readable`.
-        coords=store.coords[readable],
-        size_level0=meta.patch_size_level0,
-        probabilities=np.concatenate(logits),
-        unreadable=len(store) - len(readable),
-        picture=mosaic(store, readable),
-        seconds=time.perf_counter() - began,
-    )
-    return by_image(prediction, store, readable)
+        raise SlideError(f"None of the {len(store)} patches of '{store.meta.name}' can be read")
+    return np.concatenate(rows), np.concatenate(made)
 
 
 def _predict_slide(

@@ -66,6 +66,9 @@ class PredictOptions(Params):
     threads: int = hparam(2, "Threads that decode ahead.", ge=1)
     shard: str | None = same_as(JobOptions, "shard")
     dask: str | None = same_as(JobOptions, "dask")
+    cache: str | None = same_as(
+        CacheOptions, "cache", help="Folder that keeps features of stores for other runs and commands."
+    )
     overwrite: bool = hparam(False, "Replace predictions in OUT that were made otherwise.")
     decode: Decode = same_as(DecodeOptions, "decode")
     stain_norm: StainChoice | None = same_as(
