@@ -50,7 +50,7 @@ def sections(page: Page, folder: Folder) -> None:
     done = [row for row in table.rows if row["status"] == "done" and not row.problem]
     failed = [row for row in table.rows if row["status"] != "done"]
     verdicts = Counter(row["verdict"] for row in done)
-    page.text(f"{len(done):,} slides judged, {len(failed):,} failed.")
+    page.text(f"{len(done):,} {'slide' if len(done) == 1 else 'slides'} judged, {len(failed):,} failed.")
     page.section("Verdicts").table(
         ("verdict", "slides"), [(name, f"{number:,}") for name, number in verdicts.most_common(_LISTED)]
     )
@@ -86,8 +86,7 @@ def _slide(page: Page, folder: Path, row: Row, classes: Sequence[str], inputs: I
     means = ", ".join(f"{name} {as_probability(_float(row[f'mean_p_{name}'.lower()]))}" for name in classes)
     page.section(f"{row['slide']}: {row['verdict']}")
     page.text(
-        f"{row['patches']} patches; mean probability {means}."
-        + (f" {row['reason']}." if row["reason"] else "")
+        f"{row['patches']} patches; probability {means}." + (f" {row['reason']}." if row["reason"] else "")
     )
     for caption, name in _heatmaps(row, classes):
         picture = smaller(folder / name, side=_SIDE)
@@ -212,7 +211,7 @@ def _all(page: Page, rows: Sequence[Row], shown: int) -> None:
     more = f"The first {_LISTED} of {len(rows):,} slides; summary.csv has all." if len(rows) > _LISTED else ""
     page.section("All slides", f"{shown} of {len(rows):,} are shown above." if len(rows) > shown else "")
     page.table(
-        ("slide", "verdict", "mean probability", "patches", "why it is uncertain"),
+        ("slide", "verdict", "probability", "patches", "why it is uncertain"),
         [
             (
                 r["slide"],

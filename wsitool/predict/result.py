@@ -105,7 +105,9 @@ class PredictResult(Result):
     @property
     def summary(self) -> str:
         failed = f", {len(self.failed)} failed" if self.failed else ""
-        return f"{len(self.slides)} slides judged{failed}: {self.out}"
+        return (
+            f"{len(self.slides)} {'slide' if len(self.slides) == 1 else 'slides'} judged{failed}: {self.out}"
+        )
 
     @property
     def facts(self) -> Mapping[str, object]:

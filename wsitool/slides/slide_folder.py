@@ -12,7 +12,7 @@ from wsitool.errors import UsageError
 from wsitool.slides.reader_registry import READERS
 from wsitool.slides.readers.folders import image_attributes, is_dicom, zarr_metadata
 
-__all__ = ["SLIDE_SUFFIXES", "slides_in"]
+__all__ = ["SLIDE_SUFFIXES", "slides_by_name", "slides_in"]
 
 SLIDE_SUFFIXES = frozenset(suffix for reader in READERS.builtin for suffix in reader.suffixes)
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -62,6 +62,20 @@ def slides_in(folder: Path, reporter: Reporter) -> list[Path]:
     if skipped:
         reporter.say(f"Passed over in '{folder}', as no slides: {_listed(skipped)}.")
     return sorted(slides)
+
+
+def slides_by_name(paths: Iterable[Path]) -> list[Path]:
+    """Those of `paths` that are slides of one file by their names alone, sorted; nothing is opened.
+
+    No pictures, which may be of anything, and no DICOM, of which many files are one slide.
+    """
+    several = {*_PICTURES, ".dcm"}
+    named = [
+        path
+        for path in paths
+        if path.suffix.lower() in SLIDE_SUFFIXES - several and not path.name.startswith(".")
+    ]
+    return sorted({*named} - _companions(named))
 
 
 def _walked(folder: Path) -> tuple[list[Path], list[Path], dict[str, list[Path]]]:

@@ -1,4 +1,4 @@
-"""What there is to see in some folders: collections, features, predictions, `classify` runs, experiments.
+"""What there is to see in some folders: collections, slides, features, predictions, runs, experiments.
 
 Everything has an id, a hash of where it is; the page knows nothing else: no path comes from a request.
 """
@@ -25,6 +25,8 @@ from wsitool.base.tables import Row, read_table
 from wsitool.curate.folders import holds_features
 from wsitool.errors import UsageError, WsitoolError
 from wsitool.predict.outcomes import SUMMARY
+from wsitool.slides.slide_folder import slides_by_name
+from wsitool.slides.slide_list import slide_name
 from wsitool.store.opening import find_stores, open_store
 from wsitool.store.schema import SUFFIX_OF
 from wsitool.tiling.results import SLIDES_CSV
@@ -38,7 +40,7 @@ _KNOWN = ("path", "status", "reason", "group", "store", "width", "height", "mpp"
 
 @dataclass(frozen=True, kw_only=True)
 class SlideEntry:
-    """A slide of a collection: what its table says, without opening anything.
+    """A slide of a collection: what its table says, without opening anything; or one that was not tiled.
 
     `store` is None where none was written; `source` is where the slide was when it was cut, `problem` what
     went wrong. `counts` are candidates by reason, `labels` patches by class.
@@ -80,7 +82,7 @@ class SlideEntry:
 class Group:
     """A folder that holds one thing: a "collection", "features", "predictions", an "experiment", or a "run".
 
-    The last is one of `classify`.
+    The last is one of `classify`; "slides" are files that no collection here was cut from.
     """
 
     id: str
@@ -109,6 +111,7 @@ class Library:
         self._files: dict[str, list[Path]] = {}  # by name, all there are
         for folder in dict.fromkeys(self._folders()):
             self._add(folder)
+        self._add_untiled()
 
     def readable_source(self, slide: SlideEntry) -> Path | None:
         """The slide's file where it is there and in the folders that were given, else None.
@@ -188,6 +191,20 @@ class Library:
             self._guarded(folder, "run", lambda group: None)
         if (folder / _PLAN_FILE).is_file() and (folder / "cells").is_dir():
             self._guarded(folder, "experiment", lambda group: None)
+
+    def _add_untiled(self) -> None:
+        """The slides that lie here and are in no collection, by their folders."""
+        files = slides_by_name(path for paths in self._files.values() for path in paths)
+        cut = {path.resolve() for path in map(self.readable_source, self.slides.values()) if path is not None}
+        left: dict[Path, list[Path]] = {}
+        for path in dict.fromkeys(files):
+            if path.is_file() and path.resolve() not in cut and self.holds(path):
+                left.setdefault(path.parent, []).append(path)
+        for folder, paths in left.items():
+            group = Group(id=_id("slides", folder), kind="slides", path=folder, name=self._shown(folder))
+            self.groups[group.id] = group
+            for path in paths:
+                self._keep(_of_file(group, path))
 
     def _guarded(self, folder: Path, kind: str, add: Any) -> None:
         group = Group(id=_id(kind, folder), kind=kind, path=folder, name=self._shown(folder))
@@ -316,6 +333,26 @@ def _of_store(group: Group, path: Path) -> SlideEntry:
             **nothing,
             **shared,
         )
+
+
+def _of_file(group: Group, path: Path) -> SlideEntry:
+    """A slide that is only there."""
+    return SlideEntry(
+        id=_id("slide", path),
+        collection=group.id,
+        name=slide_name(path),
+        group="",
+        status="not tiled",
+        problem="",
+        store=None,
+        source=str(path),
+        width=0,
+        height=0,
+        mpp=None,
+        patches=0,
+        counts={},
+        labels={},
+    )
 
 
 def _id(*parts: object) -> str:

@@ -22,7 +22,7 @@ export async function showLibrary(page, { say }) {
   say();
   const sheet = make("div", { className: "sheet" });
   const runs = groups.filter((group) => ["run", "experiment"].includes(group.kind));
-  if (!groups.length) sheet.append(make("p", {}, "Nothing that wsitool wrote is in these folders."));
+  if (!groups.length) sheet.append(make("p", {}, "These folders hold no slides, and nothing that wsitool wrote."));
   if (runs.length) {
     sheet.append(make("h2", {}, "Classifiers"));
     for (const run of runs) sheet.append(make("p", {}, make("a", { href: `#/${run.kind}/${run.id}` }, `${run.name}: mistakes`)));
@@ -35,7 +35,7 @@ export async function showLibrary(page, { say }) {
   for (const group of groups) {
     if (group.problem) sheet.append(make("p", { className: "problem" }, `${group.name}: ${group.problem}`));
     const mine = slides.filter((slide) => slide.collection === group.id);
-    if (group.kind === "collection" && mine.length) sheet.append(section(group, mine));
+    if (mine.length) sheet.append(section(group, mine));
   }
   page.replaceChildren(sheet);
   const keys = (event) => {
@@ -86,7 +86,7 @@ function section(group, slides) {
 }
 
 function row(slide) {
-  const opens = slide.has_store || slide.width;
+  const opens = slide.has_store || slide.width || slide.status === "not tiled";
   const name = opens ? make("a", { href: `#/slide/${slide.id}` }, slide.name) : slide.name;
   const rejected = Object.entries(slide.counts).filter(([reason, n]) => reason !== "kept" && n);
   const number = (text, title = "") => make("td", { className: "number", title }, text);
