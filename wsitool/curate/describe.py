@@ -127,6 +127,7 @@ def _store(path: Path) -> dict[str, Any]:
             "counts": store.counts,
             "failures": len(store.failures),
             **({} if store.psnr is None else {"psnr": store.psnr}),
+            **({} if store.note is None else {"note": store.note}),
             "content hash": store.content_hash,
         }
 

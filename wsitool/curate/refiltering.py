@@ -343,7 +343,9 @@ def _drop(
                 )
             )
             progress.advance(len(batch))
-        writer.finish(candidates, counts=_counts(candidates), failures=store.failures, psnr=store.psnr)
+        writer.finish(
+            candidates, counts=_counts(candidates), failures=store.failures, psnr=store.psnr, note=store.note
+        )
 
 
 def _cut_again(

@@ -46,12 +46,13 @@ _MPP_AT_1X = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What is known once a store is complete; `psnr` as in `StoreWriter.finish`."""
+    """What is known once a store is complete; `psnr` and `note` as in `StoreWriter.finish`."""
 
     patches: int
     counts: dict[str, int]
     content_hash: str
     psnr: float | None = None
+    note: str | None = None
 
 
 _META = {field.name: field for field in dataclasses.fields(StoreMeta)}

@@ -80,6 +80,10 @@ class Reader(IndexedPatches):
         return self._summary.psnr
 
     @property
+    def note(self) -> str | None:
+        return self._summary.note
+
+    @property
     def failures(self) -> tuple[Failure, ...]:
         if "failures/coords" not in self._layout.columns:
             return ()

@@ -178,6 +178,11 @@ class PatchStore(Protocol):
         ...
 
     @property
+    def note(self) -> str | None:
+        """What whoever cut the slide had to say of it; None where that was nothing."""
+        ...
+
+    @property
     def failures(self) -> tuple[Failure, ...]: ...
 
     @property
@@ -230,11 +235,13 @@ class StoreWriter(Protocol):
         counts: dict[str, int],
         failures: Sequence[Failure] = (),
         psnr: float | None = None,
+        note: str | None = None,
     ) -> str:
         """Complete the store and return its content hash.
 
         `candidates` must hold at least the patches appended, `counts` their numbers by reason. `psnr` is how
-        far, in dB, some JPEG patches are from what they were made of. Raises StoreError where nothing was
+        far, in dB, some JPEG patches are from what they were made of, `note` what else is worth knowing of
+        the slide. Raises StoreError where nothing was
         appended or a reader would refuse what came; the temporary file is then still there and goes with the
         `with` block.
         """

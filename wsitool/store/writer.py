@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from wsitool.base.interrupt import deferred
 from wsitool.errors import StoreError
-from wsitool.store.attributes import Summary
+from wsitool.store.attributes import Summary, plain_text
 from wsitool.store.columns import (
     Found,
     Kind,
@@ -147,6 +147,7 @@ class Writer(ABC):
         counts: dict[str, int],
         failures: Sequence[Failure] = (),
         psnr: float | None = None,
+        note: str | None = None,
     ) -> str:
         """Complete the store, make it durable, give it its name; returns the content hash."""
         if not self._patches:
@@ -163,7 +164,13 @@ class Writer(ABC):
         )
         # Before the columns are written, as the hash is one of the attributes.
         digest = self._hash.hexdigest()
-        summary = Summary(patches=self._patches, counts=counts, content_hash=digest, psnr=psnr)
+        summary = Summary(
+            patches=self._patches,
+            counts=counts,
+            content_hash=digest,
+            psnr=psnr,
+            note=plain_text(note) if note else None,
+        )
         problem = columns.problem(self._meta, summary)
         if problem:
             raise StoreError(f"{self._pending.final} would not be a store that can be read again: {problem}.")

@@ -40,7 +40,8 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
     try:
         with open_store(task.store) as store:
             meta, counts, content_hash = store.meta, store.counts, store.content_hash
-            failures, candidates, psnr = len(store.failures), store.candidates, store.psnr
+            failures, candidates = len(store.failures), store.candidates
+            psnr, note = store.psnr, store.note
             labels = store.labels
     except CorruptStoreError as error:
         reporter.warn(f"{task.slide.name} is tiled again: {error}")
@@ -60,6 +61,7 @@ def finished(task: SlideTask, reporter: Reporter) -> SlideResult | None:
         name=task.slide.name,
         path=task.slide.path,
         status="skipped",
+        reason=note or "",
         label=task.slide.label or "",
         store=str(task.store),
         unreadable=failures,

@@ -260,7 +260,11 @@ class _Cutting:
                 )
             final = with_unreadable(candidates, np.array(self._failed, np.int64))
             self._hash = writer.finish(
-                final, counts=count_reasons(final), failures=self._failures, psnr=self._fidelity.decibels
+                final,
+                counts=count_reasons(final),
+                failures=self._failures,
+                psnr=self._fidelity.decibels,
+                note=self._notes(),
             )
 
     def _blocks(self, pool: Executor) -> Iterator[Block[Prepared]]:
@@ -344,8 +348,8 @@ class _Cutting:
         parts = [f"{number:,} {why}" for number, why in left_out if number]
         return f"positions of '{self._positions.path.name}' left out: {', '.join(parts)}" if parts else ""
 
-    def _result(self, candidates: Candidates, resampling: str, seconds: float) -> SlideResult:
-        info = self._info
+    def _notes(self) -> str:
+        """What is worth knowing of the slide beside its figures; "" for nothing."""
         notes = [note for note in (self._note, self._note_of_positions()) if note]
         if self._failures:
             first = self._failures[0]
@@ -353,11 +357,15 @@ class _Cutting:
                 f"{len(self._failures)} patches left out as unreadable, the first at level-0 "
                 f"x {first.x0}, y {first.y0}: {first.reason}"
             )
+        return "; ".join(notes)
+
+    def _result(self, candidates: Candidates, resampling: str, seconds: float) -> SlideResult:
+        info = self._info
         return SlideResult(
             name=self._task.slide.name,
             path=info.path,
             status="planned" if self._task.dry_run else "done",
-            reason="; ".join(notes),
+            reason=self._notes(),
             label=self._task.slide.label or "",
             store="" if self._task.dry_run else str(self._task.store),
             format=info.format,

@@ -226,6 +226,7 @@ def test_a_tile_of_another_size_costs_only_itself(tmp_path: Path, compression: s
         assert lost == {(x, y) for x in (128, 192) for y in (128, 192)}
         for patch, (x, y) in zip(store.read(range(len(store))), store.coords.tolist(), strict=True):
             assert np.array_equal(patch, clean[y : y + 64, x : x + 64])
+        assert store.note == result.reason  # so that a run again, its table lost, has as much to say
 
 
 def test_subsampled_chroma_is_no_rgb(tmp_path: Path) -> None:
