@@ -28,6 +28,7 @@ from wsitool.store.attributes import as_stored
 from wsitool.store.opening import SUFFIXES, create_store, open_store
 from wsitool.store.reader import Reader
 from wsitool.store.schema import Candidates, Rows
+from wsitool.tiling.candidates import count_reasons
 from wsitool.tiling.labelling import count_labels
 from wsitool.tiling.reopening import reading_of, reopen
 from wsitool.tiling.results import SLIDES_CSV, update_slides_csv
@@ -116,7 +117,7 @@ def refilter(
             after=int(new.sum()),
             dropped=int((old & ~new).sum()),
             added=int((new & ~old).sum()),
-            counts=_counts(decided),
+            counts=count_reasons(decided),
         )
         # In this order: what is damaged, what would be empty, what cannot be had.
         _check(store, result, slide)
@@ -301,11 +302,6 @@ def _decide_again(store: Reader, limits: tuple[Limit, ...]) -> Candidates:
     return replace(old, reason=reason, reasons=reasons)
 
 
-def _counts(candidates: Candidates) -> dict[str, int]:
-    tally = np.bincount(candidates.reason, minlength=len(candidates.reasons))
-    return {reason: int(count) for reason, count in zip(candidates.reasons, tally, strict=True)}
-
-
 def _params(store: Reader, limits: tuple[Limit, ...]) -> dict[str, Any]:
     changed: dict[str, Any] = {"min_tissue": limits[0].at_least}
     # Stores of before the limits have no such key, and get one only with a limit.
@@ -344,7 +340,11 @@ def _drop(
             )
             progress.advance(len(batch))
         writer.finish(
-            candidates, counts=_counts(candidates), failures=store.failures, psnr=store.psnr, note=store.note
+            candidates,
+            counts=count_reasons(candidates),
+            failures=store.failures,
+            psnr=store.psnr,
+            note=store.note,
         )
 
 
