@@ -339,13 +339,8 @@ def _drop(
                 )
             )
             progress.advance(len(batch))
-        writer.finish(
-            candidates,
-            counts=count_reasons(candidates),
-            failures=store.failures,
-            psnr=store.psnr,
-            note=store.note,
-        )
+        counts = count_reasons(candidates)
+        writer.finish(candidates, counts=counts, failures=store.failures, psnr=store.psnr, note=store.note)
 
 
 def _cut_again(
