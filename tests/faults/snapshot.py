@@ -32,9 +32,6 @@ _OF_THE_CLOCK = {
 _WAITED = "of the time was spent waiting for patches"  # a warning of `pretrain`
 _OF_THE_RUN = {
     "status",
-    "reader",
-    "format",
-    "mpp_source",
     "resampling",
     "needed_tiles",
     "decoded_tiles",

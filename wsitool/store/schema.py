@@ -65,6 +65,7 @@ class StoreMeta:
     `patch_size_level0` and `stride_level0` in level-0 pixels. `icc_profile` is the name and hash of the
     slide's color profile; `params["icc"]` says whether pixels were converted by it. `subsampling` is that of
     patches compressed here, None where there are none, or in stores of before, where it is "420".
+    `format` and `mpp_source` are the slide's, as in `SlideInfo`.
 
     >>> meta = wsitool.open_store("stores/a.h5").meta
     >>> meta.name, meta.group, meta.patch_size, meta.mpp_effective, meta.codec
@@ -92,6 +93,8 @@ class StoreMeta:
     reader: str
     icc_profile: str | None = None
     subsampling: Sampling | None = None
+    format: str | None = None
+    mpp_source: str | None = None
     classes: tuple[str, ...] = ()
     params: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION

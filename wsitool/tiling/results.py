@@ -101,6 +101,8 @@ def of_store(meta: StoreMeta, counts: Mapping[str, int]) -> dict[str, Any]:
     return {
         "group": meta.group,
         "reader": meta.reader,
+        "format": meta.format or "",
+        "mpp_source": meta.mpp_source,
         "width": meta.level0_width,
         "height": meta.level0_height,
         "mpp": meta.mpp_level0,

@@ -368,8 +368,6 @@ class _Cutting:
             reason=self._notes(),
             label=self._task.slide.label or "",
             store="" if self._task.dry_run else str(self._task.store),
-            format=info.format,
-            mpp_source=info.mpp_source,
             resampling=resampling,
             unreadable=len(self._failures),
             labels=count_labels(

@@ -48,6 +48,8 @@ def meta_of(
         reader=info.reader,
         icc_profile=profile_name(info.icc_profile) or None,
         subsampling=sampling if spec.codec == "jpeg" else None,
+        format=info.format,
+        mpp_source=info.mpp_source,
         classes=classes,
         params=params,
     )
