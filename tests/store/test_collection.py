@@ -183,3 +183,18 @@ def test_a_subset_looks_only_at_the_stores_of_its_patches(
     assert looked == ["b", "a", "b", "c"]
     collection.subset([]).check()
     assert len(looked) == 4
+
+
+def test_a_part_looks_at_no_store_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part numbered the patients of all 10,000 stores, of which `embed` makes one for every store."""
+    collection = open_collection(folder)
+    _ = collection.fingerprint
+    looks: list[Reader] = []
+    meta = Reader.meta.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(Reader, "meta", property(lambda store: looks.append(store) or meta(store)))
+    part = collection.subset([2, 0])
+    labelled = part.with_labels(np.array([0, -1]), ("x",)).with_stain(None)
+    assert looks == [] and labelled.groups == collection.groups
+    assert labelled.classes == ("x",) and collection.classes != ("x",)
+    assert part.group_index.tolist() == collection.group_index[[2, 0]].tolist()
+    assert part.fingerprint != collection.fingerprint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -67,6 +68,7 @@ class Collection(IndexedPatches):
         self.groups = tuple(dict.fromkeys(store.meta.group for store in self.stores))
         number = {group: index for index, group in enumerate(self.groups)}
         self._group_of_store = np.array([number[store.meta.group] for store in self.stores], dtype=np.int32)
+        self._streamed = any(store.streamed for store in self.stores)
 
     @classmethod
     def of(cls, stores: Sequence[Reader]) -> Self:
@@ -205,7 +207,7 @@ class Collection(IndexedPatches):
     @property
     def streamed(self) -> bool:
         """Whether patches are cut from slides as they are read, and lie in no store."""
-        return any(store.streamed for store in self.stores)
+        return self._streamed
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Collection:
         """Only the patches at `indices`, in that order; stores, classes and groups stay as they are.
@@ -213,16 +215,8 @@ class Collection(IndexedPatches):
         Shares the stores with this one, so closing either closes both; duplicates are allowed.
         """
         rows = np.asarray(indices, dtype=np.int64)
-        return Collection(
-            # All stores, with those that now have no patch: the store numbers stay valid, and so does
-            # `check`.
-            self.stores,
-            store_index=self.store_index[rows],
-            row=self.row[rows],
-            labels=self.labels[rows],
-            classes=self.classes,
-            stain=self.stain,
-        )
+        # All stores, with those that now have no patch: the store numbers stay valid, and so does `check`.
+        return self._changed(store_index=self.store_index[rows], row=self.row[rows], labels=self.labels[rows])
 
     def sample(self, number: int, *, seed: int = 0) -> Collection:
         """`number` of the patches, drawn by `seed` without replacement, in the order they have here.
@@ -295,25 +289,18 @@ class Collection(IndexedPatches):
         """The same patches with other labels: (N,) indices into `classes`, -1 = unlabelled."""
         if len(labels) != len(self):
             raise StoreError(f"{len(self)} patches need as many labels, got {len(labels)}.")
-        return Collection(
-            self.stores,
-            store_index=self.store_index,
-            row=self.row,
-            labels=np.asarray(labels, dtype=np.int16),
-            classes=tuple(classes),
-            stain=self.stain,
-        )
+        return self._changed(labels=np.asarray(labels, dtype=np.int16), classes=tuple(classes))
 
     def with_stain(self, stain: StainTable | None) -> Collection:
         """The same patches, which loaders normalise by `stain`: a row of it for each of `stores`."""
-        return Collection(
-            self.stores,
-            store_index=self.store_index,
-            row=self.row,
-            labels=self.labels,
-            classes=self.classes,
-            stain=stain,
-        )
+        return self._changed(stain=stain)
+
+    def _changed(self, **values: Any) -> Collection:
+        """The same with other values of its attributes; of 10,000 stores none is looked at again."""
+        other = copy(self)
+        vars(other).pop("fingerprint", None)
+        vars(other).update(values)
+        return other
 
     def capped(self, per_store: int, *, seed: int = 0) -> Collection:
         """At most `per_store` patches of each store, drawn by `seed`; the order of rows is kept.
