@@ -209,6 +209,8 @@ def made_stores(patches: int, stores: int) -> Collection:
 class _Columns(SimpleNamespace):
     """A store that is nothing but columns."""
 
+    streamed = False
+
     def __len__(self) -> int:
         return len(self.labels)
 
