@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsitool.base.devices import device_names
-from wsitool.base.files import check_writable
 from wsitool.base.json_files import read_json
 from wsitool.base.lock import Held, locked
 from wsitool.base.progress import SILENT, Reporter
@@ -21,7 +20,7 @@ from wsitool.experiment.grid import noted_grid, part_of_grid, run_grid
 from wsitool.experiment.place import ExperimentDevice
 from wsitool.experiment.plan import ExperimentPlan
 from wsitool.experiment.preflight import check_plan
-from wsitool.experiment.run import ExperimentResult, begin, write_material, write_whole
+from wsitool.experiment.run import ExperimentResult, begin, check_folders, write_material, write_whole
 from wsitool.report.result import Result
 
 __all__ = ["ExperimentPart", "experiment_part"]
@@ -76,8 +75,7 @@ def experiment_part(
     out, where = Path(out), where or ExperimentDevice()
     cells = part_of_grid(plan, shard)
     check_plan(plan, open_splits(plan), reporter)
-    for folder in {out, Path(plan.cache or out)}:
-        check_writable(folder)
+    check_folders(plan, out)
 
     def finish() -> ExperimentResult:
         # Two may have found all there; the cells are only read, for which one device is enough.

@@ -44,7 +44,7 @@ from wsitool.experiment.slide_tables import describe, write_test_bags
 from wsitool.report.result import Result
 from wsitool.tracking.loggers import Loggers
 
-__all__ = ["ExperimentResult", "begin", "experiment", "write_material", "write_whole"]
+__all__ = ["ExperimentResult", "begin", "check_folders", "experiment", "write_material", "write_whole"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -113,13 +113,18 @@ def experiment(
     out = Path(out)
     splits = open_splits(plan)
     check_plan(plan, splits, reporter)
-    # Before hours of work, not at its first file.
-    for folder in {out, Path(plan.cache or out)}:
-        check_writable(folder)
+    check_folders(plan, out)
     # One alone says what is in the folder.
     with locked(out, what=f"'{out}'"):
         where = where or ExperimentDevice()
         return write_whole(plan, out, where=where, command=command, page=page, reporter=reporter)
+
+
+def check_folders(plan: ExperimentPlan, out: Path) -> None:
+    """UsageError where the run could not write, before its hours of work."""
+    check_writable(out)
+    if plan.cache is not None:
+        check_writable(plan.cache)
 
 
 def write_whole(
